@@ -1,0 +1,77 @@
+"""When to try again: full jitter from the first try on, under the server's own wishes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from landline.errors import ConfigurationError
+from landline.session.handshake import RandomSource
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """A reconnect policy: the n-th delay is drawn from ``U(0, min(cap, first · 2ⁿ))``, n counted from 0.
+
+    The jitter is applied after the cap, so that many clients which lost the same server do not return together,
+    however long it was gone (AWS Architecture Blog, "Exponential Backoff And Jitter", the *full jitter* form).
+
+    :param first: seconds; the range of the first delay.
+    :param cap: seconds; no delay of the policy's own is longer.
+    :param attempts: how many attempts in a row may fail before giving up; ``None`` for no end.
+    :param stable_after: seconds a link must stay up before the count starts again from 0.
+    :raises ConfigurationError: when a value makes no sense.
+    """
+
+    first: float = 0.5
+    cap: float = 30.0
+    attempts: int | None = None
+    stable_after: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first <= self.cap <= 86_400:
+            raise ConfigurationError(
+                f"Backoff(first={self.first:g}, cap={self.cap:g}): 0 < first <= cap <= 86400 is needed"
+            )
+        if self.attempts is not None and self.attempts < 1:
+            raise ConfigurationError(f"Backoff(attempts={self.attempts}): at least one attempt is needed")
+        if self.stable_after < 0:
+            raise ConfigurationError(f"Backoff(stable_after={self.stable_after:g}): it cannot be negative")
+
+
+class Schedule:
+    """One client's course through a :class:`Backoff`. Pure: ``now`` and the dice are arguments."""
+
+    __slots__ = ("_backoff", "_connected_at", "failures")
+
+    def __init__(self, backoff: Backoff) -> None:
+        self._backoff = backoff
+        self._connected_at: float | None = None
+        self.failures = 0
+        """Attempts in a row without a stable link since."""
+
+    def receive_connected(self, now: float) -> None:
+        """An attempt led to a link."""
+        self._connected_at = now
+
+    def next_delay(
+        self,
+        now: float,
+        random: RandomSource,
+        *,
+        retry_after_s: float | None = None,
+        spread_s: float = 0.0,
+    ) -> float | None:
+        """Seconds to wait after a failed attempt or a lost link; ``None`` when the policy gives up.
+
+        A server that named a time gets its wish: ``retry_after_s`` plus a random part of ``spread_s``.
+        """
+        if self._connected_at is not None:
+            if now - self._connected_at >= self._backoff.stable_after:
+                self.failures = 0
+            self._connected_at = None
+        ceiling = min(self._backoff.cap, self._backoff.first * 2.0 ** min(self.failures, 64))
+        self.failures += 1
+        if self._backoff.attempts is not None and self.failures > self._backoff.attempts:
+            return None
+        if retry_after_s is not None:
+            return retry_after_s + random.random() * spread_s
+        return random.random() * ceiling

@@ -1,0 +1,138 @@
+"""Every exception of the library.
+
+.. code-block:: text
+
+    LandlineError
+    ├── ConfigurationError      an argument is wrong: nothing was started
+    ├── AddressInUse            a listener's address is taken
+    ├── ConnectFailed           one attempt to connect failed
+    │   └── Rejected            the server answered REJECT
+    ├── GaveUp                  the reconnect policy ran out of attempts
+    ├── ProtocolError           the peer broke the protocol
+    ├── LineClosed              the line has ended (says who ended it and why)
+    │   └── SessionLost         ... and the fate of some messages is unknown
+    ├── MessageTooLarge         a message exceeds what the peer takes
+    ├── BufferFull              send_nowait found no room
+    └── RequestError            a request was answered with an error
+        ├── NoHandler           the peer has no handler of that name
+        ├── RequestTimeout      no answer in time
+        └── RequestLost         the session ended before the answer came
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from landline.session.codes import Code
+    from landline.session.events import Unconfirmed
+
+
+class LandlineError(Exception):
+    """The root of all errors raised by landline."""
+
+
+class ConfigurationError(LandlineError, ValueError):
+    """An argument is wrong; the text names it. Nothing was started."""
+
+
+class AddressInUse(LandlineError, OSError):
+    """A listener's address is taken; the text names it and says what to do."""
+
+
+class ConnectFailed(LandlineError):
+    """One attempt to connect failed: nobody answers, the transport broke, or the handshake did not finish."""
+
+
+class Rejected(ConnectFailed):
+    """The server answered the handshake with REJECT (``docs/protocol.md`` §4.4)."""
+
+    def __init__(
+        self, code: Code, reason: str, *, retry_after_s: float | None = None, spread_s: float = 0.0
+    ) -> None:
+        super().__init__(f"the server refused the connection: {reason} (code {int(code)})")
+        self.code = code
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        self.spread_s = spread_s
+
+
+class GaveUp(LandlineError):
+    """The reconnect policy allows no further attempt; ``last`` is what the last one failed with."""
+
+    def __init__(self, attempts: int, last: BaseException | None) -> None:
+        super().__init__(f"gave up after {attempts} attempts: {last}")
+        self.attempts = attempts
+        self.last = last
+
+
+class ProtocolError(LandlineError):
+    """The peer broke the protocol; ``code`` is what it is told in the BYE."""
+
+    def __init__(self, message: str, code: Code | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class LineClosed(LandlineError):
+    """The line has ended; the text says who ended it and why."""
+
+    def __init__(self, message: str, code: Code | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SessionLost(LineClosed):
+    """The session ended while the fate of some messages is unknown: ``unconfirmed`` holds them, oldest first.
+
+    Each of them arrived once or not at all; nobody can tell which.
+    """
+
+    def __init__(self, message: str, unconfirmed: Sequence[Unconfirmed], code: Code | None = None) -> None:
+        super().__init__(f"{message}; the fate of {len(unconfirmed)} messages is unknown", code)
+        self.unconfirmed = tuple(unconfirmed)
+
+
+class MessageTooLarge(LandlineError, ValueError):
+    """A message is larger than the peer takes. It was not sent; the line goes on."""
+
+
+class BufferFull(LandlineError):
+    """The send buffer has no room for the message. It was not sent; the line goes on."""
+
+
+class RequestError(LandlineError):
+    """A request was answered with an error; raise it in a handler to answer with one.
+
+    ``code`` is a word programs can test (such as ``"not_found"``), the text is for people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+
+class NoHandler(RequestError):
+    """The peer has no handler for requests of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("no_handler", f"the peer has no handler named {name!r}")
+
+
+class RequestTimeout(RequestError, TimeoutError):
+    """No answer came in time. The peer was told to cancel; whether it acted is unknown."""
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        super().__init__("timeout", f"no answer to {name!r} within {timeout_s:g} s")
+
+
+class RequestLost(RequestError):
+    """The session ended before the answer came; whether the peer acted is unknown."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__("lost", f"the line ended before {name!r} was answered: {why}")

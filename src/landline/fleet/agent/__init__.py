@@ -1,0 +1,1 @@
+"""What runs on a machine: the agent, its journal, the power switch and the person's prompt."""

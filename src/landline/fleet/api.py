@@ -1,0 +1,164 @@
+"""What the control server offers its operators: the operations, what goes in, what comes out, what can go wrong.
+
+The HTTP API (:mod:`landline.fleet.web`) publishes :class:`Operations`, :class:`landline.fleet.control.Control`
+carries them out, and the command line speaks to them with the same structs. Nothing here is server code, so
+that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from landline.fleet.model import Action, Execution, ExecutionEvent, Job, Machine, Person, PresenceState
+
+
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request for a job. Targets are machine names, globs or, with ``all_machines``, none."""
+
+    action: Action
+    targets: tuple[str, ...] = ()
+    all_machines: bool = False
+    machine_ids: tuple[str, ...] | None = None
+    """The frozen list of a preview: the job goes to exactly these, whatever the targets match by then."""
+    message: str = ""
+    requested_by: str = ""
+    delay_s: float | None = None
+    valid_for_s: float = 120.0
+    queue_for_s: float | None = None
+    may_cancel: bool = True
+    may_postpone: bool = True
+    request_id: str | None = None
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine a job would go to, as it is now."""
+
+    machine_id: str
+    name: str
+    presence: PresenceState
+    detail: str = ""
+    persons: tuple[Person, ...] = ()
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """The machines that targets match now, in order of name."""
+
+    machines: tuple[Target, ...]
+
+
+class PreviewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks which machines targets match."""
+
+    targets: tuple[str, ...] = ()
+    all_machines: bool = False
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job with its executions, in order of machine name; with their events where one job was asked for."""
+
+    job: Job
+    executions: tuple[Execution, ...]
+    events: tuple[ExecutionEvent, ...] = ()
+
+
+class CancelRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Says who stops a job."""
+
+    cancelled_by: str = ""
+
+
+class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the control server says of itself."""
+
+    version: str
+    started_at: float
+    now_at: float
+    machines: int
+    online: int
+    agents_url: str
+    wake_supported: bool = True
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of every error answer: a stable code and one sentence that says what was wrong and what to do."""
+
+    code: str
+    message: str
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """The first update of a subscription: everything as it is now."""
+
+    now_at: float
+    machines: tuple[Machine, ...]
+    jobs: tuple[JobView, ...]
+    """The jobs that are not over yet."""
+
+
+class MachineChanged(msgspec.Struct, frozen=True, kw_only=True, tag="machine"):
+    """A machine is new or changed."""
+
+    now_at: float
+    machine: Machine
+
+
+class JobChanged(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
+    """A job is new or changed."""
+
+    now_at: float
+    job: JobView
+
+
+Update = Snapshot | MachineChanged | JobChanged
+
+
+class OperationError(Exception):
+    """An operation was refused; nothing was done.
+
+    ``code`` is stable (``unknown_target``, ``empty_target``, ``unknown_job``, ``ambiguous_job``, ``bad_request``),
+    the text is one sentence that names what was wrong and what to do.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Operations(Protocol):
+    """The operations. Each raises :class:`OperationError` when it refuses; then nothing was done."""
+
+    def status(self) -> ServerStatus:
+        """What the server says of itself."""
+        ...
+
+    def machines(self) -> tuple[Machine, ...]:
+        """Every machine known, in order of name."""
+        ...
+
+    def preview(self, request: PreviewRequest) -> Preview:
+        """Which machines the targets match; errors as :meth:`create_job`."""
+        ...
+
+    async def create_job(self, request: JobRequest) -> JobView:
+        """Accepts a job. It is on disk when this returns."""
+        ...
+
+    async def jobs(self, limit: int) -> tuple[JobView, ...]:
+        """The newest jobs, newest first."""
+        ...
+
+    async def job(self, job_id: str) -> JobView:
+        """One job with its events. ``job_id`` may be shortened to any prefix that names one job."""
+        ...
+
+    async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
+        """Stops what has not begun; what has begun stays as it is."""
+        ...
+
+    def updates(self) -> AsyncIterator[Update]:
+        """A snapshot, then every change as it happens. A reader too slow to follow gets a new snapshot."""
+        ...

@@ -1,0 +1,996 @@
+"""A line: what users hold on both ends. One session, riding one transport at a time.
+
+The session decides; this file moves bytes between it and the transport, hands messages to handlers, and lets
+senders wait. It has no task of its own: it runs in the callbacks of its transport, of the timer wheel, and of
+those who call it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final, Protocol, cast
+
+import msgspec
+
+from landline.errors import (
+    BufferFull,
+    LineClosed,
+    MessageTooLarge,
+    NoHandler,
+    RequestError,
+    RequestLost,
+    RequestTimeout,
+    SessionLost,
+)
+from landline.handlers import Handler, Handlers, decode_value, encode_value
+from landline.session.codes import Code
+from landline.session.events import (
+    Ended,
+    EofReceived,
+    Event,
+    MessageReceived,
+    NoticeReceived,
+    PeerSilent,
+    PongReceived,
+    Recovered,
+    Suspected,
+    Unconfirmed,
+)
+from landline.session.handshake import Bye, encode_body
+from landline.session.session import Session
+from landline.session.state import State
+from landline.session.wire import Kind, Operation
+from landline.timers import TimerWheel
+
+logger = logging.getLogger("landline")
+
+DRAIN_TIMEOUT_S: Final = 5.0
+REQUESTS_RUNNING_MAX: Final = 64
+"""Requests of one peer answered at once; more wait, unacknowledged, and so in the end make the peer wait."""
+
+
+class LineState(StrEnum):
+    """Where a line stands, as its user sees it."""
+
+    CONNECTING = "connecting"
+    ONLINE = "online"
+    SUSPECT = "suspect"
+    RECONNECTING = "reconnecting"
+    CLOSED = "closed"
+
+
+class LossKind(StrEnum):
+    """What ended a link or a line, in a word."""
+
+    NONE = ""
+    SILENT = "silent"
+    """Nothing was heard within the heartbeat's interval and timeout."""
+    LINK_LOST = "link lost"
+    """The transport ended or broke without a BYE."""
+    CLOSED_BY_PEER = "closed by peer"
+    CLOSED_HERE = "closed here"
+    PROTOCOL_ERROR = "protocol error"
+    EXPIRED = "expired"
+    """The session was not resumed in time."""
+    CONNECT_FAILED = "connect failed"
+    REJECTED = "rejected"
+    GAVE_UP = "gave up"
+
+
+class StateChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A line changed its state: the new one, and why."""
+
+    state: LineState
+    cause: LossKind = LossKind.NONE
+    detail: str = ""
+    """The cause in a sentence for people."""
+    code: Code | None = None
+    """The code of the BYE or REJECT, if there was one."""
+    attempt: int = 0
+    """When reconnecting: the attempt that comes next, counted from 1."""
+    due_in_s: float | None = None
+    """When reconnecting: seconds until that attempt."""
+    resumed: bool | None = None
+    """When online: whether the session went on (``True``) or is a new one (``False``)."""
+    epoch: int = 0
+    """When online: how many transports the session has ridden."""
+
+
+StateCallback = Callable[["Line", StateChange], None]
+
+
+class LineOwner(Protocol):
+    """What the lines of one server, or the line of one client, share and report to."""
+
+    loop: asyncio.AbstractEventLoop
+    wheel: TimerWheel
+    handlers: Handlers
+
+    def line_changed(self, line: Line, change: StateChange) -> None:
+        """The line changed its state."""
+
+    def line_detached(self, line: Line, cause: LossKind, detail: str) -> None:
+        """The line lost its transport; its session can be resumed."""
+
+    def line_ended(self, line: Line, ended: Ended) -> None:
+        """The session was ended by the peer or by a breach of the protocol."""
+
+    def line_expired(self, line: Line) -> None:
+        """The time set with :meth:`Line.expire_at` has come."""
+
+
+class LineLink(asyncio.Protocol):
+    """One transport of a line."""
+
+    __slots__ = ("epoch", "line", "transport")
+
+    def __init__(self, line: Line, transport: asyncio.Transport, epoch: int) -> None:
+        self.line = line
+        self.transport = transport
+        self.epoch = epoch
+
+    def data_received(self, data: bytes) -> None:
+        self.line.receive_data(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.line.receive_link_lost(self, exc)
+
+    def pause_writing(self) -> None:
+        self.line.pause_writing(self)
+
+    def resume_writing(self) -> None:
+        self.line.resume_writing(self)
+
+
+class _Waiting:
+    """What users of a line wait for. Made when somebody first waits: most lines are idle most of the time."""
+
+    __slots__ = ("drained", "pings", "reader", "senders")
+
+    def __init__(self) -> None:
+        self.senders: deque[asyncio.Future[None]] = deque()
+        self.reader: asyncio.Future[None] | None = None
+        self.drained: asyncio.Future[None] | None = None
+        self.pings: dict[int, asyncio.Future[float]] = {}
+
+
+class Line:
+    """A connection that outlives its sockets. Made by :func:`landline.connect` and :class:`landline.Server`.
+
+    Messages are any value MessagePack can hold, or bytes, which travel untouched. All methods belong to the event
+    loop's thread.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_backlog",
+        "_callback",
+        "_cause",
+        "_correlations",
+        "_eof_received",
+        "_expires_at",
+        "_flush_scheduled",
+        "_in_batch",
+        "_inbox",
+        "_link",
+        "_owner",
+        "_peer",
+        "_requests",
+        "_requests_waiting",
+        "_running",
+        "_session",
+        "_state",
+        "_waiting",
+        "_worker",
+        "data",
+        "error",
+        "identity",
+        "timer_tick",
+    )
+
+    def __init__(
+        self, owner: LineOwner, *, identity: str = "", state: LineState = LineState.CONNECTING
+    ) -> None:
+        self._owner = owner
+        self._session: Session | None = None
+        self._link: LineLink | None = None
+        self._state = state
+        self._cause: StateChange | None = None
+        self._callback: StateCallback | None = None
+        self._peer = ""
+        self._flush_scheduled = False
+        self._in_batch = False
+        self._eof_received = False
+        self._expires_at: float | None = None
+        self._inbox: deque[MessageReceived] | None = None
+        self._backlog: deque[tuple[MessageReceived, Handler]] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._requests: dict[int, tuple[str, asyncio.Future[Any]]] | None = None
+        self._requests_waiting: deque[tuple[MessageReceived, Handler]] | None = None
+        self._running: dict[int, asyncio.Task[None]] | None = None
+        self._correlations: itertools.count[int] | None = None
+        self._waiting: _Waiting | None = None
+        self.timer_tick: int | None = None
+        self.identity = identity
+        """Who the peer proved to be (on a server's lines), or who this side said it is."""
+        self.data: Any = None
+        """For the application's own use."""
+        self.error: Exception | None = None
+        """Once closed: what a reader or sender gets, or ``None`` after an orderly end."""
+
+    def __repr__(self) -> str:
+        return f"<Line {self.identity or self.peer or 'new'} {self._state.value}>"
+
+    # What it is.
+
+    @property
+    def state(self) -> LineState:
+        """Where the line stands."""
+        return self._state
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the line is over for good."""
+        return self._state is LineState.CLOSED
+
+    @property
+    def cause(self) -> StateChange | None:
+        """The last change of state, with its cause."""
+        return self._cause
+
+    @property
+    def peer(self) -> str:
+        """The peer's address, ``IP:port`` or a socket path, of the current transport or the last one."""
+        if self._link is not None:
+            self._peer = _format_peer(self._link.transport.get_extra_info("peername"))
+        return self._peer
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """The last measured round trip in seconds; ``None`` before the first."""
+        return self._session.round_trip_s if self._session else None
+
+    @property
+    def session_id(self) -> bytes:
+        """Names the session; a line that had to begin a new one has a new id."""
+        return self._session.session_id if self._session else b""
+
+    @property
+    def epoch(self) -> int:
+        """How many transports the session has ridden."""
+        return self._session.epoch if self._session else 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes waiting to be sent or acknowledged."""
+        return self._session.buffered_bytes if self._session else 0
+
+    @property
+    def duplicates_dropped(self) -> int:
+        """Frames of this session that arrived a second time and were dropped."""
+        return self._session.duplicates_dropped if self._session else 0
+
+    def on_state(self, callback: StateCallback | None) -> None:
+        """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
+        self._callback = callback
+
+    # Sending.
+
+    async def send(self, value: Any, *, name: str = "", bulk: bool = False) -> None:
+        """Sends a message; it arrives once and in order while the session lives (P1).
+
+        Waits while the send buffer is full. Returns once the message is in the buffer, not when it arrived:
+        ``close()`` and the session's end tell what did not. ``bulk`` lets later messages overtake it.
+
+        Cancelling a waiting call leaves the message unsent. Raises :class:`MessageTooLarge`,
+        :class:`LineClosed` or what ended the line; :class:`TypeError` for values MessagePack has no form for.
+        """
+        body, is_packed = encode_value(value)
+        await self._send(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+
+    def send_nowait(self, value: Any, *, name: str = "", bulk: bool = False) -> None:
+        """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
+        body, is_packed = encode_value(value)
+        self.send_encoded(name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+
+    def send_encoded(self, name: bytes, body: bytes, *, is_packed: bool, is_bulk: bool = False) -> None:
+        """As :meth:`send_nowait` for a value encoded before, as a broadcast does once for all lines."""
+        if self._waiting is not None and self._waiting.senders:
+            raise BufferFull("others wait for room in the send buffer already")
+        self._live_session().send(Operation.MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
+        self._flush_soon()
+
+    async def send_eof(self) -> None:
+        """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
+        while self._waiting is not None and self._waiting.senders:
+            await self._wait_room(0)
+        self._live_session().send_eof()
+        self._flush_soon()
+
+    async def request(
+        self, name: str, value: Any = None, *, timeout: float | None = 30.0, response_type: Any = Any
+    ) -> Any:
+        """Asks the peer's handler ``name`` and returns its answer, converted to ``response_type`` if given.
+
+        ``timeout`` is in seconds and covers everything, reconnecting included; ``None`` waits while the line lives.
+        Cancelling the call, or the timeout, tells the peer to cancel its handler.
+
+        Raises :class:`RequestTimeout`, :class:`RequestLost` (the session ended; whether the peer acted is
+        unknown), :class:`NoHandler`, :class:`RequestError` for the handler's own error, and what :meth:`send` raises.
+        """
+        body, is_packed = encode_value(value)
+        correlation = self._next_correlation()
+        future: asyncio.Future[Any] = self._owner.loop.create_future()
+        sent = False
+        try:
+            async with asyncio.timeout(timeout):
+                await self._send(
+                    Operation.REQUEST, name.encode(), body, correlation=correlation, is_packed=is_packed
+                )
+                sent = True
+                if self._requests is None:
+                    self._requests = {}
+                self._requests[correlation] = (name, future)
+                operation, answer, answer_packed = await future
+        except TimeoutError as error:
+            raise RequestTimeout(name, timeout or 0.0) from error
+        finally:
+            if sent and self._requests is not None:
+                self._requests.pop(correlation, None)
+            if sent and (future.cancelled() or not future.done()):
+                self._send_cancel(correlation)
+        if operation is Operation.ERROR:
+            raise _decode_error(name, answer, answer_packed)
+        if response_type is Any:
+            return decode_value(answer, answer_packed)
+        return Handler(_no_function, response_type).body_of(answer, answer_packed)
+
+    async def ping(self, *, timeout: float | None = 10.0) -> float:
+        """Measures a round trip now; seconds. Raises :class:`TimeoutError`, or :class:`LineClosed`."""
+        waiting = self._waits()
+        future: asyncio.Future[float] = self._owner.loop.create_future()
+        session = self._live_session()
+        if not session.is_attached:
+            raise LineClosed("the line is not connected just now")
+        number = session.send_ping(self._owner.wheel.time())
+        waiting.pings[number] = future
+        self._flush_soon()
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        finally:
+            waiting.pings.pop(number, None)
+
+    # Receiving.
+
+    def __aiter__(self) -> Line:
+        return self
+
+    async def __anext__(self) -> Any:
+        """The next message without a name. Cancelling loses nothing.
+
+        Iteration ends when the peer said it sends no more or the line ended in order; otherwise it raises what
+        ended the line.
+        """
+        while not self._inbox:
+            if self._state is LineState.CLOSED and self.error is not None:
+                raise self.error
+            if self._eof_received or self._state is LineState.CLOSED:
+                raise StopAsyncIteration
+            waiting = self._waits()
+            if waiting.reader is not None:
+                raise RuntimeError("two tasks read from one line")
+            waiting.reader = self._owner.loop.create_future()
+            try:
+                await waiting.reader
+            finally:
+                waiting.reader = None
+        message = self._inbox.popleft()
+        self._take(message)
+        return decode_value(message.body, message.is_packed)
+
+    # Ending.
+
+    async def close(
+        self,
+        code: Code = Code.NORMAL,
+        reason: str = "",
+        *,
+        timeout: float = DRAIN_TIMEOUT_S,
+        retry_after_s: float | None = None,
+        spread_s: float = 0.0,
+    ) -> None:
+        """Ends the line in order: waits until the peer has taken everything (``timeout`` seconds at most), says BYE.
+
+        Raises :class:`SessionLost` when messages stayed unconfirmed; the line is closed all the same. Cancelling
+        closes at once. Closing a closed line does nothing.
+        """
+        if self._state is LineState.CLOSED:
+            return
+        try:
+            await self.drain(timeout)
+        finally:
+            lost = self.end(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+        if lost:
+            raise SessionLost(f"closed here: {reason or code.name}", lost, code)
+
+    def end(
+        self, code: Code, reason: str = "", *, retry_after_s: float | None = None, spread_s: float = 0.0
+    ) -> tuple[Unconfirmed, ...]:
+        """Ends the line at once with a BYE and returns the messages that stayed unconfirmed."""
+        session = self._session
+        if self._state is LineState.CLOSED or session is None:
+            self.finish(StateChange(state=LineState.CLOSED, cause=LossKind.CLOSED_HERE, detail=reason), None)
+            return ()
+        lost = unconfirmed_messages(session)
+        session.close(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+        self._flush()
+        change = StateChange(state=LineState.CLOSED, cause=LossKind.CLOSED_HERE, detail=reason, code=code)
+        self.finish(change, None)
+        return lost
+
+    # For the transport.
+
+    def receive_data(self, link: LineLink, data: bytes) -> None:
+        """Bytes of a transport."""
+        session = self._session
+        if session is None or link is not self._link:
+            return
+        now = self._owner.wheel.time()
+        session.receive_data(data, now, epoch=link.epoch)
+        self._in_batch = True
+        try:
+            for event in session.next_events():
+                if type(event) is MessageReceived:
+                    self._dispatch(event)
+                else:
+                    self._handle_event(event)
+        finally:
+            self._in_batch = False
+        if self._waiting is not None:
+            self._wake_for_acks()
+        if session.is_attached:
+            self._flush(now)
+        elif session.state is State.DETACHED and link is self._link:
+            self._drop_link(LossKind.LINK_LOST, "the session went on over another transport")
+
+    def receive_link_lost(self, link: LineLink, error: Exception | None) -> None:
+        """A transport ended."""
+        if link is not self._link:
+            return
+        detail = (
+            f"the connection broke: {error}" if error else "the peer's connection ended without a goodbye"
+        )
+        self._drop_link(LossKind.LINK_LOST, detail)
+
+    def pause_writing(self, link: LineLink) -> None:
+        """The transport's buffer is full."""
+        if link is self._link and self._session is not None:
+            self._session.pause_writing()
+
+    def resume_writing(self, link: LineLink) -> None:
+        """The transport takes data again."""
+        if link is self._link and self._session is not None:
+            self._session.resume_writing()
+            self._flush()
+
+    def handle_timer(self, now: float) -> None:
+        """The timer wheel's call."""
+        session = self._session
+        if session is None or self._state is LineState.CLOSED:
+            return
+        if self._expires_at is not None and now >= self._expires_at:
+            self._expires_at = None
+            self._owner.line_expired(self)
+            return
+        session.handle_timeout(now)
+        for event in session.next_events():
+            self._handle_event(event)
+        self._flush(now)
+        if self._expires_at is not None:
+            self._owner.wheel.schedule(self, self._expires_at)
+
+    # For the owner.
+
+    @property
+    def session(self) -> Session | None:
+        """The session behind the line."""
+        return self._session
+
+    def attach(
+        self,
+        session: Session,
+        transport: asyncio.Transport,
+        *,
+        epoch: int,
+        peer_received: int,
+        phase: float,
+        resumed: bool,
+        round_trip_s: float | None = None,
+        rest: bytes = b"",
+    ) -> None:
+        """Puts a session onto a transport whose handshake is done. ``rest`` are bytes that came behind it.
+
+        Raises :class:`landline.ProtocolError` when the peer cannot have received what it says; nothing changed then.
+        """
+        now = self._owner.wheel.time()
+        session.attach(now, epoch=epoch, peer_received=peer_received, phase=phase, round_trip_s=round_trip_s)
+        self._session = session
+        self._expires_at = None
+        old = self._link
+        if old is not None:
+            old.transport.write(
+                encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
+            )
+            old.transport.close()
+        link = self._link = LineLink(self, transport, epoch)
+        transport.set_protocol(link)
+        self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
+        if rest:
+            self.receive_data(link, rest)
+        self._flush(now)
+
+    def change(self, change: StateChange) -> None:
+        """Enters a state and tells everybody."""
+        self._state = change.state
+        self._cause = change
+        self._owner.line_changed(self, change)
+        if self._callback is not None:
+            self._callback(self, change)
+
+    def expire_at(self, due: float) -> None:
+        """Asks for ``line_expired`` at that time unless a transport is attached before."""
+        self._expires_at = due
+        self._owner.wheel.schedule(self, due)
+
+    def abandon_session(self, why: str) -> tuple[Unconfirmed, ...]:
+        """The session is lost: fails what was asked in it, and returns the messages whose fate is unknown."""
+        session = self._session
+        if session is None:
+            return ()
+        # What arrived stays readable, but there is nobody left to acknowledge it to.
+        for message in [*(self._inbox or ()), *(entry[0] for entry in self._backlog or ())]:
+            message.sequence = 0
+        lost = unconfirmed_messages(session)
+        if session.state is not State.CLOSED:
+            session.close(Code.EXPIRED)
+        self._fail_requests(why)
+        self._drop_waiting_work()
+        self._eof_received = False
+        return lost
+
+    def forget_session(self) -> None:
+        """The line waits for a new session."""
+        self._session = None
+
+    def finish(self, change: StateChange, error: Exception | None) -> None:
+        """The line is over: wakes everybody with ``error``, or in order. Does nothing the second time."""
+        if self._state is LineState.CLOSED:
+            return
+        link, self._link = self._link, None
+        if link is not None:
+            self._peer = _format_peer(link.transport.get_extra_info("peername"))
+            link.transport.close()
+        self.error = error
+        if self._session is not None and self._session.state is not State.CLOSED:
+            self._session.close(Code.EXPIRED)
+        self.change(change)
+        self._fail_requests(change.detail or change.cause.value)
+        self._drop_waiting_work()
+        waiting = self._waiting
+        if waiting is not None:
+            ended = error or LineClosed(
+                f"the line is closed: {change.detail or change.cause.value}", change.code
+            )
+            for sender in waiting.senders:
+                if not sender.done():
+                    sender.set_exception(ended)
+            for ping in waiting.pings.values():
+                if not ping.done():
+                    ping.set_exception(ended)
+            _wake(waiting.drained)
+            _wake(waiting.reader)
+
+    # Inside: sending.
+
+    def _live_session(self) -> Session:
+        if self._state is LineState.CLOSED:
+            raise self.error or LineClosed(f"the line is closed: {self._cause.detail if self._cause else ''}")
+        if self._session is None:
+            raise LineClosed("the line has not connected yet")
+        return self._session
+
+    async def _send(
+        self,
+        operation: Operation,
+        name: bytes,
+        body: bytes,
+        *,
+        correlation: int = 0,
+        is_packed: bool = False,
+        is_bulk: bool = False,
+    ) -> None:
+        size = len(name) + len(body)
+        if (self._waiting is not None and self._waiting.senders) or not self._live_session().has_room(size):
+            await self._wait_room(size)
+        self._live_session().send(
+            operation, name, body, correlation=correlation, is_packed=is_packed, is_bulk=is_bulk
+        )
+        self._flush_soon()
+        self._wake_sender()
+
+    async def _wait_room(self, size: int) -> None:
+        """Waits in line until the send buffer has room and nobody waits before us."""
+        senders = self._waits().senders
+        turn: asyncio.Future[None] = self._owner.loop.create_future()
+        senders.append(turn)
+        try:
+            while True:
+                await turn
+                if self._live_session().has_room(size):
+                    return
+                index = senders.index(turn)
+                turn = senders[index] = self._owner.loop.create_future()
+        finally:
+            senders.remove(turn)
+            if (
+                turn.done()
+                and not turn.cancelled()
+                and turn.exception() is None
+                and self._session is not None
+            ):
+                self._wake_sender()
+
+    def _wake_sender(self) -> None:
+        waiting, session = self._waiting, self._session
+        if waiting is not None and waiting.senders and session is not None and session.has_room(1):
+            _wake(waiting.senders[0])
+
+    def _wake_for_acks(self) -> None:
+        waiting, session = self._waiting, self._session
+        if waiting is None or session is None:
+            return
+        self._wake_sender()
+        if waiting.drained is not None and session.is_drained:
+            _wake(waiting.drained)
+
+    async def drain(self, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+        """Waits until the peer's application has taken everything sent, ``timeout`` seconds at most.
+
+        Returns whether it has. Cancelling it changes nothing.
+        """
+        session = self._session
+        if session is None or session.is_drained or timeout <= 0:
+            return session is None or session.is_drained
+        waiting = self._waits()
+        if waiting.drained is None:
+            waiting.drained = self._owner.loop.create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(waiting.drained)
+        except TimeoutError:
+            pass
+        finally:
+            waiting.drained = None
+        return session.is_drained
+
+    def _flush_soon(self) -> None:
+        """Writes at the end of this turn of the loop, so that many small sends make one write."""
+        if not self._in_batch and not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._owner.loop.call_soon(self._flush_scheduled_now)
+
+    def _flush_scheduled_now(self) -> None:
+        self._flush_scheduled = False
+        self._flush()
+
+    def _flush(self, now: float | None = None) -> None:
+        session, link = self._session, self._link
+        if session is None or link is None:
+            return
+        if now is None:
+            now = self._owner.wheel.time()
+        while data := session.data_to_send(now):
+            link.transport.write(data)
+        due = session.next_timeout()
+        if due is not None:
+            self._owner.wheel.schedule(self, due)
+
+    def _next_correlation(self) -> int:
+        if self._correlations is None:
+            self._correlations = itertools.count(1)
+        return next(self._correlations)
+
+    def _waits(self) -> _Waiting:
+        if self._waiting is None:
+            self._waiting = _Waiting()
+        return self._waiting
+
+    def _send_cancel(self, correlation: int) -> None:
+        """Best effort: a peer that is gone, or behind a full buffer, has nothing to cancel for us any more."""
+        session = self._session
+        if self._state is LineState.CLOSED or session is None or not session.has_room(0):
+            return
+        try:
+            session.send(Operation.CANCEL, b"", b"", correlation=correlation)
+        except LineClosed:
+            return
+        self._flush_soon()
+
+    # Inside: receiving.
+
+    def _take(self, message: MessageReceived) -> None:
+        if self._session is not None and message.sequence and self._state is not LineState.CLOSED:
+            self._session.take(message)
+            if not self._in_batch:
+                self._flush_soon()
+
+    def _dispatch(self, message: MessageReceived) -> None:
+        operation = message.operation
+        if operation is Operation.MESSAGE:
+            handler = self._owner.handlers.find(message.name)
+            if handler is None:
+                self._receive_unhandled(message)
+            elif handler.is_async or self._backlog:
+                self._enqueue(message, handler)
+            else:
+                self._take(message)
+                self._run_plain(handler, message)
+        elif operation is Operation.REQUEST:
+            self._receive_request(message)
+        elif operation is Operation.CANCEL:
+            self._take(message)
+            self._cancel_request(message.correlation)
+        else:
+            self._take(message)
+            pending = self._requests.get(message.correlation) if self._requests else None
+            # An answer to a request that timed out or was cancelled meanwhile is of no use to anybody.
+            if pending is not None and not pending[1].done():
+                pending[1].set_result((operation, message.body, message.is_packed))
+
+    def _receive_unhandled(self, message: MessageReceived) -> None:
+        if message.name:
+            self._take(message)
+            logger.warning("%r sent a message named %r, for which there is no handler", self, message.name)
+            return
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append(message)
+        if self._waiting is not None:
+            _wake(self._waiting.reader)
+
+    def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
+        try:
+            handler.function(self, handler.body_of(message.body, message.is_packed))
+        except msgspec.DecodeError as error:
+            logger.warning("%r sent a message %r that does not fit: %s", self, message.name, error)
+        except Exception:
+            logger.exception("the handler for messages %r of %r failed", message.name, self)
+
+    def _enqueue(self, message: MessageReceived, handler: Handler) -> None:
+        if self._backlog is None:
+            self._backlog = deque()
+        self._backlog.append((message, handler))
+        if self._worker is None:
+            self._worker = self._owner.loop.create_task(self._work())
+
+    async def _work(self) -> None:
+        """Runs the handlers of messages one after the other; ends when none waits."""
+        backlog = self._backlog
+        try:
+            while backlog:
+                message, handler = backlog[0]
+                if handler.is_async:
+                    try:
+                        await handler.function(self, handler.body_of(message.body, message.is_packed))
+                    except msgspec.DecodeError as error:
+                        logger.warning(
+                            "%r sent a message %r that does not fit: %s", self, message.name, error
+                        )
+                    except Exception:
+                        logger.exception("the handler for messages %r of %r failed", message.name, self)
+                else:
+                    self._run_plain(handler, message)
+                backlog.popleft()
+                self._take(message)
+        finally:
+            self._worker = None
+            self._backlog = None
+
+    def _receive_request(self, message: MessageReceived) -> None:
+        handler = self._owner.handlers.find(message.name) if message.name else None
+        if handler is None:
+            self._take(message)
+            self._answer_error(message.correlation, "no_handler", message.name)
+        elif not handler.is_async:
+            self._take(message)
+            self._answer_plain(message, handler)
+        elif self._running is not None and len(self._running) >= REQUESTS_RUNNING_MAX:
+            if self._requests_waiting is None:
+                self._requests_waiting = deque()
+            self._requests_waiting.append((message, handler))
+        else:
+            self._start_request(message, handler)
+
+    def _start_request(self, message: MessageReceived, handler: Handler) -> None:
+        self._take(message)
+        if self._running is None:
+            self._running = {}
+        if message.correlation in self._running:
+            self._answer_error(message.correlation, "bad_request", "two requests with one correlation id")
+            return
+        self._running[message.correlation] = self._owner.loop.create_task(self._answer(message, handler))
+
+    def _answer_plain(self, message: MessageReceived, handler: Handler) -> None:
+        try:
+            result = handler.function(self, handler.body_of(message.body, message.is_packed))
+            body, is_packed = encode_value(result)
+        except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+            self._answer_error(message.correlation, *self._error_of(error, message.name))
+        else:
+            self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
+
+    async def _answer(self, message: MessageReceived, handler: Handler) -> None:
+        try:
+            try:
+                result = await handler.function(self, handler.body_of(message.body, message.is_packed))
+                body, is_packed = encode_value(result)
+                operation = Operation.RESPONSE
+            except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+                operation = Operation.ERROR
+                body, is_packed = encode_value(self._error_of(error, message.name))
+            await self._send(operation, b"", body, correlation=message.correlation, is_packed=is_packed)
+        except MessageTooLarge as error:
+            self._answer_error(message.correlation, "too_large", f"the answer is {error}")
+        except LineClosed:
+            logger.debug("%r ended before the answer to %r could be sent", self, message.name)
+        finally:
+            self._request_done(message.correlation)
+
+    def _request_done(self, correlation: int) -> None:
+        if self._running is not None:
+            self._running.pop(correlation, None)
+            if not self._running:
+                self._running = None
+        while self._requests_waiting and len(self._running or ()) < REQUESTS_RUNNING_MAX:
+            self._start_request(*self._requests_waiting.popleft())
+
+    def _cancel_request(self, correlation: int) -> None:
+        task = self._running.get(correlation) if self._running else None
+        if task is not None:
+            task.cancel()
+            return
+        for entry in list(self._requests_waiting or ()):
+            if entry[0].correlation == correlation:
+                cast("deque[tuple[MessageReceived, Handler]]", self._requests_waiting).remove(entry)
+                self._take(entry[0])
+
+    def _error_of(self, error: Exception, name: str) -> tuple[str, str]:
+        """What the peer is told of a handler's exception; anything unexpected stays in our own log."""
+        if isinstance(error, RequestError):
+            return error.code, error.message
+        if isinstance(error, msgspec.DecodeError):
+            return "bad_request", f"the body of {name!r} does not fit: {error}"
+        logger.error("the handler for %r of %r failed", name, self, exc_info=error)
+        return "failed", f"the handler for {name!r} failed"
+
+    def _answer_error(self, correlation: int, code: str, text: str) -> None:
+        body, is_packed = encode_value((code, text))
+        self._answer_nowait(Operation.ERROR, correlation, body, is_packed)
+
+    def _answer_nowait(self, operation: Operation, correlation: int, body: bytes, is_packed: bool) -> None:
+        try:
+            self._live_session().send(operation, b"", body, correlation=correlation, is_packed=is_packed)
+        except BufferFull:
+            if self._running is None:
+                self._running = {}
+            self._running[correlation] = self._owner.loop.create_task(
+                self._answer_later(operation, correlation, body, is_packed)
+            )
+        except LineClosed:
+            logger.debug("%r ended before an answer could be sent", self)
+        except MessageTooLarge as error:
+            self._answer_error(correlation, "too_large", f"the answer is {error}")
+        else:
+            self._flush_soon()
+
+    async def _answer_later(
+        self, operation: Operation, correlation: int, body: bytes, is_packed: bool
+    ) -> None:
+        try:
+            await self._send(operation, b"", body, correlation=correlation, is_packed=is_packed)
+        except LineClosed:
+            logger.debug("%r ended before an answer could be sent", self)
+        finally:
+            self._request_done(correlation)
+
+    # Inside: events and ends.
+
+    def _handle_event(self, event: Event) -> None:
+        if isinstance(event, PongReceived):
+            future = self._waiting.pings.get(event.number) if self._waiting else None
+            if future is not None and not future.done():
+                future.set_result(event.round_trip_s)
+        elif isinstance(event, Suspected):
+            detail = f"nothing heard for {event.silence_s:.1f} s"
+            self.change(StateChange(state=LineState.SUSPECT, cause=LossKind.SILENT, detail=detail))
+        elif isinstance(event, Recovered):
+            self.change(StateChange(state=LineState.ONLINE, resumed=True, epoch=self.epoch))
+        elif isinstance(event, PeerSilent):
+            self._drop_link(LossKind.SILENT, f"nothing heard for {event.silence_s:.1f} s")
+        elif isinstance(event, EofReceived):
+            self._eof_received = True
+            self._fail_requests("the peer said it sends no more")
+            if self._waiting is not None:
+                _wake(self._waiting.reader)
+        elif isinstance(event, NoticeReceived):
+            logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
+        elif isinstance(event, Ended):
+            self._flush()
+            link, self._link = self._link, None
+            if link is not None:
+                self._peer = _format_peer(link.transport.get_extra_info("peername"))
+                link.transport.close()
+            self._owner.line_ended(self, event)
+
+    def _drop_link(self, cause: LossKind, detail: str) -> None:
+        link, self._link = self._link, None
+        if link is None or self._session is None:
+            return
+        self._peer = _format_peer(link.transport.get_extra_info("peername"))
+        # Nothing that still waits in a dead transport's buffer is worth its memory: the session has it all.
+        link.transport.abort()
+        self._session.receive_link_lost()
+        if self._waiting is not None:
+            for future in self._waiting.pings.values():
+                if not future.done():
+                    future.set_exception(LineClosed(detail))
+        self._owner.line_detached(self, cause, detail)
+
+    def _fail_requests(self, why: str) -> None:
+        requests, self._requests = self._requests, None
+        for name, future in (requests or {}).values():
+            if not future.done():
+                future.set_exception(RequestLost(name, why))
+
+    def _drop_waiting_work(self) -> None:
+        """The session is gone: nobody is left to answer, and what waits unacknowledged cannot be acknowledged."""
+        self._requests_waiting = None
+        for task in list((self._running or {}).values()):
+            task.cancel()
+
+
+def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
+    """The unconfirmed messages their owner must hear of; requests are told by their own exception."""
+    return tuple(entry for entry in session.unconfirmed() if entry.operation is Operation.MESSAGE)
+
+
+def _no_function(line: Line, value: Any) -> None:
+    raise AssertionError("never called")
+
+
+def _wake(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+def _format_peer(peername: Any) -> str:
+    if isinstance(peername, tuple) and len(peername) >= 2:
+        host, port = peername[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return "local" if peername == "" else str(peername or "")
+
+
+def _decode_error(name: str, body: bytes, is_packed: bool) -> RequestError:
+    try:
+        code, text = msgspec.msgpack.decode(body, type=tuple[str, str])
+    except msgspec.DecodeError:
+        return RequestError("failed", f"the peer answered {name!r} with an error that cannot be read")
+    if code == "no_handler":
+        return NoHandler(name)
+    return RequestError(code, text)

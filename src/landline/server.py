@@ -1,0 +1,542 @@
+"""The server's side: listen, admit, answer, broadcast, and close in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Final, cast
+
+import msgspec
+
+from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
+from landline.handlers import Function, Handlers, encode_value
+from landline.line import (
+    DRAIN_TIMEOUT_S,
+    Line,
+    LineState,
+    LossKind,
+    StateCallback,
+    StateChange,
+)
+from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
+from landline.session.codes import Code
+from landline.session.events import Ended, Unconfirmed
+from landline.session.handshake import (
+    SECRET_BYTES,
+    SESSION_ID_BYTES,
+    Hello,
+    Limits,
+    Resume,
+    ServerHandshake,
+    Welcome,
+    encode_body,
+    reject_to_send,
+)
+from landline.session.liveness import Heartbeat
+from landline.session.session import SendBuffer, Session
+from landline.session.state import State
+from landline.session.wire import Kind
+from landline.timers import TimerWheel
+from landline.transports import Endpoint, Listener, TransportOptions, load, parse_url
+
+logger = logging.getLogger("landline")
+
+MAX_LINES: Final = 100_000
+RESUME_WINDOW_S: Final = 120.0
+BUSY_RETRY_AFTER_S: Final = 5.0
+BUSY_SPREAD_S: Final = 10.0
+
+LineFunction = Callable[[Line], Coroutine[Any, Any, None]]
+LostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
+
+
+class BroadcastResult(msgspec.Struct, frozen=True):
+    """Who a broadcast went to: lines that took it, and lines whose send buffer had no room."""
+
+    sent: int
+    skipped: int
+
+
+class Group:
+    """A set of lines that are spoken to together. A line that closes leaves by itself."""
+
+    __slots__ = ("_lines", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lines: dict[Line, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(list(self._lines))
+
+    def __contains__(self, line: object) -> bool:
+        return line in self._lines
+
+    def add(self, line: Line) -> None:
+        """Adds a line; adding it twice is adding it once. A closed line is not added."""
+        if line.state is not LineState.CLOSED:
+            self._lines[line] = None
+
+    def discard(self, line: Line) -> None:
+        """Removes a line if it is there."""
+        self._lines.pop(line, None)
+
+    def broadcast(self, value: Any, *, name: str = "", bulk: bool = False) -> BroadcastResult:
+        """Sends one message to every line without waiting for any; see :meth:`Server.broadcast`."""
+        return _broadcast(self, value, name, bulk)
+
+
+class Server:
+    """Holds lines from many clients. Create it, register handlers, listen.
+
+    :param auth: checks who connects, such as :class:`landline.SharedToken`; by default nobody is asked.
+    :param heartbeat: the timing dictated to clients: a dead peer is noticed within ``interval_s + timeout_s``.
+    :param max_lines: sessions kept at once, connected or resumable; one more client is told to come back later.
+    :param resume_window_s: seconds a session is kept after its transport was lost.
+    :param limits: what one client may make this server hold.
+    :param send_buffer: how much is kept for one client before senders wait.
+    :raises ConfigurationError: when an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        auth: ServerAuth | None = None,
+        heartbeat: Heartbeat | None = None,
+        max_lines: int = MAX_LINES,
+        resume_window_s: float = RESUME_WINDOW_S,
+        limits: Limits | None = None,
+        send_buffer: SendBuffer | None = None,
+        name: str = "landline",
+    ) -> None:
+        if max_lines < 1:
+            raise ConfigurationError(f"Server(max_lines={max_lines}): at least one line is needed")
+        if not 0 <= resume_window_s <= 86_400:
+            raise ConfigurationError(
+                f"Server(resume_window_s={resume_window_s:g}): 0 to 86400 seconds are possible"
+            )
+        self.handlers = Handlers()
+        self.loop: asyncio.AbstractEventLoop
+        self.wheel: TimerWheel
+        self._auth: ServerAuth = auth or Anonymous()
+        self._heartbeat = heartbeat or Heartbeat()
+        self._max_lines = max_lines
+        self._resume_window_s = resume_window_s
+        self._limits = limits or Limits()
+        self._send_buffer = send_buffer or SendBuffer()
+        self._name = name
+        self._random = random.SystemRandom()
+        self._sessions: dict[bytes, Line] = {}
+        self._groups: dict[str, Group] = {}
+        self._handshakes: set[_HandshakeLink] = set()
+        self._listeners: list[Listener] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._line_function: LineFunction | None = None
+        self._state_callback: StateCallback | None = None
+        self._lost_callback: LostCallback | None = None
+        self._closing = False
+        self._closed: asyncio.Future[None] | None = None
+
+    # What it answers.
+
+    def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
+        """Registers ``function(line, body)`` for requests and messages called ``name``.
+
+        A coroutine function runs as a task of its own for each request (64 at once for one line), and one after
+        the other for messages. A plain function is called inside the event loop, at once, and must not block; it is
+        several times faster. What it returns is the answer; :class:`landline.RequestError` raised in it answers with
+        that error, any other exception is logged and answered with a general one.
+        """
+        return self.handlers.on(name, body_type)
+
+    def on_message(self, function: Function) -> Function:
+        """Registers ``function(line, message)`` for messages without a name, instead of ``async for`` on the line."""
+        return self.handlers.on_message(function)
+
+    def on_line(self, function: LineFunction) -> LineFunction:
+        """Runs ``await function(line)`` as a task for every new line; the task is cancelled when the line closes."""
+        self._line_function = function
+        return function
+
+    def on_state(self, callback: StateCallback) -> StateCallback:
+        """Calls ``callback(line, change)`` on every change of state of every line."""
+        self._state_callback = callback
+        return callback
+
+    def on_session_lost(self, callback: LostCallback) -> LostCallback:
+        """Calls ``callback(line, unconfirmed)`` when a session ends with messages to it unconfirmed.
+
+        Without it, that is logged as a warning.
+        """
+        self._lost_callback = callback
+        return callback
+
+    # Where it listens.
+
+    def listen(self, url: str, *, options: TransportOptions | None = None) -> Listening:
+        """Listens while the returned context is entered: ``async with server.listen(url) as endpoint``.
+
+        Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
+        address is taken, :class:`OSError` for other troubles.
+
+        :raises ConfigurationError: when the URL makes no sense.
+        """
+        return Listening(self, parse_url(url), options or TransportOptions())
+
+    async def serve_forever(self) -> None:
+        """Returns when the server was closed. Cancelling it (Ctrl-C does) leaves the listening to be closed."""
+        if self._closed is None:
+            raise RuntimeError("serve_forever() is for a server that listens")
+        await asyncio.shield(self._closed)
+
+    async def close(
+        self,
+        *,
+        code: Code = Code.GOING_AWAY,
+        reason: str = "the server stops",
+        retry_after_s: float | None = None,
+        spread_s: float = 0.0,
+        timeout: float = DRAIN_TIMEOUT_S,
+    ) -> None:
+        """Stops listening, lets every line drain (``timeout`` seconds at most), and says goodbye.
+
+        Clients come back if ``code`` says so, after ``retry_after_s`` and a random part of ``spread_s``. Messages
+        that stay unconfirmed are reported as :meth:`on_session_lost` says. Cancelling closes at once.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        for listener in self._listeners:
+            listener.close()
+        for handshake in list(self._handshakes):
+            handshake.reject(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+        lines = list(self._sessions.values())
+        try:
+            async with asyncio.timeout(timeout):
+                for line in lines:
+                    if line.session is not None and line.session.is_attached:
+                        await line.drain(timeout)
+        except TimeoutError:
+            logger.warning("closing with messages still unconfirmed after %g s", timeout)
+        finally:
+            for line in lines:
+                lost = line.end(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+                self._report_lost(line, lost)
+            for task in list(self._tasks):
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(list(self._tasks))
+            if hasattr(self, "wheel"):
+                self.wheel.close()
+            if self._closed is not None and not self._closed.done():
+                self._closed.set_result(None)
+
+    # Who is there.
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every line that is not closed: online, suspect, or waiting to be resumed."""
+        return list(self._sessions.values())
+
+    def group(self, name: str) -> Group:
+        """The group of that name; it is made when first asked for."""
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = Group(name)
+        return group
+
+    def broadcast(self, value: Any, *, name: str = "", bulk: bool = False) -> BroadcastResult:
+        """Sends one message to every line, encoded once, without waiting for any.
+
+        Lines with a full send buffer are skipped and counted. Lines waiting to be resumed get it when they are.
+        """
+        return _broadcast(list(self._sessions.values()), value, name, bulk)
+
+    # For lines.
+
+    def line_changed(self, line: Line, change: StateChange) -> None:
+        if self._state_callback is not None:
+            self._state_callback(line, change)
+        if change.state is LineState.CLOSED:
+            self._sessions.pop(line.session_id, None)
+            for group in list(self._groups.values()):
+                group.discard(line)
+
+    def line_detached(self, line: Line, cause: LossKind, detail: str) -> None:
+        line.change(StateChange(state=LineState.RECONNECTING, cause=cause, detail=detail))
+        if line.state is not LineState.CLOSED:
+            line.expire_at(self.wheel.time() + self._resume_window_s)
+
+    def line_ended(self, line: Line, ended: Ended) -> None:
+        cause = LossKind.CLOSED_BY_PEER if ended.by_peer else LossKind.PROTOCOL_ERROR
+        self._end_line(line, cause, ended.reason or ended.code.name.lower().replace("_", " "), ended.code)
+
+    def line_expired(self, line: Line) -> None:
+        before = line.cause
+        detail = f"not resumed within {self._resume_window_s:g} s"
+        if before is not None and before.detail:
+            detail = f"{before.detail}; {detail}"
+        self._end_line(line, LossKind.EXPIRED, detail, Code.EXPIRED)
+
+    # Inside.
+
+    def _end_line(self, line: Line, cause: LossKind, detail: str, code: Code) -> None:
+        lost = line.abandon_session(detail)
+        error = None if code is Code.NORMAL and cause is LossKind.CLOSED_BY_PEER else LineClosed(detail, code)
+        line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)
+        self._report_lost(line, lost)
+
+    def _report_lost(self, line: Line, lost: tuple[Unconfirmed, ...]) -> None:
+        if not lost:
+            return
+        if self._lost_callback is not None:
+            self._lost_callback(line, lost)
+        else:
+            logger.warning("%r ended with %d messages unconfirmed", line, len(lost))
+
+    async def start_listening(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
+        """Opens a listener; :class:`Listening` calls it."""
+        if self._closing:
+            raise RuntimeError("a closed server cannot listen again; make a new one")
+        if not self._listeners:
+            self.loop = asyncio.get_running_loop()
+            self.wheel = TimerWheel(self.loop)
+            self._closed = self.loop.create_future()
+        listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)
+        self._listeners.append(listener)
+        return listener
+
+    async def stop_listening(self, listener: Listener) -> None:
+        """Closes a listener, and the server with the last one."""
+        listener.close()
+        self._listeners.remove(listener)
+        if not self._listeners:
+            await self.close()
+
+    def make_handshake(self) -> ServerHandshake:
+        """The server's half of a new handshake."""
+        return ServerHandshake(random=self._random, now=self.wheel.time())
+
+    def handshake_begun(self, link: _HandshakeLink) -> None:
+        """A transport was accepted."""
+        self._handshakes.add(link)
+
+    def handshake_over(self, link: _HandshakeLink) -> None:
+        """A transport was welcomed, refused or lost."""
+        self._handshakes.discard(link)
+
+    @property
+    def name(self) -> str:
+        """What the server calls itself in its CHALLENGE."""
+        return self._name
+
+    def receive_hello(self, transport: asyncio.Transport, hello: Hello, handshake: ServerHandshake) -> bytes:
+        """Decides on a HELLO. Returns a REJECT to write, or nothing when the transport was welcomed."""
+        server_nonce = handshake.nonce
+        round_trip_s = handshake.round_trip_s(self.wheel.time())
+        identity = self._auth.identify(hello.auth, server_nonce=server_nonce, client_nonce=hello.nonce)
+        if identity is None:
+            return reject_to_send(Code.UNAUTHENTICATED, "the token is missing or wrong")
+        if self._closing:
+            return reject_to_send(Code.GOING_AWAY, "the server stops", retry_after_s=BUSY_RETRY_AFTER_S)
+        proof = self._auth.server_proof(
+            server_nonce=server_nonce, client_nonce=hello.nonce, identity=identity
+        )
+        line = self._find_resumable(hello.resume, identity, server_nonce)
+        if line is not None and hello.resume is not None:
+            session = line.session
+            assert session is not None
+            self._welcome(line, session, transport, hello.resume.received, proof, round_trip_s, resumed=True)
+            return b""
+        if len(self._sessions) >= self._max_lines:
+            return reject_to_send(
+                Code.OVERLOADED,
+                f"{self._max_lines} lines are open already",
+                retry_after_s=BUSY_RETRY_AFTER_S,
+                spread_s=BUSY_SPREAD_S,
+            )
+        session = Session(
+            session_id=self._random.randbytes(SESSION_ID_BYTES),
+            secret=self._random.randbytes(SECRET_BYTES),
+            is_server=True,
+            limits=self._limits,
+            peer_limits=hello.limits,
+            heartbeat=self._heartbeat,
+            send_buffer=self._send_buffer,
+        )
+        line = Line(self, identity=identity)
+        self._sessions[session.session_id] = line
+        self._welcome(line, session, transport, 0, proof, round_trip_s, resumed=False)
+        if self._line_function is not None and line.state is not LineState.CLOSED:
+            self._run_line_function(line, self._line_function)
+        return b""
+
+    def _find_resumable(self, resume: Resume | None, identity: str, server_nonce: bytes) -> Line | None:
+        """The line a client may go on with: it exists, is the same identity's, and the secret is proven."""
+        if resume is None:
+            return None
+        line = self._sessions.get(resume.session)
+        if line is None or line.identity != identity or line.session is None:
+            return None
+        expected = resume_proof(
+            line.session.secret,
+            server_nonce=server_nonce,
+            session=resume.session,
+            epoch=resume.epoch,
+            received=resume.received,
+        )
+        if not proofs_equal(resume.proof, expected) or line.session.state is State.CLOSED:
+            return None
+        try:
+            line.session.check_resumable(resume.received)
+        except ProtocolError as error:
+            logger.warning("%r cannot resume: %s", line, error)
+            return None
+        return line
+
+    def _welcome(
+        self,
+        line: Line,
+        session: Session,
+        transport: asyncio.Transport,
+        peer_received: int,
+        proof: bytes | None,
+        round_trip_s: float,
+        *,
+        resumed: bool,
+    ) -> None:
+        epoch = session.epoch + 1
+        welcome = Welcome(
+            session=session.session_id,
+            secret=session.secret,
+            epoch=epoch,
+            resumed=resumed,
+            received=session.received,
+            heartbeat=self._heartbeat,
+            limits=self._limits,
+            resume_window_s=self._resume_window_s,
+            proof=proof,
+        )
+        transport.write(encode_body(Kind.WELCOME, welcome))
+        line.attach(
+            session,
+            transport,
+            epoch=epoch,
+            peer_received=peer_received,
+            phase=self._random.random(),
+            resumed=resumed,
+            round_trip_s=round_trip_s,
+        )
+
+    def _run_line_function(self, line: Line, function: LineFunction) -> None:
+        async def run() -> None:
+            try:
+                await function(line)
+            except LineClosed as error:
+                logger.info("%r: %s", line, error)
+            except Exception:
+                logger.exception("the function for %r failed", line)
+                line.end(Code.GOING_AWAY, "the server failed")
+
+        task = self.loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Listening:
+    """Listens while it is entered; made by :meth:`Server.listen`."""
+
+    def __init__(self, server: Server, endpoint: Endpoint, options: TransportOptions) -> None:
+        self._server = server
+        self._endpoint = endpoint
+        self._options = options
+        self._listener: Listener | None = None
+
+    async def __aenter__(self) -> Endpoint:
+        """Listens; returns the endpoint, with the port the system chose if the URL's was 0. ``str()`` is its URL."""
+        self._listener = await self._server.start_listening(self._endpoint, self._options)
+        return self._listener.endpoint
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._listener is not None
+        await self._server.stop_listening(self._listener)
+
+
+class _HandshakeLink(asyncio.Protocol):
+    """The protocol of an accepted transport until it is welcomed; then the line's own takes its place."""
+
+    __slots__ = ("_handshake", "_server", "_transport", "timer_tick")
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._handshake = server.make_handshake()
+        self.timer_tick: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.handshake_begun(self)
+        self._server.wheel.schedule(self, self._handshake.deadline)
+        self._transport.write(self._handshake.challenge_to_send(self._server.name))
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        try:
+            hello = self._handshake.receive_data(data)
+            if hello is not None:
+                rejection = self._server.receive_hello(transport, hello, self._handshake)
+                if rejection:
+                    self._end(rejection)
+                else:
+                    self._forget()
+        except ProtocolError as error:
+            self.reject(error.code or Code.PROTOCOL_ERROR, str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+
+    def handle_timer(self, now: float) -> None:
+        """The timer wheel's call: the client took too long."""
+        if self._transport is not None:
+            self.reject(Code.HANDSHAKE_TIMEOUT, "the handshake took too long")
+
+    def reject(
+        self, code: Code, reason: str, *, retry_after_s: float | None = None, spread_s: float = 0.0
+    ) -> None:
+        """Says no and closes."""
+        self._end(reject_to_send(code, reason, retry_after_s=retry_after_s, spread_s=spread_s))
+
+    def _end(self, rejection: bytes) -> None:
+        transport = self._transport
+        self._forget()
+        if transport is not None:
+            transport.write(rejection)
+            transport.close()
+
+    def _forget(self) -> None:
+        self._transport = None
+        self._server.handshake_over(self)
+
+
+def _broadcast(lines: Group | list[Line], value: Any, name: str, bulk: bool) -> BroadcastResult:
+    body, is_packed = encode_value(value)
+    encoded_name = name.encode()
+    sent = skipped = 0
+    for line in lines:
+        try:
+            line.send_encoded(encoded_name, body, is_packed=is_packed, is_bulk=bulk)
+            sent += 1
+        except (BufferFull, LineClosed, MessageTooLarge):
+            skipped += 1
+    return BroadcastResult(sent, skipped)

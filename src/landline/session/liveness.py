@@ -1,0 +1,151 @@
+"""When to ping, when to suspect, when to give up; the round-trip time (``docs/protocol.md`` §6)."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+SUSPECT_SHARE: Final = 0.4
+"""The part of the timeout after which an unanswered peer is called suspect."""
+IDLE_FACTOR: Final = 1.1
+"""The side that did not choose the timing pings only after this many intervals, so that on a healthy link the
+pings of the other side suffice and each interval costs one ping, not two."""
+LAG_TOLERANCE_S: Final = 0.5
+"""A wake-up this much too late means that we were busy, stopped or suspended."""
+PINGS_PER_INTERVAL_WARN: Final = 20
+PINGS_PER_INTERVAL_MAX: Final = 40
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """The timing a server dictates: a dead peer is noticed within ``interval_s + timeout_s`` of its last byte."""
+
+    interval_s: Seconds = 10.0
+    timeout_s: Seconds = 5.0
+
+
+class Verdict(Enum):
+    """What :meth:`Liveness.handle_timeout` wants done."""
+
+    NOTHING = auto()
+    PING = auto()
+    SUSPECT = auto()
+    DEAD = auto()
+
+
+class PingTolerance(Enum):
+    """How a received ping sits with the rate allowed."""
+
+    FINE = auto()
+    WARN = auto()
+    TOO_MANY = auto()
+
+
+class Liveness:
+    """The heartbeat of one session on one transport at a time.
+
+    Any byte received counts as life. The side that dictates the timing pings every interval; the other side
+    pings only when it heard, or said, nothing for longer. So each side hears something within every interval,
+    even while the other is busy sending in one direction only.
+    """
+
+    __slots__ = (
+        "_dictates",
+        "_excused_until",
+        "_flood_count",
+        "_flood_from",
+        "_interval_s",
+        "_ping_number",
+        "_pinged_at",
+        "_timeout_s",
+        "heard_at",
+        "is_suspect",
+        "round_trip_s",
+        "said_at",
+    )
+
+    def __init__(self, heartbeat: Heartbeat, *, dictates: bool) -> None:
+        self._interval_s = heartbeat.interval_s
+        self._timeout_s = heartbeat.timeout_s
+        self._dictates = dictates
+        self._ping_number = 0
+        self.start(0.0, phase=0.0)
+
+    def start(self, now: float, *, phase: float, round_trip_s: float | None = None) -> None:
+        """A new transport carries the session. ``phase`` in [0, 1) spreads first pings over [interval/2, interval)."""
+        self.round_trip_s = round_trip_s
+        self.heard_at = now
+        self.said_at = now
+        self._pinged_at = now - self._interval_s * (0.5 - phase / 2)
+        self.is_suspect = False
+        self._excused_until = 0.0
+        self._flood_from = now
+        self._flood_count = 0
+
+    def next_timeout(self) -> float:
+        """When :meth:`handle_timeout` wants to be called, at the latest."""
+        return min(self._ping_due(), self._dead_due() if self.is_suspect else self._suspect_due())
+
+    def handle_timeout(self, now: float) -> Verdict:
+        """What is to be done now; call again until it is ``NOTHING``.
+
+        A deadline noticed much too late is not held against the peer: its bytes may be waiting behind the very
+        event that kept us from looking. It gets a ping and the full timeout once more.
+        """
+        dead_due = self._dead_due()
+        if now >= dead_due:
+            if now - dead_due <= LAG_TOLERANCE_S:
+                return Verdict.DEAD
+            self._excused_until = now + self._timeout_s
+            return Verdict.PING
+        if not self.is_suspect and now >= self._suspect_due():
+            self.is_suspect = True
+            return Verdict.SUSPECT
+        if now >= self._ping_due():
+            return Verdict.PING
+        return Verdict.NOTHING
+
+    def next_ping(self, now: float) -> int:
+        """Counts a ping sent now and returns its number."""
+        self._ping_number += 1
+        self._pinged_at = now
+        self.said_at = now
+        return self._ping_number
+
+    def receive_pong(self, number: int, now: float) -> float | None:
+        """The round-trip time in seconds, or ``None`` when this does not answer the last ping.
+
+        Measured from our own record of that ping: the time a peer echoes is not believed.
+        """
+        if number != self._ping_number or number == 0:
+            return None
+        self.round_trip_s = now - self._pinged_at
+        return self.round_trip_s
+
+    def receive_ping(self, now: float) -> PingTolerance:
+        """Counts a ping of the peer against the rate allowed."""
+        if now - self._flood_from >= self._interval_s:
+            self._flood_from = now
+            self._flood_count = 0
+        self._flood_count += 1
+        if self._flood_count > PINGS_PER_INTERVAL_MAX:
+            return PingTolerance.TOO_MANY
+        if self._flood_count == PINGS_PER_INTERVAL_WARN:
+            return PingTolerance.WARN
+        return PingTolerance.FINE
+
+    def _ping_due(self) -> float:
+        if self._dictates:
+            return self._pinged_at + self._interval_s
+        quiet_since = max(min(self.heard_at, self.said_at), self._pinged_at)
+        return quiet_since + self._interval_s * IDLE_FACTOR
+
+    def _suspect_due(self) -> float:
+        return max(self.heard_at + self._interval_s + self._timeout_s * SUSPECT_SHARE, self._excused_until)
+
+    def _dead_due(self) -> float:
+        return max(self.heard_at + self._interval_s + self._timeout_s, self._excused_until)

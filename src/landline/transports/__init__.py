@@ -1,0 +1,127 @@
+"""Transports by URL scheme: bytes in, bytes out.
+
+A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
+when its scheme is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is an
+:class:`asyncio.Transport`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final, Protocol, cast
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from landline.errors import ConfigurationError
+
+DEFAULT_PORT: Final = 5463
+"""LINE on a telephone keypad."""
+
+MODULES: Final = {
+    "tcp": "landline.transports.tcp",
+    "tls": "landline.transports.tcp",
+    "unix": "landline.transports.unix",
+}
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """An address of a server, as parsed from its URL."""
+
+    scheme: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+class Listener(Protocol):
+    """A listening socket."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens, with the port the system chose if 0 was asked for."""
+        ...
+
+    def close(self) -> None:
+        """Stops listening at once. Accepted transports go on."""
+        ...
+
+
+ProtocolFactory = Callable[[], asyncio.Protocol]
+
+
+class TransportOptions(msgspec.Struct, frozen=True):
+    """What a transport may need beyond its address."""
+
+    tls: ssl.SSLContext | None = None
+    user_timeout_s: float = 15.0
+    """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
+
+
+class TransportModule(Protocol):
+    """What a module of :data:`MODULES` offers."""
+
+    async def connect(
+        self, endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
+    ) -> None:
+        """Connects a new protocol. Raises :class:`OSError` when nobody answers; cancelling closes the socket."""
+
+    async def listen(
+        self, endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
+    ) -> Listener:
+        """Listens, giving every accepted transport a new protocol.
+
+        Raises :class:`landline.AddressInUse` when the address is taken, :class:`OSError` for other troubles.
+        """
+        ...
+
+
+def parse_url(url: str) -> Endpoint:
+    """The endpoint a URL names. Raises :class:`ConfigurationError` with one sentence when it names none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{url!r} is not a URL of a server: {error}") from error
+    if parts.scheme not in MODULES:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(MODULES))
+        raise ConfigurationError(f"{url!r} does not begin with one of {known}")
+    if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
+        raise ConfigurationError(
+            f"{url!r} has parts that a server's URL cannot have (user, ?query or #fragment)"
+        )
+    if parts.scheme == "unix":
+        return _parse_unix(url, parts)
+    if not parts.hostname:
+        raise ConfigurationError(
+            f"{url!r} names no host; write for example {parts.scheme}://127.0.0.1:{DEFAULT_PORT}"
+        )
+    if parts.path not in {"", "/"}:
+        raise ConfigurationError(f"{url!r} has a path, which {parts.scheme}:// cannot have")
+    return Endpoint(parts.scheme, parts.hostname, DEFAULT_PORT if port is None else port)
+
+
+def load(endpoint: Endpoint) -> TransportModule:
+    """The module that carries this scheme."""
+    return cast(TransportModule, import_module(MODULES[endpoint.scheme]))
+
+
+def _parse_unix(url: str, parts: SplitResult) -> Endpoint:
+    if parts.netloc or not parts.path.startswith("/"):
+        raise ConfigurationError(
+            f"{url!r} is not an absolute path; write for example unix:///run/landline.sock"
+        )
+    if len(parts.path.encode()) > 107:
+        raise ConfigurationError(
+            f"{parts.path!r} is longer than the 107 bytes a unix socket path can have (unix(7))"
+        )
+    return Endpoint("unix", path=parts.path)
