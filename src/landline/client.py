@@ -20,7 +20,15 @@ from landline.errors import (
     SessionLost,
 )
 from landline.handlers import Function, Handlers
-from landline.line import Line, LineState, LossKind, StateCallback, StateChange, unconfirmed_messages
+from landline.line import (
+    Line,
+    LineState,
+    LossKind,
+    StateCallback,
+    StateChange,
+    call_back,
+    unconfirmed_messages,
+)
 from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -192,8 +200,8 @@ class Connector:
     async def _keep_connected(self, line: Line, online: asyncio.Future[None]) -> None:
         try:
             await self._run(line, online)
-        except (LandlineError, OSError) as error:
-            cause = LossKind.PROTOCOL_ERROR
+        except Exception as error:  # noqa: BLE001 - it ends the line, and is raised to whoever uses it
+            cause = LossKind.PROTOCOL_ERROR if isinstance(error, LandlineError) else LossKind.CONNECT_FAILED
             code: Code | None = None
             if isinstance(error, Rejected):
                 cause, code = LossKind.REJECTED, error.code
@@ -201,9 +209,22 @@ class Connector:
                 cause = LossKind.GAVE_UP
             elif isinstance(error, SessionLost):
                 cause = LossKind.EXPIRED
-            line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=str(error), code=code), error)
+            change = StateChange(state=LineState.CLOSED, cause=cause, detail=str(error), code=code)
+            line.finish(change, self._last_word(line, error))
             if not online.done():
                 online.set_exception(error)
+
+    def _last_word(self, line: Line, error: Exception) -> Exception:
+        """What ends the line: the error, or :class:`SessionLost` because of it when messages went down with it."""
+        lost = line.abandon_session(str(error))
+        if not lost:
+            return error
+        if self._on_session_lost is not None:
+            call_back(self._on_session_lost, line, lost)
+            return error
+        last = SessionLost(str(error), lost, error.code if isinstance(error, Rejected) else None)
+        last.__cause__ = error
+        return last
 
     async def _run(self, line: Line, online: asyncio.Future[None]) -> None:
         """Connects, waits for the loss, waits for the next try; returns when the line is closed in order."""
@@ -250,6 +271,8 @@ class Connector:
         retry_after_s: float | None,
         spread_s: float,
     ) -> None:
+        if line.is_closed:
+            return
         delay = self._schedule.next_delay(
             self.wheel.time(), self._random, retry_after_s=retry_after_s, spread_s=spread_s
         )
@@ -307,6 +330,8 @@ class Connector:
         rest: bytes,
     ) -> None:
         """A handshake finished; called by its link."""
+        if line.is_closed:
+            raise ConnectFailed("the line was closed meanwhile")
         session = line.session
         peer_received = welcome.received
         if not welcome.resumed:
@@ -339,7 +364,7 @@ class Connector:
         lost = line.abandon_session(why)
         line.forget_session()
         if self._on_session_lost is not None:
-            self._on_session_lost(line, lost)
+            call_back(self._on_session_lost, line, lost)
         elif lost:
             raise SessionLost(why, lost)
 

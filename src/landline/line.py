@@ -8,6 +8,7 @@ those who call it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 from collections import deque
@@ -284,8 +285,9 @@ class Line:
     async def send(self, value: Any, *, name: str = "", bulk: bool = False) -> None:
         """Sends a message; it arrives once and in order while the session lives (P1).
 
-        Waits while the send buffer is full. Returns once the message is in the buffer, not when it arrived:
-        ``close()`` and the session's end tell what did not. ``bulk`` lets later messages overtake it.
+        Waits while the send buffer is full, or a lost session has no successor yet. Returns once the message is in
+        the buffer, not when it arrived: ``close()`` and the session's end tell what did not. ``bulk`` lets later
+        messages overtake it.
 
         Cancelling a waiting call leaves the message unsent. Raises :class:`MessageTooLarge`,
         :class:`LineClosed` or what ended the line; :class:`TypeError` for values MessagePack has no form for.
@@ -307,7 +309,7 @@ class Line:
 
     async def send_eof(self) -> None:
         """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
-        while self._waiting is not None and self._waiting.senders:
+        while (self._waiting is not None and self._waiting.senders) or not self._has_room(0):
             await self._wait_room(0)
         self._live_session().send_eof()
         self._flush_soon()
@@ -326,6 +328,8 @@ class Line:
         body, is_packed = encode_value(value)
         correlation = self._next_correlation()
         future: asyncio.Future[Any] = self._owner.loop.create_future()
+        if self._eof_received and self._state is not LineState.CLOSED:
+            raise RequestLost(name, "the peer said it sends no more")
         sent = False
         try:
             async with asyncio.timeout(timeout):
@@ -354,8 +358,8 @@ class Line:
         """Measures a round trip now; seconds. Raises :class:`TimeoutError`, or :class:`LineClosed`."""
         waiting = self._waits()
         future: asyncio.Future[float] = self._owner.loop.create_future()
-        session = self._live_session()
-        if not session.is_attached:
+        session = self._session if self._state is not LineState.CLOSED else self._live_session()
+        if session is None or not session.is_attached:
             raise LineClosed("the line is not connected just now")
         number = session.send_ping(self._owner.wheel.time())
         waiting.pings[number] = future
@@ -365,6 +369,14 @@ class Line:
                 return await future
         finally:
             waiting.pings.pop(number, None)
+
+    def break_link(self, detail: str = "the link was given up here") -> None:
+        """Drops the current transport as if the network had; the session goes on over the next one.
+
+        For programs that learn of a change of network before the heartbeat does, and for tests. Without a
+        transport it does nothing.
+        """
+        self._drop_link(LossKind.LINK_LOST, detail)
 
     # Receiving.
 
@@ -533,15 +545,20 @@ class Line:
         self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
         if rest:
             self.receive_data(link, rest)
+        if self._waiting is not None:
+            # Those who waited for a new session; the old one's acknowledgements wake nobody any more.
+            self._wake_for_acks()
         self._flush(now)
 
     def change(self, change: StateChange) -> None:
-        """Enters a state and tells everybody."""
+        """Enters a state and tells everybody. Closed is final."""
+        if self._state is LineState.CLOSED:
+            return
         self._state = change.state
         self._cause = change
         self._owner.line_changed(self, change)
         if self._callback is not None:
-            self._callback(self, change)
+            call_back(self._callback, self, change)
 
     def expire_at(self, due: float) -> None:
         """Asks for ``line_expired`` at that time unless a transport is attached before."""
@@ -602,8 +619,14 @@ class Line:
         if self._state is LineState.CLOSED:
             raise self.error or LineClosed(f"the line is closed: {self._cause.detail if self._cause else ''}")
         if self._session is None:
-            raise LineClosed("the line has not connected yet")
+            raise BufferFull("the line has no session just now")
         return self._session
+
+    def _has_room(self, size: int) -> bool:
+        """Whether a message can be sent at once. Raises what ended the line."""
+        if self._state is LineState.CLOSED:
+            self._live_session()
+        return self._session is not None and self._session.has_room(size)
 
     async def _send(
         self,
@@ -616,7 +639,7 @@ class Line:
         is_bulk: bool = False,
     ) -> None:
         size = len(name) + len(body)
-        if (self._waiting is not None and self._waiting.senders) or not self._live_session().has_room(size):
+        if (self._waiting is not None and self._waiting.senders) or not self._has_room(size):
             await self._wait_room(size)
         self._live_session().send(
             operation, name, body, correlation=correlation, is_packed=is_packed, is_bulk=is_bulk
@@ -632,7 +655,7 @@ class Line:
         try:
             while True:
                 await turn
-                if self._live_session().has_room(size):
+                if self._has_room(size):
                     return
                 index = senders.index(turn)
                 turn = senders[index] = self._owner.loop.create_future()
@@ -668,15 +691,16 @@ class Line:
         if session is None or session.is_drained or timeout <= 0:
             return session is None or session.is_drained
         waiting = self._waits()
-        if waiting.drained is None:
-            waiting.drained = self._owner.loop.create_future()
+        drained = waiting.drained = waiting.drained or self._owner.loop.create_future()
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.shield(waiting.drained)
+                await asyncio.shield(drained)
         except TimeoutError:
             pass
         finally:
-            waiting.drained = None
+            # Not done: another call may still wait for it.
+            if drained.done() and waiting.drained is drained:
+                waiting.drained = None
         return session.is_drained
 
     def _flush_soon(self) -> None:
@@ -836,6 +860,7 @@ class Line:
             self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
 
     async def _answer(self, message: MessageReceived, handler: Handler) -> None:
+        session = self._session
         try:
             try:
                 result = await handler.function(self, handler.body_of(message.body, message.is_packed))
@@ -844,17 +869,20 @@ class Line:
             except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
                 operation = Operation.ERROR
                 body, is_packed = encode_value(self._error_of(error, message.name))
+            if self._session is not session:
+                return  # The handler outlived the session: a new one knows nothing of this request.
             await self._send(operation, b"", body, correlation=message.correlation, is_packed=is_packed)
         except MessageTooLarge as error:
             self._answer_error(message.correlation, "too_large", f"the answer is {error}")
         except LineClosed:
             logger.debug("%r ended before the answer to %r could be sent", self, message.name)
         finally:
-            self._request_done(message.correlation)
+            self._request_done(message.correlation, asyncio.current_task())
 
-    def _request_done(self, correlation: int) -> None:
-        if self._running is not None:
-            self._running.pop(correlation, None)
+    def _request_done(self, correlation: int, task: asyncio.Task[None] | None) -> None:
+        # A handler that outlived its session may end while a new request bears the same id.
+        if self._running is not None and self._running.get(correlation) is task:
+            del self._running[correlation]
             if not self._running:
                 self._running = None
         while self._requests_waiting and len(self._running or ()) < REQUESTS_RUNNING_MAX:
@@ -864,6 +892,8 @@ class Line:
         task = self._running.get(correlation) if self._running else None
         if task is not None:
             task.cancel()
+            # A task cancelled before its first step never reaches its own `finally`.
+            task.add_done_callback(functools.partial(self._request_done, correlation))
             return
         for entry in list(self._requests_waiting or ()):
             if entry[0].correlation == correlation:
@@ -907,15 +937,16 @@ class Line:
         except LineClosed:
             logger.debug("%r ended before an answer could be sent", self)
         finally:
-            self._request_done(correlation)
+            self._request_done(correlation, asyncio.current_task())
 
     # Inside: events and ends.
 
     def _handle_event(self, event: Event) -> None:
         if isinstance(event, PongReceived):
-            future = self._waiting.pings.get(event.number) if self._waiting else None
-            if future is not None and not future.done():
-                future.set_result(event.round_trip_s)
+            # Only the answer to the last ping is reported; it answers those before it as well.
+            for number, future in self._waiting.pings.items() if self._waiting else ():
+                if number <= event.number and not future.done():
+                    future.set_result(event.round_trip_s)
         elif isinstance(event, Suspected):
             detail = f"nothing heard for {event.silence_s:.1f} s"
             self.change(StateChange(state=LineState.SUSPECT, cause=LossKind.SILENT, detail=detail))
@@ -961,8 +992,17 @@ class Line:
     def _drop_waiting_work(self) -> None:
         """The session is gone: nobody is left to answer, and what waits unacknowledged cannot be acknowledged."""
         self._requests_waiting = None
-        for task in list((self._running or {}).values()):
+        running, self._running = self._running, None
+        for task in (running or {}).values():
             task.cancel()
+
+
+def call_back(function: Callable[..., object], *arguments: object) -> None:
+    """Calls a function of the user's; what it raises is logged, and upsets neither the line nor its owner."""
+    try:
+        function(*arguments)
+    except Exception:
+        logger.exception("the callback %r failed", function)
 
 
 def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:

@@ -20,6 +20,7 @@ from landline.line import (
     LossKind,
     StateCallback,
     StateChange,
+    call_back,
 )
 from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
 from landline.session.codes import Code
@@ -160,7 +161,11 @@ class Server:
         return self.handlers.on_message(function)
 
     def on_line(self, function: LineFunction) -> LineFunction:
-        """Runs ``await function(line)`` as a task for every new line; the task is cancelled when the line closes."""
+        """Runs ``await function(line)`` as a task for every new line.
+
+        A line that closes ends or fails what the task waits for on it, and leaves it to finish what it has read;
+        the server's close cancels it.
+        """
         self._line_function = function
         return function
 
@@ -210,6 +215,8 @@ class Server:
         that stay unconfirmed are reported as :meth:`on_session_lost` says. Cancelling closes at once.
         """
         if self._closing:
+            if self._closed is not None:
+                await asyncio.shield(self._closed)
             return
         self._closing = True
         for listener in self._listeners:
@@ -228,10 +235,12 @@ class Server:
             for line in lines:
                 lost = line.end(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
                 self._report_lost(line, lost)
-            for task in list(self._tasks):
+            # The function of a line may itself be what closes the server.
+            tasks = self._tasks - {asyncio.current_task()}
+            for task in tasks:
                 task.cancel()
-            if self._tasks:
-                await asyncio.wait(list(self._tasks))
+            if tasks:
+                await asyncio.wait(tasks)
             if hasattr(self, "wheel"):
                 self.wheel.close()
             if self._closed is not None and not self._closed.done():
@@ -261,12 +270,12 @@ class Server:
     # For lines.
 
     def line_changed(self, line: Line, change: StateChange) -> None:
-        if self._state_callback is not None:
-            self._state_callback(line, change)
         if change.state is LineState.CLOSED:
             self._sessions.pop(line.session_id, None)
             for group in list(self._groups.values()):
                 group.discard(line)
+        if self._state_callback is not None:
+            call_back(self._state_callback, line, change)
 
     def line_detached(self, line: Line, cause: LossKind, detail: str) -> None:
         line.change(StateChange(state=LineState.RECONNECTING, cause=cause, detail=detail))
@@ -296,7 +305,7 @@ class Server:
         if not lost:
             return
         if self._lost_callback is not None:
-            self._lost_callback(line, lost)
+            call_back(self._lost_callback, line, lost)
         else:
             logger.warning("%r ended with %d messages unconfirmed", line, len(lost))
 

@@ -6,7 +6,7 @@ may be said before WELCOME.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -130,7 +130,7 @@ def decode_body(body: bytes, body_type: type[Body]) -> Body:
     """The body of a frame. Unknown keys are ignored; anything else unexpected is a :class:`ProtocolError`."""
     try:
         return msgspec.msgpack.decode(body, type=body_type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a bad {body_type.__name__.upper()}: {error}") from error
 
 
@@ -281,7 +281,7 @@ class ServerHandshake:
 
 
 class _Version(msgspec.Struct):
-    version: Any = None
+    version: int | None = None
 
 
 def decode_hello(body: bytes) -> Hello:

@@ -26,10 +26,6 @@ class Outgoing(msgspec.Struct):
     def size_bytes(self) -> int:
         return len(self.name) + len(self.body)
 
-    @property
-    def is_begun(self) -> bool:
-        return self.offset > 0
-
     def next_fragment(self, sequence: int) -> tuple[bytes, bool]:
         """The next frame, numbered ``sequence``, and whether it is the last of this message."""
         first = self.offset == 0
@@ -89,15 +85,16 @@ class SendLanes:
 class Assembly:
     """A message of which not all fragments are here yet."""
 
-    __slots__ = ("correlation", "flags", "name", "operation", "parts", "size_bytes")
+    __slots__ = ("body", "correlation", "flags", "name", "operation", "size_bytes")
 
     def __init__(self, operation: Operation, flags: int, correlation: int, name: str, payload: bytes) -> None:
         self.operation = operation
         self.flags = flags
         self.correlation = correlation
         self.name = name
-        self.parts = [payload]
-        self.size_bytes = len(payload)
+        # One growing buffer: a list would cost a peer of tiny fragments many times their bytes.
+        self.body = bytearray(payload)
+        self.size_bytes = len(name) + len(payload)
 
     def add(self, payload: bytes, limit_bytes: int) -> None:
         """Adds a fragment. Raises :class:`ProtocolError` when the message grows above ``limit_bytes``."""
@@ -107,6 +104,6 @@ class Assembly:
                 f"a message of more than the {limit_bytes} bytes allowed", Code.LIMIT_EXCEEDED
             )
         if not payload:
-            # Empty fragments would let a peer grow this list without ever reaching the limit.
+            # Empty fragments would let a peer send for ever without ever reaching the limit.
             raise ProtocolError("an empty fragment")
-        self.parts.append(payload)
+        self.body += payload

@@ -18,7 +18,8 @@ LAG_TOLERANCE_S: Final = 0.5
 PINGS_PER_INTERVAL_WARN: Final = 20
 PINGS_PER_INTERVAL_MAX: Final = 40
 
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
+"""The floor keeps a careless or hostile server from making its clients ping without end."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -54,6 +55,7 @@ class Liveness:
     """
 
     __slots__ = (
+        "_awaits_pong",
         "_dictates",
         "_excused_until",
         "_flood_count",
@@ -82,6 +84,7 @@ class Liveness:
         self.said_at = now
         self._pinged_at = now - self._interval_s * (0.5 - phase / 2)
         self.is_suspect = False
+        self._awaits_pong = False
         self._excused_until = 0.0
         self._flood_from = now
         self._flood_count = 0
@@ -112,6 +115,7 @@ class Liveness:
     def next_ping(self, now: float) -> int:
         """Counts a ping sent now and returns its number."""
         self._ping_number += 1
+        self._awaits_pong = True
         self._pinged_at = now
         self.said_at = now
         return self._ping_number
@@ -121,8 +125,9 @@ class Liveness:
 
         Measured from our own record of that ping: the time a peer echoes is not believed.
         """
-        if number != self._ping_number or number == 0:
+        if number != self._ping_number or not self._awaits_pong:
             return None
+        self._awaits_pong = False
         self.round_trip_s = now - self._pinged_at
         return self.round_trip_s
 

@@ -13,7 +13,7 @@ class ReplayBuffer:
     innermost loop.
     """
 
-    __slots__ = ("acknowledged", "frames", "size_bytes", "unwritten_bytes", "written")
+    __slots__ = ("_rewound_from", "acknowledged", "frames", "size_bytes", "unwritten_bytes", "written")
 
     def __init__(self) -> None:
         self.acknowledged = 0
@@ -21,6 +21,8 @@ class ReplayBuffer:
         self.size_bytes = 0
         self.written = 0
         self.unwritten_bytes = 0
+        # The highest number written to any earlier transport.
+        self._rewound_from = 0
 
     @property
     def last_sequence(self) -> int:
@@ -37,12 +39,11 @@ class ReplayBuffer:
         """Frames to write now, in order, and counts them as written: about ``limit_bytes``, at least one if any."""
         frames = self.frames[self.written :] if self.written else self.frames[:]
         if self.unwritten_bytes > limit_bytes:
-            size = 0
-            for count, frame in enumerate(frames, 1):  # pragma: no branch - the sum exceeds the limit
-                size += len(frame)
-                if size >= limit_bytes:
-                    del frames[count:]
-                    break
+            size = count = 0
+            while size < limit_bytes:  # the sum of all exceeds the limit
+                size += len(frames[count])
+                count += 1
+            del frames[count:]
             self.unwritten_bytes -= size
         else:
             self.unwritten_bytes = 0
@@ -75,14 +76,16 @@ class ReplayBuffer:
 
     def check_received(self, received: int) -> None:
         """Raises :class:`ProtocolError` unless the peer can have received exactly up to ``received``."""
-        if not self.acknowledged <= received <= self.last_sequence:
+        last_written = max(self._rewound_from, self.acknowledged + self.written)
+        if not self.acknowledged <= received <= last_written:
             raise ProtocolError(
                 f"the peer says it received up to {received}, but {self.acknowledged} to "
-                f"{self.last_sequence} are possible"
+                f"{last_written} are possible"
             )
 
     def rewind(self, received: int) -> None:
         """A new transport: what the peer has not received is to be written again."""
         self.check_received(received)
+        self._rewound_from = max(self._rewound_from, self.acknowledged + self.written)
         self.written = received - self.acknowledged
         self.unwritten_bytes = sum(map(len, self.frames[self.written :]))

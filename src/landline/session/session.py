@@ -71,6 +71,7 @@ PAUSED_CONTROL_FRAMES_MAX: Final = 8
 
 _KIND_DATA: Final = int(Kind.DATA)
 _OPERATIONS: Final = tuple(Operation)
+_LANES: Final = (0, FLAG_BULK)
 _unpack_data = DATA_HEADER.unpack_from
 _pack_data = DATA_HEADER.pack
 
@@ -99,10 +100,13 @@ class Session:
         "_can_write",
         "_control",
         "_direct",
+        "_direct_bytes",
         "_eof_received",
         "_eof_sent",
         "_eof_wanted",
         "_events",
+        "_fragmented",
+        "_is_strict",
         "_lanes",
         "_liveness",
         "_paused_frames",
@@ -113,7 +117,6 @@ class Session:
         "_taken",
         "_taken_early",
         "_told",
-        "_unfinished",
         "_untaken_bytes",
         "_untold_bytes",
         "_window_bytes",
@@ -153,12 +156,14 @@ class Session:
         self._replay = ReplayBuffer()
         # Made when first needed: an idle line should cost little.
         self._lanes: SendLanes | None = None
-        # Messages of which some fragments are numbered, by the number of the last one (None while unknown).
-        self._unfinished: list[tuple[int | None, Outgoing]] | None = None
+        # Fragmented messages by the number of their last fragment, kept whole until that one is acknowledged, to be
+        # able to report them.
+        self._fragmented: dict[int, Outgoing] | None = None
         self._control: list[bytes] = []
         self._can_write = False
         # Whether a small message may be numbered at once: attached, writable, and nothing waits before it.
         self._direct = False
+        self._direct_bytes = min(FRAGMENT_BYTES, peer_limits.message_bytes)
         self._paused_frames = 0
         self._eof_wanted = False
         self._eof_sent = False
@@ -173,6 +178,8 @@ class Session:
         self._untold_bytes = 0
         self._assemblies: dict[int, Assembly] | None = None
         self._eof_received = False
+        # Whether a whole normal message has no place now: behind EOF, or between the fragments of another.
+        self._is_strict = False
 
     # What the owner asks.
 
@@ -220,29 +227,23 @@ class Session:
         return messages < limit.messages and self.buffered_bytes + size_bytes <= limit.size_bytes
 
     def unconfirmed(self) -> tuple[Unconfirmed, ...]:
-        """Messages sent or waiting that the peer's application has not confirmed, oldest first."""
+        """Messages sent or waiting that the peer's application has not confirmed, in the order they would arrive."""
         found = []
+        fragmented = self._fragmented or {}
         for frame in self._replay.frames:
             if frame[4] != _KIND_DATA:
                 continue
-            _, _, _, flags, operation, _, name_length = _unpack_data(frame)
+            _, _, sequence, flags, operation, _, name_length = _unpack_data(frame)
             if operation == Operation.CONTINUE or flags & FLAG_MORE:
+                if sequence in fragmented:
+                    found.append(_unconfirmed(fragmented[sequence]))
                 continue
             name_end = DATA_HEADER_BYTES + name_length
             name = str(frame[DATA_HEADER_BYTES:name_end], "utf-8")
             found.append(
                 Unconfirmed(_OPERATIONS[operation], name, frame[name_end:], bool(flags & FLAG_PACKED))
             )
-        waiting = [message for message in self._lanes or () if not message.is_begun]
-        found.extend(
-            Unconfirmed(
-                message.operation,
-                str(message.name, "utf-8"),
-                message.body,
-                bool(message.flags & FLAG_PACKED),
-            )
-            for message in [message for _, message in self._unfinished or ()] + waiting
-        )
+        found.extend(map(_unconfirmed, self._lanes or ()))
         return tuple(found)
 
     def check_resumable(self, peer_received: int) -> None:
@@ -322,7 +323,7 @@ class Session:
         frames = replay.frames
         if (
             self._direct
-            and size <= FRAGMENT_BYTES
+            and size <= self._direct_bytes
             and len(name) <= NAME_BYTES_MAX
             and len(frames) < self._window_frames
             and replay.size_bytes + size + DATA_HEADER_BYTES <= self._window_bytes
@@ -524,20 +525,17 @@ class Session:
             sequence = replay.last_sequence + 1
             frame, message, is_last = lanes.next_frame(sequence)
             replay.append(frame)
-            if len(message.body) > FRAGMENT_BYTES:
-                self._note_unfinished(message, sequence if is_last else None)
+            if is_last and len(message.body) > FRAGMENT_BYTES:
+                if self._fragmented is None:
+                    self._fragmented = {}
+                self._fragmented[sequence] = message
         if lanes is not None and not lanes.count:
             self._lanes = lanes = None
-        if lanes is None and self._eof_wanted:
+        if lanes is None and self._eof_wanted and len(replay.frames) < self._window_frames:
             self._eof_wanted = False
             self._eof_sent = True
             replay.append(encode_eof(replay.last_sequence + 1))
         self._refresh_direct()
-
-    def _note_unfinished(self, message: Outgoing, last_sequence: int | None) -> None:
-        """Keeps a fragmented message whole until its last fragment is acknowledged, to be able to report it."""
-        rest = [entry for entry in self._unfinished or () if entry[1] is not message]
-        self._unfinished = [*rest, (last_sequence, message)]
 
     def _schedule_ack(self, now: float) -> None:
         if not self._can_write:
@@ -600,7 +598,7 @@ class Session:
                 name = str(buffer[body_start - name_length : body_start], "utf-8") if name_length else ""
                 body = buffer[body_start:frame_end]
                 size = length + LENGTH_BYTES
-                if 0 < operation <= 5 and not flags & ~FLAG_PACKED and not self._eof_received:
+                if 0 < operation <= 5 and not flags & ~FLAG_PACKED and not self._is_strict:
                     if size > message_bytes_max:
                         self._check_message_size(size - DATA_HEADER_BYTES)
                     event = MessageReceived(
@@ -641,10 +639,11 @@ class Session:
             )
 
     def _check_window(self) -> None:
+        # Our taken is never behind what the peer knows of it, so a peer that keeps count cannot get here. Of one
+        # message a lane, though, the first fragments may be acknowledged and still count here with the whole.
         limits = self.limits
-        if (
-            self._received - self._taken > limits.window_frames or self._untaken_bytes > limits.window_bytes
-        ):  # Our taken is never behind what the peer knows of it, so a peer that keeps count cannot get here.
+        bytes_max = limits.window_bytes + len(_LANES) * (limits.message_bytes + DATA_HEADER_BYTES)
+        if self._received - self._taken > limits.window_frames or self._untaken_bytes > bytes_max:
             raise ProtocolError(
                 f"more than {limits.window_frames} frames or {limits.window_bytes} bytes unacknowledged",
                 Code.LIMIT_EXCEEDED,
@@ -671,16 +670,19 @@ class Session:
             if flags & FLAG_MORE and not body:
                 raise ProtocolError("an empty fragment")
             assembly = Assembly(_OPERATIONS[operation], flags, correlation, name, body)
-            self._check_message_size(assembly.size_bytes + len(name))
+            self._check_message_size(assembly.size_bytes)
         if flags & FLAG_MORE:
             if assemblies is None:
                 assemblies = self._assemblies = {}
             assemblies[lane] = assembly
+            self._is_strict = 0 in assemblies
             # Held by the assembly, whose size has a limit of its own: the window is for whole messages.
             self._mark_taken(sequence)
+            self._untold_bytes += len(body)
             return None
         if assemblies and operation == Operation.CONTINUE:
             del assemblies[lane]
+            self._is_strict = 0 in assemblies
             if not assemblies:
                 self._assemblies = None
         return MessageReceived(
@@ -688,9 +690,9 @@ class Session:
             assembly.operation,
             assembly.correlation,
             assembly.name,
-            b"".join(assembly.parts),
+            bytes(assembly.body),
             bool(assembly.flags & FLAG_PACKED),
-            DATA_HEADER_BYTES + len(assembly.name) + len(body),
+            DATA_HEADER_BYTES + assembly.size_bytes,
         )
 
     def _receive_control(self, kind: int, body: bytes, now: float) -> None:
@@ -723,10 +725,9 @@ class Session:
             raise ProtocolError(f"a frame of unknown kind {kind} or of a kind that has no place in a session")
 
     def _receive_taken(self, taken: int) -> None:
-        if self._replay.receive_ack(taken) and self._unfinished:
-            self._unfinished = [
-                entry for entry in self._unfinished if entry[0] is None or entry[0] > taken
-            ] or None
+        if self._replay.receive_ack(taken) and self._fragmented:
+            rest = {last: message for last, message in self._fragmented.items() if last > taken}
+            self._fragmented = rest or None
 
     def _receive_ping(self, body: bytes, now: float) -> None:
         number, time_us, taken = decode_ping(body)
@@ -744,12 +745,20 @@ class Session:
         if sequence != self._received + 1:
             self._check_duplicate(sequence)
             return
+        if self._eof_received:
+            raise ProtocolError("a second EOF")
         if self._assemblies:
             raise ProtocolError("EOF in the middle of a message")
         self._received = sequence
         self._mark_taken(sequence)
-        self._eof_received = True
+        self._eof_received = self._is_strict = True
         self._events.append(EofReceived())
+
+
+def _unconfirmed(message: Outgoing) -> Unconfirmed:
+    return Unconfirmed(
+        message.operation, str(message.name, "utf-8"), message.body, bool(message.flags & FLAG_PACKED)
+    )
 
 
 def _sequence_of(body: bytes) -> int:

@@ -15,6 +15,8 @@ KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_COUNT = 3
 UNSENT_BYTES_MAX = 128 * 1024
 BACKLOG = 4096
+TLS_HANDSHAKE_TIMEOUT_S = 5.0
+"""As long as our own handshake may take; the event loops' 60 s would keep half-open ones twelve times longer."""
 
 
 class TcpListener:
@@ -59,6 +61,7 @@ async def listen(
             endpoint.host,
             endpoint.port,
             ssl=options.tls if endpoint.scheme == "tls" else None,
+            ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.scheme == "tls" else None,
             backlog=BACKLOG,
         )
     except OSError as error:

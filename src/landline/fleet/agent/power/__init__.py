@@ -11,6 +11,10 @@ class PowerError(Exception):
     """An action could not be carried out; the text is one sentence for the operator."""
 
 
+class OutcomeUnknown(PowerError):
+    """The system was asked and its answer got lost: the action may still happen."""
+
+
 class Power(Protocol):
     """Looks at who is on, and carries out log off, restart and shut down.
 
@@ -39,6 +43,8 @@ class Power(Protocol):
 
     async def wait_going_down(self) -> None:
         """Returns when the system announces that it goes down, whoever asked; never, where it cannot tell.
+
+        Raises :class:`PowerError` when it can no longer tell; :meth:`open` may mend that.
 
         The system waits (within its own limit) until :meth:`release_going_down`, so that a goodbye can be sent.
         """

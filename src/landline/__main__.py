@@ -1,0 +1,5 @@
+"""``python -m landline``: the command line."""
+
+from landline.cli import main
+
+main()

@@ -1,0 +1,216 @@
+"""The control server as the command line sees it: the operations over HTTP, on a unix socket or on TCP."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from landline.cli.events import EventTooLarge, event_data
+from landline.cli.exits import NO_SERVER, WRONG_USE, CommandFailed, WrongUse
+from landline.cli.terminal import printable
+from landline.fleet.api import (
+    CancelRequest,
+    JobRequest,
+    JobView,
+    Preview,
+    PreviewRequest,
+    Problem,
+    ServerStatus,
+    Update,
+)
+from landline.fleet.model import Machine
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
+ANSWER_S_MAX: Final = 15.0
+"""How long a server may take to answer."""
+
+SILENCE_S_MAX: Final = 25.0
+"""How long an update stream may say nothing: the server sends a byte every 10 s."""
+
+_T = TypeVar("_T")
+
+
+class ServerAddress(NamedTuple):
+    """Where a control server answers: a unix socket, or a host and port."""
+
+    unix_path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.unix_path:
+            return f"unix://{self.unix_path}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+class ServerGone(CommandFailed):
+    """The control server does not answer, or no longer."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, NO_SERVER)
+
+
+class NobodyAnswers(ServerGone):
+    """No connection could be made: nothing was sent."""
+
+    def __init__(self, address: ServerAddress) -> None:
+        super().__init__(
+            f"No control server answers at {address}; start one with 'landline demo' or 'landline serve', "
+            "or name another with --server."
+        )
+
+
+class Refused(CommandFailed):
+    """The control server refused; nothing was done. ``code`` is that of the :class:`Problem`."""
+
+    def __init__(self, problem: Problem, status: int) -> None:
+        super().__init__(printable(problem.message), status)
+        self.code = problem.code
+
+
+def parse_server(url: str) -> ServerAddress:
+    """The address in ``unix:///path`` or ``http://host:port``. Raises :class:`WrongUse`."""
+    wrong = WrongUse(f"--server takes unix:///path or http://host:port, not '{printable(url)}'.")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise wrong from error
+    if parts.query or parts.fragment or parts.username is not None:
+        raise wrong
+    if parts.scheme == "unix" and not parts.netloc and len(parts.path) > 1:
+        return ServerAddress(unix_path=parts.path)
+    if parts.scheme == "http" and parts.hostname and port and parts.path in {"", "/"}:
+        return ServerAddress(host=parts.hostname, port=port)
+    raise wrong
+
+
+class ApiClient:
+    """Asks one control server. Every method opens a connection of its own.
+
+    All raise :class:`NobodyAnswers` when there is no server, :class:`ServerGone` when it goes away or says
+    something that is no answer, and :class:`Refused` when it refuses.
+    """
+
+    def __init__(self, address: ServerAddress, token: str | None = None) -> None:
+        self.address = address
+        self._token = token
+
+    def status(self) -> ServerStatus:
+        """What the server says of itself."""
+        return self._ask("GET", "/status", ServerStatus)
+
+    def machines(self) -> tuple[Machine, ...]:
+        """Every machine known, in order of name."""
+        return self._ask("GET", "/machines", tuple[Machine, ...])
+
+    def preview(self, request: PreviewRequest) -> Preview:
+        """The machines that targets match now."""
+        return self._ask("POST", "/jobs/preview", Preview, request)
+
+    def create_job(self, request: JobRequest) -> JobView:
+        """Sends a job. When the connection breaks before the answer it is sent once more.
+
+        That is safe only because the server recognises the ``request_id``, which must be set.
+        """
+        if request.request_id is None:
+            raise ValueError("A job that may be sent twice needs a request_id.")
+        try:
+            return self._ask("POST", "/jobs", JobView, request)
+        except NobodyAnswers:
+            raise
+        except ServerGone:
+            return self._ask("POST", "/jobs", JobView, request)
+
+    def jobs(self, limit: int) -> tuple[JobView, ...]:
+        """The newest jobs, newest first."""
+        return self._ask("GET", f"/jobs?limit={limit}", tuple[JobView, ...])
+
+    def job(self, job_id: str) -> JobView:
+        """One job with its events."""
+        return self._ask("GET", f"/jobs/{quote(job_id, safe='')}", JobView)
+
+    def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
+        """Stops what has not begun."""
+        return self._ask("POST", f"/jobs/{quote(job_id, safe='')}/cancel", JobView, request)
+
+    def updates(self) -> Generator[Update, None, None]:
+        """A snapshot, then every change as it happens; ends only by an exception. Close it after use."""
+        with self._exchange("GET", "/updates", None, SILENCE_S_MAX) as response:
+            for data in event_data(iter(response.readline, b"")):
+                yield msgspec.json.decode(data, type=Update)
+        raise self._went_away()
+
+    def _ask(self, method: str, path: str, answer: type[_T], body: Any = None) -> _T:
+        with self._exchange(method, path, body, ANSWER_S_MAX) as response:
+            return msgspec.json.decode(response.read(), type=answer)
+
+    @contextlib.contextmanager
+    def _exchange(self, method: str, path: str, body: Any, timeout_s: float) -> Iterator[HTTPResponse]:
+        """A good response, open while the context is; every failure of the exchange as a sentence."""
+        # Imported where it is needed: it is a good part of the time that --help takes.
+        from http.client import HTTPException
+
+        from landline.cli.connections import Connection
+
+        connection = Connection(
+            self.address.unix_path, self.address.host, self.address.port, timeout_s=timeout_s
+        )
+        headers = {"Content-Type": "application/json"}
+        if self._token is not None and not self.address.unix_path:
+            headers["Authorization"] = f"Bearer {self._token}"
+        try:
+            try:
+                connection.connect()
+            except PermissionError as error:
+                raise ServerGone(
+                    f"The control server at {self.address} belongs to another user; "
+                    "name another with --server."
+                ) from error
+            except OSError as error:
+                raise NobodyAnswers(self.address) from error
+            content = None if body is None else msgspec.json.encode(body)
+            connection.request(method, f"/api/v1{path}", content, headers)
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise self._refusal(response)
+            yield response
+        except TimeoutError as error:
+            raise ServerGone(
+                f"The control server at {self.address} has been silent for {timeout_s:.0f} s; "
+                "try again, or look at its log."
+            ) from error
+        except (OSError, HTTPException) as error:
+            raise self._went_away() from error
+        except (msgspec.MsgspecError, EventTooLarge) as error:
+            raise self._not_ours() from error
+        finally:
+            connection.close()
+
+    def _refusal(self, response: HTTPResponse) -> CommandFailed:
+        try:
+            problem = msgspec.json.decode(response.read(), type=Problem)
+        except msgspec.MsgspecError:
+            return self._not_ours()
+        if problem.code == "unauthorized":
+            problem = Problem(
+                code=problem.code,
+                message=f"The control server at {self.address} wants another token; "
+                "give it with --token-file or LANDLINE_TOKEN.",
+            )
+        return Refused(problem, NO_SERVER if response.status >= 500 else WRONG_USE)
+
+    def _went_away(self) -> ServerGone:
+        return ServerGone(f"The control server at {self.address} went away; try again, or look at its log.")
+
+    def _not_ours(self) -> ServerGone:
+        return ServerGone(
+            f"What answers at {self.address} is no landline control server of this version; "
+            "name another with --server."
+        )

@@ -1,0 +1,69 @@
+"""Asking before acting on machines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from landline.cli.exits import INTERRUPTED, SOME_NOT_DONE, CommandFailed
+from landline.cli.tables import Cell, table_lines
+from landline.cli.terminal import Colour, wants_colour
+from landline.cli.views import PRESENCE_COLOUR, counted
+from landline.fleet.api import Target
+from landline.fleet.model import Action
+
+PLAIN_QUESTION_MACHINES_MAX: Final = 3
+"""More machines than this are confirmed by typing their number: a reflex must not be enough."""
+
+_VERB: Final = {
+    Action.LOG_OFF: "log off",
+    Action.RESTART: "restart",
+    Action.SHUT_DOWN: "shut down",
+    Action.WAKE: "wake",
+}
+
+
+class Question(NamedTuple):
+    """What is asked, and the answers that mean yes."""
+
+    text: str
+    yes: frozenset[str]
+
+
+def question(action: Action, machines: int) -> Question:
+    """What to ask before ``action`` on so many machines."""
+    verb = _VERB[action]
+    if machines <= PLAIN_QUESTION_MACHINES_MAX:
+        these = "this machine" if machines == 1 else f"these {machines} machines"
+        return Question(f"{verb.capitalize()} {these}? [y/N] ", frozenset({"y", "yes"}))
+    return Question(
+        f"{verb.capitalize()} these {machines} machines? Type their number to go on: ",
+        frozenset({str(machines)}),
+    )
+
+
+def ask_to_go_on(action: Action, machines: Sequence[Target]) -> None:
+    """Shows the machines on standard error and asks on the terminal.
+
+    Returns when the answer is yes; raises :class:`CommandFailed` otherwise.
+    """
+    asked = question(action, len(machines))
+    rows = [
+        (
+            Cell(target.name, Colour.STRONG),
+            Cell(str(target.presence), PRESENCE_COLOUR[target.presence]),
+            Cell(", ".join(person.name for person in target.persons)),
+        )
+        for target in machines
+    ]
+    table = table_lines(("MACHINE", "PRESENCE", "PERSON"), rows, colours=wants_colour(sys.stderr))
+    sys.stderr.write("\n".join(table) + "\n" + asked.text)
+    sys.stderr.flush()
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        raise CommandFailed("\nNothing was sent.", INTERRUPTED) from None
+    if answer.strip().lower() not in asked.yes:
+        number = counted(len(machines), "machine")
+        raise CommandFailed(f"Not confirmed; nothing was sent to the {number}.", SOME_NOT_DONE)

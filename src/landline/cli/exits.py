@@ -1,0 +1,27 @@
+"""How a command ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+ALL_DONE: Final = 0
+SOME_NOT_DONE: Final = 1
+WRONG_USE: Final = 2
+NO_SERVER: Final = 3
+"""The control server cannot be reached, went away, or failed."""
+INTERRUPTED: Final = 130
+
+
+class CommandFailed(Exception):
+    """A command cannot go on: one sentence for standard error, and the exit status."""
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class WrongUse(CommandFailed):
+    """The command was given something it cannot work with."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, WRONG_USE)

@@ -1,0 +1,74 @@
+"""Commands that look at machines: ``ls`` and ``watch``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from landline.cli import options
+from landline.cli.ages import moment
+from landline.cli.api import ApiClient
+from landline.cli.board import Board
+from landline.cli.live import Gone, live_updates
+from landline.cli.tables import table_lines
+from landline.cli.terminal import wants_colour
+from landline.cli.views import MACHINE_HEADER, machine_count, machine_row
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    app.command("ls")(ls)
+    app.command("watch")(watch)
+
+
+def ls(
+    server: options.Server = None, token_file: options.TokenFile = None, json: options.Json = False
+) -> None:
+    """Show the machines: presence and its cause, person, address, OS, since when, round trip."""
+    api = options.client(server, token_file)
+    now_at = api.status().now_at
+    machines = api.machines()
+    if json:
+        options.print_json({"now_at": now_at, "machines": machines})
+        return
+    lines = [machine_count(machines)]
+    if machines:
+        rows = [machine_row(machine, now_at) for machine in machines]
+        lines += table_lines(MACHINE_HEADER, rows, colours=wants_colour(sys.stdout))
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def watch(
+    server: options.Server = None,
+    token_file: options.TokenFile = None,
+    footer: Annotated[str, typer.Option("--footer", hidden=True)] = "",
+) -> None:
+    """Show machines and open jobs live, until Ctrl-C. Without a terminal: a line for every change."""
+    api = options.client(server, token_file)
+    try:
+        if sys.stdout.isatty():
+            from landline.cli.screen import show_live
+
+            show_live(api, footer)
+        else:
+            _print_changes(api)
+    except KeyboardInterrupt:
+        return
+
+
+def _print_changes(api: ApiClient) -> None:
+    board, is_gone = Board(), False
+    for update in live_updates(api):
+        if isinstance(update, Gone):
+            lines = [] if is_gone else [f"{update.sentence} Waiting for it."]
+            is_gone, now_at = True, time.time()
+        else:
+            lines = ["The control server answers again."] if is_gone else []
+            lines += board.apply(update)
+            is_gone, now_at = False, update.now_at
+        for line in lines:
+            sys.stdout.write(f"{moment(now_at, now_at)} {line}\n")
+        sys.stdout.flush()

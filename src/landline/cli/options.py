@@ -1,0 +1,65 @@
+"""Options that several commands share, and the client they describe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from landline.cli.api import ApiClient, ServerAddress, parse_server
+from landline.cli.exits import WrongUse
+from landline.cli.terminal import printable_json
+from landline.fleet.paths import control_socket
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        envvar="LANDLINE_SERVER",
+        metavar="URL",
+        help="The control server: unix:///path or http://host:port. Default: the one of this user.",
+        show_default=False,
+    ),
+]
+TokenFile = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file",
+        metavar="PATH",
+        help="File with the token for an http:// server; else LANDLINE_TOKEN is taken.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def client(server: str | None, token_file: str | None) -> ApiClient:
+    """The client for these options. Raises :class:`landline.cli.exits.WrongUse`."""
+    address = parse_server(server) if server else ServerAddress(unix_path=str(control_socket()))
+    return ApiClient(address, _token(token_file))
+
+
+def _token(token_file: str | None) -> str | None:
+    if token_file is None:
+        token = os.environ.get("LANDLINE_TOKEN", "")
+    else:
+        try:
+            token = Path(token_file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise WrongUse(f"Cannot read the token file {token_file}: {reason.lower()}.") from error
+    token = token.strip()
+    if not token.isascii() or not (token.isprintable() or not token):
+        raise WrongUse("The token holds characters no token has; check --token-file or LANDLINE_TOKEN.")
+    return token or None
+
+
+def print_json(value: object) -> None:
+    """``value`` as one indented JSON document on standard output."""
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    sys.stdout.write(printable_json(text) + "\n")

@@ -1,0 +1,116 @@
+"""The full screen of ``watch``. Only this module uses rich."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from landline.cli.api import ApiClient
+from landline.cli.board import Board
+from landline.cli.live import Gone, live_updates
+from landline.cli.tables import Cell
+from landline.cli.terminal import Colour, printable
+from landline.cli.views import (
+    EXECUTION_HEADER,
+    MACHINE_HEADER,
+    execution_row,
+    job_summary,
+    machine_count,
+    machine_row,
+)
+
+REFRESHES_PER_S: Final = 4
+EXECUTIONS_SHOWN_MAX: Final = 8
+"""Machines shown of one job; ``landline jobs ID`` shows all."""
+
+_STYLE: Final = {
+    Colour.PLAIN: "",
+    Colour.GOOD: "green",
+    Colour.WAITING: "yellow",
+    Colour.BAD: "red",
+    Colour.FAINT: "dim",
+    Colour.STRONG: "bold",
+}
+
+
+def show_live(api: ApiClient, footer: str = "") -> None:
+    """Shows machines and jobs of ``api``, and ``footer`` below, until it raises or is interrupted."""
+    console = Console()
+    picture = _Picture(console, footer)
+    updates = live_updates(api)
+    # The first answer comes before the screen is taken: "nobody answers" belongs on the ordinary one.
+    picture.take(next(updates))
+    with Live(
+        get_renderable=picture.render, console=console, screen=True, refresh_per_second=REFRESHES_PER_S
+    ):
+        for update in updates:
+            picture.take(update)
+
+
+class _Picture:
+    """The board as the screen's own thread sees it."""
+
+    def __init__(self, console: Console, footer: str) -> None:
+        self._console = console
+        self._footer = footer
+        self._lock = threading.Lock()
+        self._board = Board()
+        self._gone: Gone | None = None
+        self._taken_at = time.monotonic()
+
+    def take(self, update: object) -> None:
+        """Takes in an update, or that there is nobody to give one."""
+        with self._lock:
+            if isinstance(update, Gone):
+                self._gone = update
+                return
+            self._gone = None
+            self._board.apply(update)  # type: ignore[arg-type]
+            self._taken_at = time.monotonic()
+
+    def render(self) -> RenderableType:
+        """The whole screen as of now."""
+        with self._lock:
+            machines, jobs, gone = self._board.machines(), self._board.jobs(), self._gone
+            now_at = (self._board.now_at or 0.0) + time.monotonic() - self._taken_at
+        below: list[RenderableType] = []
+        footer_rows = self._footer.count("\n") + 2 if self._footer else 0
+        rows_left = self._console.size.height - 4 - footer_rows
+        for view in jobs:
+            shown = view.executions[:EXECUTIONS_SHOWN_MAX]
+            if rows_left < len(shown) + 8:
+                below.append(Text("… more jobs; see 'landline jobs'.", style="dim"))
+                break
+            below.append(Text(f"\n{printable(view.job.id)}  {job_summary(view)}", style="bold"))
+            below.append(_table(EXECUTION_HEADER, [execution_row(e, now_at) for e in shown]))
+            rows_left -= len(shown) + 3
+        fitting = machines[: max(1, rows_left)]
+        title = Text(machine_count(machines), style="bold")
+        if gone is not None:
+            title = Text(f"{gone.sentence} Waiting for it; what follows is old.", style="bold red")
+        body: list[RenderableType] = [
+            title,
+            _table(MACHINE_HEADER, [machine_row(machine, now_at) for machine in fitting]),
+        ]
+        if len(fitting) < len(machines):
+            body.append(Text(f"… {len(machines) - len(fitting)} more; 'landline ls' shows all.", style="dim"))
+        if self._footer:
+            below.append(Text(f"\n{self._footer}", style="dim"))
+        return Group(*body, *below)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in header:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        # Text, never markup: a machine may call itself "[red]".
+        table.add_row(*(Text(printable(cell.text) or "-", style=_STYLE[cell.colour]) for cell in row))
+    return table

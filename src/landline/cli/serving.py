@@ -1,0 +1,397 @@
+"""Commands that serve: ``demo``, ``serve``, ``agent``. Servers are imported when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse
+from landline.cli.options import Json
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from landline.fleet.agent.power import Power
+    from landline.fleet.agent.prompt import Prompt
+    from landline.fleet.demo import Demo
+
+MACHINES_MAX = 5000
+POWERS = ("logind", "command", "simulated", "dry-run")
+PROMPTS = ("auto", "tk", "terminal", "none")
+
+TRY = (
+    "landline ls",
+    "landline watch",
+    'landline restart sim-03 --message "Updates" --yes',
+    "landline shutdown --all --in 5s --yes",
+    "landline wake --all --yes",
+    "landline logoff 'sim-0[1-4]'",
+    "landline jobs",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    app.command("demo")(demo)
+    app.command("serve")(serve)
+    app.command("agent")(agent)
+
+
+def demo(
+    machines: Annotated[str, typer.Option("--machines", metavar="N", help="How many machines to simulate.")] = "8",
+    seconds: Annotated[
+        str | None,
+        typer.Option(
+            "--seconds",
+            metavar="S",
+            help="Drive itself for so long: issue jobs, cut links, count; then end.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a control server and a simulated fleet on this machine; other commands find it by themselves."""
+    count = _whole_number("--machines", machines, 1, MACHINES_MAX)
+    duration = None if seconds is None else _whole_number("--seconds", seconds, 3, 86_400)
+    if json and duration is None:
+        raise WrongUse("--json prints the figures of a demo that ends; give --seconds too.")
+    _quiet_logs()
+    sys.exit(_run(_demo(count, duration, as_json=json)))
+
+
+def serve(
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="Database and tokens. Default: ~/.local/share/landline."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="URL", help="Where agents connect. Not encrypted yet beyond tls://.")
+    ] = "tcp://127.0.0.1:5463",
+    http: Annotated[
+        str | None,
+        typer.Option("--http", metavar="HOST:PORT", help="The operators' API on TCP too, with a token."),
+    ] = None,
+    socket: Annotated[
+        str | None, typer.Option("--socket", metavar="PATH", help="The operators' unix socket.", show_default=False)
+    ] = None,
+) -> None:
+    """Run the control server until Ctrl-C or SIGTERM."""
+    _show_logs()
+    sys.exit(_run(_serve(data, listen, http, socket)))
+
+
+def agent(
+    server: Annotated[
+        list[str],
+        typer.Option("--server", metavar="URL", help="The control server, such as tcp://host:5463. May be repeated."),
+    ],
+    token_file: Annotated[
+        str | None,
+        typer.Option("--token-file", metavar="PATH", help="File with the agents' token; else LANDLINE_TOKEN."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The machine's name. Default: its host name.", show_default=False)
+    ] = None,
+    power: Annotated[
+        str, typer.Option("--power", metavar="KIND", help=f"How to act: {', '.join(POWERS)}.")
+    ] = "logind",
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="TOML with [commands] for --power command.", show_default=False),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="KIND", help=f"How to ask the person: {', '.join(PROMPTS)}.")
+    ] = "auto",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="The machine's id and journal.", show_default=False),
+    ] = None,
+) -> None:
+    """Keep this machine connected to a control server, and carry out its jobs."""
+    if power not in POWERS:
+        raise WrongUse(f"--power {power!r} is not one of {', '.join(POWERS)}.")
+    if prompt not in PROMPTS:
+        raise WrongUse(f"--prompt {prompt!r} is not one of {', '.join(PROMPTS)}.")
+    _show_logs()
+    sys.exit(_run(_agent(server, _agents_token(token_file), name, power, config, prompt, data)))
+
+
+# demo
+
+
+async def _demo(machines: int, seconds: int | None, *, as_json: bool) -> int:
+    import msgspec
+
+    from landline.fleet.demo import demo as run_demo
+
+    say = sys.stderr if as_json else sys.stdout
+    say.write(f"Starting a control server and {machines} simulated machines ...\n")
+    say.flush()
+    async with run_demo(machines, self_driven=seconds is not None) as shown:
+        await shown.wait_online()
+        if seconds is None:
+            await _show_demo(shown)
+            return ALL_DONE
+        say.write(f"{machines} machines online. Driving itself for {seconds} s ...\n")
+        say.flush()
+        await shown.drive(seconds, seed=1)
+        result = msgspec.structs.replace(await shown.finish(), seconds=float(seconds))
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+    else:
+        for field in result.__struct_fields__:
+            sys.stdout.write(f"{field.replace('_', ' '):<22} {getattr(result, field)}\n")
+    return ALL_DONE if not result.messages_lost and not result.messages_duplicated else SOME_NOT_DONE
+
+
+async def _show_demo(shown: Demo) -> None:
+    """Shows the fleet live: this terminal runs what ``landline watch`` would."""
+    import asyncio
+
+    from landline.fleet.paths import control_socket
+
+    sys.stdout.write(
+        f"\n{shown.machines} machines are online.\n"
+        f"The control server listens for agents on {shown.running.agents}\n"
+        f"and for operators on unix://{control_socket()}\n\n"
+        "Try in a second terminal:\n" + "".join(f"    {line}\n" for line in TRY) + "\nCtrl-C ends the demo.\n\n"
+    )
+    sys.stdout.flush()
+    footer = "Try in a second terminal:\n" + "\n".join(f"  {line}" for line in TRY)
+    watching = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "landline", "watch", "--footer", footer, env={**os.environ, "LANDLINE_SERVER": ""}
+    )
+    try:
+        await watching.wait()
+    finally:
+        if watching.returncode is None:
+            watching.terminate()
+            await watching.wait()
+
+
+# serve
+
+
+async def _serve(data: str | None, listen: str, http: str | None, socket: str | None) -> int:
+    import asyncio
+    import signal
+
+    from landline.fleet.paths import control_socket, data_directory
+    from landline.fleet.serve import ControlPlan, control_server
+
+    directory = Path(data) if data else data_directory() / "control"
+    plan = ControlPlan(
+        data=directory,
+        listen=listen,
+        socket=Path(socket) if socket else control_socket(),
+        http=_host_and_port(http) if http else None,
+    )
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with control_server(plan) as running:
+        sys.stdout.write(
+            f"Agents connect to {running.agents} with the token in {directory / 'agents.token'}:\n"
+            f"    landline agent --server {running.agents} --token-file {directory / 'agents.token'}\n"
+            f"Operators use unix://{plan.socket}"
+        )
+        if running.http is not None:
+            host, port = running.http
+            sys.stdout.write(f" or http://{host}:{port} with the token in {directory / 'operators.token'}")
+        sys.stdout.write(".\nCtrl-C stops it.\n")
+        sys.stdout.flush()
+        await stopping.wait()
+        sys.stdout.write("Saying goodbye to the agents ...\n")
+    return ALL_DONE
+
+
+# agent
+
+
+async def _agent(
+    urls: list[str], token: str, name: str | None, power: str, config: str | None, prompt: str, data: str | None
+) -> int:
+    import asyncio
+    import signal
+
+    import landline
+    from landline.fleet.agent.agent import Agent
+    from landline.fleet.agent.facts import machine_facts, machine_id
+    from landline.fleet.agent.journal import Journal
+    from landline.fleet.paths import data_directory
+
+    directory = Path(data) if data else data_directory() / "agent"
+    switch = _power(power, config)
+    journal = Journal.open(directory / "journal.jsonl")
+    try:
+        try:
+            identity = machine_id(directory / "machine-id")
+        except ValueError as error:
+            raise CommandFailed(f"{directory / 'machine-id'} holds no machine id; remove it to get a new one.", 1) from error
+        running = Agent(
+            urls=urls,
+            auth=landline.SharedToken(token),
+            machine_id=identity,
+            facts=machine_facts(name, power=power, version=landline.__version__),
+            power=switch,
+            prompt=_prompt(prompt),
+            journal=journal,
+            on_state=_say_state,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, running.stop)
+        goodbye = await running.run()
+    finally:
+        journal.close()
+    sys.stdout.write(f"Said goodbye: {goodbye.cause.value}.\n")
+    return ALL_DONE
+
+
+def _say_state(line: Any, change: Any) -> None:
+    """The agent's working state, for the person who looks at it (M2)."""
+    text = f"{change.state.value}: {change.detail}" if change.detail else change.state.value
+    if change.due_in_s is not None:
+        text += f"; attempt {change.attempt} in {change.due_in_s:.1f} s"
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _power(kind: str, config: str | None) -> Power:
+    if config is not None and kind != "command":
+        raise WrongUse("--config holds commands, which only --power command uses.")
+    if kind == "logind":
+        from landline.fleet.agent.power.logind import LogindPower
+
+        return LogindPower()
+    if kind == "command":
+        from landline.fleet.agent.power.command import CommandPower, default_commands
+
+        return CommandPower(_commands(Path(config)) if config else default_commands(sys.platform))
+    if kind == "simulated":
+        from landline.fleet.agent.power.simulated import SimulatedPower
+
+        return SimulatedPower()
+    from landline.fleet.agent.power.dry_run import DryRunPower
+
+    return DryRunPower()
+
+
+def _commands(path: Path) -> Any:
+    """The ``[commands]`` table of a TOML file: action to argument list."""
+    import msgspec
+
+    from landline.fleet.model import Action
+
+    class Config(msgspec.Struct, forbid_unknown_fields=True):
+        commands: dict[Action, list[str]]
+
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Config).commands
+    except OSError as error:
+        raise WrongUse(f"{path} cannot be read: {error.strerror}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WrongUse(
+            f"{path} is not a table of commands: {error}. Write for example: [commands] "
+            'restart = ["shutdown", "-r", "now"]'
+        ) from error
+
+
+def _prompt(kind: str) -> Prompt | None:
+    if kind == "none":
+        return None
+    if kind == "tk":
+        from landline.fleet.agent.prompt.tk import TkPrompt
+
+        return TkPrompt()
+    if kind == "terminal":
+        from landline.fleet.agent.prompt.terminal import TerminalPrompt
+
+        return TerminalPrompt()
+    from landline.fleet.agent.prompt.choose import choose_prompt
+
+    return choose_prompt()
+
+
+# shared
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    """Runs a coroutine; what is expected to go wrong becomes one sentence and an exit status."""
+    import landline
+    from landline.fleet.agent.agent import AgentRefused
+    from landline.fleet.agent.journal import JournalError
+    from landline.fleet.agent.power import PowerError
+    from landline.fleet.demo import DemoFailed
+    from landline.fleet.paths import UnsafeDirectory
+    from landline.fleet.storage import StorageError
+    from landline.fleet.web.serve import CannotListen
+
+    expected = (
+        landline.LandlineError,
+        AgentRefused,
+        JournalError,
+        PowerError,
+        DemoFailed,
+        UnsafeDirectory,
+        StorageError,
+        CannotListen,
+    )
+    try:
+        return landline.run(main)
+    except KeyboardInterrupt:
+        return ALL_DONE
+    except landline.ConfigurationError as error:
+        raise WrongUse(_sentence(str(error))) from error
+    except OSError as error:
+        raise CommandFailed(_sentence(error.strerror or str(error)), SOME_NOT_DONE) from error
+    except expected as error:
+        raise CommandFailed(_sentence(str(error)), SOME_NOT_DONE) from error
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _whole_number(option: str, text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise WrongUse(f"{option} takes a whole number from {least} to {most}, not {text!r}.")
+    return int(text)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise WrongUse(f"--http takes HOST:PORT, such as 127.0.0.1:5464, not {text!r}.")
+    return host.strip("[]"), int(port)
+
+
+def _agents_token(token_file: str | None) -> str:
+    if token_file is not None:
+        try:
+            return Path(token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise WrongUse(f"Cannot read the token file {token_file}: {reason.lower()}.") from error
+    token = os.environ.get("LANDLINE_TOKEN", "").strip()
+    if not token:
+        raise WrongUse("An agent needs the token of its control server: give --token-file or set LANDLINE_TOKEN.")
+    return token
+
+
+def _show_logs() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
+
+def _quiet_logs() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)

@@ -1,0 +1,433 @@
+"""The agent: keeps a line to the control server, asks the person, acts, and says how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import msgspec
+
+import landline
+from landline import Backoff, ClientAuth, Line, LineState, StateChange
+from landline.fleet.agent.journal import Entry, Journal, JournalError
+from landline.fleet.agent.power import OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
+from landline.fleet.messages import (
+    Claim,
+    Goodbye,
+    Grant,
+    Join,
+    Joined,
+    KnownExecution,
+    Order,
+    Postpone,
+    Postponed,
+    Report,
+    Withdraw,
+)
+from landline.fleet.model import Action, Cause, ExecutionState, Facts, Person
+
+logger = logging.getLogger("landline.agent")
+
+DEFAULT_COUNTDOWN_S: Final = 60.0
+"""How long a person has to answer where the operator gave no delay."""
+PERSONS_EVERY_S: Final = 15.0
+"""How often the agent looks who is on."""
+GOODBYE_TIMEOUT_S: Final = 3.0
+"""How long the last words may take: a system that goes down does not wait long (logind: 5 s)."""
+POWER_RETRY_S: Final = 30.0
+"""How long after losing the system's bus the agent tries to reach it again."""
+DETAIL_CHARACTERS_MAX: Final = 500
+
+_LAST_WORDS: Final = {
+    Action.RESTART: Cause.RESTARTING,
+    Action.SHUT_DOWN: Cause.SHUT_DOWN,
+}
+
+
+class AgentRefused(Exception):
+    """The control server does not take this agent; the text says why and what to do."""
+
+
+class Agent:
+    """One machine's agent. :meth:`run` it once.
+
+    :param urls: where the control server listens for agents.
+    :param machine_id: names the machine for ever.
+    :param facts: what to tell of the machine; persons are filled in from ``power``.
+    :param prompt: asks the person; ``None`` where nobody can be asked, then countdowns just run.
+    """
+
+    def __init__(
+        self,
+        *,
+        urls: Sequence[str],
+        auth: ClientAuth,
+        machine_id: str,
+        facts: Facts,
+        power: Power,
+        prompt: Prompt | None,
+        journal: Journal,
+        backoff: Backoff | None = None,
+        on_state: Callable[[Line, StateChange], None] | None = None,
+    ) -> None:
+        self._facts = facts
+        self._power = power
+        self._prompt = prompt
+        self._journal = journal
+        self._on_state = on_state
+        self._known: dict[str, KnownExecution] = {}
+        self._orders: dict[str, asyncio.Task[None]] = {}
+        self._acting: tuple[str, Action] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._joined = asyncio.Event()
+        self._ending: asyncio.Future[Goodbye | None] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.line: Line | None = None
+        self.connector = landline.connect(
+            urls,
+            auth=auth,
+            identity=machine_id,
+            backoff=backoff,
+            on_state=self._line_changed,
+            on_session_lost=self._session_lost,
+        )
+        self.connector.on("execute", Order)(self._receive_order)
+        self.connector.on("withdraw", Withdraw)(self._receive_withdraw)
+
+    async def run(self) -> Goodbye:
+        """Stays connected until the machine goes down, :meth:`stop` is called, or the server does not want it.
+
+        Returns the goodbye that was said. Raises :class:`AgentRefused`, :class:`landline.Rejected`,
+        :class:`landline.GaveUp` or :class:`PowerError`. Cancelling leaves without a goodbye.
+        """
+        await self._power.open()
+        try:
+            async with self.connector as line:
+                self.line = line
+                self._start(self._watch_going_down())
+                self._start(self._watch_persons())
+                goodbye = await self._ending
+                if goodbye is None:
+                    raise line.error or AgentRefused("the control server closed the line")
+                await self._say_goodbye(line, goodbye)
+                return goodbye
+        finally:
+            await self._cancel_tasks()
+            await self._power.release_going_down()
+            await self._power.close()
+
+    def stop(self, cause: Cause = Cause.AGENT_STOPPED, detail: str = "") -> None:
+        """Makes :meth:`run` say goodbye and return. When it is a job that makes us go, that is the cause told."""
+        self._end(self._last_words(cause, detail))
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the goodbye is decided."""
+        return self._ending.done()
+
+    # Joining.
+
+    def _line_changed(self, line: Line, change: StateChange) -> None:
+        if change.state is LineState.ONLINE and change.resumed is False:
+            self._start(self._join(line))
+        elif change.state is LineState.CLOSED and not self._ending.done():
+            self._ending.set_result(None)
+        if self._on_state is not None:
+            self._on_state(line, change)
+
+    def _session_lost(self, line: Line, unconfirmed: Sequence[landline.Unconfirmed]) -> None:
+        # What was under way is told again in the next join, so nothing has to be sent again.
+        self._joined.clear()
+
+    async def _join(self, line: Line) -> None:
+        facts = await self._current_facts()
+        journalled = [
+            KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
+            for entry in self._journal.entries()
+            if entry.id not in self._known
+        ]
+        join = Join(facts, (*journalled[-1000:], *self._known.values()))
+        try:
+            joined = await line.request("join", join, timeout=None, response_type=Joined)
+        except (landline.RequestLost, landline.LineClosed):
+            return  # The next session joins again.
+        except landline.RequestError as error:
+            self._refuse(f"the control server does not take this machine: {error.message}")
+            return
+        logger.info("joined as %s", joined.name)
+        self._joined.set()
+
+    async def _current_facts(self) -> Facts:
+        persons: tuple[Person, ...] = ()
+        try:
+            persons = await self._power.persons()
+        except PowerError as error:
+            logger.warning("who is on cannot be told: %s", error)
+        self._facts = msgspec.structs.replace(self._facts, persons=persons)
+        return self._facts
+
+    async def _watch_persons(self) -> None:
+        while True:
+            await asyncio.sleep(PERSONS_EVERY_S)
+            await self._tell_persons()
+
+    async def _tell_persons(self) -> None:
+        before = self._facts
+        facts = await self._current_facts()
+        if facts != before and self._joined.is_set() and self.line is not None:
+            await self.line.send(facts, name="facts")
+
+    # Orders.
+
+    async def _receive_order(self, line: Line, order: Order) -> bool:
+        """Takes an order once; a repetition, from this process's life or an earlier one, changes nothing."""
+        known = self._known.get(order.execution_id)
+        if known is None and (entry := self._journal.find(order.execution_id)) is not None:
+            known = KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
+        if known is not None:
+            self._start(self._report(known))
+            return True
+        self._note(order, ExecutionState.DELIVERED)
+        task = asyncio.get_running_loop().create_task(self._carry_out(order))
+        self._orders[order.execution_id] = task
+        self._keep(task)
+        task.add_done_callback(lambda _: self._orders.pop(order.execution_id, None))
+        return True
+
+    async def _receive_withdraw(self, line: Line, withdraw: Withdraw) -> bool:
+        """Stops an order that has not begun to act; one that has goes on."""
+        acting = self._acting
+        if acting is not None and acting[0] == withdraw.execution_id:
+            return False
+        task = self._orders.get(withdraw.execution_id)
+        if task is None:
+            return False
+        task.cancel()
+        self._known.pop(withdraw.execution_id, None)
+        return True
+
+    async def _carry_out(self, order: Order) -> None:
+        async with self._one_at_a_time:
+            try:
+                refusal = await self._power.refusal(order.action)
+            except PowerError as error:
+                refusal = str(error)
+            if refusal is not None:
+                await self._report_state(order, ExecutionState.REFUSED, refusal)
+                return
+            accepted = await self._ask(order)
+            if accepted is None:
+                return
+            await self._report_state(order, ExecutionState.ACCEPTED, accepted)
+            if await self._claim(order):
+                await self._act(order)
+
+    async def _ask(self, order: Order) -> str | None:
+        """Waits for the time and the person. Returns why it may go on, or ``None`` when it may not."""
+        persons = (await self._current_facts()).persons
+        if not persons or self._prompt is None:
+            await asyncio.sleep(order.due_in_s)
+            return "nobody is on" if not persons else "nobody can be asked here"
+        countdown_s = order.due_in_s if order.has_delay else DEFAULT_COUNTDOWN_S
+        who = ", ".join(person.name for person in persons)
+        may_postpone = order.may_postpone
+        while True:
+            await self._report_state(order, ExecutionState.PROMPTED, f"asking {who}")
+            shown_at = time.monotonic()
+            try:
+                answer = await self._show(self._prompt, order, countdown_s, may_postpone)
+            except PromptError as error:
+                await asyncio.sleep(max(0.0, countdown_s - (time.monotonic() - shown_at)))
+                return f"{who} could not be asked: {error}"
+            if answer.choice is Choice.NOW:
+                return f"{who} agreed"
+            if answer.choice is Choice.TIMED_OUT:
+                return f"{who} did not answer"
+            if answer.choice is Choice.CANCEL and order.may_cancel:
+                await self._report_state(order, ExecutionState.CANCELLED, f"cancelled by {who}")
+                return None
+            if answer.choice is Choice.POSTPONE and may_postpone:
+                reply = await self._postpone(order, answer.postpone_s, who)
+                if reply.granted:
+                    await asyncio.sleep(reply.due_in_s)
+                    countdown_s = DEFAULT_COUNTDOWN_S
+                    continue
+                may_postpone = False
+            # Refused or not allowed: the question goes on with the time that is left.
+            countdown_s = max(0.0, countdown_s - (time.monotonic() - shown_at))
+
+    async def _show(self, prompt: Prompt, order: Order, countdown_s: float, may_postpone: bool) -> Answer:
+        question = Question(
+            action=order.action,
+            requested_by=order.requested_by,
+            message=order.message,
+            countdown_s=countdown_s,
+            may_cancel=order.may_cancel,
+            may_postpone=may_postpone,
+        )
+        return await prompt.ask(question)
+
+    async def _postpone(self, order: Order, postpone_s: float, who: str) -> Postponed:
+        detail = f"postponed by {who} for {postpone_s / 60:.0f} min"
+        body = Postpone(order.execution_id, postpone_s, detail)
+        reply: Postponed = await self._request_until_answered("postpone", body, Postponed)
+        if reply.granted:
+            self._note(order, ExecutionState.POSTPONED, detail)
+        return reply
+
+    async def _claim(self, order: Order) -> bool:
+        """Asks for leave to act, as often as the answer gets lost. A leave that took too long to come is worthless."""
+        claim = Claim(order.execution_id, self._facts.boot_id)
+        while True:
+            asked_at = _boot_time()
+            grant: Grant = await self._request_until_answered("claim", claim, Grant)
+            if not grant.granted:
+                logger.info("%s of %s is not to be done: %s", order.action.value, order.execution_id, grant.reason)
+                self._known.pop(order.execution_id, None)
+                return False
+            if _boot_time() - asked_at <= grant.valid_s:
+                return True
+
+    async def _act(self, order: Order) -> None:
+        self._acting = (order.execution_id, order.action)
+        try:
+            self._journalise(order, ExecutionState.ACTING)
+            self._note(order, ExecutionState.ACTING)
+            await self._power.act(order.action, reason=order.message)
+        except JournalError as error:
+            # Not on record, so not done: doing it might do it twice.
+            self._acting = None
+            await self._report_state(order, ExecutionState.FAILED, f"nothing was done: {error}")
+        except PowerError as error:
+            self._acting = None
+            await self._tell_outcome(
+                order,
+                ExecutionState.UNKNOWN if isinstance(error, OutcomeUnknown) else ExecutionState.FAILED,
+                str(error),
+            )
+        else:
+            if order.action is Action.LOG_OFF or self._power.name == "dry-run":
+                self._acting = None
+                detail = "dry run: nothing was done" if self._power.name == "dry-run" else ""
+                await self._tell_outcome(order, ExecutionState.DONE, detail)
+                await self._tell_persons()
+            # A restart or shutdown ends this agent; the way it goes and comes back tells the rest.
+
+    async def _tell_outcome(self, order: Order, state: ExecutionState, detail: str) -> None:
+        try:
+            self._journalise(order, state, detail)
+        except JournalError as error:
+            # The beginning is on record, which is what keeps it from happening twice; the outcome is told below.
+            logger.error("%s", error)
+        await self._report_state(order, state, detail)
+
+    # Going.
+
+    async def _watch_going_down(self) -> None:
+        while True:
+            try:
+                await self._power.wait_going_down()
+                break
+            except PowerError as error:
+                logger.warning("%s; trying again in %g s", error, POWER_RETRY_S)
+            await asyncio.sleep(POWER_RETRY_S)
+            try:
+                await self._power.open()
+            except PowerError as error:
+                logger.warning("%s", error)
+        self._end(self._last_words(Cause.AGENT_STOPPED, "the system goes down"))
+
+    def _last_words(self, cause: Cause, detail: str) -> Goodbye:
+        if self._acting is not None and (told := _LAST_WORDS.get(self._acting[1])) is not None:
+            return Goodbye(told, detail, self._acting[0])
+        return Goodbye(cause, detail)
+
+    def _end(self, goodbye: Goodbye) -> None:
+        if not self._ending.done():
+            self._ending.set_result(goodbye)
+
+    def _refuse(self, sentence: str) -> None:
+        if not self._ending.done():
+            self._ending.set_exception(AgentRefused(sentence))
+
+    async def _say_goodbye(self, line: Line, goodbye: Goodbye) -> None:
+        try:
+            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                await line.send(goodbye, name="goodbye")
+            await line.close(timeout=GOODBYE_TIMEOUT_S)
+        except (landline.LineClosed, TimeoutError) as error:
+            logger.warning("the goodbye may not have arrived: %s", error)
+
+    # Saying.
+
+    def _note(self, order: Order, state: ExecutionState, detail: str = "") -> KnownExecution:
+        known = KnownExecution(
+            order.execution_id,
+            state,
+            detail[:DETAIL_CHARACTERS_MAX],
+            self._facts.boot_id,
+            is_running=not state.is_final,
+        )
+        self._known[order.execution_id] = known
+        return known
+
+    async def _report_state(self, order: Order, state: ExecutionState, detail: str = "") -> None:
+        await self._report(self._note(order, state, detail))
+
+    async def _report(self, known: KnownExecution) -> None:
+        if self.line is None:
+            return
+        try:
+            await self.line.request("report", Report(known), timeout=None)
+        except (landline.RequestLost, landline.LineClosed):
+            return  # The next join tells it.
+        if known.state.is_final:
+            self._known.pop(known.id, None)
+
+    async def _request_until_answered(self, name: str, body: msgspec.Struct, response_type: type[Any]) -> Any:
+        """Asks the control server, again in every new session, until it answers."""
+        while True:
+            await self._joined.wait()
+            assert self.line is not None
+            try:
+                return await self.line.request(name, body, timeout=None, response_type=response_type)
+            except landline.RequestLost:
+                continue
+
+    def _journalise(self, order: Order, state: ExecutionState, detail: str = "") -> None:
+        self._journal.record(Entry(order.execution_id, order.action, state, self._facts.boot_id, detail))
+
+    # Tasks.
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._keep(asyncio.get_running_loop().create_task(work))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, landline.LineClosed):
+            return  # Reported by the line itself.
+        if not self._ending.done():
+            self._ending.set_exception(error)
+
+    async def _cancel_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def _boot_time() -> float:
+    """Seconds since boot, time in suspend included where the system counts it (clock_gettime(2))."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -1,0 +1,70 @@
+"""What an agent can tell of its machine without asking anybody."""
+
+from __future__ import annotations
+
+import platform
+import re
+import socket
+import uuid
+from pathlib import Path
+
+from landline.fleet.model import Facts
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def machine_facts(name: str | None, *, power: str, version: str) -> Facts:
+    """Host name, OS, boot id and network addresses of this machine; ``name`` defaults to the host name."""
+    host_name = socket.gethostname()
+    return Facts(
+        name=name or default_name(host_name),
+        host_name=host_name,
+        os=_os_name(),
+        boot_id=_boot_id(),
+        mac_addresses=_mac_addresses(Path("/sys/class/net")),
+        agent_version=version,
+        power=power,
+    )
+
+
+def default_name(host_name: str) -> str:
+    """A machine name made of a host name: its first label, with only letters, digits, dots, dashes, underscores."""
+    return _NOT_IN_NAMES.sub("-", host_name.split(".")[0]).strip("-._")[:64] or "machine"
+
+
+def machine_id(path: Path) -> str:
+    """The machine's own id, made on first use and kept in ``path``. Raises :class:`OSError` or ValueError."""
+    try:
+        return str(uuid.UUID(path.read_text().strip()))
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = str(uuid.uuid4())
+        path.write_text(new + "\n")
+        return new
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return f"{platform.system()} {platform.release()}"
+
+
+def _boot_id() -> str:
+    """Changes with every boot (Linux: ``/proc/sys/kernel/random/boot_id``, random(4)); empty where not known."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _mac_addresses(interfaces: Path) -> tuple[str, ...]:
+    """Hardware addresses of the interfaces that have a device behind them, which wake-on-LAN can reach."""
+    if not interfaces.is_dir():
+        return ()
+    found = []
+    for interface in sorted(interfaces.iterdir()):
+        address = interface / "address"
+        if (interface / "device").exists() and address.is_file():
+            found.append(address.read_text().strip().lower())
+    return tuple(found[:32])

@@ -1,0 +1,251 @@
+"""The power switch of any machine: the commands its system brings along, or those the operator configured.
+
+Of the defaults, those for Linux are run by the tests up to the child process (which is a stand-in, as the
+machine of a test must stay up), and the output of the real ``who`` is parsed. The Windows and macOS commands
+were written from ``shutdown /?``, ``logoff /?``, ``query user /?``, shutdown(8) and launchctl(1), and were
+not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Final
+
+from landline.fleet.agent.power import PowerError
+from landline.fleet.agent.power.logged_on import (
+    LoggedOn,
+    logged_on_from_query_user,
+    logged_on_from_who,
+)
+from landline.fleet.model import Action, Person
+
+TIME_LIMIT_S: Final = 30.0
+"""How long a command may run. All the defaults only ask the system, which takes well under a second."""
+
+OUTPUT_BYTES_MAX: Final = 64 * 1024
+"""How much of the end of a command's output is read: over a thousand logged-on persons."""
+
+REASON_CHARACTERS_MAX: Final = 512
+"""The most that Windows' ``shutdown /c`` takes."""
+
+_PLACEHOLDER: Final = re.compile(r"\{(reason|person|session)\}")
+
+
+def default_commands(platform: str) -> dict[Action, tuple[str, ...]]:
+    """The commands of ``platform`` (as in :data:`sys.platform`); empty for one that is not known.
+
+    Linux: shutdown(8), loginctl(1). Windows: ``shutdown``, ``logoff``. macOS: shutdown(8), and ``launchctl
+    bootout`` of the person's domain, which ends everything of theirs without asking. All want an
+    administrator.
+    """
+    match platform:
+        case "linux":
+            return {
+                Action.LOG_OFF: ("loginctl", "terminate-user", "{person}"),
+                Action.RESTART: ("shutdown", "-r", "now"),
+                Action.SHUT_DOWN: ("shutdown", "-h", "now"),
+            }
+        case "win32":
+            return {
+                Action.LOG_OFF: ("logoff", "{session}"),
+                Action.RESTART: ("shutdown", "/r", "/t", "0", "/c", "{reason}"),
+                Action.SHUT_DOWN: ("shutdown", "/s", "/t", "0", "/c", "{reason}"),
+            }
+        case "darwin":
+            return {
+                Action.LOG_OFF: ("launchctl", "bootout", "user/{session}"),
+                Action.RESTART: ("shutdown", "-r", "now"),
+                Action.SHUT_DOWN: ("shutdown", "-h", "now"),
+            }
+        case _:
+            return {}
+
+
+def default_persons_command(platform: str) -> tuple[str, ...]:
+    """The command that lists who is logged on: ``query user`` on Windows, who(1) elsewhere."""
+    return ("query", "user") if platform == "win32" else ("who",)
+
+
+class CommandPower:
+    """Runs one command for each action: a list of arguments, never through a shell.
+
+    In each argument ``{reason}`` stands for the operator's reason, ``{person}`` for an account name and
+    ``{session}`` for what the system calls that person's session: a terminal on Linux, a session number on
+    Windows, the user's number on macOS. A command with ``{person}`` or ``{session}`` is run once for each
+    logged-on person.
+    """
+
+    name = "command"
+
+    def __init__(
+        self,
+        commands: Mapping[Action, Sequence[str]],
+        *,
+        persons_command: Sequence[str] | None = None,
+        platform: str = sys.platform,
+        time_limit_s: float = TIME_LIMIT_S,
+    ) -> None:
+        self._commands = {action: tuple(command) for action, command in commands.items()}
+        self._persons_command = tuple(persons_command or default_persons_command(platform))
+        self._platform = platform
+        self._time_limit_s = time_limit_s
+
+    async def open(self) -> None:
+        """Does nothing: a command is found when it is run."""
+
+    async def close(self) -> None:
+        """Does nothing: no command outlives its call."""
+
+    async def persons(self) -> tuple[Person, ...]:
+        """Who is logged on now. Raises :class:`PowerError` when the list cannot be had."""
+        return tuple(entry.person for entry in await self._logged_on())
+
+    async def refusal(self, action: Action) -> str | None:
+        """Why ``action`` cannot be done: no command is set for it, or its program is not on this machine."""
+        command = self._commands.get(action)
+        if not command:
+            return f"No command is set for {action.value} on this machine."
+        if shutil.which(command[0]) is None:
+            return f"The program {command[0]} for {action.value} is not on this machine."
+        return None
+
+    async def act(self, action: Action, *, reason: str) -> None:
+        """Runs the command of ``action`` and returns when it ended well.
+
+        Raises :class:`PowerError` with the last line it wrote to standard error when it did not, or when it
+        ran longer than the time limit and was killed. When several persons are logged off, one failure does
+        not spare the others. Cancelling kills the command; what it began may have happened.
+        """
+        refusal = await self.refusal(action)
+        if refusal is not None:
+            raise PowerError(refusal)
+        command = self._commands[action]
+        failures = []
+        for argv in argv_for(command, reason, await self._logged_on() if is_per_person(command) else ()):
+            try:
+                await self._run_well(argv)
+            except PowerError as error:
+                failures.append(str(error))
+        if failures:
+            raise PowerError(" ".join(failures))
+
+    async def wait_going_down(self) -> None:
+        """Never returns, as commands announce nothing; ends by being cancelled."""
+        await asyncio.Event().wait()
+
+    async def release_going_down(self) -> None:
+        """Does nothing: nothing is held up."""
+
+    async def _logged_on(self) -> tuple[LoggedOn, ...]:
+        if self._platform == "win32":
+            status, output, errors = await self._run(self._persons_command)
+            entries = logged_on_from_query_user(output)
+            # `query user` ends with 1 both when it listed persons and when nobody is on.
+            if status not in (0, 1) or (not entries and last_line(errors) and "No User exists" not in errors):
+                raise PowerError(failure_sentence(self._persons_command, status, errors))
+            return entries
+        output = await self._run_well(self._persons_command)
+        return logged_on_from_who(output, self._platform)
+
+    async def _run_well(self, argv: Sequence[str]) -> str:
+        status, output, errors = await self._run(argv)
+        if status != 0:
+            raise PowerError(failure_sentence(argv, status, errors))
+        return output
+
+    async def _run(self, argv: Sequence[str]) -> tuple[int, str, str]:
+        # Files, not pipes: a daemon that the command leaves behind would hold a pipe open for ever.
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=errors,
+                    # Texts are parsed: they must be in the language and the date format that is expected.
+                    env={**os.environ, "LC_ALL": "C"},
+                    start_new_session=sys.platform != "win32",
+                )
+            except OSError as error:
+                raise PowerError(f"{argv[0]} cannot be run: {error.strerror or error}.") from error
+            try:
+                async with asyncio.timeout(self._time_limit_s):
+                    status = await process.wait()
+            except TimeoutError as error:
+                raise PowerError(
+                    f"{argv[0]} was stopped because it took longer than {self._time_limit_s:g} s."
+                ) from error
+            finally:
+                if process.returncode is None:
+                    _kill_group(process)
+                    await process.wait()
+            return status, _read_end(output), _read_end(errors)
+
+
+def is_per_person(command: Sequence[str]) -> bool:
+    """Whether ``command`` is to be run once for each person."""
+    return any("{person}" in argument or "{session}" in argument for argument in command)
+
+
+def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoggedOn]) -> list[tuple[str, ...]]:
+    """The argument lists to run, each once: one, or one for each person where ``command`` names them.
+
+    Values are put in as they are and never looked at again, so a reason may contain ``{person}``. Raises
+    :class:`PowerError` for a person or session that the command would take for an option.
+    """
+    reason = "".join(character if character.isprintable() else " " for character in reason)
+    reason = reason[:REASON_CHARACTERS_MAX]
+    if not is_per_person(command):
+        return [_substituted(command, {"reason": reason})]
+    argvs = []
+    for entry in logged_on:
+        values = {"reason": reason, "person": entry.person.name, "session": entry.session}
+        for value in (entry.person.name, entry.session):
+            if value.startswith(("-", "/")):
+                raise PowerError(f"{value!r} is no name that can be given to {command[0]}.")
+        argvs.append(_substituted(command, values))
+    return list(dict.fromkeys(argvs))
+
+
+def failure_sentence(argv: Sequence[str], status: int, errors: str) -> str:
+    """One sentence: which command failed, and the last line it wrote to standard error."""
+    if status < 0:
+        how = f"{argv[0]} was ended by {signal.Signals(-status).name}"
+    else:
+        how = f"{argv[0]} failed with status {status}"
+    line = last_line(errors)
+    return f"{how}: {line.rstrip('.')}." if line else f"{how}."
+
+
+def last_line(text: str) -> str:
+    """The last line of ``text`` that is not blank, or an empty string."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _substituted(command: Sequence[str], values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(_PLACEHOLDER.sub(lambda match: values[match[1]], argument) for argument in command)
+
+
+def _kill_group(process: asyncio.subprocess.Process) -> None:
+    # It may have ended just now.
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read_end(file: IO[bytes]) -> str:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - OUTPUT_BYTES_MAX))
+    # Windows' console programs write in the code page of the console, not of the desktop.
+    return file.read().decode("oem" if sys.platform == "win32" else "utf-8", errors="replace")

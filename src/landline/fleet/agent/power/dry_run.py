@@ -1,0 +1,49 @@
+"""A power switch that is connected to nothing: for trying a fleet out on machines that must stay up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from landline.fleet.model import Action, Person
+
+log = logging.getLogger(__name__)
+
+
+class DryRunPower:
+    """Accepts every action, logs it and remembers it in :attr:`acted` as ``(action, reason)``; no more.
+
+    ``persons`` are said to be logged on, and stay so.
+    """
+
+    name = "dry-run"
+
+    def __init__(self, persons: tuple[Person, ...] = ()) -> None:
+        self._persons = persons
+        self.acted: list[tuple[Action, str]] = []
+
+    async def open(self) -> None:
+        """Does nothing: there is nothing to acquire."""
+
+    async def close(self) -> None:
+        """Does nothing: there is nothing to release."""
+
+    async def persons(self) -> tuple[Person, ...]:
+        """The persons given at the start."""
+        return self._persons
+
+    async def refusal(self, action: Action) -> str | None:
+        """Always ``None``: a dry run can do everything."""
+        return None
+
+    async def act(self, action: Action, *, reason: str) -> None:
+        """Logs and remembers ``action``; never fails and never waits."""
+        self.acted.append((action, reason))
+        log.info("Dry run: the machine would now be %s (%s)", action.past, reason or "no reason given")
+
+    async def wait_going_down(self) -> None:
+        """Never returns, as nothing is announced here; ends by being cancelled."""
+        await asyncio.Event().wait()
+
+    async def release_going_down(self) -> None:
+        """Does nothing: nothing is held up."""

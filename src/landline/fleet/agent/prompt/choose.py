@@ -1,0 +1,84 @@
+"""Which way to ask there is on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Final
+
+from landline.fleet.agent.prompt import Prompt
+from landline.fleet.agent.prompt.tk import TkPrompt
+
+TERMINAL_PATH: Final = "/dev/tty"
+"""The terminal a process was started from (tty(4)); a service has none."""
+
+
+class PromptKind(StrEnum):
+    """A way to ask the person."""
+
+    TK = "tk"
+    TERMINAL = "terminal"
+
+
+def prompt_kind(
+    environ: Mapping[str, str], platform: str, *, has_tkinter: bool, has_terminal: bool
+) -> PromptKind | None:
+    """The best way to ask: a window where one can be shown, else the terminal, else ``None``.
+
+    On X11 and Wayland a window needs ``DISPLAY``: Tk 8.6 does not speak Wayland, and where there is only
+    that, ``WAYLAND_DISPLAY`` alone promises a window that never appears. Windows has no terminal of this
+    kind.
+    """
+    has_display = platform in ("win32", "darwin") or bool(environ.get("DISPLAY"))
+    if has_display and has_tkinter:
+        return PromptKind.TK
+    if has_terminal and platform != "win32":
+        return PromptKind.TERMINAL
+    return None
+
+
+def can_import_tkinter() -> bool:
+    """Whether this Python was built with Tk; Debian keeps it apart, in ``python3-tk``."""
+    return all(importlib.util.find_spec(name) is not None for name in ("_tkinter", "tkinter"))
+
+
+def can_open_terminal() -> bool:
+    """Whether this process was started from a terminal."""
+    try:
+        descriptor = os.open(TERMINAL_PATH, os.O_RDWR | getattr(os, "O_NOCTTY", 0))
+    except OSError:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def choose_prompt(
+    environ: Mapping[str, str] | None = None,
+    *,
+    platform: str = sys.platform,
+    has_tkinter: Callable[[], bool] = can_import_tkinter,
+    has_terminal: Callable[[], bool] = can_open_terminal,
+) -> Prompt | None:
+    """The prompt for this machine, or ``None`` when nobody can be asked. Shows nothing yet.
+
+    ``environ`` is the process's own environment by default; a window is shown on the display it names.
+    """
+    kind = prompt_kind(
+        os.environ if environ is None else environ,
+        platform,
+        has_tkinter=has_tkinter(),
+        has_terminal=has_terminal(),
+    )
+    match kind:
+        case PromptKind.TK:
+            return TkPrompt(environ=environ)
+        case PromptKind.TERMINAL:
+            # Here, as Windows has no termios.
+            from landline.fleet.agent.prompt.terminal import TerminalPrompt
+
+            return TerminalPrompt(TERMINAL_PATH)
+        case None:
+            return None

@@ -1,0 +1,216 @@
+"""Asking on a terminal: the question, a live countdown, and one key for an answer. POSIX only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import termios
+import tty
+from enum import Enum
+from typing import Final
+
+from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
+from landline.fleet.agent.prompt.wording import asked_by, countdown, duration, plain, title, verb
+
+GRACE_S: Final = 1.0
+"""How long keys are ignored at first: the person may be typing something else when the question appears."""
+
+COLUMNS_DEFAULT: Final = 80
+"""The width of a terminal that does not tell."""
+
+READ_BYTES_MAX: Final = 256
+"""How much is read at a time; a key is at most a dozen bytes."""
+
+_REDRAW_S: Final = 1.0
+_ESCAPE_SEQUENCE: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]?|O.?|.?)", re.DOTALL)
+
+
+class View(Enum):
+    """What the keys mean right now."""
+
+    MAIN = "main"
+    POSTPONE = "postpone"
+
+
+class TerminalPrompt:
+    """Asks on the terminal ``path``, which is left as it was found, whatever happens."""
+
+    name = "terminal"
+
+    def __init__(self, path: str = "/dev/tty", *, grace_s: float = GRACE_S) -> None:
+        self._path = path
+        self._grace_s = grace_s
+
+    async def ask(self, question: Question) -> Answer:
+        """Shows the question and returns the answer; without one :attr:`Choice.TIMED_OUT` when time is up.
+
+        Raises :class:`PromptError` when the terminal cannot be opened, is lost, or belongs to another job.
+        Cancelling says on the terminal that no answer is needed any more, and restores it.
+        """
+        question = plain(question)
+        descriptor = _opened(self._path)
+        try:
+            before = _settings(descriptor)
+            try:
+                tty.setcbreak(descriptor, termios.TCSAFLUSH)
+                return await self._ask(descriptor, question)
+            finally:
+                # Not TCSADRAIN: it would wait for ever on a terminal stopped with Ctrl-S.
+                with contextlib.suppress(
+                    termios.error
+                ):  # the terminal was closed; nothing is left to restore
+                    termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        finally:
+            os.close(descriptor)
+
+    async def _ask(self, descriptor: int, question: Question) -> Answer:
+        loop = asyncio.get_running_loop()
+        keys: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def handle_readable() -> None:
+            data = _read(descriptor)
+            if data == b"":
+                loop.remove_reader(descriptor)
+                keys.put_nowait(None)
+            elif data is not None and loop.time() >= listens_at:
+                for key in keys_in(data):
+                    keys.put_nowait(key)
+
+        _write(descriptor, heading(question))
+        listens_at = loop.time() + self._grace_s
+        deadline = loop.time() + question.countdown_s
+        loop.add_reader(descriptor, handle_readable)
+        last_words = "No answer is needed any more."
+        try:
+            answer = await self._answer(descriptor, question, keys, deadline)
+            last_words = outcome(question, answer)
+            return answer
+        finally:
+            loop.remove_reader(descriptor)
+            _write(descriptor, f"\n{last_words}\n")
+
+    async def _answer(
+        self, descriptor: int, question: Question, keys: asyncio.Queue[str | None], deadline: float
+    ) -> Answer:
+        loop = asyncio.get_running_loop()
+        view = View.MAIN
+        while (left_s := deadline - loop.time()) > 0:
+            line = choices_line(question, view, left_s)[: _columns(descriptor) - 1]
+            _write(descriptor, f"\r{line}\x1b[K")
+            try:
+                key = await asyncio.wait_for(keys.get(), min(left_s, _REDRAW_S))
+            except TimeoutError:
+                continue
+            if key is None:
+                raise PromptError("The terminal was closed before there was an answer.")
+            step = next_step(question, view, key)
+            if isinstance(step, Answer):
+                return step
+            view = step
+        return Answer(choice=Choice.TIMED_OUT)
+
+
+def next_step(question: Question, view: View, key: str) -> Answer | View:
+    """What a key leads to: an answer, or what is shown next. Other keys lead back to the start."""
+    if view is View.POSTPONE:
+        choices = question.postpone_choices_s
+        if key in "123456789"[: len(choices)]:
+            return Answer(choice=Choice.POSTPONE, postpone_s=choices[int(key) - 1])
+        return View.MAIN
+    match key.lower():
+        case "n":
+            return Answer(choice=Choice.NOW)
+        case "p" if question.may_postpone and question.postpone_choices_s:
+            return View.POSTPONE
+        case "c" if question.may_cancel:
+            return Answer(choice=Choice.CANCEL)
+    return View.MAIN
+
+
+def keys_in(data: bytes) -> str:
+    """The characters typed, without the escape sequences that arrow keys and the like send (``ESC [ C``)."""
+    return _ESCAPE_SEQUENCE.sub("", data.decode("utf-8", errors="ignore"))
+
+
+def heading(question: Question) -> str:
+    """What is written once: a bell, what happens, who asks, and why."""
+    lines = [f"\a\n*** {title(question)} ***", asked_by(question)]
+    if question.message:
+        lines += [f"  {line}" for line in question.message.split("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def choices_line(question: Question, view: View, left_s: float) -> str:
+    """The line that is drawn again every second: the time left, and the keys.
+
+    The time comes first, as a narrow terminal cuts the end.
+    """
+    if view is View.POSTPONE:
+        keys = [f"[{n}] {duration(s)}" for n, s in enumerate(question.postpone_choices_s, start=1)]
+        return f"{countdown(left_s)}  Postpone by: {'  '.join(keys)}  [other key] back"
+    keys = [f"[n] {verb(question)} now"]
+    if question.may_postpone and question.postpone_choices_s:
+        keys.append("[p] Postpone")
+    if question.may_cancel:
+        keys.append("[c] Cancel")
+    return f"{countdown(left_s)}  {'  '.join(keys)}"
+
+
+def outcome(question: Question, answer: Answer) -> str:
+    """What is written at the end, as a sentence."""
+    match answer.choice:
+        case Choice.POSTPONE:
+            return f"Postponed by {duration(answer.postpone_s)}."
+        case Choice.CANCEL:
+            return "Cancelled."
+        case Choice.NOW | Choice.TIMED_OUT:
+            return f"{verb(question)} now."
+
+
+def _opened(path: str) -> int:
+    try:
+        # A description of our own: not blocking here must not make the shell's terminal non-blocking.
+        descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise PromptError(f"The terminal {path} cannot be opened: {error.strerror}.") from error
+    try:
+        is_background = os.tcgetpgrp(descriptor) != os.getpgrp()
+    except OSError:
+        is_background = False  # It is a terminal, but not the one that controls us.
+    if is_background:
+        # Changing its settings would stop the whole process (SIGTTOU, termios(3)).
+        os.close(descriptor)
+        raise PromptError(f"The terminal {path} is in use by another job.")
+    return descriptor
+
+
+def _settings(descriptor: int) -> list[int | list[bytes | int]]:
+    try:
+        return termios.tcgetattr(descriptor)
+    except termios.error as error:
+        raise PromptError("The question can be shown on a terminal only, and this is none.") from error
+
+
+def _read(descriptor: int) -> bytes | None:
+    """What was typed; ``None`` when there is nothing after all, empty when the terminal is gone."""
+    try:
+        return os.read(descriptor, READ_BYTES_MAX)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""  # EIO: it hung up
+
+
+def _write(descriptor: int, text: str) -> None:
+    # On a stopped terminal a drawing is lost, and the next one follows; _read tells of one that is gone.
+    with contextlib.suppress(OSError):
+        os.write(descriptor, text.encode())
+
+
+def _columns(descriptor: int) -> int:
+    try:
+        return os.get_terminal_size(descriptor).columns or COLUMNS_DEFAULT
+    except OSError:
+        return COLUMNS_DEFAULT

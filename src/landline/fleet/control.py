@@ -1,0 +1,730 @@
+"""The control server: machines on one side, operators on the other, and the record of jobs in between.
+
+Decisions are made by :mod:`landline.fleet.presence` and :mod:`landline.fleet.jobs`; this file moves them to disk and
+over the lines. Memory is changed and read in one go, without waiting, so that a decision always stands on what is
+true; what an answer promises is on disk before the answer is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+import landline
+from landline import Code, Line, LineState, LossKind, RequestError, Server, StateChange
+from landline.fleet import jobs, presence
+from landline.fleet.api import (
+    CancelRequest,
+    JobChanged,
+    JobRequest,
+    JobView,
+    MachineChanged,
+    OperationError,
+    Preview,
+    PreviewRequest,
+    ServerStatus,
+    Snapshot,
+    Target,
+    Update,
+)
+from landline.fleet.messages import (
+    Claim,
+    FactsChecked,
+    Goodbye,
+    Grant,
+    Join,
+    Joined,
+    KnownExecution,
+    Postpone,
+    Postponed,
+    Report,
+    Withdraw,
+)
+from landline.fleet.model import (
+    Action,
+    Cause,
+    Execution,
+    ExecutionState,
+    Facts,
+    Job,
+    Machine,
+    Presence,
+    PresenceState,
+)
+from landline.fleet.storage import Storage, StorageError
+from landline.fleet.wake import Waker
+
+logger = logging.getLogger("landline.control")
+
+SWEEP_EVERY_S: Final = 0.5
+"""How often deadlines are looked at."""
+ROUND_TRIP_EVERY_S: Final = 5.0
+WAKE_AGAIN_S: Final = 5.0
+"""How often the magic packet is repeated: it is a datagram, and network cards miss some while they power up."""
+UPDATES_WAITING_MAX: Final = 1000
+"""Updates kept for one reader; a slower one gets a new snapshot instead."""
+UNKNOWN_KEPT_S: Final = 7 * 86_400.0
+"""How long an unknown outcome can still be settled by the machine's return."""
+ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
+"""Without look-alikes: people type these."""
+
+_LOSS_CAUSES: Final = {
+    LossKind.SILENT: Cause.SILENT,
+    LossKind.LINK_LOST: Cause.LINK_LOST,
+    LossKind.CLOSED_BY_PEER: Cause.AGENT_STOPPED,
+}
+
+
+class _Guest:
+    """A line, and the machine that joined over it."""
+
+    __slots__ = ("join", "machine_id")
+
+    def __init__(self, machine_id: str, join: str) -> None:
+        self.machine_id = machine_id
+        self.join = join
+
+
+class Control:
+    """Carries out :class:`landline.fleet.api.Operations` for the machines that join over ``server``.
+
+    Make it with :meth:`start`. The server's handlers and callbacks are taken over by it.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        storage: Storage,
+        *,
+        waker: Waker,
+        agents_url: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._server = server
+        self._storage = storage
+        self._waker = waker
+        self._clock = clock
+        self._machines: dict[str, Machine] = {}
+        self._lines: dict[str, Line] = {}
+        self._open: dict[str, Execution] = {}
+        self._jobs: dict[str, Job] = {}
+        self._job_executions: dict[str, dict[str, Execution]] = {}
+        self._unsaved_machines: set[str] = set()
+        self._readers: set[_Reader] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started_at = clock()
+        self.agents_url = agents_url
+        self.resumes = 0
+        """How often a machine's session went on over a new connection."""
+        self.on_joined: Callable[[Line, Machine], None] | None = None
+        """Called when a machine has joined over a new session."""
+
+    @classmethod
+    async def start(
+        cls,
+        server: Server,
+        storage: Storage,
+        *,
+        waker: Waker,
+        agents_url: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> Control:
+        """Loads what was on disk, takes over the server's handlers and begins to watch deadlines.
+
+        Raises :class:`StorageError`.
+        """
+        control = cls(server, storage, waker=waker, agents_url=agents_url, clock=clock)
+        await control._load()
+        control._register(server)
+        control._start(control._sweep_forever())
+        return control
+
+    def close_readers(self) -> None:
+        """Ends every subscription to updates."""
+        for reader in list(self._readers):
+            reader.close()
+
+    async def stop(self) -> None:
+        """Ends its own work and stores what is not stored yet; the server and the storage stay open."""
+        self.close_readers()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._save_machines()
+
+    # Operations.
+
+    def status(self) -> ServerStatus:
+        online = sum(machine.presence.state is PresenceState.ONLINE for machine in self._machines.values())
+        return ServerStatus(
+            version=landline.__version__,
+            started_at=self._started_at,
+            now_at=self._clock(),
+            machines=len(self._machines),
+            online=online,
+            agents_url=self.agents_url,
+        )
+
+    def machines(self) -> tuple[Machine, ...]:
+        return tuple(
+            sorted((self._current(machine) for machine in self._machines.values()), key=lambda found: found.name)
+        )
+
+    def preview(self, request: PreviewRequest) -> Preview:
+        found = jobs.resolve_targets(request.targets, request.all_machines, self._machines.values())
+        return Preview(machines=tuple(_target(machine) for machine in found))
+
+    async def create_job(self, request: JobRequest) -> JobView:
+        jobs.check_request(request)
+        machines = self._frozen(request)
+        now = self._clock()
+        job = Job(
+            id=self._new_job_id(),
+            action=request.action,
+            targets=("*",) if request.all_machines else request.targets,
+            created_at=now,
+            requested_by=request.requested_by,
+            message=request.message,
+            delay_s=request.delay_s,
+            valid_for_s=request.valid_for_s,
+            queue_for_s=request.queue_for_s,
+            may_cancel=request.may_cancel,
+            may_postpone=request.may_postpone,
+            request_id=request.request_id,
+        )
+        executions = [
+            jobs.plan(job, machine, f"{job.id}-{number}") for number, machine in enumerate(machines, 1)
+        ]
+        stored = await self._storage.add_job(job, executions)
+        if stored.id != job.id:
+            return await self.job(stored.id)
+        self._remember(job, executions)
+        self._publish_job(job.id)
+        self._forget_finished([job.id])
+        for execution in executions:
+            if not execution.state.is_final:
+                self._begin(job, execution)
+        return JobView(job=job, executions=tuple(executions))
+
+    async def jobs(self, limit: int) -> tuple[JobView, ...]:
+        stored = await self._storage.jobs(limit)
+        executions: dict[str, list[Execution]] = {job.id: [] for job in stored}
+        for execution in await self._storage.executions_of([job.id for job in stored]):
+            executions[execution.job_id].append(self._open.get(execution.id, execution))
+        return tuple(JobView(job=job, executions=tuple(executions[job.id])) for job in stored)
+
+    async def job(self, job_id: str) -> JobView:
+        job = await self._find_job(job_id)
+        stored = await self._storage.executions_of([job.id])
+        return JobView(
+            job=job,
+            executions=tuple(self._open.get(execution.id, execution) for execution in stored),
+            events=await self._storage.events_of(job.id),
+        )
+
+    async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
+        job = await self._find_job(job_id)
+        now = self._clock()
+        cancelled = [
+            execution
+            for before in self._executions_of(job.id)
+            if (execution := jobs.cancel(before, now, cancelled_by=request.cancelled_by)) is not None
+        ]
+        await self._record(cancelled)
+        for execution in cancelled:
+            self._withdraw(execution, execution.detail)
+        return await self.job(job.id)
+
+    async def updates(self) -> AsyncIterator[Update]:
+        reader = _Reader()
+        self._readers.add(reader)
+        try:
+            while not reader.is_closed:
+                if reader.needs_snapshot:
+                    reader.restart()
+                    yield self._snapshot()
+                update = await reader.next_update()
+                if update is not None:
+                    yield update
+        finally:
+            self._readers.discard(reader)
+
+    # The server's lines.
+
+    def _register(self, server: Server) -> None:
+        server.on_state(self._line_changed)
+        server.on("join", Join)(self._receive_join)
+        server.on("facts", FactsChecked)(self._receive_facts)
+        server.on("report", Report)(self._receive_report)
+        server.on("claim", Claim)(self._receive_claim)
+        server.on("postpone", Postpone)(self._receive_postpone)
+        server.on("goodbye", Goodbye)(self._receive_goodbye)
+
+    def _line_changed(self, line: Line, change: StateChange) -> None:
+        guest = line.data
+        if not isinstance(guest, _Guest):
+            return
+        machine = self._machines[guest.machine_id]
+        before = machine.presence
+        now = self._clock()
+        if change.state is LineState.ONLINE:
+            if before.state is PresenceState.RESUMING:
+                self.resumes += 1
+            after = presence.recovered(before, now, join=guest.join, address=line.peer)
+        elif change.state is LineState.SUSPECT:
+            after = presence.suspected(before, now, join=guest.join, detail=change.detail)
+        elif change.state is LineState.RECONNECTING:
+            cause = _LOSS_CAUSES.get(change.cause, Cause.LINK_LOST)
+            after = presence.link_lost(before, now, join=guest.join, cause=cause, detail=change.detail)
+        elif change.state is LineState.CLOSED:
+            cause = _LOSS_CAUSES.get(change.cause, Cause.LINK_LOST)
+            after = presence.left(before, now, join=guest.join, cause=cause, detail=change.detail)
+            if self._lines.get(guest.machine_id) is line:
+                del self._lines[guest.machine_id]
+        else:
+            return
+        self._set_presence(machine, after)
+
+    async def _receive_join(self, line: Line, join: Join) -> Joined:
+        machine_id = line.identity
+        if not _is_machine_id(machine_id):
+            raise RequestError("bad_identity", "the agent's identity is not a machine id; give the agent its own --data")
+        facts = _checked(join.facts)
+        now = self._clock()
+        self._give_up_name(facts.name, machine_id, now)
+        before = self._machines.get(machine_id)
+        join_reference = secrets.token_hex(8)
+        machine = Machine(
+            id=machine_id,
+            facts=facts,
+            presence=presence.joined(now, join=join_reference, address=line.peer),
+            first_seen_at=before.first_seen_at if before else now,
+        )
+        older = self._lines.get(machine_id)
+        self._machines[machine_id] = machine
+        self._lines[machine_id] = line
+        line.data = _Guest(machine_id, join_reference)
+        if older is not None and older is not line:
+            older.end(Code.REPLACED, "another agent with this identity has joined")
+        await self._storage.save_machine(machine)
+        self._publish(MachineChanged(now_at=now, machine=self._current(machine)))
+        await self._settle(machine, join.executions)
+        if self.on_joined is not None:
+            self.on_joined(line, machine)
+        return Joined(facts.name)
+
+    def _give_up_name(self, name: str, machine_id: str, now: float) -> None:
+        """A machine that was set up anew gets its old name; one whose name another has just now is refused."""
+        for other in self._machines.values():
+            if other.name != name or other.id == machine_id:
+                continue
+            if other.presence.state is not PresenceState.OFFLINE:
+                raise RequestError(
+                    "name_taken",
+                    f"another machine is called {name!r} and is {other.presence.state.value}; "
+                    "start this agent with another --name",
+                )
+            retired = f"{name[:50]}.old-{other.id[:8]}"
+            logger.warning("%s is now the name of %s; the machine that had it is called %s", name, machine_id, retired)
+            facts = msgspec.structs.replace(other.facts, name=retired)
+            self._set_machine(msgspec.structs.replace(other, facts=facts))
+            return
+
+    async def _settle(self, machine: Machine, known: Sequence[KnownExecution]) -> None:
+        """A machine is back: settles what was open for it, and sends what it does not know yet."""
+        now = self._clock()
+        known_by_id = {entry.id: entry for entry in known}
+        settled = []
+        for execution in self._executions_for(machine.id):
+            job = self._jobs[execution.job_id]
+            after = jobs.settle_on_join(job, execution, machine, known_by_id.get(execution.id), now)
+            if after is not None:
+                settled.append(after)
+        await self._record(settled)
+        for execution in self._executions_for(machine.id):
+            if execution.state.is_final or execution.state is ExecutionState.ACTING:
+                continue
+            entry = known_by_id.get(execution.id)
+            if entry is None or not entry.is_running:
+                self._start(self._deliver(execution.id))
+
+    def _receive_facts(self, line: Line, facts: FactsChecked) -> None:
+        machine = self._machine_of(line)
+        # The name and the boot belong to the join.
+        kept = msgspec.structs.replace(
+            _checked(facts), name=machine.facts.name, boot_id=machine.facts.boot_id, power=machine.facts.power
+        )
+        self._set_machine(msgspec.structs.replace(machine, facts=kept))
+
+    async def _receive_report(self, line: Line, report: Report) -> bool:
+        machine, execution = self._execution_of(line, report.execution.id)
+        if execution is None:
+            return True  # Over long ago: nothing to add.
+        job = self._jobs[execution.job_id]
+        after = jobs.receive_report(job, execution, report.execution, self._clock(), power=machine.facts.power)
+        if after is not None:
+            await self._record([after])
+        return True
+
+    async def _receive_claim(self, line: Line, claim: Claim) -> Grant:
+        _, execution = self._execution_of(line, claim.execution_id)
+        if execution is None:
+            return Grant(False, "there is no such job any more")
+        grant, after = jobs.claim(execution, self._clock(), boot_id=claim.boot_id)
+        if after is not None:
+            await self._record([after])
+        return grant
+
+    async def _receive_postpone(self, line: Line, request: Postpone) -> Postponed:
+        _, execution = self._execution_of(line, request.execution_id)
+        if execution is None:
+            return Postponed(False, "there is no such job any more")
+        job = self._jobs[execution.job_id]
+        reply, after = jobs.postpone(job, execution, request.postpone_s, self._clock(), request.detail)
+        if after is not None:
+            await self._record([after])
+        return reply
+
+    async def _receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
+        machine = self._machine_of(line)
+        now = self._clock()
+        join = line.data.join
+        if goodbye.cause not in {Cause.RESTARTING, Cause.SHUT_DOWN, Cause.AGENT_STOPPED}:
+            goodbye = Goodbye(Cause.AGENT_STOPPED, goodbye.detail)
+        after = presence.said_goodbye(
+            machine.presence, now, join=join, cause=goodbye.cause, detail=goodbye.detail
+        )
+        self._set_presence(machine, after)
+        settled = [
+            execution
+            for before in self._executions_for(machine.id)
+            if (execution := jobs.settle_on_goodbye(self._jobs[before.job_id], before, goodbye, now)) is not None
+        ]
+        await self._record(settled)
+
+    def _machine_of(self, line: Line) -> Machine:
+        """The machine that joined over this line; identity comes from the handshake, never from a body."""
+        if not isinstance(line.data, _Guest):
+            raise RequestError("not_joined", "join first")
+        return self._machines[line.data.machine_id]
+
+    def _execution_of(self, line: Line, execution_id: str) -> tuple[Machine, Execution | None]:
+        machine = self._machine_of(line)
+        execution = self._open.get(execution_id)
+        if execution is not None and execution.machine_id != machine.id:
+            logger.warning("%s spoke of an execution of %s", machine.name, execution.machine_name)
+            raise RequestError("not_yours", "that execution is another machine's")
+        return machine, execution
+
+    # Executions.
+
+    def _begin(self, job: Job, execution: Execution) -> None:
+        if job.action is Action.WAKE:
+            self._start(self._wake(execution.id))
+        elif execution.machine_id in self._lines:
+            self._start(self._deliver(execution.id))
+
+    async def _deliver(self, execution_id: str) -> None:
+        """Sends an order; when the session is lost before the answer, the next join sends it again."""
+        execution = self._open.get(execution_id)
+        if execution is None or execution.state.is_final:
+            return
+        line = self._lines.get(execution.machine_id)
+        if line is None:
+            return
+        job = self._jobs[execution.job_id]
+        order = jobs.order_for(job, execution, self._clock())
+        try:
+            await line.request("execute", order, timeout=None)
+        except (landline.RequestLost, landline.LineClosed):
+            return
+        except RequestError as error:
+            await self._advance(execution_id, ExecutionState.FAILED, f"the agent did not take it: {error.message}")
+            return
+        await self._advance(execution_id, ExecutionState.DELIVERED)
+
+    async def _wake(self, execution_id: str) -> None:
+        """Sends magic packets until the machine is there or the time is up."""
+        await self._advance(execution_id, ExecutionState.ACTING)
+        while (execution := self._open.get(execution_id)) is not None and not execution.state.is_final:
+            addresses = self._machines[execution.machine_id].facts.mac_addresses
+            try:
+                self._waker.wake(addresses)
+            except OSError as error:
+                await self._advance(execution_id, ExecutionState.FAILED, f"the wake-up packet was not sent: {error}")
+                return
+            await asyncio.sleep(WAKE_AGAIN_S)
+
+    def _withdraw(self, execution: Execution, reason: str) -> None:
+        line = self._lines.get(execution.machine_id)
+        if line is not None:
+            self._start(self._tell_withdrawn(line, Withdraw(execution.id, reason[:200])))
+
+    async def _tell_withdrawn(self, line: Line, withdraw: Withdraw) -> None:
+        try:
+            await line.request("withdraw", withdraw, timeout=60)
+        except (RequestError, landline.LineClosed) as error:
+            # The agent will ask before it acts, and be told no.
+            logger.debug("withdrawing %s was not answered: %s", withdraw.execution_id, error)
+
+    async def _advance(self, execution_id: str, state: ExecutionState, detail: str = "") -> None:
+        execution = self._open.get(execution_id)
+        if execution is None:
+            return
+        after = jobs.advance(execution, state, self._clock(), detail)
+        if after is not None:
+            await self._record([after])
+
+    async def _record(self, executions: Sequence[Execution]) -> None:
+        """Makes new states true: in memory at once, so that the next decision sees them, then on disk.
+
+        When the disk fails, memory goes back to what the disk holds and :class:`RequestError` is raised: what
+        could not be recorded was not promised.
+        """
+        if not executions:
+            return
+        before = [self._open[execution.id] for execution in executions]
+        for execution in executions:
+            self._put(execution)
+        try:
+            await self._storage.record(executions)
+        except StorageError as error:
+            for old, new in zip(before, executions, strict=True):
+                if self._open.get(old.id) is new:
+                    self._put(old)
+            logger.error("%s", error)
+            raise RequestError("storage_failed", "the control server could not record this") from error
+        finally:
+            for job_id in {execution.job_id for execution in executions}:
+                self._publish_job(job_id)
+        self._forget_finished({execution.job_id for execution in executions})
+
+    def _put(self, execution: Execution) -> None:
+        self._open[execution.id] = execution
+        self._job_executions[execution.job_id][execution.id] = execution
+
+    def _remember(self, job: Job, executions: Iterable[Execution]) -> None:
+        self._jobs[job.id] = job
+        self._job_executions[job.id] = {}
+        for execution in executions:
+            self._put(execution)
+
+    def _forget_finished(self, job_ids: Iterable[str]) -> None:
+        """Drops jobs from memory in which nothing can change any more."""
+        for job_id in job_ids:
+            executions = self._job_executions.get(job_id, {})
+            if all(
+                execution.state.is_final and execution.state is not ExecutionState.UNKNOWN
+                for execution in executions.values()
+            ):
+                for execution_id in executions:
+                    self._open.pop(execution_id, None)
+                self._job_executions.pop(job_id, None)
+                self._jobs.pop(job_id, None)
+
+    def _executions_for(self, machine_id: str) -> list[Execution]:
+        return [execution for execution in self._open.values() if execution.machine_id == machine_id]
+
+    def _executions_of(self, job_id: str) -> list[Execution]:
+        return list(self._job_executions.get(job_id, {}).values())
+
+    # Deadlines.
+
+    async def _sweep_forever(self) -> None:
+        last_round_trips = 0.0
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            try:
+                await self._sweep()
+                await self._save_machines()
+            except (StorageError, RequestError) as error:
+                logger.error("%s; trying again", error)
+            if time.monotonic() - last_round_trips >= ROUND_TRIP_EVERY_S and self._readers:
+                last_round_trips = time.monotonic()
+                self._publish_round_trips()
+
+    async def _sweep(self) -> None:
+        now = self._clock()
+        late = [
+            execution
+            for before in list(self._open.values())
+            if (execution := jobs.overdue(self._jobs[before.job_id], before, now)) is not None
+        ]
+        await self._record(late)
+        for execution in late:
+            if execution.state is ExecutionState.EXPIRED:
+                self._withdraw(execution, execution.detail)
+        for machine in list(self._machines.values()):
+            self._set_presence(machine, presence.overdue(machine.presence, now))
+
+    # Machines.
+
+    async def _load(self) -> None:
+        now = self._clock()
+        for machine in await self._storage.load_machines():
+            after = presence.after_server_start(machine.presence, now)
+            self._machines[machine.id] = msgspec.structs.replace(machine, presence=after)
+        executions = await self._storage.open_executions(now - UNKNOWN_KEPT_S)
+        for job_id in {execution.job_id for execution in executions}:
+            (job,) = await self._storage.job(job_id)
+            self._remember(job, await self._storage.executions_of([job_id]))
+        for execution in list(self._open.values()):
+            job = self._jobs[execution.job_id]
+            if job.action is Action.WAKE and not execution.state.is_final:
+                self._start(self._wake(execution.id))
+
+    def _set_presence(self, machine: Machine, after: Presence) -> None:
+        if after is not machine.presence:
+            self._set_machine(msgspec.structs.replace(machine, presence=after))
+
+    def _set_machine(self, machine: Machine) -> None:
+        self._machines[machine.id] = machine
+        self._unsaved_machines.add(machine.id)
+        self._publish(MachineChanged(now_at=self._clock(), machine=self._current(machine)))
+
+    async def _save_machines(self) -> None:
+        unsaved, self._unsaved_machines = self._unsaved_machines, set()
+        try:
+            await self._storage.save_machines([self._machines[machine_id] for machine_id in sorted(unsaved)])
+        except BaseException:
+            self._unsaved_machines |= unsaved
+            raise
+
+    def _current(self, machine: Machine) -> Machine:
+        """The machine with what only its line knows now."""
+        line = self._lines.get(machine.id)
+        if line is None or line.round_trip_s is None:
+            return machine
+        return msgspec.structs.replace(machine, round_trip_s=line.round_trip_s)
+
+    # Finding.
+
+    def _frozen(self, request: JobRequest) -> list[Machine]:
+        found = (
+            jobs.resolve_targets(request.targets, request.all_machines, self._machines.values())
+            if request.targets or request.all_machines or request.machine_ids is None
+            else []
+        )
+        if request.machine_ids is None:
+            return found
+        if not request.machine_ids:
+            raise OperationError("empty_target", "the list of machines is empty")
+        missing = [machine_id for machine_id in request.machine_ids if machine_id not in self._machines]
+        if missing:
+            raise OperationError("unknown_target", f"there is no machine with the id {missing[0][:80]!r}")
+        frozen = {machine_id: self._machines[machine_id] for machine_id in request.machine_ids}
+        return sorted(frozen.values(), key=lambda machine: machine.name)
+
+    async def _find_job(self, job_id: str) -> Job:
+        found = await self._storage.job(job_id)
+        if not found:
+            raise OperationError("unknown_job", f"there is no job {job_id[:80]!r}; 'landline jobs' shows them")
+        if len(found) > 1:
+            raise OperationError("ambiguous_job", f"more than one job begins with {job_id[:80]!r}; give more of it")
+        return found[0]
+
+    def _new_job_id(self) -> str:
+        return "".join(secrets.choice(ID_ALPHABET) for _ in range(8))
+
+    # Publishing.
+
+    def _view(self, job_id: str) -> JobView:
+        executions = sorted(self._executions_of(job_id), key=lambda execution: execution.machine_name)
+        return JobView(job=self._jobs[job_id], executions=tuple(executions))
+
+    def _snapshot(self) -> Snapshot:
+        # A job with an unknown outcome is kept in memory, for evidence may still come; it is over all the same.
+        open_jobs = tuple(
+            self._view(job_id)
+            for job_id in self._jobs
+            if not all(execution.state.is_final for execution in self._executions_of(job_id))
+        )
+        return Snapshot(now_at=self._clock(), machines=self.machines(), jobs=open_jobs)
+
+    def _publish_job(self, job_id: str) -> None:
+        if self._readers and job_id in self._jobs:
+            self._publish(JobChanged(now_at=self._clock(), job=self._view(job_id)))
+
+    def _publish_round_trips(self) -> None:
+        now = self._clock()
+        for machine_id in self._lines:
+            self._publish(MachineChanged(now_at=now, machine=self._current(self._machines[machine_id])))
+
+    def _publish(self, update: Update) -> None:
+        for reader in self._readers:
+            reader.put(update)
+
+    # Tasks.
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task of the control server failed", exc_info=error)
+
+
+class _Reader:
+    """What one subscriber has not read yet."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Update | None] = asyncio.Queue()
+        self.needs_snapshot = True
+        self.is_closed = False
+
+    def restart(self) -> None:
+        """Forgets what waits: a snapshot is about to say it all."""
+        self._queue = asyncio.Queue()
+        self.needs_snapshot = False
+
+    def put(self, update: Update) -> None:
+        """Adds an update; a reader too far behind is to start over."""
+        if self._queue.qsize() >= UPDATES_WAITING_MAX:
+            self.needs_snapshot = True
+        else:
+            self._queue.put_nowait(update)
+
+    async def next_update(self) -> Update | None:
+        """The next update, or ``None`` to look again."""
+        return None if self.needs_snapshot else await self._queue.get()
+
+    def close(self) -> None:
+        """Ends the subscription."""
+        self.is_closed = True
+        self._queue.put_nowait(None)
+
+
+def _checked(facts: Facts) -> Facts:
+    """Facts within their bounds. Raises :class:`RequestError` for anything else; every field is hostile (P7)."""
+    try:
+        checked = msgspec.convert(msgspec.to_builtins(facts), FactsChecked)
+    except msgspec.ValidationError as error:
+        raise RequestError("bad_facts", f"what the agent says of its machine does not fit: {error}") from error
+    if len(checked.persons) > 100 or any(len(person.name) + len(person.seat) > 300 for person in checked.persons):
+        raise RequestError("bad_facts", "the agent names too many persons, or one with too long a name")
+    return Facts(**{field: getattr(checked, field) for field in Facts.__struct_fields__})
+
+
+def _is_machine_id(identity: str) -> bool:
+    return 8 <= len(identity) <= 64 and all(sign.isascii() and (sign.isalnum() or sign == "-") for sign in identity)
+
+
+def _target(machine: Machine) -> Target:
+    return Target(
+        machine_id=machine.id,
+        name=machine.name,
+        presence=machine.presence.state,
+        detail=machine.presence.cause.value,
+        persons=machine.facts.persons,
+    )

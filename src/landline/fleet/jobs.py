@@ -1,0 +1,280 @@
+"""Decisions on jobs. Pure: each takes what is known and ``now``, and returns what is to be recorded.
+
+A function that returns an execution returns the new one to be stored, or ``None`` when nothing changes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from landline.fleet.api import JobRequest, OperationError
+from landline.fleet.messages import Goodbye, Grant, KnownExecution, Order, Postponed
+from landline.fleet.model import (
+    LIFE_CYCLE,
+    Action,
+    Execution,
+    ExecutionState,
+    Job,
+    Machine,
+    Presence,
+    PresenceState,
+)
+
+DEFAULT_COUNTDOWN_S: Final = 60.0
+"""How long a person has to answer where the operator gave no delay."""
+GRANT_VALID_S: Final = 10.0
+"""A machine that was given leave to act must do so within this time of asking; else it was stopped in between."""
+POSTPONED_S_MAX: Final = 8 * 3600.0
+"""All postponements of one execution together."""
+DELAY_S_MAX: Final = 30 * 86_400.0
+MESSAGE_CHARACTERS_MAX: Final = 500
+TARGETS_MAX: Final = 1000
+ACTING_S_MAX: Final = {
+    Action.LOG_OFF: 120.0,
+    Action.RESTART: 15 * 60.0,
+    Action.SHUT_DOWN: 5 * 60.0,
+    Action.WAKE: 5 * 60.0,
+}
+"""How long the effect of an action may take to show before its outcome is called unknown."""
+
+ONLINE_STATES: Final = frozenset({PresenceState.ONLINE, PresenceState.SILENT, PresenceState.RESUMING})
+"""Presences in which an order can still reach the machine: its session is alive, and delivers when it resumes."""
+
+
+def check_request(request: JobRequest) -> None:
+    """Raises :class:`OperationError` for values that make no sense, whatever the machines."""
+    durations = {"delay_s": request.delay_s, "valid_for_s": request.valid_for_s, "queue_for_s": request.queue_for_s}
+    for name, value in durations.items():
+        if value is not None and (not math.isfinite(value) or not 0 <= value <= DELAY_S_MAX):
+            raise OperationError("bad_request", f"{name} is {value:g}; it must be between 0 and {DELAY_S_MAX:g} seconds")
+    if request.valid_for_s < 1:
+        raise OperationError("bad_request", "a job must stay valid for at least one second")
+    if len(request.message) > MESSAGE_CHARACTERS_MAX:
+        raise OperationError("bad_request", f"the message is longer than {MESSAGE_CHARACTERS_MAX} characters")
+    if len(request.requested_by) > 200 or len(request.request_id or "") > 100:
+        raise OperationError("bad_request", "requested_by or request_id is too long")
+
+
+def resolve_targets(targets: Sequence[str], all_machines: bool, machines: Iterable[Machine]) -> list[Machine]:
+    """The machines that names and globs match, in order of name.
+
+    Raises :class:`OperationError` when there are no targets, or when one of them matches nothing: both are
+    mistakes, and neither may mean "all" or "none".
+    """
+    ordered = sorted(machines, key=lambda machine: machine.name)
+    if all_machines:
+        if targets:
+            raise OperationError("bad_request", "name targets or ask for all machines, not both")
+        if not ordered:
+            raise OperationError("empty_target", "there are no machines yet; start an agent on one first")
+        return ordered
+    if not targets or any(not target for target in targets):
+        raise OperationError("empty_target", "no target; name a machine, a pattern such as 'lab-*', or all machines")
+    if len(targets) > TARGETS_MAX:
+        raise OperationError("bad_request", f"more than {TARGETS_MAX} targets; use a pattern")
+    found: dict[str, Machine] = {}
+    for target in targets:
+        matches = [machine for machine in ordered if fnmatch.fnmatchcase(machine.name, target)]
+        if not matches:
+            raise OperationError("unknown_target", _unknown_target(target, [machine.name for machine in ordered]))
+        found.update((machine.id, machine) for machine in matches)
+    return sorted(found.values(), key=lambda machine: machine.name)
+
+
+def plan(job: Job, machine: Machine, execution_id: str) -> Execution:
+    """The first state of a job on one machine: queued, or refused with the reason."""
+    delay_s = DEFAULT_COUNTDOWN_S if job.delay_s is None else job.delay_s
+    due_at = job.created_at + (job.delay_s or 0.0)
+    expires_at = job.created_at + delay_s + job.valid_for_s
+    if job.queue_for_s is not None and machine.presence.state not in ONLINE_STATES:
+        expires_at = max(expires_at, job.created_at + job.queue_for_s)
+    refusal = _refusal(job, machine)
+    return Execution(
+        id=execution_id,
+        job_id=job.id,
+        machine_id=machine.id,
+        machine_name=machine.name,
+        state=ExecutionState.REFUSED if refusal else ExecutionState.QUEUED,
+        updated_at=job.created_at,
+        due_at=due_at,
+        expires_at=expires_at,
+        detail=refusal or "",
+    )
+
+
+def order_for(job: Job, execution: Execution, now: float) -> Order:
+    """The order to send to the machine now. One that reaches it after its time gives the person the delay again."""
+    due_in_s = execution.due_at - now
+    if due_in_s < 0 and job.delay_s and execution.state is ExecutionState.QUEUED:
+        due_in_s = min(job.delay_s, max(0.0, execution.expires_at - now - 1.0))
+    return Order(
+        execution_id=execution.id,
+        action=job.action,
+        requested_by=job.requested_by,
+        message=job.message,
+        due_in_s=max(0.0, due_in_s),
+        has_delay=job.delay_s is not None or execution.postponed_s > 0,
+        expires_in_s=max(0.0, execution.expires_at - now),
+        may_cancel=job.may_cancel,
+        may_postpone=job.may_postpone,
+    )
+
+
+def advance(execution: Execution, state: ExecutionState, now: float, detail: str = "") -> Execution | None:
+    """The execution in its next state, or ``None`` where the life cycle does not lead there."""
+    if state is execution.state or state not in LIFE_CYCLE[execution.state]:
+        return None
+    return msgspec.structs.replace(execution, state=state, updated_at=now, detail=detail)
+
+
+def receive_report(
+    job: Job, execution: Execution, known: KnownExecution, now: float, *, power: str
+) -> Execution | None:
+    """An agent reports a state. That it restarted or shut down is not its to say: the way it went shows that."""
+    if known.state in {ExecutionState.QUEUED, ExecutionState.DELIVERED}:
+        return advance(execution, ExecutionState.DELIVERED, now)
+    if known.state is ExecutionState.CANCELLED and not job.may_cancel:
+        return None
+    if known.state is ExecutionState.POSTPONED or known.state is ExecutionState.ACTING:
+        return None  # Both are the control server's own decision, made when the agent asked for it.
+    if known.state is ExecutionState.DONE and job.action is not Action.LOG_OFF and power != "dry-run":
+        return None
+    return advance(execution, known.state, now, known.detail)
+
+
+def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Execution | None]:
+    """An agent asks whether it may act. To say yes, the returned execution must be on disk first.
+
+    An agent asks only for what its journal does not say it began. So when it asks again in the same boot, the
+    first grant never reached it, and may be given once more.
+    """
+    if execution.state.is_final:
+        why = f": {execution.detail}" if execution.detail else ""
+        return Grant(False, f"it is {execution.state.value}{why}"), None
+    is_repeated = execution.state is ExecutionState.ACTING
+    if is_repeated and execution.boot_id_before != boot_id:
+        return Grant(False, "it began in an earlier boot of the machine"), None
+    if now >= execution.expires_at:
+        return Grant(False, "it expired"), advance(execution, ExecutionState.EXPIRED, now, "its time ran out")
+    grant = Grant(True, valid_s=min(GRANT_VALID_S, execution.expires_at - now))
+    if is_repeated:
+        return grant, None
+    acting = msgspec.structs.replace(
+        execution, state=ExecutionState.ACTING, updated_at=now, detail="", boot_id_before=boot_id
+    )
+    return grant, acting
+
+
+def postpone(
+    job: Job, execution: Execution, postpone_s: float, now: float, detail: str
+) -> tuple[Postponed, Execution | None]:
+    """The person wants it later."""
+    if not job.may_postpone:
+        return Postponed(False, "the operator does not allow it to be postponed"), None
+    if ExecutionState.POSTPONED not in LIFE_CYCLE[execution.state] or now >= execution.expires_at:
+        return Postponed(False, f"it is {execution.state.value}"), None
+    if execution.postponed_s + postpone_s > POSTPONED_S_MAX:
+        return Postponed(False, f"it can be postponed by {POSTPONED_S_MAX / 3600:g} hours in all"), None
+    due_at = now + postpone_s
+    later = msgspec.structs.replace(
+        execution,
+        state=ExecutionState.POSTPONED,
+        updated_at=now,
+        detail=detail,
+        due_at=due_at,
+        expires_at=max(execution.expires_at, due_at + DEFAULT_COUNTDOWN_S + job.valid_for_s),
+        postponed_s=execution.postponed_s + postpone_s,
+    )
+    return Postponed(True, "", postpone_s, later.expires_at - now), later
+
+
+def cancel(execution: Execution, now: float, *, cancelled_by: str) -> Execution | None:
+    """The operator stops what has not begun."""
+    if execution.state.has_begun:
+        return None
+    return advance(execution, ExecutionState.CANCELLED, now, f"cancelled by {cancelled_by or 'the operator'}")
+
+
+def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
+    """What has not begun in time expires; what began and never showed its effect is unknown."""
+    if execution.state.is_final:
+        return None
+    if execution.state is ExecutionState.ACTING:
+        if now < execution.updated_at + ACTING_S_MAX[job.action]:
+            return None
+        if job.action is Action.WAKE:
+            return advance(execution, ExecutionState.FAILED, now, "it did not come online")
+        return advance(execution, ExecutionState.UNKNOWN, now, "it began, and nothing was heard of its outcome")
+    if now < execution.expires_at:
+        return None
+    reached = "it never reached the machine" if execution.state is ExecutionState.QUEUED else "its time ran out"
+    return advance(execution, ExecutionState.EXPIRED, now, reached)
+
+
+def settle_on_goodbye(job: Job, execution: Execution, goodbye: Goodbye, now: float) -> Execution | None:
+    """A machine said goodbye: a shutdown that made it go is done."""
+    is_its_shutdown = job.action is Action.SHUT_DOWN and goodbye.execution_id == execution.id
+    if execution.state is not ExecutionState.ACTING or not is_its_shutdown:
+        return None
+    return advance(execution, ExecutionState.DONE, now, "it said goodbye and went")
+
+
+def settle_on_join(
+    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
+) -> Execution | None:
+    """A machine is back: its boot id, and what its agent remembers, settle what was open."""
+    boot_id = machine.facts.boot_id
+    if job.action is Action.WAKE:
+        return advance(execution, ExecutionState.DONE, now, "it came online")
+    if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
+        if known is not None and known.is_running:
+            return None
+        if job.action is not Action.LOG_OFF and boot_id and execution.boot_id_before not in {"", boot_id}:
+            went = "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
+            return advance(execution, ExecutionState.DONE, now, went)
+        if known is not None and known.state.is_final:
+            return receive_report(job, execution, known, now, power=machine.facts.power)
+        if known is None or known.state is not ExecutionState.ACTING:
+            return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
+        return advance(
+            execution,
+            ExecutionState.UNKNOWN,
+            now,
+            f"the agent stopped while it acted, and the machine was not {job.action.past} since; not repeated",
+        )
+    if now >= execution.expires_at:
+        return overdue(job, execution, now)
+    if known is not None:
+        return receive_report(job, execution, known, now, power=machine.facts.power)
+    return None
+
+
+def _refusal(job: Job, machine: Machine) -> str | None:
+    is_on = machine.presence.state in ONLINE_STATES
+    if job.action is Action.WAKE:
+        if machine.presence.state in {PresenceState.ONLINE, PresenceState.SILENT}:
+            return "it is on already"
+        if not machine.facts.mac_addresses:
+            return "its network address (MAC) is not known, so it cannot be woken"
+        return None
+    if not is_on and job.queue_for_s is None:
+        return f"it is {describe_presence(machine.presence)}; use --queue-for to wait for it"
+    return None
+
+
+def describe_presence(presence: Presence) -> str:
+    """State and cause as part of a sentence: ``offline (shut down)``."""
+    return f"{presence.state.value} ({presence.cause.value})" if presence.cause.value else presence.state.value
+
+
+def _unknown_target(target: str, names: list[str]) -> str:
+    what = "no machine matches" if any(sign in target for sign in "*?[") else "there is no machine called"
+    close = difflib.get_close_matches(target, names, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "; 'landline ls' shows all names"
+    return f"{what} {target[:80]!r}{hint}"

@@ -1,0 +1,138 @@
+"""What agent and control server say to each other over a line: the bodies of their requests and messages.
+
+=============  ==========  =====================  ==========================================================
+name           from        body → answer          purpose
+=============  ==========  =====================  ==========================================================
+``join``       agent       Join → Joined          who I am, and what I know of my executions
+``facts``      agent       Facts (message)        something about the machine changed
+``report``     agent       Report → bool          an execution's state; stored when the answer comes
+``claim``      agent       Claim → Grant          may I act now?
+``postpone``   agent       Postpone → Postponed   the person wants it later
+``goodbye``    agent       Goodbye (message)      I go, and this is why
+``execute``    control     Order → bool           an execution for this machine
+``withdraw``   control     Withdraw → bool        do not begin that execution any more
+=============  ==========  =====================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from landline.fleet.model import Action, Cause, ExecutionState, Facts
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Identifier = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_:-]+$")]
+Text = Annotated[str, Meta(max_length=500)]
+Seconds = Annotated[float, Meta(ge=0, le=31_622_400)]
+
+
+class KnownExecution(msgspec.Struct, frozen=True):
+    """What an agent knows of one execution, from its memory or its journal."""
+
+    id: Identifier
+    state: ExecutionState
+    detail: Text = ""
+    boot_id: Text = ""
+    """The boot in which it began to act, if it did."""
+    is_running: bool = False
+    """Whether this very agent process is at it; otherwise it only read of it in its journal."""
+
+
+class Join(msgspec.Struct, frozen=True):
+    """An agent's first request on every new session."""
+
+    facts: Facts
+    executions: Annotated[tuple[KnownExecution, ...], Meta(max_length=10_000)] = ()
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """The answer to :class:`Join`: the name the machine goes by."""
+
+    name: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """An execution's new state."""
+
+    execution: KnownExecution
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Asks whether an execution may begin to act, right now."""
+
+    execution_id: Identifier
+    boot_id: Text
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """The answer to :class:`Claim`. A grant is worthless ``valid_s`` seconds after it was asked for."""
+
+    granted: bool
+    reason: str = ""
+    valid_s: float = 0.0
+
+
+class Postpone(msgspec.Struct, frozen=True):
+    """The person wants it later, by this much from now."""
+
+    execution_id: Identifier
+    postpone_s: Seconds
+    detail: Text = ""
+
+
+class Postponed(msgspec.Struct, frozen=True):
+    """The answer to :class:`Postpone`."""
+
+    granted: bool
+    reason: str = ""
+    due_in_s: float = 0.0
+    expires_in_s: float = 0.0
+
+
+class Goodbye(msgspec.Struct, frozen=True):
+    """An agent leaves in order."""
+
+    cause: Cause
+    detail: Text = ""
+    execution_id: Annotated[str, Meta(max_length=80)] = ""
+    """The execution that makes it go, if one does."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """An execution for a machine. Times count from the moment the control server sent it."""
+
+    execution_id: str
+    action: Action
+    requested_by: str
+    message: str
+    due_in_s: float
+    """Seconds until it is to be done, where the operator gave a delay."""
+    has_delay: bool
+    """Whether the operator gave a delay; if not, a person who is on gets the agent's default countdown."""
+    expires_in_s: float
+    may_cancel: bool
+    may_postpone: bool
+
+
+class Withdraw(msgspec.Struct, frozen=True):
+    """An execution is not wanted any more."""
+
+    execution_id: str
+    reason: str
+
+
+class FactsChecked(Facts, frozen=True, kw_only=True):
+    """:class:`Facts` as they may come from outside: every field bounded."""
+
+    name: Name
+    host_name: Text = ""
+    os: Text = ""
+    boot_id: Text = ""
+    agent_version: Text = ""
+    power: Text = ""
+    mac_addresses: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")], ...], Meta(max_length=32)
+    ] = ()

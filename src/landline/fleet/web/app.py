@@ -1,0 +1,211 @@
+"""The HTTP API: :class:`landline.fleet.api.Operations` published under ``/api/v1``, with its OpenAPI
+description.
+
+Every error answer is a :class:`landline.fleet.api.Problem`. ``/api/v1/openapi.json`` describes the API with
+the same structs that the handlers take and return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Set
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Litestar, Request, Response, get, post
+from litestar.datastructures import CacheControlHeader
+from litestar.di import NamedDependency, Provide
+from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
+from litestar.response import Stream
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from landline.fleet.api import (
+    CancelRequest,
+    JobRequest,
+    JobView,
+    Operations,
+    Preview,
+    PreviewRequest,
+    Problem,
+    ServerStatus,
+    Update,
+)
+from landline.fleet.model import Machine
+from landline.fleet.web.admission import refusal
+from landline.fleet.web.problems import describe
+from landline.fleet.web.updates import KEEP_ALIVE_S, event_stream
+
+BODY_BYTES_MAX: Final = 64 * 1024
+"""Largest request body, but for :data:`JOB_BODY_BYTES_MAX`."""
+
+JOB_BODY_BYTES_MAX: Final = 1024 * 1024
+"""Largest body of a job: the frozen list of some 20,000 machines."""
+
+JOBS_MAX: Final = 1000
+"""Most jobs listed in one answer."""
+
+logger = logging.getLogger(__name__)
+
+Ops = NamedDependency[SkipValidation[Operations]]
+
+
+class Streaming(msgspec.Struct, frozen=True):
+    """How long update streams live, and how often they speak."""
+
+    closing: asyncio.Event
+    keep_alive_s: float
+
+
+def build_app(
+    operations: Operations,
+    *,
+    token: str | None,
+    allowed_hosts: Set[str] = frozenset(),
+    closing: asyncio.Event | None = None,
+    keep_alive_s: float = KEEP_ALIVE_S,
+    log: logging.Logger = logger,
+) -> Litestar:
+    """The application that publishes ``operations``.
+
+    ``token``: the bearer token every request must carry; then requests from pages of other sites and under
+    host names other than ``allowed_hosts`` (lower case), ``localhost`` and IP addresses are refused as well.
+    ``None`` is for a unix socket only: whoever may open the socket may do everything.
+    ``closing``: when set, update streams end. Unexpected exceptions go to ``log`` and are answered with 500.
+    """
+    if token is not None and not token.strip():
+        raise ValueError("The token is empty; give one that nobody can guess.")
+    streaming = Streaming(closing or asyncio.Event(), keep_alive_s)
+
+    def answer(request: Request[Any, Any, Any], exception: Exception) -> Response[Problem]:
+        status, problem = describe(exception)
+        if status >= 500:
+            log.error("%s %s failed", request.method, request.url.path, exc_info=exception)
+        return Response(problem, status_code=status, media_type="application/json")
+
+    return Litestar(
+        [status, machines, preview, create_job, jobs, job, cancel_job, updates, openapi],
+        path="/api/v1",
+        dependencies={
+            "operations": Provide(lambda: operations, sync_to_thread=False),
+            "streaming": Provide(lambda: streaming, sync_to_thread=False),
+        },
+        middleware=[] if token is None else [_guard(token, allowed_hosts)],
+        exception_handlers={Exception: answer},
+        # Answers are the state of this moment; a cached one would lie.
+        cache_control=CacheControlHeader(no_store=True),
+        request_max_body_size=BODY_BYTES_MAX,
+        openapi_config=OpenAPIConfig(
+            title="landline control server",
+            version="1",
+            # Litestar answers everything else under this path with an HTML page, so it is out of the way.
+            path="/schema",
+            render_plugins=[JsonRenderPlugin()],
+        ),
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _guard(token: str, allowed_hosts: Set[str]) -> Any:
+    def middleware(app: ASGIApp) -> ASGIApp:
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            refused = refusal(scope["headers"], token=token, allowed_hosts=allowed_hosts)
+            if refused is not None:
+                raise refused
+            await app(scope, receive, send)
+
+        return guarded
+
+    return middleware
+
+
+def _problems(*statuses: int) -> dict[int, ResponseSpec]:
+    return {
+        status: ResponseSpec(Problem, generate_examples=False, description="Refused; nothing was done.")
+        for status in statuses
+    }
+
+
+@get("/status", operation_id="status", responses=_problems(401, 403))
+async def status(operations: Ops) -> ServerStatus:
+    """What the server says of itself."""
+    return operations.status()
+
+
+@get("/machines", operation_id="machines", responses=_problems(401, 403))
+async def machines(operations: Ops) -> tuple[Machine, ...]:
+    """Every machine known, in order of name."""
+    return operations.machines()
+
+
+@post("/jobs/preview", operation_id="preview", status_code=200, responses=_problems(400, 401, 403, 404, 413))
+async def preview(operations: Ops, data: JSONBody[PreviewRequest]) -> Preview:
+    """The machines that targets match now; nothing is sent to them."""
+    return operations.preview(data)
+
+
+@post(
+    "/jobs",
+    operation_id="create_job",
+    request_max_body_size=JOB_BODY_BYTES_MAX,
+    responses=_problems(400, 401, 403, 404, 413),
+)
+async def create_job(operations: Ops, data: JSONBody[JobRequest]) -> JobView:
+    """Accepts a job. It is on disk when this answers; the same ``request_id`` again gives the same job."""
+    return await operations.create_job(data)
+
+
+@get("/jobs", operation_id="jobs", responses=_problems(400, 401, 403))
+async def jobs(
+    operations: Ops, limit: Annotated[int, QueryParameter(ge=1, le=JOBS_MAX)] = 50
+) -> tuple[JobView, ...]:
+    """The newest jobs, newest first."""
+    return await operations.jobs(limit)
+
+
+@get("/jobs/{job_id:str}", operation_id="job", responses=_problems(401, 403, 404, 409))
+async def job(operations: Ops, job_id: FromPath[str]) -> JobView:
+    """One job with its events. The id may be shortened to any prefix that names one job."""
+    return await operations.job(job_id)
+
+
+@post(
+    "/jobs/{job_id:str}/cancel",
+    operation_id="cancel_job",
+    status_code=200,
+    responses=_problems(400, 401, 403, 404, 409, 413),
+)
+async def cancel_job(operations: Ops, job_id: FromPath[str], data: JSONBody[CancelRequest]) -> JobView:
+    """Stops what has not begun; what has begun stays as it is."""
+    return await operations.cancel_job(job_id, data)
+
+
+@get(
+    "/updates",
+    operation_id="updates",
+    media_type="text/event-stream",
+    responses={
+        200: ResponseSpec(
+            Update,
+            generate_examples=False,
+            media_type="text/event-stream",
+            description="Server-sent events, each one Update; a comment at least every 10 s.",
+        )
+    }
+    | _problems(401, 403),
+)
+async def updates(operations: Ops, streaming: NamedDependency[SkipValidation[Streaming]]) -> Stream:
+    """A snapshot, then every change as it happens, until the client or the server goes."""
+    stream = event_stream(
+        operations.updates(), closing=streaming.closing, keep_alive_s=streaming.keep_alive_s
+    )
+    return Stream(stream, media_type="text/event-stream")
+
+
+@get("/openapi.json", media_type="application/vnd.oai.openapi+json", include_in_schema=False)
+async def openapi(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    """The OpenAPI description of this API."""
+    return request.app.openapi_schema.to_schema()

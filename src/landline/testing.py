@@ -1,0 +1,273 @@
+"""Test doubles: two sessions joined in memory, under virtual time, over links that misbehave as told.
+
+Nothing in here waits, opens a socket or reads a clock, and all chance comes out of one seed, so that a test takes
+microseconds and fails the same way twice::
+
+    pair = Pair(seed=7)
+    pair.connect()
+    pair.client.send(b"one")
+    pair.cut()
+    pair.client.send(b"two")
+    pair.connect()
+    pair.advance(1.0)
+    assert pair.server.bodies == [b"one", b"two"]
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from landline.errors import ConnectFailed
+from landline.session.auth import Anonymous, proofs_equal, resume_proof
+from landline.session.codes import Code
+from landline.session.events import Event, MessageReceived, Unconfirmed
+from landline.session.handshake import (
+    SECRET_BYTES,
+    SESSION_ID_BYTES,
+    ClientHandshake,
+    Hello,
+    Limits,
+    ServerHandshake,
+    Welcome,
+    encode_body,
+)
+from landline.session.liveness import Heartbeat
+from landline.session.session import SendBuffer, Session
+from landline.session.state import State
+from landline.session.wire import Kind, Operation
+
+STEPS_MAX = 100_000
+"""Turns one :meth:`Pair.advance` may take; more means that the two sides never come to rest."""
+
+
+class Clock:
+    """Virtual time in seconds: stands still until it is moved."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Moves time forward; :class:`ValueError` for a step back."""
+        if seconds < 0:
+            raise ValueError(f"time cannot go back by {-seconds:g} s")
+        self.now += seconds
+
+
+class Link:
+    """How one transport treats the bytes given to it, counted over both directions together.
+
+    Bytes arrive in random pieces of at most ``segment_bytes_max``, or as they were written. Behind
+    ``cut_after_bytes`` the transport breaks; behind ``silent_after_bytes`` bytes vanish and nobody is told.
+    """
+
+    def __init__(
+        self,
+        random: Random,
+        *,
+        segment_bytes_max: int | None = None,
+        cut_after_bytes: float = float("inf"),
+        silent_after_bytes: float = float("inf"),
+    ) -> None:
+        self._random = random
+        self.segment_bytes_max = segment_bytes_max
+        self.cut_after_bytes = cut_after_bytes
+        self.silent_after_bytes = silent_after_bytes
+        self.carried_bytes = 0
+        self.is_cut = False
+
+    @classmethod
+    def lossy(cls, random: Random, *, bytes_max: int = 4096) -> Link:
+        """A link that breaks (three in four) or falls silent (one in four) within ``bytes_max`` bytes."""
+        link = cls(random, segment_bytes_max=random.choice([None, 1, 7, 100, 5000]))
+        if random.random() < 0.75:
+            link.cut_after_bytes = random.randrange(bytes_max)
+        else:
+            link.silent_after_bytes = random.randrange(bytes_max)
+        return link
+
+    def silence(self) -> None:
+        """From now on bytes vanish, in both directions, and nobody is told."""
+        self.silent_after_bytes = self.carried_bytes
+
+    def carry(self, data: bytes) -> list[bytes]:
+        """The pieces of ``data`` that arrive."""
+        self.is_cut = self.is_cut or self.carried_bytes + len(data) > self.cut_after_bytes
+        end = min(self.cut_after_bytes, self.silent_after_bytes) - self.carried_bytes
+        if end < len(data):
+            data = data[: int(end)]
+        self.carried_bytes += len(data)
+        pieces = []
+        while data:
+            size = self._random.randint(1, self.segment_bytes_max) if self.segment_bytes_max else len(data)
+            pieces.append(data[:size])
+            data = data[size:]
+        return pieces
+
+
+class Side:
+    """One end of a :class:`Pair`. ``takes`` says whether its application takes messages as they come."""
+
+    session: Session
+    """There from the first :meth:`Pair.connect` on."""
+
+    def __init__(self, limits: Limits, send_buffer: SendBuffer, *, takes: bool) -> None:
+        self.limits = limits
+        self.send_buffer = send_buffer
+        self.takes = takes
+        self.events: list[Event] = []
+        """Everything the sessions of this side told so far."""
+        self.lost: list[Unconfirmed] = []
+        """What was unconfirmed in sessions that could not be resumed."""
+        self._untaken: list[MessageReceived] = []
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies of all messages received so far, in order."""
+        return [event.body for event in self.events if isinstance(event, MessageReceived)]
+
+    def begin(self, session: Session) -> None:
+        """A new session takes the place of the last one, if any."""
+        if hasattr(self, "session"):
+            self.lost += self.session.unconfirmed()
+        self._untaken.clear()
+        self.session = session
+
+    def send(self, body: bytes, *, name: str = "", bulk: bool = False) -> None:
+        """Sends a message; see :meth:`Session.send` for what it may raise."""
+        self.session.send(Operation.MESSAGE, name.encode(), body, is_bulk=bulk)
+
+    def collect(self) -> None:
+        """Fetches what the session has to tell."""
+        events = self.session.next_events()
+        self.events += events
+        self._untaken += [event for event in events if isinstance(event, MessageReceived)]
+        if self.takes:
+            self.take_all()
+
+    def take_all(self) -> None:
+        """The application takes what it has not taken yet."""
+        for message in self._untaken:
+            self.session.take(message)
+        self._untaken.clear()
+
+
+class Pair:
+    """A client's session and a server's, joined by one :class:`Link` at a time, under one :class:`Clock`."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        heartbeat: Heartbeat | None = None,
+        client_limits: Limits | None = None,
+        server_limits: Limits | None = None,
+        send_buffer: SendBuffer | None = None,
+        takes: bool = True,
+    ) -> None:
+        self.clock = Clock()
+        self.random = Random(seed)  # noqa: S311 - a test repeats itself
+        self.heartbeat = heartbeat or Heartbeat()
+        self.client = Side(client_limits or Limits(), send_buffer or SendBuffer(), takes=takes)
+        self.server = Side(server_limits or Limits(), send_buffer or SendBuffer(), takes=takes)
+        self.link = Link(self.random)
+        self.epoch = 0
+
+    def connect(self, link: Link | None = None) -> bool:
+        """Joins the two over a new transport by a real handshake, and says whether a session was resumed.
+
+        The client leaves its old transport; the server is not told of that and is taken over. Raises
+        :class:`ConnectFailed` when the link does not carry the handshake through. Carries nothing else yet.
+        """
+        self.link = link = link or Link(self.random)
+        now, ticket = self.clock.now, None
+        if hasattr(self.client, "session"):
+            self.client.session.receive_link_lost()
+            ticket = None if self.client.session.state is State.CLOSED else self.client.session.ticket
+        limits, hello = self.client.limits, None
+        server = ServerHandshake(random=self.random, now=now)
+        client = ClientHandshake(
+            random=self.random, auth=Anonymous(), identity="", limits=limits, resume=ticket
+        )
+        for piece in link.carry(server.challenge_to_send()):
+            client.receive_data(piece)
+        for piece in link.carry(client.data_to_send()):
+            hello = server.receive_data(piece)
+        if hello is None:
+            raise ConnectFailed("the link ended before HELLO")
+        welcome = self._welcome(hello, server.nonce)
+        self.epoch = welcome.epoch
+        for piece in link.carry(encode_body(Kind.WELCOME, welcome)):
+            client.receive_data(piece)
+        if client.welcome is None:
+            if link.is_cut:
+                self.server.session.receive_link_lost()
+            raise ConnectFailed("the link ended before WELCOME")
+        if not welcome.resumed:
+            self.client.begin(self._session(self.client, welcome.limits, welcome.session, welcome.secret))
+        self.client.session.attach(
+            now, epoch=welcome.epoch, peer_received=welcome.received, phase=self.random.random()
+        )
+        return welcome.resumed
+
+    def cut(self) -> None:
+        """The transport breaks and both sides notice; what was under way is lost."""
+        self.link.cut_after_bytes = 0
+        self.client.session.receive_link_lost()
+        self.server.session.receive_link_lost()
+
+    def forget(self) -> None:
+        """The server loses its session; the next :meth:`connect` begins a new one."""
+        self.server.session.receive_link_lost()
+        self.server.session.close(Code.EXPIRED)
+
+    def transfer(self, sender: Side) -> int:
+        """Carries what one side has to send now to the other; returns the bytes written."""
+        receiver = self.server if sender is self.client else self.client
+        written = 0
+        while data := sender.session.data_to_send(self.clock.now):
+            written += len(data)
+            for piece in self.link.carry(data):
+                receiver.session.receive_data(piece, self.clock.now, epoch=self.epoch)
+                receiver.collect()
+            if self.link.is_cut:
+                self.cut()
+        return written
+
+    def deliver(self) -> None:
+        """Carries bytes both ways until neither side has anything to send at this time."""
+        while self.transfer(self.client) + self.transfer(self.server):
+            pass
+
+    def advance(self, seconds: float) -> None:
+        """Lets that much time pass: carries bytes and wakes each side whenever it asked to be."""
+        end = self.clock.now + seconds
+        for _ in range(STEPS_MAX):
+            self.deliver()
+            dues = (side.session.next_timeout() for side in (self.client, self.server))
+            due = min((due for due in dues if due is not None), default=end)
+            self.clock.now = max(self.clock.now, min(due, end))
+            self.wake()
+            if due >= end:
+                return
+        raise AssertionError("a timer never moves on")
+
+    def wake(self) -> None:
+        """Tells both sides the time, and carries what they say to it."""
+        for side in (self.client, self.server):
+            side.session.handle_timeout(self.clock.now)
+            side.collect()
+        self.deliver()
+
+    def _welcome(self, hello: Hello, nonce: bytes) -> Welcome:
+        """The server's answer: it goes on with its session if the client proves to know it."""
+        resume, received = hello.resume, 0
+        resumes = resume is not None and self._is_proven(resume.session, resume.proof, hello, nonce)
+        if resume is not None and resumes:
+            received = resume.received
+        else:
+            session_id, secret = self.random.randbytes(SESSION_ID_BYTES), self.random.randbytes(SECRET_BYTES)
+            self.server.begin(self._session(self.server, hello.limits, session_id, secret))
+        return received
