@@ -27,6 +27,7 @@ from landline.session.handshake import (
     ClientHandshake,
     Hello,
     Limits,
+    Resume,
     ServerHandshake,
     Welcome,
     encode_body,
@@ -262,12 +263,44 @@ class Pair:
         self.deliver()
 
     def _welcome(self, hello: Hello, nonce: bytes) -> Welcome:
-        """The server's answer: it goes on with its session if the client proves to know it."""
+        """The server attaches, to the session the client proves to know or to a new one, and says so."""
         resume, received = hello.resume, 0
-        resumes = resume is not None and self._is_proven(resume.session, resume.proof, hello, nonce)
-        if resume is not None and resumes:
+        if resume is not None and self._is_proven(resume, nonce):
             received = resume.received
         else:
+            resume = None
             session_id, secret = self.random.randbytes(SESSION_ID_BYTES), self.random.randbytes(SECRET_BYTES)
             self.server.begin(self._session(self.server, hello.limits, session_id, secret))
-        return received
+        session = self.server.session
+        welcome = Welcome(
+            session=session.session_id,
+            secret=session.secret,
+            epoch=session.epoch + 1,
+            resumed=resume is not None,
+            received=session.received,
+            heartbeat=self.heartbeat,
+            limits=self.server.limits,
+            resume_window_s=120.0,
+        )
+        phase = self.random.random()
+        session.attach(self.clock.now, epoch=welcome.epoch, peer_received=received, phase=phase)
+        return welcome
+
+    def _is_proven(self, resume: Resume, nonce: bytes) -> bool:
+        if not hasattr(self.server, "session") or self.server.session.state is State.CLOSED:
+            return False
+        session, epoch, received = resume.session, resume.epoch, resume.received
+        secret = self.server.session.secret
+        proof = resume_proof(secret, server_nonce=nonce, session=session, epoch=epoch, received=received)
+        return session == self.server.session.session_id and proofs_equal(proof, resume.proof)
+
+    def _session(self, side: Side, peer_limits: Limits, session_id: bytes, secret: bytes) -> Session:
+        return Session(
+            session_id=session_id,
+            secret=secret,
+            is_server=side is self.server,
+            limits=side.limits,
+            peer_limits=peer_limits,
+            heartbeat=self.heartbeat,
+            send_buffer=side.send_buffer,
+        )

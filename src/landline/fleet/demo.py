@@ -76,6 +76,7 @@ class Demo:
         self._tally = tally
         self._most_online = 0
         self._job_ids: list[str] = []
+        self._finished_job_ids: set[str] = set()
         self._fleet: asyncio.subprocess.Process | None = None
 
     async def wait_online(self) -> None:
@@ -99,18 +100,21 @@ class Demo:
 
     async def drive(self, seconds: float, *, seed: int) -> None:
         """Issues jobs for most of the time, then lets what is under way come to its end."""
+        assert self._fleet is not None
+        assert self._fleet.stdin is not None
+        self._fleet.stdin.write(b"cut\n")
         dice = random.Random(seed)  # noqa: S311 - a demo is to be repeatable
         ends_at = time.monotonic() + seconds
         settles_at = ends_at - min(SETTLE_S_MAX, seconds * SETTLE_SHARE)
         while time.monotonic() < settles_at:
             await self._issue_job(dice)
             await self._look_until(min(settles_at, time.monotonic() + JOB_EVERY_S))
-        await self._cancel_waiting()
-        await self._look_until(ends_at)
-        # What has begun ends by itself; a machine that restarts takes a few seconds.
-        overtime_ends_at = ends_at + OVERTIME_S_MAX
-        while time.monotonic() < overtime_ends_at and await self._is_something_open():
-            await self._look_until(time.monotonic() + 0.2)
+        # What has begun ends by itself; a machine that restarts takes a few seconds. A person may still put it off.
+        while time.monotonic() < ends_at + OVERTIME_S_MAX:
+            is_open = await self._cancel_waiting()
+            if not is_open and time.monotonic() >= ends_at:
+                break
+            await self._look_until(time.monotonic() + 0.5)
 
     async def finish(self) -> DemoResult:
         """Ends the fleet in order and counts."""
@@ -158,16 +162,20 @@ class Demo:
         )
         self._job_ids.append(view.job.id)
 
-    async def _cancel_waiting(self) -> None:
-        """Stops what would outlast the demo: orders put off, and machines nobody will wake."""
+    async def _cancel_waiting(self) -> bool:
+        """Stops what would outlast the demo: orders put off or not begun. Returns whether anything is under way."""
+        is_open = False
         for job_id in self._job_ids:
+            if job_id in self._finished_job_ids:
+                continue
             view = await self.running.control.job(job_id)
+            if all(execution.state.is_final for execution in view.executions):
+                self._finished_job_ids.add(job_id)
+                continue
+            is_open = True
             if any(execution.state in WAITING_STATES for execution in view.executions):
                 await self.running.control.cancel_job(job_id, CancelRequest(cancelled_by="the end of the demo"))
-
-    async def _is_something_open(self) -> bool:
-        views = [await self.running.control.job(job_id) for job_id in self._job_ids]
-        return any(not execution.state.is_final for view in views for execution in view.executions)
+        return is_open
 
     async def _look_until(self, due: float) -> None:
         while (left := due - time.monotonic()) > 0:

@@ -1,7 +1,8 @@
 """A fleet of machines that do not exist, each with a real agent, journal and connection of its own.
 
 Run as ``python -m landline.fleet.simulated`` by the demo: it reads its :class:`FleetPlan` as one line of JSON from
-standard input, stays until that is closed, and then prints its :class:`FleetResult`.
+standard input, begins to cut links when anything more comes, stays until that is closed, and then prints its
+:class:`FleetResult`.
 """
 
 from __future__ import annotations
@@ -199,8 +200,10 @@ class _NetworkCards(asyncio.DatagramProtocol):
             machine.wake()
 
 
-async def run_fleet(plan: FleetPlan, until: asyncio.Event, ready: asyncio.Future[int]) -> FleetResult:
-    """Runs the machines until the event is set; ``ready`` gets the UDP port for wake-up packets."""
+async def run_fleet(
+    plan: FleetPlan, ready: asyncio.Future[int], may_cut: asyncio.Event, until: asyncio.Event
+) -> FleetResult:
+    """Runs the machines until ``until``; ``ready`` gets the UDP port for wake-up packets."""
     dice = random.Random(plan.seed)  # noqa: S311 - a simulation is to be repeatable
     tally = Tally()
     machines = [
@@ -218,18 +221,12 @@ async def run_fleet(plan: FleetPlan, until: asyncio.Event, ready: asyncio.Future
     loop = asyncio.get_running_loop()
     cards, _ = await loop.create_datagram_endpoint(lambda: _NetworkCards(machines), local_addr=("127.0.0.1", 0))
     ready.set_result(cards.get_extra_info("sockname")[1])
-    links_cut = 0
+    cutter = _Cutter(plan.cut_every_s, dice)
     running = [asyncio.create_task(_run_machine(machine)) for machine in machines]
     try:
-        while not until.is_set():
-            try:
-                async with asyncio.timeout(plan.cut_every_s):
-                    await until.wait()
-            except TimeoutError:
-                line = dice.choice(machines).line
-                if line is not None and not line.is_closed:
-                    line.break_link("the demo cut the link")
-                    links_cut += 1
+        cutting = asyncio.create_task(cutter.run(machines, may_cut))
+        await until.wait()
+        cutting.cancel()
         for machine in machines:
             machine.stop()
         await asyncio.wait(running, timeout=10)
@@ -238,7 +235,25 @@ async def run_fleet(plan: FleetPlan, until: asyncio.Event, ready: asyncio.Future
             task.cancel()
         await asyncio.wait(running)
         cards.close()
-    return FleetResult(tally.sessions, links_cut)
+    return FleetResult(tally.sessions, cutter.links_cut)
+
+
+class _Cutter:
+    """Cuts the link of some machine every now and then."""
+
+    def __init__(self, every_s: float | None, dice: random.Random) -> None:
+        self._every_s = every_s
+        self._dice = dice
+        self.links_cut = 0
+
+    async def run(self, machines: Sequence[SimulatedMachine], may_cut: asyncio.Event) -> None:
+        await may_cut.wait()
+        while self._every_s is not None:
+            await asyncio.sleep(self._every_s)
+            line = self._dice.choice(machines).line
+            if line is not None and not line.is_closed:
+                line.break_link("the demo cut the link")
+                self.links_cut += 1
 
 
 async def _run_machine(machine: SimulatedMachine) -> None:
@@ -253,12 +268,12 @@ async def _main() -> None:
     reader = asyncio.StreamReader()
     pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     plan = msgspec.json.decode(await reader.readline(), type=FleetPlan)
-    until = asyncio.Event()
+    may_cut, until = asyncio.Event(), asyncio.Event()
     ready: asyncio.Future[int] = loop.create_future()
-    fleet = asyncio.create_task(run_fleet(plan, until, ready))
+    fleet = asyncio.create_task(run_fleet(plan, ready, may_cut, until))
     _say(FleetReady(await ready))
     while await reader.read(65536):
-        pass
+        may_cut.set()
     until.set()
     _say(await fleet)
     pipe.close()
