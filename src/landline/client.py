@@ -15,6 +15,7 @@ from landline.errors import (
     ConnectFailed,
     GaveUp,
     LandlineError,
+    LineClosed,
     ProtocolError,
     Rejected,
     SessionLost,
@@ -379,7 +380,7 @@ class Connector:
         elif lost:
             error = SessionLost(text, lost, ended.code)
         elif ended.code is not Code.NORMAL:
-            error = Rejected(ended.code, ended.reason or ended.code.name)
+            error = LineClosed(text, ended.code)
         line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=text, code=ended.code), error)
 
 

@@ -49,12 +49,14 @@ class Handler:
 class Handlers:
     """The handlers of one server or one client."""
 
-    __slots__ = ("_by_name", "message")
+    __slots__ = ("_by_name", "message", "plain_message")
 
     def __init__(self) -> None:
         self._by_name: dict[str, Handler] = {}
         self.message: Handler | None = None
         """Takes messages without a name; without it they wait for ``async for``."""
+        self.plain_message: HandlerFunction | None = None
+        """The function of :attr:`message` where it is a plain one."""
 
     def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
         """Registers a function for requests and messages called ``name`` (1 to 255 bytes of UTF-8).
@@ -81,6 +83,7 @@ class Handlers:
         if self.message is not None:
             raise ConfigurationError("there is a handler for messages already")
         self.message = Handler(function, Any)
+        self.plain_message = None if self.message.is_async else function
         return function
 
     def find(self, name: str) -> Handler | None:

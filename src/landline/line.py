@@ -65,6 +65,11 @@ class LineState(StrEnum):
     CLOSED = "closed"
 
 
+# Looked up once: an enum's attribute costs as much as a function call.
+_CLOSED = LineState.CLOSED
+_MESSAGE = Operation.MESSAGE
+
+
 class LossKind(StrEnum):
     """What ended a link or a line, in a word."""
 
@@ -297,15 +302,19 @@ class Line:
 
     def send_nowait(self, value: Any, *, name: str = "", bulk: bool = False) -> None:
         """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
-        body, is_packed = encode_value(value)
-        self.send_encoded(name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+        body, is_packed = (value, False) if type(value) is bytes else encode_value(value)
+        self.send_encoded(name.encode() if name else b"", body, is_packed=is_packed, is_bulk=bulk)
 
     def send_encoded(self, name: bytes, body: bytes, *, is_packed: bool, is_bulk: bool = False) -> None:
         """As :meth:`send_nowait` for a value encoded before, as a broadcast does once for all lines."""
         if self._waiting is not None and self._waiting.senders:
             raise BufferFull("others wait for room in the send buffer already")
-        self._live_session().send(Operation.MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
-        self._flush_soon()
+        session = self._session
+        if session is None or self._state is _CLOSED:
+            session = self._live_session()
+        session.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
+        if not self._in_batch:
+            self._flush_soon()
 
     async def send_eof(self) -> None:
         """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
@@ -453,15 +462,30 @@ class Line:
         session = self._session
         if session is None or link is not self._link:
             return
-        now = self._owner.wheel.time()
+        owner = self._owner
+        now = owner.wheel.time()
         session.receive_data(data, now, epoch=link.epoch)
         self._in_batch = True
+        plain_message = owner.handlers.plain_message
+        take = session.take
         try:
             for event in session.next_events():
-                if type(event) is MessageReceived:
-                    self._dispatch(event)
-                else:
+                if type(event) is not MessageReceived:
                     self._handle_event(event)
+                elif (
+                    # The shortest way for the commonest case; _dispatch would do the same.
+                    event.operation is _MESSAGE
+                    and plain_message is not None
+                    and not event.name
+                    and self._backlog is None
+                ):
+                    take(event)
+                    try:
+                        plain_message(self, decode_value(event.body, True) if event.is_packed else event.body)
+                    except Exception as error:  # noqa: BLE001 - it is logged
+                        self._log_failed_message(event, error)
+                else:
+                    self._dispatch(event)
         finally:
             self._in_batch = False
         if self._waiting is not None:
@@ -791,10 +815,14 @@ class Line:
     def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
         try:
             handler.function(self, handler.body_of(message.body, message.is_packed))
-        except msgspec.DecodeError as error:
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._log_failed_message(message, error)
+
+    def _log_failed_message(self, message: MessageReceived, error: Exception) -> None:
+        if isinstance(error, msgspec.DecodeError):
             logger.warning("%r sent a message %r that does not fit: %s", self, message.name, error)
-        except Exception:
-            logger.exception("the handler for messages %r of %r failed", message.name, self)
+        else:
+            logger.error("the handler for messages %r of %r failed", message.name, self, exc_info=error)
 
     def _enqueue(self, message: MessageReceived, handler: Handler) -> None:
         if self._backlog is None:
@@ -812,12 +840,8 @@ class Line:
                 if handler.is_async:
                     try:
                         await handler.function(self, handler.body_of(message.body, message.is_packed))
-                    except msgspec.DecodeError as error:
-                        logger.warning(
-                            "%r sent a message %r that does not fit: %s", self, message.name, error
-                        )
-                    except Exception:
-                        logger.exception("the handler for messages %r of %r failed", message.name, self)
+                    except Exception as error:  # noqa: BLE001 - it is logged
+                        self._log_failed_message(message, error)
                 else:
                     self._run_plain(handler, message)
                 backlog.popleft()

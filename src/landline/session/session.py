@@ -313,10 +313,6 @@ class Session:
 
         Raises :class:`MessageTooLarge`, :class:`BufferFull` or :class:`LineClosed`; then nothing was taken.
         """
-        if self.state is State.CLOSED or self._eof_wanted or self._eof_sent:
-            raise LineClosed(
-                "the line is closed" if self.state is State.CLOSED else "nothing can be sent after send_eof()"
-            )
         size = len(name) + len(body)
         flags = (FLAG_PACKED if is_packed else 0) | (FLAG_BULK if is_bulk else 0)
         replay = self._replay
@@ -338,6 +334,10 @@ class Session:
             replay.size_bytes += size
             replay.unwritten_bytes += size
             return
+        if self.state is State.CLOSED or self._eof_wanted or self._eof_sent:
+            raise LineClosed(
+                "the line is closed" if self.state is State.CLOSED else "nothing can be sent after send_eof()"
+            )
         self._check_sendable(name, size)
         if self._lanes is None:
             self._lanes = SendLanes()
@@ -497,7 +497,7 @@ class Session:
         self._buffer = b""
 
     def _refresh_direct(self) -> None:
-        self._direct = self._can_write and self._lanes is None and not self._eof_wanted
+        self._direct = self._can_write and self._lanes is None and not self._eof_wanted and not self._eof_sent
 
     def _check_sendable(self, name: bytes, size: int) -> None:
         if len(name) > NAME_BYTES_MAX:
