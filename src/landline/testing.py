@@ -38,7 +38,6 @@ from landline.session.state import State
 from landline.session.wire import Kind, Operation
 
 STEPS_MAX = 100_000
-"""Turns one :meth:`Pair.advance` may take; more means that the two sides never come to rest."""
 
 
 class Clock:

@@ -70,8 +70,13 @@ class Refused(CommandFailed):
     """The control server refused; nothing was done. ``code`` is that of the :class:`Problem`."""
 
     def __init__(self, problem: Problem, status: int) -> None:
-        super().__init__(printable(problem.message), status)
+        super().__init__(_sentence(printable(problem.message)), status)
         self.code = problem.code
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def parse_server(url: str) -> ServerAddress:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse
 from landline.cli.options import Json
+from landline.cli.terminal import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from landline.fleet.agent.power import Power
     from landline.fleet.agent.prompt import Prompt
     from landline.fleet.demo import Demo
+    from landline.fleet.model import Action
 
 MACHINES_MAX = 5000
 POWERS = ("logind", "command", "simulated", "dry-run")
 PROMPTS = ("auto", "tk", "terminal", "none")
+_MACHINE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 TRY = (
     "landline ls",
@@ -42,7 +46,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    machines: Annotated[str, typer.Option("--machines", metavar="N", help="How many machines to simulate.")] = "8",
+    machines: Annotated[
+        str, typer.Option("--machines", metavar="N", help="How many machines to simulate.")
+    ] = "8",
     seconds: Annotated[
         str | None,
         typer.Option(
@@ -69,14 +75,18 @@ def serve(
         typer.Option("--data", metavar="DIR", help="Database and tokens. Default: ~/.local/share/landline."),
     ] = None,
     listen: Annotated[
-        str, typer.Option("--listen", metavar="URL", help="Where agents connect. Not encrypted yet beyond tls://.")
+        str,
+        typer.Option(
+            "--listen", metavar="URL", help="Where agents connect. Not encrypted yet beyond tls://."
+        ),
     ] = "tcp://127.0.0.1:5463",
     http: Annotated[
         str | None,
         typer.Option("--http", metavar="HOST:PORT", help="The operators' API on TCP too, with a token."),
     ] = None,
     socket: Annotated[
-        str | None, typer.Option("--socket", metavar="PATH", help="The operators' unix socket.", show_default=False)
+        str | None,
+        typer.Option("--socket", metavar="PATH", help="The operators' unix socket.", show_default=False),
     ] = None,
 ) -> None:
     """Run the control server until Ctrl-C or SIGTERM."""
@@ -87,21 +97,28 @@ def serve(
 def agent(
     server: Annotated[
         list[str],
-        typer.Option("--server", metavar="URL", help="The control server, such as tcp://host:5463. May be repeated."),
+        typer.Option(
+            "--server", metavar="URL", help="The control server, such as tcp://host:5463. May be repeated."
+        ),
     ],
     token_file: Annotated[
         str | None,
-        typer.Option("--token-file", metavar="PATH", help="File with the agents' token; else LANDLINE_TOKEN."),
+        typer.Option(
+            "--token-file", metavar="PATH", help="File with the agents' token; else LANDLINE_TOKEN."
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="The machine's name. Default: its host name.", show_default=False)
+        str | None,
+        typer.Option("--name", help="The machine's name. Default: its host name.", show_default=False),
     ] = None,
     power: Annotated[
         str, typer.Option("--power", metavar="KIND", help=f"How to act: {', '.join(POWERS)}.")
     ] = "logind",
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="FILE", help="TOML with [commands] for --power command.", show_default=False),
+        typer.Option(
+            "--config", metavar="FILE", help="TOML with [commands] for --power command.", show_default=False
+        ),
     ] = None,
     prompt: Annotated[
         str, typer.Option("--prompt", metavar="KIND", help=f"How to ask the person: {', '.join(PROMPTS)}.")
@@ -112,6 +129,11 @@ def agent(
     ] = None,
 ) -> None:
     """Keep this machine connected to a control server, and carry out its jobs."""
+    if name is not None and not _MACHINE_NAME.fullmatch(name):
+        raise WrongUse(
+            f"--name takes up to 64 letters, digits, dots, dashes and underscores, and begins with a letter or a "
+            f"digit; {printable(name[:80])!r} does not fit."
+        )
     if power not in POWERS:
         raise WrongUse(f"--power {power!r} is not one of {', '.join(POWERS)}.")
     if prompt not in PROMPTS:
@@ -158,12 +180,20 @@ async def _show_demo(shown: Demo) -> None:
         f"\n{shown.machines} machines are online.\n"
         f"The control server listens for agents on {shown.running.agents}\n"
         f"and for operators on unix://{control_socket()}\n\n"
-        "Try in a second terminal:\n" + "".join(f"    {line}\n" for line in TRY) + "\nCtrl-C ends the demo.\n\n"
+        "Try in a second terminal:\n"
+        + "".join(f"    {line}\n" for line in TRY)
+        + "\nCtrl-C ends the demo.\n\n"
     )
     sys.stdout.flush()
     footer = "Try in a second terminal:\n" + "\n".join(f"  {line}" for line in TRY)
     watching = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "landline", "watch", "--footer", footer, env={**os.environ, "LANDLINE_SERVER": ""}
+        sys.executable,
+        "-m",
+        "landline",
+        "watch",
+        "--footer",
+        footer,
+        env={**os.environ, "LANDLINE_SERVER": ""},
     )
     try:
         await watching.wait()
@@ -183,12 +213,12 @@ async def _serve(data: str | None, listen: str, http: str | None, socket: str | 
     from landline.fleet.paths import control_socket, data_directory
     from landline.fleet.serve import ControlPlan, control_server
 
-    directory = Path(data) if data else data_directory() / "control"
+    directory = data_directory() / "control" if data is None else _path("--data", data)
     plan = ControlPlan(
         data=directory,
         listen=listen,
-        socket=Path(socket) if socket else control_socket(),
-        http=_host_and_port(http) if http else None,
+        socket=control_socket() if socket is None else _path("--socket", socket),
+        http=None if http is None else _host_and_port(http),
     )
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -213,7 +243,13 @@ async def _serve(data: str | None, listen: str, http: str | None, socket: str | 
 
 
 async def _agent(
-    urls: list[str], token: str, name: str | None, power: str, config: str | None, prompt: str, data: str | None
+    urls: list[str],
+    token: str,
+    name: str | None,
+    power: str,
+    config: str | None,
+    prompt: str,
+    data: str | None,
 ) -> int:
     import asyncio
     import signal
@@ -224,14 +260,16 @@ async def _agent(
     from landline.fleet.agent.journal import Journal
     from landline.fleet.paths import data_directory
 
-    directory = Path(data) if data else data_directory() / "agent"
+    directory = data_directory() / "agent" if data is None else _path("--data", data)
     switch = _power(power, config)
     journal = Journal.open(directory / "journal.jsonl")
     try:
         try:
             identity = machine_id(directory / "machine-id")
         except ValueError as error:
-            raise CommandFailed(f"{directory / 'machine-id'} holds no machine id; remove it to get a new one.", 1) from error
+            raise CommandFailed(
+                f"{directory / 'machine-id'} holds no machine id; remove it to get a new one.", 1
+            ) from error
         running = Agent(
             urls=urls,
             auth=landline.SharedToken(token),
@@ -270,7 +308,9 @@ def _power(kind: str, config: str | None) -> Power:
     if kind == "command":
         from landline.fleet.agent.power.command import CommandPower, default_commands
 
-        return CommandPower(_commands(Path(config)) if config else default_commands(sys.platform))
+        if config is None:
+            return CommandPower(default_commands(sys.platform))
+        return CommandPower(_commands(_path("--config", config)))
     if kind == "simulated":
         from landline.fleet.agent.power.simulated import SimulatedPower
 
@@ -280,24 +320,25 @@ def _power(kind: str, config: str | None) -> Power:
     return DryRunPower()
 
 
-def _commands(path: Path) -> Any:
+def _commands(path: Path) -> Mapping[Action, Sequence[str]]:
     """The ``[commands]`` table of a TOML file: action to argument list."""
     import msgspec
 
     from landline.fleet.model import Action
 
-    class Config(msgspec.Struct, forbid_unknown_fields=True):
-        commands: dict[Action, list[str]]
-
+    # No class of its own: its annotations could not see what is imported here.
+    config = dict[Literal["commands"], dict[Action, Annotated[list[str], msgspec.Meta(min_length=1)]]]
+    example = 'write for example [commands] and below it restart = ["shutdown", "-r", "now"]'
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Config).commands
+        commands = msgspec.toml.decode(path.read_bytes(), type=config).get("commands")
     except OSError as error:
-        raise WrongUse(f"{path} cannot be read: {error.strerror}.") from error
+        raise WrongUse(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WrongUse(
-            f"{path} is not a table of commands: {error}. Write for example: [commands] "
-            'restart = ["shutdown", "-r", "now"]'
-        ) from error
+        reason = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise WrongUse(f"{path} is not a table of commands: {printable(reason)}; {example}.") from error
+    if not commands:
+        raise WrongUse(f"{path} holds no commands; {example}.")
+    return commands
 
 
 def _prompt(kind: str) -> Prompt | None:
@@ -347,14 +388,28 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
     except landline.ConfigurationError as error:
         raise WrongUse(_sentence(str(error))) from error
     except OSError as error:
-        raise CommandFailed(_sentence(error.strerror or str(error)), SOME_NOT_DONE) from error
+        raise CommandFailed(_sentence(_system_error(error)), SOME_NOT_DONE) from error
     except expected as error:
         raise CommandFailed(_sentence(str(error)), SOME_NOT_DONE) from error
 
 
+def _system_error(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{error.filename} cannot be used: {reason.lower()}"
+
+
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
+    # A path or a URL that begins it stays as it is.
+    if text.split(maxsplit=1)[:1] and text.split(maxsplit=1)[0].isalpha():
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _path(option: str, text: str) -> Path:
+    # Nothing is never the default: it is what a script's unset variable leaves.
+    if not text.strip():
+        raise WrongUse(f"{option} is empty; name a path, or leave the option out.")
+    return Path(text)
 
 
 def _whole_number(option: str, text: str, least: int, most: int) -> int:
@@ -379,7 +434,9 @@ def _agents_token(token_file: str | None) -> str:
             raise WrongUse(f"Cannot read the token file {token_file}: {reason.lower()}.") from error
     token = os.environ.get("LANDLINE_TOKEN", "").strip()
     if not token:
-        raise WrongUse("An agent needs the token of its control server: give --token-file or set LANDLINE_TOKEN.")
+        raise WrongUse(
+            "An agent needs the token of its control server: give --token-file or set LANDLINE_TOKEN."
+        )
     return token
 
 

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -34,6 +34,8 @@ from landline.fleet.api import (
     Update,
 )
 from landline.fleet.messages import (
+    NOT_JOINED,
+    STORAGE_FAILED,
     Claim,
     FactsChecked,
     Goodbye,
@@ -81,6 +83,9 @@ _LOSS_CAUSES: Final = {
 }
 
 
+_Result = TypeVar("_Result")
+
+
 class _Guest:
     """A line, and the machine that joined over it."""
 
@@ -117,7 +122,7 @@ class Control:
         self._job_executions: dict[str, dict[str, Execution]] = {}
         self._unsaved_machines: set[str] = set()
         self._readers: set[_Reader] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._started_at = clock()
         self.agents_url = agents_url
         self.resumes = 0
@@ -175,7 +180,9 @@ class Control:
 
     def machines(self) -> tuple[Machine, ...]:
         return tuple(
-            sorted((self._current(machine) for machine in self._machines.values()), key=lambda found: found.name)
+            sorted(
+                (self._current(machine) for machine in self._machines.values()), key=lambda found: found.name
+            )
         )
 
     def preview(self, request: PreviewRequest) -> Preview:
@@ -203,15 +210,9 @@ class Control:
         executions = [
             jobs.plan(job, machine, f"{job.id}-{number}") for number, machine in enumerate(machines, 1)
         ]
-        stored = await self._storage.add_job(job, executions)
+        stored = await self._to_its_end(self._add_job(job, executions))
         if stored.id != job.id:
             return await self.job(stored.id)
-        self._remember(job, executions)
-        self._publish_job(job.id)
-        self._forget_finished([job.id])
-        for execution in executions:
-            if not execution.state.is_final:
-                self._begin(job, execution)
         return JobView(job=job, executions=tuple(executions))
 
     async def jobs(self, limit: int) -> tuple[JobView, ...]:
@@ -240,7 +241,7 @@ class Control:
         ]
         await self._record(cancelled)
         for execution in cancelled:
-            self._withdraw(execution, execution.detail)
+            self._withdraw(execution.machine_id, execution.id, execution.detail)
         return await self.job(job.id)
 
     async def updates(self) -> AsyncIterator[Update]:
@@ -285,10 +286,13 @@ class Control:
             cause = _LOSS_CAUSES.get(change.cause, Cause.LINK_LOST)
             after = presence.link_lost(before, now, join=guest.join, cause=cause, detail=change.detail)
         elif change.state is LineState.CLOSED:
-            cause = _LOSS_CAUSES.get(change.cause, Cause.LINK_LOST)
-            after = presence.left(before, now, join=guest.join, cause=cause, detail=change.detail)
             if self._lines.get(guest.machine_id) is line:
                 del self._lines[guest.machine_id]
+            if change.cause is LossKind.CLOSED_HERE:
+                # The control server stops: the machine did not go, and the next start takes it up from here.
+                return
+            cause = _LOSS_CAUSES.get(change.cause, Cause.LINK_LOST)
+            after = presence.left(before, now, join=guest.join, cause=cause, detail=change.detail)
         else:
             return
         self._set_presence(machine, after)
@@ -296,26 +300,39 @@ class Control:
     async def _receive_join(self, line: Line, join: Join) -> Joined:
         machine_id = line.identity
         if not _is_machine_id(machine_id):
-            raise RequestError("bad_identity", "the agent's identity is not a machine id; give the agent its own --data")
+            raise RequestError(
+                "bad_identity", "the agent's identity is not a machine id; give the agent its own --data"
+            )
+        if line.is_closed:
+            raise RequestError("gone", "the line was closed before its join was read")
         facts = _checked(join.facts)
         now = self._clock()
         self._give_up_name(facts.name, machine_id, now)
         before = self._machines.get(machine_id)
         join_reference = secrets.token_hex(8)
+        arrived = presence.joined(now, join=join_reference, address=line.peer)
+        if line.state is LineState.RECONNECTING:
+            arrived = presence.link_lost(
+                arrived, now, join=join_reference, cause=Cause.LINK_LOST, detail="lost while it joined"
+            )
         machine = Machine(
             id=machine_id,
             facts=facts,
-            presence=presence.joined(now, join=join_reference, address=line.peer),
+            presence=arrived,
             first_seen_at=before.first_seen_at if before else now,
         )
         older = self._lines.get(machine_id)
-        self._machines[machine_id] = machine
         self._lines[machine_id] = line
         line.data = _Guest(machine_id, join_reference)
+        self._set_machine(machine)
         if older is not None and older is not line:
             older.end(Code.REPLACED, "another agent with this identity has joined")
-        await self._storage.save_machine(machine)
-        self._publish(MachineChanged(now_at=now, machine=self._current(machine)))
+        try:
+            # With the machine that gave up its name, if one did.
+            await self._save_machines()
+        except StorageError as error:
+            logger.error("%s", error)
+            raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
         await self._settle(machine, join.executions)
         if self.on_joined is not None:
             self.on_joined(line, machine)
@@ -333,7 +350,9 @@ class Control:
                     "start this agent with another --name",
                 )
             retired = f"{name[:50]}.old-{other.id[:8]}"
-            logger.warning("%s is now the name of %s; the machine that had it is called %s", name, machine_id, retired)
+            logger.warning(
+                "%s is now the name of %s; the machine that had it is called %s", name, machine_id, retired
+            )
             facts = msgspec.structs.replace(other.facts, name=retired)
             self._set_machine(msgspec.structs.replace(other, facts=facts))
             return
@@ -349,6 +368,10 @@ class Control:
             if after is not None:
                 settled.append(after)
         await self._record(settled)
+        for told in known:
+            stored = self._open.get(told.id)
+            if told.is_running and (stored is None or (stored.state.is_final and not stored.state.has_begun)):
+                self._withdraw(machine.id, told.id, "it is over" if stored is None else stored.detail)
         for execution in self._executions_for(machine.id):
             if execution.state.is_final or execution.state is ExecutionState.ACTING:
                 continue
@@ -369,7 +392,9 @@ class Control:
         if execution is None:
             return True  # Over long ago: nothing to add.
         job = self._jobs[execution.job_id]
-        after = jobs.receive_report(job, execution, report.execution, self._clock(), power=machine.facts.power)
+        after = jobs.receive_report(
+            job, execution, report.execution, self._clock(), power=machine.facts.power
+        )
         if after is not None:
             await self._record([after])
         return True
@@ -406,14 +431,15 @@ class Control:
         settled = [
             execution
             for before in self._executions_for(machine.id)
-            if (execution := jobs.settle_on_goodbye(self._jobs[before.job_id], before, goodbye, now)) is not None
+            if (execution := jobs.settle_on_goodbye(self._jobs[before.job_id], before, goodbye, now))
+            is not None
         ]
         await self._record(settled)
 
     def _machine_of(self, line: Line) -> Machine:
         """The machine that joined over this line; identity comes from the handshake, never from a body."""
         if not isinstance(line.data, _Guest):
-            raise RequestError("not_joined", "join first")
+            raise RequestError(NOT_JOINED, "join first")
         return self._machines[line.data.machine_id]
 
     def _execution_of(self, line: Line, execution_id: str) -> tuple[Machine, Execution | None]:
@@ -425,6 +451,17 @@ class Control:
         return machine, execution
 
     # Executions.
+
+    async def _add_job(self, job: Job, executions: Sequence[Execution]) -> Job:
+        stored = await self._storage.add_job(job, executions)
+        if stored.id == job.id:
+            self._remember(job, executions)
+            self._publish_job(job.id)
+            self._forget_finished([job.id])
+            for execution in executions:
+                if not execution.state.is_final:
+                    self._begin(job, execution)
+        return stored
 
     def _begin(self, job: Job, execution: Execution) -> None:
         if job.action is Action.WAKE:
@@ -447,7 +484,9 @@ class Control:
         except (landline.RequestLost, landline.LineClosed):
             return
         except RequestError as error:
-            await self._advance(execution_id, ExecutionState.FAILED, f"the agent did not take it: {error.message}")
+            await self._advance(
+                execution_id, ExecutionState.FAILED, f"the agent did not take it: {error.message}"
+            )
             return
         await self._advance(execution_id, ExecutionState.DELIVERED)
 
@@ -455,18 +494,24 @@ class Control:
         """Sends magic packets until the machine is there or the time is up."""
         await self._advance(execution_id, ExecutionState.ACTING)
         while (execution := self._open.get(execution_id)) is not None and not execution.state.is_final:
-            addresses = self._machines[execution.machine_id].facts.mac_addresses
+            machine = self._machines[execution.machine_id]
+            if machine.presence.state is PresenceState.ONLINE:
+                # It was on all the time, and its line has resumed.
+                await self._advance(execution_id, ExecutionState.DONE, "it is online")
+                return
             try:
-                self._waker.wake(addresses)
+                self._waker.wake(machine.facts.mac_addresses)
             except OSError as error:
-                await self._advance(execution_id, ExecutionState.FAILED, f"the wake-up packet was not sent: {error}")
+                await self._advance(
+                    execution_id, ExecutionState.FAILED, f"the wake-up packet was not sent: {error}"
+                )
                 return
             await asyncio.sleep(WAKE_AGAIN_S)
 
-    def _withdraw(self, execution: Execution, reason: str) -> None:
-        line = self._lines.get(execution.machine_id)
+    def _withdraw(self, machine_id: str, execution_id: str, reason: str) -> None:
+        line = self._lines.get(machine_id)
         if line is not None:
-            self._start(self._tell_withdrawn(line, Withdraw(execution.id, reason[:200])))
+            self._start(self._tell_withdrawn(line, Withdraw(execution_id, reason[:200])))
 
     async def _tell_withdrawn(self, line: Line, withdraw: Withdraw) -> None:
         try:
@@ -494,6 +539,10 @@ class Control:
         before = [self._open[execution.id] for execution in executions]
         for execution in executions:
             self._put(execution)
+        # An agent that is gone takes back its request; memory and disk must agree all the same.
+        await self._to_its_end(self._write(before, executions))
+
+    async def _write(self, before: Sequence[Execution], executions: Sequence[Execution]) -> None:
         try:
             await self._storage.record(executions)
         except StorageError as error:
@@ -501,7 +550,7 @@ class Control:
                 if self._open.get(old.id) is new:
                     self._put(old)
             logger.error("%s", error)
-            raise RequestError("storage_failed", "the control server could not record this") from error
+            raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
         finally:
             for job_id in {execution.job_id for execution in executions}:
                 self._publish_job(job_id)
@@ -561,7 +610,7 @@ class Control:
         await self._record(late)
         for execution in late:
             if execution.state is ExecutionState.EXPIRED:
-                self._withdraw(execution, execution.detail)
+                self._withdraw(execution.machine_id, execution.id, execution.detail)
         for machine in list(self._machines.values()):
             self._set_presence(machine, presence.overdue(machine.presence, now))
 
@@ -626,9 +675,13 @@ class Control:
     async def _find_job(self, job_id: str) -> Job:
         found = await self._storage.job(job_id)
         if not found:
-            raise OperationError("unknown_job", f"there is no job {job_id[:80]!r}; 'landline jobs' shows them")
+            raise OperationError(
+                "unknown_job", f"there is no job {job_id[:80]!r}; 'landline jobs' shows them"
+            )
         if len(found) > 1:
-            raise OperationError("ambiguous_job", f"more than one job begins with {job_id[:80]!r}; give more of it")
+            raise OperationError(
+                "ambiguous_job", f"more than one job begins with {job_id[:80]!r}; give more of it"
+            )
         return found[0]
 
     def _new_job_id(self) -> str:
@@ -669,7 +722,14 @@ class Control:
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
+    async def _to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Does it to its end, even when whoever waits for it is cancelled."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of the control server failed", exc_info=error)
@@ -710,14 +770,20 @@ def _checked(facts: Facts) -> Facts:
     try:
         checked = msgspec.convert(msgspec.to_builtins(facts), FactsChecked)
     except msgspec.ValidationError as error:
-        raise RequestError("bad_facts", f"what the agent says of its machine does not fit: {error}") from error
-    if len(checked.persons) > 100 or any(len(person.name) + len(person.seat) > 300 for person in checked.persons):
+        raise RequestError(
+            "bad_facts", f"what the agent says of its machine does not fit: {error}"
+        ) from error
+    if len(checked.persons) > 100 or any(
+        len(person.name) + len(person.seat) > 300 for person in checked.persons
+    ):
         raise RequestError("bad_facts", "the agent names too many persons, or one with too long a name")
     return Facts(**{field: getattr(checked, field) for field in Facts.__struct_fields__})
 
 
 def _is_machine_id(identity: str) -> bool:
-    return 8 <= len(identity) <= 64 and all(sign.isascii() and (sign.isalnum() or sign == "-") for sign in identity)
+    return 8 <= len(identity) <= 64 and all(
+        sign.isascii() and (sign.isalnum() or sign == "-") for sign in identity
+    )
 
 
 def _target(machine: Machine) -> Target:

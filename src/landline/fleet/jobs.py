@@ -49,10 +49,16 @@ ONLINE_STATES: Final = frozenset({PresenceState.ONLINE, PresenceState.SILENT, Pr
 
 def check_request(request: JobRequest) -> None:
     """Raises :class:`OperationError` for values that make no sense, whatever the machines."""
-    durations = {"delay_s": request.delay_s, "valid_for_s": request.valid_for_s, "queue_for_s": request.queue_for_s}
+    durations = {
+        "delay_s": request.delay_s,
+        "valid_for_s": request.valid_for_s,
+        "queue_for_s": request.queue_for_s,
+    }
     for name, value in durations.items():
         if value is not None and (not math.isfinite(value) or not 0 <= value <= DELAY_S_MAX):
-            raise OperationError("bad_request", f"{name} is {value:g}; it must be between 0 and {DELAY_S_MAX:g} seconds")
+            raise OperationError(
+                "bad_request", f"{name} is {value:g}; it must be between 0 and {DELAY_S_MAX:g} seconds"
+            )
     if request.valid_for_s < 1:
         raise OperationError("bad_request", "a job must stay valid for at least one second")
     if len(request.message) > MESSAGE_CHARACTERS_MAX:
@@ -75,14 +81,18 @@ def resolve_targets(targets: Sequence[str], all_machines: bool, machines: Iterab
             raise OperationError("empty_target", "there are no machines yet; start an agent on one first")
         return ordered
     if not targets or any(not target for target in targets):
-        raise OperationError("empty_target", "no target; name a machine, a pattern such as 'lab-*', or all machines")
+        raise OperationError(
+            "empty_target", "no target; name a machine, a pattern such as 'lab-*', or all machines"
+        )
     if len(targets) > TARGETS_MAX:
         raise OperationError("bad_request", f"more than {TARGETS_MAX} targets; use a pattern")
     found: dict[str, Machine] = {}
     for target in targets:
         matches = [machine for machine in ordered if fnmatch.fnmatchcase(machine.name, target)]
         if not matches:
-            raise OperationError("unknown_target", _unknown_target(target, [machine.name for machine in ordered]))
+            raise OperationError(
+                "unknown_target", _unknown_target(target, [machine.name for machine in ordered])
+            )
         found.update((machine.id, machine) for machine in matches)
     return sorted(found.values(), key=lambda machine: machine.name)
 
@@ -161,7 +171,9 @@ def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Exe
     if is_repeated and execution.boot_id_before != boot_id:
         return Grant(False, "it began in an earlier boot of the machine"), None
     if now >= execution.expires_at:
-        return Grant(False, "it expired"), advance(execution, ExecutionState.EXPIRED, now, "its time ran out")
+        # Whoever was granted leave and asks again has not acted.
+        state = ExecutionState.FAILED if is_repeated else ExecutionState.EXPIRED
+        return Grant(False, "it expired"), advance(execution, state, now, "its time ran out")
     grant = Grant(True, valid_s=min(GRANT_VALID_S, execution.expires_at - now))
     if is_repeated:
         return grant, None
@@ -210,10 +222,14 @@ def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
             return None
         if job.action is Action.WAKE:
             return advance(execution, ExecutionState.FAILED, now, "it did not come online")
-        return advance(execution, ExecutionState.UNKNOWN, now, "it began, and nothing was heard of its outcome")
+        return advance(
+            execution, ExecutionState.UNKNOWN, now, "it began, and nothing was heard of its outcome"
+        )
     if now < execution.expires_at:
         return None
-    reached = "it never reached the machine" if execution.state is ExecutionState.QUEUED else "its time ran out"
+    reached = (
+        "it never reached the machine" if execution.state is ExecutionState.QUEUED else "its time ran out"
+    )
     return advance(execution, ExecutionState.EXPIRED, now, reached)
 
 
@@ -235,18 +251,21 @@ def settle_on_join(
     if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
         if known is not None and known.is_running:
             return None
+        if known is not None and known.state is ExecutionState.FAILED:
+            # What the machine refused to do did not make it go; it may have gone for another reason.
+            return receive_report(job, execution, known, now, power=machine.facts.power)
         if job.action is not Action.LOG_OFF and boot_id and execution.boot_id_before not in {"", boot_id}:
-            went = "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
+            went = (
+                "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
+            )
             return advance(execution, ExecutionState.DONE, now, went)
         if known is not None and known.state.is_final:
             return receive_report(job, execution, known, now, power=machine.facts.power)
         if known is None or known.state is not ExecutionState.ACTING:
             return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
+        since = "" if job.action is Action.LOG_OFF else f", and the machine was not {job.action.past} since"
         return advance(
-            execution,
-            ExecutionState.UNKNOWN,
-            now,
-            f"the agent stopped while it acted, and the machine was not {job.action.past} since; not repeated",
+            execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
         )
     if now >= execution.expires_at:
         return overdue(job, execution, now)
@@ -270,7 +289,9 @@ def _refusal(job: Job, machine: Machine) -> str | None:
 
 def describe_presence(presence: Presence) -> str:
     """State and cause as part of a sentence: ``offline (shut down)``."""
-    return f"{presence.state.value} ({presence.cause.value})" if presence.cause.value else presence.state.value
+    return (
+        f"{presence.state.value} ({presence.cause.value})" if presence.cause.value else presence.state.value
+    )
 
 
 def _unknown_target(target: str, names: list[str]) -> str:

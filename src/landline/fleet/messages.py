@@ -16,15 +16,21 @@ name           from        body → answer          purpose
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from landline.fleet.model import Action, Cause, ExecutionState, Facts
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Identifier = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_:-]+$")]
+# "\Z", not "$", which also matches in front of a line end at the end.
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+Identifier = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_:-]+\Z")]
+NOT_JOINED: Final = "not_joined"
+"""The code of a request's error: the session has not joined yet."""
+STORAGE_FAILED: Final = "storage_failed"
+"""The code of a request's error: nothing was recorded, and it may be asked again."""
+
 Text = Annotated[str, Meta(max_length=500)]
 Seconds = Annotated[float, Meta(ge=0, le=31_622_400)]
 
@@ -134,5 +140,5 @@ class FactsChecked(Facts, frozen=True, kw_only=True):
     agent_version: Text = ""
     power: Text = ""
     mac_addresses: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")], ...], Meta(max_length=32)
+        tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")], ...], Meta(max_length=32)
     ] = ()

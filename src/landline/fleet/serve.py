@@ -10,15 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from landline import Endpoint, Heartbeat, Server, SharedToken
+from landline import AddressInUse, ConfigurationError, Endpoint, Heartbeat, Server, SharedToken
 from landline.fleet.control import Control
 from landline.fleet.paths import make_private_directory
 from landline.fleet.storage import Storage
 from landline.fleet.wake import MagicPackets, Waker
-from landline.fleet.web.serve import ApiServer
+from landline.fleet.web.serve import ApiServer, CannotListen
 
 RESUME_WINDOW_S = 60.0
 """How long a machine may be without a connection before it counts as offline."""
+TOKEN_CHARACTERS_MIN = 16
+"""A shorter token is no secret; the one made here has 43."""
 STOP_RETRY_AFTER_S = 2.0
 STOP_SPREAD_S = 8.0
 """When the control server stops, agents come back after this: it may just be restarting."""
@@ -55,10 +57,12 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
     was started. Leaving closes in order: operators first, then agents, then the database.
     """
     make_private_directory(plan.data)
-    agents_token = token_file(plan.data / "agents.token")
-    operators_token = token_file(plan.data / "operators.token")
-    storage = await Storage.open(plan.data / "landline.db")
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        # The database first: it admits one control server, so that nobody else makes these tokens now.
+        storage = await Storage.open(plan.data / "landline.db")
+        stack.push_async_callback(storage.close)
+        agents_token = token_file(plan.data / "agents.token")
+        operators_token = token_file(plan.data / "operators.token")
         server = Server(
             auth=SharedToken(agents_token),
             heartbeat=plan.heartbeat,
@@ -66,37 +70,66 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
             name="landline control",
         )
         control = await Control.start(server, storage, waker=plan.waker)
+        stack.push_async_callback(control.stop)
+        endpoint = await stack.enter_async_context(_listening(server, plan.listen))
+        api = await stack.enter_async_context(
+            ApiServer(control, unix_path=plan.socket, tcp=plan.http, token=operators_token)
+        )
+        control.agents_url = str(endpoint)
         try:
-            async with (
-                server.listen(plan.listen) as endpoint,
-                ApiServer(control, unix_path=plan.socket, tcp=plan.http, token=operators_token) as api,
-            ):
-                control.agents_url = str(endpoint)
-                try:
-                    yield RunningControl(
-                        control, server, endpoint, agents_token, operators_token, api.tcp_address
-                    )
-                finally:
-                    control.close_readers()
-                    await server.close(retry_after_s=STOP_RETRY_AFTER_S, spread_s=STOP_SPREAD_S)
+            yield RunningControl(control, server, endpoint, agents_token, operators_token, api.tcp_address)
         finally:
-            await control.stop()
+            control.close_readers()
+            await server.close(retry_after_s=STOP_RETRY_AFTER_S, spread_s=STOP_SPREAD_S)
+
+
+@contextlib.asynccontextmanager
+async def _listening(server: Server, url: str) -> AsyncIterator[Endpoint]:
+    """Listens for agents while it is entered. Raises :class:`CannotListen` for what the system does not allow."""
+    listening = server.listen(url)
+    try:
+        endpoint = await listening.__aenter__()
+    except AddressInUse:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        raise CannotListen(f"cannot listen on {url}: {reason.lower()}; choose another address") from error
+    try:
+        yield endpoint
     finally:
-        await storage.close()
+        await listening.__aexit__(None, None, None)
 
 
 def token_file(path: Path) -> str:
-    """The secret kept in a file for its owner only; made on first use.
+    """The secret kept in a file for its owner only; made on first use, whole or not at all.
 
-    Raises :class:`OSError` when it cannot be read or written.
+    Raises :class:`OSError` when it cannot be read or written, :class:`landline.ConfigurationError` when what it
+    holds is no secret.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    token = secrets.token_urlsafe(32)
+        token = path.read_bytes().decode().strip()
+    except FileNotFoundError:
+        token = secrets.token_urlsafe(32)
+        _write_private_file(path, token + "\n")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path} holds no token: it is not text; remove it to get a new one"
+        ) from error
+    if len(token) < TOKEN_CHARACTERS_MIN:
+        raise ConfigurationError(
+            f"{path} holds a token of less than {TOKEN_CHARACTERS_MIN} characters, which could be guessed; "
+            "remove it to get a new one"
+        )
+    return token
+
+
+def _write_private_file(path: Path, text: str) -> None:
+    # Under another name first: a crash in between must not leave an empty secret behind.
+    beside = path.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    return token
+    beside.replace(path)

@@ -86,8 +86,8 @@ def _remove_stale(path: Path) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
             return
-        except TimeoutError:
-            pass
+        except (TimeoutError, BlockingIOError):
+            pass  # A full backlog: somebody lives there, and is busy.
     raise AddressInUse(
         errno.EADDRINUSE, f"a server already answers on {path}; stop that one or choose another path"
     )

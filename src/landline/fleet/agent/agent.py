@@ -16,6 +16,8 @@ from landline.fleet.agent.journal import Entry, Journal, JournalError
 from landline.fleet.agent.power import OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
 from landline.fleet.messages import (
+    NOT_JOINED,
+    STORAGE_FAILED,
     Claim,
     Goodbye,
     Grant,
@@ -38,6 +40,10 @@ PERSONS_EVERY_S: Final = 15.0
 """How often the agent looks who is on."""
 GOODBYE_TIMEOUT_S: Final = 3.0
 """How long the last words may take: a system that goes down does not wait long (logind: 5 s)."""
+GOING_DOWN_S_MAX: Final = 120.0
+"""How long nothing else begins after the system took an order to restart or shut down."""
+CONTROL_RETRY_S: Final = 2.0
+"""When to ask again after the control server could not record an answer."""
 POWER_RETRY_S: Final = 30.0
 """How long after losing the system's bus the agent tries to reach it again."""
 DETAIL_CHARACTERS_MAX: Final = 500
@@ -82,7 +88,8 @@ class Agent:
         self._known: dict[str, KnownExecution] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
         self._acting: tuple[str, Action] | None = None
-        self._one_at_a_time = asyncio.Lock()
+        self._one_dialog = asyncio.Lock()
+        self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
         self._ending: asyncio.Future[Goodbye | None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +109,8 @@ class Agent:
         """Stays connected until the machine goes down, :meth:`stop` is called, or the server does not want it.
 
         Returns the goodbye that was said. Raises :class:`AgentRefused`, :class:`landline.Rejected`,
-        :class:`landline.GaveUp` or :class:`PowerError`. Cancelling leaves without a goodbye.
+        :class:`landline.GaveUp`, :class:`landline.LineClosed` when the control server ended the line (with the code
+        ``REPLACED`` for another agent), or :class:`PowerError`. Cancelling leaves without a goodbye.
         """
         await self._power.open()
         try:
@@ -144,6 +152,13 @@ class Agent:
         self._joined.clear()
 
     async def _join(self, line: Line) -> None:
+        while True:
+            if await self._try_to_join(line):
+                return
+            await asyncio.sleep(CONTROL_RETRY_S)
+
+    async def _try_to_join(self, line: Line) -> bool:
+        """Returns whether it need not be tried again in this session."""
         facts = await self._current_facts()
         journalled = [
             KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
@@ -154,12 +169,16 @@ class Agent:
         try:
             joined = await line.request("join", join, timeout=None, response_type=Joined)
         except (landline.RequestLost, landline.LineClosed):
-            return  # The next session joins again.
+            return True  # The next session joins again.
         except landline.RequestError as error:
+            if error.code == STORAGE_FAILED:
+                logger.warning("joining: %s; trying again in %g s", error.message, CONTROL_RETRY_S)
+                return False
             self._refuse(f"the control server does not take this machine: {error.message}")
-            return
+            return True
         logger.info("joined as %s", joined.name)
         self._joined.set()
+        return True
 
     async def _current_facts(self) -> Facts:
         persons: tuple[Person, ...] = ()
@@ -211,20 +230,25 @@ class Agent:
         return True
 
     async def _carry_out(self, order: Order) -> None:
-        async with self._one_at_a_time:
-            try:
-                refusal = await self._power.refusal(order.action)
-            except PowerError as error:
-                refusal = str(error)
-            if refusal is not None:
-                await self._report_state(order, ExecutionState.REFUSED, refusal)
-                return
+        try:
+            refusal = await self._power.refusal(order.action)
+        except PowerError as error:
+            refusal = str(error)
+        if refusal is not None:
+            await self._report_state(order, ExecutionState.REFUSED, refusal)
+            return
+        try:
             accepted = await self._ask(order)
             if accepted is None:
                 return
             await self._report_state(order, ExecutionState.ACCEPTED, accepted)
-            if await self._claim(order):
-                await self._act(order)
+            async with self._one_action:
+                if await self._claim(order):
+                    await self._act(order)
+        except landline.RequestError as error:
+            # Not asked for again, and so not done: it expires on the control server.
+            logger.error("%s of %s is dropped: %s", order.action.value, order.execution_id, error)
+            self._known.pop(order.execution_id, None)
 
     async def _ask(self, order: Order) -> str | None:
         """Waits for the time and the person. Returns why it may go on, or ``None`` when it may not."""
@@ -236,10 +260,12 @@ class Agent:
         who = ", ".join(person.name for person in persons)
         may_postpone = order.may_postpone
         while True:
-            await self._report_state(order, ExecutionState.PROMPTED, f"asking {who}")
             shown_at = time.monotonic()
             try:
-                answer = await self._show(self._prompt, order, countdown_s, may_postpone)
+                async with self._one_dialog:
+                    await self._report_state(order, ExecutionState.PROMPTED, f"asking {who}")
+                    shown_at = time.monotonic()
+                    answer = await self._show(self._prompt, order, countdown_s, may_postpone)
             except PromptError as error:
                 await asyncio.sleep(max(0.0, countdown_s - (time.monotonic() - shown_at)))
                 return f"{who} could not be asked: {error}"
@@ -272,7 +298,7 @@ class Agent:
         return await prompt.ask(question)
 
     async def _postpone(self, order: Order, postpone_s: float, who: str) -> Postponed:
-        detail = f"postponed by {who} for {postpone_s / 60:.0f} min"
+        detail = f"postponed by {who} for {_duration(postpone_s)}"
         body = Postpone(order.execution_id, postpone_s, detail)
         reply: Postponed = await self._request_until_answered("postpone", body, Postponed)
         if reply.granted:
@@ -286,7 +312,9 @@ class Agent:
             asked_at = _boot_time()
             grant: Grant = await self._request_until_answered("claim", claim, Grant)
             if not grant.granted:
-                logger.info("%s of %s is not to be done: %s", order.action.value, order.execution_id, grant.reason)
+                logger.info(
+                    "%s of %s is not to be done: %s", order.action.value, order.execution_id, grant.reason
+                )
                 self._known.pop(order.execution_id, None)
                 return False
             if _boot_time() - asked_at <= grant.valid_s:
@@ -315,7 +343,10 @@ class Agent:
                 detail = "dry run: nothing was done" if self._power.name == "dry-run" else ""
                 await self._tell_outcome(order, ExecutionState.DONE, detail)
                 await self._tell_persons()
-            # A restart or shutdown ends this agent; the way it goes and comes back tells the rest.
+            else:
+                # A restart or shutdown ends this agent; the way it goes and comes back tells the rest. Until then no
+                # other order begins: what is left of it is for the machine's next life.
+                await asyncio.sleep(GOING_DOWN_S_MAX)
 
     async def _tell_outcome(self, order: Order, state: ExecutionState, detail: str) -> None:
         try:
@@ -379,26 +410,39 @@ class Agent:
         await self._report(self._note(order, state, detail))
 
     async def _report(self, known: KnownExecution) -> None:
-        if self.line is None:
-            return
         try:
-            await self.line.request("report", Report(known), timeout=None)
+            await self._request("report", Report(known), bool)
         except (landline.RequestLost, landline.LineClosed):
             return  # The next join tells it.
+        except landline.RequestError as error:
+            logger.error("%s was not taken: %s", known.id, error)
         if known.state.is_final:
             self._known.pop(known.id, None)
 
     async def _request_until_answered(self, name: str, body: msgspec.Struct, response_type: type[Any]) -> Any:
         """Asks the control server, again in every new session, until it answers."""
         while True:
+            try:
+                return await self._request(name, body, response_type)
+            except landline.RequestLost:
+                continue
+
+    async def _request(self, name: str, body: msgspec.Struct, response_type: type[Any]) -> Any:
+        """Asks the control server, once it knows this machine, and again while it cannot record the answer."""
+        while True:
             await self._joined.wait()
             assert self.line is not None
             try:
                 return await self.line.request(name, body, timeout=None, response_type=response_type)
-            except landline.RequestLost:
-                continue
+            except landline.RequestError as error:
+                if error.code not in {NOT_JOINED, STORAGE_FAILED}:
+                    raise
+                logger.warning("%s: %s; trying again in %g s", name, error.message, CONTROL_RETRY_S)
+            await asyncio.sleep(CONTROL_RETRY_S)
 
     def _journalise(self, order: Order, state: ExecutionState, detail: str = "") -> None:
+        # No longer than the control server takes it: the next join tells what stands here.
+        detail = detail[:DETAIL_CHARACTERS_MAX]
         self._journal.record(Entry(order.execution_id, order.action, state, self._facts.boot_id, detail))
 
     # Tasks.
@@ -425,6 +469,10 @@ class Agent:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _boot_time() -> float:

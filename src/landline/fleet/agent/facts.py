@@ -11,6 +11,7 @@ from pathlib import Path
 from landline.fleet.model import Facts
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+_MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def machine_facts(name: str | None, *, power: str, version: str) -> Facts:
@@ -64,7 +65,13 @@ def _mac_addresses(interfaces: Path) -> tuple[str, ...]:
         return ()
     found = []
     for interface in sorted(interfaces.iterdir()):
-        address = interface / "address"
-        if (interface / "device").exists() and address.is_file():
-            found.append(address.read_text().strip().lower())
+        if not (interface / "device").exists():
+            continue
+        try:
+            address = (interface / "address").read_text().strip().lower()
+        except OSError:
+            continue
+        # InfiniBand's are longer, a modem has none; neither takes a magic packet.
+        if _MAC_ADDRESS.fullmatch(address) and address != "00:00:00:00:00:00":
+            found.append(address)
     return tuple(found[:32])

@@ -60,6 +60,10 @@ class Journal:
                 raise JournalError(
                     f"another agent uses {path.parent}; stop it, or give this one its own --data directory"
                 ) from error
+            if os.fstat(descriptor).st_ino != path.stat().st_ino:
+                # Its name went to a shortened copy, which the other agent has locked.
+                raise JournalError(f"another agent uses {path.parent}; stop it first")
+            _sync_directory(path.parent)
             entries, size = _read(path)
             os.truncate(descriptor, size)
             journal = cls(path, descriptor, entries)

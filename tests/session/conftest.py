@@ -1,0 +1,34 @@
+"""What the tests of the session share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from landline.session.handshake import Limits
+from landline.session.liveness import Heartbeat
+from landline.session.session import SendBuffer, Session
+
+
+@pytest.fixture(scope="session")
+def make_session() -> Callable[..., Session]:
+    """Makes one side alone, attached at time 0 (unless ``attached=False``)."""
+
+    def make(*, attached: bool = True, phase: float = 0.0, **options: Any) -> Session:
+        session = Session(
+            **{
+                "session_id": bytes(16),
+                "secret": bytes(32),
+                "is_server": True,
+                "limits": Limits(),
+                "peer_limits": Limits(),
+                "heartbeat": Heartbeat(),
+                "send_buffer": SendBuffer(),
+                **options,
+            }
+        )
+        if attached:
+            session.attach(0.0, epoch=1, peer_received=0, phase=phase)
+        return session
+
+    return make

@@ -1,0 +1,76 @@
+import pytest
+
+from landline.errors import ConfigurationError
+from landline.session.auth import Anonymous, AuthClaim, SharedToken, proofs_equal, resume_proof
+
+NONCES = {"server_nonce": b"s" * 32, "client_nonce": b"c" * 32}
+TOKEN = "a token of more than 16 bytes"
+
+
+def test_anonymous_peers_may_say_any_name():
+    auth = Anonymous()
+    assert auth.identify(auth.claim(**NONCES, identity="me"), **NONCES) == "me"
+    assert auth.identify(None, **NONCES) == ""
+    assert auth.server_proof(**NONCES, identity="me") is None
+    assert auth.accepts_server(None, **NONCES, identity="me")
+
+
+def test_anonymous_servers_do_not_accept_a_proof_they_cannot_check():
+    assert Anonymous().identify(SharedToken(TOKEN).claim(**NONCES, identity="me"), **NONCES) is None
+
+
+def test_both_sides_prove_the_token():
+    client, server = SharedToken(TOKEN), SharedToken(TOKEN.encode())
+    claim = client.claim(**NONCES, identity="me")
+    assert server.identify(claim, **NONCES) == "me"
+    assert client.accepts_server(server.server_proof(**NONCES, identity="me"), **NONCES, identity="me")
+
+
+def test_another_token_proves_nothing():
+    client, server = SharedToken(TOKEN), SharedToken(TOKEN + "!")
+    assert server.identify(client.claim(**NONCES, identity="me"), **NONCES) is None
+    proof = server.server_proof(**NONCES, identity="me")
+    assert not client.accepts_server(proof, **NONCES, identity="me")
+
+
+def test_a_claim_is_worth_nothing_with_another_nonce_or_name():
+    auth = SharedToken(TOKEN)
+    claim = auth.claim(**NONCES, identity="me")
+    assert auth.identify(claim, server_nonce=b"x" * 32, client_nonce=b"c" * 32) is None
+    assert auth.identify(claim, server_nonce=b"s" * 32, client_nonce=b"x" * 32) is None
+    assert auth.identify(AuthClaim("token", "you", claim.proof), **NONCES) is None
+
+
+def test_a_proof_cannot_be_reflected():
+    auth = SharedToken(TOKEN)
+    claim = auth.claim(**NONCES, identity="me")
+    assert not auth.accepts_server(claim.proof, **NONCES, identity="me")
+    proof = auth.server_proof(**NONCES, identity="me")
+    assert auth.identify(AuthClaim("token", "me", proof), **NONCES) is None
+
+
+def test_no_claim_and_no_proof_are_refused():
+    auth = SharedToken(TOKEN)
+    assert auth.identify(None, **NONCES) is None
+    assert auth.identify(Anonymous().claim(**NONCES, identity="me"), **NONCES) is None
+    assert not auth.accepts_server(None, **NONCES, identity="me")
+
+
+def test_a_short_token_is_a_configuration_error():
+    SharedToken("x" * 16)
+    with pytest.raises(ConfigurationError, match="15 bytes"):
+        SharedToken("x" * 15)
+
+
+def test_a_token_does_not_show_itself():
+    assert TOKEN not in repr(SharedToken(TOKEN))
+
+
+def test_a_resume_proof_covers_everything():
+    fields = {"server_nonce": b"n" * 32, "session": b"s" * 16, "epoch": 3, "received": 9}
+    proof = resume_proof(b"k" * 32, **fields)
+    assert proofs_equal(proof, resume_proof(b"k" * 32, **fields))
+    others = {"server_nonce": b"m" * 32, "session": b"t" * 16, "epoch": 4, "received": 8}
+    for name, value in others.items():
+        assert not proofs_equal(proof, resume_proof(b"k" * 32, **{**fields, name: value}))
+    assert not proofs_equal(proof, resume_proof(b"l" * 32, **fields))

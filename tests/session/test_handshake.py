@@ -1,0 +1,268 @@
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landline.errors import ProtocolError, Rejected
+from landline.session.auth import Anonymous, SharedToken, resume_proof
+from landline.session.codes import Code
+from landline.session.handshake import (
+    HANDSHAKE_TIMEOUT_S,
+    REASON_CHARACTERS_MAX,
+    Bye,
+    Challenge,
+    ClientHandshake,
+    Hello,
+    Limits,
+    ResumeTicket,
+    ServerHandshake,
+    Welcome,
+    decode_body,
+    decode_hello,
+    encode_body,
+    reject_to_send,
+)
+from landline.session.liveness import Heartbeat
+from landline.session.wire import HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION, Kind, encode_frame
+
+TICKET = ResumeTicket(b"i" * 16, b"k" * 32, 3, 42)
+
+
+def client_handshake(*, auth=None, resume=None):
+    return ClientHandshake(
+        random=Random(1), auth=auth or Anonymous(), identity="me", limits=Limits(), resume=resume
+    )
+
+
+def server_handshake():
+    return ServerHandshake(random=Random(2), now=100.0)
+
+
+def welcome(**changes):
+    fields = {
+        "session": b"i" * 16,
+        "secret": b"k" * 32,
+        "epoch": 4,
+        "resumed": False,
+        "received": 0,
+        "heartbeat": Heartbeat(),
+        "limits": Limits(),
+        "resume_window_s": 60.0,
+    }
+    return encode_body(Kind.WELCOME, Welcome(**{**fields, **changes}))
+
+
+def challenged(**options):
+    client, server = client_handshake(**options), server_handshake()
+    client.receive_data(server.challenge_to_send("landline"))
+    return client, server
+
+
+def in_pieces(data, size):
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_both_sides_meet_however_the_bytes_arrive(size):
+    client, server = client_handshake(), server_handshake()
+    for piece in in_pieces(server.challenge_to_send("landline"), size):
+        assert client.receive_data(piece) == b""
+    sent = client.data_to_send()
+    assert client.data_to_send() == b""
+    answers = [server.receive_data(piece) for piece in in_pieces(sent, size)]
+    assert answers[:-1] == [None] * (len(answers) - 1)
+    hello = answers[-1]
+    assert (hello.version, hello.limits, hello.resume) == (PROTOCOL_VERSION, Limits(), None)
+    assert (hello.auth.method, hello.auth.identity) == ("none", "me")
+    assert client.welcome is None
+    for piece in in_pieces(welcome(), size):
+        assert client.receive_data(piece) == b""
+    assert client.welcome.session == b"i" * 16
+
+
+def test_bytes_behind_welcome_belong_to_the_session():
+    client, _ = challenged()
+    assert client.receive_data(welcome() + b"rest") == b"rest"
+
+
+def test_the_server_knows_its_deadline_and_the_round_trip():
+    server = server_handshake()
+    assert server.deadline == 100.0 + HANDSHAKE_TIMEOUT_S
+    assert server.round_trip_s(100.25) == 0.25
+
+
+def test_both_sides_prove_a_shared_token():
+    auth = SharedToken("t" * 16)
+    client, server = challenged(auth=auth)
+    hello = server.receive_data(client.data_to_send())
+    nonces = {"server_nonce": server.nonce, "client_nonce": hello.nonce}
+    assert auth.identify(hello.auth, **nonces) == "me"
+    client.receive_data(welcome(proof=auth.server_proof(**nonces, identity="me")))
+    assert client.welcome is not None
+
+
+@pytest.mark.parametrize("proof", [None, b"", b"x" * 32])
+def test_a_server_that_does_not_know_the_token_is_refused(proof):
+    client, _ = challenged(auth=SharedToken("t" * 16))
+    with pytest.raises(ProtocolError) as refused:
+        client.receive_data(welcome(proof=proof))
+    assert refused.value.code is Code.UNAUTHENTICATED
+    assert client.welcome is None
+
+
+def test_a_ticket_is_proven_over_the_servers_nonce():
+    client, server = challenged(resume=TICKET)
+    resume = server.receive_data(client.data_to_send()).resume
+    assert (resume.session, resume.epoch, resume.received) == (TICKET.session, 3, 42)
+    assert resume.proof == resume_proof(
+        TICKET.secret, server_nonce=server.nonce, session=TICKET.session, epoch=3, received=42
+    )
+
+
+def test_a_resumed_session_is_the_one_asked_for():
+    client, _ = challenged(resume=TICKET)
+    client.receive_data(welcome(resumed=True))
+    assert client.welcome.resumed
+
+
+@pytest.mark.parametrize(
+    ("ticket", "changes"),
+    [(None, {}), (TICKET, {"session": b"j" * 16}), (TICKET, {"epoch": 3}), (TICKET, {"epoch": 0})],
+)
+def test_a_resumed_session_that_was_not_asked_for_is_refused(ticket, changes):
+    client, _ = challenged(resume=ticket)
+    with pytest.raises(ProtocolError, match="not asked for"):
+        client.receive_data(welcome(**{"resumed": True, **changes}))
+    assert client.welcome is None
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_a_reject_says_why_and_when_to_return(size):
+    rejection = reject_to_send(Code.OVERLOADED, "r" * 1000, retry_after_s=5.0, spread_s=2.0)
+    client = client_handshake()
+    with pytest.raises(Rejected) as rejected:
+        for piece in in_pieces(rejection, size):
+            client.receive_data(piece)
+    assert rejected.value.code is Code.OVERLOADED
+    assert rejected.value.reason == "r" * REASON_CHARACTERS_MAX
+    assert (rejected.value.retry_after_s, rejected.value.spread_s) == (5.0, 2.0)
+
+
+@pytest.mark.parametrize("first", [welcome(), encode_frame(Kind.DATA, b""), encode_frame(Kind.HELLO, b"")])
+def test_nothing_but_challenge_or_reject_comes_first(first):
+    with pytest.raises(ProtocolError, match="during the handshake"):
+        client_handshake().receive_data(first)
+
+
+def test_a_second_challenge_is_refused():
+    client, server = challenged()
+    with pytest.raises(ProtocolError, match="during the handshake"):
+        client.receive_data(server.challenge_to_send())
+
+
+def test_a_challenge_of_another_version_is_refused():
+    with pytest.raises(ProtocolError, match="version 2") as refused:
+        client_handshake().receive_data(encode_body(Kind.CHALLENGE, Challenge(2, bytes(32))))
+    assert refused.value.code is Code.UNSUPPORTED_VERSION
+
+
+def test_nothing_but_hello_is_heard_before_welcome():
+    with pytest.raises(ProtocolError, match="kind 16 before HELLO"):
+        server_handshake().receive_data(encode_frame(Kind.DATA, b""))
+
+
+def test_a_client_that_does_not_wait_for_welcome_is_refused():
+    client, server = challenged()
+    with pytest.raises(ProtocolError, match="more than HELLO"):
+        server.receive_data(client.data_to_send() + b"\0")
+
+
+def test_a_hello_above_the_limit_is_refused_by_its_length():
+    with pytest.raises(ProtocolError) as refused:
+        server_handshake().receive_data((HANDSHAKE_BYTES_MAX + 1).to_bytes(4, "big"))
+    assert refused.value.code is Code.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize("body", [{"version": 2, "all": "new"}, {}, {"version": 2**64 - 1}])
+def test_a_hello_of_another_version_is_refused_by_its_version(body):
+    with pytest.raises(ProtocolError) as refused:
+        decode_hello(msgspec.msgpack.encode(body))
+    assert refused.value.code is Code.UNSUPPORTED_VERSION
+
+
+def hello_fields():
+    hello = Hello(PROTOCOL_VERSION, bytes(32), Limits())
+    return msgspec.to_builtins(hello, builtin_types=(bytes,))
+
+
+def test_unknown_keys_are_ignored():
+    fields = hello_fields()
+    assert decode_hello(msgspec.msgpack.encode({**fields, "later": [1]})) == decode_hello(
+        msgspec.msgpack.encode(fields)
+    )
+
+
+LIMITS = msgspec.to_builtins(Limits())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "1"},
+        {"nonce": bytes(31)},
+        {"nonce": None},
+        {"client": "c" * 101},
+        {"limits": {**LIMITS, "message_bytes": 1023}},
+        {"limits": {**LIMITS, "window_bytes": 1}},
+        {"limits": {**LIMITS, "window_frames": 127}},
+        {"auth": {"method": "m" * 33, "identity": "", "proof": b""}},
+        {"auth": {"method": "none", "identity": "i" * 201, "proof": b""}},
+        {"auth": {"method": "none", "identity": "", "proof": bytes(513)}},
+        {"resume": {"session": bytes(15), "epoch": 1, "received": 0, "proof": b""}},
+        {"resume": {"session": bytes(16), "epoch": -1, "received": 0, "proof": b""}},
+        {"resume": {"session": bytes(16), "epoch": 1, "received": 2**63, "proof": b""}},
+    ],
+)
+def test_a_hello_with_a_field_out_of_its_range_is_refused(changes):
+    with pytest.raises(ProtocolError):
+        decode_hello(msgspec.msgpack.encode({**hello_fields(), **changes}))
+
+
+@pytest.mark.parametrize("interval_s", [0.0, 0.009, 1e-300, -1.0, 86_401.0, float("nan"), float("inf")])
+def test_a_heartbeat_that_would_never_rest_is_refused(interval_s):
+    with pytest.raises(ProtocolError, match="a bad HEARTBEAT"):
+        decode_body(msgspec.msgpack.encode({"interval_s": interval_s}), Heartbeat)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"\x80", b"\x81\xa4code\xa2\xff\xff", b"\xa2\xff\xff", b"\x81"]
+)
+def test_a_bad_body_is_a_protocol_error(body):
+    with pytest.raises(ProtocolError, match="a bad BYE"):
+        decode_body(body, Bye)
+
+
+@pytest.mark.parametrize("nested", [b"\x91", b"\x81\xa1k"])
+@pytest.mark.parametrize("key", [b"version", b"unknown"])
+def test_a_body_nested_without_end_is_a_protocol_error(nested, key):
+    body = b"\x81" + bytes([0xA0 | len(key)]) + key + nested * 2000 + b"\xc0"
+    with pytest.raises(ProtocolError):
+        decode_hello(body)
+
+
+@given(st.lists(st.binary(max_size=80), max_size=5))
+@settings(deadline=None, max_examples=200, derandomize=True)
+def test_arbitrary_bytes_raise_nothing_but_what_is_said(pieces):
+    frames = [encode_frame(Kind(1 + i % 4), piece) for i, piece in enumerate(pieces)] + pieces
+    for data in (b"".join(frames), *frames):
+        for feed in (client_handshake().receive_data, challenged()[0].receive_data):
+            try:
+                assert feed(data) == b""
+            except (ProtocolError, Rejected):
+                continue
+        try:
+            assert server_handshake().receive_data(data) is None
+        except ProtocolError:
+            continue

@@ -1,0 +1,69 @@
+import pytest
+
+from landline.errors import ProtocolError
+from landline.session.codes import Code
+from landline.session.lanes import Assembly, Outgoing, SendLanes
+from landline.session.wire import FLAG_BULK, FLAG_MORE, FLAG_PACKED, FRAGMENT_BYTES, Operation, encode_data
+
+
+def message(body, *, flags=0, name=b"n"):
+    return Outgoing(Operation.REQUEST, flags, 9, name, body)
+
+
+@pytest.mark.parametrize("size", [0, 1, FRAGMENT_BYTES])
+def test_a_message_up_to_a_fragment_is_one_frame(size):
+    frame, is_last = message(bytes(size), flags=FLAG_PACKED).next_fragment(7)
+    assert is_last
+    assert frame == encode_data(7, FLAG_PACKED, Operation.REQUEST, 9, b"n", bytes(size))
+
+
+def test_a_larger_message_continues_without_name_and_correlation():
+    body = b"a" * FRAGMENT_BYTES + b"b" * FRAGMENT_BYTES + b"c"
+    outgoing = message(body, flags=FLAG_BULK)
+    more = FLAG_BULK | FLAG_MORE
+    assert [outgoing.next_fragment(number) for number in (1, 2, 3)] == [
+        (encode_data(1, more, Operation.REQUEST, 9, b"n", b"a" * FRAGMENT_BYTES), False),
+        (encode_data(2, more, Operation.CONTINUE, 0, b"", b"b" * FRAGMENT_BYTES), False),
+        (encode_data(3, FLAG_BULK, Operation.CONTINUE, 0, b"", b"c"), True),
+    ]
+
+
+def test_normal_messages_interrupt_bulk_ones_between_two_fragments():
+    lanes = SendLanes()
+    bulk = message(bytes(2 * FRAGMENT_BYTES), flags=FLAG_BULK)
+    lanes.append(bulk)
+    assert lanes.next_frame(1)[1] is bulk
+    first, second = message(b"1"), message(b"2")
+    lanes.append(first)
+    lanes.append(second)
+    assert list(lanes) == [first, second, bulk]
+    assert [lanes.next_frame(number)[1] for number in (2, 3, 4)] == [first, second, bulk]
+
+
+def test_the_lanes_count_what_waits():
+    lanes = SendLanes()
+    lanes.append(message(bytes(FRAGMENT_BYTES + 5)))
+    lanes.append(message(b"", flags=FLAG_BULK, name=b"name"))
+    assert (lanes.count, lanes.size_bytes) == (2, FRAGMENT_BYTES + 5 + 1 + 4)
+    lanes.next_frame(1)
+    assert (lanes.count, lanes.size_bytes) == (2, 5 + 1 + 4)
+    lanes.next_frame(2)
+    assert (lanes.count, lanes.size_bytes) == (1, 4)
+    lanes.next_frame(3)
+    assert (lanes.count, lanes.size_bytes) == (0, 0)
+    with pytest.raises(IndexError):
+        lanes.next_frame(4)
+
+
+def test_an_assembly_grows_to_its_limit_and_no_further():
+    assembly = Assembly(Operation.MESSAGE, 0, 0, "name", b"12")
+    assembly.add(b"3456", 10)
+    assert (assembly.body, assembly.size_bytes) == (b"123456", 10)
+    with pytest.raises(ProtocolError) as refused:
+        assembly.add(b"7", 10)
+    assert refused.value.code is Code.LIMIT_EXCEEDED
+
+
+def test_an_empty_fragment_is_refused():
+    with pytest.raises(ProtocolError, match="empty fragment"):
+        Assembly(Operation.MESSAGE, 0, 0, "", b"1").add(b"", 10)

@@ -1,0 +1,549 @@
+"""Transports come and go; how a session ends; what it knows of itself. Data and time have files of their own."""
+
+import pytest
+
+from landline.errors import (
+    BufferFull,
+    ConfigurationError,
+    ConnectFailed,
+    LineClosed,
+    MessageTooLarge,
+    ProtocolError,
+)
+from landline.session.codes import Code
+from landline.session.events import Ended, EofReceived, MessageReceived, Unconfirmed
+from landline.session.handshake import (
+    REASON_CHARACTERS_MAX,
+    Bye,
+    Limits,
+    ResumeTicket,
+    decode_body,
+    encode_body,
+)
+from landline.session.session import SendBuffer
+from landline.session.state import State
+from landline.session.wire import (
+    FLAG_BULK,
+    FLAG_MORE,
+    FRAGMENT_BYTES,
+    Kind,
+    Operation,
+    encode_ack,
+    encode_data,
+    encode_eof,
+    encode_frame,
+    encode_ping,
+)
+from landline.testing import Link, Pair
+
+SMALL = Limits(message_bytes=1024, window_bytes=4 * FRAGMENT_BYTES, window_frames=128)
+
+
+def data_frame(sequence, body=b"", *, flags=0, operation=Operation.MESSAGE, name=b""):
+    return encode_data(sequence, flags, operation, 0, name, body)
+
+
+def send(session, body=b"", **options):
+    session.send(Operation.MESSAGE, b"", body, **options)
+
+
+def bye_in(frame):
+    assert frame[4] == Kind.BYE
+    return decode_body(frame[5:], Bye)
+
+
+def connected(**options):
+    pair = Pair(**options)
+    assert pair.connect() is False
+    return pair
+
+
+# Transports.
+
+
+def test_a_session_starts_without_a_transport(make_session):
+    session = make_session(attached=False)
+    assert (session.state, session.is_attached, session.epoch) == (State.DETACHED, False, 0)
+    assert session.next_timeout() is None
+    session.handle_timeout(1e9)
+    session.receive_link_lost()
+    session.resume_writing()
+    send(session, b"waits")
+    assert session.data_to_send(0.0) == b""
+    assert session.next_events() == []
+
+
+def test_messages_wait_for_a_transport():
+    pair = connected()
+    pair.cut()
+    for body in (b"1", b"2", b"3"):
+        pair.client.send(body)
+    assert pair.client.session.buffered_messages == 3
+    assert pair.connect() is True
+    pair.deliver()
+    assert pair.server.bodies == [b"1", b"2", b"3"]
+
+
+def test_the_rest_is_written_again_and_nothing_twice():
+    pair = connected(takes=False)
+    pair.client.send(b"1")
+    pair.deliver()
+    pair.client.send(b"2")
+    assert pair.client.session.data_to_send(pair.clock()) == data_frame(2, b"2")
+    pair.cut()
+    assert pair.connect() is True
+    assert pair.client.session.data_to_send(pair.clock()) == data_frame(2, b"2")
+
+
+def test_bytes_of_an_older_transport_are_ignored(make_session):
+    session = make_session()
+    session.attach(1.0, epoch=2, peer_received=0, phase=0.0)
+    session.receive_data(data_frame(1, b"old"), 1.0, epoch=1)
+    session.receive_data(b"\xff" * 50, 1.0, epoch=1)
+    assert session.next_events() == []
+    assert (session.received, session.state) == (0, State.ATTACHED)
+    session.receive_data(data_frame(1, b"new"), 1.0, epoch=2)
+    assert [event.body for event in session.next_events()] == [b"new"]
+
+
+def test_bytes_without_a_transport_are_ignored(make_session):
+    session = make_session()
+    session.receive_link_lost()
+    session.receive_data(data_frame(1), 1.0, epoch=1)
+    assert (session.next_events(), session.received) == ([], 0)
+
+
+def test_half_a_frame_is_forgotten_with_its_transport(make_session):
+    session = make_session()
+    session.receive_data(data_frame(1, b"abc")[:20], 0.0, epoch=1)
+    session.receive_link_lost()
+    session.attach(1.0, epoch=2, peer_received=0, phase=0.0)
+    session.receive_data(data_frame(1, b"abc"), 1.0, epoch=2)
+    assert [event.body for event in session.next_events()] == [b"abc"]
+
+
+def test_answers_are_forgotten_with_their_transport(make_session):
+    session = make_session()
+    session.receive_data(encode_ping(Kind.PING, 1, 2, 0), 0.0, epoch=1)
+    session.receive_link_lost()
+    assert session.data_to_send(0.0) == b""
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_transport_of_the_past_is_refused_and_changes_nothing(make_session, epoch):
+    session = make_session()
+    session.attach(1.0, epoch=2, peer_received=0, phase=0.0)
+    with pytest.raises(ProtocolError, match=f"epoch {epoch} after epoch 2"):
+        session.attach(2.0, epoch=epoch, peer_received=0, phase=0.0)
+    assert (session.epoch, session.state) == (2, State.ATTACHED)
+
+
+def test_a_peer_that_says_it_has_what_was_not_sent_is_refused_and_changes_nothing(make_session):
+    session = make_session()
+    send(session, b"sent")
+    session.data_to_send(0.0)
+    send(session, b"numbered, and not yet written")
+    session.receive_link_lost()
+    for received in (2, 3):
+        with pytest.raises(ProtocolError, match="0 to 1 are possible"):
+            session.check_resumable(received)
+        with pytest.raises(ProtocolError, match="0 to 1 are possible"):
+            session.attach(1.0, epoch=2, peer_received=received, phase=0.0)
+    assert (session.epoch, session.state) == (1, State.DETACHED)
+    session.check_resumable(1)
+
+
+def test_a_newer_transport_takes_over(make_session):
+    session = make_session()
+    send(session, b"1")
+    session.data_to_send(0.0)
+    session.attach(1.0, epoch=2, peer_received=0, phase=0.0, round_trip_s=0.5)
+    assert session.data_to_send(1.0) == data_frame(1, b"1")
+    assert session.round_trip_s == 0.5
+
+
+def test_an_acknowledgement_lost_with_its_transport_is_said_again():
+    pair = connected()
+    pair.server.send(b"x")
+    pair.transfer(pair.server)
+    pair.client.session.send_ping(pair.clock())
+    assert pair.client.session.data_to_send(pair.clock())  # lost
+    pair.cut()
+    pair.connect()
+    pair.advance(0.2)
+    assert pair.server.session.is_drained
+
+
+def test_link_replaced_detaches_and_keeps_the_session(make_session):
+    session = make_session()
+    bye = encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED)))
+    session.receive_data(bye + data_frame(1), 0.0, epoch=1)
+    assert (session.state, session.received, session.next_events()) == (State.DETACHED, 0, [])
+    session.attach(1.0, epoch=2, peer_received=0, phase=0.0)
+    session.receive_data(data_frame(1, b"here"), 1.0, epoch=2)
+    assert [event.body for event in session.next_events()] == [b"here"]
+
+
+def test_the_ticket_says_what_was_received(make_session):
+    session = make_session(session_id=b"i" * 16, secret=b"k" * 32)
+    session.receive_data(data_frame(1), 0.0, epoch=1)
+    assert session.ticket == ResumeTicket(b"i" * 16, b"k" * 32, 1, 1)
+
+
+def test_a_session_the_server_forgot_is_reported_and_replaced():
+    pair = connected()
+    pair.client.send(b"lost")
+    pair.forget()
+    pair.cut()
+    assert pair.connect() is False
+    assert pair.client.lost == [Unconfirmed(Operation.MESSAGE, "", b"lost", False)]
+    pair.client.send(b"new")
+    pair.deliver()
+    assert pair.server.bodies == [b"new"]
+
+
+# What is unconfirmed.
+
+
+def test_everything_unconfirmed_is_reported_in_order(make_session):
+    session = make_session(peer_limits=Limits(window_bytes=4 * FRAGMENT_BYTES))
+    big = [bytes([65 + number]) * (FRAGMENT_BYTES + 1) for number in range(4)]
+    session.send(Operation.REQUEST, "näme".encode(), b"first", is_packed=True)
+    for body in big:
+        send(session, body)
+    send(session, b"small")
+    send(session, b"bulk", is_bulk=True)
+    session.send(Operation.CANCEL, b"", b"")
+    session.data_to_send(0.0)
+    # By now: the first, two fragmented ones, and the first half of the third. The others wait for the window.
+    assert session.buffered_messages - len(session.unconfirmed()) > 0
+    rest = [*big, b"small", b"", b"bulk"]
+    assert [entry.body for entry in session.unconfirmed()] == [b"first", *rest]
+    assert session.unconfirmed()[0] == Unconfirmed(Operation.REQUEST, "näme", b"first", True)
+    session.receive_data(encode_ack(1), 0.0, epoch=1)
+    assert [entry.body for entry in session.unconfirmed()] == rest
+
+
+def test_a_fragmented_message_is_unconfirmed_until_its_last_fragment_is_taken(make_session):
+    session = make_session()
+    big = bytes(2 * FRAGMENT_BYTES + 1)
+    session.send(Operation.REQUEST, b"n", big, is_packed=True)
+    send(session, bytes(FRAGMENT_BYTES + 1))
+    send(session, b"behind")
+    session.data_to_send(0.0)
+    for taken in (1, 2):
+        session.receive_data(encode_ack(taken), 0.0, epoch=1)
+        assert session.unconfirmed()[0] == Unconfirmed(Operation.REQUEST, "n", big, True)
+        assert len(session.unconfirmed()) == 3
+    session.receive_data(encode_ack(3), 0.0, epoch=1)
+    assert [len(entry.body) for entry in session.unconfirmed()] == [FRAGMENT_BYTES + 1, 6]
+    session.receive_data(encode_ack(5), 0.0, epoch=1)
+    assert [entry.body for entry in session.unconfirmed()] == [b"behind"]
+    session.receive_data(encode_ack(6), 0.0, epoch=1)
+    assert session.unconfirmed() == ()
+
+
+def test_eof_is_no_message(make_session):
+    session = make_session()
+    send(session, b"1")
+    session.send_eof()
+    session.data_to_send(0.0)
+    assert [entry.body for entry in session.unconfirmed()] == [b"1"]
+
+
+def test_closing_keeps_the_report(make_session):
+    session = make_session()
+    send(session, b"1")
+    session.close(Code.NORMAL)
+    assert [entry.body for entry in session.unconfirmed()] == [b"1"]
+
+
+# The send buffer.
+
+
+@pytest.mark.parametrize("options", [{"size_bytes": 4 * FRAGMENT_BYTES - 1}, {"messages": 127}])
+def test_a_send_buffer_too_small_to_work_is_refused(options):
+    with pytest.raises(ConfigurationError, match="too small"):
+        SendBuffer(**options)
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_the_send_buffer_is_full_by_number(make_session, attached):
+    session = make_session(attached=attached, send_buffer=SendBuffer(messages=128))
+    for _ in range(128):
+        assert session.has_room(0)
+        send(session)
+    assert not session.has_room(0)
+    with pytest.raises(BufferFull, match="128 messages"):
+        send(session)
+    assert session.buffered_messages == 128
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_the_send_buffer_is_full_by_size(make_session, attached):
+    session = make_session(attached=attached, send_buffer=SendBuffer(size_bytes=4 * FRAGMENT_BYTES))
+    for _ in range(3):
+        send(session, bytes(FRAGMENT_BYTES))
+    assert session.has_room(FRAGMENT_BYTES - 200)
+    assert not session.has_room(FRAGMENT_BYTES + 1)
+    with pytest.raises(BufferFull):
+        send(session, bytes(FRAGMENT_BYTES + 1))
+    assert session.buffered_bytes <= 4 * FRAGMENT_BYTES
+
+
+def test_an_empty_send_buffer_takes_any_message(make_session):
+    session = make_session(attached=False, send_buffer=SendBuffer(size_bytes=4 * FRAGMENT_BYTES))
+    send(session, bytes(100 * FRAGMENT_BYTES))
+    assert not session.has_room(0)
+
+
+def test_acknowledgements_make_room(make_session):
+    session = make_session(send_buffer=SendBuffer(messages=128))
+    for _ in range(128):
+        send(session)
+    session.data_to_send(0.0)
+    session.receive_data(encode_ack(28), 0.0, epoch=1)
+    assert session.buffered_messages == 100
+    assert session.has_room(0)
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_message_above_the_peers_limit_is_refused_and_the_line_goes_on(make_session, attached):
+    session = make_session(attached=attached, peer_limits=SMALL)
+    send(session, bytes(1024))
+    with pytest.raises(MessageTooLarge, match="1025 bytes; the peer takes 1024"):
+        send(session, bytes(1025))
+    with pytest.raises(MessageTooLarge, match="1025 bytes"):
+        session.send(Operation.MESSAGE, b"n" * 25, bytes(1000))
+    assert session.buffered_messages == 1
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_name_too_long_is_refused(make_session, attached):
+    session = make_session(attached=attached)
+    session.send(Operation.MESSAGE, b"n" * 255, b"")
+    with pytest.raises(MessageTooLarge, match="a name of 256 bytes"):
+        session.send(Operation.MESSAGE, b"n" * 256, b"")
+
+
+# EOF.
+
+
+def test_eof_arrives_behind_everything_and_the_other_direction_goes_on():
+    pair = connected()
+    pair.client.send(b"1")
+    pair.client.send(bytes(3 * FRAGMENT_BYTES), bulk=True)
+    pair.client.session.send_eof()
+    pair.client.session.send_eof()
+    assert not pair.client.session.is_drained
+    pair.advance(1.0)
+    assert [type(event) for event in pair.server.events] == [MessageReceived, MessageReceived, EofReceived]
+    assert pair.client.session.is_drained
+    pair.client.session.send_eof()
+    pair.server.send(b"still open")
+    pair.advance(1.0)
+    assert pair.client.bodies == [b"still open"]
+    pair.server.session.send_eof()
+    pair.advance(1.0)
+    assert EofReceived() in pair.client.events
+    assert pair.server.session.is_drained
+    assert pair.server.events.count(EofReceived()) == 1
+    pair.advance(100.0)
+    assert pair.client.session.state is State.ATTACHED
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_nothing_is_sent_behind_eof(make_session, flushed):
+    session = make_session()
+    session.send_eof()
+    if flushed:
+        assert session.data_to_send(0.0) == encode_eof(1)
+    with pytest.raises(LineClosed, match="send_eof"):
+        send(session)
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_eof_survives_its_transport(carried):
+    pair = connected()
+    pair.client.send(b"1")
+    pair.client.session.send_eof()
+    if carried:
+        pair.transfer(pair.client)
+    else:
+        pair.client.session.data_to_send(pair.clock())
+    pair.cut()
+    pair.connect()
+    with pytest.raises(LineClosed):
+        pair.client.send(b"2")
+    pair.advance(1.0)
+    assert pair.server.bodies == [b"1"]
+    assert pair.server.events.count(EofReceived()) == 1
+    assert pair.client.session.is_drained
+
+
+def test_eof_said_without_a_transport_is_sent_over_the_next():
+    pair = connected()
+    pair.cut()
+    pair.client.session.send_eof()
+    pair.connect()
+    pair.advance(1.0)
+    assert pair.server.events == [EofReceived()]
+
+
+def test_eof_keeps_to_the_window():
+    pair = connected(server_limits=SMALL, takes=False)
+    for _ in range(SMALL.window_frames):
+        pair.client.send(b"")
+    pair.client.session.send_eof()
+    pair.advance(1.0)
+    assert pair.server.session.state is State.ATTACHED
+    assert EofReceived() not in pair.server.events
+    pair.server.take_all()
+    pair.advance(1.0)
+    assert pair.server.events[-1] == EofReceived()
+    assert pair.client.session.is_drained
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason"),
+    [
+        (data_frame(2), "data after EOF"),
+        (data_frame(2, b"x", flags=FLAG_BULK), "data after EOF"),
+        (data_frame(2, b"x", operation=Operation.CONTINUE), "data after EOF"),
+        (encode_eof(2), "a second EOF"),
+        (encode_eof(3), "frame 3 after frame 1"),
+    ],
+)
+def test_a_peer_that_goes_on_behind_eof_breaks_the_protocol(make_session, behind, reason):
+    session = make_session()
+    session.receive_data(encode_eof(1) + behind, 0.0, epoch=1)
+    assert session.next_events() == [EofReceived(), Ended(Code.PROTOCOL_ERROR, reason, False)]
+
+
+def test_eof_repeated_by_a_resume_is_dropped(make_session):
+    session = make_session()
+    session.receive_data(encode_eof(1) + encode_eof(1), 0.0, epoch=1)
+    assert session.next_events() == [EofReceived()]
+    assert session.duplicates_dropped == 1
+
+
+@pytest.mark.parametrize("flags", [FLAG_MORE, FLAG_MORE | FLAG_BULK])
+def test_eof_in_the_middle_of_a_message_breaks_the_protocol(make_session, flags):
+    session = make_session()
+    session.receive_data(data_frame(1, b"begun", flags=flags) + encode_eof(2), 0.0, epoch=1)
+    assert session.next_events() == [Ended(Code.PROTOCOL_ERROR, "EOF in the middle of a message", False)]
+
+
+# The end.
+
+
+@pytest.mark.parametrize("code", [code for code in Code if code is not Code.LINK_REPLACED])
+def test_a_bye_arrives_with_all_it_says(code):
+    pair = connected()
+    pair.server.session.close(code, "because", retry_after_s=3.0, spread_s=2.0, alternatives=("tcp://b",))
+    pair.deliver()
+    assert pair.client.events == [Ended(code, "because", True, 3.0, 2.0, ("tcp://b",))]
+    assert pair.client.session.state is pair.server.session.state is State.CLOSED
+    assert pair.server.events == []
+
+
+def test_a_bye_of_a_later_version_stands_for_its_range(make_session):
+    session = make_session()
+    session.receive_data(encode_body(Kind.BYE, Bye(150)), 0.0, epoch=1)
+    assert session.next_events() == [Ended(Code.GOING_AWAY, "", True)]
+
+
+def test_closing_twice_is_closing_once(make_session):
+    session = make_session()
+    session.close(Code.NORMAL, "r" * 1000)
+    session.close(Code.OVERLOADED)
+    assert bye_in(session.data_to_send(0.0)) == Bye(200, "r" * REASON_CHARACTERS_MAX)
+    assert session.data_to_send(0.0) == b""
+
+
+def test_closing_says_first_what_was_taken(make_session):
+    session = make_session()
+    session.receive_data(data_frame(1), 0.0, epoch=1)
+    session.take(session.next_events()[0])
+    session.close(Code.NORMAL)
+    data = session.data_to_send(0.0)
+    assert data[:13] == encode_ack(1)
+    assert bye_in(data[13:]) == Bye(200)
+
+
+def test_what_was_taken_before_a_bye_is_not_unconfirmed():
+    pair = connected()
+    pair.client.send(b"taken")
+    pair.transfer(pair.client)
+    pair.server.session.close(Code.GOING_AWAY)
+    pair.deliver()
+    assert pair.client.session.unconfirmed() == ()
+
+
+def test_closing_without_a_transport_says_nothing(make_session):
+    session = make_session(attached=False)
+    session.close(Code.EXPIRED)
+    assert (session.state, session.data_to_send(0.0)) == (State.CLOSED, b"")
+
+
+def test_a_bye_does_not_wait_for_data_or_a_paused_transport(make_session):
+    session = make_session()
+    send(session, b"waits")
+    session.pause_writing()
+    session.close(Code.NORMAL)
+    assert bye_in(session.data_to_send(0.0)) == Bye(200)
+
+
+def test_nothing_happens_behind_the_end(make_session):
+    session = make_session()
+    session.close(Code.NORMAL)
+    session.data_to_send(0.0)
+    session.receive_data(data_frame(1), 0.0, epoch=1)
+    session.receive_link_lost()
+    session.handle_timeout(1e9)
+    session.resume_writing()
+    assert (session.next_events(), session.next_timeout(), session.data_to_send(0.0)) == ([], None, b"")
+    for refused in (lambda: send(session), session.send_eof):
+        with pytest.raises(LineClosed, match="the line is closed"):
+            refused()
+
+
+def test_frames_behind_a_bye_are_ignored(make_session):
+    session = make_session()
+    bye = encode_body(Kind.BYE, Bye(200))
+    session.receive_data(data_frame(1, b"before") + bye + data_frame(2) + b"\xff" * 9, 0.0, epoch=1)
+    before, ended = session.next_events()
+    assert (before.body, ended) == (b"before", Ended(Code.NORMAL, "", True))
+
+
+@pytest.mark.parametrize("body", [b"", b"\x80", b"\x81" + b"\xa1k" + b"\x91" * 5000])
+@pytest.mark.parametrize("kind", [Kind.BYE, Kind.NOTICE])
+def test_a_bad_bye_or_notice_breaks_the_protocol(make_session, kind, body):
+    session = make_session()
+    session.receive_data(encode_frame(kind, body), 0.0, epoch=1)
+    (ended,) = session.next_events()
+    assert (ended.code, ended.by_peer) == (Code.PROTOCOL_ERROR, False)
+
+
+def test_a_peer_that_breaks_the_protocol_is_told():
+    pair = connected()
+    pair.server.session.receive_data(data_frame(5), pair.clock(), epoch=pair.epoch)
+    pair.server.collect()
+    pair.deliver()
+    assert pair.server.events == [Ended(Code.PROTOCOL_ERROR, "frame 5 after frame 0", False)]
+    assert pair.client.events == [Ended(Code.PROTOCOL_ERROR, "frame 5 after frame 0", True)]
+
+
+def test_a_welcome_lost_on_the_way_does_not_cost_the_session():
+    pair = connected()
+    pair.client.send(b"1")
+    pair.deliver()
+    pair.cut()
+    pair.client.send(b"2")
+    with pytest.raises(ConnectFailed, match="before WELCOME"):
+        pair.connect(Link(pair.random, cut_after_bytes=500))
+    assert pair.server.session.epoch == 2
+    assert pair.connect() is True
+    pair.deliver()
+    assert pair.server.bodies == [b"1", b"2"]
+    assert pair.epoch == 3

@@ -1,0 +1,124 @@
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from landline.errors import ProtocolError
+from landline.session.codes import Code
+from landline.session.wire import (
+    FRAGMENT_BYTES,
+    FRAME_BYTES_MAX,
+    HANDSHAKE_BYTES_MAX,
+    NAME_BYTES_MAX,
+    FrameReader,
+    Kind,
+    Operation,
+    decode_ping,
+    encode_ack,
+    encode_data,
+    encode_eof,
+    encode_frame,
+    encode_ping,
+)
+
+U64 = st.integers(0, 2**64 - 1)
+
+
+def test_a_frame_is_length_kind_body():
+    assert encode_frame(Kind.BYE, b"abc") == b"\0\0\0\4\x16abc"
+
+
+def test_data_has_every_field_at_its_place():
+    frame = encode_data(5, 4, Operation.REQUEST, 7, b"nm", b"xyz")
+    expected = "0000001910000000000000000504020000000000000007026e6d78797a"
+    assert frame.hex() == expected
+
+
+def test_ack_and_eof_carry_a_sequence_number():
+    assert encode_ack(258).hex() == "00000009110000000000000102"
+    assert encode_eof(3).hex() == "00000009150000000000000003"
+
+
+def test_the_largest_data_frame_keeps_to_the_limit():
+    frame = encode_data(1, 0, Operation.MESSAGE, 0, b"n" * NAME_BYTES_MAX, bytes(FRAGMENT_BYTES))
+    assert len(frame) - 4 <= FRAME_BYTES_MAX
+
+
+@given(U64, U64, U64)
+@settings(deadline=None, max_examples=30, derandomize=True)
+def test_a_heartbeat_comes_back_as_it_was(number, time_us, taken):
+    assert decode_ping(encode_ping(Kind.PING, number, time_us, taken)[5:]) == (number, time_us, taken)
+
+
+@pytest.mark.parametrize("kind", [Kind.PING, Kind.PONG])
+def test_a_heartbeat_with_any_bit_flipped_is_refused(kind):
+    body = encode_ping(kind, 1, 2, 3)[5:]
+    for bit in range(len(body) * 8):
+        wrong = bytearray(body)
+        wrong[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ProtocolError, match="checksum"):
+            decode_ping(bytes(wrong))
+
+
+@pytest.mark.parametrize("size", [0, 27, 29])
+def test_a_heartbeat_of_the_wrong_size_is_refused(size):
+    with pytest.raises(ProtocolError, match=f"{size} bytes instead of 28"):
+        decode_ping(bytes(size))
+
+
+FRAMES = [(1, b""), (2, b"hello"), (255, bytes(300))]
+STREAM = b"".join(encode_frame(kind, body) for kind, body in FRAMES)
+
+
+def test_the_reader_takes_frames_whole():
+    assert list(FrameReader().receive_data(STREAM)) == FRAMES
+
+
+def test_the_reader_takes_frames_byte_by_byte():
+    reader = FrameReader()
+    assert [frame for i in range(len(STREAM)) for frame in reader.receive_data(STREAM[i : i + 1])] == FRAMES
+    assert reader.take_rest() == b""
+
+
+def test_the_reader_keeps_trailing_data_once():
+    reader = FrameReader()
+    assert list(reader.receive_data(STREAM + b"\0\0")) == FRAMES
+    assert reader.take_rest() == b"\0\0"
+    assert reader.take_rest() == b""
+
+
+def test_the_reader_stops_where_its_user_stops():
+    reader = FrameReader()
+    assert next(reader.receive_data(STREAM)) == FRAMES[0]
+    assert reader.take_rest() == STREAM[5:]
+
+
+def test_the_reader_refuses_an_empty_frame():
+    with pytest.raises(ProtocolError, match="empty"):
+        list(FrameReader().receive_data(b"\0\0\0\0"))
+
+
+def test_the_reader_refuses_a_frame_above_its_limit_before_it_is_whole():
+    reader = FrameReader()
+    at_limit = encode_frame(Kind.HELLO, bytes(HANDSHAKE_BYTES_MAX - 1))
+    assert len(list(reader.receive_data(at_limit))) == 1
+    with pytest.raises(ProtocolError) as refused:
+        list(reader.receive_data((HANDSHAKE_BYTES_MAX + 1).to_bytes(4, "big")))
+    assert refused.value.code is Code.LIMIT_EXCEEDED
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
+@settings(deadline=None, max_examples=200, derandomize=True)
+def test_chunks_make_no_difference_to_the_reader(data, cuts):
+    def read(pieces):
+        reader, frames = FrameReader(64), []
+        try:
+            for piece in pieces:
+                frames.extend(reader.receive_data(piece))
+        except ProtocolError as error:
+            return frames, error.code
+        return frames, reader.take_rest()
+
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    assert read(data[a:b] for a, b in itertools.pairwise(edges)) == read([data])
