@@ -40,13 +40,14 @@ class Backoff(msgspec.Struct, frozen=True):
 class Schedule:
     """One client's course through a :class:`Backoff`. Pure: ``now`` and the dice are arguments."""
 
-    __slots__ = ("_backoff", "_connected_at", "failures")
+    __slots__ = ("_backoff", "_connected_at", "_delays", "failures")
 
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
         self._connected_at: float | None = None
+        self._delays = 0
         self.failures = 0
-        """Attempts in a row without a stable link since."""
+        """Attempts in a row that led to no stable link."""
 
     def receive_connected(self, now: float) -> None:
         """An attempt led to a link."""
@@ -64,14 +65,19 @@ class Schedule:
 
         A server that named a time gets its wish: ``retry_after_s`` plus a random part of ``spread_s``.
         """
-        if self._connected_at is not None:
-            if now - self._connected_at >= self._backoff.stable_after:
-                self.failures = 0
-            self._connected_at = None
-        ceiling = min(self._backoff.cap, self._backoff.first * 2.0 ** min(self.failures, 64))
-        self.failures += 1
-        if self._backoff.attempts is not None and self.failures > self._backoff.attempts:
+        is_loss = self._connected_at is not None
+        if self._connected_at is not None and now - self._connected_at >= self._backoff.stable_after:
+            self.failures = 0
+            self._delays = 0
+        else:
+            self.failures += 1
+        self._connected_at = None
+        allowed = self._backoff.attempts
+        # The loss of a link that was not stable counts, but leaves one more attempt: it is not one that failed.
+        if allowed is not None and self.failures >= allowed + is_loss:
             return None
+        ceiling = min(self._backoff.cap, self._backoff.first * 2.0 ** min(self._delays, 64))
+        self._delays += 1
         if retry_after_s is not None:
             return retry_after_s + random.random() * spread_s
         return random.random() * ceiling

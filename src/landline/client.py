@@ -278,20 +278,20 @@ class Connector:
             self.wheel.time(), self._random, retry_after_s=retry_after_s, spread_s=spread_s
         )
         if delay is None:
-            raise GaveUp(self._schedule.failures - 1, failure or ConnectFailed(detail))
-        logger.warning("%s; trying again in %.1f s (attempt %d)", detail, delay, self._schedule.failures)
+            raise GaveUp(self._schedule.failures, failure or ConnectFailed(detail))
+        logger.warning("%s; trying again in %.1f s (attempt %d)", detail, delay, self._schedule.failures + 1)
         line.change(
             StateChange(
                 state=LineState.RECONNECTING,
                 cause=cause,
                 detail=detail,
-                attempt=self._schedule.failures,
+                attempt=self._schedule.failures + 1,
                 due_in_s=delay,
             )
         )
         await asyncio.sleep(delay)
         if not line.is_closed:
-            line.change(StateChange(state=LineState.CONNECTING, cause=cause, attempt=self._schedule.failures))
+            line.change(StateChange(state=LineState.CONNECTING, cause=cause, attempt=self._schedule.failures + 1))
 
     async def _connect(self, line: Line, endpoint: Endpoint) -> None:
         """One attempt: raises what went wrong, or returns with the line attached."""

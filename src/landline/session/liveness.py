@@ -8,6 +8,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from landline.errors import ConfigurationError
+
 SUSPECT_SHARE: Final = 0.4
 """The part of the timeout after which an unanswered peer is called suspect."""
 IDLE_FACTOR: Final = 1.1
@@ -18,8 +20,11 @@ LAG_TOLERANCE_S: Final = 0.5
 PINGS_PER_INTERVAL_WARN: Final = 20
 PINGS_PER_INTERVAL_MAX: Final = 40
 
-Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
+SECONDS_MIN: Final = 0.01
 """The floor keeps a careless or hostile server from making its clients ping without end."""
+SECONDS_MAX: Final = 86_400.0
+
+Seconds = Annotated[float, Meta(ge=SECONDS_MIN, le=SECONDS_MAX)]
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -27,6 +32,14 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     interval_s: Seconds = 10.0
     timeout_s: Seconds = 5.0
+
+    def __post_init__(self) -> None:
+        for seconds in (self.interval_s, self.timeout_s):
+            if not SECONDS_MIN <= seconds <= SECONDS_MAX:
+                raise ConfigurationError(
+                    f"Heartbeat(interval_s={self.interval_s:g}, timeout_s={self.timeout_s:g}): "
+                    f"{SECONDS_MIN:g} to {SECONDS_MAX:g} seconds are possible"
+                )
 
 
 class Verdict(Enum):
@@ -57,6 +70,7 @@ class Liveness:
     __slots__ = (
         "_awaits_pong",
         "_dictates",
+        "_excused_for",
         "_excused_until",
         "_flood_count",
         "_flood_from",
@@ -86,6 +100,7 @@ class Liveness:
         self.is_suspect = False
         self._awaits_pong = False
         self._excused_until = 0.0
+        self._excused_for: float | None = None
         self._flood_from = now
         self._flood_count = 0
 
@@ -101,8 +116,10 @@ class Liveness:
         """
         dead_due = self._dead_due()
         if now >= dead_due:
-            if now - dead_due <= LAG_TOLERANCE_S:
+            if now - dead_due <= LAG_TOLERANCE_S or self._excused_for == self.heard_at:
                 return Verdict.DEAD
+            # Once for one silence: a process that is always late must not believe in the dead for ever.
+            self._excused_for = self.heard_at
             self._excused_until = now + self._timeout_s
             return Verdict.PING
         if not self.is_suspect and now >= self._suspect_due():

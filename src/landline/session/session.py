@@ -354,6 +354,8 @@ class Session:
 
     def send_ping(self, now: float) -> int:
         """Pings at once and returns the ping's number; :class:`PongReceived` will bear it."""
+        if not self.is_attached:
+            raise LineClosed("the line is not connected just now")
         number = self._liveness.next_ping(now)
         self._control.append(encode_ping(Kind.PING, number, int(now * 1e6), self._taken))
         self._count_told()
