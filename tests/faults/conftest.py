@@ -1,0 +1,36 @@
+"""What the tests of faults share: the processes of a fleet."""
+
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def load_processes():
+    """Tests are no package, so the helpers are loaded by their path."""
+    name = "landline_test_processes"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "processes.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator:
+    """A control server as a process, to which machines can be added; the tests of a file share it."""
+    directory = Path(tempfile.mkdtemp(prefix="ll-"))
+    with load_processes().run_fleet(directory) as running:
+        yield running
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def until():
+    """Waits for what other processes do; this one need not go on meanwhile."""
+    return load_processes().until

@@ -1,0 +1,337 @@
+"""Control servers and agents as processes of their own, with machines whose acts are counted outside the product.
+
+Tests are no package; those of other directories load this file by its path. Everything is synchronous: what is
+waited for is in other processes, and is polled.
+"""
+
+import contextlib
+import os
+import random
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from landline.cli.api import ApiClient, ServerAddress, ServerGone
+from landline.fleet.api import JobRequest, JobView
+from landline.fleet.model import Action, Execution, ExecutionState, Machine, PresenceState
+
+PATIENCE_S = 45.0
+"""Longer than anything here takes on a busy machine, and shorter than the time limit of a test."""
+_Result = TypeVar("_Result")
+
+
+def until(condition: Callable[[], _Result], describe: Callable[[], object] = str) -> _Result:
+    """The first true value of ``condition``."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not (result := condition()):
+        assert time.monotonic() < give_up_at, describe()
+        time.sleep(0.01)
+    return result
+
+
+def free_port() -> int:
+    """A port that nobody has, outside the range the system takes for outgoing connections."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Program:
+    """One running ``landline …``."""
+
+    def __init__(self, processes: "Processes", arguments: tuple[str, ...]) -> None:
+        number = len(processes.started)
+        self.out_path = processes.directory / f"{number}-{arguments[0]}.out"
+        self.err_path = processes.directory / f"{number}-{arguments[0]}.err"
+        self.is_checked = True
+        with self.out_path.open("w") as out, self.err_path.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "landline", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=processes.environment,
+                start_new_session=True,
+            )
+
+    @property
+    def out(self) -> str:
+        return self.out_path.read_text()
+
+    @property
+    def err(self) -> str:
+        return self.err_path.read_text()
+
+    def says(self, pattern: str) -> re.Match[str]:
+        """Waits until it has written ``pattern`` to its standard output."""
+
+        def found() -> re.Match[str] | None:
+            match = re.search(pattern, self.out)
+            assert match or self.process.poll() is None, (
+                f"it ended with {self.process.returncode}: {self.err}"
+            )
+            return match
+
+        return until(found, lambda: f"{pattern!r} was not said: {self.out} {self.err}")
+
+    def kill(self) -> None:
+        """What ``kill -9`` does."""
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """Returns when it stands still."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def ends(self, number: signal.Signals | None = None) -> int:
+        """Its exit status, once it has ended; by itself, or for a signal."""
+        if number is not None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=PATIENCE_S)
+
+
+class Processes:
+    """Everything that was started; ended, and looked over, when the test is."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.started: list[Program] = []
+        # Nobody is logged on at the machines, whoever sits at this one.
+        bin_directory = directory / "bin"
+        bin_directory.mkdir()
+        (bin_directory / "who").symlink_to("/bin/true")
+        self.environment = {
+            "PATH": f"{bin_directory}:{os.environ['PATH']}",
+            "HOME": str(directory),
+            "LC_ALL": "C.UTF-8",
+            "LANDLINE_RUNTIME_DIR": str(directory / "run"),
+        }
+
+    def start(self, *arguments: str) -> Program:
+        program = Program(self, arguments)
+        self.started.append(program)
+        return program
+
+    def run(self, *arguments: str) -> Program:
+        """Starts a command that ends by itself, and returns when it has."""
+        program = self.start(*arguments)
+        program.ends()
+        return program
+
+    def end(self) -> None:
+        for program in self.started:
+            if program.process.poll() is None:
+                program.kill()
+        for program in self.started:
+            assert not program.is_checked or "Traceback" not in program.err, program.err
+            assert "was never" not in program.err, program.err
+
+
+class Control:
+    """A control server with a place of its own, in which it can be started again."""
+
+    def __init__(self, processes: Processes, *options: str) -> None:
+        self.data = processes.directory / "control"
+        self.url = f"tcp://127.0.0.1:{free_port()}"
+        self._processes = processes
+        self._options = options
+        self._socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
+        self.api = ApiClient(ServerAddress(unix_path=str(self._socket)))
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, again: on the same data and port."""
+        self.program = self._processes.start(
+            "serve", "--data", str(self.data), "--listen", self.url, *self._options
+        )
+        self.program.says("Ctrl-C stops it")
+
+    @property
+    def token_file(self) -> str:
+        return str(self.data / "agents.token")
+
+    def machine(self, name: str) -> Machine | None:
+        return next((machine for machine in self.api.machines() if machine.name == name), None)
+
+    def shows(self, name: str, state: PresenceState) -> Machine:
+        """Waits until a machine is online, or whatever else."""
+
+        def found() -> Machine | None:
+            machine = self.machine(name)
+            return machine if machine is not None and machine.presence.state is state else None
+
+        return until(found, lambda: f"{name} did not become {state}: {self.machine(name)}")
+
+    def order(self, action: Action, name: str, **options) -> str:
+        """A job for one machine, accepted: its id. The message is what the machine notes when it acts."""
+        options.setdefault("message", f"{action} of {name}")
+        options.setdefault("delay_s", 0.0)
+        request = JobRequest(action=action, targets=(name,), requested_by="tests", request_id=None, **options)
+        return self.api._ask("POST", "/jobs", JobView, request).job.id
+
+    def execution(self, job_id: str) -> Execution:
+        [execution] = self.api.job(job_id).executions
+        return execution
+
+    def reaches(self, job_id: str, *states: ExecutionState) -> Execution:
+        """Waits until the only execution of a job is in one of the states, and fails if it ends in another."""
+
+        def found() -> Execution | None:
+            execution = self.execution(job_id)
+            if execution.state in states:
+                return execution
+            assert not execution.state.is_final, self.life(job_id)
+            return None
+
+        return until(found, lambda: f"not {states}: {self.life(job_id)}")
+
+    def ended(self, job_id: str) -> Execution:
+        return self.reaches(job_id, *(state for state in ExecutionState if state.is_final))
+
+    def life(self, job_id: str) -> list[str]:
+        view = self.api.job(job_id)
+        return [f"{event.at - view.job.created_at:.3f} {event.state} {event.detail}" for event in view.events]
+
+    def ask_when_back(self, ask: Callable[[], _Result]) -> _Result:
+        """What the API answers, once there is an API."""
+
+        def answer() -> list[_Result]:
+            with contextlib.suppress(ServerGone):
+                return [ask()]
+            return []
+
+        [result] = until(answer)
+        return result
+
+
+class CommandMachine:
+    """A machine whose acts are commands that write down the job's message; they wait while the gate is shut."""
+
+    SCRIPT = (
+        'echo "$1" >> acts; echo $$ >> pids; if [ -p gate ]; then read line < gate; fi; echo "$1" >> ended'
+    )
+
+    def __init__(self, processes: Processes, control: Control, name: str) -> None:
+        self.name = name
+        self.directory = processes.directory / name
+        self.directory.mkdir()
+        self.journal = self.directory / "data" / "journal.jsonl"
+        self._processes = processes
+        self._control = control
+        command = ["sh", "-c", f"cd {shlex.quote(str(self.directory))}; {self.SCRIPT}", "sh", "{reason}"]
+        quoted = ", ".join("'''" + argument + "'''" for argument in command)
+        (self.directory / "commands.toml").write_text(
+            "[commands]\n"
+            + "".join(f"{action} = [{quoted}]\n" for action in ("logoff", "restart", "shutdown"))
+        )
+        self.start()
+
+    def start(self) -> None:
+        """Starts its agent, again: on the same data. Returns when it has joined."""
+        self.agent = self._processes.start(
+            *("agent", "--server", self._control.url, "--token-file", self._control.token_file),
+            *("--name", self.name, "--data", str(self.directory / "data"), "--prompt", "none"),
+            *("--power", "command", "--config", str(self.directory / "commands.toml")),
+        )
+        self.joins(1)
+
+    def joins(self, times: int) -> None:
+        """Waits until the agent that runs now has joined so often."""
+        until(
+            lambda: self.agent.err.count(f"joined as {self.name}") >= times,
+            lambda: f"{self.name} did not join: {self.agent.out} {self.agent.err}",
+        )
+
+    def shut_gate(self) -> None:
+        os.mkfifo(self.directory / "gate")
+
+    def open_gate(self) -> None:
+        """Lets the command that waits go on, and those after it pass."""
+        gate = self.directory / "gate"
+
+        def opened() -> bool:
+            # There is no reader before the command has come so far (ENXIO).
+            with contextlib.suppress(OSError):
+                os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+                return True
+            return False
+
+        until(opened)
+        gate.unlink()
+
+    @property
+    def acts(self) -> list[str]:
+        """The messages of the jobs it began to carry out, in order."""
+        return self._lines("acts")
+
+    @property
+    def ended(self) -> list[str]:
+        """The messages of the jobs whose command came to its end."""
+        return self._lines("ended")
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.directory / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def end(self) -> None:
+        """Commands outlive an agent that was killed; none outlives the test."""
+        if self.agent.process.poll() is None:
+            self.agent.kill()
+        for pid in self._lines("pids"):
+            with contextlib.suppress(ProcessLookupError):
+                # The number may be another's by now, so only where it is the command.
+                with contextlib.suppress(FileNotFoundError):
+                    if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(int(pid), signal.SIGKILL)
+
+
+class Fleet:
+    """A control server and its machines."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.control = Control(processes)
+        self._processes = processes
+        self._machines: list[CommandMachine] = []
+
+    def machine(self, name: str) -> CommandMachine:
+        machine = CommandMachine(self._processes, self.control, name)
+        self._machines.append(machine)
+        return machine
+
+    def end_machines(self) -> None:
+        for machine in self._machines:
+            machine.end()
+
+
+@contextlib.contextmanager
+def run_processes(directory: Path) -> Iterator[Processes]:
+    processes = Processes(directory)
+    try:
+        yield processes
+    finally:
+        processes.end()
+
+
+@contextlib.contextmanager
+def run_fleet(directory: Path) -> Iterator[Fleet]:
+    with run_processes(directory) as processes:
+        fleet = None
+        try:
+            fleet = Fleet(processes)
+            yield fleet
+        finally:
+            if fleet is not None:
+                fleet.end_machines()

@@ -1,0 +1,275 @@
+"""Peers that vanish without a word: stopped programs, dropped packets. Both sides notice, and nothing is lost.
+
+No test here says how fast: only that silence is called silence, that it was as long as promised, and what follows.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import landline
+
+HEARTBEAT = landline.Heartbeat(interval_s=0.3, timeout_s=0.7)
+SILENCE_S = HEARTBEAT.interval_s + HEARTBEAT.timeout_s
+SUSPECT, ONLINE = landline.LineState.SUSPECT, landline.LineState.ONLINE
+RECONNECTING = landline.LineState.RECONNECTING
+
+# Sends every message back, and prints each change of state.
+CHILD = """
+import sys
+import landline
+
+def told(line, change):
+    print(change.state.value, change.cause.value, change.detail, change.resumed, sep="|", flush=True)
+
+def echo(line, message):
+    line.send_nowait(message)
+
+async def serve(url):
+    server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.7))
+    server.on_message(echo)
+    server.on_state(told)
+    async with server.listen(url) as endpoint:
+        print(endpoint, flush=True)
+        await server.serve_forever()
+
+async def connect(url):
+    connector = landline.connect(url, backoff=landline.Backoff(first=0.01, cap=0.05), on_state=told)
+    connector.on_message(echo)
+    async with connector as line:
+        async for _ in line:
+            pass
+
+landline.run({"serve": serve, "connect": connect}[sys.argv[1]](sys.argv[2]))
+"""
+
+
+@contextlib.asynccontextmanager
+async def child(role: str, url: str, *, prefix: tuple[str, ...] = ()):
+    process = await asyncio.create_subprocess_exec(
+        *prefix, sys.executable, "-c", CHILD, role, url, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def silence_of(change: landline.StateChange) -> float:
+    return float(re.fullmatch(r"nothing heard for ([\d.]+) s", change.detail)[1])
+
+
+def check_silence(changes: list[landline.StateChange]) -> None:
+    """The loss, and the suspicion right before it, are told as silence, and as long as was promised."""
+    index = next(i for i, change in enumerate(changes) if change.state is RECONNECTING)
+    assert index > 0
+    loss, suspicion = changes[index], changes[index - 1]
+    assert loss.cause is landline.LossKind.SILENT
+    assert silence_of(loss) >= SILENCE_S
+    assert suspicion.state is SUSPECT
+    assert suspicion.cause is landline.LossKind.SILENT
+    assert silence_of(suspicion) >= 0.5
+
+
+async def read_numbers(line: landline.Line, count: int) -> list[int]:
+    return [await anext(line) for _ in range(count)]
+
+
+async def test_a_client_that_is_stopped(states, until):
+    server = landline.Server(heartbeat=HEARTBEAT)
+    seen = states()
+    server.on_state(seen)
+    async with server.listen("tcp://127.0.0.1:0") as endpoint, child("connect", str(endpoint)) as process:
+        await until(lambda: server.lines)
+        [line] = server.lines
+        await line.send(0)
+        assert await anext(line) == 0
+        process.send_signal(signal.SIGSTOP)
+        seen.changes.clear()
+        for number in range(1, 6):
+            await line.send(number)
+        await until(lambda: seen.find(RECONNECTING))
+        for number in range(6, 11):
+            await line.send(number)
+        process.send_signal(signal.SIGCONT)
+        assert await read_numbers(line, 10) == list(range(1, 11))
+        check_silence(seen.changes)
+        assert all(change.resumed for change in seen.find(ONLINE))
+
+
+async def test_a_server_that_is_stopped(states, until, quick):
+    seen = states()
+    async with child("serve", "tcp://127.0.0.1:0") as process:
+        url = (await process.stdout.readline()).decode().strip()
+        async with landline.connect(url, backoff=quick, on_state=seen) as line:
+            await line.send(0)
+            assert await anext(line) == 0
+            process.send_signal(signal.SIGSTOP)
+            seen.changes.clear()
+            for number in range(1, 6):
+                await line.send(number)
+            await until(lambda: seen.find(RECONNECTING))
+            for number in range(6, 11):
+                await line.send(number)
+            process.send_signal(signal.SIGCONT)
+            assert await read_numbers(line, 10) == list(range(1, 11))
+            check_silence(seen.changes)
+            assert all(change.resumed for change in seen.find(ONLINE))
+
+
+async def test_packets_that_are_dropped_on_the_way(relay, states, until, quick):
+    server = landline.Server(heartbeat=HEARTBEAT)
+    here, there = states(), states()
+    server.on_state(there)
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        relay(endpoint) as between,
+        landline.connect(between.url, backoff=quick, on_state=here) as line,
+    ):
+        [other] = server.lines
+        await line.send("before")
+        assert await anext(other) == "before"
+        between.hold()
+        here.changes.clear()
+        there.changes.clear()
+        for number in range(10):
+            await line.send(["up", number])
+            await other.send(["down", number])
+        await until(lambda: here.find(RECONNECTING) and there.find(RECONNECTING))
+        await line.send(["up", 10])
+        await other.send(["down", 10])
+        between.heal()
+        assert [await anext(other) for _ in range(11)] == [["up", number] for number in range(11)]
+        assert [await anext(line) for _ in range(11)] == [["down", number] for number in range(11)]
+        check_silence(here.changes)
+        check_silence(there.changes)
+        assert server.lines == [other]
+        assert all(change.resumed for change in here.find(ONLINE) + there.find(ONLINE))
+
+
+async def test_a_short_silence_is_suspected_and_forgiven(relay, states, until, quick):
+    heartbeat = landline.Heartbeat(interval_s=0.1, timeout_s=60)
+    server = landline.Server(heartbeat=heartbeat)
+    here, there = states(), states()
+    server.on_state(there)
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        relay(endpoint) as between,
+        landline.connect(between.url, backoff=quick, on_state=here) as line,
+    ):
+        [other] = server.lines
+        between.hold()
+
+        def are_suspect() -> bool:
+            # Makes half a minute of what was not heard; a ping on its way when the hole opened may undo it.
+            for end in (line, other):
+                if end.state is ONLINE:
+                    end.session._liveness.heard_at = end._owner.wheel.time() - 30
+            return line.state is other.state is SUSPECT
+
+        await until(are_suspect)
+        between.heal()
+        await until(lambda: line.state is other.state is ONLINE)
+        for seen in (here, there):
+            assert seen.names[-2:] == ["suspect", "online"]
+            assert "reconnecting" not in seen.names
+        assert here.changes[-1].resumed
+        assert line.epoch == other.epoch == 1
+
+
+# A network of our own.
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+class Wire:
+    """A namespace with a server's address in it, on the other end of a cable that can drop every packet."""
+
+    def __init__(self) -> None:
+        self.name = f"line{os.getpid()}"
+        self.ours, self.theirs = f"la{os.getpid()}", f"lb{os.getpid()}"
+        net = os.getpid() % 16_000 * 4
+        self.here, self.there = (f"198.18.{net // 256}.{net % 256 + host}" for host in (1, 2))
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.name)
+
+    def set_up(self) -> None:
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.ours, "type", "veth", "peer", "name", self.theirs, "netns", self.name)
+        run("ip", "address", "add", f"{self.here}/30", "dev", self.ours)
+        run("ip", "link", "set", self.ours, "up")
+        run(*self.inside, "ip", "address", "add", f"{self.there}/30", "dev", self.theirs)
+        run(*self.inside, "ip", "link", "set", self.theirs, "up")
+        run(*self.inside, "nft", "add", "table", "inet", "hole")
+
+    def take_down(self) -> None:
+        subprocess.run(("ip", "netns", "del", self.name), check=False, capture_output=True)
+        subprocess.run(("ip", "link", "del", self.ours), check=False, capture_output=True)
+
+    def drop(self) -> None:
+        for hook in ("input", "output"):
+            rule = f"add chain inet hole {hook} {{ type filter hook {hook} priority 0; policy drop; }}"
+            run(*self.inside, "nft", rule)
+
+    def heal(self) -> None:
+        for hook in ("input", "output"):
+            run(*self.inside, "nft", "delete", "chain", "inet", "hole", hook)
+
+
+@pytest.fixture
+def wire():
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nft"):
+        pytest.skip("needs root, ip and nft")
+    it = Wire()
+    try:
+        try:
+            it.set_up()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces with nftables here: {error.stderr.strip()}")
+        yield it
+    finally:
+        it.take_down()
+
+
+async def test_packets_that_the_kernel_drops(wire, states, until, monkeypatch, quick):
+    # The first packet of a connection is dropped too; its repetition by the kernel is not waited for.
+    monkeypatch.setattr("landline.client.CONNECT_TIMEOUT_S", 0.5)
+    seen = states()
+    async with child("serve", f"tcp://{wire.there}:0", prefix=wire.inside) as process:
+        url = (await process.stdout.readline()).decode().strip()
+        async with landline.connect(url, backoff=quick, on_state=seen) as line:
+            await line.send(0)
+            assert await anext(line) == 0
+            assert await process.stdout.readline() == b"online|||False\n"
+            wire.drop()
+            seen.changes.clear()
+            for number in range(1, 6):
+                await line.send(number)
+            await until(lambda: seen.find(RECONNECTING))
+            # The server notices by itself as well.
+            told = []
+            while not told or not told[-1].startswith("reconnecting"):
+                told.append((await process.stdout.readline()).decode().strip())
+            wire.heal()
+            for number in range(6, 11):
+                await line.send(number)
+            assert await read_numbers(line, 10) == list(range(1, 11))
+            check_silence(seen.changes)
+            assert all(change.resumed for change in seen.find(ONLINE))
+    state, cause, detail, _ = told[-1].split("|")
+    assert (state, cause) == ("reconnecting", "silent")
+    assert float(re.search(r"[\d.]+", detail)[0]) >= SILENCE_S
+    assert told[-2].startswith("suspect|silent|")

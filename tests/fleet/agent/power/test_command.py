@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from landline.fleet.agent.power import Power, PowerError
+from landline.fleet.agent.power.command import (
+    REASON_CHARACTERS_MAX,
+    CommandPower,
+    argv_for,
+    default_commands,
+    default_persons_command,
+    failure_sentence,
+    last_line,
+)
+from landline.fleet.agent.power.logged_on import (
+    LoggedOn,
+    logged_on_from_query_user,
+    logged_on_from_who,
+)
+from landline.fleet.model import Action, Person
+
+WHO_LINUX = """\
+anna     tty2         2024-05-01 10:00 (tty2)
+anna     pts/0        2024-05-01 10:05 (:0)
+bob      pts/1        2024-05-01 11:30 (192.168.1.5)
+bob      pts/2        2024-05-01 11:31 (tmux(812).%0)
+carla    pts/3        2024-05-01 11:32 (fe80::1%eth0)
+long-account-name@example.org pts/4        2024-05-01 11:33
+"""
+WHO_MACOS = """\
+_mbsetupuser console      Oct  2 08:00\x20
+root     console      Oct  2 08:11\x20
+root     ttys000      Oct 12 09:30\t(10.0.0.5)
+"""
+QUERY_USER = """\
+ USERNAME              SESSIONNAME        ID  STATE   IDLE TIME  LOGON TIME
+>anna bell             console             1  Active      none   10/2/2023 8:11 AM
+ bob                                       2  Disc            5  10/2/2023 9:00 AM
+ administrator-of-all  rdp-tcp#30         13  Active          .  10/2/2023 9:05 AM
+"""
+QUERY_USER_GERMAN = """\
+ BENUTZERNAME          SITZUNGSNAME       ID  STATUS  LEERLAUF   ANMELDEZEIT
+>jürgen                console             1  Aktiv       Kein   02.10.2023 08:11
+"""
+
+RECORD = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(repr(sys.argv[2:]) + chr(10))"
+
+
+def python(code: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code, *arguments)
+
+
+def at(hour: int, minute: int) -> float:
+    return datetime(2024, 5, 1, hour, minute, tzinfo=UTC).timestamp()
+
+
+def test_who_on_linux() -> None:
+    assert [entry.person for entry in logged_on_from_who(WHO_LINUX, "linux", UTC)] == [
+        Person("anna", "tty2", False, at(10, 0)),
+        Person("anna", "pts/0", False, at(10, 5)),
+        Person("bob", "pts/1", True, at(11, 30)),
+        Person("bob", "pts/2", False, at(11, 31)),
+        Person("carla", "pts/3", True, at(11, 32)),
+        Person("long-account-name@example.org", "pts/4", False, at(11, 33)),
+    ]
+
+
+def test_who_on_macos() -> None:
+    assert logged_on_from_who(WHO_MACOS, "darwin") == (
+        LoggedOn(Person("root", "console"), "0"),
+        LoggedOn(Person("root", "ttys000", True), "0"),
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n\n",
+        "anna",
+        "anna tty2",
+        "anna tty2 yesterday",
+        "         system boot  2024-05-01 09:00",
+        "anna tty2 2024-99-99 10:00",
+        "\x00\xff(((",
+        "anna tty2 2024-05-01 10:00 (((",
+    ],
+)
+def test_who_never_fails(text: str) -> None:
+    for entry in logged_on_from_who(text, "linux", UTC):
+        assert entry.person.name == "anna"
+        assert entry.person.since_at in (None, at(10, 0))
+
+
+def test_who_cut_anywhere_never_fails() -> None:
+    for end in range(len(WHO_LINUX)):
+        logged_on_from_who(WHO_LINUX[:end], "linux", UTC)
+
+
+def test_query_user() -> None:
+    assert logged_on_from_query_user(QUERY_USER) == (
+        LoggedOn(Person("anna bell", "console"), "1"),
+        LoggedOn(Person("bob", ""), "2"),
+        LoggedOn(Person("administrator-of-all", "rdp-tcp#30", True), "13"),
+    )
+    assert logged_on_from_query_user(QUERY_USER_GERMAN) == (LoggedOn(Person("jürgen", "console"), "1"),)
+    assert logged_on_from_query_user("No User exists for *\n") == ()
+
+
+def test_values_are_put_in_once_and_never_looked_at_again() -> None:
+    command = ("stop", "{reason}", "--who={person}", "{other}")
+    entry = LoggedOn(Person("anna"), "tty2")
+    assert argv_for(command, "because {person}", [entry]) == [
+        ("stop", "because {person}", "--who=anna", "{other}")
+    ]
+
+
+def test_a_command_for_each_person_runs_once_for_each_of_them() -> None:
+    entries = [LoggedOn(Person("anna", "tty2"), "tty2"), LoggedOn(Person("anna", "tty3"), "tty3")]
+    assert argv_for(("end", "{person}"), "", entries) == [("end", "anna")]
+    assert argv_for(("end", "{session}"), "", entries) == [("end", "tty2"), ("end", "tty3")]
+    assert argv_for(("end", "{person}"), "", []) == []
+    assert argv_for(("stop",), "", entries) == [("stop",)]
+
+
+@pytest.mark.parametrize("name", ["--all", "/server:other"])
+def test_a_name_that_reads_as_an_option_is_refused(name: str) -> None:
+    with pytest.raises(PowerError, match="is no name that can be given to end"):
+        argv_for(("end", "{person}"), "", [LoggedOn(Person(name), "1")])
+
+
+def test_the_reason_is_printable_and_short() -> None:
+    ((_, reason),) = argv_for(("stop", "{reason}"), "a\nb\x1b[2J" + "x" * 2000, [])
+    assert reason.startswith("a b [2Jxxx")
+    assert len(reason) == REASON_CHARACTERS_MAX
+
+
+def test_defaults() -> None:
+    for platform in ("linux", "win32", "darwin"):
+        assert set(default_commands(platform)) == {Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN}
+    assert default_commands("plan9") == {}
+    assert default_commands("linux")[Action.RESTART] == ("shutdown", "-r", "now")
+    assert default_persons_command("win32") == ("query", "user")
+    assert default_persons_command("linux") == ("who",)
+
+
+def test_sentences() -> None:
+    assert (
+        failure_sentence(["stop"], 1, "first\nNot allowed.\n\n") == "stop failed with status 1: Not allowed."
+    )
+    assert failure_sentence(["stop"], 3, "") == "stop failed with status 3."
+    assert failure_sentence(["stop"], -9, "") == "stop was ended by SIGKILL."
+    assert last_line(" \n") == ""
+
+
+async def test_the_command_gets_its_arguments_as_they_are(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    power: Power = CommandPower({Action.RESTART: python(RECORD, str(record), "{reason}")})
+    await power.open()
+    await power.act(Action.RESTART, reason='it\'s $(time) for "updates" & more')
+    await power.close()
+    assert record.read_text() == repr(['it\'s $(time) for "updates" & more']) + "\n"
+
+
+async def test_each_person_is_logged_off_although_one_fails(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    code = RECORD + "; sys.exit('bob is busy' if 'bob' in sys.argv else 0)"
+    power = CommandPower(
+        {Action.LOG_OFF: python(code, str(record), "{person}")},
+        persons_command=python(f"print({WHO_LINUX!r}, end='')"),
+        platform="linux",
+    )
+    with pytest.raises(PowerError, match=r"failed with status 1: bob is busy\.$"):
+        await power.act(Action.LOG_OFF, reason="")
+    assert record.read_text().splitlines() == [
+        "['anna']",
+        "['bob']",
+        "['carla']",
+        "['long-account-name@example.org']",
+    ]
+
+
+async def test_windows_sessions_are_logged_off_by_number(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    power = CommandPower(
+        {Action.LOG_OFF: python(RECORD, str(record), "{session}")},
+        persons_command=python(f"import sys; print({QUERY_USER!r}, end=''); sys.exit(1)"),
+        platform="win32",
+    )
+    assert [person.name for person in await power.persons()] == ["anna bell", "bob", "administrator-of-all"]
+    await power.act(Action.LOG_OFF, reason="")
+    assert record.read_text().splitlines() == ["['1']", "['2']", "['13']"]
+
+
+async def test_nobody_on_windows_is_no_failure_but_an_error_is() -> None:
+    nobody = python("import sys; sys.exit('No User exists for *')")
+    assert await CommandPower({}, persons_command=nobody, platform="win32").persons() == ()
+    broken = python("import sys; sys.exit('Error 5 getting session names')")
+    with pytest.raises(PowerError, match="Error 5 getting session names"):
+        await CommandPower({}, persons_command=broken, platform="win32").persons()
+
+
+async def test_a_failure_tells_the_last_line() -> None:
+    code = "import sys; print('noise', file=sys.stderr); sys.exit('Call to Reboot failed: Access denied')"
+    power = CommandPower({Action.SHUT_DOWN: python(code)})
+    with pytest.raises(PowerError, match=r"failed with status 1: Call to Reboot failed: Access denied\.$"):
+        await power.act(Action.SHUT_DOWN, reason="")
+
+
+async def test_a_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    power = CommandPower({Action.RESTART: python("import time; time.sleep(600)")}, time_limit_s=0.2)
+    with pytest.raises(PowerError, match=r"was stopped because it took longer than 0\.2 s"):
+        await power.act(Action.RESTART, reason="")
+
+
+async def test_cancelling_kills_the_command_and_what_it_started(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    # The child and its own child hold the pipe's writing end: its end is the proof that both are gone.
+    code = (
+        "import subprocess, sys\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "argv = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "child = subprocess.Popen(argv, pass_fds=[file.fileno()])\n"
+        "file.write('ready'); file.flush(); child.wait()"
+    )
+    power = CommandPower({Action.RESTART: python(code, str(told))})
+    acting = asyncio.create_task(power.act(Action.RESTART, reason=""))
+    reader = await asyncio.to_thread(told.open, "rb", 0)
+    with reader:
+        assert await asyncio.to_thread(reader.read, 5) == b"ready"
+        acting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await acting
+        assert await asyncio.to_thread(reader.read, 1) == b""
+
+
+async def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    # It inherits standard error, lives until the test lets it go, and must not hold up the action.
+    child = "import sys; open(sys.argv[1]).read()"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}, sys.argv[1]])"
+    power = CommandPower({Action.RESTART: python(code, str(told))})
+    await power.act(Action.RESTART, reason="")
+    with await asyncio.to_thread(told.open, "wb", 0):
+        pass
+
+
+async def test_endless_output_is_not_kept_in_memory() -> None:
+    code = "import sys; sys.stderr.write('x' * 5_000_000 + chr(10) + 'the end'); sys.exit(2)"
+    with pytest.raises(PowerError, match=r"failed with status 2: the end\.$"):
+        await CommandPower({Action.RESTART: python(code)}).act(Action.RESTART, reason="")
+
+
+async def test_refusals() -> None:
+    power = CommandPower({Action.RESTART: ("no-such-program-anywhere",), Action.SHUT_DOWN: python("")})
+    assert await power.refusal(Action.SHUT_DOWN) is None
+    assert await power.refusal(Action.LOG_OFF) == "No command is set for logoff on this machine."
+    sentence = "The program no-such-program-anywhere for restart is not on this machine."
+    assert await power.refusal(Action.RESTART) == sentence
+    with pytest.raises(PowerError, match=sentence):
+        await power.act(Action.RESTART, reason="")
+
+
+async def test_a_program_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PowerError, match=r"/nowhere/who cannot be run: No such file or directory\."):
+        await CommandPower({}, persons_command=("/nowhere/who",), platform="linux").persons()
+
+
+@pytest.mark.skipif(sys.platform == "win32" or shutil.which("who") is None, reason="there is no who")
+async def test_the_real_who_is_understood() -> None:
+    await CommandPower({}).persons()
+
+
+async def test_waiting_for_going_down_ends_by_cancelling_only() -> None:
+    power = CommandPower({})
+    waiting = asyncio.create_task(power.wait_going_down())
+    done, _ = await asyncio.wait({waiting}, timeout=0.01)
+    assert not done
+    await power.release_going_down()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

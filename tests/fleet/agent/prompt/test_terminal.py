@@ -1,0 +1,199 @@
+"""Asking on a real pseudo-terminal: the test sits at its other end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import termios
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
+from landline.fleet.agent.prompt.terminal import (
+    TerminalPrompt,
+    View,
+    choices_line,
+    heading,
+    keys_in,
+    next_step,
+)
+from landline.fleet.model import Action
+
+QUESTION = Question(
+    action=Action.RESTART, requested_by="ann", message="Updates are ready.\nSave your work.", countdown_s=600
+)
+
+
+class Person:
+    """Somebody at a terminal: sees what is written, and types."""
+
+    def __init__(self) -> None:
+        self._end, self._terminal = os.openpty()
+        self.path = os.ttyname(self._terminal)
+        self.settings = termios.tcgetattr(self._terminal)
+        self._seen = ""
+        self._changed = asyncio.Event()
+        self._is_gone = False
+        asyncio.get_running_loop().add_reader(self._end, self._read)
+
+    async def sees(self, text: str) -> None:
+        """Returns once ``text`` was written after what was seen last."""
+        while text not in self._seen:
+            self._changed.clear()
+            await self._changed.wait()
+        self._seen = self._seen.partition(text)[2]
+
+    def types(self, keys: bytes) -> None:
+        os.write(self._end, keys)
+
+    def settings_now(self) -> list[object]:
+        return list(termios.tcgetattr(self._terminal))
+
+    def hang_up(self) -> None:
+        if not self._is_gone:
+            self._is_gone = True
+            asyncio.get_running_loop().remove_reader(self._end)
+            os.close(self._end)
+
+    def leave(self) -> None:
+        self.hang_up()
+        os.close(self._terminal)
+
+    def _read(self) -> None:
+        self._seen += os.read(self._end, 65536).decode()
+        self._changed.set()
+
+
+@pytest.fixture
+async def person() -> AsyncIterator[Person]:
+    person = Person()
+    yield person
+    person.leave()
+
+
+async def answer_to(person: Person, question: Question, *keys: bytes) -> Answer:
+    prompt: Prompt = TerminalPrompt(person.path, grace_s=0)
+    asking = asyncio.create_task(prompt.ask(question))
+    await person.sees("now")
+    for key in keys:
+        person.types(key)
+    return await asking
+
+
+async def test_now(person: Person) -> None:
+    assert await answer_to(person, QUESTION, b"n") == Answer(choice=Choice.NOW)
+    await person.sees("Restart now.")
+    assert person.settings_now() == person.settings
+
+
+async def test_the_question_is_shown(person: Person) -> None:
+    asking = asyncio.create_task(TerminalPrompt(person.path, grace_s=0).ask(QUESTION))
+    await person.sees("This machine is about to restart")
+    await person.sees("Asked for by ann.")
+    await person.sees("Updates are ready.")
+    await person.sees("Save your work.")
+    await person.sees("10:00  [n] Restart now  [p] Postpone  [c] Cancel")
+    await person.sees("9:59")
+    assert person.settings_now() != person.settings
+    person.types(b"C")
+    assert await asking == Answer(choice=Choice.CANCEL)
+    await person.sees("Cancelled.")
+
+
+async def test_postpone_by_a_digit(person: Person) -> None:
+    asking = asyncio.create_task(TerminalPrompt(person.path, grace_s=0).ask(QUESTION))
+    await person.sees("[p] Postpone")
+    person.types(b"p")
+    await person.sees("Postpone by: [1] 5 minutes  [2] 15 minutes  [3] 1 hour")
+    person.types(b"9")
+    await person.sees("[p] Postpone")
+    person.types(b"p2")
+    assert await asking == Answer(choice=Choice.POSTPONE, postpone_s=900.0)
+    await person.sees("Postponed by 15 minutes.")
+    assert person.settings_now() == person.settings
+
+
+async def test_time_runs_out(person: Person) -> None:
+    question = Question(action=Action.SHUT_DOWN, requested_by="", message="", countdown_s=0.2)
+    assert await answer_to(person, question) == Answer(choice=Choice.TIMED_OUT)
+    await person.sees("Shut down now.")
+    assert person.settings_now() == person.settings
+
+
+async def test_keys_that_mean_nothing_answer_nothing(person: Person) -> None:
+    question = Question(
+        action=Action.RESTART,
+        requested_by="",
+        message="",
+        countdown_s=600,
+        may_cancel=False,
+        may_postpone=False,
+    )
+    answer = await answer_to(person, question, b"c", b"p1", b"\x1b[C\x1bOn", b"\xff\n ", b"n")
+    assert answer == Answer(choice=Choice.NOW)
+
+
+async def test_what_is_typed_as_the_question_appears_is_ignored(person: Person) -> None:
+    asking = asyncio.create_task(TerminalPrompt(person.path, grace_s=1.5).ask(QUESTION))
+    await person.sees("10:00")
+    person.types(b"n")
+    await person.sees("9:58")
+    assert not asking.done()
+    person.types(b"c")
+    assert await asking == Answer(choice=Choice.CANCEL)
+
+
+async def test_cancelling_restores_the_terminal(person: Person) -> None:
+    asking = asyncio.create_task(TerminalPrompt(person.path).ask(QUESTION))
+    await person.sees("now")
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await person.sees("No answer is needed any more.")
+    assert person.settings_now() == person.settings
+
+
+async def test_a_terminal_that_is_closed(person: Person) -> None:
+    asking = asyncio.create_task(TerminalPrompt(person.path).ask(QUESTION))
+    await person.sees("now")
+    person.hang_up()
+    with pytest.raises(PromptError, match="was closed before there was an answer"):
+        await asking
+
+
+async def test_no_terminal(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match=r"cannot be opened: No such file or directory\."):
+        await TerminalPrompt(str(tmp_path / "none")).ask(QUESTION)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(PromptError, match="and this is none"):
+        await TerminalPrompt(str(file)).ask(QUESTION)
+
+
+def test_keys_without_escape_sequences() -> None:
+    assert keys_in(b"n") == "n"
+    assert keys_in(b"\x1b[C\x1b[1;5Cx\x1bOCy\x1b[3~\x1bnz\x1b") == "xyz"
+    assert keys_in("ü\xff".encode("latin-1")) == ""
+
+
+def test_steps() -> None:
+    assert next_step(QUESTION, View.MAIN, "p") is View.POSTPONE
+    assert next_step(QUESTION, View.POSTPONE, "4") is View.MAIN
+    assert next_step(QUESTION, View.POSTPONE, "n") is View.MAIN
+    assert next_step(QUESTION, View.POSTPONE, "0") is View.MAIN
+    assert next_step(QUESTION, View.POSTPONE, "3") == Answer(choice=Choice.POSTPONE, postpone_s=3600.0)
+
+
+def test_lines() -> None:
+    forced = Question(
+        action=Action.LOG_OFF,
+        requested_by="",
+        message="",
+        countdown_s=5,
+        may_cancel=False,
+        may_postpone=False,
+    )
+    assert choices_line(forced, View.MAIN, 5) == "0:05  [n] Log off now"
+    assert heading(forced) == "\a\n*** You are about to be logged off ***\nAsked for by an operator.\n"

@@ -1,0 +1,651 @@
+"""The agent against a real control server: one job at a time, through every turn a person or a failure can take."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+import landline
+from landline import Code, RequestError
+from landline.fleet.agent import agent as agent_module
+from landline.fleet.agent.agent import AgentRefused
+from landline.fleet.agent.journal import JournalError
+from landline.fleet.agent.power import OutcomeUnknown, PowerError
+from landline.fleet.agent.power.dry_run import DryRunPower
+from landline.fleet.agent.prompt import Answer, Choice, PromptError
+from landline.fleet.api import CancelRequest
+from landline.fleet.messages import Goodbye, KnownExecution, Report
+from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
+
+NOW = Answer(choice=Choice.NOW)
+CANCEL = Answer(choice=Choice.CANCEL)
+TIMED_OUT = Answer(choice=Choice.TIMED_OUT)
+
+
+def postpone(seconds: float) -> Answer:
+    return Answer(choice=Choice.POSTPONE, postpone_s=seconds)
+
+
+# The three actions.
+
+
+async def test_a_restart_is_done_when_the_machine_is_back_with_another_boot_id(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    job = await house.order(Action.RESTART)
+    goodbye = await machine.ended()
+    assert goodbye.cause is Cause.RESTARTING
+    assert goodbye.execution_id == job.executions[0].id
+    assert (await machine.shown(PresenceState.AWAY)).presence.cause is Cause.RESTARTING
+    assert (await house.execution(job)).state is ExecutionState.ACTING
+    await machine.boot()
+    ended = await house.over(job)
+    assert (ended.state, ended.detail) == (ExecutionState.DONE, "back with a new boot id")
+    assert ended.boot_id_before == "lab-1-boot-1"
+    assert machine.acted == [Action.RESTART]
+    # The answer to the order and the agent's own report race; either may come first.
+    steps = await house.steps(job)
+    assert [step for step in steps if step != "delivered"] == ["queued", "accepted", "acting", "done"]
+
+
+async def test_an_agent_that_is_back_in_the_same_boot_has_not_restarted(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    job = await house.order(Action.RESTART)
+    await machine.ended()
+    await machine.start_agent()
+    assert (await house.over(job)).state is ExecutionState.UNKNOWN
+    await machine.kill_agent()
+    # The proof may still come.
+    await machine.boot()
+    await house.reached(job, ExecutionState.DONE)
+    assert machine.acted == [Action.RESTART]
+
+
+async def test_a_shutdown_is_done_by_its_goodbye(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    job = await house.order(Action.SHUT_DOWN)
+    assert (await machine.ended()).cause is Cause.SHUT_DOWN
+    ended = await house.over(job)
+    assert (ended.state, ended.detail) == (ExecutionState.DONE, "it said goodbye and went")
+    assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is Cause.SHUT_DOWN
+    assert machine.acted == [Action.SHUT_DOWN]
+
+
+async def test_a_log_off_is_done_when_the_agent_says_so(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(NOW)).boot()
+    job = await house.order(Action.LOG_OFF, message="closing time", requested_by="root")
+    assert (await house.over(job)).state is ExecutionState.DONE
+    await until(lambda: machine.known.facts.persons == ())
+    assert machine.acted == [Action.LOG_OFF]
+    [question] = machine.prompt.questions
+    assert (question.action, question.message, question.requested_by) == (Action.LOG_OFF, "closing time", "root")
+    assert question.countdown_s == agent_module.DEFAULT_COUNTDOWN_S
+
+
+async def test_a_dry_run_says_that_nothing_was_done(house) -> None:
+    await house.start()
+    machine = await house.machine().boot(power=DryRunPower())
+    job = await house.order(Action.SHUT_DOWN, message="power cut")
+    ended = await house.over(job)
+    assert (ended.state, ended.detail) == (ExecutionState.DONE, "dry run: nothing was done")
+    assert machine.power.acted == [(Action.SHUT_DOWN, "power cut")]
+    assert machine.known.presence.state is PresenceState.ONLINE
+
+
+# The person.
+
+
+async def test_the_person_cancels(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(CANCEL)).boot()
+    ended = await house.over(await house.order(Action.RESTART))
+    assert (ended.state, ended.detail) == (ExecutionState.CANCELLED, "cancelled by ada")
+    assert machine.acted == []
+
+
+async def test_a_person_who_may_not_cancel_is_asked_on(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(CANCEL, TIMED_OUT)).boot()
+    ended = await house.over(await house.order(Action.LOG_OFF, may_cancel=False, delay_s=30.0))
+    assert ended.state is ExecutionState.DONE
+    first, second = machine.prompt.questions
+    assert not first.may_cancel
+    assert second.countdown_s <= first.countdown_s <= 30.0
+
+
+async def test_a_lie_that_the_person_cancelled_is_not_believed(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF, may_cancel=False)
+    await house.reached(job, ExecutionState.PROMPTED)
+    lie = KnownExecution(job.executions[0].id, ExecutionState.CANCELLED, "cancelled by nobody")
+    assert await machine.line.request("report", Report(lie)) is True
+    assert (await house.execution(job)).state is ExecutionState.PROMPTED
+
+
+async def test_the_person_postpones(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(postpone(0.05), NOW)).boot()
+    ended = await house.over(await house.order(Action.LOG_OFF))
+    assert ended.state is ExecutionState.DONE
+    assert ended.postponed_s == 0.05
+    assert machine.acted == [Action.LOG_OFF]
+    assert len(machine.prompt.questions) == 2
+
+
+async def test_a_postponement_that_goes_too_far_is_refused_and_not_offered_again(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(postpone(9 * 3600.0), TIMED_OUT)).boot()
+    ended = await house.over(await house.order(Action.LOG_OFF))
+    assert (ended.state, ended.postponed_s) == (ExecutionState.DONE, 0.0)
+    assert [question.may_postpone for question in machine.prompt.questions] == [True, False]
+
+
+async def test_a_postponement_that_the_operator_does_not_allow(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(postpone(60.0), TIMED_OUT)).boot()
+    ended = await house.over(await house.order(Action.LOG_OFF, may_postpone=False))
+    assert (ended.state, ended.postponed_s) == (ExecutionState.DONE, 0.0)
+    assert [question.may_postpone for question in machine.prompt.questions] == [False, False]
+
+
+async def test_an_unanswered_question_is_consent(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(TIMED_OUT)).boot()
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+@pytest.mark.parametrize("has_prompt", [True, False])
+async def test_where_nobody_is_on_it_is_done_at_once(house, person, has_prompt: bool) -> None:
+    await house.start()
+    machine = await house.machine(prompt=person() if has_prompt else None).boot()
+    job = await house.order(Action.LOG_OFF)
+    assert (await house.over(job)).state is ExecutionState.DONE
+    details = [event.detail for event in (await house.control.job(job.job.id)).events]
+    assert "nobody is on" in details
+    if has_prompt:
+        assert machine.prompt.questions == []
+
+
+async def test_a_person_who_cannot_be_asked_gets_the_countdown(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
+    job = await house.order(Action.LOG_OFF, delay_s=0.1)
+    assert (await house.over(job)).state is ExecutionState.DONE
+    details = [event.detail for event in (await house.control.job(job.job.id)).events]
+    assert "ada could not be asked: no display" in details
+    assert machine.acted == [Action.LOG_OFF]
+
+
+# The operator changes his mind; time runs out.
+
+
+async def test_the_operator_cancels_while_the_person_is_asked(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.RESTART)
+    await until(lambda: machine.prompt.is_asked)
+    await house.reached(job, ExecutionState.PROMPTED)
+    view = await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
+    assert (view.executions[0].state, view.executions[0].detail) == (ExecutionState.CANCELLED, "cancelled by root")
+    await until(lambda: machine.prompt.withdrawn == 1)
+    assert machine.acted == []
+
+
+async def test_the_operator_cancels_during_the_countdown(house, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    job = await house.order(Action.RESTART, delay_s=3600.0)
+    await house.reached(job, ExecutionState.DELIVERED)
+    await house.control.cancel_job(job.job.id, CancelRequest())
+    assert (await house.over(job)).detail == "cancelled by the operator"
+    # A later order is not kept waiting by the one that was withdrawn.
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+async def test_time_runs_out_while_the_person_is_asked(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.RESTART)
+    await until(lambda: machine.prompt.is_asked)
+    await house.reached(job, ExecutionState.PROMPTED)
+    house.offset_s += 60.0 + 120.0 + 1.0
+    assert (await house.over(job)).state is ExecutionState.EXPIRED
+    await until(lambda: machine.prompt.withdrawn == 1)
+    assert machine.acted == []
+
+
+async def test_an_order_with_a_long_delay_does_not_hold_up_another(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    later = await house.order(Action.RESTART, delay_s=3600.0)
+    await house.reached(later, ExecutionState.DELIVERED)
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+async def test_a_postponed_order_does_not_hold_up_another(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(postpone(3600.0), NOW)).boot()
+    later = await house.order(Action.RESTART)
+    await house.reached(later, ExecutionState.POSTPONED)
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+async def test_a_machine_that_goes_down_begins_nothing_else(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.may_act.clear()
+    await machine.boot()
+    first = await house.order(Action.RESTART)
+    await house.reached(first, ExecutionState.ACTING)
+    second = await house.order(Action.RESTART)
+    await house.reached(second, ExecutionState.ACCEPTED)
+    machine.may_act.set()
+    await machine.ended()
+    assert machine.acted == [Action.RESTART]
+    # What was left is for the machine's next life.
+    await machine.boot()
+    await house.reached(first, ExecutionState.DONE)
+    await machine.ended()
+    await machine.boot()
+    await house.reached(second, ExecutionState.DONE)
+    assert machine.acted == [Action.RESTART, Action.RESTART]
+
+
+# The machine refuses.
+
+
+async def test_a_machine_that_cannot_do_it_refuses(house, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unwilling(DryRunPower):
+        async def refusal(self, action: Action) -> str | None:
+            if action is Action.RESTART:
+                raise PowerError("the bus is gone")
+            return "not here"
+
+    await house.start()
+    machine = await house.machine().boot(power=Unwilling())
+    refused = await house.over(await house.order(Action.SHUT_DOWN))
+    assert (refused.state, refused.detail) == (ExecutionState.REFUSED, "not here")
+    refused = await house.over(await house.order(Action.RESTART))
+    assert (refused.state, refused.detail) == (ExecutionState.REFUSED, "the bus is gone")
+    assert machine.power.acted == []
+
+
+async def test_an_action_that_fails_is_failed_and_the_agent_lives(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.fails_before_acting = PowerError("polkit says no")
+    await machine.boot()
+    job = await house.order(Action.RESTART)
+    failed = await house.over(job)
+    assert (failed.state, failed.detail) == (ExecutionState.FAILED, "polkit says no")
+    machine.fails_before_acting = None
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+
+
+async def test_an_outcome_nobody_knows_is_unknown_until_the_machine_is_back(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.fails_before_acting = OutcomeUnknown("the answer got lost")
+    await machine.boot()
+    job = await house.order(Action.RESTART)
+    unknown = await house.over(job)
+    assert (unknown.state, unknown.detail) == (ExecutionState.UNKNOWN, "the answer got lost")
+    await machine.kill_agent()
+    await machine.boot()
+    await house.reached(job, ExecutionState.DONE)
+
+
+async def test_what_cannot_be_journalled_is_not_done(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    machine.journal.fails = JournalError("no room")
+    failed = await house.over(await house.order(Action.RESTART))
+    assert (failed.state, failed.detail) == (ExecutionState.FAILED, "nothing was done: no room")
+    assert machine.acted == []
+
+
+async def test_an_error_of_any_length_does_not_keep_the_agent_from_joining(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.fails_before_acting = PowerError("no " * 10_000)
+    await machine.boot()
+    failed = await house.over(await house.order(Action.RESTART))
+    assert failed.state is ExecutionState.FAILED
+    await machine.kill_agent()
+    await machine.start_agent()
+    await machine.shown(PresenceState.ONLINE)
+
+
+# Agents that crash: the machine acts at most once, and the job ends with the truth.
+
+
+async def test_a_crash_before_the_claim_asks_again(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF)
+    await until(lambda: machine.prompt.is_asked)
+    await machine.kill_agent()
+    assert machine.acted == []
+    await machine.start_agent()
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+@pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
+async def test_a_crash_between_claim_and_journal_is_failed(house, crashed, action: Action) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    machine.journal.fails = crashed()
+    job = await house.order(action)
+    with pytest.raises(crashed):
+        await machine.ended()
+    assert (await house.execution(job)).state is ExecutionState.ACTING
+    await machine.start_agent()
+    failed = await house.over(job)
+    assert (failed.state, failed.detail) == (ExecutionState.FAILED, "the agent stopped before it could act")
+    assert machine.acted == []
+
+
+@pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
+async def test_a_crash_between_journal_and_act_is_unknown_and_not_repeated(house, crashed, action: Action) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.fails_before_acting = crashed()
+    await machine.boot()
+    job = await house.order(action)
+    with pytest.raises(crashed):
+        await machine.ended()
+    machine.fails_before_acting = None
+    await machine.start_agent()
+    assert (await house.over(job)).state is ExecutionState.UNKNOWN
+    assert machine.acted == []
+    # Nor after one more start, nor by a later order's delivery.
+    await machine.kill_agent()
+    await machine.start_agent()
+    other = await house.over(await house.order(Action.LOG_OFF))
+    assert other.state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+async def test_a_crash_between_act_and_report_is_not_repeated(house, crashed) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.fails_after_acting = crashed()
+    await machine.boot()
+    job = await house.order(Action.LOG_OFF)
+    with pytest.raises(crashed):
+        await machine.ended()
+    await machine.start_agent()
+    unknown = await house.over(job)
+    assert (unknown.state, unknown.detail) == (
+        ExecutionState.UNKNOWN,
+        "the agent stopped while it acted; not repeated",
+    )
+    assert machine.acted == [Action.LOG_OFF]
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+async def test_a_machine_that_went_without_a_goodbye_is_believed_by_its_boot_id(house, crashed, action) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.fails_after_acting = crashed()
+    await machine.boot()
+    job = await house.order(action)
+    with pytest.raises(crashed):
+        await machine.ended()
+    machine.fails_after_acting = None
+    await machine.boot()
+    assert (await house.over(job)).state is ExecutionState.DONE
+    assert machine.acted == [action]
+
+
+async def test_a_failure_whose_report_got_lost_is_told_by_the_journal(house, crashed, monkeypatch) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.fails_before_acting = PowerError("an inhibitor holds it")
+    await machine.boot()
+
+    async def die(self, known) -> None:
+        if known.state is ExecutionState.FAILED:
+            raise crashed
+        await report(self, known)
+
+    report = agent_module.Agent._report
+    monkeypatch.setattr(agent_module.Agent, "_report", die)
+    job = await house.order(Action.RESTART)
+    with pytest.raises(crashed):
+        await machine.ended()
+    monkeypatch.undo()
+    # Somebody presses the reset button: that is not the restart which failed.
+    await machine.boot()
+    failed = await house.over(job)
+    assert (failed.state, failed.detail) == (ExecutionState.FAILED, "an inhibitor holds it")
+
+
+async def test_an_order_that_comes_twice_is_taken_once(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF)
+    await until(lambda: machine.prompt.is_asked)
+    [line] = house.server.lines
+    order = {
+        "execution_id": job.executions[0].id,
+        "action": "logoff",
+        "requested_by": "",
+        "message": "",
+        "due_in_s": 0.0,
+        "has_delay": False,
+        "expires_in_s": 60.0,
+        "may_cancel": True,
+        "may_postpone": True,
+    }
+    assert await line.request("execute", order) is True
+    assert len(machine.prompt.questions) == 1
+    machine.prompt.answer(NOW)
+    await house.over(job)
+    # Nor after it is done, when only the journal remembers.
+    assert await line.request("execute", order) is True
+    await machine.kill_agent()
+    machine.persons = ()
+    await machine.start_agent()
+    [line] = [line for line in house.server.lines if line.state is landline.LineState.ONLINE]
+    assert await line.request("execute", order) is True
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF, Action.LOG_OFF]
+    assert len(machine.prompt.questions) == 1
+
+
+async def test_withdrawing_what_has_begun_or_is_not_known_changes_nothing(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.may_act.clear()
+    await machine.boot()
+    job = await house.order(Action.LOG_OFF)
+    await house.reached(job, ExecutionState.ACTING)
+    [line] = house.server.lines
+    for execution_id in (job.executions[0].id, "nothing"):
+        assert await line.request("withdraw", {"execution_id": execution_id, "reason": ""}) is False
+    machine.may_act.set()
+    assert (await house.over(job)).state is ExecutionState.DONE
+
+
+# Leaving, being refused.
+
+
+async def test_an_agent_that_is_stopped_says_goodbye(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop(Cause.AGENT_STOPPED, "uninstalled")
+    assert machine.agent.is_ending
+    assert await machine.ended() == Goodbye(Cause.AGENT_STOPPED, "uninstalled")
+    known = await machine.shown(PresenceState.OFFLINE)
+    assert (known.presence.cause, known.presence.detail) == (Cause.AGENT_STOPPED, "uninstalled")
+
+
+async def test_a_system_that_goes_down_by_itself_is_told(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    await machine.power.act(Action.SHUT_DOWN, reason="")
+    assert (await machine.ended()).detail == "the system goes down"
+    assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is Cause.AGENT_STOPPED
+
+
+async def test_a_wrong_token_is_rejected(house) -> None:
+    await house.start()
+    machine = await house.machine().boot(token="another token altogether", wait=False)
+    with pytest.raises(landline.Rejected) as caught:
+        await machine.ended()
+    assert caught.value.code is Code.UNAUTHENTICATED
+    assert house.control.machines() == ()
+
+
+@pytest.mark.parametrize("name", ["#", "../etc", "*", "", "-x", "lab 1", "lab\n", "<img>", "a" * 65, "lab-1\n"])
+async def test_a_name_that_is_none_is_refused(house, name: str) -> None:
+    await house.start()
+    machine = house.machine(id="a-machine-id")
+    machine.name = name
+    await machine.boot(wait=False)
+    with pytest.raises(AgentRefused, match="does not take this machine"):
+        await machine.ended()
+    assert house.control.machines() == ()
+
+
+@pytest.mark.parametrize("identity", ["short", "x" * 65, "machine/../id", "machine#1*", "maschine-nö"])
+async def test_an_identity_that_is_none_is_refused(house, identity: str) -> None:
+    await house.start()
+    machine = await house.machine(id=identity).boot(wait=False)
+    with pytest.raises((AgentRefused, landline.LandlineError)):
+        await machine.ended()
+    assert house.control.machines() == ()
+
+
+async def test_a_name_is_refused_while_its_machine_is_on_and_taken_over_when_it_is_gone(house) -> None:
+    await house.start()
+    older = await house.machine("lab-1", id="older-machine").boot()
+    newer = await house.machine("lab-1", id="newer-machine").boot(wait=False)
+    with pytest.raises(AgentRefused, match="start this agent with another --name"):
+        await newer.ended()
+    older.agent.stop()
+    await older.ended()
+    await older.shown(PresenceState.OFFLINE)
+    await newer.boot()
+    assert {machine.id: machine.name for machine in house.control.machines()} == {
+        "newer-machine": "lab-1",
+        "older-machine": "lab-1.old-older-ma",
+    }
+    # On disk too.
+    await house.stop()
+    await house.start()
+    assert [machine.name for machine in house.control.machines()] == ["lab-1", "lab-1.old-older-ma"]
+
+
+async def test_a_second_agent_with_the_same_identity_replaces_the_first(house) -> None:
+    await house.start()
+    first = await house.machine("lab-1", id="one-machine").boot()
+    second = await house.machine("lab-1", id="one-machine").boot()
+    with pytest.raises(landline.LineClosed) as caught:
+        await first.ended()
+    assert caught.value.code is Code.REPLACED
+    assert (await second.shown(PresenceState.ONLINE)).facts.boot_id == second.boot_id
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert (first.acted, second.acted) == ([], [Action.LOG_OFF])
+
+
+async def test_a_control_server_that_cannot_record_is_asked_again(house, monkeypatch, until) -> None:
+    from landline.fleet.storage import StorageError
+
+    await house.start()
+    machine = await house.machine().boot()
+    failures = 0
+    record, save = house.storage.record, house.storage.save_machines
+
+    async def fail(*_: object) -> None:
+        nonlocal failures
+        failures += 1
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.storage, "record", fail)
+    job = await house.order(Action.LOG_OFF)
+    await until(lambda: failures >= 5)
+    assert machine.acted == []
+    monkeypatch.setattr(house.storage, "record", record)
+    assert (await house.over(job)).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+    # An agent that joins meanwhile is kept waiting, not sent away.
+    monkeypatch.setattr(house.storage, "save_machines", fail)
+    failures = 0
+    other = await house.machine("lab-2").boot(wait=False)
+    await until(lambda: failures >= 5)
+    monkeypatch.setattr(house.storage, "save_machines", save)
+    await until(lambda: house.joins.get(other.id))
+    assert (await house.over(await house.order(Action.LOG_OFF, "lab-2"))).state is ExecutionState.DONE
+
+
+async def test_an_agent_cannot_speak_of_another_machines_execution(house, person, ada) -> None:
+    await house.start()
+    victim = await house.machine("lab-1", persons=(ada,), prompt=person()).boot()
+    other = await house.machine("lab-2").boot()
+    job = await house.order(Action.LOG_OFF)
+    await house.reached(job, ExecutionState.PROMPTED)
+    execution_id = job.executions[0].id
+    bodies = {
+        "report": Report(KnownExecution(execution_id, ExecutionState.DONE)),
+        "claim": {"execution_id": execution_id, "boot_id": ""},
+        "postpone": {"execution_id": execution_id, "postpone_s": 60.0},
+    }
+    for name, body in bodies.items():
+        with pytest.raises(RequestError) as caught:
+            await other.line.request(name, body)
+        assert caught.value.code == "not_yours"
+    # Its join and its goodbye are about itself only.
+    entry = KnownExecution(execution_id, ExecutionState.CANCELLED, is_running=False)
+    facts = msgspec.to_builtins(other.agent._facts)
+    await other.line.request("join", {"facts": facts, "executions": [msgspec.to_builtins(entry)]})
+    await other.line.send(Goodbye(Cause.SHUT_DOWN, "", execution_id), name="goodbye")
+    await other.shown(PresenceState.OFFLINE)
+    assert (await house.execution(job)).state is ExecutionState.PROMPTED
+    assert victim.known.presence.state is PresenceState.ONLINE
+
+
+async def test_who_has_not_joined_is_told_nothing(house) -> None:
+    await house.start()
+    auth = landline.SharedToken("an agents' token of enough length")
+    bodies = {
+        "report": Report(KnownExecution("x", ExecutionState.DONE)),
+        "claim": {"execution_id": "x", "boot_id": ""},
+        "postpone": {"execution_id": "x", "postpone_s": 60.0},
+    }
+    async with landline.connect(house.url, auth=auth, identity="machine-1") as line:
+        for name, body in bodies.items():
+            with pytest.raises(RequestError) as caught:
+                await line.request(name, body)
+            assert caught.value.code == "not_joined"
+        await line.send(Goodbye(Cause.SHUT_DOWN), name="goodbye")
+        with pytest.raises(RequestError):
+            await line.request("join", {"facts": {"name": "lab-1", "mac_addresses": ["not one"]}})
+    assert house.control.machines() == ()
+
+
+async def test_an_agent_that_joined_and_left_in_one_breath_is_not_online(house, until) -> None:
+    await house.start()
+    auth = landline.SharedToken("an agents' token of enough length")
+    async with landline.connect(house.url, auth=auth, identity="machine-1") as line:
+        asking = asyncio.create_task(line.request("join", {"facts": {"name": "lab-1"}}))
+        await asyncio.sleep(0)
+        line.end(Code.NORMAL)
+        await asyncio.wait([asking])
+        assert asking.exception() is not None
+    await until(lambda: not house.server.lines)
+    assert [machine for machine in house.control.machines() if machine.presence.state is PresenceState.ONLINE] == []

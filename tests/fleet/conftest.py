@@ -1,0 +1,342 @@
+"""What the tests of the fleet share: a control server that can be killed, and machines that can crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import landline
+from landline import Backoff, Heartbeat, Server, SharedToken
+from landline.fleet import control as control_module
+from landline.fleet.agent import agent as agent_module
+from landline.fleet.agent.agent import Agent
+from landline.fleet.agent.journal import Entry, Journal
+from landline.fleet.agent.power.simulated import SimulatedPower
+from landline.fleet.agent.prompt import Answer, Question
+from landline.fleet.api import JobRequest, JobView
+from landline.fleet.control import Control
+from landline.fleet.messages import Goodbye
+from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
+from landline.fleet.model import Machine as KnownMachine
+from landline.fleet.storage import Storage
+
+TOKEN = "an agents' token of enough length"
+WAIT_S_MAX = 20.0
+QUICK = Backoff(first=0.01, cap=0.05)
+ADA = Person("ada", "seat0")
+
+
+async def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
+    """Returns what ``condition`` (plain or a coroutine function) returns once that is true."""
+    deadline = time.monotonic() + WAIT_S_MAX
+    while True:
+        result = condition()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < deadline, f"waited in vain for {what or inspect.getsource(condition).strip()}"
+        await asyncio.sleep(0.005)
+
+
+class Crashed(Exception):
+    """The agent's process dies here."""
+
+
+class ScriptedPerson:
+    """A prompt that gives the answers it was made with, and then leaves the question open until told."""
+
+    name = "scripted"
+
+    def __init__(self, *answers: Answer | Exception) -> None:
+        self._answers = list(answers)
+        self._open: asyncio.Future[Answer] | None = None
+        self.questions: list[Question] = []
+        self.withdrawn = 0
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a question is on the screen."""
+        return self._open is not None
+
+    async def ask(self, question: Question) -> Answer:
+        self.questions.append(question)
+        if self._answers:
+            answer = self._answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        self._open = asyncio.get_running_loop().create_future()
+        try:
+            return await self._open
+        except asyncio.CancelledError:
+            self.withdrawn += 1
+            raise
+        finally:
+            self._open = None
+
+    def answer(self, answer: Answer) -> None:
+        """Answers the question that is open."""
+        assert self._open is not None
+        self._open.set_result(answer)
+
+
+class Switch(SimulatedPower):
+    """A simulated power switch that can fail, wait, or take the agent down with it."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.persons)
+        self._machine = machine
+
+    async def act(self, action: Action, *, reason: str) -> None:
+        await self._machine.may_act.wait()
+        if self._machine.fails_before_acting is not None:
+            raise self._machine.fails_before_acting
+        self._machine.acted.append(action)
+        if self._machine.fails_after_acting is not None:
+            raise self._machine.fails_after_acting
+        await super().act(action, reason=reason)
+
+
+class WatchedJournal(Journal):
+    """A journal whose next record can fail."""
+
+    fails: Exception | None = None
+
+    def record(self, entry: Entry) -> None:
+        if self.fails is not None:
+            raise self.fails
+        super().record(entry)
+
+
+class Machine:
+    """A machine with a disk, persons and a power switch; its agent runs between :meth:`boot` and its end."""
+
+    def __init__(self, house: House, name: str, directory: Path, persons: tuple[Person, ...], prompt: Any) -> None:
+        self.house = house
+        self.name = name
+        self.id = f"id-of-{name}"
+        self.directory = directory
+        self.persons = persons
+        self.prompt = prompt
+        self.boots = 0
+        self.boot_id = ""
+        self.acted: list[Action] = []
+        self.may_act = asyncio.Event()
+        self.may_act.set()
+        self.fails_before_acting: Exception | None = None
+        self.fails_after_acting: Exception | None = None
+        self.facts: dict[str, Any] = {}
+        self.power: Any = None
+        self.task: asyncio.Task[Goodbye] | None = None
+
+    async def boot(self, *, power: Any = None, token: str = TOKEN, wait: bool = True) -> Machine:
+        """Starts the machine, and its agent with it."""
+        self.boots += 1
+        self.boot_id = f"{self.name}-boot-{self.boots}"
+        return await self.start_agent(power=power, token=token, wait=wait)
+
+    async def start_agent(self, *, power: Any = None, token: str = TOKEN, wait: bool = True) -> Machine:
+        """Starts the agent's process in the same boot."""
+        joins = self.house.joins.get(self.id, 0)
+        self.journal = WatchedJournal.open(self.directory / "journal.jsonl")
+        self.power = power or Switch(self)
+        self.agent = Agent(
+            urls=[self.house.url],
+            auth=SharedToken(token),
+            machine_id=self.id,
+            facts=Facts(**{"name": self.name, "boot_id": self.boot_id, "power": self.power.name, **self.facts}),
+            power=self.power,
+            prompt=self.prompt,
+            journal=self.journal,
+            backoff=QUICK,
+        )
+        self.task = asyncio.create_task(self._run())
+        if wait:
+            await wait_until(lambda: self.house.joins.get(self.id, 0) > joins, f"the join of {self.name}")
+        return self
+
+    async def _run(self) -> Goodbye:
+        try:
+            return await self.agent.run()
+        finally:
+            self.journal.close()
+
+    async def ended(self) -> Goodbye:
+        """What the agent returned or raised."""
+        assert self.task is not None
+        async with asyncio.timeout(WAIT_S_MAX):
+            return await self.task
+
+    async def kill_agent(self) -> None:
+        """The agent's process is gone at once; its connection breaks."""
+        assert self.task is not None
+        if self.agent.line is not None:
+            self.agent.line.break_link("killed")
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    @property
+    def line(self) -> landline.Line:
+        assert self.agent.line is not None
+        return self.agent.line
+
+    @property
+    def known(self) -> KnownMachine:
+        """The machine as the control server sees it."""
+        return next(machine for machine in self.house.control.machines() if machine.id == self.id)
+
+    async def shown(self, state: PresenceState) -> KnownMachine:
+        """Waits until the control server shows it so."""
+        await wait_until(lambda: self.known.presence.state is state, f"{self.name} to be {state.value}")
+        return self.known
+
+
+class WakerDouble:
+    """Remembers whom it was to wake; can fail."""
+
+    def __init__(self) -> None:
+        self.woken: list[tuple[str, ...]] = []
+        self.error: OSError | None = None
+
+    def wake(self, mac_addresses: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.woken.append(tuple(mac_addresses))
+
+
+class House:
+    """A control server over real sockets and a real database, which can be stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.url = "tcp://127.0.0.1:0"
+        self.waker: Any = WakerDouble()
+        self.heartbeat = Heartbeat()
+        self.resume_window_s = 60.0
+        self.joins: dict[str, int] = {}
+        self.offset_s = 0.0
+        self.machines: list[Machine] = []
+        self.is_running = False
+
+    def now(self) -> float:
+        """The control server's clock."""
+        return time.time() + self.offset_s
+
+    async def start(self) -> House:
+        self.storage = await Storage.open(self.directory / "landline.db")
+        self.server = Server(
+            auth=SharedToken(TOKEN), heartbeat=self.heartbeat, resume_window_s=self.resume_window_s
+        )
+        self.control = await Control.start(self.server, self.storage, waker=self.waker, clock=self.now)
+        self.control.on_joined = self._joined
+        self._listening = self.server.listen(self.url)
+        self.url = str(await self._listening.__aenter__())
+        self.is_running = True
+        return self
+
+    async def stop(self) -> None:
+        """An orderly stop."""
+        self.is_running = False
+        self.control.close_readers()
+        await self.server.close(retry_after_s=0.01, spread_s=0.05, timeout=2)
+        await self.control.stop()
+        await self.storage.close()
+
+    async def kill(self) -> None:
+        """No goodbye to anybody."""
+        for line in self.server.lines:
+            line.break_link("killed")
+        await self.stop()
+
+    def machine(
+        self, name: str = "lab-1", *, persons: tuple[Person, ...] = (), prompt: Any = None, id: str | None = None
+    ) -> Machine:
+        machine = Machine(self, name, self.directory / f"disk-{len(self.machines)}", persons, prompt)
+        if id is not None:
+            machine.id = id
+        self.machines.append(machine)
+        return machine
+
+    async def order(self, action: Action, *targets: str, **changes: Any) -> JobView:
+        request = JobRequest(action=action, targets=targets or ("lab-1",), **changes)
+        return await self.control.create_job(request)
+
+    async def execution(self, job: JobView) -> Execution:
+        """The only execution of a job as it is now."""
+        [execution] = (await self.control.job(job.job.id)).executions
+        return execution
+
+    async def reached(self, job: JobView, state: ExecutionState) -> Execution:
+        """Waits for a state."""
+
+        async def is_there() -> Execution | None:
+            execution = await self.execution(job)
+            assert execution.state is state or not execution.state.is_final or execution.state.has_begun, execution
+            return execution if execution.state is state else None
+
+        return await wait_until(is_there, f"{job.job.action.value} to be {state.value}")
+
+    async def over(self, job: JobView) -> Execution:
+        """Waits for the end."""
+
+        async def is_over() -> Execution | None:
+            execution = await self.execution(job)
+            return execution if execution.state.is_final else None
+
+        return await wait_until(is_over, f"the end of {job.job.action.value}")
+
+    async def steps(self, job: JobView) -> list[str]:
+        """The states an execution went through."""
+        return [event.state.value for event in (await self.control.job(job.job.id)).events]
+
+    def _joined(self, line: landline.Line, machine: KnownMachine) -> None:
+        self.joins[machine.id] = self.joins.get(machine.id, 0) + 1
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[Any]]:
+    """Waits for a condition; fails after 20 s."""
+    return wait_until
+
+
+@pytest.fixture
+def person() -> type[ScriptedPerson]:
+    return ScriptedPerson
+
+
+@pytest.fixture
+def crashed() -> type[Crashed]:
+    return Crashed
+
+
+@pytest.fixture
+def ada() -> Person:
+    return ADA
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """A control server that is not started yet; ended with all its machines."""
+    monkeypatch.setattr(control_module, "SWEEP_EVERY_S", 0.02)
+    monkeypatch.setattr(control_module, "WAKE_AGAIN_S", 0.02)
+    monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.02)
+    it = House(tmp_path)
+    try:
+        yield it
+    finally:
+        for machine in it.machines:
+            if machine.task is not None and not machine.task.done():
+                await machine.kill_agent()
+            if machine.task is not None and not machine.task.cancelled():
+                with contextlib.suppress(Exception):
+                    machine.task.result()
+        if it.is_running:
+            await it.stop()

@@ -1,0 +1,613 @@
+"""The client: connect, stay connected, come back, give up. Real sockets, both event loops."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+
+import pytest
+
+import landline
+from landline.session.handshake import Challenge, ClientHandshake, ResumeTicket, Welcome, encode_body
+from landline.session.wire import Kind
+
+ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONLINE = landline.LineState.ONLINE
+
+
+@pytest.fixture
+def nowhere():
+    """The URL of a port where nobody listens, and nobody will: it is bound."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@contextlib.asynccontextmanager
+async def fake_server(handle):
+    """Something that listens and is no landline server; yields its URL."""
+    tasks = set()
+
+    async def connected(reader, writer):
+        tasks.add(asyncio.current_task())
+        try:
+            await handle(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Arguments.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"urls": []}, "at least one URL"),
+        ({"urls": "http://host"}, "does not begin with one of"),
+        ({"urls": ["tcp://one", "nonsense"]}, "'nonsense' does not begin with"),
+        ({"urls": "tcp://host", "identity": "é" * 101}, "an identity of 202 bytes"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, text):
+    with pytest.raises(landline.ConfigurationError, match=text):
+        landline.connect(**arguments)
+
+
+def test_a_token_that_is_no_secret_is_refused():
+    with pytest.raises(landline.ConfigurationError, match="15 bytes is too short"):
+        landline.SharedToken("x" * 15)
+    assert "x" * 16 not in repr(landline.SharedToken("x" * 16))
+
+
+async def test_a_connector_is_entered_once(quick):
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(str(endpoint), backoff=quick)
+        async with connector:
+            with pytest.raises(RuntimeError, match="entered once"):
+                await connector.__aenter__()
+
+
+# The first connection.
+
+
+async def test_giving_up_says_how_often_and_why(nowhere, states):
+    seen = states()
+    backoff = landline.Backoff(first=0.001, cap=0.002, attempts=3)
+    with pytest.raises(landline.GaveUp, match="gave up after 3 attempts") as caught:
+        async with landline.connect(nowhere, backoff=backoff, on_state=seen):
+            pytest.fail("connected to nobody")
+    assert caught.value.attempts == 3
+    assert isinstance(caught.value.last, ConnectionRefusedError)
+    waits = seen.find(landline.LineState.RECONNECTING)
+    assert seen.names == ["reconnecting", "connecting"] * len(waits) + ["closed"]
+    assert [change.attempt for change in waits] == list(range(1, len(waits) + 1))
+    assert all(change.cause is landline.LossKind.CONNECT_FAILED for change in waits)
+    assert all("nobody answers (connection refused)" in change.detail for change in waits)
+    assert all(0 <= change.due_in_s <= 0.002 for change in waits)
+    assert seen.changes[-1].cause is landline.LossKind.GAVE_UP
+
+
+async def test_a_client_waits_for_a_server_that_starts_later(quick, until, states, tmp_path):
+    seen = states()
+    server = landline.Server()
+
+    async def connect():
+        async with landline.connect(f"unix://{tmp_path}/late", backoff=quick, on_state=seen) as line:
+            return line.epoch
+
+    client = asyncio.create_task(connect())
+    await until(lambda: len(seen.changes) > 3)
+    async with server.listen(f"unix://{tmp_path}/late"):
+        assert await client == 1
+    assert "no such socket" in seen.changes[0].detail
+
+
+async def test_several_urls_are_tried_in_turn_and_the_good_one_is_kept(nowhere, quick, states, until):
+    seen = states()
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        async with landline.connect([nowhere, str(endpoint)], backoff=quick, on_state=seen) as line:
+            assert seen.names == ["reconnecting", "connecting", "online"]
+            line.break_link()
+            await until(lambda: line.epoch == 2)
+            assert seen.names[3:] == ["reconnecting", "connecting", "online"]
+    assert seen.changes[-1].cause is landline.LossKind.CLOSED_HERE
+
+
+async def test_cancelling_the_first_connection_gives_up(nowhere):
+    entering = asyncio.create_task(landline.connect(nowhere, backoff=landline.Backoff()).__aenter__())
+    await asyncio.sleep(0)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+
+
+async def test_an_error_nobody_foresaw_is_raised_and_not_waited_out():
+    with pytest.raises((UnicodeError, OSError, landline.GaveUp)):
+        async with landline.connect("tcp://" + "a" * 70 + ".invalid", backoff=ONCE):
+            pytest.fail("connected to nobody")
+
+
+# Servers that are none.
+
+
+async def test_something_else_that_answers_is_no_landline_server():
+    async def answer(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        await reader.read()
+
+    async with fake_server(answer) as url:
+        with pytest.raises(landline.ProtocolError, match="a frame of 1213486160 bytes"):
+            async with landline.connect(url):
+                pytest.fail("connected to nobody")
+
+
+async def test_a_server_that_hangs_up_is_tried_again():
+    async def hang_up(reader, writer):
+        pass
+
+    async with fake_server(hang_up) as url:
+        with pytest.raises(landline.GaveUp, match="ended during the handshake"):
+            async with landline.connect(url, backoff=ONCE):
+                pytest.fail("connected to nobody")
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("landline.client.HANDSHAKE_TIMEOUT_S", 0.05)
+
+    async def listen(reader, writer):
+        await reader.read()
+
+    async with fake_server(listen) as url:
+        with pytest.raises(landline.GaveUp, match=r"no welcome within 0\.05 s; is it a landline server"):
+            async with landline.connect(url, backoff=ONCE):
+                pytest.fail("connected to nobody")
+
+
+async def test_a_server_that_cannot_be_reached_in_time_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("landline.client.CONNECT_TIMEOUT_S", 0.05)
+    # It accepts the TCP connection and never answers the TLS handshake.
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        with pytest.raises(landline.GaveUp, match=r"no connection within 0\.05 s"):
+            async with landline.connect(f"tls://127.0.0.1:{sock.getsockname()[1]}", backoff=ONCE):
+                pytest.fail("connected to nobody")
+
+
+async def test_a_server_of_another_version_is_named():
+    async def other_version(reader, writer):
+        writer.write(encode_body(Kind.CHALLENGE, Challenge(9, b"n" * 32)))
+        await writer.drain()
+        await reader.read()
+
+    async with fake_server(other_version) as url:
+        with pytest.raises(landline.ProtocolError, match="version 9 of the protocol, this is version 1"):
+            async with landline.connect(url):
+                pytest.fail("connected to nobody")
+
+
+@pytest.mark.parametrize("rest", [b"\0\0\0\x01\x63", b"\xff\xff\xff\xff\x10", b"\0\0\0\0"])
+async def test_a_server_that_breaks_the_protocol_ends_the_line(rest, states, until):
+    async def welcome(reader, writer):
+        writer.write(encode_body(Kind.CHALLENGE, Challenge(1, b"n" * 32)))
+        await reader.readexactly(5)
+        answer = Welcome(b"s" * 16, b"k" * 32, 1, False, 0, landline.Heartbeat(), landline.Limits(), 60.0)
+        writer.write(encode_body(Kind.WELCOME, answer) + rest)
+        await writer.drain()
+        await reader.read()
+
+    seen = states()
+    async with fake_server(welcome) as url, landline.connect(url, on_state=seen) as line:
+        await until(lambda: line.is_closed)
+        with pytest.raises(landline.ProtocolError, match="the server broke the protocol"):
+            await anext(line)
+        assert seen.changes[-1].cause is landline.LossKind.PROTOCOL_ERROR
+
+
+async def test_a_certificate_that_is_not_trusted_is_not_accepted(certificates):
+    server = landline.Server()
+    options = landline.TransportOptions(tls=certificates.server)
+    async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
+        with pytest.raises(landline.GaveUp, match="(?i)certificate"):
+            async with landline.connect(str(endpoint), backoff=ONCE):
+                pytest.fail("connected to a stranger")
+        assert not server.lines
+
+
+# Who is who.
+
+
+async def test_the_right_token_is_welcome_and_proves_the_identity(pair):
+    server = landline.Server(auth=landline.SharedToken("correct horse battery"))
+    auth = landline.SharedToken(b"correct horse battery")
+    async with pair(server, auth=auth, identity="lab-1") as (_, other):
+        assert other.identity == "lab-1"
+
+
+@pytest.mark.parametrize("auth", [landline.SharedToken("wrong horse battery!"), landline.Anonymous(), None])
+async def test_a_wrong_or_missing_token_is_refused_at_once(auth, states):
+    seen = states()
+    server = landline.Server(auth=landline.SharedToken("correct horse battery"))
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        with pytest.raises(landline.Rejected, match="the token is missing or wrong") as caught:
+            async with landline.connect(str(endpoint), auth=auth, on_state=seen):
+                pytest.fail("was let in")
+        assert caught.value.code is landline.Code.UNAUTHENTICATED
+        assert not server.lines
+    assert [(change.state.value, change.cause.value) for change in seen.changes] == [("closed", "rejected")]
+
+
+async def test_a_token_for_a_server_that_wants_none_is_refused():
+    async with landline.Server().listen("tcp://127.0.0.1:0") as endpoint:
+        with pytest.raises(landline.Rejected):
+            async with landline.connect(str(endpoint), auth=landline.SharedToken("x" * 16)):
+                pytest.fail("was let in")
+
+
+@pytest.mark.parametrize("proof", [None, b"x" * 32])
+async def test_a_server_that_cannot_prove_itself_is_left(proof):
+    class Impostor(landline.Anonymous):
+        def identify(self, claim, *, server_nonce, client_nonce):
+            return claim.identity
+
+        def server_proof(self, *, server_nonce, client_nonce, identity):
+            return proof
+
+    async with landline.Server(auth=Impostor()).listen("tcp://127.0.0.1:0") as endpoint:
+        with pytest.raises(landline.ProtocolError, match="did not prove that it knows the token"):
+            async with landline.connect(str(endpoint), auth=landline.SharedToken("x" * 16)):
+                pytest.fail("trusted an impostor")
+
+
+# Lost links.
+
+
+async def test_messages_cross_the_loss_of_a_link_in_both_directions(pair, until, states):
+    seen = states()
+    async with pair(on_state=seen) as (line, other):
+        for number in range(20):
+            await line.send(["up", number])
+            await other.send(["down", number])
+            if number % 5 == 2:
+                (line if number % 2 else other).break_link()
+        assert [await anext(other) for _ in range(20)] == [["up", number] for number in range(20)]
+        assert [await anext(line) for _ in range(20)] == [["down", number] for number in range(20)]
+        await until(lambda: line.state is ONLINE)
+        assert line.session_id == other.session_id
+        assert line.epoch == other.epoch > 1
+    losses = seen.find(landline.LineState.RECONNECTING)
+    assert all(change.cause is landline.LossKind.LINK_LOST for change in losses)
+    assert all(change.resumed for change in seen.find(ONLINE)[1:])
+    assert [change.epoch for change in seen.find(ONLINE)] == sorted(
+        {change.epoch for change in seen.find(ONLINE)}
+    )
+
+
+async def test_the_older_link_is_told_that_it_was_replaced(relay, quick, until, states):
+    server = landline.Server()
+    server_states = states()
+    server.on_state(server_states)
+    async with server.listen("tcp://127.0.0.1:0") as endpoint, relay(endpoint) as between:
+        async with landline.connect(between.url, backoff=quick) as line:
+            [other] = server.lines
+            [link] = between.links
+            # To the server, the old link looks alive; nothing more comes from it.
+            link.cut(client="abort", server="leave")
+            await line.send("over the new link")
+            assert await anext(other) == "over the new link"
+            assert other.epoch == line.epoch == 2
+            # The server closed the old one by itself.
+            await until(lambda: link.server.has_lost)
+            assert server_states.names == ["online", "online"]
+            assert [change.resumed for change in server_states.changes] == [False, True]
+
+
+async def test_a_thief_without_the_secret_gets_a_session_of_its_own(quick, until):
+    server = landline.Server()
+
+    async def handshake(endpoint, ticket, identity):
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        try:
+            it = ClientHandshake(
+                random=random.SystemRandom(),
+                auth=landline.Anonymous(),
+                identity=identity,
+                limits=landline.Limits(),
+                resume=ticket,
+            )
+            while it.welcome is None:
+                it.receive_data(await reader.read(65536))
+                writer.write(it.data_to_send())
+            return it.welcome
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        landline.connect(str(endpoint), backoff=quick, identity="owner") as line,
+    ):
+        await line.send("private")
+        ticket = line.session.ticket
+        stolen = ResumeTicket(ticket.session, b"?" * 32, ticket.epoch, 0)
+        welcome = await handshake(endpoint, stolen, "owner")
+        assert not welcome.resumed
+        assert welcome.session != ticket.session
+        # Even with the secret, nobody else goes on with the session.
+        welcome = await handshake(endpoint, ticket, "somebody else")
+        assert not welcome.resumed
+        # What cannot have been received is not believed either.
+        beyond = ResumeTicket(ticket.session, ticket.secret, ticket.epoch, 99)
+        assert not (await handshake(endpoint, beyond, "owner")).resumed
+        # The owner has noticed nothing.
+        assert line.epoch == 1
+        assert line.state is ONLINE
+        line.break_link()
+        await until(lambda: line.epoch == 2)
+        other = next(entry for entry in server.lines if entry.session_id == line.session_id)
+        assert await anext(other) == "private"
+
+
+async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(relay, quick, until, states):
+    server = landline.Server(resume_window_s=0)
+    server_states = states()
+    server.on_state(server_states)
+    server_lost, client_lost = [], []
+    server.on_session_lost(lambda line, lost: server_lost.append((line, [entry.body for entry in lost])))
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        relay(endpoint) as between,
+        landline.connect(
+            between.url,
+            backoff=quick,
+            on_session_lost=lambda line, lost: client_lost.append((line, [entry.body for entry in lost])),
+        ) as line,
+    ):
+        [other] = server.lines
+        before = line.session_id
+        await line.send(b"from the client")
+        await other.send(b"from the server")
+        request = asyncio.create_task(line.request("never", timeout=None))
+        await until(lambda: line.buffered_bytes and other.buffered_bytes)
+        between.is_holding = True
+        between.cut_all()
+        await until(lambda: other.is_closed)
+        between.heal()
+        await until(lambda: line.state is ONLINE and line.session_id != before)
+        assert server_lost == [(other, [b"from the server"])]
+        assert client_lost == [(line, [b"from the client"])]
+        assert other.cause.cause is landline.LossKind.EXPIRED
+        assert "not resumed within 0 s" in other.cause.detail
+        with pytest.raises(landline.LineClosed, match="not resumed"):
+            while True:
+                await anext(other)
+        with pytest.raises(landline.RequestError):
+            await request
+        # The line goes on with the new session.
+        [fresh] = server.lines
+        await line.send("new")
+        assert await anext(fresh) == "new"
+        assert line.cause.resumed is False
+
+
+async def test_without_a_callback_a_lost_session_with_unconfirmed_messages_ends_the_line(relay, quick, until):
+    server = landline.Server(resume_window_s=0)
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        relay(endpoint) as between,
+        landline.connect(between.url, backoff=quick) as line,
+    ):
+        [other] = server.lines
+        reader = asyncio.create_task(anext(line))
+        await line.send(b"one")
+        await line.send({"two": 2}, name="named")
+        between.is_holding = True
+        between.cut_all()
+        await until(lambda: other.is_closed)
+        between.heal()
+        with pytest.raises(landline.SessionLost, match="no longer has the session") as caught:
+            await reader
+        bodies = [entry.body for entry in caught.value.unconfirmed]
+        # The named one had no handler: whether its confirmation came back before the cut is chance.
+        assert bodies[:1] == [b"one"]
+        assert line.is_closed
+        assert line.cause.cause is landline.LossKind.EXPIRED
+        with pytest.raises(landline.SessionLost):
+            await line.send("more")
+        await until(lambda: not server.lines)
+
+
+async def test_without_a_callback_a_lost_session_with_nothing_unconfirmed_goes_on(relay, quick, until):
+    server = landline.Server(resume_window_s=0)
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        relay(endpoint) as between,
+        landline.connect(between.url, backoff=quick) as line,
+    ):
+        [other] = server.lines
+        before = line.session_id
+        between.is_holding = True
+        between.cut_all()
+        await until(lambda: other.is_closed)
+        # Sent while there was nobody; still in the session that will turn out to be lost... nothing is.
+        between.heal()
+        await until(lambda: line.state is ONLINE and line.session_id != before)
+
+
+# A server that goes and comes back.
+
+
+async def test_clients_come_back_to_the_next_server_on_the_same_port(quick, until, states):
+    seen = states()
+    lost = []
+    first, second = landline.Server(), landline.Server()
+
+    @second.on("who")
+    def who(line, body):
+        return "second"
+
+    async with first.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(
+            str(endpoint),
+            backoff=quick,
+            on_state=seen,
+            on_session_lost=lambda line, unconfirmed: lost.append([entry.body for entry in unconfirmed]),
+        )
+        line = await connector.__aenter__()
+        await line.send(b"never taken")
+        await line.ping()
+        pending = asyncio.create_task(line.request("who", timeout=None))
+        with pytest.raises(landline.NoHandler):
+            await pending
+        await first.close(reason="an update", retry_after_s=0.01, spread_s=0.01, timeout=0)
+    await until(lambda: landline.LineState.RECONNECTING in {change.state for change in seen.changes})
+    # Between two sessions: waits for the next one, and is not an error.
+    sending = asyncio.create_task(line.send("for the second"))
+    asking = asyncio.create_task(line.request("who", timeout=None))
+    if line.session is None:
+        with pytest.raises(landline.BufferFull):
+            line.send_nowait("now")
+    async with second.listen(str(endpoint)):
+        assert await asking == "second"
+        await sending
+        [other] = second.lines
+        assert await anext(other) == "for the second"
+        await connector.__aexit__(None, None, None)
+    [change] = [
+        change
+        for change in seen.find(landline.LineState.RECONNECTING)
+        if change.cause is landline.LossKind.CLOSED_BY_PEER
+    ]
+    assert change.detail == "an update"
+    assert 0.01 <= change.due_in_s <= 0.02
+    assert lost == [[b"never taken"]]
+
+
+async def test_requests_are_lost_when_the_server_goes(quick, until):
+    server = landline.Server()
+    started = asyncio.Event()
+
+    @server.on("slow")
+    async def slow(line, body):
+        started.set()
+        await asyncio.Event().wait()
+
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        async with contextlib.AsyncExitStack() as stack:
+            line = await stack.enter_async_context(landline.connect(str(endpoint), backoff=quick))
+            pending = asyncio.create_task(line.request("slow", timeout=None))
+            await started.wait()
+            await server.close(reason="bye", timeout=0)
+            with pytest.raises(landline.RequestLost, match="bye"):
+                await pending
+
+
+async def test_giving_up_later_names_what_is_unconfirmed(states, until):
+    server = landline.Server()
+    seen = states()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(
+            str(endpoint),
+            backoff=landline.Backoff(first=0.001, cap=0.002, attempts=3, stable_after=0),
+            on_state=seen,
+        )
+        line = await connector.__aenter__()
+        [other] = server.lines
+        await line.send(b"never taken")
+        await line.ping()
+        # As a server that crashes: no goodbye, and nobody listens any more.
+        for listener in server._listeners:
+            listener.close()
+        other.break_link()
+        with pytest.raises(landline.SessionLost, match="gave up after 3 attempts") as caught:
+            await anext(line)
+        assert [entry.body for entry in caught.value.unconfirmed] == [b"never taken"]
+        assert isinstance(caught.value.__cause__, landline.GaveUp)
+        assert seen.changes[-1].cause is landline.LossKind.GAVE_UP
+        await connector.__aexit__(None, None, None)
+
+
+async def test_giving_up_later_tells_the_callback(states, until):
+    server = landline.Server()
+    lost = []
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(
+            str(endpoint),
+            backoff=landline.Backoff(first=0.001, cap=0.002, attempts=2, stable_after=0),
+            on_session_lost=lambda line, unconfirmed: lost.extend(entry.body for entry in unconfirmed),
+        )
+        line = await connector.__aenter__()
+        [other] = server.lines
+        await line.send(b"never taken")
+        await line.ping()
+        for listener in server._listeners:
+            listener.close()
+        other.break_link()
+        with pytest.raises(landline.GaveUp):
+            await anext(line)
+        assert lost == [b"never taken"]
+        await connector.__aexit__(None, None, None)
+
+
+async def test_closing_while_there_is_no_link_stays_closed(relay, until, states):
+    server = landline.Server()
+    seen = states()
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        relay(endpoint) as between,
+        landline.connect(
+            between.url, backoff=landline.Backoff(first=0.001, cap=0.001), on_state=seen
+        ) as line,
+    ):
+        between.is_holding = True
+        between.cut_all()
+        # The next attempt has connected to the relay, and waits for the server's challenge.
+        await until(lambda: between.links and line.state is landline.LineState.CONNECTING)
+        await line.close()
+        between.heal()
+        await until(lambda: not between.links)
+        assert line.is_closed
+        assert seen.names[-1] == "closed"
+        with pytest.raises(landline.LineClosed):
+            await line.send("too late")
+
+
+async def test_closing_after_a_loss_drains_over_the_next_link(relay, quick, until):
+    server = landline.Server()
+    taken = []
+
+    @server.on_message
+    def take(line, message):
+        taken.append(message)
+
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        relay(endpoint) as between,
+        landline.connect(between.url, backoff=quick) as line,
+    ):
+        between.cut_all()
+        await until(lambda: line.state is not ONLINE)
+        for number in range(5):
+            await line.send(number)
+        await line.close()
+    assert taken == list(range(5))
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog):
+    caplog.set_level(logging.INFO, logger="landline")

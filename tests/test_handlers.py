@@ -1,0 +1,97 @@
+"""Registering functions, and turning bodies into values and back."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+import landline
+from landline.handlers import Handler, Handlers, decode_value, encode_value
+
+
+@pytest.fixture
+def handlers():
+    return Handlers()
+
+
+def test_functions_are_found_by_name(handlers):
+    @handlers.on("plain")
+    def plain(line, body):
+        return body
+
+    @handlers.on("async", body_type=int)
+    async def coroutine(line, body):
+        return body
+
+    @handlers.on_message
+    def message(line, body):
+        return body
+
+    # The decorators leave the functions as they are.
+    assert plain(None, 1) == message(None, 1) == 1
+    assert handlers.find("plain").function is plain
+    assert not handlers.find("plain").is_async
+    assert handlers.find("async").function is coroutine
+    assert handlers.find("async").is_async
+    assert handlers.find("").function is message
+    assert handlers.find("other") is None
+    assert Handlers().find("") is None
+
+
+@pytest.mark.parametrize("name", ["", "n" * 256, "é" * 128])
+def test_names_have_1_to_255_bytes(handlers, name):
+    with pytest.raises(landline.ConfigurationError, match="1 to 255 bytes"):
+        handlers.on(name)
+    handlers.on("é" * 127)
+
+
+def test_a_name_is_taken_once(handlers):
+    handlers.on("name")(print)
+    with pytest.raises(landline.ConfigurationError, match="a handler for 'name' already"):
+        handlers.on("name")
+    handlers.on_message(print)
+    with pytest.raises(landline.ConfigurationError, match="a handler for messages already"):
+        handlers.on_message(print)
+
+
+@pytest.mark.parametrize("register", [landline.Server(), landline.connect("tcp://nowhere")])
+def test_servers_and_connectors_register_alike(register):
+    @register.on("name", body_type=int)
+    def named(line, body):
+        return body
+
+    @register.on_message
+    def message(line, body):
+        return body
+
+    assert register.handlers.find("name").function is named
+    assert register.handlers.find("").function is message
+
+
+def test_bodies_are_converted_to_the_type_asked_for():
+    number = Handler(print, int)
+    assert number.body_of(msgspec.msgpack.encode(7), True) == 7
+    for body, is_packed in ((msgspec.msgpack.encode("seven"), True), (b"\xc1", True), (b"7", False)):
+        with pytest.raises(msgspec.DecodeError):
+            number.body_of(body, is_packed)
+    assert Handler(print, bytes).body_of(b"7", False) == b"7"
+    assert Handler(print, Any).body_of(b"7", False) == b"7"
+    assert Handler(print, Any).body_of(b"\x07", True) == 7
+
+
+@pytest.mark.parametrize("value", [b"x", bytearray(b"x"), memoryview(b"x")])
+def test_bytes_travel_as_they_are(value):
+    assert encode_value(value) == (b"x", False)
+    assert type(encode_value(value)[0]) is bytes
+    assert decode_value(b"x", False) == b"x"
+
+
+def test_other_values_travel_as_messagepack():
+    for value in (None, 1, "x", [b"x"], {"x": 1.5}):
+        body, is_packed = encode_value(value)
+        assert is_packed
+        assert decode_value(body, is_packed) == value
+    with pytest.raises(TypeError):
+        encode_value(object())
+    with pytest.raises(msgspec.DecodeError):
+        decode_value(b"\xc1", True)

@@ -1,0 +1,622 @@
+"""Messages over one line: order, back-pressure, half-close, the end. Real sockets, both event loops."""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+
+import pytest
+
+import landline
+
+SMALL = landline.SendBuffer(size_bytes=64 * 1024, messages=128)
+
+
+async def read_all(line: landline.Line) -> list:
+    return [message async for message in line]
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls", "unix"])
+async def test_every_kind_of_value_arrives_in_both_directions(scheme, tmp_path, certificates):
+    server = landline.Server()
+    url = f"unix://{tmp_path}/line" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
+    values = [
+        None,
+        True,
+        -7,
+        2.5,
+        "ü",
+        b"\0raw",
+        [1, [2]],
+        {"a": {"b": "c"}},
+        "x" * 100_000,
+        b"y" * 100_000,
+        "",
+    ]
+    async with (
+        server.listen(url, options=landline.TransportOptions(tls=certificates.server)) as endpoint,
+        landline.connect(str(endpoint), options=landline.TransportOptions(tls=certificates.client)) as line,
+    ):
+        [other] = server.lines
+        for value in values:
+            await line.send(value)
+            await other.send(value)
+        await line.send_eof()
+        await other.send_eof()
+        assert await read_all(other) == values
+        assert await read_all(line) == values
+
+
+async def test_what_looks_like_bytes_arrives_as_bytes_and_what_has_no_form_is_refused(pair):
+    async with pair() as (line, other):
+        await line.send(bytearray(b"one"))
+        await line.send(memoryview(b"two"))
+        assert [await anext(other), await anext(other)] == [b"one", b"two"]
+        with pytest.raises(TypeError):
+            await line.send(object())
+        now = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+        await line.send(now)
+        assert await anext(other) == now
+
+
+async def test_a_message_that_is_too_large_is_refused_and_the_line_goes_on(pair):
+    server = landline.Server(limits=landline.Limits(message_bytes=1024))
+    async with pair(server) as (line, other):
+        with pytest.raises(landline.MessageTooLarge, match="1025 bytes; the peer takes 1024"):
+            await line.send(b"x" * 1025)
+        with pytest.raises(landline.MessageTooLarge, match="a name of 256 bytes"):
+            await line.send(1, name="n" * 256)
+        with pytest.raises(landline.MessageTooLarge):
+            line.send_nowait(b"x" * 1025)
+        await line.send(b"x" * 1024)
+        assert await anext(other) == b"x" * 1024
+        # The limit is what the other side takes, and each side states its own.
+        await other.send(b"y" * 2000)
+        assert await anext(line) == b"y" * 2000
+
+
+async def test_two_readers_of_one_line_are_a_mistake(pair):
+    async with pair() as (line, other):
+        first = asyncio.create_task(anext(other))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="two tasks read"):
+            await anext(other)
+        await line.send("for the first")
+        assert await first == "for the first"
+
+
+async def test_a_cancelled_reader_loses_nothing(pair):
+    async with pair() as (line, other):
+        for number in range(50):
+            reader = asyncio.create_task(anext(other))
+            await asyncio.sleep(0)
+            await line.send(number)
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                assert await reader == number
+                continue
+            assert await anext(other) == number
+
+
+async def test_a_message_nobody_handles_is_dropped_with_a_warning(pair, until, caplog):
+    async with pair() as (line, _):
+        await line.send(1, name="nobody")
+        await line.drain()
+        await until(lambda: "for which there is no handler" in caplog.text)
+
+
+# Handlers of messages.
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_handlers_take_messages_in_order(pair, kind):
+    server = landline.Server()
+    seen = []
+    if kind == "plain":
+
+        @server.on_message
+        def take(line, message):
+            seen.append(message)
+
+        @server.on("named")
+        def take_named(line, message):
+            seen.append(("named", message))
+    else:
+
+        @server.on_message
+        async def take(line, message):
+            await asyncio.sleep(0)
+            seen.append(message)
+
+        @server.on("named")
+        async def take_named(line, message):
+            seen.append(("named", message))
+
+    async with pair(server) as (line, _):
+        for number in range(200):
+            await line.send(number, name="named" if number % 3 == 0 else "")
+        assert await line.drain()
+    assert seen == [("named", number) if number % 3 == 0 else number for number in range(200)]
+
+
+async def test_a_plain_handler_waits_for_the_async_one_before_it(pair):
+    server = landline.Server()
+    go = asyncio.Event()
+    seen = []
+
+    @server.on("slow")
+    async def slow(line, message):
+        await go.wait()
+        seen.append("slow")
+
+    @server.on("fast")
+    def fast(line, message):
+        seen.append("fast")
+
+    @server.on("now")
+    def now(line, message):
+        return list(seen)
+
+    async with pair(server) as (line, _):
+        await line.send(1, name="slow")
+        await line.send(1, name="fast")
+        # Requests do not wait for messages.
+        assert await line.request("now") == []
+        assert not line.is_closed
+        go.set()
+        assert await line.drain()
+        assert await line.request("now") == ["slow", "fast"]
+
+
+async def test_a_handler_of_messages_that_fails_is_logged_and_the_next_message_taken(pair, caplog):
+    server = landline.Server()
+    seen = []
+
+    @server.on("plain", body_type=int)
+    def plain(line, message):
+        if message == 1:
+            raise ValueError("plain trouble")
+        seen.append(message)
+
+    @server.on("async", body_type=int)
+    async def coroutine(line, message):
+        if message == 1:
+            raise ValueError("async trouble")
+        seen.append(message)
+
+    async with pair(server) as (line, _):
+        for name in ("plain", "async"):
+            for value in (1, "unfit", b"raw", 2):
+                await line.send(value, name=name)
+            assert await line.drain()
+    assert seen == [2, 2]
+    assert "plain trouble" in caplog.text
+    assert "async trouble" in caplog.text
+    assert caplog.text.count("does not fit") == 4
+
+
+async def test_a_message_is_confirmed_only_after_its_async_handler(pair, until):
+    server = landline.Server()
+    go = asyncio.Event()
+
+    @server.on_message
+    async def take(line, message):
+        await go.wait()
+
+    async with pair(server) as (line, _):
+        await line.send("one")
+        await line.ping()
+        assert not await line.drain(0)
+        assert line.buffered_bytes > 0
+        go.set()
+        assert await line.drain()
+        assert line.buffered_bytes == 0
+
+
+async def test_the_connector_has_handlers_for_messages_of_the_server(quick, until):
+    server = landline.Server()
+    seen = []
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(str(endpoint), backoff=quick)
+
+        @connector.on_message
+        def take(line, message):
+            seen.append(message)
+
+        @connector.on("named", body_type=int)
+        def take_named(line, message):
+            seen.append(message)
+
+        async with connector:
+            [other] = server.lines
+            await other.send("one")
+            await other.send(2, name="named")
+            assert await other.drain()
+    assert seen == ["one", 2]
+
+
+# Back-pressure.
+
+
+async def test_a_sender_waits_while_the_buffer_is_full_and_the_queue_is_first_come_first_served(pair, until):
+    async with pair(send_buffer=SMALL) as (line, other):
+        for number in range(128):
+            line.send_nowait(number)
+        with pytest.raises(landline.BufferFull):
+            line.send_nowait("too much")
+        senders = [asyncio.create_task(line.send(number)) for number in range(128, 160)]
+        await asyncio.sleep(0)
+        # Messages cross the network, but nobody takes them.
+        await line.ping()
+        assert not any(sender.done() for sender in senders)
+        received = [await anext(other) for _ in range(160)]
+        await asyncio.gather(*senders)
+    assert received == list(range(160))
+
+
+async def test_a_large_message_at_the_head_of_the_queue_is_not_overtaken(pair):
+    async with pair(send_buffer=SMALL) as (line, other):
+        line.send_nowait(b"a" * 30_000)
+        line.send_nowait(b"b" * 30_000)
+        large = asyncio.create_task(line.send(b"c" * 30_000))
+        small = asyncio.create_task(line.send(b"d"))
+        await asyncio.sleep(0)
+        with pytest.raises(landline.BufferFull, match="others wait"):
+            line.send_nowait(b"e")
+        await line.ping()
+        assert not large.done()
+        assert not small.done()
+        assert [(await anext(other))[:1] for _ in range(4)] == [b"a", b"b", b"c", b"d"]
+        await asyncio.gather(large, small)
+
+
+async def test_a_cancelled_sender_sends_nothing_and_passes_its_turn(pair):
+    async with pair(send_buffer=SMALL) as (line, other):
+        for number in range(128):
+            line.send_nowait(number)
+        senders = [asyncio.create_task(line.send(number)) for number in range(128, 138)]
+        await asyncio.sleep(0)
+        for index in (0, 3, 9):
+            senders[index].cancel()
+        rest = [number for number in range(138) if number not in {128, 131, 137}]
+        assert [await anext(other) for _ in rest] == rest
+        results = await asyncio.gather(*senders, return_exceptions=True)
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == [
+            index in {0, 3, 9} for index in range(10)
+        ]
+        await line.send("end")
+        assert await anext(other) == "end"
+
+
+async def test_a_sender_cancelled_at_the_moment_of_its_turn_passes_it_on(pair, monkeypatch):
+    async with pair(send_buffer=SMALL) as (line, other):
+        for number in range(128):
+            line.send_nowait(number)
+        first = asyncio.create_task(line.send("first"))
+        second = asyncio.create_task(line.send("second"))
+        await asyncio.sleep(0)
+        wake = landline.line._wake
+
+        def wake_and_cancel(future):
+            wake(future)
+            if future is turn:
+                first.cancel()
+
+        turn = line._waiting.senders[0]
+        monkeypatch.setattr("landline.line._wake", wake_and_cancel)
+        received = [await anext(other) for _ in range(129)]
+        await second
+        assert received == [*range(128), "second"]
+        assert first.cancelled()
+
+
+async def test_the_end_wakes_waiting_senders(pair):
+    async with pair(send_buffer=SMALL) as (line, _):
+        for number in range(128):
+            line.send_nowait(number)
+        senders = [asyncio.create_task(line.send("never")) for _ in range(3)]
+        reader = asyncio.create_task(anext(line))
+        ping = asyncio.create_task(line.ping())
+        await asyncio.sleep(0)
+        lost = line.end(landline.Code.NORMAL, "enough")
+        assert len(lost) == 128
+        for outcome in await asyncio.gather(*senders, ping, return_exceptions=True):
+            assert isinstance(outcome, landline.LineClosed)
+            assert "enough" in str(outcome)
+        with pytest.raises(StopAsyncIteration):
+            await reader
+
+
+async def test_bulk_is_overtaken(pair, until):
+    async with pair() as (line, other):
+        # Nothing is written before this task awaits, so all of it waits together.
+        line.send_nowait(b"b" * 1_000_000, bulk=True)
+        line.send_nowait("urgent", name="")
+        await line.send("more")
+        order = [await anext(other) for _ in range(3)]
+    assert order[-1] == b"b" * 1_000_000
+    assert order[:2] == ["urgent", "more"]
+
+
+# Half-close.
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_after_eof_the_other_direction_goes_on(pair, who):
+    async with pair() as (line, other):
+        sender, receiver = (line, other) if who == "client" else (other, line)
+        for number in range(3):
+            await sender.send(number)
+        await sender.send_eof()
+        await sender.send_eof()
+        with pytest.raises(landline.LineClosed, match="after send_eof"):
+            await sender.send("too late")
+        assert await read_all(receiver) == [0, 1, 2]
+        assert not receiver.is_closed
+        await receiver.send("still here")
+        assert await anext(sender) == "still here"
+        with pytest.raises(landline.RequestLost, match="sends no more"):
+            await receiver.request("anything", timeout=None)
+
+
+async def test_eof_ends_requests_that_wait_for_an_answer(pair, until):
+    server = landline.Server()
+
+    @server.on("never")
+    async def never(line, body):
+        await line.send_eof()
+        await asyncio.Event().wait()
+
+    async with pair(server) as (line, _):
+        with pytest.raises(landline.RequestLost, match="sends no more"):
+            await line.request("never", timeout=None)
+
+
+async def test_eof_goes_out_behind_senders_that_wait(pair):
+    async with pair(send_buffer=SMALL) as (line, other):
+        for number in range(128):
+            line.send_nowait(number)
+        tasks = [asyncio.create_task(line.send(number)) for number in (128, 129)]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(line.send_eof()))
+        assert await read_all(other) == list(range(130))
+        await asyncio.gather(*tasks)
+
+
+# The end.
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+async def test_an_orderly_end_from_either_side(pair, who, states, until):
+    seen = states()
+    async with pair(on_state=seen) as (line, other):
+        ender, ended = (line, other) if who == "client" else (other, line)
+        await ender.send("last")
+        reader = asyncio.create_task(read_all(ended))
+        await ender.close(reason="done with it")
+        assert await reader == ["last"]
+        await until(lambda: ended.is_closed)
+        assert ended.cause.cause is landline.LossKind.CLOSED_BY_PEER
+        assert ended.cause.code is landline.Code.NORMAL
+        assert "done with it" in ended.cause.detail
+        assert ended.error is None
+        assert ender.cause.cause is landline.LossKind.CLOSED_HERE
+        for closed in (ender, ended):
+            with pytest.raises(landline.LineClosed):
+                await closed.send("too late")
+            with pytest.raises(landline.LineClosed):
+                closed.send_nowait("too late")
+            with pytest.raises(landline.LineClosed):
+                await closed.request("too late")
+            with pytest.raises(landline.LineClosed):
+                await closed.ping()
+            with pytest.raises(landline.LineClosed):
+                await closed.send_eof()
+            assert await read_all(closed) == []
+            await closed.close()
+    assert seen.names == ["online", "closed"]
+
+
+async def test_a_code_that_is_no_success_is_raised_to_the_client_s_reader(pair):
+    async with pair() as (line, other):
+        await other.close(landline.Code.FORBIDDEN, "you were removed")
+        with pytest.raises(landline.LineClosed, match="you were removed") as caught:
+            await anext(line)
+        assert caught.value.code is landline.Code.FORBIDDEN
+        assert line.error is caught.value
+
+
+async def test_close_waits_until_everything_is_taken(pair, until):
+    server = landline.Server()
+    taken = []
+
+    @server.on_message
+    async def take(line, message):
+        await asyncio.sleep(0)
+        taken.append(message)
+
+    async with pair(server) as (line, _):
+        for number in range(500):
+            await line.send(number)
+        await line.close()
+        assert taken == list(range(500))
+
+
+async def test_close_names_what_a_peer_never_took(pair):
+    async with pair() as (line, other):
+        await line.send("taken")
+        await line.send(b"raw")
+        await line.send({"never": "taken"})
+        await line.send(b"x" * 50_000)
+        assert await anext(other) == "taken"
+        # The acknowledgement rides on the answer to a ping at the latest.
+        await line.ping()
+        with pytest.raises(landline.SessionLost, match="the fate of 3 messages is unknown") as caught:
+            await line.close(timeout=0.05)
+        assert [(entry.name, entry.body, entry.is_packed) for entry in caught.value.unconfirmed] == [
+            ("", b"raw", False),
+            ("", b"\x81\xa5never\xa5taken", True),
+            ("", b"x" * 50_000, False),
+        ]
+        assert line.is_closed
+
+
+async def test_a_cancelled_close_closes_at_once(pair, until):
+    async with pair() as (line, other):
+        await line.send("never taken")
+        closing = asyncio.create_task(line.close(timeout=1000))
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert line.is_closed
+        await until(lambda: other.is_closed)
+
+
+async def test_two_who_wait_for_the_drain_are_both_told(pair):
+    async with pair() as (line, other):
+        await line.send("one")
+        short = asyncio.create_task(line.drain(0.01))
+        long = asyncio.create_task(line.drain(1000))
+        assert not await short
+        assert await anext(other) == "one"
+        assert await long
+
+
+async def test_an_exception_in_the_client_s_block_does_not_wait_for_the_peer(quick, until):
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        with pytest.raises(ZeroDivisionError):
+            async with landline.connect(str(endpoint), backoff=quick) as line:
+                await line.send("never taken")
+                raise ZeroDivisionError
+        assert line.is_closed
+        await until(lambda: not server.lines)
+
+
+async def test_what_arrived_before_the_end_stays_readable(pair, until):
+    async with pair() as (line, other):
+        for number in range(3):
+            await line.send(number)
+        await line.ping()
+        line.end(landline.Code.NORMAL)
+        await until(lambda: other.is_closed)
+        assert await read_all(other) == [0, 1, 2]
+
+
+async def test_a_handler_may_end_the_line_it_serves(pair, until):
+    server = landline.Server()
+    seen = []
+
+    @server.on_message
+    def take(line, message):
+        seen.append(message)
+        if message == 1:
+            line.end(landline.Code.NORMAL, "enough")
+
+    async with pair(server) as (line, other):
+        for number in range(3):
+            line.send_nowait(number)
+        await until(lambda: line.is_closed)
+        assert other.is_closed
+        assert seen[:2] == [0, 1]
+
+
+# Pings and other facts.
+
+
+async def test_pings_measure_and_may_overlap(pair):
+    async with pair() as (line, other):
+        assert line.round_trip_s > 0
+        assert other.round_trip_s > 0
+        results = await asyncio.gather(*(line.ping() for _ in range(5)), other.ping())
+        assert all(0 < result < 60 for result in results)
+        assert line.round_trip_s > 0
+
+
+async def test_a_ping_fails_when_the_link_is_lost(pair, until, states):
+    server = landline.Server()
+    async with pair(server) as (line, other):
+        ping = asyncio.create_task(line.ping(timeout=None))
+        await asyncio.sleep(0)
+        line.break_link("gone")
+        with pytest.raises(landline.LineClosed, match="gone"):
+            await ping
+        with pytest.raises(landline.LineClosed, match="not connected just now"):
+            await line.ping()
+        await until(lambda: line.state is landline.LineState.ONLINE)
+        await line.ping()
+
+
+async def test_far_too_many_pings_are_warned_of_and_then_end_the_line(pair, until, caplog):
+    async with pair() as (line, other):
+        for _ in range(30):
+            await line.ping()
+        await until(lambda: "fewer pings" in caplog.text)
+        with pytest.raises(landline.LineClosed):
+            for _ in range(30):
+                await line.ping()
+        await until(lambda: other.is_closed)
+        assert other.cause.code is landline.Code.TOO_MANY_PINGS
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "unix"])
+async def test_what_a_line_says_of_itself(pair, scheme, tmp_path):
+    url = "tcp://127.0.0.1:0" if scheme == "tcp" else f"unix://{tmp_path}/line"
+    async with pair(url=url, identity="me") as (line, other):
+        assert line.session_id == other.session_id != b""
+        assert line.epoch == other.epoch == 1
+        assert line.state is other.state is landline.LineState.ONLINE
+        assert line.identity == other.identity == "me"
+        assert line.cause.resumed is False
+        assert line.duplicates_dropped == 0
+        assert line.buffered_bytes == 0
+        if scheme == "tcp":
+            assert line.peer.startswith("127.0.0.1:")
+            assert other.peer.startswith("127.0.0.1:")
+        else:
+            assert line.peer == f"{tmp_path}/line"
+            assert other.peer == "local"
+        assert repr(other) == "<Line me online>"
+        other.data = {"anything": 1}
+        peer = other.peer
+    assert line.is_closed
+    assert other.peer == peer
+
+
+async def test_ipv6_addresses_are_written_in_brackets(pair):
+    try:
+        async with pair(url="tcp://[::1]:0") as (line, other):
+            assert line.peer.startswith("[::1]:")
+            assert other.peer.startswith("[::1]:")
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+
+
+async def test_a_callback_that_fails_is_logged_and_nothing_else(pair, caplog, until):
+    def fail(*arguments):
+        raise ValueError("callback trouble")
+
+    server = landline.Server()
+    server.on_state(fail)
+    async with pair(server, on_state=fail) as (line, other):
+        await line.send("one")
+        assert await anext(other) == "one"
+    await until(lambda: not server.lines)
+    assert caplog.text.count("callback trouble") >= 4
+
+
+async def test_state_callbacks_can_be_set_later_and_taken_away(pair, states):
+    async with pair() as (line, _):
+        seen = states()
+        line.on_state(seen)
+        await line.close()
+        assert seen.names == ["closed"]
+    async with pair(on_state=(seen := states())) as (line, _):
+        line.on_state(None)
+    assert seen.names == ["online"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog):
+    caplog.set_level(logging.INFO, logger="landline")

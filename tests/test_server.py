@@ -1,0 +1,562 @@
+"""The server: listen, admit, refuse, broadcast, close in order. Real sockets, both event loops."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import random
+
+import pytest
+
+import landline
+from landline.errors import Rejected
+from landline.session.codes import code_from_wire
+from landline.session.handshake import (
+    Bye,
+    Challenge,
+    ClientHandshake,
+    Hello,
+    Reject,
+    ServerHandshake,
+    decode_body,
+    encode_body,
+)
+from landline.session.wire import FrameReader, Kind, encode_ack, encode_data
+
+URL = "tcp://127.0.0.1:0"
+SMALL = landline.SendBuffer(size_bytes=64 * 1024, messages=128)
+
+
+@contextlib.asynccontextmanager
+async def raw_connection(endpoint):
+    reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def read_frame(reader) -> tuple[int, bytes]:
+    length = int.from_bytes(await reader.readexactly(4), "big")
+    frame = await reader.readexactly(length)
+    return frame[0], frame[1:]
+
+
+async def read_refusal(reader) -> Reject:
+    """The REJECT behind the challenge, and the end of the connection."""
+    kind, _ = await read_frame(reader)
+    assert kind == Kind.CHALLENGE
+    kind, body = await read_frame(reader)
+    assert kind == Kind.REJECT
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    return decode_body(body, Reject)
+
+
+async def shake_hands(reader, writer) -> ClientHandshake:
+    it = ClientHandshake(
+        random=random.SystemRandom(), auth=landline.Anonymous(), identity="raw", limits=landline.Limits()
+    )
+    while it.welcome is None:
+        it.receive_data(await reader.read(65536))
+        writer.write(it.data_to_send())
+    return it
+
+
+def make_hello(**changes) -> Hello:
+    return Hello(**{"version": 1, "nonce": b"c" * 32, "limits": landline.Limits()} | changes)
+
+
+# Its own life.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"max_lines": 0}, "at least one line"),
+        ({"resume_window_s": -1}, "0 to 86400 seconds"),
+        ({"resume_window_s": 1e6}, "0 to 86400 seconds"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, text):
+    with pytest.raises(landline.ConfigurationError, match=text):
+        landline.Server(**arguments)
+
+
+async def test_serving_is_for_a_server_that_listens():
+    with pytest.raises(RuntimeError, match="a server that listens"):
+        await landline.Server().serve_forever()
+
+
+async def test_closing_a_server_that_never_listened_does_nothing():
+    server = landline.Server()
+    await server.close()
+    await server.close()
+    with pytest.raises(RuntimeError, match="cannot listen again"):
+        async with server.listen(URL):
+            pytest.fail("listens")
+
+
+async def test_serve_forever_returns_when_the_server_was_closed():
+    server = landline.Server()
+    async with server.listen(URL):
+        serving = asyncio.create_task(server.serve_forever())
+        await asyncio.sleep(0)
+        assert not serving.done()
+        await server.close()
+        await serving
+    with pytest.raises(RuntimeError, match="cannot listen again"):
+        async with server.listen(URL):
+            pytest.fail("listens again")
+
+
+async def test_cancelling_serve_forever_closes_in_order(quick, until, states):
+    server = landline.Server()
+    seen = states()
+    ready = asyncio.get_running_loop().create_future()
+
+    async def serve():
+        async with server.listen(URL) as endpoint:
+            ready.set_result(endpoint)
+            await server.serve_forever()
+
+    serving = asyncio.create_task(serve())
+    connector = landline.connect(str(await ready), backoff=quick, on_state=seen)
+    await connector.__aenter__()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await until(lambda: len(seen.changes) > 1)
+    assert seen.changes[1].detail == "the server stops"
+    await connector.__aexit__(None, None, None)
+
+
+async def test_several_listeners_lead_to_one_server_that_ends_with_the_last(tmp_path, quick, certificates):
+    server = landline.Server()
+    tls = landline.TransportOptions(tls=certificates.server)
+    async with server.listen(f"unix://{tmp_path}/one") as unix:
+        async with server.listen("tls://127.0.0.1:0", options=tls) as tcp:
+            async with landline.connect(
+                str(tcp), backoff=quick, options=landline.TransportOptions(tls=certificates.client)
+            ):
+                assert len(server.lines) == 1
+        async with landline.connect(str(unix), backoff=quick) as line:
+            assert line.state is landline.LineState.ONLINE
+    with pytest.raises(RuntimeError, match="cannot listen again"):
+        async with server.listen(URL):
+            pytest.fail("listens again")
+
+
+async def test_closing_drains_every_line_first(quick, until):
+    server = landline.Server()
+    taken = []
+    async with contextlib.AsyncExitStack() as stack:
+        endpoint = await stack.enter_async_context(server.listen(URL))
+        for _ in range(3):
+            connector = landline.connect(str(endpoint), backoff=quick)
+
+            @connector.on_message
+            async def take(line, message):
+                await asyncio.sleep(0)
+                taken.append(message)
+
+            await stack.enter_async_context(connector)
+        assert server.broadcast("one").sent == 3
+        assert server.broadcast("two") == landline.BroadcastResult(3, 0)
+        first, second = asyncio.create_task(server.close()), asyncio.create_task(server.close())
+        await asyncio.wait([first, second])
+        assert sorted(taken) == ["one"] * 3 + ["two"] * 3
+        assert server.lines == []
+
+
+async def test_closing_does_not_wait_longer_than_told_and_names_what_is_unconfirmed(pair):
+    server = landline.Server()
+    lost = []
+    server.on_session_lost(lambda line, unconfirmed: lost.extend(entry.body for entry in unconfirmed))
+    async with pair(server, on_session_lost=lambda line, unconfirmed: None) as (_, other):
+        await other.send(b"never taken")
+        await server.close(timeout=0.02)
+        assert lost == [b"never taken"]
+        assert other.cause.cause is landline.LossKind.CLOSED_HERE
+
+
+async def test_without_a_callback_what_is_lost_is_logged(pair, caplog):
+    server = landline.Server()
+    async with pair(server) as (_, other):
+        await other.send(b"never taken")
+        await server.close(timeout=0)
+    assert "ended with 1 messages unconfirmed" in caplog.text
+
+
+async def test_a_handshake_under_way_is_refused_when_the_server_closes(until):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, _):
+        await until(lambda: server._handshakes)
+        await server.close(reason="an update", retry_after_s=7, spread_s=3)
+        refusal = await read_refusal(reader)
+        assert code_from_wire(refusal.code) is landline.Code.GOING_AWAY
+        assert (refusal.reason, refusal.retry_after_s, refusal.spread_s) == ("an update", 7, 3)
+
+
+# The function of a line.
+
+
+async def test_the_function_of_a_line_runs_once_for_a_session(pair, until):
+    server = landline.Server()
+    calls = []
+
+    @server.on_line
+    async def serve(line):
+        calls.append(line)
+        async for message in line:
+            await line.send(["echo", message])
+        calls.append("over")
+
+    async with pair(server) as (line, other):
+        await line.send(1)
+        assert await anext(line) == ["echo", 1]
+        line.break_link()
+        await line.send(2)
+        assert await anext(line) == ["echo", 2]
+        assert calls == [other]
+        await line.close()
+        await until(lambda: calls == [other, "over"])
+
+
+async def test_the_function_of_a_line_finishes_what_it_has_read(pair, until):
+    server = landline.Server()
+    go = asyncio.Event()
+    done = []
+
+    @server.on_line
+    async def serve(line):
+        async for message in line:
+            await go.wait()
+            done.append(message)
+
+    async with pair(server) as (line, _):
+        await line.send("work")
+        await line.close()
+        await until(lambda: not server.lines)
+        go.set()
+        await until(lambda: done == ["work"])
+
+
+async def test_a_function_of_a_line_that_fails_ends_the_line(pair, caplog, until, states):
+    server = landline.Server()
+
+    @server.on_line
+    async def serve(line):
+        async for message in line:
+            raise ValueError(f"trouble with {message}")
+
+    seen = states()
+    async with pair(server, on_state=seen) as (line, other):
+        await line.send(1)
+        await until(lambda: other.is_closed)
+        await until(lambda: len(seen.changes) > 1)
+        assert seen.changes[1].detail == "the server failed"
+    assert "trouble with 1" in caplog.text
+
+
+async def test_the_function_of_a_line_is_cancelled_when_the_server_closes(pair, until):
+    server = landline.Server()
+    events = []
+
+    @server.on_line
+    async def serve(line):
+        events.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            events.append("ended")
+
+    async with pair(server):
+        await until(lambda: events)
+        await server.close()
+        assert events == ["begun", "ended"]
+
+
+async def test_the_function_of_a_line_may_close_the_server(pair, until):
+    server = landline.Server()
+    after = []
+
+    @server.on_line
+    async def serve(line):
+        async for _ in line:
+            await server.close(code=landline.Code.NORMAL, reason="told to")
+            after.append(True)
+
+    async with pair(server) as (line, _):
+        await line.send("close")
+        await server.serve_forever()
+        await until(lambda: line.is_closed and after)
+
+
+async def test_lines_that_break_are_told_to_their_function(pair, until, caplog):
+    server = landline.Server(resume_window_s=0)
+    errors = []
+
+    @server.on_line
+    async def serve(line):
+        try:
+            await anext(line)
+        except landline.LineClosed as error:
+            errors.append(error)
+            raise
+
+    async with pair(server) as (line, other):
+        # As a client that crashes.
+        line._owner._task.cancel()
+        line.break_link("cable pulled")
+        await until(lambda: errors)
+        assert errors[0].code is landline.Code.EXPIRED
+        assert "ended without a goodbye; not resumed within 0 s" in str(errors[0])
+
+
+# States, groups, broadcasts.
+
+
+async def test_the_server_hears_of_every_change_of_every_line(pair, until, states):
+    server = landline.Server()
+    seen = states()
+    assert server.on_state(seen) is seen
+    async with pair(server) as (line, other):
+        line.break_link()
+        await until(lambda: line.epoch == 2)
+        await line.close(reason="enough")
+        await until(lambda: other.is_closed)
+    assert seen.names == ["online", "reconnecting", "online", "closed"]
+    lost, back, closed = seen.changes[1:]
+    assert lost.cause is landline.LossKind.LINK_LOST
+    assert (back.resumed, back.epoch) == (True, 2)
+    assert (closed.cause, closed.detail) == (landline.LossKind.CLOSED_BY_PEER, "enough")
+
+
+async def test_groups(quick, until):
+    server = landline.Server()
+    async with contextlib.AsyncExitStack() as stack:
+        endpoint = await stack.enter_async_context(server.listen(URL))
+        clients = []
+        for name in ("a", "b", "c"):
+            connector = landline.connect(str(endpoint), backoff=quick, identity=name)
+            clients.append(await stack.enter_async_context(connector))
+        lines = {line.identity: line for line in server.lines}
+        group = server.group("some")
+        assert server.group("some") is group
+        assert group.name == "some"
+        for name in ("a", "b", "a"):
+            group.add(lines[name])
+        assert len(group) == 2
+        assert set(group) == {lines["a"], lines["b"]}
+        assert lines["a"] in group
+        assert lines["c"] not in group
+        group.discard(lines["c"])
+        assert group.broadcast("to some", bulk=True) == landline.BroadcastResult(2, 0)
+        assert server.broadcast(b"to all", name="") == landline.BroadcastResult(3, 0)
+        for client, expected in zip(clients, (2, 2, 1), strict=True):
+            received = [await anext(client) for _ in range(expected)]
+            assert received == (["to some", b"to all"] if expected == 2 else [b"to all"])
+        # Whoever closes leaves, and does not come back.
+        await clients[0].close()
+        await until(lambda: lines["a"].is_closed)
+        assert list(group) == [lines["b"]]
+        group.add(lines["a"])
+        assert len(group) == 1
+        assert group.broadcast("again") == landline.BroadcastResult(1, 0)
+        assert await anext(clients[1]) == "again"
+
+
+async def test_a_broadcast_skips_full_buffers_and_what_is_too_large(pair):
+    server = landline.Server(send_buffer=SMALL)
+    async with pair(server, limits=landline.Limits(message_bytes=1024)) as (line, other):
+        assert server.broadcast(b"x" * 2000) == landline.BroadcastResult(0, 1)
+        for number in range(128):
+            other.send_nowait(number)
+        assert server.broadcast("no room") == landline.BroadcastResult(0, 1)
+        assert [await anext(line) for _ in range(128)] == list(range(128))
+        assert await other.drain()
+        assert server.broadcast("room", name="") == landline.BroadcastResult(1, 0)
+        assert await anext(line) == "room"
+
+
+async def test_a_broadcast_reaches_lines_that_are_away_when_they_are_back(pair, until):
+    server = landline.Server()
+    async with pair(server) as (line, other):
+        line.break_link()
+        await until(lambda: other.state is landline.LineState.RECONNECTING)
+        assert server.broadcast("while you were away").sent == 1
+        assert await anext(line) == "while you were away"
+
+
+# Who is let in.
+
+
+async def test_one_client_too_many_is_told_to_come_back_later(quick, states, until, monkeypatch):
+    monkeypatch.setattr("landline.server.BUSY_RETRY_AFTER_S", 0.02)
+    monkeypatch.setattr("landline.server.BUSY_SPREAD_S", 0.01)
+    server = landline.Server(max_lines=1)
+    seen = states()
+    async with server.listen(URL) as endpoint:
+        async with landline.connect(str(endpoint), backoff=quick) as first:
+
+            async def second():
+                async with landline.connect(str(endpoint), backoff=quick, on_state=seen) as line:
+                    return line.state
+
+            waiting = asyncio.create_task(second())
+            await until(lambda: seen.changes)
+            # Room is kept for those who are away for a moment.
+            first.break_link()
+            await until(lambda: first.epoch == 2)
+        assert await waiting is landline.LineState.ONLINE
+    refused = seen.changes[0]
+    assert refused.state is landline.LineState.RECONNECTING
+    assert refused.cause is landline.LossKind.REJECTED
+    assert 0.02 <= refused.due_in_s <= 0.03
+    assert "1 lines are open already" in refused.detail
+
+
+async def test_the_refusal_of_one_client_too_many(quick):
+    server = landline.Server(max_lines=1)
+    async with (
+        server.listen(URL) as endpoint,
+        landline.connect(str(endpoint), backoff=quick),
+        raw_connection(endpoint) as (reader, writer),
+    ):
+        with pytest.raises(Rejected) as caught:
+            await shake_hands(reader, writer)
+        assert caught.value.code is landline.Code.OVERLOADED
+        assert (caught.value.retry_after_s, caught.value.spread_s) == (5, 10)
+
+
+async def test_a_client_that_takes_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr("landline.server.ServerHandshake", functools.partial(ServerHandshake, timeout_s=0.05))
+    server = landline.Server()
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
+        # Bytes that arrive do not prolong it.
+        writer.write(b"\0\0\1")
+        refusal = await read_refusal(reader)
+        assert code_from_wire(refusal.code) is landline.Code.HANDSHAKE_TIMEOUT
+        assert not server._handshakes
+
+
+async def test_a_hello_may_come_in_single_bytes(until):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
+        await read_frame(reader)
+        for byte in encode_body(Kind.HELLO, make_hello()):
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+        kind, _ = await read_frame(reader)
+        assert kind == Kind.WELCOME
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "text"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", landline.Code.LIMIT_EXCEEDED, "a frame of 1195725856 bytes"),
+        (b"\0\0\x20\x01", landline.Code.LIMIT_EXCEEDED, "a frame of 8193 bytes where 8192 are allowed"),
+        (b"\0\0\0\0", landline.Code.PROTOCOL_ERROR, "an empty frame"),
+        (encode_ack(0), landline.Code.PROTOCOL_ERROR, "a frame of kind 17 before HELLO"),
+        (encode_data(1, 0, 1, 0, b"", b"x"), landline.Code.PROTOCOL_ERROR, "a frame of kind 16 before HELLO"),
+        (b"\0\0\0\2\2\xc1", landline.Code.PROTOCOL_ERROR, "a bad _VERSION"),
+        (
+            encode_body(Kind.HELLO, make_hello(version=2)),
+            landline.Code.UNSUPPORTED_VERSION,
+            "version 2 of the protocol; this server speaks version 1",
+        ),
+        (
+            encode_body(Kind.HELLO, make_hello()) + encode_ack(0),
+            landline.Code.PROTOCOL_ERROR,
+            "more than HELLO before WELCOME",
+        ),
+    ],
+)
+async def test_garbage_instead_of_hello_is_refused(data, code, text):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
+        writer.write(data)
+        refusal = await read_refusal(reader)
+        assert code_from_wire(refusal.code) is code
+        assert text in refusal.reason
+        assert not server.lines
+
+
+async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(until):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint:
+        async with raw_connection(endpoint) as (_, writer):
+            writer.write(b"\0\0")
+            await until(lambda: server._handshakes)
+        await until(lambda: not server._handshakes)
+        assert not server.lines
+
+
+async def test_the_server_says_its_name():
+    server = landline.Server(name="office")
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, _):
+        kind, body = await read_frame(reader)
+        assert kind == Kind.CHALLENGE
+        assert decode_body(body, Challenge).server == "office"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"\0\0\0\1\x63", landline.Code.PROTOCOL_ERROR),
+        (b"\xff\xff\xff\xff", landline.Code.LIMIT_EXCEEDED),
+        (encode_ack(1), landline.Code.PROTOCOL_ERROR),
+        (encode_data(2, 0, 1, 0, b"", b"x"), landline.Code.PROTOCOL_ERROR),
+        (encode_data(1, 0x80, 1, 0, b"", b"x"), landline.Code.PROTOCOL_ERROR),
+        (encode_data(1, 0, 1, 0, b"\xff", b"x"), landline.Code.PROTOCOL_ERROR),
+    ],
+)
+async def test_a_client_that_breaks_the_protocol_is_told_and_ended(data, code, until, caplog):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
+        await shake_hands(reader, writer)
+        [line] = server.lines
+        writer.write(data)
+        frames = []
+        split = FrameReader()
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := await reader.read(65536):
+                frames.extend(split.receive_data(chunk))
+        bye = decode_body(dict(frames)[Kind.BYE], Bye)
+        assert code_from_wire(bye.code) is code
+        assert not server.lines
+        assert line.cause.cause is landline.LossKind.PROTOCOL_ERROR
+        with pytest.raises(landline.LineClosed):
+            await anext(line)
+
+
+async def test_a_message_that_says_messagepack_and_is_not_does_not_hurt_others(pair, until, caplog):
+    server = landline.Server()
+
+    @server.on("typed")
+    def typed(line, body):
+        return body
+
+    async with pair(server) as (good, _):
+        host, port = good.peer.rsplit(":", 1)
+        async with raw_connection(landline.Endpoint("tcp", host, int(port))) as (reader, writer):
+            await shake_hands(reader, writer)
+            packed = 0x04
+            writer.write(encode_data(1, packed, 1, 0, b"typed", b"\xc1"))
+            writer.write(encode_data(2, packed, 2, 7, b"typed", b"\xc1"))
+            split, frames = FrameReader(), []
+            while not any(kind == Kind.DATA for kind, _ in frames):
+                frames.extend(split.receive_data(await reader.read(65536)))
+            [answer] = [body for kind, body in frames if kind == Kind.DATA]
+            assert b"bad_request" in answer
+        assert await good.request("typed", 1) == 1
+    assert "does not fit" in caplog.text
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog):
+    caplog.set_level(logging.INFO, logger="landline")

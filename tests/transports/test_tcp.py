@@ -1,0 +1,128 @@
+"""TCP and TLS: addresses, and what is set on their sockets."""
+
+import asyncio
+import socket
+import ssl
+
+import pytest
+
+import landline
+
+URL = "tcp://127.0.0.1:0"
+
+
+def socket_of(line: landline.Line) -> socket.socket:
+    return line._link.transport.get_extra_info("socket")
+
+
+async def test_port_0_is_chosen_by_the_system_and_told(quick):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint:
+        assert endpoint.scheme == "tcp"
+        assert endpoint.port > 0
+        async with landline.connect(str(endpoint), backoff=quick):
+            pass
+
+
+async def test_an_address_that_is_taken_is_named():
+    async with landline.Server().listen(URL) as endpoint:
+        with pytest.raises(landline.AddressInUse, match=f"{endpoint} is taken by another program") as caught:
+            async with landline.Server().listen(str(endpoint)):
+                pytest.fail("listens twice")
+        assert isinstance(caught.value, OSError)
+
+
+async def test_a_port_is_free_again_at_once(quick):
+    async with landline.Server().listen(URL) as endpoint:
+        connector = landline.connect(str(endpoint), backoff=quick)
+        await connector.__aenter__()
+    async with landline.Server().listen(str(endpoint)) as again:
+        assert again == endpoint
+        await connector.__aexit__(None, None, None)
+
+
+async def test_a_host_that_is_not_ours_is_another_error():
+    with pytest.raises(OSError) as caught:
+        async with landline.Server().listen("tcp://192.0.2.1:0"):
+            pytest.fail("listens elsewhere")
+    assert not isinstance(caught.value, landline.AddressInUse)
+
+
+async def test_tls_needs_a_certificate():
+    with pytest.raises(landline.ConfigurationError, match="needs a certificate: pass tls="):
+        async with landline.Server().listen("tls://127.0.0.1:0"):
+            pytest.fail("listens without a certificate")
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+@pytest.mark.parametrize("end", ["client", "server"])
+async def test_the_kernel_is_the_second_line_of_defence(scheme, end, quick, certificates):
+    server = landline.Server()
+    there = landline.TransportOptions(tls=certificates.server, user_timeout_s=7)
+    here = landline.TransportOptions(tls=certificates.client, user_timeout_s=7)
+    async with (
+        server.listen(f"{scheme}://127.0.0.1:0", options=there) as endpoint,
+        landline.connect(str(endpoint), backoff=quick, options=here) as line,
+    ):
+        [other] = server.lines
+        sock = socket_of(line if end == "client" else other)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        for name, value in {
+            "TCP_NODELAY": 1,
+            "TCP_USER_TIMEOUT": 7000,
+            "TCP_KEEPIDLE": 30,
+            "TCP_KEEPINTVL": 10,
+            "TCP_KEEPCNT": 3,
+            "TCP_NOTSENT_LOWAT": 128 * 1024,
+        }.items():
+            assert sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value, name
+
+
+async def test_options_a_platform_lacks_are_left_out(pair, monkeypatch):
+    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")
+    async with pair() as (line, _):
+        assert socket_of(line).getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+async def test_half_a_tls_handshake_is_not_waited_for(certificates, monkeypatch):
+    monkeypatch.setattr("landline.transports.tcp.TLS_HANDSHAKE_TIMEOUT_S", 0.05)
+    # The event loops report it; that is not what is tested.
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    server = landline.Server()
+    options = landline.TransportOptions(tls=certificates.server)
+    async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        writer.write(b"\x16\x03\x01")
+        try:
+            assert await reader.read() == b""
+        except ConnectionResetError:
+            pass
+        finally:
+            writer.close()
+        assert not server._handshakes
+
+
+async def test_plain_text_to_a_tls_server_is_refused_and_harms_nobody(certificates, quick):
+    server = landline.Server()
+    once = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+    options = landline.TransportOptions(tls=certificates.server)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        try:
+            await reader.read()
+        except ConnectionResetError:
+            pass
+        finally:
+            writer.close()
+        with pytest.raises(landline.GaveUp):
+            async with landline.connect(
+                str(endpoint),
+                backoff=once,
+                options=landline.TransportOptions(tls=ssl.create_default_context()),
+            ):
+                pytest.fail("trusted a stranger")
+        trusting = landline.TransportOptions(tls=certificates.client)
+        async with landline.connect(str(endpoint), backoff=quick, options=trusting) as line:
+            assert await line.ping() > 0

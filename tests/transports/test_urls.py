@@ -1,0 +1,61 @@
+"""URLs of servers, and what is said of wrong ones: one sentence each."""
+
+import pytest
+
+import landline
+from landline import Endpoint, parse_url
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint", "text"),
+    [
+        ("tcp://127.0.0.1:80", Endpoint("tcp", "127.0.0.1", 80), "tcp://127.0.0.1:80"),
+        ("tcp://example.org", Endpoint("tcp", "example.org", 5463), "tcp://example.org:5463"),
+        ("tcp://example.org/", Endpoint("tcp", "example.org", 5463), "tcp://example.org:5463"),
+        ("TLS://Example.ORG:1", Endpoint("tls", "example.org", 1), "tls://example.org:1"),
+        ("tcp://[::1]:0", Endpoint("tcp", "::1", 0), "tcp://[::1]:0"),
+        ("tls://[fe80::1]", Endpoint("tls", "fe80::1", 5463), "tls://[fe80::1]:5463"),
+        ("unix:///run/a b.sock", Endpoint("unix", path="/run/a b.sock"), "unix:///run/a b.sock"),
+        ("unix:///" + "x" * 106, Endpoint("unix", path="/" + "x" * 106), "unix:///" + "x" * 106),
+    ],
+)
+def test_urls_become_endpoints_and_back(url, endpoint, text):
+    assert parse_url(url) == endpoint
+    assert str(endpoint) == text
+    assert parse_url(text) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("", "does not begin with one of tcp://, tls://, unix://"),
+        ("127.0.0.1:80", "does not begin with one of"),
+        ("localhost:5463", "does not begin with one of"),
+        ("http://example.org", "does not begin with one of"),
+        ("tcp:/example.org", "names no host; write for example tcp://127.0.0.1:5463"),
+        ("tcp://", "names no host"),
+        ("tls://:5463", "names no host; write for example tls://127.0.0.1:5463"),
+        ("tcp://host/path", "has a path, which tcp:// cannot have"),
+        ("tcp://host:port", "is not a URL of a server"),
+        ("tcp://host:65536", "is not a URL of a server"),
+        ("tcp://host:-1", "is not a URL of a server"),
+        ("tcp://[::1", "is not a URL of a server"),
+        ("tcp://user@host", "parts that a server's URL cannot have"),
+        ("tcp://user:secret@host", "parts that a server's URL cannot have"),
+        ("tcp://host?a=b", "parts that a server's URL cannot have"),
+        ("tcp://host#top", "parts that a server's URL cannot have"),
+        ("unix:///run/a?b", "parts that a server's URL cannot have"),
+        ("unix://relative.sock", "is not an absolute path; write for example unix:///run/landline.sock"),
+        ("unix://", "is not an absolute path"),
+        ("unix:///" + "x" * 107, "longer than the 107 bytes a unix socket path can have"),
+        ("unix:///" + "é" * 54, "longer than the 107 bytes"),
+    ],
+)
+def test_wrong_urls_are_explained_in_one_sentence(url, text):
+    with pytest.raises(landline.ConfigurationError) as caught:
+        parse_url(url)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for use in (landline.connect, landline.Server().listen):
+        with pytest.raises(ValueError, match="."):
+            use(url)
