@@ -534,9 +534,8 @@ async def test_pings_measure_and_may_overlap(pair):
         assert line.round_trip_s > 0
 
 
-async def test_a_ping_fails_when_the_link_is_lost(pair, until, states):
-    server = landline.Server()
-    async with pair(server) as (line, other):
+async def test_a_ping_fails_when_the_link_is_lost(pair, until):
+    async with pair() as (line, _):
         ping = asyncio.create_task(line.ping(timeout=None))
         await asyncio.sleep(0)
         line.break_link("gone")

@@ -258,7 +258,7 @@ async def test_a_request_cancelled_before_its_handler_ran_frees_its_place(pair, 
                 await call
         blocker.go.set()
         assert await line.request("block", "still room") == "still room"
-        await until(lambda: other._running is None)
+        await until(lambda: not other._answers._running)
 
 
 async def test_an_answer_nobody_waits_for_any_more_is_dropped(pair, until):
@@ -279,7 +279,7 @@ async def test_an_answer_nobody_waits_for_any_more_is_dropped(pair, until):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await until(lambda: other._running is None)
+        await until(lambda: not other._answers._running)
         await line.ping()
         assert not line.is_closed
 
@@ -319,7 +319,7 @@ async def test_two_requests_with_one_correlation_id_are_told_apart(pair, until):
     async with pair(server) as (line, _):
         first = asyncio.create_task(line.request("block", "first", timeout=None))
         await until(lambda: blocker.started)
-        line._correlations = iter([1])
+        line._requests._correlations = iter([1])
         second = asyncio.create_task(line.request("block", "second", timeout=None))
         with pytest.raises(landline.RequestError, match="one correlation id"):
             await second

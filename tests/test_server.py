@@ -137,11 +137,13 @@ async def test_several_listeners_lead_to_one_server_that_ends_with_the_last(tmp_
     server = landline.Server()
     tls = landline.TransportOptions(tls=certificates.server)
     async with server.listen(f"unix://{tmp_path}/one") as unix:
-        async with server.listen("tls://127.0.0.1:0", options=tls) as tcp:
-            async with landline.connect(
+        async with (
+            server.listen("tls://127.0.0.1:0", options=tls) as tcp,
+            landline.connect(
                 str(tcp), backoff=quick, options=landline.TransportOptions(tls=certificates.client)
-            ):
-                assert len(server.lines) == 1
+            ),
+        ):
+            assert len(server.lines) == 1
         async with landline.connect(str(unix), backoff=quick) as line:
             assert line.state is landline.LineState.ONLINE
     with pytest.raises(RuntimeError, match="cannot listen again"):
@@ -307,7 +309,7 @@ async def test_lines_that_break_are_told_to_their_function(pair, until, caplog):
             errors.append(error)
             raise
 
-    async with pair(server) as (line, other):
+    async with pair(server) as (line, _):
         # As a client that crashes.
         line._owner._task.cancel()
         line.break_link("cable pulled")

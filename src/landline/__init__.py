@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landline.backoff import Backoff
+    from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
     from landline.errors import (
         AddressInUse,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         RequestTimeout,
         SessionLost,
     )
-    from landline.line import Line, LineState, LossKind, StateChange
+    from landline.line import Line
     from landline.runner import run
     from landline.server import BroadcastResult, Group, Server
     from landline.session.auth import Anonymous, AuthClaim, ClientAuth, ServerAuth, SharedToken
@@ -63,7 +64,8 @@ _HOMES = {
         "RequestTimeout",
         "SessionLost",
     ),
-    "landline.line": ("Line", "LineState", "LossKind", "StateChange"),
+    "landline.changes": ("LineState", "LossKind", "StateChange"),
+    "landline.line": ("Line",),
     "landline.runner": ("run",),
     "landline.server": ("BroadcastResult", "Group", "Server"),
     "landline.session.auth": ("Anonymous", "AuthClaim", "ClientAuth", "ServerAuth", "SharedToken"),

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final, cast
 
 from landline.backoff import Backoff, Schedule
+from landline.changes import LineState, LossKind, StateChange
 from landline.errors import (
     ConfigurationError,
     ConnectFailed,
@@ -21,15 +22,7 @@ from landline.errors import (
     SessionLost,
 )
 from landline.handlers import Function, Handlers
-from landline.line import (
-    Line,
-    LineState,
-    LossKind,
-    StateCallback,
-    StateChange,
-    call_back,
-    unconfirmed_messages,
-)
+from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -291,7 +284,9 @@ class Connector:
         )
         await asyncio.sleep(delay)
         if not line.is_closed:
-            line.change(StateChange(state=LineState.CONNECTING, cause=cause, attempt=self._schedule.failures + 1))
+            line.change(
+                StateChange(state=LineState.CONNECTING, cause=cause, attempt=self._schedule.failures + 1)
+            )
 
     async def _connect(self, line: Line, endpoint: Endpoint) -> None:
         """One attempt: raises what went wrong, or returns with the line attached."""

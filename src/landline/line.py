@@ -8,27 +8,21 @@ those who call it.
 from __future__ import annotations
 
 import asyncio
-import functools
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
-import msgspec
-
+from landline.answers import Answers
+from landline.changes import LineState, LossKind, StateChange
 from landline.errors import (
     BufferFull,
     LineClosed,
-    MessageTooLarge,
-    NoHandler,
-    RequestError,
     RequestLost,
-    RequestTimeout,
     SessionLost,
 )
-from landline.handlers import Handler, Handlers, decode_value, encode_value
+from landline.handlers import Handlers, decode_value, encode_value
+from landline.requests import Requests
 from landline.session.codes import Code
 from landline.session.events import (
     Ended,
@@ -51,60 +45,11 @@ from landline.timers import TimerWheel
 logger = logging.getLogger("landline")
 
 DRAIN_TIMEOUT_S: Final = 5.0
-REQUESTS_RUNNING_MAX: Final = 64
-"""Requests of one peer answered at once; more wait, unacknowledged, and so in the end make the peer wait."""
-
-
-class LineState(StrEnum):
-    """Where a line stands, as its user sees it."""
-
-    CONNECTING = "connecting"
-    ONLINE = "online"
-    SUSPECT = "suspect"
-    RECONNECTING = "reconnecting"
-    CLOSED = "closed"
 
 
 # Looked up once: an enum's attribute costs as much as a function call.
 _CLOSED = LineState.CLOSED
 _MESSAGE = Operation.MESSAGE
-
-
-class LossKind(StrEnum):
-    """What ended a link or a line, in a word."""
-
-    NONE = ""
-    SILENT = "silent"
-    """Nothing was heard within the heartbeat's interval and timeout."""
-    LINK_LOST = "link lost"
-    """The transport ended or broke without a BYE."""
-    CLOSED_BY_PEER = "closed by peer"
-    CLOSED_HERE = "closed here"
-    PROTOCOL_ERROR = "protocol error"
-    EXPIRED = "expired"
-    """The session was not resumed in time."""
-    CONNECT_FAILED = "connect failed"
-    REJECTED = "rejected"
-    GAVE_UP = "gave up"
-
-
-class StateChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A line changed its state: the new one, and why."""
-
-    state: LineState
-    cause: LossKind = LossKind.NONE
-    detail: str = ""
-    """The cause in a sentence for people."""
-    code: Code | None = None
-    """The code of the BYE or REJECT, if there was one."""
-    attempt: int = 0
-    """When reconnecting: the attempt that comes next, counted from 1."""
-    due_in_s: float | None = None
-    """When reconnecting: seconds until that attempt."""
-    resumed: bool | None = None
-    """When online: whether the session went on (``True``) or is a new one (``False``)."""
-    epoch: int = 0
-    """When online: how many transports the session has ridden."""
 
 
 StateCallback = Callable[["Line", StateChange], None]
@@ -174,10 +119,9 @@ class Line:
 
     __slots__ = (
         "__weakref__",
-        "_backlog",
+        "_answers",
         "_callback",
         "_cause",
-        "_correlations",
         "_eof_received",
         "_expires_at",
         "_flush_scheduled",
@@ -187,12 +131,9 @@ class Line:
         "_owner",
         "_peer",
         "_requests",
-        "_requests_waiting",
-        "_running",
         "_session",
         "_state",
         "_waiting",
-        "_worker",
         "data",
         "error",
         "identity",
@@ -214,12 +155,8 @@ class Line:
         self._eof_received = False
         self._expires_at: float | None = None
         self._inbox: deque[MessageReceived] | None = None
-        self._backlog: deque[tuple[MessageReceived, Handler]] | None = None
-        self._worker: asyncio.Task[None] | None = None
-        self._requests: dict[int, tuple[str, asyncio.Future[Any]]] | None = None
-        self._requests_waiting: deque[tuple[MessageReceived, Handler]] | None = None
-        self._running: dict[int, asyncio.Task[None]] | None = None
-        self._correlations: itertools.count[int] | None = None
+        self._answers: Answers | None = None
+        self._requests: Requests | None = None
         self._waiting: _Waiting | None = None
         self.timer_tick: int | None = None
         self.identity = identity
@@ -298,7 +235,7 @@ class Line:
         :class:`LineClosed` or what ended the line; :class:`TypeError` for values MessagePack has no form for.
         """
         body, is_packed = encode_value(value)
-        await self._send(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+        await self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
 
     def send_nowait(self, value: Any, *, name: str = "", bulk: bool = False) -> None:
         """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
@@ -334,34 +271,11 @@ class Line:
         Raises :class:`RequestTimeout`, :class:`RequestLost` (the session ended; whether the peer acted is
         unknown), :class:`NoHandler`, :class:`RequestError` for the handler's own error, and what :meth:`send` raises.
         """
-        body, is_packed = encode_value(value)
-        correlation = self._next_correlation()
-        future: asyncio.Future[Any] = self._owner.loop.create_future()
         if self._eof_received and self._state is not LineState.CLOSED:
             raise RequestLost(name, "the peer said it sends no more")
-        sent = False
-        try:
-            async with asyncio.timeout(timeout):
-                await self._send(
-                    Operation.REQUEST, name.encode(), body, correlation=correlation, is_packed=is_packed
-                )
-                sent = True
-                if self._requests is None:
-                    self._requests = {}
-                self._requests[correlation] = (name, future)
-                operation, answer, answer_packed = await future
-        except TimeoutError as error:
-            raise RequestTimeout(name, timeout or 0.0) from error
-        finally:
-            if sent and self._requests is not None:
-                self._requests.pop(correlation, None)
-            if sent and (future.cancelled() or not future.done()):
-                self._send_cancel(correlation)
-        if operation is Operation.ERROR:
-            raise _decode_error(name, answer, answer_packed)
-        if response_type is Any:
-            return decode_value(answer, answer_packed)
-        return Handler(_no_function, response_type).body_of(answer, answer_packed)
+        if self._requests is None:
+            self._requests = Requests(self, self._owner.loop)
+        return await self._requests.ask(name, value, timeout, response_type)
 
     async def ping(self, *, timeout: float | None = 10.0) -> float:
         """Measures a round trip now; seconds. Raises :class:`TimeoutError`, or :class:`LineClosed`."""
@@ -412,7 +326,7 @@ class Line:
             finally:
                 waiting.reader = None
         message = self._inbox.popleft()
-        self._take(message)
+        self.take(message)
         return decode_value(message.body, message.is_packed)
 
     # Ending.
@@ -477,13 +391,13 @@ class Line:
                     event.operation is _MESSAGE
                     and plain_message is not None
                     and not event.name
-                    and self._backlog is None
+                    and (self._answers is None or not self._answers.has_backlog)
                 ):
                     take(event)
                     try:
                         plain_message(self, decode_value(event.body, True) if event.is_packed else event.body)
                     except Exception as error:  # noqa: BLE001 - it is logged
-                        self._log_failed_message(event, error)
+                        self._answering().log_failed(event, error)
                 else:
                     self._dispatch(event)
         finally:
@@ -595,13 +509,15 @@ class Line:
         if session is None:
             return ()
         # What arrived stays readable, but there is nobody left to acknowledge it to.
-        for message in [*(self._inbox or ()), *(entry[0] for entry in self._backlog or ())]:
+        for message in [*(self._inbox or ()), *(self._answers.untaken() if self._answers else ())]:
             message.sequence = 0
         lost = unconfirmed_messages(session)
         if session.state is not State.CLOSED:
             session.close(Code.EXPIRED)
-        self._fail_requests(why)
-        self._drop_waiting_work()
+        if self._requests is not None:
+            self._requests.fail(why)
+        if self._answers is not None:
+            self._answers.abandon()
         self._eof_received = False
         return lost
 
@@ -621,8 +537,10 @@ class Line:
         if self._session is not None and self._session.state is not State.CLOSED:
             self._session.close(Code.EXPIRED)
         self.change(change)
-        self._fail_requests(change.detail or change.cause.value)
-        self._drop_waiting_work()
+        if self._requests is not None:
+            self._requests.fail(change.detail or change.cause.value)
+        if self._answers is not None:
+            self._answers.abandon()
         waiting = self._waiting
         if waiting is not None:
             ended = error or LineClosed(
@@ -652,7 +570,7 @@ class Line:
             self._live_session()
         return self._session is not None and self._session.has_room(size)
 
-    async def _send(
+    async def transmit(
         self,
         operation: Operation,
         name: bytes,
@@ -662,6 +580,7 @@ class Line:
         is_packed: bool = False,
         is_bulk: bool = False,
     ) -> None:
+        """Sends a message of any operation, waiting for room and for those who wait already."""
         size = len(name) + len(body)
         if (self._waiting is not None and self._waiting.senders) or not self._has_room(size):
             await self._wait_room(size)
@@ -670,6 +589,13 @@ class Line:
         )
         self._flush_soon()
         self._wake_sender()
+
+    def transmit_nowait(
+        self, operation: Operation, name: bytes, body: bytes, *, correlation: int, is_packed: bool
+    ) -> None:
+        """Sends a message of any operation. Raises :class:`BufferFull` where :meth:`transmit` would wait."""
+        self._live_session().send(operation, name, body, correlation=correlation, is_packed=is_packed)
+        self._flush_soon()
 
     async def _wait_room(self, size: int) -> None:
         """Waits in line until the send buffer has room and nobody waits before us."""
@@ -749,30 +675,20 @@ class Line:
         if due is not None:
             self._owner.wheel.schedule(self, due)
 
-    def _next_correlation(self) -> int:
-        if self._correlations is None:
-            self._correlations = itertools.count(1)
-        return next(self._correlations)
-
     def _waits(self) -> _Waiting:
         if self._waiting is None:
             self._waiting = _Waiting()
         return self._waiting
 
-    def _send_cancel(self, correlation: int) -> None:
-        """Best effort: a peer that is gone, or behind a full buffer, has nothing to cancel for us any more."""
-        session = self._session
-        if self._state is LineState.CLOSED or session is None or not session.has_room(0):
-            return
-        try:
-            session.send(Operation.CANCEL, b"", b"", correlation=correlation)
-        except LineClosed:
-            return
-        self._flush_soon()
-
     # Inside: receiving.
 
-    def _take(self, message: MessageReceived) -> None:
+    def _answering(self) -> Answers:
+        if self._answers is None:
+            self._answers = Answers(self, self._owner.handlers, self._owner.loop)
+        return self._answers
+
+    def take(self, message: MessageReceived) -> None:
+        """The application has a message. Messages of a lost session have no number any more."""
         if self._session is not None and message.sequence and self._state is not LineState.CLOSED:
             self._session.take(message)
             if not self._in_batch:
@@ -784,26 +700,21 @@ class Line:
             handler = self._owner.handlers.find(message.name)
             if handler is None:
                 self._receive_unhandled(message)
-            elif handler.is_async or self._backlog:
-                self._enqueue(message, handler)
             else:
-                self._take(message)
-                self._run_plain(handler, message)
+                self._answering().receive_message(message, handler)
         elif operation is Operation.REQUEST:
-            self._receive_request(message)
+            self._answering().receive_request(message)
         elif operation is Operation.CANCEL:
-            self._take(message)
-            self._cancel_request(message.correlation)
+            self.take(message)
+            self._answering().cancel_request(message.correlation)
         else:
-            self._take(message)
-            pending = self._requests.get(message.correlation) if self._requests else None
-            # An answer to a request that timed out or was cancelled meanwhile is of no use to anybody.
-            if pending is not None and not pending[1].done():
-                pending[1].set_result((operation, message.body, message.is_packed))
+            self.take(message)
+            if self._requests is not None:
+                self._requests.receive_answer(message)
 
     def _receive_unhandled(self, message: MessageReceived) -> None:
         if message.name:
-            self._take(message)
+            self.take(message)
             logger.warning("%r sent a message named %r, for which there is no handler", self, message.name)
             return
         if self._inbox is None:
@@ -811,157 +722,6 @@ class Line:
         self._inbox.append(message)
         if self._waiting is not None:
             _wake(self._waiting.reader)
-
-    def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
-        try:
-            handler.function(self, handler.body_of(message.body, message.is_packed))
-        except Exception as error:  # noqa: BLE001 - it is logged
-            self._log_failed_message(message, error)
-
-    def _log_failed_message(self, message: MessageReceived, error: Exception) -> None:
-        if isinstance(error, msgspec.DecodeError):
-            logger.warning("%r sent a message %r that does not fit: %s", self, message.name, error)
-        else:
-            logger.error("the handler for messages %r of %r failed", message.name, self, exc_info=error)
-
-    def _enqueue(self, message: MessageReceived, handler: Handler) -> None:
-        if self._backlog is None:
-            self._backlog = deque()
-        self._backlog.append((message, handler))
-        if self._worker is None:
-            self._worker = self._owner.loop.create_task(self._work())
-
-    async def _work(self) -> None:
-        """Runs the handlers of messages one after the other; ends when none waits."""
-        backlog = self._backlog
-        try:
-            while backlog:
-                message, handler = backlog[0]
-                if handler.is_async:
-                    try:
-                        await handler.function(self, handler.body_of(message.body, message.is_packed))
-                    except Exception as error:  # noqa: BLE001 - it is logged
-                        self._log_failed_message(message, error)
-                else:
-                    self._run_plain(handler, message)
-                backlog.popleft()
-                self._take(message)
-        finally:
-            self._worker = None
-            self._backlog = None
-
-    def _receive_request(self, message: MessageReceived) -> None:
-        handler = self._owner.handlers.find(message.name) if message.name else None
-        if handler is None:
-            self._take(message)
-            self._answer_error(message.correlation, "no_handler", message.name)
-        elif not handler.is_async:
-            self._take(message)
-            self._answer_plain(message, handler)
-        elif self._running is not None and len(self._running) >= REQUESTS_RUNNING_MAX:
-            if self._requests_waiting is None:
-                self._requests_waiting = deque()
-            self._requests_waiting.append((message, handler))
-        else:
-            self._start_request(message, handler)
-
-    def _start_request(self, message: MessageReceived, handler: Handler) -> None:
-        self._take(message)
-        if self._running is None:
-            self._running = {}
-        if message.correlation in self._running:
-            self._answer_error(message.correlation, "bad_request", "two requests with one correlation id")
-            return
-        self._running[message.correlation] = self._owner.loop.create_task(self._answer(message, handler))
-
-    def _answer_plain(self, message: MessageReceived, handler: Handler) -> None:
-        try:
-            result = handler.function(self, handler.body_of(message.body, message.is_packed))
-            body, is_packed = encode_value(result)
-        except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
-            self._answer_error(message.correlation, *self._error_of(error, message.name))
-        else:
-            self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
-
-    async def _answer(self, message: MessageReceived, handler: Handler) -> None:
-        session = self._session
-        try:
-            try:
-                result = await handler.function(self, handler.body_of(message.body, message.is_packed))
-                body, is_packed = encode_value(result)
-                operation = Operation.RESPONSE
-            except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
-                operation = Operation.ERROR
-                body, is_packed = encode_value(self._error_of(error, message.name))
-            if self._session is not session:
-                return  # The handler outlived the session: a new one knows nothing of this request.
-            await self._send(operation, b"", body, correlation=message.correlation, is_packed=is_packed)
-        except MessageTooLarge as error:
-            self._answer_error(message.correlation, "too_large", f"the answer is {error}")
-        except LineClosed:
-            logger.debug("%r ended before the answer to %r could be sent", self, message.name)
-        finally:
-            self._request_done(message.correlation, asyncio.current_task())
-
-    def _request_done(self, correlation: int, task: asyncio.Task[None] | None) -> None:
-        # A handler that outlived its session may end while a new request bears the same id.
-        if self._running is not None and self._running.get(correlation) is task:
-            del self._running[correlation]
-            if not self._running:
-                self._running = None
-        while self._requests_waiting and len(self._running or ()) < REQUESTS_RUNNING_MAX:
-            self._start_request(*self._requests_waiting.popleft())
-
-    def _cancel_request(self, correlation: int) -> None:
-        task = self._running.get(correlation) if self._running else None
-        if task is not None:
-            task.cancel()
-            # A task cancelled before its first step never reaches its own `finally`.
-            task.add_done_callback(functools.partial(self._request_done, correlation))
-            return
-        for entry in list(self._requests_waiting or ()):
-            if entry[0].correlation == correlation:
-                cast("deque[tuple[MessageReceived, Handler]]", self._requests_waiting).remove(entry)
-                self._take(entry[0])
-
-    def _error_of(self, error: Exception, name: str) -> tuple[str, str]:
-        """What the peer is told of a handler's exception; anything unexpected stays in our own log."""
-        if isinstance(error, RequestError):
-            return error.code, error.message
-        if isinstance(error, msgspec.DecodeError):
-            return "bad_request", f"the body of {name!r} does not fit: {error}"
-        logger.error("the handler for %r of %r failed", name, self, exc_info=error)
-        return "failed", f"the handler for {name!r} failed"
-
-    def _answer_error(self, correlation: int, code: str, text: str) -> None:
-        body, is_packed = encode_value((code, text))
-        self._answer_nowait(Operation.ERROR, correlation, body, is_packed)
-
-    def _answer_nowait(self, operation: Operation, correlation: int, body: bytes, is_packed: bool) -> None:
-        try:
-            self._live_session().send(operation, b"", body, correlation=correlation, is_packed=is_packed)
-        except BufferFull:
-            if self._running is None:
-                self._running = {}
-            self._running[correlation] = self._owner.loop.create_task(
-                self._answer_later(operation, correlation, body, is_packed)
-            )
-        except LineClosed:
-            logger.debug("%r ended before an answer could be sent", self)
-        except MessageTooLarge as error:
-            self._answer_error(correlation, "too_large", f"the answer is {error}")
-        else:
-            self._flush_soon()
-
-    async def _answer_later(
-        self, operation: Operation, correlation: int, body: bytes, is_packed: bool
-    ) -> None:
-        try:
-            await self._send(operation, b"", body, correlation=correlation, is_packed=is_packed)
-        except LineClosed:
-            logger.debug("%r ended before an answer could be sent", self)
-        finally:
-            self._request_done(correlation, asyncio.current_task())
 
     # Inside: events and ends.
 
@@ -980,7 +740,8 @@ class Line:
             self._drop_link(LossKind.SILENT, f"nothing heard for {event.silence_s:.1f} s")
         elif isinstance(event, EofReceived):
             self._eof_received = True
-            self._fail_requests("the peer said it sends no more")
+            if self._requests is not None:
+                self._requests.fail("the peer said it sends no more")
             if self._waiting is not None:
                 _wake(self._waiting.reader)
         elif isinstance(event, NoticeReceived):
@@ -1007,19 +768,6 @@ class Line:
                     future.set_exception(LineClosed(detail))
         self._owner.line_detached(self, cause, detail)
 
-    def _fail_requests(self, why: str) -> None:
-        requests, self._requests = self._requests, None
-        for name, future in (requests or {}).values():
-            if not future.done():
-                future.set_exception(RequestLost(name, why))
-
-    def _drop_waiting_work(self) -> None:
-        """The session is gone: nobody is left to answer, and what waits unacknowledged cannot be acknowledged."""
-        self._requests_waiting = None
-        running, self._running = self._running, None
-        for task in (running or {}).values():
-            task.cancel()
-
 
 def call_back(function: Callable[..., object], *arguments: object) -> None:
     """Calls a function of the user's; what it raises is logged, and upsets neither the line nor its owner."""
@@ -1034,10 +782,6 @@ def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
     return tuple(entry for entry in session.unconfirmed() if entry.operation is Operation.MESSAGE)
 
 
-def _no_function(line: Line, value: Any) -> None:
-    raise AssertionError("never called")
-
-
 def _wake(future: asyncio.Future[None] | None) -> None:
     if future is not None and not future.done():
         future.set_result(None)
@@ -1048,13 +792,3 @@ def _format_peer(peername: Any) -> str:
         host, port = peername[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return "local" if peername == "" else str(peername or "")
-
-
-def _decode_error(name: str, body: bytes, is_packed: bool) -> RequestError:
-    try:
-        code, text = msgspec.msgpack.decode(body, type=tuple[str, str])
-    except msgspec.DecodeError:
-        return RequestError("failed", f"the peer answered {name!r} with an error that cannot be read")
-    if code == "no_handler":
-        return NoHandler(name)
-    return RequestError(code, text)

@@ -11,17 +11,10 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from landline.changes import LineState, LossKind, StateChange
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
 from landline.handlers import Function, Handlers, encode_value
-from landline.line import (
-    DRAIN_TIMEOUT_S,
-    Line,
-    LineState,
-    LossKind,
-    StateCallback,
-    StateChange,
-    call_back,
-)
+from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
 from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed

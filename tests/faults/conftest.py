@@ -31,6 +31,6 @@ def fleet() -> Iterator:
 
 
 @pytest.fixture
-def until():
+def poll():
     """Waits for what other processes do; this one need not go on meanwhile."""
     return load_processes().until

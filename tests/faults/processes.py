@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from landline.cli.api import ApiClient, ServerAddress, ServerGone
-from landline.fleet.api import JobRequest, JobView
+from landline.cli.api import ApiClient, ServerAddress
+from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Execution, ExecutionState, Machine, PresenceState
 
 PATIENCE_S = 45.0
@@ -179,8 +179,8 @@ class Control:
         """A job for one machine, accepted: its id. The message is what the machine notes when it acts."""
         options.setdefault("message", f"{action} of {name}")
         options.setdefault("delay_s", 0.0)
-        request = JobRequest(action=action, targets=(name,), requested_by="tests", request_id=None, **options)
-        return self.api._ask("POST", "/jobs", JobView, request).job.id
+        options.setdefault("request_id", os.urandom(8).hex())
+        return self.api.create_job(JobRequest(action=action, targets=(name,), **options)).job.id
 
     def execution(self, job_id: str) -> Execution:
         [execution] = self.api.job(job_id).executions
@@ -204,17 +204,6 @@ class Control:
     def life(self, job_id: str) -> list[str]:
         view = self.api.job(job_id)
         return [f"{event.at - view.job.created_at:.3f} {event.state} {event.detail}" for event in view.events]
-
-    def ask_when_back(self, ask: Callable[[], _Result]) -> _Result:
-        """What the API answers, once there is an API."""
-
-        def answer() -> list[_Result]:
-            with contextlib.suppress(ServerGone):
-                return [ask()]
-            return []
-
-        [result] = until(answer)
-        return result
 
 
 class CommandMachine:
@@ -241,12 +230,15 @@ class CommandMachine:
 
     def start(self) -> None:
         """Starts its agent, again: on the same data. Returns when it has joined."""
+        self.begin_to_start()
+        self.joins(1)
+
+    def begin_to_start(self) -> None:
         self.agent = self._processes.start(
             *("agent", "--server", self._control.url, "--token-file", self._control.token_file),
             *("--name", self.name, "--data", str(self.directory / "data"), "--prompt", "none"),
             *("--power", "command", "--config", str(self.directory / "commands.toml")),
         )
-        self.joins(1)
 
     def joins(self, times: int) -> None:
         """Waits until the agent that runs now has joined so often."""
@@ -282,6 +274,11 @@ class CommandMachine:
         """The messages of the jobs whose command came to its end."""
         return self._lines("ended")
 
+    def forget(self) -> None:
+        """Begins a new record of acts."""
+        for name in ("acts", "ended", "pids"):
+            (self.directory / name).unlink(missing_ok=True)
+
     def _lines(self, name: str) -> list[str]:
         path = self.directory / name
         return path.read_text().splitlines() if path.exists() else []
@@ -291,11 +288,10 @@ class CommandMachine:
         if self.agent.process.poll() is None:
             self.agent.kill()
         for pid in self._lines("pids"):
-            with contextlib.suppress(ProcessLookupError):
-                # The number may be another's by now, so only where it is the command.
-                with contextlib.suppress(FileNotFoundError):
-                    if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        os.kill(int(pid), signal.SIGKILL)
+            # The number may be another's by now, so only where it is the command.
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
 
 
 class Fleet:

@@ -26,7 +26,7 @@ def test_killed_before_it_hears_of_the_job(fleet, machine):
 
 
 def test_killed_during_the_countdown(fleet, machine):
-    job = fleet.control.order(Action.LOG_OFF, machine.name, message="once", delay_s=2.0)
+    job = fleet.control.order(Action.LOG_OFF, machine.name, message="once", delay_s=3.0)
     fleet.control.reaches(job, ExecutionState.DELIVERED)
     machine.agent.kill()
     machine.start()
@@ -35,10 +35,10 @@ def test_killed_during_the_countdown(fleet, machine):
 
 
 @pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
-def test_killed_while_its_command_runs(fleet, machine, until, action):
+def test_killed_while_its_command_runs(fleet, machine, poll, action):
     machine.shut_gate()
     job = fleet.control.order(action, machine.name, message="once")
-    until(lambda: machine.acts)
+    poll(lambda: machine.acts)
     machine.agent.kill()
     machine.start()
     ended = fleet.control.ended(job)
@@ -46,19 +46,19 @@ def test_killed_while_its_command_runs(fleet, machine, until, action):
     assert "the agent stopped while it acted" in ended.detail
     assert "not repeated" in ended.detail
     machine.open_gate()
-    until(lambda: machine.ended)
+    poll(lambda: machine.ended)
     assert is_useful(fleet, machine)
     assert machine.acts == ["once", "another"]
     assert fleet.control.execution(job).state is ExecutionState.UNKNOWN
 
 
-def test_killed_when_its_command_has_ended_and_nothing_is_recorded(fleet, machine, until):
+def test_killed_when_its_command_has_ended_and_nothing_is_recorded(fleet, machine, poll):
     machine.shut_gate()
     job = fleet.control.order(Action.LOG_OFF, machine.name, message="once")
-    until(lambda: machine.acts)
+    poll(lambda: machine.acts)
     machine.agent.freeze()
     machine.open_gate()
-    until(lambda: machine.ended)
+    poll(lambda: machine.ended)
     machine.agent.kill()
     machine.start()
     assert fleet.control.ended(job).state is ExecutionState.UNKNOWN
@@ -66,15 +66,15 @@ def test_killed_when_its_command_has_ended_and_nothing_is_recorded(fleet, machin
     assert machine.acts == ["once", "another"]
 
 
-def test_killed_when_the_outcome_is_recorded_and_not_reported(fleet, machine, until):
+def test_killed_when_the_outcome_is_recorded_and_not_reported(fleet, machine, poll):
     machine.shut_gate()
     job = fleet.control.order(Action.LOG_OFF, machine.name, message="once")
     fleet.control.reaches(job, ExecutionState.ACTING)
-    until(lambda: machine.acts)
+    poll(lambda: machine.acts)
     fleet.control.program.freeze()
     try:
         machine.open_gate()
-        until(lambda: '"done"' in machine.journal.read_text())
+        poll(lambda: '"done"' in machine.journal.read_text())
         machine.agent.kill()
     finally:
         fleet.control.program.thaw()
@@ -83,9 +83,9 @@ def test_killed_when_the_outcome_is_recorded_and_not_reported(fleet, machine, un
     assert machine.acts == ["once"]
 
 
-def test_restarted_by_a_command_that_restarts_nothing(fleet, machine, until):
+def test_restarted_by_a_command_that_restarts_nothing(fleet, machine, poll):
     job = fleet.control.order(Action.RESTART, machine.name, message="once")
-    until(lambda: machine.ended)
+    poll(lambda: machine.ended)
     assert fleet.control.execution(job).state is ExecutionState.ACTING
     machine.agent.kill()
     machine.start()
@@ -96,7 +96,7 @@ def test_restarted_by_a_command_that_restarts_nothing(fleet, machine, until):
 
 
 def test_frozen_for_longer_than_the_job_is_valid(fleet, machine):
-    job = fleet.control.order(Action.LOG_OFF, machine.name, message="too late", delay_s=1.0, valid_for_s=1.0)
+    job = fleet.control.order(Action.LOG_OFF, machine.name, message="too late", delay_s=1.5, valid_for_s=1.0)
     fleet.control.reaches(job, ExecutionState.DELIVERED)
     machine.agent.freeze()
     assert fleet.control.ended(job).state is ExecutionState.EXPIRED
@@ -107,7 +107,7 @@ def test_frozen_for_longer_than_the_job_is_valid(fleet, machine):
 
 
 def test_control_server_frozen_while_the_countdown_ends(fleet, machine):
-    job = fleet.control.order(Action.LOG_OFF, machine.name, message="once", delay_s=1.0)
+    job = fleet.control.order(Action.LOG_OFF, machine.name, message="once", delay_s=1.5)
     due_at = fleet.control.reaches(job, ExecutionState.DELIVERED).due_at
     freeze_until(fleet, due_at + 0.5)
     assert fleet.control.ended(job).state is ExecutionState.DONE
@@ -115,7 +115,7 @@ def test_control_server_frozen_while_the_countdown_ends(fleet, machine):
 
 
 def test_control_server_frozen_for_longer_than_the_job_is_valid(fleet, machine):
-    job = fleet.control.order(Action.LOG_OFF, machine.name, message="too late", delay_s=1.0, valid_for_s=1.0)
+    job = fleet.control.order(Action.LOG_OFF, machine.name, message="too late", delay_s=1.5, valid_for_s=1.0)
     expires_at = fleet.control.reaches(job, ExecutionState.DELIVERED).expires_at
     freeze_until(fleet, expires_at)
     assert fleet.control.ended(job).state is ExecutionState.EXPIRED

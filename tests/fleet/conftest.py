@@ -42,7 +42,9 @@ async def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
             result = await result
         if result:
             return result
-        assert time.monotonic() < deadline, f"waited in vain for {what or inspect.getsource(condition).strip()}"
+        assert time.monotonic() < deadline, (
+            f"waited in vain for {what or inspect.getsource(condition).strip()}"
+        )
         await asyncio.sleep(0.005)
 
 
@@ -119,7 +121,9 @@ class WatchedJournal(Journal):
 class Machine:
     """A machine with a disk, persons and a power switch; its agent runs between :meth:`boot` and its end."""
 
-    def __init__(self, house: House, name: str, directory: Path, persons: tuple[Person, ...], prompt: Any) -> None:
+    def __init__(
+        self, house: House, name: str, directory: Path, persons: tuple[Person, ...], prompt: Any
+    ) -> None:
         self.house = house
         self.name = name
         self.id = f"id-of-{name}"
@@ -152,7 +156,9 @@ class Machine:
             urls=[self.house.url],
             auth=SharedToken(token),
             machine_id=self.id,
-            facts=Facts(**{"name": self.name, "boot_id": self.boot_id, "power": self.power.name, **self.facts}),
+            facts=Facts(
+                **{"name": self.name, "boot_id": self.boot_id, "power": self.power.name, **self.facts}
+            ),
             power=self.power,
             prompt=self.prompt,
             journal=self.journal,
@@ -238,7 +244,8 @@ class House:
         self.control = await Control.start(self.server, self.storage, waker=self.waker, clock=self.now)
         self.control.on_joined = self._joined
         self._listening = self.server.listen(self.url)
-        self.url = str(await self._listening.__aenter__())
+        self.endpoint = await self._listening.__aenter__()
+        self.url = str(self.endpoint)
         self.is_running = True
         return self
 
@@ -257,7 +264,12 @@ class House:
         await self.stop()
 
     def machine(
-        self, name: str = "lab-1", *, persons: tuple[Person, ...] = (), prompt: Any = None, id: str | None = None
+        self,
+        name: str = "lab-1",
+        *,
+        persons: tuple[Person, ...] = (),
+        prompt: Any = None,
+        id: str | None = None,
     ) -> Machine:
         machine = Machine(self, name, self.directory / f"disk-{len(self.machines)}", persons, prompt)
         if id is not None:
@@ -279,10 +291,20 @@ class House:
 
         async def is_there() -> Execution | None:
             execution = await self.execution(job)
-            assert execution.state is state or not execution.state.is_final or execution.state.has_begun, execution
+            assert execution.state is state or not execution.state.is_final or execution.state.has_begun, (
+                execution
+            )
             return execution if execution.state is state else None
 
         return await wait_until(is_there, f"{job.job.action.value} to be {state.value}")
+
+    async def passed(self, job: JobView, state: ExecutionState) -> None:
+        """Waits for a state that may be over already when it is looked at."""
+
+        async def is_passed() -> bool:
+            return state.value in await self.steps(job)
+
+        await wait_until(is_passed, f"{job.job.action.value} to have been {state.value}")
 
     async def over(self, job: JobView) -> Execution:
         """Waits for the end."""

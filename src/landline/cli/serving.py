@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 MACHINES_MAX = 5000
 POWERS = ("logind", "command", "simulated", "dry-run")
 PROMPTS = ("auto", "tk", "terminal", "none")
+_EXPECTED: Final = {
+    "landline.fleet.agent.agent": "AgentRefused",
+    "landline.fleet.agent.journal": "JournalError",
+    "landline.fleet.agent.power": "PowerError",
+    "landline.fleet.demo": "DemoFailed",
+    "landline.fleet.paths": "UnsafeDirectory",
+    "landline.fleet.storage": "StorageError",
+    "landline.fleet.web.serve": "CannotListen",
+}
+"""Errors that say all there is to say, by the module that defines them."""
 _MACHINE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 TRY = (
@@ -146,10 +156,17 @@ def agent(
 
 
 async def _demo(machines: int, seconds: int | None, *, as_json: bool) -> int:
+    import asyncio
+    import signal
+
     import msgspec
 
     from landline.fleet.demo import demo as run_demo
 
+    # As Ctrl-C does: everything is ended in order, and there are no figures.
+    main = asyncio.current_task()
+    assert main is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
     say = sys.stderr if as_json else sys.stdout
     say.write(f"Starting a control server and {machines} simulated machines ...\n")
     say.flush()
@@ -362,35 +379,29 @@ def _prompt(kind: str) -> Prompt | None:
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
     """Runs a coroutine; what is expected to go wrong becomes one sentence and an exit status."""
-    import landline
-    from landline.fleet.agent.agent import AgentRefused
-    from landline.fleet.agent.journal import JournalError
-    from landline.fleet.agent.power import PowerError
-    from landline.fleet.demo import DemoFailed
-    from landline.fleet.paths import UnsafeDirectory
-    from landline.fleet.storage import StorageError
-    from landline.fleet.web.serve import CannotListen
+    import asyncio
 
-    expected = (
-        landline.LandlineError,
-        AgentRefused,
-        JournalError,
-        PowerError,
-        DemoFailed,
-        UnsafeDirectory,
-        StorageError,
-        CannotListen,
-    )
+    import landline
+
     try:
         return landline.run(main)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return ALL_DONE
     except landline.ConfigurationError as error:
         raise WrongUse(_sentence(str(error))) from error
     except OSError as error:
         raise CommandFailed(_sentence(_system_error(error)), SOME_NOT_DONE) from error
-    except expected as error:
+    except Exception as error:
+        if not isinstance(error, (landline.LandlineError, *_expected_errors())):
+            raise
         raise CommandFailed(_sentence(str(error)), SOME_NOT_DONE) from error
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Those of the modules that were loaded: an agent needs no database and no web server to fail."""
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in _EXPECTED.items() if module in sys.modules
+    )
 
 
 def _system_error(error: OSError) -> str:

@@ -139,12 +139,8 @@ class Demo:
 
     async def _issue_job(self, dice: random.Random) -> None:
         control = self.running.control
-        away = [
-            machine for machine in control.machines() if machine.presence.state is PresenceState.OFFLINE
-        ]
-        online = [
-            machine for machine in control.machines() if machine.presence.state is PresenceState.ONLINE
-        ]
+        away = [machine for machine in control.machines() if machine.presence.state is PresenceState.OFFLINE]
+        online = [machine for machine in control.machines() if machine.presence.state is PresenceState.ONLINE]
         action = dice.choice([Action.RESTART, Action.RESTART, Action.LOG_OFF, Action.SHUT_DOWN, Action.WAKE])
         pool = away if action is Action.WAKE else online
         if not pool:
@@ -174,7 +170,9 @@ class Demo:
                 continue
             is_open = True
             if any(execution.state in WAITING_STATES for execution in view.executions):
-                await self.running.control.cancel_job(job_id, CancelRequest(cancelled_by="the end of the demo"))
+                await self.running.control.cancel_job(
+                    job_id, CancelRequest(cancelled_by="the end of the demo")
+                )
         return is_open
 
     async def _look_until(self, due: float) -> None:

@@ -23,7 +23,9 @@ class Action(StrEnum):
     @property
     def past(self) -> str:
         """The action as it reads once it happened: ``restarted``."""
-        return {"logoff": "logged off", "restart": "restarted", "shutdown": "shut down", "wake": "woken"}[self.value]
+        return {"logoff": "logged off", "restart": "restarted", "shutdown": "shut down", "wake": "woken"}[
+            self.value
+        ]
 
 
 class ExecutionState(StrEnum):
@@ -61,8 +63,10 @@ _STOPPED: Final = frozenset({_S.CANCELLED, _S.REFUSED, _S.FAILED, _S.EXPIRED})
 LIFE_CYCLE: Final[dict[ExecutionState, frozenset[ExecutionState]]] = {
     # A report may be overtaken by a later one while a machine is away, so states may be skipped, never revisited
     # (but for prompted <-> postponed).
-    _S.QUEUED: frozenset({_S.DELIVERED, _S.PROMPTED, _S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE}) | _STOPPED,
-    _S.DELIVERED: frozenset({_S.PROMPTED, _S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
+    _S.QUEUED: frozenset({_S.DELIVERED, _S.PROMPTED, _S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE})
+    | _STOPPED,
+    _S.DELIVERED: frozenset({_S.PROMPTED, _S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN})
+    | _STOPPED,
     _S.PROMPTED: frozenset({_S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
     _S.POSTPONED: frozenset({_S.PROMPTED, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
     _S.ACCEPTED: frozenset({_S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,

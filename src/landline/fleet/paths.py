@@ -12,7 +12,7 @@ class UnsafeDirectory(Exception):
 
 
 def runtime_directory() -> Path:
-    """The directory for sockets: ``$LANDLINE_RUNTIME_DIR``, else ``$XDG_RUNTIME_DIR/landline``, else one in ``/tmp``."""
+    """The directory for sockets: that of LANDLINE_RUNTIME_DIR, of XDG_RUNTIME_DIR, or one in ``/tmp``."""
     if explicit := os.environ.get("LANDLINE_RUNTIME_DIR"):
         return Path(explicit)
     if xdg := os.environ.get("XDG_RUNTIME_DIR"):

@@ -8,7 +8,9 @@ standard input, begins to cut links when anything more comes, stays until that i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import random
 import sys
 import uuid
@@ -92,7 +94,15 @@ class SimulatedMachine:
     """A machine with a power switch, a person, an agent, and a disk that survives its restarts."""
 
     def __init__(
-        self, number: int, *, url: str, token: str, directory: Path, dice: random.Random, tally: Tally, every_s: float
+        self,
+        number: int,
+        *,
+        url: str,
+        token: str,
+        directory: Path,
+        dice: random.Random,
+        tally: Tally,
+        every_s: float,
     ) -> None:
         self.name = f"sim-{number:02d}"
         self.mac_address = "02:00:00:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(3, "big"))
@@ -191,7 +201,9 @@ class _NetworkCards(asyncio.DatagramProtocol):
     """Listens for magic packets as the network cards of all machines would."""
 
     def __init__(self, machines: Sequence[SimulatedMachine]) -> None:
-        self._machines = {bytes.fromhex(machine.mac_address.replace(":", "")): machine for machine in machines}
+        self._machines = {
+            bytes.fromhex(machine.mac_address.replace(":", "")): machine for machine in machines
+        }
 
     def datagram_received(self, data: bytes, addr: tuple[str | None, int]) -> None:
         address = data[6:12]
@@ -219,7 +231,9 @@ async def run_fleet(
         for number in range(1, plan.machines + 1)
     ]
     loop = asyncio.get_running_loop()
-    cards, _ = await loop.create_datagram_endpoint(lambda: _NetworkCards(machines), local_addr=("127.0.0.1", 0))
+    cards, _ = await loop.create_datagram_endpoint(
+        lambda: _NetworkCards(machines), local_addr=("127.0.0.1", 0)
+    )
     ready.set_result(cards.get_extra_info("sockname")[1])
     cutter = _Cutter(plan.cut_every_s, dice)
     running = [asyncio.create_task(_run_machine(machine)) for machine in machines]
@@ -280,8 +294,11 @@ async def _main() -> None:
 
 
 def _say(message: msgspec.Struct) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-    sys.stdout.buffer.flush()
+    data = msgspec.json.encode(message) + b"\n"
+    # Past the buffer of sys.stdout, which would complain again at exit when the demo was killed and nobody reads.
+    with contextlib.suppress(BrokenPipeError):
+        while data:
+            data = data[os.write(sys.stdout.fileno(), data) :]
 
 
 if __name__ == "__main__":

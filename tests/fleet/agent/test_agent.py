@@ -83,7 +83,11 @@ async def test_a_log_off_is_done_when_the_agent_says_so(house, person, ada, unti
     await until(lambda: machine.known.facts.persons == ())
     assert machine.acted == [Action.LOG_OFF]
     [question] = machine.prompt.questions
-    assert (question.action, question.message, question.requested_by) == (Action.LOG_OFF, "closing time", "root")
+    assert (question.action, question.message, question.requested_by) == (
+        Action.LOG_OFF,
+        "closing time",
+        "root",
+    )
     assert question.countdown_s == agent_module.DEFAULT_COUNTDOWN_S
 
 
@@ -193,7 +197,10 @@ async def test_the_operator_cancels_while_the_person_is_asked(house, person, ada
     await until(lambda: machine.prompt.is_asked)
     await house.reached(job, ExecutionState.PROMPTED)
     view = await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
-    assert (view.executions[0].state, view.executions[0].detail) == (ExecutionState.CANCELLED, "cancelled by root")
+    assert (view.executions[0].state, view.executions[0].detail) == (
+        ExecutionState.CANCELLED,
+        "cancelled by root",
+    )
     await until(lambda: machine.prompt.withdrawn == 1)
     assert machine.acted == []
 
@@ -359,7 +366,9 @@ async def test_a_crash_between_claim_and_journal_is_failed(house, crashed, actio
 
 
 @pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
-async def test_a_crash_between_journal_and_act_is_unknown_and_not_repeated(house, crashed, action: Action) -> None:
+async def test_a_crash_between_journal_and_act_is_unknown_and_not_repeated(
+    house, crashed, action: Action
+) -> None:
     await house.start()
     machine = house.machine()
     machine.fails_before_acting = crashed()
@@ -397,7 +406,9 @@ async def test_a_crash_between_act_and_report_is_not_repeated(house, crashed) ->
 
 
 @pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
-async def test_a_machine_that_went_without_a_goodbye_is_believed_by_its_boot_id(house, crashed, action) -> None:
+async def test_a_machine_that_went_without_a_goodbye_is_believed_by_its_boot_id(
+    house, crashed, action
+) -> None:
     await house.start()
     machine = house.machine()
     machine.fails_after_acting = crashed()
@@ -511,7 +522,9 @@ async def test_a_wrong_token_is_rejected(house) -> None:
     assert house.control.machines() == ()
 
 
-@pytest.mark.parametrize("name", ["#", "../etc", "*", "", "-x", "lab 1", "lab\n", "<img>", "a" * 65, "lab-1\n"])
+@pytest.mark.parametrize(
+    "name", ["#", "../etc", "*", "", "-x", "lab 1", "lab\n", "<img>", "a" * 65, "lab-1\n"]
+)
 async def test_a_name_that_is_none_is_refused(house, name: str) -> None:
     await house.start()
     machine = house.machine(id="a-machine-id")
@@ -648,4 +661,6 @@ async def test_an_agent_that_joined_and_left_in_one_breath_is_not_online(house, 
         await asyncio.wait([asking])
         assert asking.exception() is not None
     await until(lambda: not house.server.lines)
-    assert [machine for machine in house.control.machines() if machine.presence.state is PresenceState.ONLINE] == []
+    assert [
+        machine for machine in house.control.machines() if machine.presence.state is PresenceState.ONLINE
+    ] == []

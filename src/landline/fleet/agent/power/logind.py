@@ -287,7 +287,8 @@ class LogindPower:
         except TimeoutError as error:
             raise PowerError(f"The system bus did not answer in {self._call_timeout_s:g} s.") from error
         except (OSError, EOFError, DBusFastError) as error:
-            raise PowerError(f"The system bus cannot be reached: {error}") from error
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            raise PowerError(f"The system bus cannot be reached: {reason}") from error
 
     def _connected_bus(self) -> MessageBus:
         # A call on a connection that ended would never return.

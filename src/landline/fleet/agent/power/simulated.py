@@ -17,7 +17,9 @@ class SimulatedPower:
 
     name = "simulated"
 
-    def __init__(self, persons: tuple[Person, ...] = (), *, logged_off: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, persons: tuple[Person, ...] = (), *, logged_off: Callable[[], None] | None = None
+    ) -> None:
         self._persons = persons
         self._logged_off = logged_off
         self._going_down = asyncio.Event()

@@ -1,0 +1,208 @@
+"""What a peer's messages and requests set going: handlers run, in order or at once, and answers go back.
+
+A line makes one of these when the first handler is to run; most lines of a server that only sends never need one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError
+from landline.handlers import Handler, Handlers, encode_value
+from landline.session.events import MessageReceived
+from landline.session.wire import Operation
+
+if TYPE_CHECKING:
+    from landline.line import Line
+
+logger = logging.getLogger("landline")
+
+REQUESTS_RUNNING_MAX: Final = 64
+"""Requests of one peer answered at once; more wait, unacknowledged, and so in the end make the peer wait."""
+
+
+class Answers:
+    """The handlers at work for one line."""
+
+    __slots__ = ("_backlog", "_handlers", "_line", "_loop", "_running", "_waiting", "_worker")
+
+    def __init__(self, line: Line, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
+        self._line = line
+        self._handlers = handlers
+        self._loop = loop
+        self._backlog: deque[tuple[MessageReceived, Handler]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._waiting: deque[tuple[MessageReceived, Handler]] = deque()
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether messages wait for those before them."""
+        return bool(self._backlog)
+
+    def untaken(self) -> Iterator[MessageReceived]:
+        """Messages whose handlers have not finished."""
+        return (message for message, _ in self._backlog)
+
+    def receive_message(self, message: MessageReceived, handler: Handler) -> None:
+        """Runs the handler of a message, after those of the messages before it."""
+        if handler.is_async or self._backlog:
+            self._backlog.append((message, handler))
+            if self._worker is None:
+                self._worker = self._loop.create_task(self._work())
+        else:
+            self._line.take(message)
+            self._run_plain(handler, message)
+
+    def receive_request(self, message: MessageReceived) -> None:
+        """Runs the handler of a request, at once or when one of those running has ended."""
+        handler = self._handlers.find(message.name) if message.name else None
+        if handler is None:
+            self._line.take(message)
+            self._answer_error(message.correlation, "no_handler", message.name)
+        elif not handler.is_async:
+            self._line.take(message)
+            self._answer_plain(message, handler)
+        elif len(self._running) >= REQUESTS_RUNNING_MAX:
+            self._waiting.append((message, handler))
+        else:
+            self._start_request(message, handler)
+
+    def cancel_request(self, correlation: int) -> None:
+        """The peer does not want the answer any more."""
+        task = self._running.get(correlation)
+        if task is not None:
+            task.cancel()
+            # A task cancelled before its first step never reaches its own `finally`.
+            task.add_done_callback(functools.partial(self._request_done, correlation))
+            return
+        for entry in list(self._waiting):
+            if entry[0].correlation == correlation:
+                self._waiting.remove(entry)
+                self._line.take(entry[0])
+
+    def abandon(self) -> None:
+        """The session is gone: nobody is left to answer, and what waits unacknowledged cannot be acknowledged."""
+        self._waiting.clear()
+        running, self._running = self._running, {}
+        for task in running.values():
+            task.cancel()
+
+    def log_failed(self, message: MessageReceived, error: Exception) -> None:
+        """Logs what the handler of a message raised."""
+        if isinstance(error, msgspec.DecodeError):
+            logger.warning("%r sent a message %r that does not fit: %s", self._line, message.name, error)
+        else:
+            logger.error("the handler for messages %r of %r failed", message.name, self._line, exc_info=error)
+
+    def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
+        try:
+            handler.function(self._line, handler.body_of(message.body, message.is_packed))
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self.log_failed(message, error)
+
+    async def _work(self) -> None:
+        """Runs the handlers of messages one after the other; ends when none waits."""
+        backlog = self._backlog
+        try:
+            while backlog:
+                message, handler = backlog[0]
+                if handler.is_async:
+                    try:
+                        await handler.function(self._line, handler.body_of(message.body, message.is_packed))
+                    except Exception as error:  # noqa: BLE001 - it is logged
+                        self.log_failed(message, error)
+                else:
+                    self._run_plain(handler, message)
+                backlog.popleft()
+                self._line.take(message)
+        finally:
+            self._worker = None
+            backlog.clear()
+
+    def _start_request(self, message: MessageReceived, handler: Handler) -> None:
+        self._line.take(message)
+        if message.correlation in self._running:
+            self._answer_error(message.correlation, "bad_request", "two requests with one correlation id")
+            return
+        self._running[message.correlation] = self._loop.create_task(self._answer(message, handler))
+
+    def _answer_plain(self, message: MessageReceived, handler: Handler) -> None:
+        try:
+            result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
+            body, is_packed = encode_value(result)
+        except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+            self._answer_error(message.correlation, *self._error_of(error, message.name))
+        else:
+            self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
+
+    async def _answer(self, message: MessageReceived, handler: Handler) -> None:
+        session = self._line.session
+        try:
+            try:
+                result = await handler.function(self._line, handler.body_of(message.body, message.is_packed))
+                body, is_packed = encode_value(result)
+                operation = Operation.RESPONSE
+            except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+                operation = Operation.ERROR
+                body, is_packed = encode_value(self._error_of(error, message.name))
+            if self._line.session is not session:
+                return  # The handler outlived the session: a new one knows nothing of this request.
+            await self._line.transmit(
+                operation, b"", body, correlation=message.correlation, is_packed=is_packed
+            )
+        except MessageTooLarge as error:
+            self._answer_error(message.correlation, "too_large", f"the answer is {error}")
+        except LineClosed:
+            logger.debug("%r ended before the answer to %r could be sent", self._line, message.name)
+        finally:
+            self._request_done(message.correlation, asyncio.current_task())
+
+    def _request_done(self, correlation: int, task: asyncio.Task[None] | None) -> None:
+        # A handler that outlived its session may end while a new request bears the same id.
+        if self._running.get(correlation) is task:
+            del self._running[correlation]
+        while self._waiting and len(self._running) < REQUESTS_RUNNING_MAX:
+            self._start_request(*self._waiting.popleft())
+
+    def _error_of(self, error: Exception, name: str) -> tuple[str, str]:
+        """What the peer is told of a handler's exception; anything unexpected stays in our own log."""
+        if isinstance(error, RequestError):
+            return error.code, error.message
+        if isinstance(error, msgspec.DecodeError):
+            return "bad_request", f"the body of {name!r} does not fit: {error}"
+        logger.error("the handler for %r of %r failed", name, self._line, exc_info=error)
+        return "failed", f"the handler for {name!r} failed"
+
+    def _answer_error(self, correlation: int, code: str, text: str) -> None:
+        body, is_packed = encode_value((code, text))
+        self._answer_nowait(Operation.ERROR, correlation, body, is_packed)
+
+    def _answer_nowait(self, operation: Operation, correlation: int, body: bytes, is_packed: bool) -> None:
+        try:
+            self._line.transmit_nowait(operation, b"", body, correlation=correlation, is_packed=is_packed)
+        except BufferFull:
+            self._running[correlation] = self._loop.create_task(
+                self._answer_later(operation, correlation, body, is_packed)
+            )
+        except LineClosed:
+            logger.debug("%r ended before an answer could be sent", self._line)
+        except MessageTooLarge as error:
+            self._answer_error(correlation, "too_large", f"the answer is {error}")
+
+    async def _answer_later(
+        self, operation: Operation, correlation: int, body: bytes, is_packed: bool
+    ) -> None:
+        try:
+            await self._line.transmit(operation, b"", body, correlation=correlation, is_packed=is_packed)
+        except LineClosed:
+            logger.debug("%r ended before an answer could be sent", self._line)
+        finally:
+            self._request_done(correlation, asyncio.current_task())

@@ -1,0 +1,95 @@
+"""Requests of ours that wait for the peer's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from landline.errors import (
+    BufferFull,
+    LineClosed,
+    NoHandler,
+    RequestError,
+    RequestLost,
+    RequestTimeout,
+)
+from landline.handlers import Handler, decode_value, encode_value
+from landline.session.events import MessageReceived
+from landline.session.wire import Operation
+
+if TYPE_CHECKING:
+    from landline.line import Line
+
+
+class Requests:
+    """The requests of one line that are under way. Correlation ids are never used twice on one line."""
+
+    __slots__ = ("_correlations", "_line", "_loop", "_pending")
+
+    def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
+        self._line = line
+        self._loop = loop
+        self._correlations = itertools.count(1)
+        self._pending: dict[int, tuple[str, asyncio.Future[MessageReceived]]] = {}
+
+    async def ask(self, name: str, value: Any, timeout_s: float | None, response_type: Any) -> Any:
+        """See :meth:`landline.Line.request`."""
+        body, is_packed = encode_value(value)
+        correlation = next(self._correlations)
+        future: asyncio.Future[MessageReceived] = self._loop.create_future()
+        sent = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._line.transmit(
+                    Operation.REQUEST, name.encode(), body, correlation=correlation, is_packed=is_packed
+                )
+                sent = True
+                self._pending[correlation] = (name, future)
+                answer = await future
+        except TimeoutError as error:
+            raise RequestTimeout(name, timeout_s or 0.0) from error
+        finally:
+            if sent:
+                self._pending.pop(correlation, None)
+                if future.cancelled() or not future.done():
+                    self._send_cancel(correlation)
+        if answer.operation is Operation.ERROR:
+            raise _decode_error(name, answer)
+        if response_type is Any:
+            return decode_value(answer.body, answer.is_packed)
+        return Handler(_no_function, response_type).body_of(answer.body, answer.is_packed)
+
+    def receive_answer(self, answer: MessageReceived) -> None:
+        """A response or an error. One to a request given up meanwhile is of no use to anybody."""
+        pending = self._pending.get(answer.correlation)
+        if pending is not None and not pending[1].done():
+            pending[1].set_result(answer)
+
+    def fail(self, why: str) -> None:
+        """No answer will come any more."""
+        pending, self._pending = self._pending, {}
+        for name, future in pending.values():
+            if not future.done():
+                future.set_exception(RequestLost(name, why))
+
+    def _send_cancel(self, correlation: int) -> None:
+        """Best effort: a peer that is gone, or behind a full buffer, has nothing to cancel for us any more."""
+        try:
+            self._line.transmit_nowait(Operation.CANCEL, b"", b"", correlation=correlation, is_packed=False)
+        except (LineClosed, BufferFull):
+            return
+
+
+def _no_function(line: Line, value: Any) -> None:
+    raise AssertionError("never called")
+
+
+def _decode_error(name: str, answer: MessageReceived) -> RequestError:
+    try:
+        code, text = msgspec.msgpack.decode(answer.body, type=tuple[str, str])
+    except msgspec.DecodeError:
+        return RequestError("failed", f"the peer answered {name!r} with an error that cannot be read")
+    return NoHandler(name) if code == "no_handler" else RequestError(code, text)

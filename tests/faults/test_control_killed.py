@@ -1,0 +1,113 @@
+"""A control server that is killed at the worst moments, and started again: no machine acts twice, nothing is lost."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from landline.fleet.model import Action, ExecutionState, PresenceState
+
+MOMENTS = (
+    "accepted",
+    "in the countdown",
+    "as the countdown ends",
+    "when the command has begun",
+    "before the command ends, which it does alone",
+    "when the command has ended",
+)
+
+
+@pytest.fixture(scope="module")
+def known_machines(fleet):
+    return [fleet.machine(name) for name in ("busy", "patient", "away")]
+
+
+@pytest.fixture
+def machines(fleet, known_machines):
+    """Three machines that are on, with agents that have not yet been disappointed and so come back soon."""
+    for machine in known_machines:
+        machine.end()
+        machine.forget()
+        machine.begin_to_start()
+    for machine in known_machines:
+        machine.joins(1)
+        fleet.control.shows(machine.name, PresenceState.ONLINE)
+    return known_machines
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_every_job_is_done_once(fleet, machines, poll, moment):
+    control = fleet.control
+    busy, _, away = machines
+    away.agent.ends(signal.SIGTERM)
+    control.shows("away", PresenceState.OFFLINE)
+    queued = control.order(Action.LOG_OFF, "away", message="queued", queue_for_s=60)
+    counting = control.order(Action.LOG_OFF, "patient", message="counting", delay_s=3.0)
+    control.reaches(counting, ExecutionState.DELIVERED)
+
+    busy.shut_gate()
+    if moment == "accepted":
+        now = control.order(Action.LOG_OFF, "busy", message="now")
+    elif moment == "in the countdown":
+        now = control.order(Action.LOG_OFF, "busy", message="now", delay_s=2.0)
+        control.reaches(now, ExecutionState.DELIVERED)
+    elif moment == "as the countdown ends":
+        now = control.order(Action.LOG_OFF, "busy", message="now", delay_s=0.2)
+        due_at = control.execution(now).due_at
+        poll(lambda: time.time() >= due_at)
+    else:
+        now = control.order(Action.LOG_OFF, "busy", message="now")
+        poll(lambda: busy.acts)
+        if moment == "when the command has ended":
+            control.program.freeze()
+            busy.open_gate()
+            poll(lambda: '"done"' in busy.journal.read_text().splitlines()[-1])
+    control.program.kill()
+    if moment == "before the command ends, which it does alone":
+        busy.open_gate()
+        poll(lambda: busy.ended)
+
+    control.start()
+    control.shows("busy", PresenceState.ONLINE)
+    control.shows("patient", PresenceState.ONLINE)
+    assert control.execution(queued).state is ExecutionState.QUEUED
+    if not busy.ended:
+        poll(lambda: busy.acts)
+        control.reaches(now, ExecutionState.ACTING)
+        busy.open_gate()
+    away.start()
+    for job in (now, counting, queued):
+        assert control.ended(job).state is ExecutionState.DONE, control.life(job)
+    assert [machine.acts for machine in machines] == [["now"], ["counting"], ["queued"]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random(fleet, machines, seed):
+    control = fleet.control
+    dice = random.Random(seed)
+    jobs = {}
+    for round_number in range(2):
+        for number, machine in enumerate(dice.choices(machines, k=3)):
+            message = f"{seed}-{round_number}-{number}"
+            delay_s = dice.choice((0.0, dice.uniform(0, 1.5)))
+            jobs[message] = control.order(Action.LOG_OFF, machine.name, message=message, delay_s=delay_s)
+        time.sleep(dice.uniform(0, 0.4))
+        control.program.kill()
+        control.start()
+    for job in jobs.values():
+        assert control.ended(job).state is ExecutionState.DONE, control.life(job)
+    acts = [act for machine in machines for act in machine.acts]
+    assert sorted(acts) == sorted(jobs)
+
+
+def test_request_repeated_after_the_death_of_the_server_is_the_same_job(fleet, machines):
+    control = fleet.control
+    [busy, *_] = machines
+    job = control.order(Action.LOG_OFF, "busy", message="same", request_id="the same")
+    control.program.kill()
+    control.start()
+    assert control.order(Action.LOG_OFF, "busy", message="same", request_id="the same") == job
+    assert control.ended(job).state is ExecutionState.DONE
+    assert control.order(Action.LOG_OFF, "busy", message="same", request_id="the same") == job
+    assert busy.acts == ["same"]

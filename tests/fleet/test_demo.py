@@ -1,0 +1,162 @@
+"""``landline demo``: a whole fleet on one machine, driven by itself or by the other commands."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from landline.fleet.api import JobView
+from landline.fleet.model import ExecutionState, Machine
+
+
+def load_processes():
+    """The helpers of the fault tests: tests are no package, so they are loaded by their path."""
+    name = "landline_test_processes"
+    if name not in sys.modules:
+        path = Path(__file__).parent.parent / "faults" / "processes.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture
+def processes() -> Iterator:
+    directory = Path(tempfile.mkdtemp(prefix="ll-"))
+    with load_processes().run_processes(directory) as running:
+        yield running
+    shutil.rmtree(directory)
+
+
+def test_drives_itself(processes):
+    demo = processes.run("demo", "--machines", "6", "--seconds", "6", "--json")
+    assert demo.process.returncode == 0, demo.err
+    [line] = demo.out.splitlines()
+    figures = json.loads(line)
+    assert figures["machines"] == figures["machines_online"] == 6
+    assert figures["messages_sent"] > 0
+    assert figures["messages_lost"] == figures["messages_duplicated"] == 0
+    assert figures["jobs"]
+    assert all(ExecutionState(state).is_final for state in figures["jobs"]), figures["jobs"]
+    assert_nothing_is_left(processes, descendants_of(demo.process.pid))
+
+
+def test_other_commands_find_it(processes):
+    poll = load_processes().until
+    demo = processes.start("demo", "--machines", "4")
+    poll(lambda: states(processes) == ["online"] * 4, lambda: f"{states(processes)} {demo.err}")
+    demo.says("4 machines are online")
+    children = descendants_of(demo.process.pid)
+    assert children
+
+    status, view = act(processes, "restart", "sim-01", "--in", "1s", "--no-cancel", "--no-postpone")
+    assert (status, view.executions[0].state) == (0, ExecutionState.DONE)
+    assert "new boot id" in view.executions[0].detail
+
+    status, view = act(processes, "shutdown", "sim-02", "--in", "1s", "--no-cancel", "--no-postpone")
+    assert (status, view.executions[0].state) == (0, ExecutionState.DONE)
+    poll(lambda: states(processes)[1] == "offline (shut down)")
+    status, view = act(processes, "restart", "sim-02")
+    assert (status, view.executions[0].state) == (1, ExecutionState.REFUSED)
+    assert "offline (shut down)" in view.executions[0].detail
+
+    status, view = act(processes, "wake", "sim-02")
+    assert (status, view.executions[0].state) == (0, ExecutionState.DONE)
+    assert states(processes)[1] == "online"
+
+    later = processes.run("restart", "sim-03", "sim-04", "--in", "1h", "--yes", "--no-wait", "--json")
+    assert later.process.returncode == 0
+    job_id = msgspec.json.decode(later.out, type=JobView).job.id
+    cancelled = processes.run("cancel", job_id, "--json")
+    assert cancelled.process.returncode == 0
+    view = msgspec.json.decode(cancelled.out, type=JobView)
+    assert [execution.state for execution in view.executions] == [ExecutionState.CANCELLED] * 2
+
+    assert demo.ends(signal.SIGINT) == 0
+    assert demo.err == ""
+    assert_nothing_is_left(processes, children)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_ends_while_it_starts(processes, number):
+    demo = processes.start("demo", "--machines", "2")
+    children = load_processes().until(lambda: descendants_of(demo.process.pid))
+    assert demo.ends(number) == 0
+    assert demo.err == ""
+    assert_nothing_is_left(processes, children)
+
+
+def test_killed(processes):
+    """Its machines end by themselves, and the next one takes its place."""
+    demo = processes.start("demo", "--machines", "2")
+    demo.says("2 machines are online")
+    [machines] = [
+        pid for pid in descendants_of(demo.process.pid) if b"landline.fleet.simulated" in command_of(pid)
+    ]
+    demo.kill()
+    load_processes().until(lambda: not is_alive(machines))
+    after = processes.start("demo", "--machines", "2")
+    after.says("2 machines are online")
+    assert after.ends(signal.SIGTERM) == 0
+    assert after.err == ""
+    assert_nothing_is_left(processes, set())
+
+
+def act(processes, *arguments: str) -> tuple[int, JobView]:
+    """A command that follows its job to the end: its exit status, and the job then."""
+    program = processes.run(*arguments, "--yes", "--json")
+    return program.process.returncode, msgspec.json.decode(program.out, type=JobView)
+
+
+def states(processes) -> list[str]:
+    """The presence of every machine, in order of name; none where no control server answers."""
+    listed = processes.run("ls", "--json")
+    if listed.process.returncode != 0:
+        return []
+    machines = msgspec.convert(json.loads(listed.out)["machines"], list[Machine])
+    return [
+        machine.presence.state.value + (f" ({machine.presence.cause})" if machine.presence.cause else "")
+        for machine in machines
+    ]
+
+
+def descendants_of(pid: int) -> set[int]:
+    """The processes that a process started, and those that they started."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            match = re.search(r"\) \S (\d+)", status.read_text())
+        except OSError:
+            continue
+        parents[int(status.parent.name)] = int(match[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def assert_nothing_is_left(processes, children: set[int]) -> None:
+    load_processes().until(lambda: not [pid for pid in children if is_alive(pid)])
+    assert not list((processes.directory / "run").glob("*.sock"))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,62 @@
+"""The life cycle of an execution: every state has its row, and nothing goes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from landline.fleet.model import FINAL_STATES, LIFE_CYCLE, Action, ExecutionState
+
+S = ExecutionState
+
+ORDER = [S.QUEUED, S.DELIVERED, S.PROMPTED, S.POSTPONED, S.ACCEPTED, S.ACTING]
+
+
+def test_every_state_has_a_row_and_every_entry_is_a_state() -> None:
+    assert set(LIFE_CYCLE) == set(ExecutionState)
+    assert all(after in LIFE_CYCLE for afters in LIFE_CYCLE.values() for after in afters)
+
+
+def test_no_state_follows_itself() -> None:
+    assert all(state not in LIFE_CYCLE[state] for state in ExecutionState)
+
+
+@pytest.mark.parametrize("state", sorted(FINAL_STATES))
+def test_final_states_lead_nowhere_but_for_an_unknown_outcome_that_is_settled(state: ExecutionState) -> None:
+    assert LIFE_CYCLE[state] == ({S.DONE, S.FAILED} if state is S.UNKNOWN else set())
+
+
+@pytest.mark.parametrize("state", ORDER)
+def test_there_is_no_way_back_but_between_prompted_and_postponed(state: ExecutionState) -> None:
+    earlier = {
+        after for after in LIFE_CYCLE[state] if after in ORDER and ORDER.index(after) < ORDER.index(state)
+    }
+    assert earlier == ({S.PROMPTED} if state is S.POSTPONED else set())
+
+
+def test_nothing_begins_twice() -> None:
+    # Once a state is left towards acting or beyond, nothing leads to acting again.
+    reached = [S.ACTING]
+    for state in reached:
+        reached += [after for after in LIFE_CYCLE[state] if after not in reached]
+    assert set(reached) == {S.ACTING, S.DONE, S.FAILED, S.UNKNOWN}
+
+
+def test_what_has_begun_can_no_longer_be_stopped() -> None:
+    for state in ExecutionState:
+        if state.has_begun:
+            assert not LIFE_CYCLE[state] & {S.CANCELLED, S.REFUSED, S.EXPIRED}
+
+
+@pytest.mark.parametrize("state", [state for state in ExecutionState if not state.is_final])
+def test_every_state_that_is_not_final_leads_to_an_end(state: ExecutionState) -> None:
+    assert LIFE_CYCLE[state] & FINAL_STATES
+    assert S.FAILED in LIFE_CYCLE[state]
+
+
+def test_properties_agree_with_the_table() -> None:
+    assert {state for state in ExecutionState if state.is_final} == FINAL_STATES
+    assert {state for state in ExecutionState if state.has_begun} == {S.ACTING, S.DONE, S.UNKNOWN}
+
+
+def test_every_action_has_a_past() -> None:
+    assert [action.past for action in Action] == ["logged off", "restarted", "shut down", "woken"]
