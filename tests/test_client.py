@@ -615,3 +615,23 @@ async def test_closing_after_a_loss_drains_over_the_next_link(relay, quick, unti
 @pytest.fixture(autouse=True)
 def _quiet(caplog):
     caplog.set_level(logging.INFO, logger="landline")
+
+
+async def test_alternatives_of_a_goodbye_are_tried_first(until):
+    first, second = landline.Server(), landline.Server()
+    async with first.listen("tcp://127.0.0.1:0") as here, second.listen("tcp://127.0.0.1:0") as there:
+        connector = landline.connect(str(here), backoff=landline.Backoff(first=0.001, cap=0.002))
+        async with connector as line:
+            await first.close(retry_after_s=0.0, alternatives=["nonsense", str(there)])
+            await until(lambda: second.lines)
+            await until(lambda: line.state == "online")
+
+
+async def test_an_alternative_without_encryption_is_not_followed_from_encrypted_ones():
+    connector = landline.connect(["tls://one", "tls://two"])
+    connector._try_first(["tcp://three", "tls://four"])
+    assert [str(endpoint) for endpoint in connector._endpoints] == [
+        "tls://four:5463",
+        "tls://one:5463",
+        "tls://two:5463",
+    ]

@@ -100,6 +100,7 @@ class Connector:
         options: TransportOptions,
     ) -> None:
         self.handlers = Handlers()
+        self._given = endpoints
         self._endpoints = endpoints
         self._auth = auth
         self._identity = identity
@@ -254,7 +255,29 @@ class Connector:
                         return
                     self._lose_session(line, f"the server ended the session: {detail}")
                     retry_after_s, spread_s = ended.retry_after_s, ended.spread_s
+                    self._try_first(ended.alternatives)
             await self._wait(line, cause, detail, failure, retry_after_s, spread_s)
+
+    def _try_first(self, alternatives: Sequence[str]) -> None:
+        """The server named others that can take us: they go before the URLs we were given.
+
+        One that would give up encryption where all our own have it is not followed.
+        """
+        if not alternatives:
+            return
+        named = []
+        for url in alternatives:
+            try:
+                endpoint = parse_url(url)
+            except ConfigurationError as error:
+                logger.warning("the server named an alternative that cannot be used: %s", error)
+                continue
+            if endpoint.scheme == "tcp" and all(own.scheme == "tls" for own in self._given):
+                logger.warning("the server named %s, which is not encrypted; not followed", endpoint)
+                continue
+            named.append(endpoint)
+        self._endpoints = named + [endpoint for endpoint in self._given if endpoint not in named]
+        self._attempts = 0
 
     async def _wait(
         self,

@@ -355,15 +355,25 @@ class Line:
             raise SessionLost(f"closed here: {reason or code.name}", lost, code)
 
     def end(
-        self, code: Code, reason: str = "", *, retry_after_s: float | None = None, spread_s: float = 0.0
+        self,
+        code: Code,
+        reason: str = "",
+        *,
+        retry_after_s: float | None = None,
+        spread_s: float = 0.0,
+        alternatives: tuple[str, ...] = (),
     ) -> tuple[Unconfirmed, ...]:
-        """Ends the line at once with a BYE and returns the messages that stayed unconfirmed."""
+        """Ends the line at once with a BYE and returns the messages that stayed unconfirmed.
+
+        A client that may return does so after ``retry_after_s`` and a random part of ``spread_s``, and tries the
+        URLs of ``alternatives`` (16 at most) first.
+        """
         session = self._session
         if self._state is LineState.CLOSED or session is None:
             self.finish(StateChange(state=LineState.CLOSED, cause=LossKind.CLOSED_HERE, detail=reason), None)
             return ()
         lost = unconfirmed_messages(session)
-        session.close(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+        session.close(code, reason, retry_after_s=retry_after_s, spread_s=spread_s, alternatives=alternatives)
         self._flush()
         change = StateChange(state=LineState.CLOSED, cause=LossKind.CLOSED_HERE, detail=reason, code=code)
         self.finish(change, None)

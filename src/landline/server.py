@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, cast
 
@@ -200,11 +200,13 @@ class Server:
         reason: str = "the server stops",
         retry_after_s: float | None = None,
         spread_s: float = 0.0,
+        alternatives: Sequence[str] = (),
         timeout: float = DRAIN_TIMEOUT_S,
     ) -> None:
         """Stops listening, lets every line drain (``timeout`` seconds at most), and says goodbye.
 
-        Clients come back if ``code`` says so, after ``retry_after_s`` and a random part of ``spread_s``. Messages
+        Clients come back if ``code`` says so, after ``retry_after_s`` and a random part of ``spread_s``, and try the
+        URLs of ``alternatives`` (16 at most, 500 characters each) before those they know. Messages
         that stay unconfirmed are reported as :meth:`on_session_lost` says. Cancelling closes at once.
         """
         if self._closing:
@@ -226,7 +228,13 @@ class Server:
             logger.warning("closing with messages still unconfirmed after %g s", timeout)
         finally:
             for line in lines:
-                lost = line.end(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+                lost = line.end(
+                    code,
+                    reason,
+                    retry_after_s=retry_after_s,
+                    spread_s=spread_s,
+                    alternatives=tuple(alternatives),
+                )
                 self._report_lost(line, lost)
             # The function of a line may itself be what closes the server.
             tasks = self._tasks - {asyncio.current_task()}

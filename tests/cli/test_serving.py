@@ -244,8 +244,11 @@ def test_a_file_where_the_data_should_be(processes, agent, place, command, below
     assert (place / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["agents.token", "operators.token"])
-@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 40], ids=["empty", "short", "binary"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("agents.token", b""), ("operators.token", b"short\n"), ("operators.token", b"\xff" * 40)],
+    ids=["empty", "short", "binary"],
+)
 def test_a_token_that_is_none(processes, place, name, content):
     (place / "data").mkdir()
     (place / "data" / name).write_bytes(content)

@@ -34,7 +34,7 @@ def test_killed_during_the_countdown(fleet, machine):
     assert machine.acts == ["once"]
 
 
-@pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
+@pytest.mark.parametrize("action", [Action.LOG_OFF, Action.SHUT_DOWN])
 def test_killed_while_its_command_runs(fleet, machine, poll, action):
     machine.shut_gate()
     job = fleet.control.order(action, machine.name, message="once")

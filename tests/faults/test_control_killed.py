@@ -43,14 +43,14 @@ def test_every_job_is_done_once(fleet, machines, poll, moment):
     away.agent.ends(signal.SIGTERM)
     control.shows("away", PresenceState.OFFLINE)
     queued = control.order(Action.LOG_OFF, "away", message="queued", queue_for_s=60)
-    counting = control.order(Action.LOG_OFF, "patient", message="counting", delay_s=3.0)
+    counting = control.order(Action.LOG_OFF, "patient", message="counting", delay_s=2.0)
     control.reaches(counting, ExecutionState.DELIVERED)
 
     busy.shut_gate()
     if moment == "accepted":
         now = control.order(Action.LOG_OFF, "busy", message="now")
     elif moment == "in the countdown":
-        now = control.order(Action.LOG_OFF, "busy", message="now", delay_s=2.0)
+        now = control.order(Action.LOG_OFF, "busy", message="now", delay_s=1.5)
         control.reaches(now, ExecutionState.DELIVERED)
     elif moment == "as the countdown ends":
         now = control.order(Action.LOG_OFF, "busy", message="now", delay_s=0.2)

@@ -101,7 +101,10 @@ def serve(
 ) -> None:
     """Run the control server until Ctrl-C or SIGTERM."""
     _show_logs()
-    sys.exit(_run(_serve(data, listen, http, socket)))
+    directory = None if data is None else _path("--data", data)
+    unix_path = None if socket is None else _path("--socket", socket)
+    tcp = None if http is None else _host_and_port(http)
+    sys.exit(_run(_serve(directory, listen, tcp, unix_path)))
 
 
 def agent(
@@ -223,19 +226,19 @@ async def _show_demo(shown: Demo) -> None:
 # serve
 
 
-async def _serve(data: str | None, listen: str, http: str | None, socket: str | None) -> int:
+async def _serve(data: Path | None, listen: str, http: tuple[str, int] | None, unix_path: Path | None) -> int:
     import asyncio
     import signal
 
     from landline.fleet.paths import control_socket, data_directory
     from landline.fleet.serve import ControlPlan, control_server
 
-    directory = data_directory() / "control" if data is None else _path("--data", data)
+    directory = data or data_directory() / "control"
     plan = ControlPlan(
         data=directory,
         listen=listen,
-        socket=control_socket() if socket is None else _path("--socket", socket),
-        http=None if http is None else _host_and_port(http),
+        socket=unix_path or control_socket(),
+        http=http,
     )
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
