@@ -8,7 +8,7 @@ import pytest
 
 import landline
 from landline import Heartbeat
-from landline.fleet import control as control_module
+from landline.fleet import subscriptions
 from landline.fleet.agent.prompt import Answer, Choice
 from landline.fleet.api import (
     CancelRequest,
@@ -420,7 +420,7 @@ async def test_a_subscriber_gets_a_snapshot_and_then_every_change(house) -> None
 
 
 async def test_a_slow_subscriber_gets_a_new_snapshot(house, monkeypatch, until) -> None:
-    monkeypatch.setattr(control_module, "UPDATES_WAITING_MAX", 10)
+    monkeypatch.setattr(subscriptions, "UPDATES_WAITING_MAX", 10)
     await house.start()
     machine = await house.machine().boot()
     updates = house.control.updates()

@@ -11,8 +11,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -33,6 +33,7 @@ from landline.fleet.api import (
     Target,
     Update,
 )
+from landline.fleet.ledger import Ledger
 from landline.fleet.messages import (
     NOT_JOINED,
     STORAGE_FAILED,
@@ -60,6 +61,7 @@ from landline.fleet.model import (
     PresenceState,
 )
 from landline.fleet.storage import Storage, StorageError
+from landline.fleet.subscriptions import Subscriptions
 from landline.fleet.wake import Waker
 
 logger = logging.getLogger("landline.control")
@@ -69,10 +71,6 @@ SWEEP_EVERY_S: Final = 0.5
 ROUND_TRIP_EVERY_S: Final = 5.0
 WAKE_AGAIN_S: Final = 5.0
 """How often the magic packet is repeated: it is a datagram, and network cards miss some while they power up."""
-UPDATES_WAITING_MAX: Final = 1000
-"""Updates kept for one reader; a slower one gets a new snapshot instead."""
-UNKNOWN_KEPT_S: Final = 7 * 86_400.0
-"""How long an unknown outcome can still be settled by the machine's return."""
 ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
 """Without look-alikes: people type these."""
 
@@ -81,9 +79,6 @@ _LOSS_CAUSES: Final = {
     LossKind.LINK_LOST: Cause.LINK_LOST,
     LossKind.CLOSED_BY_PEER: Cause.AGENT_STOPPED,
 }
-
-
-_Result = TypeVar("_Result")
 
 
 class _Guest:
@@ -117,11 +112,9 @@ class Control:
         self._clock = clock
         self._machines: dict[str, Machine] = {}
         self._lines: dict[str, Line] = {}
-        self._open: dict[str, Execution] = {}
-        self._jobs: dict[str, Job] = {}
-        self._job_executions: dict[str, dict[str, Execution]] = {}
+        self._ledger = Ledger(storage, self._publish_job)
+        self._subscriptions = Subscriptions(self._snapshot)
         self._unsaved_machines: set[str] = set()
-        self._readers: set[_Reader] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._started_at = clock()
         self.agents_url = agents_url
@@ -152,8 +145,7 @@ class Control:
 
     def close_readers(self) -> None:
         """Ends every subscription to updates."""
-        for reader in list(self._readers):
-            reader.close()
+        self._subscriptions.close()
 
     async def stop(self) -> None:
         """Ends its own work and stores what is not stored yet; the server and the storage stay open."""
@@ -163,6 +155,7 @@ class Control:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._ledger.close()
         await self._save_machines()
 
     # Operations.
@@ -210,53 +203,32 @@ class Control:
         executions = [
             jobs.plan(job, machine, f"{job.id}-{number}") for number, machine in enumerate(machines, 1)
         ]
-        stored = await self._to_its_end(self._add_job(job, executions))
+        stored = await self._ledger.add(job, executions, lambda: self._begin(job, executions))
         if stored.id != job.id:
             return await self.job(stored.id)
         return JobView(job=job, executions=tuple(executions))
 
     async def jobs(self, limit: int) -> tuple[JobView, ...]:
-        stored = await self._storage.jobs(limit)
-        executions: dict[str, list[Execution]] = {job.id: [] for job in stored}
-        for execution in await self._storage.executions_of([job.id for job in stored]):
-            executions[execution.job_id].append(self._open.get(execution.id, execution))
-        return tuple(JobView(job=job, executions=tuple(executions[job.id])) for job in stored)
+        return await self._ledger.newest(limit)
 
     async def job(self, job_id: str) -> JobView:
-        job = await self._find_job(job_id)
-        stored = await self._storage.executions_of([job.id])
-        return JobView(
-            job=job,
-            executions=tuple(self._open.get(execution.id, execution) for execution in stored),
-            events=await self._storage.events_of(job.id),
-        )
+        return await self._ledger.view(job_id)
 
     async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
-        job = await self._find_job(job_id)
+        job = await self._ledger.find_job(job_id)
         now = self._clock()
         cancelled = [
             execution
-            for before in self._executions_of(job.id)
+            for before in self._ledger.of_job(job.id)
             if (execution := jobs.cancel(before, now, cancelled_by=request.cancelled_by)) is not None
         ]
-        await self._record(cancelled)
+        await self._ledger.record(cancelled)
         for execution in cancelled:
             self._withdraw(execution.machine_id, execution.id, execution.detail)
         return await self.job(job.id)
 
-    async def updates(self) -> AsyncIterator[Update]:
-        reader = _Reader()
-        self._readers.add(reader)
-        try:
-            while not reader.is_closed:
-                if reader.needs_snapshot:
-                    reader.restart()
-                    yield self._snapshot()
-                update = await reader.next_update()
-                if update is not None:
-                    yield update
-        finally:
-            self._readers.discard(reader)
+    def updates(self) -> AsyncIterator[Update]:
+        return self._subscriptions.updates()
 
     # The server's lines.
 
@@ -362,17 +334,17 @@ class Control:
         now = self._clock()
         known_by_id = {entry.id: entry for entry in known}
         settled = []
-        for execution in self._executions_for(machine.id):
-            job = self._jobs[execution.job_id]
+        for execution in self._ledger.for_machine(machine.id):
+            job = self._ledger.job_of(execution)
             after = jobs.settle_on_join(job, execution, machine, known_by_id.get(execution.id), now)
             if after is not None:
                 settled.append(after)
-        await self._record(settled)
+        await self._ledger.record(settled)
         for told in known:
-            stored = self._open.get(told.id)
+            stored = self._ledger.find(told.id)
             if told.is_running and (stored is None or (stored.state.is_final and not stored.state.has_begun)):
                 self._withdraw(machine.id, told.id, "it is over" if stored is None else stored.detail)
-        for execution in self._executions_for(machine.id):
+        for execution in self._ledger.for_machine(machine.id):
             if execution.state.is_final or execution.state is ExecutionState.ACTING:
                 continue
             entry = known_by_id.get(execution.id)
@@ -391,12 +363,12 @@ class Control:
         machine, execution = self._execution_of(line, report.execution.id)
         if execution is None:
             return True  # Over long ago: nothing to add.
-        job = self._jobs[execution.job_id]
+        job = self._ledger.job_of(execution)
         after = jobs.receive_report(
             job, execution, report.execution, self._clock(), power=machine.facts.power
         )
         if after is not None:
-            await self._record([after])
+            await self._ledger.record([after])
         return True
 
     async def _receive_claim(self, line: Line, claim: Claim) -> Grant:
@@ -405,21 +377,23 @@ class Control:
             return Grant(False, "there is no such job any more")
         grant, after = jobs.claim(execution, self._clock(), boot_id=claim.boot_id)
         if after is not None:
-            await self._record([after])
+            await self._ledger.record([after])
         return grant
 
     async def _receive_postpone(self, line: Line, request: Postpone) -> Postponed:
         _, execution = self._execution_of(line, request.execution_id)
         if execution is None:
             return Postponed(False, "there is no such job any more")
-        job = self._jobs[execution.job_id]
+        job = self._ledger.job_of(execution)
         reply, after = jobs.postpone(job, execution, request.postpone_s, self._clock(), request.detail)
         if after is not None:
-            await self._record([after])
+            await self._ledger.record([after])
         return reply
 
     async def _receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
         machine = self._machine_of(line)
+        if self._lines.get(machine.id) is not line:
+            return  # Another agent took over this identity since: the machine has not gone.
         now = self._clock()
         join = line.data.join
         if goodbye.cause not in {Cause.RESTARTING, Cause.SHUT_DOWN, Cause.AGENT_STOPPED}:
@@ -430,11 +404,11 @@ class Control:
         self._set_presence(machine, after)
         settled = [
             execution
-            for before in self._executions_for(machine.id)
-            if (execution := jobs.settle_on_goodbye(self._jobs[before.job_id], before, goodbye, now))
+            for before in self._ledger.for_machine(machine.id)
+            if (execution := jobs.settle_on_goodbye(self._ledger.job_of(before), before, goodbye, now))
             is not None
         ]
-        await self._record(settled)
+        await self._ledger.record(settled)
 
     def _machine_of(self, line: Line) -> Machine:
         """The machine that joined over this line; identity comes from the handshake, never from a body."""
@@ -444,7 +418,7 @@ class Control:
 
     def _execution_of(self, line: Line, execution_id: str) -> tuple[Machine, Execution | None]:
         machine = self._machine_of(line)
-        execution = self._open.get(execution_id)
+        execution = self._ledger.find(execution_id)
         if execution is not None and execution.machine_id != machine.id:
             logger.warning("%s spoke of an execution of %s", machine.name, execution.machine_name)
             raise RequestError("not_yours", "that execution is another machine's")
@@ -452,32 +426,24 @@ class Control:
 
     # Executions.
 
-    async def _add_job(self, job: Job, executions: Sequence[Execution]) -> Job:
-        stored = await self._storage.add_job(job, executions)
-        if stored.id == job.id:
-            self._remember(job, executions)
-            self._publish_job(job.id)
-            self._forget_finished([job.id])
-            for execution in executions:
-                if not execution.state.is_final:
-                    self._begin(job, execution)
-        return stored
-
-    def _begin(self, job: Job, execution: Execution) -> None:
-        if job.action is Action.WAKE:
-            self._start(self._wake(execution.id))
-        elif execution.machine_id in self._lines:
-            self._start(self._deliver(execution.id))
+    def _begin(self, job: Job, executions: Sequence[Execution]) -> None:
+        for execution in executions:
+            if execution.state.is_final:
+                continue
+            if job.action is Action.WAKE:
+                self._start(self._wake(execution.id))
+            elif execution.machine_id in self._lines:
+                self._start(self._deliver(execution.id))
 
     async def _deliver(self, execution_id: str) -> None:
         """Sends an order; when the session is lost before the answer, the next join sends it again."""
-        execution = self._open.get(execution_id)
+        execution = self._ledger.find(execution_id)
         if execution is None or execution.state.is_final:
             return
         line = self._lines.get(execution.machine_id)
         if line is None:
             return
-        job = self._jobs[execution.job_id]
+        job = self._ledger.job_of(execution)
         order = jobs.order_for(job, execution, self._clock())
         try:
             await line.request("execute", order, timeout=None)
@@ -493,7 +459,7 @@ class Control:
     async def _wake(self, execution_id: str) -> None:
         """Sends magic packets until the machine is there or the time is up."""
         await self._advance(execution_id, ExecutionState.ACTING)
-        while (execution := self._open.get(execution_id)) is not None and not execution.state.is_final:
+        while (execution := self._ledger.find(execution_id)) is not None and not execution.state.is_final:
             machine = self._machines[execution.machine_id]
             if machine.presence.state is PresenceState.ONLINE:
                 # It was on all the time, and its line has resumed.
@@ -521,69 +487,12 @@ class Control:
             logger.debug("withdrawing %s was not answered: %s", withdraw.execution_id, error)
 
     async def _advance(self, execution_id: str, state: ExecutionState, detail: str = "") -> None:
-        execution = self._open.get(execution_id)
+        execution = self._ledger.find(execution_id)
         if execution is None:
             return
         after = jobs.advance(execution, state, self._clock(), detail)
         if after is not None:
-            await self._record([after])
-
-    async def _record(self, executions: Sequence[Execution]) -> None:
-        """Makes new states true: in memory at once, so that the next decision sees them, then on disk.
-
-        When the disk fails, memory goes back to what the disk holds and :class:`RequestError` is raised: what
-        could not be recorded was not promised.
-        """
-        if not executions:
-            return
-        before = [self._open[execution.id] for execution in executions]
-        for execution in executions:
-            self._put(execution)
-        # An agent that is gone takes back its request; memory and disk must agree all the same.
-        await self._to_its_end(self._write(before, executions))
-
-    async def _write(self, before: Sequence[Execution], executions: Sequence[Execution]) -> None:
-        try:
-            await self._storage.record(executions)
-        except StorageError as error:
-            for old, new in zip(before, executions, strict=True):
-                if self._open.get(old.id) is new:
-                    self._put(old)
-            logger.error("%s", error)
-            raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
-        finally:
-            for job_id in {execution.job_id for execution in executions}:
-                self._publish_job(job_id)
-        self._forget_finished({execution.job_id for execution in executions})
-
-    def _put(self, execution: Execution) -> None:
-        self._open[execution.id] = execution
-        self._job_executions[execution.job_id][execution.id] = execution
-
-    def _remember(self, job: Job, executions: Iterable[Execution]) -> None:
-        self._jobs[job.id] = job
-        self._job_executions[job.id] = {}
-        for execution in executions:
-            self._put(execution)
-
-    def _forget_finished(self, job_ids: Iterable[str]) -> None:
-        """Drops jobs from memory in which nothing can change any more."""
-        for job_id in job_ids:
-            executions = self._job_executions.get(job_id, {})
-            if all(
-                execution.state.is_final and execution.state is not ExecutionState.UNKNOWN
-                for execution in executions.values()
-            ):
-                for execution_id in executions:
-                    self._open.pop(execution_id, None)
-                self._job_executions.pop(job_id, None)
-                self._jobs.pop(job_id, None)
-
-    def _executions_for(self, machine_id: str) -> list[Execution]:
-        return [execution for execution in self._open.values() if execution.machine_id == machine_id]
-
-    def _executions_of(self, job_id: str) -> list[Execution]:
-        return list(self._job_executions.get(job_id, {}).values())
+            await self._ledger.record([after])
 
     # Deadlines.
 
@@ -596,7 +505,7 @@ class Control:
                 await self._save_machines()
             except (StorageError, RequestError) as error:
                 logger.error("%s; trying again", error)
-            if time.monotonic() - last_round_trips >= ROUND_TRIP_EVERY_S and self._readers:
+            if time.monotonic() - last_round_trips >= ROUND_TRIP_EVERY_S and self._subscriptions:
                 last_round_trips = time.monotonic()
                 self._publish_round_trips()
 
@@ -604,10 +513,10 @@ class Control:
         now = self._clock()
         late = [
             execution
-            for before in list(self._open.values())
-            if (execution := jobs.overdue(self._jobs[before.job_id], before, now)) is not None
+            for before in self._ledger.executions()
+            if (execution := jobs.overdue(self._ledger.job_of(before), before, now)) is not None
         ]
-        await self._record(late)
+        await self._ledger.record(late)
         for execution in late:
             if execution.state is ExecutionState.EXPIRED:
                 self._withdraw(execution.machine_id, execution.id, execution.detail)
@@ -621,12 +530,9 @@ class Control:
         for machine in await self._storage.load_machines():
             after = presence.after_server_start(machine.presence, now)
             self._machines[machine.id] = msgspec.structs.replace(machine, presence=after)
-        executions = await self._storage.open_executions(now - UNKNOWN_KEPT_S)
-        for job_id in {execution.job_id for execution in executions}:
-            (job,) = await self._storage.job(job_id)
-            self._remember(job, await self._storage.executions_of([job_id]))
-        for execution in list(self._open.values()):
-            job = self._jobs[execution.job_id]
+        await self._ledger.load(now)
+        for execution in self._ledger.executions():
+            job = self._ledger.job_of(execution)
             if job.action is Action.WAKE and not execution.state.is_final:
                 self._start(self._wake(execution.id))
 
@@ -637,7 +543,7 @@ class Control:
     def _set_machine(self, machine: Machine) -> None:
         self._machines[machine.id] = machine
         self._unsaved_machines.add(machine.id)
-        self._publish(MachineChanged(now_at=self._clock(), machine=self._current(machine)))
+        self._subscriptions.publish(MachineChanged(now_at=self._clock(), machine=self._current(machine)))
 
     async def _save_machines(self) -> None:
         unsaved, self._unsaved_machines = self._unsaved_machines, set()
@@ -672,48 +578,25 @@ class Control:
         frozen = {machine_id: self._machines[machine_id] for machine_id in request.machine_ids}
         return sorted(frozen.values(), key=lambda machine: machine.name)
 
-    async def _find_job(self, job_id: str) -> Job:
-        found = await self._storage.job(job_id)
-        if not found:
-            raise OperationError(
-                "unknown_job", f"there is no job {job_id[:80]!r}; 'landline jobs' shows them"
-            )
-        if len(found) > 1:
-            raise OperationError(
-                "ambiguous_job", f"more than one job begins with {job_id[:80]!r}; give more of it"
-            )
-        return found[0]
-
     def _new_job_id(self) -> str:
         return "".join(secrets.choice(ID_ALPHABET) for _ in range(8))
 
     # Publishing.
 
-    def _view(self, job_id: str) -> JobView:
-        executions = sorted(self._executions_of(job_id), key=lambda execution: execution.machine_name)
-        return JobView(job=self._jobs[job_id], executions=tuple(executions))
-
     def _snapshot(self) -> Snapshot:
-        # A job with an unknown outcome is kept in memory, for evidence may still come; it is over all the same.
-        open_jobs = tuple(
-            self._view(job_id)
-            for job_id in self._jobs
-            if not all(execution.state.is_final for execution in self._executions_of(job_id))
-        )
-        return Snapshot(now_at=self._clock(), machines=self.machines(), jobs=open_jobs)
+        return Snapshot(now_at=self._clock(), machines=self.machines(), jobs=self._ledger.open_views())
 
     def _publish_job(self, job_id: str) -> None:
-        if self._readers and job_id in self._jobs:
-            self._publish(JobChanged(now_at=self._clock(), job=self._view(job_id)))
+        view = self._ledger.open_view(job_id) if self._subscriptions else None
+        if view is not None:
+            self._subscriptions.publish(JobChanged(now_at=self._clock(), job=view))
 
     def _publish_round_trips(self) -> None:
         now = self._clock()
         for machine_id in self._lines:
-            self._publish(MachineChanged(now_at=now, machine=self._current(self._machines[machine_id])))
-
-    def _publish(self, update: Update) -> None:
-        for reader in self._readers:
-            reader.put(update)
+            self._subscriptions.publish(
+                MachineChanged(now_at=now, machine=self._current(self._machines[machine_id]))
+            )
 
     # Tasks.
 
@@ -722,47 +605,10 @@ class Control:
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Does it to its end, even when whoever waits for it is cancelled."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
-
     def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of the control server failed", exc_info=error)
-
-
-class _Reader:
-    """What one subscriber has not read yet."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Update | None] = asyncio.Queue()
-        self.needs_snapshot = True
-        self.is_closed = False
-
-    def restart(self) -> None:
-        """Forgets what waits: a snapshot is about to say it all."""
-        self._queue = asyncio.Queue()
-        self.needs_snapshot = False
-
-    def put(self, update: Update) -> None:
-        """Adds an update; a reader too far behind is to start over."""
-        if self._queue.qsize() >= UPDATES_WAITING_MAX:
-            self.needs_snapshot = True
-        else:
-            self._queue.put_nowait(update)
-
-    async def next_update(self) -> Update | None:
-        """The next update, or ``None`` to look again."""
-        return None if self.needs_snapshot else await self._queue.get()
-
-    def close(self) -> None:
-        """Ends the subscription."""
-        self.is_closed = True
-        self._queue.put_nowait(None)
 
 
 def _checked(facts: Facts) -> Facts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import socket
@@ -40,7 +41,13 @@ def machine_id(path: Path) -> str:
     except FileNotFoundError:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = str(uuid.uuid4())
-        path.write_text(new + "\n")
+        # Whole or not there at all, whatever happens to the machine: half an id would keep the agent from starting.
+        beside = path.with_suffix(".new")
+        with beside.open("w") as file:
+            file.write(new + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
         return new
 
 

@@ -1,0 +1,196 @@
+"""The jobs that are not over, in memory as they are on disk.
+
+Memory changes at once, so that the next decision stands on it; the promise is kept when the disk has it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+from landline import RequestError
+from landline.fleet.api import JobView, OperationError
+from landline.fleet.messages import STORAGE_FAILED
+from landline.fleet.model import Execution, ExecutionState, Job
+from landline.fleet.storage import Storage, StorageError
+
+logger = logging.getLogger("landline.control")
+
+UNKNOWN_KEPT_S: Final = 7 * 86_400.0
+"""How long an unknown outcome can still be settled by the machine's return."""
+
+_Result = TypeVar("_Result")
+
+
+class Ledger:
+    """Jobs and executions in which something can still change. ``changed`` is called with the id of a changed job."""
+
+    def __init__(self, storage: Storage, changed: Callable[[str], None]) -> None:
+        self._storage = storage
+        self._changed = changed
+        self._open: dict[str, Execution] = {}
+        self._jobs: dict[str, Job] = {}
+        self._executions: dict[str, dict[str, Execution]] = {}
+        self._writing: set[asyncio.Task[Any]] = set()
+
+    async def load(self, now: float) -> None:
+        """Reads from disk what was not over. Raises :class:`StorageError`."""
+        executions = await self._storage.open_executions(now - UNKNOWN_KEPT_S)
+        for job_id in {execution.job_id for execution in executions}:
+            (job,) = await self._storage.job(job_id)
+            self._remember(job, await self._storage.executions_of([job_id]))
+
+    async def close(self) -> None:
+        """Waits for what is being written."""
+        if self._writing:
+            await asyncio.wait(self._writing)
+
+    # Looking.
+
+    def find(self, execution_id: str) -> Execution | None:
+        """An execution of a job that is not over."""
+        return self._open.get(execution_id)
+
+    def job_of(self, execution: Execution) -> Job:
+        """The job an open execution belongs to."""
+        return self._jobs[execution.job_id]
+
+    def executions(self) -> list[Execution]:
+        """Every execution of the jobs that are not over."""
+        return list(self._open.values())
+
+    def for_machine(self, machine_id: str) -> list[Execution]:
+        """Those of one machine."""
+        return [execution for execution in self._open.values() if execution.machine_id == machine_id]
+
+    def of_job(self, job_id: str) -> list[Execution]:
+        """Those of one job."""
+        return list(self._executions.get(job_id, {}).values())
+
+    def open_view(self, job_id: str) -> JobView | None:
+        """A job that is not over, with its executions in order of machine name."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            return None
+        executions = sorted(self.of_job(job_id), key=lambda execution: execution.machine_name)
+        return JobView(job=job, executions=tuple(executions))
+
+    def open_views(self) -> tuple[JobView, ...]:
+        """Jobs with something under way.
+
+        A job with an unknown outcome is kept here, for evidence may still come; it is over all the same.
+        """
+        views = (self.open_view(job_id) for job_id in self._jobs)
+        return tuple(
+            view
+            for view in views
+            if view and not all(execution.state.is_final for execution in view.executions)
+        )
+
+    async def view(self, job_id_prefix: str) -> JobView:
+        """Any job, with its events. Raises :class:`OperationError` when the prefix names none or several."""
+        job = await self.find_job(job_id_prefix)
+        stored = await self._storage.executions_of([job.id])
+        return JobView(
+            job=job,
+            executions=tuple(self._open.get(execution.id, execution) for execution in stored),
+            events=await self._storage.events_of(job.id),
+        )
+
+    async def newest(self, limit: int) -> tuple[JobView, ...]:
+        """The newest jobs, newest first."""
+        stored = await self._storage.jobs(limit)
+        executions: dict[str, list[Execution]] = {job.id: [] for job in stored}
+        for execution in await self._storage.executions_of([job.id for job in stored]):
+            executions[execution.job_id].append(self._open.get(execution.id, execution))
+        return tuple(JobView(job=job, executions=tuple(executions[job.id])) for job in stored)
+
+    async def find_job(self, job_id_prefix: str) -> Job:
+        """Any job. Raises :class:`OperationError` when the prefix names none or several."""
+        found = await self._storage.job(job_id_prefix)
+        shown = repr(job_id_prefix[:80])
+        if not found:
+            raise OperationError("unknown_job", f"there is no job {shown}; 'landline jobs' shows them")
+        if len(found) > 1:
+            raise OperationError("ambiguous_job", f"more than one job begins with {shown}; give more of it")
+        return found[0]
+
+    # Changing.
+
+    async def add(self, job: Job, executions: Sequence[Execution], added: Callable[[], None]) -> Job:
+        """Stores a job; ``added`` is called once it is on disk.
+
+        When its ``request_id`` was used before, the earlier job is returned and nothing is stored. Cancelling stops
+        the waiting, not the storing. Raises :class:`StorageError`.
+        """
+        return await self._to_its_end(self._add(job, executions, added))
+
+    async def record(self, executions: Sequence[Execution]) -> None:
+        """Makes new states true: in memory at once, so that the next decision sees them, then on disk.
+
+        When the disk fails, memory goes back to what the disk holds and :class:`RequestError` is raised: what
+        could not be recorded was not promised. Cancelling stops the waiting, not the recording.
+        """
+        if not executions:
+            return
+        before = [self._open[execution.id] for execution in executions]
+        for execution in executions:
+            self._put(execution)
+        await self._to_its_end(self._write(before, executions))
+
+    # Inside.
+
+    async def _add(self, job: Job, executions: Sequence[Execution], added: Callable[[], None]) -> Job:
+        stored = await self._storage.add_job(job, executions)
+        if stored.id == job.id:
+            self._remember(job, executions)
+            self._changed(job.id)
+            self._forget_finished([job.id])
+            added()
+        return stored
+
+    async def _write(self, before: Sequence[Execution], executions: Sequence[Execution]) -> None:
+        try:
+            await self._storage.record(executions)
+        except StorageError as error:
+            for old, new in zip(before, executions, strict=True):
+                if self._open.get(old.id) is new:
+                    self._put(old)
+            logger.error("%s", error)
+            raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
+        finally:
+            for job_id in {execution.job_id for execution in executions}:
+                self._changed(job_id)
+        self._forget_finished({execution.job_id for execution in executions})
+
+    def _put(self, execution: Execution) -> None:
+        self._open[execution.id] = execution
+        self._executions[execution.job_id][execution.id] = execution
+
+    def _remember(self, job: Job, executions: Iterable[Execution]) -> None:
+        self._jobs[job.id] = job
+        self._executions[job.id] = {}
+        for execution in executions:
+            self._put(execution)
+
+    def _forget_finished(self, job_ids: Iterable[str]) -> None:
+        """Drops jobs from memory in which nothing can change any more."""
+        for job_id in job_ids:
+            executions = self._executions.get(job_id, {})
+            if all(
+                execution.state.is_final and execution.state is not ExecutionState.UNKNOWN
+                for execution in executions.values()
+            ):
+                for execution_id in executions:
+                    self._open.pop(execution_id, None)
+                self._executions.pop(job_id, None)
+                self._jobs.pop(job_id, None)
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """An agent that is gone takes back its request; memory and disk must agree all the same."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return await asyncio.shield(task)
