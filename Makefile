@@ -25,7 +25,7 @@ $(STAMP): uv.lock pyproject.toml
 	@echo "[2/3] Installing uv $(UV_VERSION) into it"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@echo "[3/3] Installing what uv.lock names"
-	@VIRTUAL_ENV= $(BIN)/uv sync --frozen --all-extras --inexact --quiet --python $(BIN)/python
+	@VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --all-extras --inexact --quiet --python $(BIN)/python
 	@touch $@
 	@echo "Ready."
 
