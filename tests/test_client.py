@@ -460,7 +460,8 @@ async def test_without_a_callback_a_lost_session_with_nothing_unconfirmed_goes_o
 async def test_clients_come_back_to_the_next_server_on_the_same_port(quick, until, states):
     seen = states()
     lost = []
-    first, second = landline.Server(), landline.Server()
+    # No heartbeat will wake those who wait for the second one.
+    first, second = landline.Server(), landline.Server(heartbeat=landline.Heartbeat(interval_s=3600))
 
     @second.on("who")
     def who(line, body):
@@ -571,6 +572,8 @@ async def test_giving_up_later_tells_the_callback(states, until):
 async def test_closing_while_there_is_no_link_stays_closed(relay, until, states):
     server = landline.Server()
     seen = states()
+    troubles = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: troubles.append(context))
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
         relay(endpoint) as between,
@@ -587,6 +590,7 @@ async def test_closing_while_there_is_no_link_stays_closed(relay, until, states)
         await until(lambda: not between.links)
         assert line.is_closed
         assert seen.names[-1] == "closed"
+        assert troubles == []
         with pytest.raises(landline.LineClosed):
             await line.send("too late")
 

@@ -1,5 +1,6 @@
 import pytest
 
+from landline.errors import ConfigurationError
 from landline.session.liveness import (
     IDLE_FACTOR,
     LAG_TOLERANCE_S,
@@ -147,3 +148,22 @@ def test_pings_are_counted_anew_each_interval():
     for turn in range(10):
         for _ in range(PINGS_PER_INTERVAL_WARN - 1):
             assert liveness.receive_ping(NOW + turn * 10) is PingTolerance.FINE
+
+
+@pytest.mark.parametrize(
+    "options", [{"interval_s": 0}, {"timeout_s": -1}, {"interval_s": 1e-9}, {"timeout_s": 1e6}]
+)
+def test_a_heartbeat_that_makes_no_sense_is_refused(options):
+    with pytest.raises(ConfigurationError, match="Heartbeat"):
+        Heartbeat(**options)
+
+
+def test_the_excuse_for_being_late_counts_once_for_one_silence():
+    liveness = started()
+    late = DEAD_AT + LAG_TOLERANCE_S + 1
+    assert liveness.handle_timeout(late) is Verdict.PING
+    liveness.next_ping(late)
+    verdicts = []
+    while (verdict := liveness.handle_timeout(late + 5 + LAG_TOLERANCE_S + 1)) is not Verdict.DEAD:
+        verdicts.append(verdict)
+    assert verdicts in ([], [Verdict.SUSPECT])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from landline.errors import LineClosed
 from landline.session.codes import Code
 from landline.session.events import (
     Ended,
@@ -347,3 +348,10 @@ def test_many_messages_cost_few_acknowledgements():
             acks += kinds_in(data).count(Kind.ACK)
             pair.client.session.receive_data(data, pair.clock(), epoch=1)
     assert 14 <= acks <= 16
+
+
+def test_a_detached_session_does_not_ping(make_session):
+    session = make_session(attached=False)
+    with pytest.raises(LineClosed, match="not connected"):
+        session.send_ping(1.0)
+    assert session.data_to_send(1.0) == b""
