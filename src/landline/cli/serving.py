@@ -87,7 +87,7 @@ def serve(
     listen: Annotated[
         str,
         typer.Option(
-            "--listen", metavar="URL", help="Where agents connect. Not encrypted yet beyond tls://."
+            "--listen", metavar="URL", help="Where agents connect. Not encrypted yet."
         ),
     ] = "tcp://127.0.0.1:5463",
     http: Annotated[
@@ -233,6 +233,10 @@ async def _serve(data: Path | None, listen: str, http: tuple[str, int] | None, u
     from landline.fleet.paths import control_socket, data_directory
     from landline.fleet.serve import ControlPlan, control_server
 
+    if listen.startswith("tls:"):
+        raise WrongUse(
+            "--listen tls:// needs a certificate, which 'serve' cannot take yet; use tcp:// on a network you trust."
+        )
     directory = data or data_directory() / "control"
     plan = ControlPlan(
         data=directory,

@@ -49,5 +49,5 @@ def check_private_directory(path: Path) -> None:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise UnsafeDirectory(
             f"{path} belongs to another user or others may write to it; "
-            "remove it, or set LANDLINE_RUNTIME_DIR to a directory of your own."
+            "choose a directory of your own (for the socket, with LANDLINE_RUNTIME_DIR)."
         )

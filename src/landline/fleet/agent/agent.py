@@ -325,6 +325,7 @@ class Agent:
         try:
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
+            was_anybody_on = bool((await self._current_facts()).persons)
             await self._power.act(order.action, reason=order.message)
         except JournalError as error:
             # Not on record, so not done: doing it might do it twice.
@@ -340,7 +341,9 @@ class Agent:
         else:
             if order.action is Action.LOG_OFF or self._power.name == "dry-run":
                 self._acting = None
-                detail = "dry run: nothing was done" if self._power.name == "dry-run" else ""
+                detail = "" if was_anybody_on else "nobody was on"
+                if self._power.name == "dry-run":
+                    detail = "dry run: nothing was done"
                 await self._tell_outcome(order, ExecutionState.DONE, detail)
                 await self._tell_persons()
             else:
