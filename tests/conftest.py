@@ -20,8 +20,22 @@ QUICK = landline.Backoff(first=0.01, cap=0.05)
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
     """Tests of the library run on uvloop and on asyncio's own loop; the fleet's on the latter."""
     if item.path.parent in ON_BOTH_LOOPS:
-        return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+        return {"uvloop": new_uvloop, "asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+def new_uvloop() -> asyncio.AbstractEventLoop:
+    """A uvloop on which time-outs of tests work: its idle loop keeps what a signal's handler raises to itself."""
+    loop = uvloop.new_event_loop()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict) -> None:
+        if isinstance(context.get("exception"), pytest.fail.Exception):
+            for task in asyncio.all_tasks(loop):
+                task.cancel(str(context["exception"]))
+        loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+    return loop
 
 
 async def wait_until(condition: Callable[[], object]) -> None:

@@ -608,11 +608,16 @@ async def test_closing_after_a_loss_drains_over_the_next_link(relay, quick, unti
         relay(endpoint) as between,
         landline.connect(between.url, backoff=quick) as line,
     ):
+        between.is_holding = True
         between.cut_all()
         await until(lambda: line.state is not ONLINE)
         for number in range(5):
             await line.send(number)
-        await line.close()
+        closing = asyncio.create_task(line.close())
+        await asyncio.sleep(0)
+        assert not line.is_closed
+        between.heal()
+        await closing
     assert taken == list(range(5))
 
 

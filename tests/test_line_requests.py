@@ -426,3 +426,25 @@ async def test_a_timeout_cancels_the_handler_after_a_resume(pair, until):
 @pytest.fixture(autouse=True)
 def _quiet(caplog):
     caplog.set_level(logging.INFO, logger="landline")
+
+
+async def test_requests_wait_untaken_while_there_is_no_room_for_answers(pair, until):
+    server = landline.Server(send_buffer=SMALL)
+    async with pair(server) as (line, other):
+        # Nobody reads these on the client's side, so the server's send buffer fills up and stays full.
+        with pytest.raises(landline.BufferFull):
+            while True:
+                other.send_nowait(b"x" * 1000)
+        calls = [asyncio.create_task(line.request("nobody", n, timeout=None)) for n in range(50)]
+        await until(lambda: len(other._answers._waiting) == 50 if other._answers else False)
+        assert not other._answers._running
+        calls[7].cancel()
+        await until(lambda: len(other._answers._waiting) == 49)
+        reading = asyncio.create_task(anext(line))
+        while not all(call.done() for call in calls):
+            await asyncio.wait({reading, *calls}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading = asyncio.create_task(anext(line))
+        reading.cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(answer, landline.NoHandler) for answer in answers) == 49

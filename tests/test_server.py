@@ -384,12 +384,18 @@ async def test_a_broadcast_skips_full_buffers_and_what_is_too_large(pair):
         assert await anext(line) == "room"
 
 
-async def test_a_broadcast_reaches_lines_that_are_away_when_they_are_back(pair, until):
+async def test_a_broadcast_reaches_lines_that_are_away_when_they_are_back(pair):
     server = landline.Server()
+    results = []
+
+    @server.on_state
+    def changed(line, change):
+        if change.state is landline.LineState.RECONNECTING:
+            results.append(server.broadcast("while you were away"))
+
     async with pair(server) as (line, other):
-        line.break_link()
-        await until(lambda: other.state is landline.LineState.RECONNECTING)
-        assert server.broadcast("while you were away").sent == 1
+        other.break_link()
+        assert results == [landline.BroadcastResult(1, 0)]
         assert await anext(line) == "while you were away"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ import msgspec
 
 from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError
 from landline.handlers import Handler, Handlers, encode_value
+from landline.session.codes import Code
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
 
@@ -26,6 +27,9 @@ logger = logging.getLogger("landline")
 
 REQUESTS_RUNNING_MAX: Final = 64
 """Requests of one peer answered at once; more wait, unacknowledged, and so in the end make the peer wait."""
+
+ANSWER_BYTES_ROOM: Final = 1024
+"""A request is not begun while the send buffer has no room for at least this much of an answer."""
 
 
 class Answers:
@@ -40,7 +44,8 @@ class Answers:
         self._backlog: deque[tuple[MessageReceived, Handler]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._waiting: deque[tuple[MessageReceived, Handler]] = deque()
+        # Untaken, in order, by correlation id. An OrderedDict: its first entry stays cheap to take out.
+        self._waiting: OrderedDict[int, MessageReceived] = OrderedDict()
 
     @property
     def has_backlog(self) -> bool:
@@ -62,18 +67,25 @@ class Answers:
             self._run_plain(handler, message)
 
     def receive_request(self, message: MessageReceived) -> None:
-        """Runs the handler of a request, at once or when one of those running has ended."""
-        handler = self._handlers.find(message.name) if message.name else None
-        if handler is None:
-            self._line.take(message)
-            self._answer_error(message.correlation, "no_handler", message.name)
-        elif not handler.is_async:
-            self._line.take(message)
-            self._answer_plain(message, handler)
-        elif len(self._running) >= REQUESTS_RUNNING_MAX:
-            self._waiting.append((message, handler))
+        """Runs the handler of a request: at once, or when there is room for it and its answer.
+
+        What waits is not taken, so a peer that asks more than it lets us answer is stopped by its own window.
+        """
+        if message.correlation in self._waiting:
+            self._line.end(Code.PROTOCOL_ERROR, "two requests with one correlation id")
+        elif self._can_start(message):
+            self._start_request(message)
         else:
-            self._start_request(message, handler)
+            self._waiting[message.correlation] = message
+
+    def resume(self) -> None:
+        """Starts what waited, as far as there is room now."""
+        while self._waiting:
+            correlation, message = next(iter(self._waiting.items()))
+            if not self._can_start(message):
+                return
+            del self._waiting[correlation]
+            self._start_request(message)
 
     def cancel_request(self, correlation: int) -> None:
         """The peer does not want the answer any more."""
@@ -83,10 +95,9 @@ class Answers:
             # A task cancelled before its first step never reaches its own `finally`.
             task.add_done_callback(functools.partial(self._request_done, correlation))
             return
-        for entry in list(self._waiting):
-            if entry[0].correlation == correlation:
-                self._waiting.remove(entry)
-                self._line.take(entry[0])
+        message = self._waiting.pop(correlation, None)
+        if message is not None:
+            self._line.take(message)
 
     def abandon(self) -> None:
         """The session is gone: nobody is left to answer, and what waits unacknowledged cannot be acknowledged."""
@@ -127,12 +138,24 @@ class Answers:
             self._worker = None
             backlog.clear()
 
-    def _start_request(self, message: MessageReceived, handler: Handler) -> None:
+    def _can_start(self, message: MessageReceived) -> bool:
+        session = self._line.session
+        if session is None or not session.has_room(ANSWER_BYTES_ROOM):
+            return False
+        handler = self._handlers.find(message.name) if message.name else None
+        return handler is None or not handler.is_async or len(self._running) < REQUESTS_RUNNING_MAX
+
+    def _start_request(self, message: MessageReceived) -> None:
         self._line.take(message)
-        if message.correlation in self._running:
+        handler = self._handlers.find(message.name) if message.name else None
+        if handler is None:
+            self._answer_error(message.correlation, "no_handler", message.name)
+        elif message.correlation in self._running:
             self._answer_error(message.correlation, "bad_request", "two requests with one correlation id")
-            return
-        self._running[message.correlation] = self._loop.create_task(self._answer(message, handler))
+        elif handler.is_async:
+            self._running[message.correlation] = self._loop.create_task(self._answer(message, handler))
+        else:
+            self._answer_plain(message, handler)
 
     def _answer_plain(self, message: MessageReceived, handler: Handler) -> None:
         try:
@@ -169,8 +192,7 @@ class Answers:
         # A handler that outlived its session may end while a new request bears the same id.
         if self._running.get(correlation) is task:
             del self._running[correlation]
-        while self._waiting and len(self._running) < REQUESTS_RUNNING_MAX:
-            self._start_request(*self._waiting.popleft())
+        self.resume()
 
     def _error_of(self, error: Exception, name: str) -> tuple[str, str]:
         """What the peer is told of a handler's exception; anything unexpected stays in our own log."""
@@ -189,9 +211,9 @@ class Answers:
         try:
             self._line.transmit_nowait(operation, b"", body, correlation=correlation, is_packed=is_packed)
         except BufferFull:
-            self._running[correlation] = self._loop.create_task(
-                self._answer_later(operation, correlation, body, is_packed)
-            )
+            # There was room for a small answer, and this one is large: few of these can be under way.
+            task = self._loop.create_task(self._answer_later(operation, correlation, body, is_packed))
+            self._running[correlation] = task
         except LineClosed:
             logger.debug("%r ended before an answer could be sent", self._line)
         except MessageTooLarge as error:

@@ -35,6 +35,8 @@ logger = logging.getLogger("landline")
 
 CONNECT_TIMEOUT_S: Final = 10.0
 
+_FATAL_CODES: Final = frozenset({Code.UNSUPPORTED_VERSION, Code.UNAUTHENTICATED})
+
 SessionLostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
 
 
@@ -238,7 +240,13 @@ class Connector:
                     raise
                 cause, detail, failure = LossKind.REJECTED, str(error), error
                 retry_after_s, spread_s = error.retry_after_s, error.spread_s
-            except (ConnectFailed, OSError) as error:
+            except ProtocolError as error:
+                # Whoever answers in the server's place while it restarts (a proxy's error page, another program)
+                # is no reason to give up a line that has worked.
+                if not online.done() or error.code in _FATAL_CODES:
+                    raise
+                cause, detail, failure = LossKind.CONNECT_FAILED, f"{endpoint}: {error}", error
+            except (ConnectFailed, OSError, UnicodeError) as error:
                 cause, detail, failure = LossKind.CONNECT_FAILED, f"{endpoint}: {_reason(error)}", error
             else:
                 self._schedule.receive_connected(self.wheel.time())

@@ -414,6 +414,8 @@ class Line:
             self._in_batch = False
         if self._waiting is not None:
             self._wake_for_acks()
+        if self._answers is not None:
+            self._answers.resume()
         if session.is_attached:
             self._flush(now)
         elif session.state is State.DETACHED and link is self._link:

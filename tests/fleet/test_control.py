@@ -20,6 +20,7 @@ from landline.fleet.api import (
     Snapshot,
 )
 from landline.fleet.control import _checked
+from landline.fleet.messages import Claim, Grant
 from landline.fleet.model import Action, Cause, ExecutionState, Facts, Person, PresenceState
 from landline.fleet.storage import StorageError
 from landline.fleet.wake import MagicPackets
@@ -567,3 +568,45 @@ async def test_nothing_acts_twice_however_often_the_control_server_dies(house) -
         ended = await house.over(job)
         assert ended.state is ExecutionState.DONE
     assert len(machine.acted) == 5
+
+
+async def test_names_that_change_hands_often_keep_nobody_out(house) -> None:
+    await house.start()
+    for number in range(3):
+        machine = await house.machine("pc", id=f"aaaaaaaa-{number}").boot()
+        machine.agent.stop()
+        await machine.ended()
+        await machine.shown(PresenceState.OFFLINE)
+    await house.machine("innocent").boot()
+    names = {machine.name for machine in house.control.machines()}
+    assert names == {"pc", "pc.old-1", "pc.old-2", "innocent"}
+
+
+async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(house, monkeypatch) -> None:
+    """A claim whose record failed must not be granted to an agent that asked again in the meantime."""
+    await house.start()
+    machine = await house.machine().boot()
+    machine.may_act.clear()
+    reached, may_fail = asyncio.Event(), asyncio.Event()
+    record = house.storage.record
+
+    async def failing(executions) -> None:
+        if any(execution.state is ExecutionState.ACTING for execution in executions):
+            reached.set()
+            await may_fail.wait()
+            raise StorageError("the disk is full")
+        await record(executions)
+
+    monkeypatch.setattr(house.storage, "record", failing)
+    job = await house.order(Action.LOG_OFF)
+    await reached.wait()
+    execution = (await house.control.job(job.job.id)).executions[0]
+    again = asyncio.create_task(
+        machine.line.request("claim", Claim(execution.id, machine.boot_id), response_type=Grant)
+    )
+    await machine.line.ping()
+    assert not again.done()
+    may_fail.set()
+    with pytest.raises(landline.RequestError, match="could not record"):
+        await again
+    assert machine.acted == []

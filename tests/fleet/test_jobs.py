@@ -401,12 +401,12 @@ DONE = KnownExecution("j-1", S.DONE, "", "boot-1")
 @pytest.mark.parametrize(
     ("action", "boot_id", "known", "after"),
     [
-        # The machine is in another boot: it went.
-        (Action.RESTART, "boot-2", NOT_TOLD, S.DONE),
+        # The machine is in another boot: it went. Not by us, when the journal does not say that it began.
+        (Action.RESTART, "boot-2", NOT_TOLD, S.FAILED),
         (Action.RESTART, "boot-2", JOURNALLED, S.DONE),
         (Action.RESTART, "boot-2", UNKNOWN, S.DONE),
         (Action.RESTART, "boot-2", DONE, S.DONE),
-        (Action.SHUT_DOWN, "boot-2", NOT_TOLD, S.DONE),
+        (Action.SHUT_DOWN, "boot-2", NOT_TOLD, S.FAILED),
         (Action.SHUT_DOWN, "boot-2", JOURNALLED, S.DONE),
         # ... but not because of us, when it had refused to.
         (Action.RESTART, "boot-2", FAILED, S.FAILED),

@@ -30,7 +30,7 @@ async def test_the_first_start_makes_what_it_needs(plan: ControlPlan) -> None:
         assert running.control.agents_url == str(running.agents)
         auth = landline.SharedToken(running.agents_token)
         async with landline.connect(str(running.agents), auth=auth, identity="machine-1") as line:
-            assert await line.request("join", {"facts": {"name": "lab-1"}}) == {"name": "lab-1"}
+            assert await line.request("join", {"facts": {"name": "lab-1"}}) == {"name": "lab-1", "over": []}
     assert not plan.socket.exists()
     async with control_server(plan) as again:
         assert again.agents_token == running.agents_token

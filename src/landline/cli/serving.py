@@ -86,9 +86,7 @@ def serve(
     ] = None,
     listen: Annotated[
         str,
-        typer.Option(
-            "--listen", metavar="URL", help="Where agents connect. Not encrypted yet."
-        ),
+        typer.Option("--listen", metavar="URL", help="Where agents connect. Not encrypted yet."),
     ] = "tcp://127.0.0.1:5463",
     http: Annotated[
         str | None,

@@ -8,6 +8,7 @@ true; what an answer promises is on disk before the answer is sent.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
@@ -84,11 +85,14 @@ _LOSS_CAUSES: Final = {
 class _Guest:
     """A line, and the machine that joined over it."""
 
-    __slots__ = ("join", "machine_id")
+    __slots__ = ("deliveries", "is_settled", "join", "machine_id")
 
-    def __init__(self, machine_id: str, join: str) -> None:
+    def __init__(self, machine_id: str, join: str, deliveries: set[str]) -> None:
         self.machine_id = machine_id
         self.join = join
+        self.is_settled = False
+        self.deliveries = deliveries
+        """Executions whose orders are on their way over this line."""
 
 
 class Control:
@@ -156,7 +160,11 @@ class Control:
         if tasks:
             await asyncio.wait(tasks)
         await self._ledger.close()
-        await self._save_machines()
+        try:
+            await self._save_machines()
+        except StorageError as error:
+            # The next start takes the machines up from what is there.
+            logger.error("%s", error)
 
     # Operations.
 
@@ -277,6 +285,8 @@ class Control:
             )
         if line.is_closed:
             raise RequestError("gone", "the line was closed before its join was read")
+        if isinstance(line.data, _Guest) and not line.data.is_settled:
+            raise RequestError("joining", "the join before this one is not answered yet")
         facts = _checked(join.facts)
         now = self._clock()
         self._give_up_name(facts.name, machine_id, now)
@@ -295,20 +305,23 @@ class Control:
         )
         older = self._lines.get(machine_id)
         self._lines[machine_id] = line
-        line.data = _Guest(machine_id, join_reference)
+        earlier = line.data.deliveries if isinstance(line.data, _Guest) else set()
+        guest = line.data = _Guest(machine_id, join_reference, earlier)
         self._set_machine(machine)
         if older is not None and older is not line:
             older.end(Code.REPLACED, "another agent with this identity has joined")
         try:
             # With the machine that gave up its name, if one did.
             await self._save_machines()
+            await self._settle(machine, join.executions)
         except StorageError as error:
             logger.error("%s", error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
-        await self._settle(machine, join.executions)
+        finally:
+            guest.is_settled = True
         if self.on_joined is not None:
             self.on_joined(line, machine)
-        return Joined(facts.name)
+        return Joined(facts.name, self._over(join.executions))
 
     def _give_up_name(self, name: str, machine_id: str, now: float) -> None:
         """A machine that was set up anew gets its old name; one whose name another has just now is refused."""
@@ -321,13 +334,17 @@ class Control:
                     f"another machine is called {name!r} and is {other.presence.state.value}; "
                     "start this agent with another --name",
                 )
-            retired = f"{name[:50]}.old-{other.id[:8]}"
+            retired = self._free_name(f"{name[:50]}.old")
             logger.warning(
                 "%s is now the name of %s; the machine that had it is called %s", name, machine_id, retired
             )
             facts = msgspec.structs.replace(other.facts, name=retired)
             self._set_machine(msgspec.structs.replace(other, facts=facts))
             return
+
+    def _free_name(self, stem: str) -> str:
+        taken = {machine.name for machine in self._machines.values()}
+        return next(name for number in itertools.count(1) if (name := f"{stem}-{number}") not in taken)
 
     async def _settle(self, machine: Machine, known: Sequence[KnownExecution]) -> None:
         """A machine is back: settles what was open for it, and sends what it does not know yet."""
@@ -340,16 +357,21 @@ class Control:
             if after is not None:
                 settled.append(after)
         await self._ledger.record(settled)
-        for told in known:
-            stored = self._ledger.find(told.id)
-            if told.is_running and (stored is None or (stored.state.is_final and not stored.state.has_begun)):
-                self._withdraw(machine.id, told.id, "it is over" if stored is None else stored.detail)
         for execution in self._ledger.for_machine(machine.id):
             if execution.state.is_final or execution.state is ExecutionState.ACTING:
                 continue
             entry = known_by_id.get(execution.id)
             if entry is None or not entry.is_running:
                 self._start(self._deliver(execution.id))
+
+    def _over(self, known: Sequence[KnownExecution]) -> tuple[Withdraw, ...]:
+        """Of what an agent is at, what ended while it was away."""
+        over = []
+        for told in known:
+            stored = self._ledger.find(told.id)
+            if told.is_running and (stored is None or (stored.state.is_final and not stored.state.has_begun)):
+                over.append(Withdraw(told.id, "it is over" if stored is None else stored.detail[:200]))
+        return tuple(over)
 
     def _receive_facts(self, line: Line, facts: FactsChecked) -> None:
         machine = self._machine_of(line)
@@ -360,6 +382,7 @@ class Control:
         self._set_machine(msgspec.structs.replace(machine, facts=kept))
 
     async def _receive_report(self, line: Line, report: Report) -> bool:
+        await self._ledger.written(report.execution.id)
         machine, execution = self._execution_of(line, report.execution.id)
         if execution is None:
             return True  # Over long ago: nothing to add.
@@ -372,6 +395,7 @@ class Control:
         return True
 
     async def _receive_claim(self, line: Line, claim: Claim) -> Grant:
+        await self._ledger.written(claim.execution_id)
         _, execution = self._execution_of(line, claim.execution_id)
         if execution is None:
             return Grant(False, "there is no such job any more")
@@ -381,6 +405,7 @@ class Control:
         return grant
 
     async def _receive_postpone(self, line: Line, request: Postpone) -> Postponed:
+        await self._ledger.written(request.execution_id)
         _, execution = self._execution_of(line, request.execution_id)
         if execution is None:
             return Postponed(False, "there is no such job any more")
@@ -441,19 +466,23 @@ class Control:
         if execution is None or execution.state.is_final:
             return
         line = self._lines.get(execution.machine_id)
-        if line is None:
+        if line is None or execution_id in line.data.deliveries:
             return
+        deliveries: set[str] = line.data.deliveries
+        deliveries.add(execution_id)
         job = self._ledger.job_of(execution)
         order = jobs.order_for(job, execution, self._clock())
         try:
             await line.request("execute", order, timeout=None)
         except (landline.RequestLost, landline.LineClosed):
+            deliveries.discard(execution_id)
             return
         except RequestError as error:
             await self._advance(
                 execution_id, ExecutionState.FAILED, f"the agent did not take it: {error.message}"
             )
             return
+        deliveries.discard(execution_id)
         await self._advance(execution_id, ExecutionState.DELIVERED)
 
     async def _wake(self, execution_id: str) -> None:
@@ -549,9 +578,23 @@ class Control:
         unsaved, self._unsaved_machines = self._unsaved_machines, set()
         try:
             await self._storage.save_machines([self._machines[machine_id] for machine_id in sorted(unsaved)])
+        except StorageError:
+            # One machine the database does not take must not keep it from the others.
+            await self._save_one_by_one(unsaved)
         except BaseException:
             self._unsaved_machines |= unsaved
             raise
+
+    async def _save_one_by_one(self, machine_ids: set[str]) -> None:
+        failure: StorageError | None = None
+        for machine_id in sorted(machine_ids):
+            try:
+                await self._storage.save_machine(self._machines[machine_id])
+            except StorageError as error:
+                self._unsaved_machines.add(machine_id)
+                failure = error
+        if failure is not None:
+            raise failure
 
     def _current(self, machine: Machine) -> Machine:
         """The machine with what only its line knows now."""

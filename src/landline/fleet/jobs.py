@@ -191,9 +191,13 @@ def postpone(
         return Postponed(False, "the operator does not allow it to be postponed"), None
     if ExecutionState.POSTPONED not in LIFE_CYCLE[execution.state] or now >= execution.expires_at:
         return Postponed(False, f"it is {execution.state.value}"), None
-    if execution.postponed_s + postpone_s > POSTPONED_S_MAX:
-        return Postponed(False, f"it can be postponed by {POSTPONED_S_MAX / 3600:g} hours in all"), None
     due_at = now + postpone_s
+    latest_at = job.created_at + (job.delay_s or 0.0) + job.valid_for_s + POSTPONED_S_MAX
+    if postpone_s <= 0:
+        return Postponed(False, "it can only be put off to a later time"), None
+    # Counted in elapsed time too: wishes add up to less than the questions in between take.
+    if execution.postponed_s + postpone_s > POSTPONED_S_MAX or due_at > latest_at:
+        return Postponed(False, f"it can be postponed by {POSTPONED_S_MAX / 3600:g} hours in all"), None
     later = msgspec.structs.replace(
         execution,
         state=ExecutionState.POSTPONED,
@@ -254,14 +258,17 @@ def settle_on_join(
         if known is not None and known.state is ExecutionState.FAILED:
             # What the machine refused to do did not make it go; it may have gone for another reason.
             return receive_report(job, execution, known, now, power=machine.facts.power)
+        if known is None:
+            # It would stand in the journal if it had begun, whatever boot this is.
+            return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
         if job.action is not Action.LOG_OFF and boot_id and execution.boot_id_before not in {"", boot_id}:
             went = (
                 "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
             )
             return advance(execution, ExecutionState.DONE, now, went)
-        if known is not None and known.state.is_final:
+        if known.state.is_final:
             return receive_report(job, execution, known, now, power=machine.facts.power)
-        if known is None or known.state is not ExecutionState.ACTING:
+        if known.state is not ExecutionState.ACTING:
             return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
         since = "" if job.action is Action.LOG_OFF else f", and the machine was not {job.action.past} since"
         return advance(

@@ -34,6 +34,10 @@ class Ledger:
         self._jobs: dict[str, Job] = {}
         self._executions: dict[str, dict[str, Execution]] = {}
         self._writing: set[asyncio.Task[Any]] = set()
+        # Executions whose newest states are on their way to disk: how many writes, and what the disk holds.
+        self._unwritten: dict[str, int] = {}
+        self._on_disk: dict[str, Execution] = {}
+        self._written = asyncio.Event()
 
     async def load(self, now: float) -> None:
         """Reads from disk what was not over. Raises :class:`StorageError`."""
@@ -135,10 +139,20 @@ class Ledger:
         """
         if not executions:
             return
-        before = [self._open[execution.id] for execution in executions]
         for execution in executions:
+            self._on_disk.setdefault(execution.id, self._open[execution.id])
+            self._unwritten[execution.id] = self._unwritten.get(execution.id, 0) + 1
             self._put(execution)
-        await self._to_its_end(self._write(before, executions))
+        await self._to_its_end(self._write(executions))
+
+    async def written(self, execution_id: str) -> None:
+        """Waits until memory and disk agree on an execution.
+
+        Whoever is about to promise something on the ground of its state must know that the disk bears it out.
+        """
+        while execution_id in self._unwritten:
+            self._written.clear()
+            await self._written.wait()
 
     # Inside.
 
@@ -151,19 +165,32 @@ class Ledger:
             added()
         return stored
 
-    async def _write(self, before: Sequence[Execution], executions: Sequence[Execution]) -> None:
+    async def _write(self, executions: Sequence[Execution]) -> None:
         try:
             await self._storage.record(executions)
         except StorageError as error:
-            for old, new in zip(before, executions, strict=True):
-                if self._open.get(old.id) is new:
-                    self._put(old)
+            for execution in executions:
+                # A newer state is being written by somebody else, who will see to it.
+                if self._open[execution.id] is execution:
+                    self._put(self._on_disk[execution.id])
             logger.error("%s", error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
+        else:
+            for execution in executions:
+                self._on_disk[execution.id] = execution
         finally:
+            for execution in executions:
+                self._end_write(execution.id)
+            self._written.set()
             for job_id in {execution.job_id for execution in executions}:
                 self._changed(job_id)
-        self._forget_finished({execution.job_id for execution in executions})
+            self._forget_finished({execution.job_id for execution in executions})
+
+    def _end_write(self, execution_id: str) -> None:
+        self._unwritten[execution_id] -= 1
+        if not self._unwritten[execution_id]:
+            del self._unwritten[execution_id]
+            del self._on_disk[execution_id]
 
     def _put(self, execution: Execution) -> None:
         self._open[execution.id] = execution
@@ -180,7 +207,9 @@ class Ledger:
         for job_id in job_ids:
             executions = self._executions.get(job_id, {})
             if all(
-                execution.state.is_final and execution.state is not ExecutionState.UNKNOWN
+                execution.id not in self._unwritten
+                and execution.state.is_final
+                and execution.state is not ExecutionState.UNKNOWN
                 for execution in executions.values()
             ):
                 for execution_id in executions:

@@ -51,13 +51,22 @@ class Join(msgspec.Struct, frozen=True):
     """An agent's first request on every new session."""
 
     facts: Facts
-    executions: Annotated[tuple[KnownExecution, ...], Meta(max_length=10_000)] = ()
+    executions: Annotated[tuple[KnownExecution, ...], Meta(max_length=2_000)] = ()
+
+
+class Withdraw(msgspec.Struct, frozen=True):
+    """An execution is not wanted any more."""
+
+    execution_id: str
+    reason: str
 
 
 class Joined(msgspec.Struct, frozen=True):
     """The answer to :class:`Join`: the name the machine goes by."""
 
     name: str
+    over: tuple[Withdraw, ...] = ()
+    """Of what the agent said it is at, what ended while it was away."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -121,13 +130,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     expires_in_s: float
     may_cancel: bool
     may_postpone: bool
-
-
-class Withdraw(msgspec.Struct, frozen=True):
-    """An execution is not wanted any more."""
-
-    execution_id: str
-    reason: str
 
 
 class FactsChecked(Facts, frozen=True, kw_only=True):

@@ -101,6 +101,8 @@ def parse_url(url: str) -> Endpoint:
         )
     if parts.scheme == "unix":
         return _parse_unix(url, parts)
+    if any(ord(sign) <= 32 or ord(sign) == 127 for sign in url):
+        raise ConfigurationError(f"{url!r} holds a space or control character")
     if not parts.hostname:
         raise ConfigurationError(
             f"{url!r} names no host; write for example {parts.scheme}://127.0.0.1:{DEFAULT_PORT}"

@@ -556,12 +556,12 @@ async def test_a_name_is_refused_while_its_machine_is_on_and_taken_over_when_it_
     await newer.boot()
     assert {machine.id: machine.name for machine in house.control.machines()} == {
         "newer-machine": "lab-1",
-        "older-machine": "lab-1.old-older-ma",
+        "older-machine": "lab-1.old-1",
     }
     # On disk too.
     await house.stop()
     await house.start()
-    assert [machine.name for machine in house.control.machines()] == ["lab-1", "lab-1.old-older-ma"]
+    assert [machine.name for machine in house.control.machines()] == ["lab-1", "lab-1.old-1"]
 
 
 async def test_a_second_agent_with_the_same_identity_replaces_the_first(house) -> None:
@@ -664,3 +664,25 @@ async def test_an_agent_that_joined_and_left_in_one_breath_is_not_online(house, 
     assert [
         machine for machine in house.control.machines() if machine.presence.state is PresenceState.ONLINE
     ] == []
+
+
+async def test_an_agent_that_never_reached_its_control_server_can_be_stopped(house) -> None:
+    house.url = "tcp://127.0.0.1:1"
+    machine = await house.machine().boot(wait=False)
+    machine.agent.stop()
+    assert (await machine.ended()).cause is Cause.AGENT_STOPPED
+
+
+async def test_an_agent_that_is_stopped_before_the_system_answered_does_not_claim_the_shutdown(
+    house, until
+) -> None:
+    """The system may still refuse: then the machine has not gone, and the job is not done."""
+    await house.start()
+    machine = await house.machine().boot()
+    machine.may_act.clear()
+    job = await house.order(Action.SHUT_DOWN)
+    await house.reached(job, ExecutionState.ACTING)
+    await until(lambda: machine.agent._acting)
+    machine.agent.stop()
+    assert (await machine.ended()).cause is Cause.AGENT_STOPPED
+    assert (await house.execution(job)).state is ExecutionState.ACTING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -87,7 +88,9 @@ class Agent:
         self._on_state = on_state
         self._known: dict[str, KnownExecution] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
+        # The order being carried out; and the one the system has accepted, so that the machine is going.
         self._acting: tuple[str, Action] | None = None
+        self._going: tuple[str, Action] | None = None
         self._one_dialog = asyncio.Lock()
         self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
@@ -114,23 +117,45 @@ class Agent:
         """
         await self._power.open()
         try:
-            async with self.connector as line:
+            self._start(self._watch_going_down())
+            line = await self._connect()
+            if line is None:
+                return await self._ending or Goodbye(Cause.AGENT_STOPPED)
+            try:
                 self.line = line
-                self._start(self._watch_going_down())
                 self._start(self._watch_persons())
                 goodbye = await self._ending
                 if goodbye is None:
                     raise line.error or AgentRefused("the control server closed the line")
                 await self._say_goodbye(line, goodbye)
                 return goodbye
+            finally:
+                await self.connector.__aexit__(*sys.exc_info())
         finally:
             await self._cancel_tasks()
             await self._power.release_going_down()
             await self._power.close()
 
+    async def _connect(self) -> Line | None:
+        """The line, once it is connected for the first time; ``None`` when the end comes before that."""
+        connecting = asyncio.get_running_loop().create_task(self.connector.__aenter__())
+        first: set[asyncio.Future[Any]] = {connecting, self._ending}
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            ended_by_itself = (
+                self._ending.done() and self._ending.exception() is None and self._ending.result() is None
+            )
+            if connecting.done() or ended_by_itself:
+                return await connecting
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait({connecting})
+        return None
+
     def stop(self, cause: Cause = Cause.AGENT_STOPPED, detail: str = "") -> None:
         """Makes :meth:`run` say goodbye and return. When it is a job that makes us go, that is the cause told."""
-        self._end(self._last_words(cause, detail))
+        self._end(self._last_words(self._going, cause, detail))
 
     @property
     def is_ending(self) -> bool:
@@ -177,6 +202,8 @@ class Agent:
             self._refuse(f"the control server does not take this machine: {error.message}")
             return True
         logger.info("joined as %s", joined.name)
+        for withdraw in joined.over:
+            await self._receive_withdraw(line, withdraw)
         self._joined.set()
         return True
 
@@ -243,8 +270,9 @@ class Agent:
                 return
             await self._report_state(order, ExecutionState.ACCEPTED, accepted)
             async with self._one_action:
-                if await self._claim(order):
-                    await self._act(order)
+                act_before = await self._claim(order)
+                if act_before is not None:
+                    await self._act(order, act_before)
         except landline.RequestError as error:
             # Not asked for again, and so not done: it expires on the control server.
             logger.error("%s of %s is dropped: %s", order.action.value, order.execution_id, error)
@@ -305,8 +333,11 @@ class Agent:
             self._note(order, ExecutionState.POSTPONED, detail)
         return reply
 
-    async def _claim(self, order: Order) -> bool:
-        """Asks for leave to act, as often as the answer gets lost. A leave that took too long to come is worthless."""
+    async def _claim(self, order: Order) -> float | None:
+        """Asks for leave to act, as often as the answer gets lost. A leave that took too long to come is worthless.
+
+        Returns until when it is good, on the clock of :func:`_boot_time`, or ``None`` when it was not given.
+        """
         claim = Claim(order.execution_id, self._facts.boot_id)
         while True:
             asked_at = _boot_time()
@@ -316,16 +347,21 @@ class Agent:
                     "%s of %s is not to be done: %s", order.action.value, order.execution_id, grant.reason
                 )
                 self._known.pop(order.execution_id, None)
-                return False
-            if _boot_time() - asked_at <= grant.valid_s:
-                return True
+                return None
+            act_before = asked_at + grant.valid_s
+            if _boot_time() <= act_before:
+                return act_before
 
-    async def _act(self, order: Order) -> None:
+    async def _act(self, order: Order, act_before: float) -> None:
         self._acting = (order.execution_id, order.action)
         try:
+            was_anybody_on = bool((await self._current_facts()).persons)
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
-            was_anybody_on = bool((await self._current_facts()).persons)
+            if _boot_time() > act_before:
+                raise PowerError(
+                    "nothing was done: looking and writing the journal took longer than the leave to act"
+                )
             await self._power.act(order.action, reason=order.message)
         except JournalError as error:
             # Not on record, so not done: doing it might do it twice.
@@ -349,7 +385,12 @@ class Agent:
             else:
                 # A restart or shutdown ends this agent; the way it goes and comes back tells the rest. Until then no
                 # other order begins: what is left of it is for the machine's next life.
-                await asyncio.sleep(GOING_DOWN_S_MAX)
+                self._going = self._acting
+                try:
+                    await asyncio.sleep(GOING_DOWN_S_MAX)
+                finally:
+                    if not self._ending.done():
+                        self._acting = self._going = None
 
     async def _tell_outcome(self, order: Order, state: ExecutionState, detail: str) -> None:
         try:
@@ -373,11 +414,12 @@ class Agent:
                 await self._power.open()
             except PowerError as error:
                 logger.warning("%s", error)
-        self._end(self._last_words(Cause.AGENT_STOPPED, "the system goes down"))
+        # The system may say so before it has answered the very request that makes it go.
+        self._end(self._last_words(self._going or self._acting, Cause.AGENT_STOPPED, "the system goes down"))
 
-    def _last_words(self, cause: Cause, detail: str) -> Goodbye:
-        if self._acting is not None and (told := _LAST_WORDS.get(self._acting[1])) is not None:
-            return Goodbye(told, detail, self._acting[0])
+    def _last_words(self, going: tuple[str, Action] | None, cause: Cause, detail: str) -> Goodbye:
+        if going is not None and (told := _LAST_WORDS.get(going[1])) is not None:
+            return Goodbye(told, detail, going[0])
         return Goodbye(cause, detail)
 
     def _end(self, goodbye: Goodbye) -> None:
@@ -389,6 +431,9 @@ class Agent:
             self._ending.set_exception(AgentRefused(sentence))
 
     async def _say_goodbye(self, line: Line, goodbye: Goodbye) -> None:
+        if line.state is LineState.RECONNECTING or line.state is LineState.CONNECTING:
+            logger.warning("the goodbye cannot be said: the control server is not connected")
+            return
         try:
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                 await line.send(goodbye, name="goodbye")
