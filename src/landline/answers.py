@@ -45,7 +45,7 @@ class Answers:
         self._worker: asyncio.Task[None] | None = None
         self._running: dict[int, asyncio.Task[None]] = {}
         # Untaken, in order, by correlation id. An OrderedDict: its first entry stays cheap to take out.
-        self._waiting: OrderedDict[int, MessageReceived] = OrderedDict()
+        self._waiting: OrderedDict[int, tuple[MessageReceived, Handler | None]] = OrderedDict()
 
     @property
     def has_backlog(self) -> bool:
@@ -71,21 +71,22 @@ class Answers:
 
         What waits is not taken, so a peer that asks more than it lets us answer is stopped by its own window.
         """
+        handler = self._handlers.find(message.name) if message.name else None
         if message.correlation in self._waiting:
             self._line.end(Code.PROTOCOL_ERROR, "two requests with one correlation id")
-        elif self._can_start(message):
-            self._start_request(message)
+        elif self._can_start(handler):
+            self._start_request(message, handler)
         else:
-            self._waiting[message.correlation] = message
+            self._waiting[message.correlation] = (message, handler)
 
     def resume(self) -> None:
         """Starts what waited, as far as there is room now."""
         while self._waiting:
-            correlation, message = next(iter(self._waiting.items()))
-            if not self._can_start(message):
+            correlation, (message, handler) = next(iter(self._waiting.items()))
+            if not self._can_start(handler):
                 return
             del self._waiting[correlation]
-            self._start_request(message)
+            self._start_request(message, handler)
 
     def cancel_request(self, correlation: int) -> None:
         """The peer does not want the answer any more."""
@@ -95,9 +96,9 @@ class Answers:
             # A task cancelled before its first step never reaches its own `finally`.
             task.add_done_callback(functools.partial(self._request_done, correlation))
             return
-        message = self._waiting.pop(correlation, None)
-        if message is not None:
-            self._line.take(message)
+        waiting = self._waiting.pop(correlation, None)
+        if waiting is not None:
+            self._line.take(waiting[0])
 
     def abandon(self) -> None:
         """The session is gone: nobody is left to answer, and what waits unacknowledged cannot be acknowledged."""
@@ -138,16 +139,14 @@ class Answers:
             self._worker = None
             backlog.clear()
 
-    def _can_start(self, message: MessageReceived) -> bool:
+    def _can_start(self, handler: Handler | None) -> bool:
         session = self._line.session
         if session is None or not session.has_room(ANSWER_BYTES_ROOM):
             return False
-        handler = self._handlers.find(message.name) if message.name else None
         return handler is None or not handler.is_async or len(self._running) < REQUESTS_RUNNING_MAX
 
-    def _start_request(self, message: MessageReceived) -> None:
+    def _start_request(self, message: MessageReceived, handler: Handler | None) -> None:
         self._line.take(message)
-        handler = self._handlers.find(message.name) if message.name else None
         if handler is None:
             self._answer_error(message.correlation, "no_handler", message.name)
         elif message.correlation in self._running:

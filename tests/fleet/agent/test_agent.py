@@ -478,13 +478,14 @@ async def test_an_order_that_comes_twice_is_taken_once(house, person, ada, until
     assert len(machine.prompt.questions) == 1
 
 
-async def test_withdrawing_what_has_begun_or_is_not_known_changes_nothing(house) -> None:
+async def test_withdrawing_what_has_begun_or_is_not_known_changes_nothing(house, until) -> None:
     await house.start()
     machine = house.machine()
     machine.may_act.clear()
     await machine.boot()
     job = await house.order(Action.LOG_OFF)
     await house.reached(job, ExecutionState.ACTING)
+    await until(lambda: machine.agent._acting)
     [line] = house.server.lines
     for execution_id in (job.executions[0].id, "nothing"):
         assert await line.request("withdraw", {"execution_id": execution_id, "reason": ""}) is False
