@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -58,12 +61,32 @@ def ask_to_go_on(action: Action, machines: Sequence[Target]) -> None:
         for target in machines
     ]
     table = table_lines(("MACHINE", "PRESENCE", "PERSON"), rows, colours=wants_colour(sys.stderr))
-    sys.stderr.write("\n".join(table) + "\n" + asked.text)
-    sys.stderr.flush()
     try:
-        answer = sys.stdin.readline()
+        sys.stderr.write("\n".join(table) + "\n" + asked.text)
+        sys.stderr.flush()
+        answer = _read_line()
     except KeyboardInterrupt:
         raise CommandFailed("\nNothing was sent.", INTERRUPTED) from None
     if answer.strip().lower() not in asked.yes:
         number = counted(len(machines), "machine")
         raise CommandFailed(f"Not confirmed; nothing was sent to the {number}.", SOME_NOT_DONE)
+
+
+def _read_line() -> str:
+    """A line from the terminal.
+
+    A Ctrl-C in the instant before ``readline`` waits would be noticed only with the next key: the handler has run,
+    and nothing ends the wait. It leaves a byte in the wake-up pipe (``signal.set_wakeup_fd``), which does.
+    """
+    if sys.platform == "win32":
+        return sys.stdin.readline()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    try:
+        select.select([sys.stdin, reader], [], [])
+        return sys.stdin.readline()
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
