@@ -15,6 +15,7 @@ PEERS: Final = ("landline", "bare_uvloop", "websockets")
 FIRST_CONNECTIONS: Final = 100
 """Opened before the first look, so that what a server loads once is not counted."""
 SETTLE_S: Final = 0.3
+"""The server has no event for "nothing more comes": the last handshakes and acknowledgements get this long."""
 
 
 def run(settings: Settings) -> Row:

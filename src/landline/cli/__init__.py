@@ -12,7 +12,7 @@ import sys
 def main() -> None:
     """Runs the command line with the arguments of this process, and exits."""
     try:
-        import typer  # noqa: F401
+        import typer  # noqa: F401 - only to see whether it is there, before anything needs it
     except ModuleNotFoundError:
         sys.exit(_say("The command line needs more than the library; install landline[fleet].", 2))
     from landline.cli.app import build

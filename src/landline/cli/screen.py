@@ -25,6 +25,7 @@ from landline.cli.views import (
     machine_count,
     machine_row,
 )
+from landline.fleet.api import Update
 
 REFRESHES_PER_S: Final = 4
 EXECUTIONS_SHOWN_MAX: Final = 8
@@ -65,14 +66,14 @@ class _Picture:
         self._gone: Gone | None = None
         self._taken_at = time.monotonic()
 
-    def take(self, update: object) -> None:
+    def take(self, update: Update | Gone) -> None:
         """Takes in an update, or that there is nobody to give one."""
         with self._lock:
             if isinstance(update, Gone):
                 self._gone = update
                 return
             self._gone = None
-            self._board.apply(update)  # type: ignore[arg-type]
+            self._board.apply(update)
             self._taken_at = time.monotonic()
 
     def render(self) -> RenderableType:

@@ -382,8 +382,7 @@ class Control:
         self._set_machine(msgspec.structs.replace(machine, facts=kept))
 
     async def _receive_report(self, line: Line, report: Report) -> bool:
-        await self._ledger.written(report.execution.id)
-        machine, execution = self._execution_of(line, report.execution.id)
+        machine, execution = await self._execution_of(line, report.execution.id)
         if execution is None:
             return True  # Over long ago: nothing to add.
         job = self._ledger.job_of(execution)
@@ -395,8 +394,7 @@ class Control:
         return True
 
     async def _receive_claim(self, line: Line, claim: Claim) -> Grant:
-        await self._ledger.written(claim.execution_id)
-        _, execution = self._execution_of(line, claim.execution_id)
+        _, execution = await self._execution_of(line, claim.execution_id)
         if execution is None:
             return Grant(False, "there is no such job any more")
         grant, after = jobs.claim(execution, self._clock(), boot_id=claim.boot_id)
@@ -405,8 +403,7 @@ class Control:
         return grant
 
     async def _receive_postpone(self, line: Line, request: Postpone) -> Postponed:
-        await self._ledger.written(request.execution_id)
-        _, execution = self._execution_of(line, request.execution_id)
+        _, execution = await self._execution_of(line, request.execution_id)
         if execution is None:
             return Postponed(False, "there is no such job any more")
         job = self._ledger.job_of(execution)
@@ -441,7 +438,9 @@ class Control:
             raise RequestError(NOT_JOINED, "join first")
         return self._machines[line.data.machine_id]
 
-    def _execution_of(self, line: Line, execution_id: str) -> tuple[Machine, Execution | None]:
+    async def _execution_of(self, line: Line, execution_id: str) -> tuple[Machine, Execution | None]:
+        """An agent's machine and one of its executions, in the state that is on disk too."""
+        await self._ledger.written(execution_id)
         machine = self._machine_of(line)
         execution = self._ledger.find(execution_id)
         if execution is not None and execution.machine_id != machine.id:
