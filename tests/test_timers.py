@@ -69,11 +69,7 @@ def loop():
 
 @pytest.fixture
 def wheel(loop):
-    class Wheel(TimerWheel):
-        __slots__ = ()
-        time = staticmethod(lambda: loop.now)
-
-    return Wheel(loop)
+    return TimerWheel(loop, lambda: loop.now)
 
 
 def test_it_wakes_in_time_and_at_most_one_tick_late(loop, wheel):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Sequence
+from random import SystemRandom
+from time import monotonic
 from types import TracebackType
 from typing import Any, Final, cast
 
@@ -26,7 +27,7 @@ from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
-from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, Welcome
+from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
 from landline.session.session import SendBuffer, Session
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, TransportOptions, load, parse_url
@@ -51,6 +52,8 @@ def connect(
     limits: Limits | None = None,
     send_buffer: SendBuffer | None = None,
     options: TransportOptions | None = None,
+    clock: Callable[[], float] = monotonic,
+    random: RandomSource | None = None,
 ) -> Connector:
     """A line to a server, which repairs itself until it is closed.
 
@@ -65,6 +68,8 @@ def connect(
     :param on_session_lost: called as ``on_session_lost(line, unconfirmed)`` when the server no longer has the
         session and the line goes on with a new one. Without it, a line whose session was lost with messages of
         unknown fate is closed, and :class:`SessionLost` raised to whoever reads or sends.
+    :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
+    :param random: where nonces and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
     """
     endpoints = [parse_url(url) for url in ([urls] if isinstance(urls, str) else urls)]
@@ -82,6 +87,8 @@ def connect(
         limits=limits or Limits(),
         send_buffer=send_buffer or SendBuffer(),
         options=options or TransportOptions(),
+        clock=clock,
+        random=random or SystemRandom(),
     )
 
 
@@ -100,6 +107,8 @@ class Connector:
         limits: Limits,
         send_buffer: SendBuffer,
         options: TransportOptions,
+        clock: Callable[[], float],
+        random: RandomSource,
     ) -> None:
         self.handlers = Handlers()
         self._given = endpoints
@@ -112,7 +121,8 @@ class Connector:
         self._limits = limits
         self._send_buffer = send_buffer
         self._options = options
-        self._random = random.SystemRandom()
+        self._clock = clock
+        self._random = random
         self._attempts = 0
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
@@ -137,7 +147,7 @@ class Connector:
         if self._task is not None:
             raise RuntimeError("a connector can be entered once")
         self.loop = asyncio.get_running_loop()
-        self.wheel = TimerWheel(self.loop)
+        self.wheel = TimerWheel(self.loop, self._clock)
         line = self._line = Line(self, identity=self._identity)
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from random import SystemRandom
+from time import monotonic
 from types import TracebackType
 from typing import Any, Final, cast
 
@@ -23,6 +24,7 @@ from landline.session.handshake import (
     SESSION_ID_BYTES,
     Hello,
     Limits,
+    RandomSource,
     Resume,
     ServerHandshake,
     Welcome,
@@ -95,6 +97,8 @@ class Server:
     :param resume_window_s: seconds a session is kept after its transport was lost.
     :param limits: what one client may make this server hold.
     :param send_buffer: how much is kept for one client before senders wait.
+    :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
+    :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
     """
 
@@ -108,6 +112,8 @@ class Server:
         limits: Limits | None = None,
         send_buffer: SendBuffer | None = None,
         name: str = "landline",
+        clock: Callable[[], float] = monotonic,
+        random: RandomSource | None = None,
     ) -> None:
         if max_lines < 1:
             raise ConfigurationError(f"Server(max_lines={max_lines}): at least one line is needed")
@@ -125,7 +131,8 @@ class Server:
         self._limits = limits or Limits()
         self._send_buffer = send_buffer or SendBuffer()
         self._name = name
-        self._random = random.SystemRandom()
+        self._clock = clock
+        self._random: RandomSource = random or SystemRandom()
         self._sessions: dict[bytes, Line] = {}
         self._groups: dict[str, Group] = {}
         self._handshakes: set[_HandshakeLink] = set()
@@ -316,7 +323,7 @@ class Server:
             raise RuntimeError("a closed server cannot listen again; make a new one")
         if not self._listeners:
             self.loop = asyncio.get_running_loop()
-            self.wheel = TimerWheel(self.loop)
+            self.wheel = TimerWheel(self.loop, self._clock)
             self._closed = self.loop.create_future()
         listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)
         self._listeners.append(listener)

@@ -8,6 +8,7 @@ kept in buckets by the tick in which they are due, and one handle wakes the earl
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from heapq import heappop, heappush
 from time import monotonic
 from typing import Protocol
@@ -27,15 +28,14 @@ class Timed(Protocol):
 class TimerWheel:
     """Wakes scheduled things in their tick, at most one tick late. Belongs to one event loop.
 
-    :attr:`time` is the clock of all deadlines. It is not the loop's own, which uvloop reads once per turn and in
-    whole milliseconds: too coarse for a round trip, and blind to a turn that took long.
+    ``time`` is the clock of all deadlines. By default it is not the loop's own, which uvloop reads once per turn and
+    in whole milliseconds: too coarse for a round trip, and blind to a turn that took long.
     """
 
-    time = staticmethod(monotonic)
+    __slots__ = ("_buckets", "_handle", "_handle_tick", "_loop", "_ticks", "time")
 
-    __slots__ = ("_buckets", "_handle", "_handle_tick", "_loop", "_ticks")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, time: Callable[[], float] = monotonic) -> None:
+        self.time = time
         self._loop = loop
         self._buckets: dict[int, list[Timed]] = {}
         self._ticks: list[int] = []

@@ -27,7 +27,7 @@ POWERS = ("logind", "command", "simulated", "dry-run")
 PROMPTS = ("auto", "tk", "terminal", "none")
 _EXPECTED: Final = {
     "landline.fleet.agent.agent": "AgentRefused",
-    "landline.fleet.agent.journal": "JournalError",
+    "landline.fleet.agent.journal_file": "JournalError",
     "landline.fleet.agent.power": "PowerError",
     "landline.fleet.demo": "DemoFailed",
     "landline.fleet.paths": "UnsafeDirectory",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from random import Random, SystemRandom
 from typing import Any, Final
 
 import msgspec
@@ -109,11 +109,13 @@ class Control:
         waker: Waker,
         agents_url: str = "",
         clock: Callable[[], float] = time.time,
+        random: Random | None = None,
     ) -> None:
         self._server = server
         self._storage = storage
         self._waker = waker
         self._clock = clock
+        self._random = random or SystemRandom()
         self._machines: dict[str, Machine] = {}
         self._lines: dict[str, Line] = {}
         self._ledger = Ledger(storage, self._publish_job)
@@ -136,12 +138,13 @@ class Control:
         waker: Waker,
         agents_url: str = "",
         clock: Callable[[], float] = time.time,
+        random: Random | None = None,
     ) -> Control:
         """Loads what was on disk, takes over the server's handlers and begins to watch deadlines.
 
         Raises :class:`StorageError`.
         """
-        control = cls(server, storage, waker=waker, agents_url=agents_url, clock=clock)
+        control = cls(server, storage, waker=waker, agents_url=agents_url, clock=clock, random=random)
         await control._load()
         control._register(server)
         control._start(control._sweep_forever())
@@ -291,7 +294,7 @@ class Control:
         now = self._clock()
         self._give_up_name(facts.name, machine_id, now)
         before = self._machines.get(machine_id)
-        join_reference = secrets.token_hex(8)
+        join_reference = self._random.randbytes(8).hex()
         arrived = presence.joined(now, join=join_reference, address=line.peer)
         if line.state is LineState.RECONNECTING:
             arrived = presence.link_lost(
@@ -533,8 +536,9 @@ class Control:
                 await self._save_machines()
             except (StorageError, RequestError) as error:
                 logger.error("%s; trying again", error)
-            if time.monotonic() - last_round_trips >= ROUND_TRIP_EVERY_S and self._subscriptions:
-                last_round_trips = time.monotonic()
+            now = asyncio.get_running_loop().time()
+            if now - last_round_trips >= ROUND_TRIP_EVERY_S and self._subscriptions:
+                last_round_trips = now
                 self._publish_round_trips()
 
     async def _sweep(self) -> None:
@@ -621,7 +625,7 @@ class Control:
         return sorted(frozen.values(), key=lambda machine: machine.name)
 
     def _new_job_id(self) -> str:
-        return "".join(secrets.choice(ID_ALPHABET) for _ in range(8))
+        return "".join(self._random.choice(ID_ALPHABET) for _ in range(8))
 
     # Publishing.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from landline.fleet.agent import journal as journal_module
+from landline.fleet.agent import journal_file
 from landline.fleet.agent.journal import ENTRIES_KEPT, Entry, Journal, JournalError
 from landline.fleet.model import Action, ExecutionState
 
@@ -283,7 +283,7 @@ def test_a_shortening_that_fails_leaves_the_old_one(path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal_module, "_write_all", fail)
+        patch.setattr(journal_file, "_write_all", fail)
         with pytest.raises(JournalError, match="No space left"):
             Journal.open(path)
     assert path.read_bytes() == b"".join(lines)

@@ -13,7 +13,8 @@ import msgspec
 
 import landline
 from landline import Backoff, ClientAuth, Line, LineState, StateChange
-from landline.fleet.agent.journal import Entry, Journal, JournalError
+from landline.fleet.agent.journal import Entry, Journal
+from landline.fleet.agent.journal_file import JournalError
 from landline.fleet.agent.power import OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
 from landline.fleet.messages import (
@@ -66,6 +67,8 @@ class Agent:
     :param machine_id: names the machine for ever.
     :param facts: what to tell of the machine; persons are filled in from ``power``.
     :param prompt: asks the person; ``None`` where nobody can be asked, then countdowns just run.
+    :param connect: how the line is made, for those who run it in a simulation.
+    :param boot_clock: seconds that go on while the machine is suspended; a leave to act is measured with it.
     """
 
     def __init__(
@@ -80,12 +83,15 @@ class Agent:
         journal: Journal,
         backoff: Backoff | None = None,
         on_state: Callable[[Line, StateChange], None] | None = None,
+        connect: Callable[..., landline.Connector] = landline.connect,
+        boot_clock: Callable[[], float] | None = None,
     ) -> None:
         self._facts = facts
         self._power = power
         self._prompt = prompt
         self._journal = journal
         self._on_state = on_state
+        self._boot_clock = boot_clock or boot_time
         self._known: dict[str, KnownExecution] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
         # The order being carried out; and the one the system has accepted, so that the machine is going.
@@ -97,7 +103,7 @@ class Agent:
         self._ending: asyncio.Future[Goodbye | None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self.line: Line | None = None
-        self.connector = landline.connect(
+        self.connector = connect(
             urls,
             auth=auth,
             identity=machine_id,
@@ -287,15 +293,16 @@ class Agent:
         countdown_s = order.due_in_s if order.has_delay else DEFAULT_COUNTDOWN_S
         who = ", ".join(person.name for person in persons)
         may_postpone = order.may_postpone
+        loop = asyncio.get_running_loop()
         while True:
-            shown_at = time.monotonic()
+            shown_at = loop.time()
             try:
                 async with self._one_dialog:
                     await self._report_state(order, ExecutionState.PROMPTED, f"asking {who}")
-                    shown_at = time.monotonic()
+                    shown_at = loop.time()
                     answer = await self._show(self._prompt, order, countdown_s, may_postpone)
             except PromptError as error:
-                await asyncio.sleep(max(0.0, countdown_s - (time.monotonic() - shown_at)))
+                await asyncio.sleep(max(0.0, countdown_s - (loop.time() - shown_at)))
                 return f"{who} could not be asked: {error}"
             if answer.choice is Choice.NOW:
                 return f"{who} agreed"
@@ -312,7 +319,7 @@ class Agent:
                     continue
                 may_postpone = False
             # Refused or not allowed: the question goes on with the time that is left.
-            countdown_s = max(0.0, countdown_s - (time.monotonic() - shown_at))
+            countdown_s = max(0.0, countdown_s - (loop.time() - shown_at))
 
     async def _show(self, prompt: Prompt, order: Order, countdown_s: float, may_postpone: bool) -> Answer:
         question = Question(
@@ -336,11 +343,11 @@ class Agent:
     async def _claim(self, order: Order) -> float | None:
         """Asks for leave to act, as often as the answer gets lost. A leave that took too long to come is worthless.
 
-        Returns until when it is good, on the clock of :func:`_boot_time`, or ``None`` when it was not given.
+        Returns until when it is good, on the clock of :func:`boot_time`, or ``None`` when it was not given.
         """
         claim = Claim(order.execution_id, self._facts.boot_id)
         while True:
-            asked_at = _boot_time()
+            asked_at = self._boot_clock()
             grant: Grant = await self._request_until_answered("claim", claim, Grant)
             if not grant.granted:
                 logger.info(
@@ -349,7 +356,7 @@ class Agent:
                 self._known.pop(order.execution_id, None)
                 return None
             act_before = asked_at + grant.valid_s
-            if _boot_time() <= act_before:
+            if self._boot_clock() <= act_before:
                 return act_before
 
     async def _act(self, order: Order, act_before: float) -> None:
@@ -358,7 +365,7 @@ class Agent:
             was_anybody_on = bool((await self._current_facts()).persons)
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
-            if _boot_time() > act_before:
+            if self._boot_clock() > act_before:
                 raise PowerError(
                     "nothing was done: looking and writing the journal took longer than the leave to act"
                 )
@@ -523,7 +530,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _boot_time() -> float:
+def boot_time() -> float:
     """Seconds since boot, time in suspend included where the system counts it (clock_gettime(2))."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)

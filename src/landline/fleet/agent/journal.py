@@ -6,21 +6,43 @@ there never acts on that execution again, whatever happened in between.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, Self
 
 import msgspec
 
+from landline.fleet.agent.journal_file import JournalError, JournalFile
 from landline.fleet.model import Action, ExecutionState
 
 ENTRIES_KEPT: Final = 2000
 """Executions remembered. An older one has expired on the control server long ago."""
 
 
-class JournalError(Exception):
-    """The journal cannot be read, written or locked; the text says what to do."""
+class JournalStore(Protocol):
+    """Where a journal is kept, for one process at a time; ``str()`` names it to people.
+
+    Everything but ``close`` may raise :class:`OSError`.
+    """
+
+    def read(self) -> bytes:
+        """Everything in it."""
+        ...
+
+    def truncate(self, size_bytes: int) -> None:
+        """Drops what is behind the first ``size_bytes``."""
+        ...
+
+    def append(self, data: bytes) -> None:
+        """Adds to its end; it survives a power loss when this returns, and nothing of it is there when this raises."""
+        ...
+
+    def replace(self, data: bytes) -> None:
+        """Puts ``data`` in the place of everything: whole, or not at all."""
+        ...
+
+    def close(self) -> None:
+        """Lets it go; another process may have it then."""
+        ...
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -34,52 +56,35 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """The agent's record. Only one process can have it open."""
+    """The agent's record. Reads it, and shortens it to what is worth remembering.
 
-    def __init__(self, path: Path, descriptor: int, entries: dict[str, Entry]) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._entries = entries
+    A last line cut short by a crash was never acted on and is dropped. Raises :class:`JournalError` when the store
+    cannot be read, or is damaged elsewhere: guessing could repeat an action.
+    """
+
+    def __init__(self, store: JournalStore) -> None:
+        self._store = store
+        try:
+            self._entries, size_bytes = _read(store)
+            store.truncate(size_bytes)
+            if len(self._entries) > ENTRIES_KEPT:
+                self._shorten()
+        except OSError as error:
+            raise JournalError(f"the journal {store} cannot be read: {error.strerror}") from error
 
     @classmethod
-    def open(cls, path: Path) -> Journal:
-        """Opens or creates the journal and shortens it to what is worth remembering.
-
-        A last line cut short by a crash was never acted on and is dropped. Raises :class:`JournalError` when another
-        agent has it open, or when it is damaged elsewhere: guessing could repeat an action.
-        """
+    def open(cls, path: Path) -> Self:
+        """The journal in a file. Raises :class:`JournalError`, also when another agent has it open."""
+        store = JournalFile.open(path)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise JournalError(f"the journal {path} cannot be opened: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise JournalError(
-                    f"another agent uses {path.parent}; stop it, or give this one its own --data directory"
-                ) from error
-            if os.fstat(descriptor).st_ino != path.stat().st_ino:
-                # Its name went to a shortened copy, which the other agent has locked.
-                raise JournalError(f"another agent uses {path.parent}; stop it first")
-            _sync_directory(path.parent)
-            entries, size = _read(path)
-            os.truncate(descriptor, size)
-            journal = cls(path, descriptor, entries)
-            if size and len(entries) > ENTRIES_KEPT:
-                journal._shorten()
-            return journal
-        except OSError as error:
-            os.close(descriptor)
-            raise JournalError(f"the journal {path} cannot be read: {error.strerror}") from error
+            return cls(store)
         except BaseException:
-            os.close(descriptor)
+            store.close()
             raise
 
     def close(self) -> None:
         """Closes it; another agent may open it then."""
-        os.close(self._descriptor)
+        self._store.close()
 
     def find(self, execution_id: str) -> Entry | None:
         """What is known of an execution."""
@@ -91,60 +96,30 @@ class Journal:
 
     def record(self, entry: Entry) -> None:
         """Writes a step; it is on disk when this returns. Raises :class:`JournalError` when it cannot be."""
-        line = msgspec.json.encode(entry) + b"\n"
-        size = os.fstat(self._descriptor).st_size
         try:
-            _write_all(self._descriptor, line)
-            os.fsync(self._descriptor)
+            self._store.append(msgspec.json.encode(entry) + b"\n")
         except OSError as error:
-            # A line written in part would make the next one unreadable.
-            os.truncate(self._descriptor, size)
-            raise JournalError(f"the journal {self._path} cannot be written: {error.strerror}") from error
+            raise JournalError(f"the journal {self._store} cannot be written: {error.strerror}") from error
         self._entries[entry.id] = entry
 
     def _shorten(self) -> None:
         kept = dict(list(self._entries.items())[-ENTRIES_KEPT // 2 :])
-        beside = self._path.with_suffix(".new")
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write_all(descriptor, b"".join(msgspec.json.encode(entry) + b"\n" for entry in kept.values()))
-            os.fsync(descriptor)
-            beside.replace(self._path)
-            _sync_directory(self._path.parent)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(self._descriptor)
-        self._descriptor = descriptor
+        self._store.replace(b"".join(msgspec.json.encode(entry) + b"\n" for entry in kept.values()))
         self._entries = kept
 
 
-def _read(path: Path) -> tuple[dict[str, Entry], int]:
+def _read(store: JournalStore) -> tuple[dict[str, Entry], int]:
     """The entries by id, and the size of the whole lines."""
-    data = path.read_bytes()
-    size = data.rfind(b"\n") + 1
+    data = store.read()
+    size_bytes = data.rfind(b"\n") + 1
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(data[:size].splitlines(), 1):
+    for number, line in enumerate(data[:size_bytes].splitlines(), 1):
         try:
             entry = msgspec.json.decode(line, type=Entry)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise JournalError(
-                f"the journal {path} is damaged in line {number} ({error}); move it away if you accept that jobs "
+                f"the journal {store} is damaged in line {number} ({error}); move it away if you accept that jobs "
                 "in it might be done a second time"
             ) from error
         entries[entry.id] = entry
-    return entries, size
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return entries, size_bytes
