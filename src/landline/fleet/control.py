@@ -488,22 +488,27 @@ class Control:
         await self._advance(execution_id, ExecutionState.DELIVERED)
 
     async def _wake(self, execution_id: str) -> None:
-        """Sends magic packets until the machine is there or the time is up."""
-        await self._advance(execution_id, ExecutionState.ACTING)
+        """Sends magic packets until the machine is there or the time is up, also while the disk takes nothing."""
         while (execution := self._ledger.find(execution_id)) is not None and not execution.state.is_final:
-            machine = self._machines[execution.machine_id]
-            if machine.presence.state is PresenceState.ONLINE:
-                # It was on all the time, and its line has resumed.
-                await self._advance(execution_id, ExecutionState.DONE, "it is online")
-                return
             try:
-                self._waker.wake(machine.facts.mac_addresses)
-            except OSError as error:
-                await self._advance(
-                    execution_id, ExecutionState.FAILED, f"the wake-up packet was not sent: {error}"
-                )
-                return
+                await self._wake_once(execution)
+            except RequestError as error:
+                logger.warning("waking %s: %s; trying again", execution.machine_name, error.message)
             await asyncio.sleep(WAKE_AGAIN_S)
+
+    async def _wake_once(self, execution: Execution) -> None:
+        await self._advance(execution.id, ExecutionState.ACTING)
+        machine = self._machines[execution.machine_id]
+        if machine.presence.state is PresenceState.ONLINE:
+            # It was on all the time, and its line has resumed.
+            await self._advance(execution.id, ExecutionState.DONE, "it is online")
+            return
+        try:
+            self._waker.wake(machine.facts.mac_addresses)
+        except OSError as error:
+            await self._advance(
+                execution.id, ExecutionState.FAILED, f"the wake-up packet was not sent: {error}"
+            )
 
     def _withdraw(self, machine_id: str, execution_id: str, reason: str) -> None:
         line = self._lines.get(machine_id)

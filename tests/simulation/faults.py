@@ -1,0 +1,77 @@
+"""What goes wrong, and when: drawn from the seed before anything happens, so that faults can be left out one by one."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+KINDS = (
+    "cut",
+    "silence",
+    "clog",
+    "kill",
+    "power",
+    "pause",
+    "suspend",
+    "write crash",
+    "disk full",
+    "wall clock",
+)
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that goes wrong. ``client`` and ``dice`` are in [0, 1) and choose where and how."""
+
+    kind: str
+    at_s: float
+    at_server: bool
+    client: float
+    seconds: float
+    dice: float
+
+    def __str__(self) -> str:
+        where = "server" if self.at_server else f"client {self.client:.2f}"
+        return f"{self.at_s:8.3f} {self.kind} ({where}, {self.seconds:.2f} s, {self.dice:.2f})"
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What a seed draws for a whole run, in the manner of swarm testing: many runs lack some kinds of faults."""
+
+    scenario: str
+    clients: int
+    delay_s: float
+    jitter_s: float
+    segment_bytes_max: int
+    is_lax: bool
+    """Peers repeat a few frames that the other side has, as the protocol allows (§7.2)."""
+    lies: bool
+    """One client acknowledges what was never sent."""
+    faults: tuple[Fault, ...]
+
+
+FAULTS_S = 60.0
+"""How long things go wrong; after that everything is mended and must come to rest."""
+
+
+def draw(seed: int, dice: Random) -> Options:
+    """The options of a seed."""
+    scenario = "lines" if seed % 2 else "fleet"
+    faults = []
+    for kind in KINDS:
+        rate = dice.choice([0, 0.02, 0.1, 0.3]) if dice.random() < 0.6 else 0.0
+        own = Random(dice.random())
+        at_s = 2.0
+        while rate and (at_s := at_s + own.expovariate(rate)) < FAULTS_S:
+            seconds = own.choice([own.uniform(0, 1), own.uniform(1, 8), own.uniform(4, 40)])
+            faults.append(Fault(kind, at_s, own.random() < 0.3, own.random(), seconds, own.random()))
+    return Options(
+        scenario=scenario,
+        clients=dice.randint(1, 4),
+        delay_s=dice.choice([0.0001, 0.01, 0.05]),
+        jitter_s=dice.choice([0.0, 0.01, 0.1]),
+        segment_bytes_max=dice.choice([7, 100, 1500, 65536]) if scenario == "lines" else 1500,
+        is_lax=dice.random() < 0.3,
+        lies=scenario == "lines" and dice.random() < 0.2,
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+    )

@@ -1,0 +1,400 @@
+"""The fleet: a control server, machines with agents and persons, an operator who orders all sorts of things."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import Counter
+from random import Random
+
+import landline
+from landline import Backoff, Heartbeat, LandlineError, Line, LineState, Server, SharedToken
+from landline.fleet.agent.agent import Agent
+from landline.fleet.agent.journal import Journal
+from landline.fleet.agent.power.simulated import SimulatedPower
+from landline.fleet.agent.prompt import Answer, Choice, Question
+from landline.fleet.api import CancelRequest, JobRequest, OperationError
+from landline.fleet.control import Control
+from landline.fleet.model import Action, ExecutionState, Facts, Person, PresenceState
+from landline.fleet.storage import StorageError
+from tests.simulation.deliveries import Deliveries
+from tests.simulation.disk import Database, JournalDisk
+from tests.simulation.faults import Fault, Options
+from tests.simulation.network import Network
+from tests.simulation.node import Node
+from tests.simulation.watch import LineWatch
+from tests.simulation.world import SECOND, World
+
+HEARTBEAT = Heartbeat(interval_s=3.0, timeout_s=2.0)
+TOKEN = SharedToken("a token of the simulation")
+RESUME_WINDOW_S = 30.0
+NOTICED_S = 12.0
+"""The heartbeat's interval and timeout, what a clogged network may still deliver, and some slack."""
+LATE_S = 0.05
+"""How much later an act may seem on another machine's clock: drift over the ten seconds of a leave."""
+NOT_DONE = {ExecutionState.CANCELLED, ExecutionState.EXPIRED, ExecutionState.REFUSED, ExecutionState.FAILED}
+
+
+class Machine(Node):
+    """A machine that goes down when told, and comes back."""
+
+    persons: tuple[Person, ...] = ()
+
+
+class MachinePower(SimulatedPower):
+    """Tells the scenario of every act."""
+
+    def __init__(self, scenario: FleetScenario, node: Machine) -> None:
+        super().__init__(node.persons)
+        self._scenario = scenario
+        self._node = node
+
+    async def act(self, action: Action, *, reason: str) -> None:
+        if self._node.loop is not asyncio.get_running_loop():
+            return
+        self._scenario.acted(self._node, action, reason)
+        await super().act(action, reason=reason)
+
+
+class Person_:
+    """Answers as people do."""
+
+    name = "simulated"
+
+    def __init__(self, dice: Random) -> None:
+        self._dice = dice
+
+    async def ask(self, question: Question) -> Answer:
+        think_s = self._dice.uniform(0.1, 10.0)
+        if think_s >= question.countdown_s:
+            await asyncio.sleep(question.countdown_s)
+            return Answer(choice=Choice.TIMED_OUT)
+        await asyncio.sleep(think_s)
+        choice = self._dice.choice([Choice.NOW, Choice.NOW, Choice.CANCEL, Choice.POSTPONE])
+        return Answer(choice=choice, postpone_s=self._dice.uniform(1, 15) if choice is Choice.POSTPONE else 0)
+
+
+class FleetScenario:
+    """One control server, several machines."""
+
+    rest_s = 170.0
+
+    def __init__(self, world: World, network: Network, options: Options) -> None:
+        self.world = world
+        self.deliveries = Deliveries(world)
+        self.watch = LineWatch(world, interval_s=HEARTBEAT.interval_s, timeout_s=HEARTBEAT.timeout_s)
+        self.server = Node(world, network, "control", self._control)
+        self.clients = [
+            Machine(world, network, f"machine-{number:03d}", self._agent) for number in range(options.clients)
+        ]
+        self._dice = world.dice("fleet")
+        self._is_over = False
+        self._orders = 0
+        self._accepted: dict[str, str] = {}
+        self._acts: Counter[tuple[str, str]] = Counter()
+        self._running: tuple[Server, Control] | None = None
+        self._agents: dict[Node, Agent] = {}
+        self._sessions: dict[Node, set[bytes]] = {node: set() for node in (self.server, *self.clients)}
+        self._stays_off: set[Node] = set()
+        self._going: set[Node] = set()
+        self._down_since_ns: dict[Node, int] = {}
+        self.server.after_step = self._look_at_server
+        self.server.on_death = self._excuse
+        for node in self.clients:
+            node.on_death = self._excuse
+            node.after_step = self._look_at_client
+            node.on_end = self._agent_ended
+            if self._dice.random() < 0.5:
+                node.persons = (Person("ada", "seat0"),)
+
+    def begin(self) -> None:
+        self.server.power_on()
+        for node in self.clients:
+            node.power_on()
+        self._supervise()
+
+    def do(self, fault: Fault, node: Node) -> None:
+        """What happens to whole processes and machines."""
+        if fault.kind == "kill":
+            node.kill()
+        elif fault.kind == "power":
+            node.power_off()
+            self._power_on_after(node, min(fault.seconds, 20))
+        elif fault.kind == "write crash":
+            node.write_crash = ("before", "torn", "after")[int(fault.dice * 3)]
+        elif fault.kind == "disk full":
+            node.disk_full_until_ns = self.world.now_ns + int(min(fault.seconds, 10) * SECOND)
+
+    def heal(self) -> None:
+        self._is_over = True
+        for node in (self.server, *self.clients):
+            node.disk_full_until_ns = 0
+
+    def acted(self, node: Machine, action: Action, reason: str) -> None:
+        """A machine does what an order says: the moment that must not come twice, nor too late."""
+        self.world.note(f"{node.name} acts: {action.value} ({reason})")
+        key = (reason, node.name)
+        self._acts[key] += 1
+        if self._acts[key] > 1:
+            self.world.fail(f"{node.name} did {reason!r} {self._acts[key]} times")
+        execution = self._execution(*key)
+        if execution is None:
+            self.world.fail(f"{node.name} did {reason!r}, which is not on record")
+        elif execution.state is not ExecutionState.ACTING:
+            self.world.fail(f"{node.name} did {reason!r}, which is {execution.state.value} on record")
+        elif self.server.wall() > execution.expires_at + LATE_S:
+            late_s = self.server.wall() - execution.expires_at
+            self.world.fail(f"{node.name} did {reason!r} {late_s:.3f} s after it had expired")
+        if action is Action.LOG_OFF:
+            persons, node.persons = node.persons, ()
+            self.world.after(self._dice.uniform(1, 20), lambda: setattr(node, "persons", persons))
+            return
+        boot = node.boots
+        self._going.add(node)
+        if action is Action.SHUT_DOWN:
+            self._stays_off.add(node)
+        self.world.after(self._dice.uniform(0.2, 4), lambda: self._goes_down(node, action, boot))
+
+    def check_rest(self) -> None:
+        if self._running is None:
+            self.world.fail("the control server does not run")
+            return
+        server, control = self._running
+        machines = {machine.name: machine for machine in control.machines()}
+        for node in self.clients:
+            presence = machines[node.name].presence if node.name in machines else None
+            if node.is_running and (presence is None or presence.state is not PresenceState.ONLINE):
+                self.world.fail(f"{node.name} is on, and shown as {presence}")
+            if not node.is_running and presence and presence.state is not PresenceState.OFFLINE:
+                self.world.fail(f"{node.name} is off, and shown as {presence}")
+        self._check_executions()
+        agents = {node: agent for node, agent in self._agents.items() if node.is_running}
+        live = {agent.line.session_id for agent in agents.values() if agent.line is not None}
+        for line in server.lines:
+            if line.session is not None and not line.session.is_drained and line.session_id in live:
+                self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")
+        self.deliveries.check_rest(live)
+
+    def _check_executions(self) -> None:
+        jobs, executions = self.server.disk["jobs"], self.server.disk["executions"]
+        for tag, job_id in self._accepted.items():
+            if job_id not in jobs:
+                self.world.fail(f"the accepted job {tag!r} is not on record")
+        by_id = {node.name: node for node in self.clients}
+        for execution in executions.values():
+            job = jobs[execution.job_id]
+            acts = self._acts[job.message, execution.machine_name]
+            what = f"{job.message!r} ({job.action.value}) on {execution.machine_name}"
+            if not execution.state.is_final and by_id[execution.machine_name].is_running:
+                self.world.fail(f"{what} is still {execution.state.value}")
+            if execution.state in NOT_DONE and acts:
+                self.world.fail(f"{what} is {execution.state.value} ({execution.detail}), and was done")
+            if execution.state is ExecutionState.DONE and job.action is not Action.WAKE and not acts:
+                self.world.fail(f"{what} is done, and was never done")
+
+    # Processes.
+
+    async def _control(self, node: Node) -> None:
+        storage = Database(node)
+        server = Server(
+            auth=TOKEN,
+            heartbeat=HEARTBEAT,
+            resume_window_s=RESUME_WINDOW_S,
+            clock=node.monotonic,
+            random=node.dice,
+        )
+        server.on_session_lost(lambda line, lost: self.deliveries.reported(lost, by_server=True))
+        server.on("count")(lambda line, message: self.deliveries.arrived(message, by_server=False))
+        control = await Control.start(server, storage, waker=self, clock=node.wall, random=node.dice)
+        # Between control and server, so that both hear of it.
+        callback = server._state_callback
+
+        def changed(line: Line, change: landline.StateChange) -> None:
+            self.watch.changed(node, self.clients, change)
+            if change.state is LineState.CLOSED and change.cause is landline.LossKind.CLOSED_HERE:
+                # Another agent of the same machine has joined: the dead one's session is given up knowingly.
+                self.deliveries.excuse(by_server=True, session_ids=[line.session_id])
+            callback(line, change)
+
+        server.on_state(changed)
+        async with server.listen("tcp://control:5463"):
+            self._running = (server, control)
+            dice = Random(node.dice.random())
+            await asyncio.gather(self._operate(control, dice), self._count_down(server, dice))
+            await server.serve_forever()
+
+    async def _agent(self, node: Machine) -> None:
+        dice = Random(node.dice.random())
+        connect = functools.partial(self._connect, node)
+        agent = Agent(
+            urls=["tcp://control:5463"],
+            auth=TOKEN,
+            machine_id=f"{node.name}-id",
+            facts=Facts(
+                name=node.name, boot_id=node.boot_id, power="simulated", mac_addresses=(_mac(node.name),)
+            ),
+            power=MachinePower(self, node),
+            prompt=Person_(dice),
+            journal=Journal(JournalDisk(node)),
+            backoff=Backoff(first=0.5, cap=5.0),
+            connect=connect,
+            boot_clock=node.boot_clock,
+            on_state=lambda line, change: self.watch.changed(node, [self.server], change),
+        )
+        agent.connector.on("count")(lambda line, message: self.deliveries.arrived(message, by_server=True))
+        self._agents[node] = agent
+        counting = asyncio.get_running_loop().create_task(self._count_up(agent, dice))
+        try:
+            await agent.run()
+        finally:
+            counting.cancel()
+
+    def _connect(self, node: Node, urls, *, on_session_lost, **arguments):
+        def lost(line: Line, unconfirmed) -> None:
+            self.deliveries.reported(
+                [message for message in unconfirmed if message.name == "count"], by_server=False
+            )
+            on_session_lost(line, unconfirmed)
+
+        return landline.connect(
+            urls, clock=node.monotonic, random=node.dice, on_session_lost=lost, **arguments
+        )
+
+    async def _operate(self, control: Control, dice: Random) -> None:
+        known: list[str] = []
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1 / 3))
+            try:
+                if known and dice.random() < 0.2:
+                    await control.cancel_job(dice.choice(known), CancelRequest(cancelled_by="the operator"))
+                    continue
+                self._orders += 1
+                tag = f"order {self._orders}"
+                request = JobRequest(
+                    action=dice.choice(
+                        [Action.LOG_OFF, Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN, Action.WAKE]
+                    ),
+                    targets=(dice.choice(["*", f"machine-00{dice.randrange(4)}"]),),
+                    message=tag,
+                    delay_s=dice.choice([None, 0.0, dice.uniform(0, 10)]),
+                    valid_for_s=dice.choice([1.0, 5.0, 60.0]),
+                    queue_for_s=dice.choice([None, 60.0]),
+                    may_cancel=dice.random() < 0.7,
+                    may_postpone=dice.random() < 0.7,
+                    request_id=tag,
+                )
+                view = await control.create_job(request)
+            except (OperationError, StorageError, landline.RequestError) as error:
+                self.world.note(f"the operator is told: {error}")
+            else:
+                self._accepted[tag] = view.job.id
+                known.append(view.job.id)
+                self.world.note(f"accepted: {tag} {request.action.value} as {view.job.id}")
+
+    async def _count_down(self, server: Server, dice: Random) -> None:
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1.0))
+            for line in server.lines:
+                if line.data is not None:
+                    self._send_count(line, by_server=True)
+
+    async def _count_up(self, agent: Agent, dice: Random) -> None:
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1.0))
+            if agent.line is not None and not agent.is_ending:
+                self._send_count(agent.line, by_server=False)
+
+    def _send_count(self, line: Line, *, by_server: bool) -> None:
+        message = self.deliveries.next_message(line, by_server=by_server, bulk=False)
+        try:
+            line.send_nowait(message, name="count")
+        except LandlineError as error:
+            self.world.note(f"not sent over {line!r}: {error}")
+        else:
+            self.deliveries.sent(message, by_server=by_server)
+
+    def wake(self, mac_addresses) -> None:
+        """The control server's wake-up packet."""
+        for node in self.clients:
+            if _mac(node.name) in mac_addresses and not node.is_powered:
+                self._stays_off.discard(node)
+                self._power_on_after(node, self._dice.uniform(0.5, 5))
+
+    # Machines.
+
+    def _goes_down(self, node: Machine, action: Action, boot: int) -> None:
+        if node.boots != boot or not node.is_powered:
+            return
+        self._going.discard(node)
+        node.power_off()
+        if action is Action.RESTART:
+            self._power_on_after(node, self._dice.uniform(1, 10))
+
+    def _power_on_after(self, node: Node, seconds: float) -> None:
+        def power_on() -> None:
+            if node not in self._stays_off:
+                self._going.discard(node)
+                node.power_on()
+
+        self.world.after(seconds, power_on)
+
+    def _agent_ended(self, node: Node, error: BaseException | None) -> None:
+        """An agent ends by itself only when its machine goes down."""
+        if error is not None:
+            self.world.fail(f"the agent of {node.name} gave up: {error!r}")
+
+    def _supervise(self) -> None:
+        for node in (self.server, *self.clients):
+            if node.is_powered and not node.is_running and node not in self._going:
+                node.start()
+        self._check_presence()
+        self.world.at(self.world.now_ns + SECOND, self._supervise)
+
+    # Looking.
+
+    def _check_presence(self) -> None:
+        """A machine that is gone must not be shown as on for longer than the heartbeat takes."""
+        world = self.world
+        for node in self.clients:
+            if node.is_running:
+                self._down_since_ns.pop(node, None)
+                continue
+            since_ns = self._down_since_ns.setdefault(node, world.now_ns)
+            since_ns = max(since_ns, self.server.disturbed_at_ns, self.server.up_since_ns)
+            if self._running is None or world.now_ns - since_ns < NOTICED_S * SECOND:
+                continue
+            for machine in self._running[1].machines():
+                if machine.name == node.name and machine.presence.state in {
+                    PresenceState.ONLINE,
+                    PresenceState.SILENT,
+                }:
+                    world.fail(f"{node.name} has been gone for long, and is shown as {machine.presence}")
+
+    def _look_at_server(self, node: Node) -> None:
+        for line in self._running[0].lines if self._running is not None else ():
+            self.watch.look(line, is_server=True)
+            self._sessions[node].add(line.session_id)
+
+    def _look_at_client(self, node: Node) -> None:
+        agent = self._agents.get(node)
+        if agent is not None and agent.line is not None:
+            self.watch.look(agent.line, is_server=False)
+            self._sessions[node].add(agent.line.session_id)
+
+    def _excuse(self, node: Node) -> None:
+        self.deliveries.excuse(by_server=node is self.server, session_ids=self._sessions[node])
+        if node is self.server:
+            self._running = None
+        else:
+            self._agents.pop(node, None)
+
+    def _execution(self, tag: str, machine_name: str):
+        jobs = self.server.disk["jobs"]
+        for execution in self.server.disk["executions"].values():
+            if execution.machine_name == machine_name and jobs[execution.job_id].message == tag:
+                return execution
+        return None
+
+
+def _mac(name: str) -> str:
+    return f"02:00:00:00:00:{int(name[-3:]):02x}"

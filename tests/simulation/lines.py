@@ -1,0 +1,222 @@
+"""The library alone: a server and its clients, messages of all sizes both ways, requests, readers that stop reading."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from landline import (
+    Backoff,
+    BufferFull,
+    Heartbeat,
+    LandlineError,
+    Limits,
+    Line,
+    LineClosed,
+    LineState,
+    RequestError,
+    SendBuffer,
+    Server,
+    SessionLost,
+    SharedToken,
+    connect,
+)
+from landline.session.wire import FRAGMENT_BYTES
+from tests.simulation.deliveries import Deliveries
+from tests.simulation.faults import Fault, Options
+from tests.simulation.network import Network
+from tests.simulation.node import Node
+from tests.simulation.watch import LineWatch
+from tests.simulation.world import SECOND, World
+
+HEARTBEAT = Heartbeat(interval_s=3.0, timeout_s=2.0)
+LIMITS = Limits(message_bytes=3 * FRAGMENT_BYTES, window_bytes=5 * FRAGMENT_BYTES, window_frames=128)
+SEND_BUFFER = SendBuffer(size_bytes=8 * FRAGMENT_BYTES, messages=128)
+TOKEN = SharedToken("a token of the simulation")
+SIZES = (0, 10, 100, 100, 1000, FRAGMENT_BYTES, 2 * FRAGMENT_BYTES)
+RESUME_WINDOW_S = 20.0
+SUPERVISED_EVERY_S = 1.0
+
+
+class LinesScenario:
+    """One server, several clients."""
+
+    rest_s = 80.0
+
+    def __init__(self, world: World, network: Network, options: Options) -> None:
+        self.world = world
+        self.deliveries = Deliveries(world)
+        self.watch = LineWatch(world, interval_s=HEARTBEAT.interval_s, timeout_s=HEARTBEAT.timeout_s)
+        self.server = Node(world, network, "server", self._serve)
+        self.clients = [
+            Node(world, network, f"client-{number}", self._be_client) for number in range(options.clients)
+        ]
+        self._is_over = False
+        self._may_lie = options.lies
+        self._running: Server | None = None
+        self._lines: dict[Node, Line] = {}
+        self._answered: dict[tuple[bytes, int], int] = {}
+        self._sessions: dict[Node, set[bytes]] = {node: set() for node in (self.server, *self.clients)}
+        self.server.after_step = self._look_at_server
+        self.server.on_death = self._excuse
+        for node in self.clients:
+            node.on_death = self._excuse
+            node.after_step = self._look_at_client
+
+    def begin(self) -> None:
+        self.server.power_on()
+        for node in self.clients:
+            node.power_on()
+        self._supervise()
+
+    def do(self, fault: Fault, node: Node) -> None:
+        """What happens to whole processes and machines."""
+        if fault.kind == "kill":
+            node.kill()
+        elif fault.kind == "power":
+            node.power_off()
+            self.world.after(min(fault.seconds, 20), node.power_on)
+
+    def heal(self) -> None:
+        self._is_over = True
+
+    def check_rest(self) -> None:
+        lines = self._running.lines if self._running is not None else []
+        live = {line.session_id for line in self._lines.values()}
+        for node, line in self._lines.items():
+            if line.state is not LineState.ONLINE:
+                self.world.fail(f"{node.name} is {line.state.value} long after everything was mended")
+        if {line.session_id for line in lines} != live:
+            self.world.fail(f"the server knows {len(lines)} lines, the clients {len(live)}")
+        for line in (*lines, *self._lines.values()):
+            if line.session is not None and not line.session.is_drained:
+                self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")
+        self.deliveries.check_rest(live)
+        if not self.deliveries.count:
+            self.world.fail("not one message arrived")
+
+    # Processes.
+
+    async def _serve(self, node: Node) -> None:
+        server = self._running = Server(
+            auth=TOKEN,
+            heartbeat=HEARTBEAT,
+            resume_window_s=RESUME_WINDOW_S,
+            limits=LIMITS,
+            send_buffer=SEND_BUFFER,
+            clock=node.monotonic,
+            random=node.dice,
+        )
+        server.on("double", int)(self._double)
+        server.on_state(lambda line, change: self.watch.changed(node, self.clients, change))
+        server.on_session_lost(lambda line, lost: self.deliveries.reported(lost, by_server=True))
+
+        @server.on_line
+        async def talk(line: Line) -> None:
+            dice = Random(node.dice.random())
+            await asyncio.gather(self._send(line, dice, by_server=True), self._receive(line, dice, True))
+
+        async with server.listen("tcp://server:5463"):
+            await server.serve_forever()
+
+    async def _be_client(self, node: Node) -> None:
+        connector = connect(
+            "tcp://server:5463",
+            auth=TOKEN,
+            identity=node.name,
+            backoff=Backoff(first=0.5, cap=5.0),
+            on_state=lambda line, change: self.watch.changed(node, [self.server], change),
+            on_session_lost=lambda line, lost: self.deliveries.reported(lost, by_server=False),
+            limits=LIMITS,
+            send_buffer=SEND_BUFFER,
+            clock=node.monotonic,
+            random=node.dice,
+        )
+        connector.on("double", int)(self._double)
+        dice = Random(node.dice.random())
+        line = await connector.__aenter__()
+        self._lines[node] = line
+        try:
+            await asyncio.gather(
+                self._send(line, dice, by_server=False), self._receive(line, dice, False), self._ask(line, dice)
+            )
+        except LandlineError as error:
+            if not self._may_lie:
+                raise
+            self.world.note(f"{node.name}: {error}")
+        finally:
+            if isinstance(line.error, SessionLost):
+                self.deliveries.reported(line.error.unconfirmed, by_server=False)
+
+    async def _double(self, line: Line, number: int) -> int:
+        key = (line.session_id, number)
+        self._answered[key] = self._answered.get(key, 0) + 1
+        if self._answered[key] > 1:
+            self.world.fail(f"request {number} was answered {self._answered[key]} times")
+        await asyncio.sleep(number % 7 * 0.1)
+        return number * 2
+
+    async def _send(self, line: Line, dice: Random, *, by_server: bool) -> None:
+        pace_s = dice.choice([0.01, 0.1, 1.0])
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1 / pace_s))
+            bulk = dice.random() < 0.3
+            size = dice.choice(SIZES)
+            for _ in range(dice.choice([1, 1, 1, 20])):
+                message = self.deliveries.next_message(line, by_server=by_server, bulk=bulk, size=size)
+                try:
+                    if by_server:
+                        await line.send(message, bulk=bulk)
+                    else:
+                        # A client's line may get a new session while it waits, and then the number would be wrong.
+                        line.send_nowait(message, bulk=bulk)
+                except BufferFull:
+                    await asyncio.sleep(0.2)
+                else:
+                    self.deliveries.sent(message, by_server=by_server)
+
+    async def _receive(self, line: Line, dice: Random, is_server: bool) -> None:
+        async for message in line:
+            self.deliveries.arrived(message, by_server=not is_server)
+            if dice.random() < 0.01 and not self._is_over:
+                await asyncio.sleep(dice.choice([0.5, 5.0, 15.0]))
+
+    async def _ask(self, line: Line, dice: Random) -> None:
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1.0))
+            number = dice.randrange(10**9)
+            try:
+                answer = await line.request("double", number, timeout=dice.choice([0.05, 1.0, 10.0, None]))
+            except RequestError as error:
+                self.world.note(f"{line!r}: {error.code}")
+            except LineClosed:
+                return
+            else:
+                if answer != number * 2:
+                    self.world.fail(f"the answer to {number} was {answer}")
+
+    # Looking.
+
+    def _look_at_server(self, node: Node) -> None:
+        for line in self._running.lines if self._running is not None else ():
+            self.watch.look(line, is_server=True)
+            self._sessions[node].add(line.session_id)
+
+    def _look_at_client(self, node: Node) -> None:
+        line = self._lines.get(node)
+        if line is not None and line.session is not None:
+            self.watch.look(line, is_server=False)
+            self._sessions[node].add(line.session_id)
+
+    def _excuse(self, node: Node) -> None:
+        self.deliveries.excuse(by_server=node is self.server, session_ids=self._sessions[node])
+        if node is self.server:
+            self._running = None
+        else:
+            self._lines.pop(node, None)
+
+    def _supervise(self) -> None:
+        for node in (self.server, *self.clients):
+            if node.is_powered and not node.is_running:
+                node.start()
+        self.world.at(self.world.now_ns + int(SUPERVISED_EVERY_S * SECOND), self._supervise)

@@ -1,0 +1,166 @@
+"""One run of one seed: set up, let things go wrong, mend everything, and see whether it comes to rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from landline.session.replay import ReplayBuffer
+from landline.session.wire import encode_ack
+from tests.simulation.faults import FAULTS_S, Fault, Options, draw
+from tests.simulation.fleet import FleetScenario
+from tests.simulation.lines import LinesScenario
+from tests.simulation.network import Network, Transport
+from tests.simulation.node import Node
+from tests.simulation.world import LAST_EVENTS, Violation, World
+
+SCENARIOS = {"lines": LinesScenario, "fleet": FleetScenario}
+
+
+class Outcome(msgspec.Struct):
+    """What a run showed."""
+
+    seed: int
+    options: Options
+    violation: str | None
+    last_events: list[str]
+    fingerprint: str
+    steps: int
+    simulated_s: float
+
+
+def simulate(
+    seed: int, options: Options | None = None, *, events_kept: int | None = LAST_EVENTS
+) -> Outcome:
+    """Runs a seed, with its own options or others."""
+    world = World(seed, events_kept)
+    options = options or draw(seed, world.dice("options"))
+    run = _Run(world, options)
+    logging.disable(logging.CRITICAL)
+    restore = _be_lax() if options.is_lax else lambda: None
+    violation = None
+    try:
+        run.scenario.begin()
+        world.run(FAULTS_S)
+        run.heal()
+        world.run(FAULTS_S + run.scenario.rest_s)
+        run.scenario.check_rest()
+        if world.failure is not None:
+            raise world.failure
+    except Violation as failure:
+        violation = str(failure)
+    finally:
+        restore()
+        for node in run.nodes:
+            node.bury()
+        logging.disable(logging.NOTSET)
+    return Outcome(
+        seed, options, violation, list(world.last_events), world.fingerprint, world.steps, world.now_s
+    )
+
+
+def shrink(outcome: Outcome, budget: int = 60) -> Outcome:
+    """The same failure with fewer faults: first whole kinds are left out, then single ones."""
+
+    def without(keep: Callable[[Fault], bool]) -> bool:
+        nonlocal outcome, budget
+        fewer = tuple(filter(keep, outcome.options.faults))
+        if budget <= 0 or len(fewer) == len(outcome.options.faults):
+            return False
+        budget -= 1
+        again = simulate(outcome.seed, msgspec.structs.replace(outcome.options, faults=fewer))
+        if again.violation is not None:
+            outcome = again
+            return True
+        return False
+
+    for kind in sorted({fault.kind for fault in outcome.options.faults}):
+        without(lambda fault, kind=kind: fault.kind != kind)
+    size = len(outcome.options.faults) // 2
+    while size:
+        start = 0
+        while start < len(outcome.options.faults):
+            dropped = outcome.options.faults[start : start + size]
+            if not without(lambda fault, dropped=dropped: fault not in dropped):
+                start += size
+        size //= 2
+    return outcome
+
+
+class _Run:
+    def __init__(self, world: World, options: Options) -> None:
+        self.world = world
+        self.network = Network(
+            world,
+            delay_s=options.delay_s,
+            jitter_s=options.jitter_s,
+            segment_bytes_max=options.segment_bytes_max,
+        )
+        self.scenario = SCENARIOS[options.scenario](world, self.network, options)
+        self.nodes: list[Node] = [self.scenario.server, *self.scenario.clients]
+        self.network.hosts = {node.name: node for node in self.nodes}
+        if options.lies:
+            self.network.liars[self.scenario.clients[0]] = world.dice("lies")
+            self.network.add_lie = _add_lie
+        for fault in options.faults:
+            world.after(fault.at_s, lambda fault=fault: self._do(fault))
+
+    def heal(self) -> None:
+        self.world.note("everything is mended")
+        self.network.heal()
+        self.network.liars.clear()
+        for end in self.network.transports:
+            end.lies = None
+        for node in self.nodes:
+            node.paused_until_ns = self.world.now_ns
+            node.write_crash = None
+            node.disturb()
+            node.arm()
+        self.scenario.heal()
+
+    def _do(self, fault: Fault) -> None:
+        clients = self.scenario.clients
+        client = clients[int(fault.client * len(clients))]
+        server = self.scenario.server
+        node = server if fault.at_server else client
+        self.world.note(f"fault: {fault}")
+        if fault.kind == "cut":
+            ends = [end for end in self.network.transports if end.node is client]
+            if ends:
+                self.network.cut(ends[-1], is_orderly=fault.dice < 0.3)
+        elif fault.kind == "silence":
+            if fault.dice < 0.7:
+                self.network.close_way(client, server, fault.seconds)
+            if fault.dice > 0.3:
+                self.network.close_way(server, client, fault.seconds)
+        elif fault.kind == "clog":
+            self.network.clog(node, fault.seconds, fault.dice * 5.0)
+        elif fault.kind == "pause":
+            node.pause(fault.seconds)
+        elif fault.kind == "suspend":
+            client.pause(fault.seconds, is_suspended=True)
+        elif fault.kind == "wall clock":
+            client.jump_wall(86_400.0 if fault.dice < 0.5 else -86_400.0)
+        else:
+            self.scenario.do(fault, node)
+
+
+def _add_lie(end: Transport, data: bytes) -> bytes:
+    """An acknowledgement of more than was sent, in front of other frames; not in a handshake."""
+    if end.number and end.lies.random() < 0.02 and getattr(end.protocol, "line", None) is not None:
+        return encode_ack(end.lies.choice([10**6, 10**4, 10**12])) + data
+    return data
+
+
+def _be_lax() -> Callable[[], None]:
+    original = ReplayBuffer.rewind
+
+    def rewind(self: ReplayBuffer, received: int) -> None:
+        original(self, received)
+        self.written = max(0, self.written - 3)
+        self.unwritten_bytes = sum(map(len, self.frames[self.written :]))
+
+    ReplayBuffer.rewind = rewind
+    return lambda: setattr(ReplayBuffer, "rewind", original)

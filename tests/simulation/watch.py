@@ -1,0 +1,63 @@
+"""What must hold at every step, of every line that can be seen."""
+
+from __future__ import annotations
+
+from landline import LineState, LossKind, StateChange
+from landline.line import Line
+from landline.session.session import Session
+from landline.session.state import State
+from tests.simulation.node import Node
+from tests.simulation.world import SECOND, World
+
+WHEEL_S = 0.2
+"""Ticks of the timer wheel, turns of the loop, drift of the clocks."""
+
+
+class LineWatch:
+    """Looks at both sides of each session."""
+
+    def __init__(self, world: World, *, interval_s: float, timeout_s: float) -> None:
+        self._world = world
+        self._bound_s = interval_s + timeout_s
+        self.by_server: dict[bytes, Session] = {}
+        self.by_client: dict[bytes, Session] = {}
+
+    def look(self, line: Line | None, *, is_server: bool) -> None:
+        """Called after every turn of a node, for its lines."""
+        session = line.session if line is not None else None
+        if session is None:
+            return
+        sessions = self.by_server if is_server else self.by_client
+        sessions[session.session_id] = session
+        self._check_buffers(session)
+        server = self.by_server.get(session.session_id)
+        client = self.by_client.get(session.session_id)
+        if server is None or client is None:
+            return
+        if client.epoch > server.epoch:
+            self._world.fail(f"the client rides epoch {client.epoch}, the server knows {server.epoch}")
+        for sender, receiver in ((server, client), (client, server)):
+            if sender._replay.acknowledged > receiver._taken:
+                self._world.fail(
+                    f"{sender._replay.acknowledged} frames count as taken where {receiver._taken} were"
+                )
+
+    def changed(self, node: Node, peers: list[Node], change: StateChange) -> None:
+        """A line changed its state: a peer that is called dead must have been troubled."""
+        if change.state is not LineState.RECONNECTING or change.cause is not LossKind.SILENT:
+            return
+        since_ns = self._world.now_ns - int((self._bound_s + 2 * WHEEL_S) * SECOND)
+        if all(each.disturbed_at_ns < since_ns for each in (node, *peers)):
+            self._world.fail(f"{node.name} called a live peer dead: {change.detail}")
+
+    def _check_buffers(self, session: Session) -> None:
+        limit = session._send_buffer
+        # An empty buffer takes any message; fragments add their headers.
+        if session.buffered_bytes > limit.size_bytes + session._peer_limits.message_bytes * 1.1:
+            self._world.fail(f"{session.buffered_bytes} bytes in a send buffer of {limit.size_bytes}")
+        if session.buffered_messages > limit.messages * 2:
+            self._world.fail(f"{session.buffered_messages} messages in a send buffer of {limit.messages}")
+        # A message in fragments counts when it is whole.
+        held_max = session.limits.window_bytes + session.limits.message_bytes
+        if session.state is not State.CLOSED and session._untaken_bytes > held_max:
+            self._world.fail(f"{session._untaken_bytes} bytes held for an application that does not take them")
