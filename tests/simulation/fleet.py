@@ -382,6 +382,7 @@ class FleetScenario:
             self._sessions[node].add(agent.line.session_id)
 
     def _excuse(self, node: Node) -> None:
+        self._down_since_ns[node] = self.world.now_ns
         self.deliveries.excuse(by_server=node is self.server, session_ids=self._sessions[node])
         if node is self.server:
             self._running = None

@@ -43,6 +43,7 @@ class Node:
         self._rate = 1.0 + self.dice.uniform(-DRIFT_MAX, DRIFT_MAX)
         self._offset_s = self.dice.uniform(0, 1e6)
         self._suspended_ns = 0
+        self._asleep_since_ns: int | None = None
         self._wall_offset_s = 0.0
         self._armed_ns: int | None = None
         self._buried: list[VirtualLoop] = []
@@ -109,13 +110,15 @@ class Node:
             self.network.power_lost(self)
 
     def pause(self, seconds: float, *, is_suspended: bool = False) -> None:
-        """The process stands still; when suspended, its monotonic clock does too."""
+        """The process stands still; when suspended, its monotonic clock does too. One pause at a time."""
+        if self.world.now_ns < self.paused_until_ns:
+            return
         self.world.note(f"{self.name} {'sleeps' if is_suspended else 'stands still'} for {seconds:.3f} s")
         until_ns = self.world.now_ns + int(seconds * SECOND)
-        self.paused_until_ns = max(self.paused_until_ns, until_ns)
+        self.paused_until_ns = until_ns
         self.disturb(seconds)
-        if is_suspended:
-            self.world.at(until_ns, lambda: self._wake_up(int(seconds * SECOND)))
+        self._asleep_since_ns = self.world.now_ns if is_suspended else None
+        self.world.at(until_ns, lambda: self.paused_until_ns == until_ns and self.go_on())
 
     def disturb(self, seconds: float = 0.0) -> None:
         self.disturbed_at_ns = max(self.disturbed_at_ns, self.world.now_ns + int(seconds * SECOND))
@@ -158,8 +161,13 @@ class Node:
         self.network.process_died(self)
         self.on_end(self, error)
 
-    def _wake_up(self, suspended_ns: int) -> None:
-        self._suspended_ns += suspended_ns
+    def go_on(self) -> None:
+        """Ends a pause, if there is one."""
+        if self._asleep_since_ns is not None:
+            self._suspended_ns += self.world.now_ns - self._asleep_since_ns
+            self._asleep_since_ns = None
+        self.paused_until_ns = self.world.now_ns
+        self.disturb()
         self.arm()
 
     # Running.
@@ -181,7 +189,7 @@ class Node:
         if self.loop is not loop or self._armed_ns != due_ns:
             return
         self._armed_ns = None
-        if self.world.now_ns >= self.paused_until_ns:
+        if self._asleep_since_ns is None and self.world.now_ns >= self.paused_until_ns:
             loop.run_once()
             if self.loop is loop:
                 self.after_step(self)

@@ -114,10 +114,8 @@ class _Run:
         for end in self.network.transports:
             end.lies = None
         for node in self.nodes:
-            node.paused_until_ns = self.world.now_ns
             node.write_crash = None
-            node.disturb()
-            node.arm()
+            node.go_on()
         self.scenario.heal()
 
     def _do(self, fault: Fault) -> None:
