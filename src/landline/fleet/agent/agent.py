@@ -183,14 +183,15 @@ class Agent:
         self._joined.clear()
 
     async def _join(self, line: Line) -> None:
-        while True:
-            if await self._try_to_join(line):
-                return
-            await asyncio.sleep(CONTROL_RETRY_S)
-
-    async def _try_to_join(self, line: Line) -> bool:
-        """Returns whether it need not be tried again in this session."""
+        session_id = line.session_id
         facts = await self._current_facts()
+        # A newer session has a join of its own.
+        while line.session_id == session_id and not await self._try_to_join(line, facts):
+            await asyncio.sleep(CONTROL_RETRY_S)
+            facts = await self._current_facts()
+
+    async def _try_to_join(self, line: Line, facts: Facts) -> bool:
+        """Returns whether it need not be tried again in this session."""
         journalled = [
             KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
             for entry in self._journal.entries()
