@@ -51,7 +51,7 @@ def test_the_lanes_count_what_waits():
     assert (lanes.count, lanes.size_bytes) == (1, 4)
     lanes.next_frame(3)
     assert (lanes.count, lanes.size_bytes) == (0, 0)
-    with pytest.raises(IndexError):
+    with pytest.raises(LookupError):
         lanes.next_frame(4)
 
 
