@@ -227,7 +227,7 @@ class Connector:
         if self._on_session_lost is not None:
             call_back(self._on_session_lost, line, lost)
             return error
-        last = SessionLost(str(error), lost, error.code if isinstance(error, Rejected) else None)
+        last = SessionLost(str(error), lost, error.code if isinstance(error, Rejected | LineClosed) else None)
         last.__cause__ = error
         return last
 
