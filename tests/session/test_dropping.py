@@ -188,7 +188,10 @@ def test_parts_of_messages_and_of_frames_count():
     pair.client.send(bytes(2 * FRAGMENT_BYTES))
     data = pair.client.session.data_to_send(pair.clock())
     session = pair.server.session
-    session.receive_data(data[: FRAGMENT_BYTES + 100], pair.clock(), epoch=1)
+    first = DATA_HEADER_BYTES + FRAGMENT_BYTES
+    session.receive_data(data[:first], pair.clock(), epoch=1)
+    assert session.held_bytes == FRAGMENT_BYTES
+    session.receive_data(data[first : FRAGMENT_BYTES + 100], pair.clock(), epoch=1)
     assert session.held_bytes == FRAGMENT_BYTES + 100 - DATA_HEADER_BYTES
 
 
