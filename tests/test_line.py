@@ -295,15 +295,15 @@ async def test_a_sender_cancelled_at_the_moment_of_its_turn_passes_it_on(pair, m
         first = asyncio.create_task(line.send("first"))
         second = asyncio.create_task(line.send("second"))
         await asyncio.sleep(0)
-        wake = landline.line._wake
+        wake = landline.room.wake
 
         def wake_and_cancel(future):
             wake(future)
             if future is turn:
                 first.cancel()
 
-        turn = line._waiting.senders[0]
-        monkeypatch.setattr("landline.line._wake", wake_and_cancel)
+        turn = line._room._senders[0]
+        monkeypatch.setattr("landline.room.wake", wake_and_cancel)
         received = [await anext(other) for _ in range(129)]
         await second
         assert received == [*range(128), "second"]

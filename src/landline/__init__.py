@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         SessionLost,
     )
     from landline.line import Line
+    from landline.room import WhenFull
     from landline.runner import run
     from landline.server import BroadcastResult, Group, Server
     from landline.session.auth import Anonymous, AuthClaim, ClientAuth, ServerAuth, SharedToken
@@ -66,6 +67,7 @@ _HOMES = {
     ),
     "landline.changes": ("LineState", "LossKind", "StateChange"),
     "landline.line": ("Line",),
+    "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
     "landline.server": ("BroadcastResult", "Group", "Server"),
     "landline.session.auth": ("Anonymous", "AuthClaim", "ClientAuth", "ServerAuth", "SharedToken"),
@@ -116,6 +118,7 @@ __all__ = [
     "StateChange",
     "TransportOptions",
     "Unconfirmed",
+    "WhenFull",
     "__version__",
     "connect",
     "parse_url",

@@ -29,6 +29,8 @@ class LossKind(StrEnum):
     """The transport ended or broke without a BYE."""
     CLOSED_BY_PEER = "closed by peer"
     CLOSED_HERE = "closed here"
+    TOO_SLOW = "too slow"
+    """The peer did not take what was sent to it, or too much was held for it."""
     PROTOCOL_ERROR = "protocol error"
     EXPIRED = "expired"
     """The session was not resumed in time."""

@@ -127,6 +127,7 @@ class Connector:
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._detached: asyncio.Future[tuple[LossKind, str, Ended | None]] | None = None
+        self.messages_dropped = 0
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
 
@@ -186,6 +187,13 @@ class Connector:
         cause = LossKind.CLOSED_BY_PEER if ended.by_peer else LossKind.PROTOCOL_ERROR
         self._report_detached(cause, ended.reason or ended.code.name, ended)
 
+    def line_too_slow(self, line: Line, detail: str) -> None:
+        error = self._last_word(line, LineClosed(detail, Code.TOO_SLOW))
+        change = StateChange(
+            state=LineState.CLOSED, cause=LossKind.TOO_SLOW, detail=detail, code=Code.TOO_SLOW
+        )
+        line.finish(change, error)
+
     def line_expired(self, line: Line) -> None:
         raise AssertionError("a client's line does not expire by itself")
 
@@ -229,7 +237,7 @@ class Connector:
         if self._on_session_lost is not None:
             call_back(self._on_session_lost, line, lost)
             return error
-        last = SessionLost(str(error), lost, error.code if isinstance(error, Rejected) else None)
+        last = SessionLost(str(error), lost, error.code if isinstance(error, Rejected | LineClosed) else None)
         last.__cause__ = error
         return last
 
@@ -265,7 +273,7 @@ class Connector:
                 # The address that works is the first one to be tried again.
                 self._attempts -= 1
                 cause, detail, ended = await self._detached
-                if cause is LossKind.CLOSED_HERE:
+                if cause is LossKind.CLOSED_HERE or line.is_closed:
                     return
                 if ended is not None:
                     if not ended.code.may_return:

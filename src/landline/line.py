@@ -23,6 +23,7 @@ from landline.errors import (
 )
 from landline.handlers import Handlers, decode_value, encode_value
 from landline.requests import Requests
+from landline.room import Room, WhenFull, check_policy, wake
 from landline.session.codes import Code
 from landline.session.events import (
     Ended,
@@ -37,10 +38,12 @@ from landline.session.events import (
     Unconfirmed,
 )
 from landline.session.handshake import Bye, encode_body
+from landline.session.liveness import LAG_TOLERANCE_S
 from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Kind, Operation
 from landline.timers import TimerWheel
+from landline.transports import close_in_time
 
 logger = logging.getLogger("landline")
 
@@ -50,6 +53,8 @@ DRAIN_TIMEOUT_S: Final = 5.0
 # Looked up once: an enum's attribute costs as much as a function call.
 _CLOSED = LineState.CLOSED
 _MESSAGE = Operation.MESSAGE
+_WAIT = WhenFull.WAIT
+_DROP_OLDEST = WhenFull.DROP_OLDEST
 
 
 StateCallback = Callable[["Line", StateChange], None]
@@ -61,6 +66,8 @@ class LineOwner(Protocol):
     loop: asyncio.AbstractEventLoop
     wheel: TimerWheel
     handlers: Handlers
+    messages_dropped: int
+    """Of all lines, for want of room in their send buffers."""
 
     def line_changed(self, line: Line, change: StateChange) -> None:
         """The line changed its state."""
@@ -70,6 +77,9 @@ class LineOwner(Protocol):
 
     def line_ended(self, line: Line, ended: Ended) -> None:
         """The session was ended by the peer or by a breach of the protocol."""
+
+    def line_too_slow(self, line: Line, detail: str) -> None:
+        """The session was ended here, because the peer does not take what is sent to it."""
 
     def line_expired(self, line: Line) -> None:
         """The time set with :meth:`Line.expire_at` has come."""
@@ -99,14 +109,12 @@ class LineLink(asyncio.Protocol):
 
 
 class _Waiting:
-    """What users of a line wait for. Made when somebody first waits: most lines are idle most of the time."""
+    """What users of a line wait for from the peer. Made when somebody first waits."""
 
-    __slots__ = ("drained", "pings", "reader", "senders")
+    __slots__ = ("pings", "reader")
 
     def __init__(self) -> None:
-        self.senders: deque[asyncio.Future[None]] = deque()
         self.reader: asyncio.Future[None] | None = None
-        self.drained: asyncio.Future[None] | None = None
         self.pings: dict[int, asyncio.Future[float]] = {}
 
 
@@ -131,6 +139,7 @@ class Line:
         "_owner",
         "_peer",
         "_requests",
+        "_room",
         "_session",
         "_state",
         "_waiting",
@@ -157,6 +166,7 @@ class Line:
         self._inbox: deque[MessageReceived] | None = None
         self._answers: Answers | None = None
         self._requests: Requests | None = None
+        self._room: Room | None = None
         self._waiting: _Waiting | None = None
         self.timer_tick: int | None = None
         self.identity = identity
@@ -218,45 +228,126 @@ class Line:
         """Frames of this session that arrived a second time and were dropped."""
         return self._session.duplicates_dropped if self._session else 0
 
+    @property
+    def messages_dropped(self) -> int:
+        """Messages to the peer that were dropped for want of room, or because newer ones took their place."""
+        return self._room.messages_dropped if self._room else 0
+
     def on_state(self, callback: StateCallback | None) -> None:
         """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
         self._callback = callback
 
     # Sending.
 
-    async def send(self, value: Any, *, name: str = "", bulk: bool = False) -> None:
+    async def send(
+        self,
+        value: Any,
+        *,
+        name: str = "",
+        bulk: bool = False,
+        when_full: WhenFull = _WAIT,
+        keep: int | None = None,
+    ) -> bool:
         """Sends a message; it arrives once and in order while the session lives (P1).
 
         Waits while the send buffer is full, or a lost session has no successor yet. Returns once the message is in
         the buffer, not when it arrived: ``close()`` and the session's end tell what did not. ``bulk`` lets later
         messages overtake it.
 
+        ``when_full`` names another policy than waiting; with it the call never waits and returns whether the message
+        was taken. ``keep`` is for ``DROP_OLDEST``: so many messages of this name may wait at most, however much room
+        there is; older ones are dropped.
+
         Cancelling a waiting call leaves the message unsent. Raises :class:`MessageTooLarge`,
         :class:`LineClosed` or what ended the line; :class:`TypeError` for values MessagePack has no form for.
         """
         body, is_packed = encode_value(value)
-        await self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+        if when_full is _WAIT and keep is None:
+            await self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+            return True
+        return self._offer(name.encode(), body, is_packed, bulk, when_full, keep)
 
-    def send_nowait(self, value: Any, *, name: str = "", bulk: bool = False) -> None:
+    def send_nowait(
+        self,
+        value: Any,
+        *,
+        name: str = "",
+        bulk: bool = False,
+        when_full: WhenFull = _WAIT,
+        keep: int | None = None,
+    ) -> bool:
         """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
         body, is_packed = (value, False) if type(value) is bytes else encode_value(value)
-        self.send_encoded(name.encode() if name else b"", body, is_packed=is_packed, is_bulk=bulk)
+        encoded_name = name.encode() if name else b""
+        if when_full is _WAIT and keep is None:
+            self.send_encoded(encoded_name, body, is_packed=is_packed, is_bulk=bulk)
+            return True
+        return self._offer(encoded_name, body, is_packed, bulk, when_full, keep)
 
-    def send_encoded(self, name: bytes, body: bytes, *, is_packed: bool, is_bulk: bool = False) -> None:
-        """As :meth:`send_nowait` for a value encoded before, as a broadcast does once for all lines."""
-        if self._waiting is not None and self._waiting.senders:
+    def send_encoded(
+        self,
+        name: bytes,
+        body: bytes,
+        *,
+        is_packed: bool,
+        is_bulk: bool = False,
+        when_full: WhenFull = _WAIT,
+        keep: int | None = None,
+    ) -> int:
+        """Sends a value encoded before, as a broadcast does once for all lines.
+
+        Returns how many older messages were dropped for it. Raises :class:`BufferFull` when there is no room;
+        :meth:`receive_full` then does what the policy says.
+        """
+        if (
+            self._room is not None
+            and self._room.has_senders
+            and when_full is not _DROP_OLDEST
+            and when_full is not WhenFull.DISCONNECT
+        ):
             raise BufferFull("others wait for room in the send buffer already")
         session = self._session
         if session is None or self._state is _CLOSED:
             session = self._live_session()
-        session.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
+        if when_full is _DROP_OLDEST:
+            dropped = session.send(
+                _MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk, is_droppable=True, keep=keep
+            )
+        else:
+            dropped = session.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
+        if dropped:
+            self._count_dropped(dropped)
         if not self._in_batch:
             self._flush_soon()
+        return dropped
+
+    def receive_full(self, when_full: WhenFull) -> None:
+        """There was no room for a message: counts it as dropped, or ends the line, as its policy says."""
+        if when_full is not WhenFull.DISCONNECT:
+            self._count_dropped(1)
+        elif self._session is not None:
+            self.end_too_slow("the send buffer is full")
+
+    def _offer(
+        self, name: bytes, body: bytes, is_packed: bool, is_bulk: bool, when_full: WhenFull, keep: int | None
+    ) -> bool:
+        check_policy(when_full, keep)
+        try:
+            self.send_encoded(
+                name, body, is_packed=is_packed, is_bulk=is_bulk, when_full=when_full, keep=keep
+            )
+        except BufferFull:
+            self.receive_full(when_full)
+            if when_full is WhenFull.DISCONNECT:
+                # Raises what ended the line, or that there is no session which could be ended.
+                self._live_session()
+            return False
+        return True
 
     async def send_eof(self) -> None:
         """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
-        while (self._waiting is not None and self._waiting.senders) or not self._has_room(0):
-            await self._wait_room(0)
+        while (self._room is not None and self._room.has_senders) or not self._has_room(0):
+            await self._ensure_room().wait(lambda: self._has_room(0))
         self._live_session().send_eof()
         self._flush_soon()
 
@@ -412,8 +503,8 @@ class Line:
                     self._dispatch(event)
         finally:
             self._in_batch = False
-        if self._waiting is not None:
-            self._wake_for_acks()
+        if self._room is not None and self._session is not None:
+            self._room.receive_acks(self._session)
         if self._answers is not None:
             self._answers.resume()
         if session.is_attached:
@@ -447,6 +538,11 @@ class Line:
         if session is None or self._state is LineState.CLOSED:
             return
         if self._expires_at is not None and now >= self._expires_at:
+            late_s = now - self._expires_at
+            if late_s > LAG_TOLERANCE_S:
+                # We were held up ourselves, and so was the peer that may be waiting to be let in.
+                self.expire_at(now + late_s)
+                return
             self._expires_at = None
             self._owner.line_expired(self)
             return
@@ -489,15 +585,15 @@ class Line:
             old.transport.write(
                 encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
             )
-            old.transport.close()
+            close_in_time(self._owner.loop, old.transport)
         link = self._link = LineLink(self, transport, epoch)
         transport.set_protocol(link)
         self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
         if rest:
             self.receive_data(link, rest)
-        if self._waiting is not None:
+        if self._room is not None:
             # Those who waited for a new session; the old one's acknowledgements wake nobody any more.
-            self._wake_for_acks()
+            self._room.receive_acks(session)
         self._flush(now)
 
     def change(self, change: StateChange) -> None:
@@ -544,7 +640,7 @@ class Line:
         link, self._link = self._link, None
         if link is not None:
             self._peer = _format_peer(link.transport.get_extra_info("peername"))
-            link.transport.close()
+            close_in_time(self._owner.loop, link.transport)
         self.error = error
         if self._session is not None and self._session.state is not State.CLOSED:
             self._session.close(Code.EXPIRED)
@@ -553,19 +649,23 @@ class Line:
             self._requests.fail(change.detail or change.cause.value)
         if self._answers is not None:
             self._answers.abandon()
-        waiting = self._waiting
-        if waiting is not None:
-            ended = error or LineClosed(
-                f"the line is closed: {change.detail or change.cause.value}", change.code
-            )
-            for sender in waiting.senders:
-                if not sender.done():
-                    sender.set_exception(ended)
-            for ping in waiting.pings.values():
+        ended = error or LineClosed(f"the line is closed: {change.detail or change.cause.value}", change.code)
+        if self._room is not None:
+            self._room.fail(ended)
+        if self._waiting is not None:
+            for ping in self._waiting.pings.values():
                 if not ping.done():
                     ping.set_exception(ended)
-            _wake(waiting.drained)
-            _wake(waiting.reader)
+            wake(self._waiting.reader)
+
+    def end_too_slow(self, detail: str) -> None:
+        """Ends the line because its peer does not take what is sent to it, or holds too much of our memory."""
+        session = self._session
+        if session is None or self._state is LineState.CLOSED:
+            return
+        session.close(Code.TOO_SLOW, detail)
+        self._flush()
+        self._owner.line_too_slow(self, detail)
 
     # Inside: sending.
 
@@ -594,55 +694,36 @@ class Line:
     ) -> None:
         """Sends a message of any operation, waiting for room and for those who wait already."""
         size = len(name) + len(body)
-        if (self._waiting is not None and self._waiting.senders) or not self._has_room(size):
-            await self._wait_room(size)
-        self._live_session().send(
+        if (self._room is not None and self._room.has_senders) or not self._has_room(size):
+            await self._ensure_room().wait(lambda: self._has_room(size))
+        dropped = self._live_session().send(
             operation, name, body, correlation=correlation, is_packed=is_packed, is_bulk=is_bulk
         )
+        if dropped:
+            self._count_dropped(dropped)
         self._flush_soon()
-        self._wake_sender()
+        if self._room is not None:
+            self._room.wake_sender(self._session)
 
     def transmit_nowait(
         self, operation: Operation, name: bytes, body: bytes, *, correlation: int, is_packed: bool
     ) -> None:
         """Sends a message of any operation. Raises :class:`BufferFull` where :meth:`transmit` would wait."""
-        self._live_session().send(operation, name, body, correlation=correlation, is_packed=is_packed)
+        dropped = self._live_session().send(
+            operation, name, body, correlation=correlation, is_packed=is_packed
+        )
+        if dropped:
+            self._count_dropped(dropped)
         self._flush_soon()
 
-    async def _wait_room(self, size: int) -> None:
-        """Waits in line until the send buffer has room and nobody waits before us."""
-        senders = self._waits().senders
-        turn: asyncio.Future[None] = self._owner.loop.create_future()
-        senders.append(turn)
-        try:
-            while True:
-                await turn
-                if self._has_room(size):
-                    return
-                index = senders.index(turn)
-                turn = senders[index] = self._owner.loop.create_future()
-        finally:
-            senders.remove(turn)
-            if (
-                turn.done()
-                and not turn.cancelled()
-                and turn.exception() is None
-                and self._session is not None
-            ):
-                self._wake_sender()
+    def _ensure_room(self) -> Room:
+        if self._room is None:
+            self._room = Room(self, self._owner.loop)
+        return self._room
 
-    def _wake_sender(self) -> None:
-        waiting, session = self._waiting, self._session
-        if waiting is not None and waiting.senders and session is not None and session.has_room(1):
-            _wake(waiting.senders[0])
-
-    def _wake_for_acks(self) -> None:
-        waiting, session = self._waiting, self._session
-        if waiting is None or session is None:
-            return
-        self._wake_sender()
-        if waiting.drained is not None and session.is_drained:
-            _wake(waiting.drained)
+    def _count_dropped(self, count: int) -> None:
+        self._owner.messages_dropped += count
+        self._ensure_room().count_dropped(count, self._session)
 
     async def drain(self, timeout: float = DRAIN_TIMEOUT_S) -> bool:
         """Waits until the peer's application has taken everything sent, ``timeout`` seconds at most.
@@ -652,18 +733,7 @@ class Line:
         session = self._session
         if session is None or session.is_drained or timeout <= 0:
             return session is None or session.is_drained
-        waiting = self._waits()
-        drained = waiting.drained = waiting.drained or self._owner.loop.create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await asyncio.shield(drained)
-        except TimeoutError:
-            pass
-        finally:
-            # Not done: another call may still wait for it.
-            if drained.done() and waiting.drained is drained:
-                waiting.drained = None
-        return session.is_drained
+        return await self._ensure_room().drain(session, timeout)
 
     def _flush_soon(self) -> None:
         """Writes at the end of this turn of the loop, so that many small sends make one write."""
@@ -733,7 +803,7 @@ class Line:
             self._inbox = deque()
         self._inbox.append(message)
         if self._waiting is not None:
-            _wake(self._waiting.reader)
+            wake(self._waiting.reader)
 
     # Inside: events and ends.
 
@@ -755,7 +825,7 @@ class Line:
             if self._requests is not None:
                 self._requests.fail("the peer said it sends no more")
             if self._waiting is not None:
-                _wake(self._waiting.reader)
+                wake(self._waiting.reader)
         elif isinstance(event, NoticeReceived):
             logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
         elif isinstance(event, Ended):
@@ -763,7 +833,7 @@ class Line:
             link, self._link = self._link, None
             if link is not None:
                 self._peer = _format_peer(link.transport.get_extra_info("peername"))
-                link.transport.close()
+                close_in_time(self._owner.loop, link.transport)
             self._owner.line_ended(self, event)
 
     def _drop_link(self, cause: LossKind, detail: str) -> None:
@@ -792,11 +862,6 @@ def call_back(function: Callable[..., object], *arguments: object) -> None:
 def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
     """The unconfirmed messages their owner must hear of; requests are told by their own exception."""
     return tuple(entry for entry in session.unconfirmed() if entry.operation is Operation.MESSAGE)
-
-
-def _wake(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
 
 
 def _format_peer(peername: Any) -> str:

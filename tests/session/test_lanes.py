@@ -6,8 +6,8 @@ from landline.session.lanes import Assembly, Outgoing, SendLanes
 from landline.session.wire import FLAG_BULK, FLAG_MORE, FLAG_PACKED, FRAGMENT_BYTES, Operation, encode_data
 
 
-def message(body, *, flags=0, name=b"n"):
-    return Outgoing(Operation.REQUEST, flags, 9, name, body)
+def message(body, *, flags=0, name=b"n", is_droppable=False):
+    return Outgoing(Operation.REQUEST, flags, 9, name, body, is_droppable=is_droppable)
 
 
 @pytest.mark.parametrize("size", [0, 1, FRAGMENT_BYTES])
@@ -51,8 +51,46 @@ def test_the_lanes_count_what_waits():
     assert (lanes.count, lanes.size_bytes) == (1, 4)
     lanes.next_frame(3)
     assert (lanes.count, lanes.size_bytes) == (0, 0)
-    with pytest.raises(IndexError):
+    with pytest.raises(LookupError):
         lanes.next_frame(4)
+
+
+def test_the_oldest_droppable_message_of_the_name_goes_first_then_the_oldest_of_any():
+    lanes = SendLanes()
+    kept = message(b"kept")
+    x1, y1, x2 = (message(b"12", name=name, is_droppable=True) for name in (b"x", b"y", b"x"))
+    y2 = message(b"12", name=b"y", is_droppable=True, flags=FLAG_BULK)
+    for each in (y1, kept, x1, y2, x2):
+        lanes.append(each)
+    assert (lanes.droppable_count, lanes.droppable_bytes) == (4, 12)
+    assert [lanes.count_droppable(name) for name in (b"x", b"y", b"z")] == [2, 2, 0]
+    lanes.drop_oldest(b"x")
+    assert list(lanes) == [y1, kept, x2, y2]
+    lanes.drop_oldest(b"none of that name")
+    assert list(lanes) == [kept, x2, y2]
+    lanes.drop_oldest()
+    assert list(lanes) == [kept, x2]
+    lanes.drop_oldest(b"x")
+    assert list(lanes) == [kept]
+    assert (lanes.count, lanes.size_bytes) == (1, 5)
+    assert (lanes.droppable_count, lanes.droppable_bytes, lanes.count_droppable(b"x")) == (0, 0, 0)
+    with pytest.raises(LookupError):
+        lanes.drop_oldest()
+
+
+def test_a_message_with_a_number_cannot_be_dropped_any_more():
+    lanes = SendLanes()
+    begun, waiting = (message(bytes(FRAGMENT_BYTES + 1), is_droppable=True) for _ in range(2))
+    lanes.append(begun)
+    lanes.append(waiting)
+    assert lanes.next_frame(1)[1] is begun
+    assert lanes.begun_bytes == FRAGMENT_BYTES
+    lanes.drop_oldest(b"n")
+    assert list(lanes) == [begun]
+    with pytest.raises(LookupError):
+        lanes.drop_oldest(b"n")
+    assert lanes.next_frame(2)[1:] == (begun, True)
+    assert (lanes.count, lanes.size_bytes, lanes.begun_bytes) == (0, 0, 0)
 
 
 def test_an_assembly_grows_to_its_limit_and_no_further():

@@ -13,7 +13,12 @@ from landline.session.events import (
     Suspected,
 )
 from landline.session.handshake import Limits
-from landline.session.liveness import PINGS_PER_INTERVAL_MAX, PINGS_PER_INTERVAL_WARN, Heartbeat
+from landline.session.liveness import (
+    PINGS_PER_INTERVAL_MAX,
+    PINGS_PER_INTERVAL_WARN,
+    READ_FIRST_S,
+    Heartbeat,
+)
 from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
 from landline.session.state import State
 from landline.session.wire import (
@@ -130,9 +135,9 @@ def test_a_dead_peer_is_suspected_and_then_given_up_in_time(make_session, is_ser
         told += session.next_events()
         if session.state is State.SUSPECT:
             suspect_at = min(suspect_at, now)
-    assert told == [Suspected(pytest.approx(12.0)), PeerSilent(pytest.approx(15.0))]
+    assert told == [Suspected(pytest.approx(12.0)), PeerSilent(pytest.approx(15.0 + READ_FIRST_S))]
     assert suspect_at == pytest.approx(last_heard_s + 12.0)
-    assert now == pytest.approx(last_heard_s + 15.0)
+    assert now == pytest.approx(last_heard_s + 15.0 + READ_FIRST_S)
     assert pings >= 1
     assert session.state is State.DETACHED
     assert session.next_timeout() is None
@@ -203,7 +208,8 @@ def test_waking_up_late_grants_a_dead_peer_one_more_timeout(make_session):
     session.handle_timeout(604.9)
     assert session.is_attached
     session.handle_timeout(605.0)
-    assert session.next_events()[-1] == PeerSilent(605.0)
+    session.handle_timeout(605.0 + READ_FIRST_S)
+    assert session.next_events()[-1] == PeerSilent(605.0 + READ_FIRST_S)
 
 
 def test_bytes_that_arrive_count_before_they_make_a_frame(make_session):
@@ -325,7 +331,7 @@ def test_a_peer_that_never_reads_is_given_up(make_session):
         now = session.next_timeout()
         session.handle_timeout(now)
         session.data_to_send(now)
-    assert now == pytest.approx(15.0)
+    assert now == pytest.approx(15.0 + READ_FIRST_S)
     assert [entry.body for entry in session.unconfirmed()] == [bytes(FRAGMENT_BYTES)]
 
 

@@ -69,7 +69,9 @@ class Deliveries:
                 self._world.fail(f"{len(missing)} of {sent} messages never arrived ({_name(key)})")
             silent = missing - self._reported[key]
             if silent and session_id not in live and (session_id, by_server) not in self._excused:
-                self._world.fail(f"{len(silent)} of {sent} messages were lost, nobody was told ({_name(key)})")
+                self._world.fail(
+                    f"{len(silent)} of {sent} messages were lost, nobody was told ({_name(key)})"
+                )
 
 
 def _name(key: _Key) -> str:

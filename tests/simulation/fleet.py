@@ -15,7 +15,7 @@ from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Choice, Question
 from landline.fleet.api import CancelRequest, JobRequest, OperationError
 from landline.fleet.control import Control
-from landline.fleet.model import Action, ExecutionState, Facts, Person, PresenceState
+from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
 from landline.fleet.storage import StorageError
 from tests.simulation.deliveries import Deliveries
 from tests.simulation.disk import Database, JournalDisk
@@ -189,8 +189,16 @@ class FleetScenario:
                 self.world.fail(f"{what} is still {execution.state.value}")
             if execution.state in NOT_DONE and acts:
                 self.world.fail(f"{what} is {execution.state.value} ({execution.detail}), and was done")
-            if execution.state is ExecutionState.DONE and job.action is not Action.WAKE and not acts:
-                self.world.fail(f"{what} is done, and was never done")
+            if execution.state is ExecutionState.DONE and not acts:
+                self._check_done(job.action, execution, what)
+
+    def _check_done(self, action: Action, execution: Execution, what: str) -> None:
+        """What is called done and was not done by the agent: its effect must be there all the same."""
+        node = next(node for node in self.clients if node.name == execution.machine_name)
+        if action is Action.LOG_OFF:
+            self.world.fail(f"{what} is done, and was never done")
+        elif action is not Action.WAKE and execution.boot_id_before == node.boot_id and node.is_powered:
+            self.world.fail(f"{what} is done, and the machine is in the same boot")
 
     # Processes.
 

@@ -138,7 +138,9 @@ class LinesScenario:
         self._lines[node] = line
         try:
             await asyncio.gather(
-                self._send(line, dice, by_server=False), self._receive(line, dice, False), self._ask(line, dice)
+                self._send(line, dice, by_server=False),
+                self._receive(line, dice, False),
+                self._ask(line, dice),
             )
         except LandlineError as error:
             if not self._may_lie:

@@ -31,9 +31,7 @@ class Outcome(msgspec.Struct):
     simulated_s: float
 
 
-def simulate(
-    seed: int, options: Options | None = None, *, events_kept: int | None = LAST_EVENTS
-) -> Outcome:
+def simulate(seed: int, options: Options | None = None, *, events_kept: int | None = LAST_EVENTS) -> Outcome:
     """Runs a seed, with its own options or others."""
     world = World(seed, events_kept)
     options = options or draw(seed, world.dice("options"))

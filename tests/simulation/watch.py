@@ -60,4 +60,6 @@ class LineWatch:
         # A message in fragments counts when it is whole.
         held_max = session.limits.window_bytes + session.limits.message_bytes
         if session.state is not State.CLOSED and session._untaken_bytes > held_max:
-            self._world.fail(f"{session._untaken_bytes} bytes held for an application that does not take them")
+            self._world.fail(
+                f"{session._untaken_bytes} bytes held for an application that does not take them"
+            )

@@ -271,10 +271,8 @@ def settle_on_join(
         if known.state is not ExecutionState.ACTING:
             return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
         since = "" if job.action is Action.LOG_OFF else f", and the machine was not {job.action.past} since"
-        # From now on another boot proves nothing of this one: the machine may go for any reason.
-        here_before = msgspec.structs.replace(execution, boot_id_before="")
         return advance(
-            here_before, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
+            execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
         )
     if now >= execution.expires_at:
         return overdue(job, execution, now)

@@ -17,6 +17,8 @@ IDLE_FACTOR: Final = 1.1
 pings of the other side suffice and each interval costs one ping, not two."""
 LAG_TOLERANCE_S: Final = 0.5
 """A wake-up this much too late means that we were busy, stopped or suspended."""
+READ_FIRST_S: Final = 0.02
+"""A deadline that has passed is looked at once more after this: enough for a turn of the event loop that reads."""
 PINGS_PER_INTERVAL_WARN: Final = 20
 PINGS_PER_INTERVAL_MAX: Final = 40
 
@@ -77,6 +79,7 @@ class Liveness:
         "_interval_s",
         "_ping_number",
         "_pinged_at",
+        "_read_for",
         "_timeout_s",
         "heard_at",
         "is_suspect",
@@ -101,6 +104,7 @@ class Liveness:
         self._awaits_pong = False
         self._excused_until = 0.0
         self._excused_for: float | None = None
+        self._read_for: float | None = None
         self._flood_from = now
         self._flood_count = 0
 
@@ -112,16 +116,20 @@ class Liveness:
         """What is to be done now; call again until it is ``NOTHING``.
 
         A deadline noticed much too late is not held against the peer: its bytes may be waiting behind the very
-        event that kept us from looking. It gets a ping and the full timeout once more.
+        event that kept us from looking. It gets a ping and the full timeout once more. Even one noticed in time
+        is not believed before what had come meanwhile was read.
         """
         dead_due = self._dead_due()
         if now >= dead_due:
-            if now - dead_due <= LAG_TOLERANCE_S or self._excused_for == self.heard_at:
+            # Both once for one silence: a process that is always late must not believe in the dead for ever.
+            if now - dead_due > LAG_TOLERANCE_S and self._excused_for != self.heard_at:
+                self._excused_for = self.heard_at
+                self._excused_until = now + self._timeout_s
+                return Verdict.PING
+            if self._read_for == self.heard_at:
                 return Verdict.DEAD
-            # Once for one silence: a process that is always late must not believe in the dead for ever.
-            self._excused_for = self.heard_at
-            self._excused_until = now + self._timeout_s
-            return Verdict.PING
+            self._read_for = self.heard_at
+            self._excused_until = now + READ_FIRST_S
         if not self.is_suspect and now >= self._suspect_due():
             self.is_suspect = True
             return Verdict.SUSPECT

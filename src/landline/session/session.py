@@ -69,6 +69,13 @@ WRITE_BYTES: Final = 64 * 1024
 PAUSED_CONTROL_FRAMES_MAX: Final = 8
 """Control frames written to a transport that asked us to pause; more would let a peer that never reads fill it."""
 
+FRAME_OVERHEAD_BYTES: Final = 64
+"""What Python spends on keeping one frame, beyond its bytes,"""
+WAITING_OVERHEAD_BYTES: Final = 384
+"""... on a message that waits to be numbered,"""
+UNTAKEN_OVERHEAD_BYTES: Final = 192
+"""... and on a message received and not taken. Measured with messages of a few bytes, and rounded up."""
+
 _KIND_DATA: Final = int(Kind.DATA)
 _OPERATIONS: Final = tuple(Operation)
 _LANES: Final = (0, FLAG_BULK)
@@ -218,13 +225,42 @@ class Session:
         """Whether the peer's application has taken everything that was sent."""
         return self.buffered_messages == 0 and not self._eof_wanted
 
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory the session holds in both directions, with what Python spends on it."""
+        frames, lanes, untaken = self._replay.frames, self._lanes, self._received - self._taken
+        if not frames and not untaken and lanes is None and not self._buffer and not self._assemblies:
+            # Most sessions, most of the time: thousands of them are asked every second.
+            return 0
+        held = self._replay.size_bytes + FRAME_OVERHEAD_BYTES * len(frames)
+        held += self._untaken_bytes + UNTAKEN_OVERHEAD_BYTES * untaken + len(self._buffer)
+        if lanes is not None:
+            held += lanes.size_bytes + lanes.begun_bytes + WAITING_OVERHEAD_BYTES * lanes.count
+        if self._fragmented:
+            held += sum(message.size_bytes for message in self._fragmented.values())
+        if self._assemblies:
+            held += sum(assembly.size_bytes for assembly in self._assemblies.values())
+        return held
+
+    @property
+    def is_roomy(self) -> bool:
+        """Whether less than half of the send buffer is in use."""
+        limit = self._send_buffer
+        return 2 * self.buffered_messages < limit.messages and 2 * self.buffered_bytes < limit.size_bytes
+
     def has_room(self, size_bytes: int) -> bool:
-        """Whether the send buffer takes a message of that size (name and body). An empty buffer takes any."""
+        """Whether the send buffer takes a message of that size (name and body). An empty buffer takes any.
+
+        Messages that may be dropped take no room: they give way.
+        """
         messages = self.buffered_messages
         if messages == 0:
             return True
-        limit = self._send_buffer
-        return messages < limit.messages and self.buffered_bytes + size_bytes <= limit.size_bytes
+        buffered_bytes = self.buffered_bytes
+        if self._lanes is not None:
+            messages -= self._lanes.droppable_count
+            buffered_bytes -= self._lanes.droppable_bytes
+        return messages == 0 or self._fits(messages, buffered_bytes + size_bytes)
 
     def unconfirmed(self) -> tuple[Unconfirmed, ...]:
         """Messages sent or waiting that the peer's application has not confirmed, in the order they would arrive."""
@@ -308,10 +344,14 @@ class Session:
         correlation: int = 0,
         is_packed: bool = False,
         is_bulk: bool = False,
-    ) -> None:
+        is_droppable: bool = False,
+        keep: int | None = None,
+    ) -> int:
         """Takes a message for sending; it arrives once and in its lane's order while the session lives.
 
-        Raises :class:`MessageTooLarge`, :class:`BufferFull` or :class:`LineClosed`; then nothing was taken.
+        A droppable one is given up when another message needs its room before it has a number. ``keep`` is how many
+        droppable messages of its name may wait, this one included. Returns how many were dropped for this one.
+        Raises :class:`MessageTooLarge`, :class:`BufferFull` or :class:`LineClosed`; then nothing was taken or dropped.
         """
         size = len(name) + len(body)
         flags = (FLAG_PACKED if is_packed else 0) | (FLAG_BULK if is_bulk else 0)
@@ -333,7 +373,7 @@ class Session:
             size += DATA_HEADER_BYTES
             replay.size_bytes += size
             replay.unwritten_bytes += size
-            return
+            return 0
         if self.state is State.CLOSED or self._eof_wanted or self._eof_sent:
             raise LineClosed(
                 "the line is closed" if self.state is State.CLOSED else "nothing can be sent after send_eof()"
@@ -341,8 +381,12 @@ class Session:
         self._check_sendable(name, size)
         if self._lanes is None:
             self._lanes = SendLanes()
-        self._lanes.append(Outgoing(operation, flags, correlation, name, body))
+            dropped = 0
+        else:
+            dropped = self._make_room(size, name if is_droppable else None, keep)
+        self._lanes.append(Outgoing(operation, flags, correlation, name, body, 0, is_droppable))
         self._direct = False
+        return dropped
 
     def send_eof(self) -> None:
         """Says, behind everything sent so far, that no more will come. Saying it twice is saying it once."""
@@ -514,6 +558,25 @@ class Session:
                 f"{self.buffered_messages} messages and {self.buffered_bytes} bytes wait for the peer already"
             )
 
+    def _fits(self, messages: int, size_bytes: int) -> bool:
+        limit = self._send_buffer
+        return messages < limit.messages and size_bytes <= limit.size_bytes
+
+    def _make_room(self, size: int, name: bytes | None, keep: int | None) -> int:
+        """Drops what must give way to a message that :meth:`has_room`, and returns how many messages that was.
+
+        For a droppable message, of that ``name``, others of the same name go first.
+        """
+        lanes = self._lanes
+        assert lanes is not None
+        before = lanes.count
+        if keep is not None and name is not None:
+            while lanes.count_droppable(name) >= keep:
+                lanes.drop_oldest(name)
+        while lanes.droppable_count and not self._fits(self.buffered_messages, self.buffered_bytes + size):
+            lanes.drop_oldest(name)
+        return before - lanes.count
+
     def _number_waiting(self) -> None:
         """Moves what waits in the lanes into the replay buffer, as far as the window and one write allow."""
         replay, lanes = self._replay, self._lanes
@@ -593,8 +656,7 @@ class Session:
                 if body_start > frame_end:
                     raise ProtocolError(f"a DATA frame of {length} bytes with a name of {name_length}")
                 position = frame_end
-                if sequence != self._received + 1:
-                    self._check_duplicate(sequence)
+                if sequence != self._received + 1 and self._is_repetition(sequence):
                     continue
                 self._received = sequence
                 name = str(buffer[body_start - name_length : body_start], "utf-8") if name_length else ""
@@ -628,11 +690,12 @@ class Session:
         self._buffer = buffer[position:] if position < end else b""
         self._check_window()
 
-    def _check_duplicate(self, sequence: int) -> None:
-        """A number we have is a repetition after a resume and is dropped; one too high means a frame is missing."""
+    def _is_repetition(self, sequence: int) -> bool:
+        """Whether a frame out of order is one we have (§7.2), to be dropped. One too high means that a frame is missing."""
         if sequence > self._received:
             raise ProtocolError(f"frame {sequence} after frame {self._received}")
         self.duplicates_dropped += 1
+        return True
 
     def _check_message_size(self, size_bytes: int) -> None:
         if size_bytes > self.limits.message_bytes:
@@ -744,8 +807,7 @@ class Session:
         self._count_told()
 
     def _receive_eof(self, sequence: int) -> None:
-        if sequence != self._received + 1:
-            self._check_duplicate(sequence)
+        if sequence != self._received + 1 and self._is_repetition(sequence):
             return
         if self._eof_received:
             raise ProtocolError("a second EOF")

@@ -21,6 +21,9 @@ from landline.errors import ConfigurationError
 DEFAULT_PORT: Final = 5463
 """LINE on a telephone keypad."""
 
+LEAVE_S: Final = 3.0
+"""How long a peer may take to read our last words."""
+
 MODULES: Final = {
     "tcp": "landline.transports.tcp",
     "tls": "landline.transports.tcp",
@@ -110,6 +113,17 @@ def parse_url(url: str) -> Endpoint:
     if parts.path not in {"", "/"}:
         raise ConfigurationError(f"{url!r} has a path, which {parts.scheme}:// cannot have")
     return Endpoint(parts.scheme, parts.hostname, DEFAULT_PORT if port is None else port)
+
+
+def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+    """Closes a transport once what was written is out, or after :data:`LEAVE_S`, whichever comes first.
+
+    A peer that does not read would keep it for ever. Nobody is told what becomes of it: its protocol, and all that
+    hangs on it, is let go at once. A timer of the loop does it, for the timer wheel ends with its owner.
+    """
+    transport.set_protocol(asyncio.Protocol())
+    transport.close()
+    loop.call_later(LEAVE_S, transport.abort)
 
 
 def load(endpoint: Endpoint) -> TransportModule:

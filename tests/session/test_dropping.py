@@ -1,0 +1,315 @@
+"""Messages that may be dropped: what gives way to what, and what never does."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from landline.errors import BufferFull, MessageTooLarge
+from landline.session.handshake import Limits
+from landline.session.session import (
+    FRAME_OVERHEAD_BYTES,
+    UNTAKEN_OVERHEAD_BYTES,
+    WAITING_OVERHEAD_BYTES,
+    SendBuffer,
+)
+from landline.session.wire import DATA_HEADER_BYTES, FRAGMENT_BYTES, Operation
+from landline.testing import Pair
+
+SMALL = SendBuffer(size_bytes=4 * FRAGMENT_BYTES, messages=128)
+
+
+def send(session, body=b"x", *, name=b"", droppable=False, keep=None, bulk=False):
+    return session.send(
+        Operation.MESSAGE, name, body, is_droppable=droppable, keep=keep, is_bulk=bulk, is_packed=False
+    )
+
+
+def waiting(session):
+    return [entry.body for entry in session.unconfirmed()]
+
+
+@pytest.fixture
+def away(make_session):
+    """A session without a transport, where everything waits."""
+    return make_session(attached=False, send_buffer=SMALL)
+
+
+def test_while_there_is_room_nothing_is_dropped(away):
+    assert [send(away, b"%d" % number, droppable=True) for number in range(128)] == [0] * 128
+    assert len(waiting(away)) == 128
+
+
+def test_the_newest_takes_the_place_of_the_oldest(away):
+    send(away, b"promised")
+    for number in range(127):
+        send(away, b"%d" % number, droppable=True)
+    assert send(away, b"new", droppable=True) == 1
+    assert waiting(away) == [b"promised", *(b"%d" % number for number in range(1, 127)), b"new"]
+
+
+def test_large_messages_take_the_place_of_as_many_as_it_needs(away):
+    for number in range(8):
+        send(away, b"%d" % number + bytes(FRAGMENT_BYTES // 2 - 1), droppable=True)
+    assert send(away, bytes(FRAGMENT_BYTES), droppable=True) == 2
+    assert [body[:1] for body in waiting(away)] == [b"2", b"3", b"4", b"5", b"6", b"7", b"\0"]
+
+
+def test_others_give_way_where_the_own_name_has_none_left(away):
+    for number in range(64):
+        send(away, b"a%d" % number, name=b"a", droppable=True)
+        send(away, b"b%d" % number, name=b"b", droppable=True)
+    assert send(away, b"a64", name=b"a", droppable=True) == 1
+    assert send(away, b"c", name=b"c", droppable=True) == 1
+    assert waiting(away)[:3] == [b"a1", b"b1", b"a2"]
+
+
+def test_a_promised_message_is_never_dropped(away):
+    for number in range(128):
+        send(away, b"%d" % number)
+    before = waiting(away)
+    with pytest.raises(BufferFull):
+        send(away, b"new", droppable=True)
+    assert waiting(away) == before
+
+
+def test_droppable_messages_give_way_to_promised_ones(away):
+    for number in range(128):
+        send(away, b"%d" % number, droppable=number % 2 == 0)
+    for _ in range(64):
+        assert away.has_room(1)
+        assert send(away, b"new") == 1
+    assert not away.has_room(1)
+    with pytest.raises(BufferFull):
+        send(away)
+    assert waiting(away) == [b"%d" % number for number in range(1, 128, 2)] + [b"new"] * 64
+
+
+def test_a_buffer_of_droppable_messages_only_is_as_good_as_empty(away):
+    send(away, bytes(3 * FRAGMENT_BYTES), droppable=True)
+    assert away.has_room(20 * FRAGMENT_BYTES)
+    assert send(away, bytes(20 * FRAGMENT_BYTES)) == 1
+    assert away.buffered_messages == 1
+
+
+def test_what_does_not_fit_anyway_drops_nothing(away):
+    send(away, bytes(3 * FRAGMENT_BYTES))
+    send(away, bytes(FRAGMENT_BYTES // 2), droppable=True)
+    with pytest.raises(BufferFull):
+        send(away, bytes(2 * FRAGMENT_BYTES))
+    with pytest.raises(MessageTooLarge):
+        send(away, bytes(Limits().message_bytes + 1), droppable=True)
+    assert away.buffered_messages == 2
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_so_many_of_a_name_wait_at_most(away, keep):
+    send(away, b"promised", name=b"a")
+    send(away, b"other", name=b"b", droppable=True)
+    for number in range(10):
+        assert send(away, b"%d" % number, name=b"a", droppable=True, keep=keep) == (number >= keep)
+    assert waiting(away) == [b"promised", b"other", *(b"%d" % number for number in range(10 - keep, 10))]
+
+
+def test_keep_means_nothing_to_a_message_that_is_promised(away):
+    send(away, b"1", name=b"a", droppable=True)
+    assert send(away, b"2", name=b"a", keep=1) == 0
+    assert waiting(away) == [b"1", b"2"]
+
+
+def test_what_has_a_number_is_promised(make_session):
+    session = make_session(send_buffer=SMALL)
+    for number in range(128):
+        send(session, b"%d" % number, droppable=True)
+    assert session.data_to_send(0.0)
+    with pytest.raises(BufferFull):
+        send(session, b"new", droppable=True)
+
+
+def test_half_of_the_buffer_is_roomy(away):
+    for _ in range(63):
+        send(away)
+        assert away.is_roomy
+    send(away)
+    assert not away.is_roomy
+
+
+def test_a_few_large_messages_are_not_roomy(away):
+    send(away, bytes(2 * FRAGMENT_BYTES))
+    assert not away.is_roomy
+
+
+# What is held.
+
+
+def test_what_waits_and_what_is_sent_counts(make_session):
+    session = make_session(attached=False)
+    assert session.held_bytes == 0
+    send(session, bytes(2 * FRAGMENT_BYTES), name=b"n")
+    size = 2 * FRAGMENT_BYTES + 1
+    assert session.held_bytes == size + WAITING_OVERHEAD_BYTES
+    session.attach(0.0, epoch=1, peer_received=0, phase=0.0)
+    session.data_to_send(0.0)
+    # Both frames, and the whole message, which could be asked back.
+    assert session.held_bytes == 2 * size + 2 * (DATA_HEADER_BYTES + FRAME_OVERHEAD_BYTES)
+
+
+def test_a_message_begun_counts_whole():
+    pair = Pair(client_limits=Limits(window_bytes=65_536))
+    pair.connect()
+    session = pair.server.session
+    send(session, bytes(8 * FRAGMENT_BYTES))
+    session.data_to_send(0.0)
+    frames = session.buffered_messages - 1
+    assert 1 <= frames <= 4
+    assert session.held_bytes == (
+        8 * FRAGMENT_BYTES
+        + WAITING_OVERHEAD_BYTES
+        + frames * (FRAGMENT_BYTES + DATA_HEADER_BYTES + FRAME_OVERHEAD_BYTES)
+    )
+
+
+def test_what_is_received_and_not_taken_counts():
+    pair = Pair(takes=False)
+    pair.connect()
+    for _ in range(10):
+        pair.client.send(b"12345")
+    pair.deliver()
+    assert pair.server.session.held_bytes == 10 * (5 + DATA_HEADER_BYTES + UNTAKEN_OVERHEAD_BYTES)
+    pair.server.take_all()
+    assert pair.server.session.held_bytes == 0
+
+
+def test_parts_of_messages_and_of_frames_count():
+    pair = Pair()
+    pair.connect()
+    pair.client.send(bytes(2 * FRAGMENT_BYTES))
+    data = pair.client.session.data_to_send(pair.clock())
+    session = pair.server.session
+    first = DATA_HEADER_BYTES + FRAGMENT_BYTES
+    session.receive_data(data[:first], pair.clock(), epoch=1)
+    assert session.held_bytes == FRAGMENT_BYTES
+    session.receive_data(data[first : FRAGMENT_BYTES + 100], pair.clock(), epoch=1)
+    assert session.held_bytes == FRAGMENT_BYTES + 100 - DATA_HEADER_BYTES
+
+
+# Whatever the mix.
+
+
+class Mixture(RuleBasedStateMachine):
+    """Promised and droppable messages on both lanes, to a peer that takes them now and then."""
+
+    @initialize(seed=st.integers(0, 2**32))
+    def begin(self, seed):
+        self.pair = Pair(
+            seed=seed,
+            client_limits=Limits(message_bytes=4 * FRAGMENT_BYTES, window_bytes=65_536, window_frames=128),
+            send_buffer=SMALL,
+            takes=False,
+        )
+        self.pair.connect()
+        self.sent = {kind: [] for kind in ("pn", "pb", "dn", "db")}
+        self.dropped = 0
+
+    @rule(
+        droppable=st.booleans(),
+        bulk=st.booleans(),
+        name=st.sampled_from(["", "a", "b"]),
+        keep=st.sampled_from([None, None, 1, 5]),
+        count=st.sampled_from([1, 10, 60]),
+        size=st.sampled_from([0, 300, FRAGMENT_BYTES + 9]),
+    )
+    def send(self, droppable, bulk, name, keep, count, size):
+        session = self.pair.server.session
+        kind = "pd"[droppable] + "nb"[bulk]
+        for _ in range(count):
+            body = b"%s%d " % (kind.encode(), len(self.sent[kind])) + bytes(size)
+            before = waiting(session)
+            try:
+                dropped = send(
+                    session,
+                    body,
+                    name=name.encode(),
+                    droppable=droppable,
+                    keep=keep if droppable else None,
+                    bulk=bulk,
+                )
+            except BufferFull:
+                assert not session.has_room(len(name) + len(body))
+                assert waiting(session) == before
+                return
+            self.sent[kind].append(body)
+            self.dropped += dropped
+
+    @rule()
+    def take(self):
+        self.pair.client.take_all()
+
+    @rule()
+    def deliver(self):
+        self.pair.deliver()
+
+    @rule()
+    def cut(self):
+        self.pair.cut()
+
+    @rule()
+    def resume(self):
+        assert self.pair.connect() is True
+
+    @rule(full=st.booleans())
+    def fill_the_transport(self, full):
+        session = self.pair.server.session
+        if full:
+            session.pause_writing()
+        else:
+            session.resume_writing()
+
+    def of_kind(self, kind, bodies):
+        return [body for body in bodies if body[:2] == kind.encode()]
+
+    @invariant()
+    def promised_messages_arrive_once_and_in_order_and_others_at_most_once(self):
+        received = self.pair.client.bodies
+        for kind, sent in self.sent.items():
+            ours = self.of_kind(kind, received)
+            if kind[0] == "p":
+                assert ours == sent[: len(ours)]
+            else:
+                place = {body: index for index, body in enumerate(sent)}
+                places = [place[body] for body in ours]
+                assert places == sorted(set(places))
+
+    @invariant()
+    def every_message_is_dropped_or_delivered_or_kept(self):
+        known = Counter(self.pair.client.bodies) | Counter(waiting(self.pair.server.session))
+        assert max(known.values(), default=1) == 1
+        assert len(known) + self.dropped == sum(map(len, self.sent.values()))
+        for kind in ("pn", "pb"):
+            assert set(self.sent[kind]) <= set(known)
+
+    @invariant()
+    def the_buffer_keeps_to_its_limits(self):
+        session = self.pair.server.session
+        assert session.buffered_messages <= SMALL.messages + 4
+        assert session.buffered_bytes <= SMALL.size_bytes + 4096
+
+    def teardown(self):
+        if not hasattr(self, "pair"):
+            return
+        self.pair.connect()
+        for _ in range(200):
+            self.pair.client.take_all()
+            self.pair.advance(0.2)
+            if self.pair.server.session.is_drained:
+                break
+        received = self.pair.client.bodies
+        for kind in ("pn", "pb"):
+            assert self.of_kind(kind, received) == self.sent[kind]
+        assert len(received) + self.dropped == sum(map(len, self.sent.values()))
+
+
+TestMixture = Mixture.TestCase
+TestMixture.settings = settings(deadline=None, max_examples=100, stateful_step_count=40, derandomize=True)
