@@ -1,6 +1,6 @@
 # Everything runs from a virtual environment in this checkout, made from uv.lock. Only python3 and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench format clean system-programs
+.PHONY: help setup demo test simulate bench format clean system-programs
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,6 +10,7 @@ STAMP := .venv/.landline-set-up
 help:
 	@echo "make demo    a control server, 8 simulated machines and a live view of them"
 	@echo "make test    every check: format, lint, types, import contracts, tests"
+	@echo "make simulate  whole systems under virtual time: crashes, cuts, silence; ARGS='--seeds 2000' or '--ablate'"
 	@echo "make bench   benchmarks beside peers"
 	@echo "make setup   only the set-up: .venv in this checkout"
 	@echo "make format  format the code"
@@ -31,6 +32,9 @@ $(STAMP): uv.lock pyproject.toml
 
 demo: setup
 	@$(BIN)/landline demo
+
+simulate: setup
+	@$(BIN)/python -m tests.simulation $(ARGS)
 
 bench: setup
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landline.admission import Admission
     from landline.backoff import Backoff
     from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 # Loaded when first used, so that the command line, which needs none of these, starts fast (PEP 562).
 _HOMES = {
+    "landline.admission": ("Admission",),
     "landline.backoff": ("Backoff",),
     "landline.client": ("Connector", "connect"),
     "landline.errors": (
@@ -83,6 +85,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "DEFAULT_PORT",
     "AddressInUse",
+    "Admission",
     "Anonymous",
     "AuthClaim",
     "Backoff",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from random import SystemRandom
 from time import monotonic
@@ -12,6 +13,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from landline.admission import Admission, Gate
 from landline.changes import LineState, LossKind, StateChange
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
 from landline.handlers import Function, Handlers, encode_value
@@ -46,6 +48,10 @@ MAX_LINES: Final = 100_000
 RESUME_WINDOW_S: Final = 120.0
 BUSY_RETRY_AFTER_S: Final = 5.0
 BUSY_SPREAD_S: Final = 10.0
+RETRY_SPREAD_SHARE: Final = 0.1
+"""Clients that come too early are told when to come back, give or take this part of the time."""
+GOODBYE_TURN_S: Final = 0.05
+"""How often a server that closes over some time ends some of its lines."""
 
 LineFunction = Callable[[Line], Coroutine[Any, Any, None]]
 LostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
@@ -117,6 +123,7 @@ class Server:
     :param resume_window_s: seconds a session is kept after its transport was lost.
     :param limits: what one client may make this server hold.
     :param send_buffer: how much is kept for one client before senders wait.
+    :param admission: how many connections are taken in each second; one more is told when to come back.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
@@ -134,6 +141,7 @@ class Server:
         limits: Limits | None = None,
         send_buffer: SendBuffer | None = None,
         memory_bytes: int = MEMORY_BYTES,
+        admission: Admission | None = None,
         name: str = "landline",
         clock: Callable[[], float] = monotonic,
         random: RandomSource | None = None,
@@ -166,6 +174,8 @@ class Server:
         self._random: RandomSource = random or SystemRandom()
         self._sessions: dict[bytes, Line] = {}
         self._memory = MemoryWatch(memory_bytes, self._sessions)
+        self._admission = admission or Admission()
+        self._gate = Gate(self._admission)
         self._groups: dict[str, Group] = {}
         self._handshakes: set[_HandshakeLink] = set()
         self._listeners: list[Listener] = []
@@ -240,10 +250,12 @@ class Server:
         retry_after_s: float | None = None,
         spread_s: float = 0.0,
         alternatives: Sequence[str] = (),
+        over_s: float = 0.0,
         timeout: float = DRAIN_TIMEOUT_S,
     ) -> None:
         """Stops listening, lets every line drain (``timeout`` seconds at most), and says goodbye.
 
+        With ``over_s`` the goodbyes are spread evenly over so many seconds, and lines not yet ended go on meanwhile.
         Clients come back if ``code`` says so, after ``retry_after_s`` and a random part of ``spread_s``, and try the
         URLs of ``alternatives`` (16 at most, 500 characters each) before those they know. Messages
         that stay unconfirmed are reported as :meth:`on_session_lost` says. Cancelling closes at once.
@@ -258,23 +270,22 @@ class Server:
         for handshake in list(self._handshakes):
             handshake.reject(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
         lines = list(self._sessions.values())
+
+        def end(line: Line) -> None:
+            lost = line.end(
+                code,
+                reason,
+                retry_after_s=retry_after_s,
+                spread_s=spread_s,
+                alternatives=tuple(alternatives),
+            )
+            self._report_lost(line, lost)
+
         try:
-            async with asyncio.timeout(timeout):
-                for line in lines:
-                    if line.session is not None and line.session.is_attached:
-                        await line.drain(timeout)
-        except TimeoutError:
-            logger.warning("closing with messages still unconfirmed after %g s", timeout)
+            await self._end_paced(lines, end, over_s, timeout)
         finally:
             for line in lines:
-                lost = line.end(
-                    code,
-                    reason,
-                    retry_after_s=retry_after_s,
-                    spread_s=spread_s,
-                    alternatives=tuple(alternatives),
-                )
-                self._report_lost(line, lost)
+                end(line)
             # The function of a line may itself be what closes the server.
             tasks = self._tasks - {asyncio.current_task()}
             for task in tasks:
@@ -423,6 +434,38 @@ class Server:
         self._listeners.remove(listener)
         if not self._listeners:
             await self.close()
+
+    async def _end_paced(
+        self, lines: list[Line], end: Callable[[Line], None], over_s: float, timeout: float
+    ) -> None:
+        """Drains and ends the lines, so many in each turn that it takes ``over_s`` seconds in all."""
+        turns = max(1, math.ceil(over_s / GOODBYE_TURN_S))
+        per_turn = max(1, math.ceil(len(lines) / turns))
+
+        async def drain_and_end(some: list[Line]) -> None:
+            attached = [line for line in some if line.session is not None and line.session.is_attached]
+            drained = await asyncio.gather(*(line.drain(timeout) for line in attached))
+            if not all(drained):
+                logger.warning("closing with messages still unconfirmed after %g s", timeout)
+            for line in some:
+                end(line)
+
+        async with asyncio.TaskGroup() as ending:
+            for start in range(0, len(lines), per_turn):
+                if start:
+                    await asyncio.sleep(over_s / turns)
+                ending.create_task(drain_and_end(lines[start : start + per_turn]))
+
+    def admit(self) -> float | None:
+        """``None`` lets one more connection in; else it is to come back after so many seconds."""
+        if len(self._handshakes) >= self._admission.unfinished:
+            return BUSY_RETRY_AFTER_S
+        return self._gate.admit(self.wheel.time())
+
+    @property
+    def connections_refused(self) -> int:
+        """How many connections were told to come back later, because too many came at once."""
+        return self._gate.refused
 
     def make_handshake(self) -> ServerHandshake:
         """The server's half of a new handshake."""
@@ -589,6 +632,11 @@ class _HandshakeLink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
         self._transport = cast(asyncio.Transport, transport)
+        wait_s = self._server.admit()
+        if wait_s is not None:
+            spread_s = wait_s * RETRY_SPREAD_SHARE
+            self.reject(Code.OVERLOADED, "too many come at once", retry_after_s=wait_s, spread_s=spread_s)
+            return
         self._server.handshake_begun(self)
         self._server.wheel.schedule(self, self._handshake.deadline)
         self._transport.write(self._handshake.challenge_to_send(self._server.name))

@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import msgspec
-
-from landline import Line, Unconfirmed
 from tests.simulation.world import World
 
+from landline import Line, Unconfirmed
 
 _Key = tuple[bytes, bool, bool]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.simulation.node import Node
+
 from landline.fleet.model import Execution, ExecutionEvent, ExecutionState, Job, Machine
 from landline.fleet.storage import StorageError
-from tests.simulation.node import Node
 
 
 class JournalDisk:

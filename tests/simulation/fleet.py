@@ -7,6 +7,14 @@ import functools
 from collections import Counter
 from random import Random
 
+from tests.simulation.deliveries import Deliveries
+from tests.simulation.disk import Database, JournalDisk
+from tests.simulation.faults import Fault, Options
+from tests.simulation.network import Network
+from tests.simulation.node import Node
+from tests.simulation.watch import LineWatch
+from tests.simulation.world import SECOND, World
+
 import landline
 from landline import Backoff, Heartbeat, LandlineError, Line, LineState, Server, SharedToken
 from landline.fleet.agent.agent import Agent
@@ -17,13 +25,6 @@ from landline.fleet.api import CancelRequest, JobRequest, OperationError
 from landline.fleet.control import Control
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
 from landline.fleet.storage import StorageError
-from tests.simulation.deliveries import Deliveries
-from tests.simulation.disk import Database, JournalDisk
-from tests.simulation.faults import Fault, Options
-from tests.simulation.network import Network
-from tests.simulation.node import Node
-from tests.simulation.watch import LineWatch
-from tests.simulation.world import SECOND, World
 
 HEARTBEAT = Heartbeat(interval_s=3.0, timeout_s=2.0)
 TOKEN = SharedToken("a token of the simulation")
@@ -56,7 +57,7 @@ class MachinePower(SimulatedPower):
         await super().act(action, reason=reason)
 
 
-class Person_:
+class AnsweringPerson:
     """Answers as people do."""
 
     name = "simulated"
@@ -242,7 +243,7 @@ class FleetScenario:
                 name=node.name, boot_id=node.boot_id, power="simulated", mac_addresses=(_mac(node.name),)
             ),
             power=MachinePower(self, node),
-            prompt=Person_(dice),
+            prompt=AnsweringPerson(dice),
             journal=Journal(JournalDisk(node)),
             backoff=Backoff(first=0.5, cap=5.0),
             connect=connect,

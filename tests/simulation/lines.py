@@ -5,6 +5,13 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+from tests.simulation.deliveries import Deliveries
+from tests.simulation.faults import Fault, Options
+from tests.simulation.network import Network
+from tests.simulation.node import Node
+from tests.simulation.watch import LineWatch
+from tests.simulation.world import SECOND, World
+
 from landline import (
     Backoff,
     BufferFull,
@@ -22,12 +29,6 @@ from landline import (
     connect,
 )
 from landline.session.wire import FRAGMENT_BYTES
-from tests.simulation.deliveries import Deliveries
-from tests.simulation.faults import Fault, Options
-from tests.simulation.network import Network
-from tests.simulation.node import Node
-from tests.simulation.watch import LineWatch
-from tests.simulation.world import SECOND, World
 
 HEARTBEAT = Heartbeat(interval_s=3.0, timeout_s=2.0)
 LIMITS = Limits(message_bytes=3 * FRAGMENT_BYTES, window_bytes=5 * FRAGMENT_BYTES, window_frames=128)

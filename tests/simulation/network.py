@@ -249,7 +249,7 @@ class Network:
             if self.is_closed(end.node, end.peer):
                 opens_ns = self._holes[end.node, end.peer]
                 self.world.at(opens_ns, lambda: self._deliver(end))
-                self.world.after(USER_TIMEOUT_S, lambda: self._give_up(end, opens_ns))
+                self.world.after(USER_TIMEOUT_S, lambda opens_ns=opens_ns: self._give_up(end, opens_ns))
                 return
             _, piece = end.flight.popleft()
             if not end.peer.is_powered:

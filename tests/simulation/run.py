@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable
 
 import msgspec
-
-from landline.session.replay import ReplayBuffer
-from landline.session.wire import encode_ack
 from tests.simulation.faults import FAULTS_S, Fault, Options, draw
 from tests.simulation.fleet import FleetScenario
 from tests.simulation.lines import LinesScenario
 from tests.simulation.network import Network, Transport
 from tests.simulation.node import Node
 from tests.simulation.world import LAST_EVENTS, Violation, World
+
+from landline.session.replay import ReplayBuffer
+from landline.session.wire import encode_ack
 
 SCENARIOS = {"lines": LinesScenario, "fleet": FleetScenario}
 

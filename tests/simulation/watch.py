@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tests.simulation.node import Node
+from tests.simulation.world import SECOND, World
+
 from landline import LineState, LossKind, StateChange
 from landline.line import Line
 from landline.session.session import Session
 from landline.session.state import State
-from tests.simulation.node import Node
-from tests.simulation.world import SECOND, World
 
 WHEEL_S = 0.2
 """Ticks of the timer wheel, turns of the loop, drift of the clocks."""

@@ -691,7 +691,7 @@ class Session:
         self._check_window()
 
     def _is_repetition(self, sequence: int) -> bool:
-        """Whether a frame out of order is one we have (§7.2), to be dropped. One too high means that a frame is missing."""
+        """Whether a frame out of order is one we have, to be dropped (§7.2); one too high means one is missing."""
         if sequence > self._received:
             raise ProtocolError(f"frame {sequence} after frame {self._received}")
         self.duplicates_dropped += 1

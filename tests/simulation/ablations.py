@@ -1,0 +1,152 @@
+"""Safeguards switched off one at a time: a simulation that finds nothing then proves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from landline.fleet import jobs, presence
+from landline.fleet.agent.agent import Agent
+from landline.fleet.ledger import Ledger
+from landline.fleet.model import ExecutionState
+from landline.line import Line, LineLink
+from landline.session.replay import ReplayBuffer
+from landline.session.session import Session
+
+
+class Ablation(msgspec.Struct, frozen=True):
+    """What is switched off, and in which scenario that shows."""
+
+    name: str
+    what: str
+    scenario: str
+    switch_off: Callable[[Callable[[Any, str, Any], None]], None]
+
+
+def _frames(patch) -> None:
+    patch(Session, "_is_repetition", lambda self, sequence: False)
+
+
+def _orders(patch) -> None:
+    original = Agent._receive_order
+
+    async def receive_order(self, line, order):
+        self._known.pop(order.execution_id, None)
+        self._orders.pop(order.execution_id, None)
+        return await original(self, line, order)
+
+    patch(Agent, "_receive_order", receive_order)
+
+
+def _epoch(patch) -> None:
+    attach = Line.attach
+
+    def attach_beside(self, *arguments, **options):
+        if self._link is not None:
+            old = self._link.transport
+            old.write = lambda data: None
+            old.close = lambda: None
+        attach(self, *arguments, **options)
+
+    def data_received(self, data):
+        self.line.receive_data(self.line._link or self, data)
+
+    patch(Line, "attach", attach_beside)
+    patch(LineLink, "data_received", data_received)
+
+
+def _journal(patch) -> None:
+    original = Agent._journalise
+
+    def journalise(self, order, state, detail=""):
+        if state is not ExecutionState.ACTING:
+            original(self, order, state, detail)
+
+    patch(Agent, "_journalise", journalise)
+
+
+def _expiry(patch) -> None:
+    claim, overdue, settle = jobs.claim, jobs.overdue, jobs.settle_on_join
+
+    def never(execution):
+        return msgspec.structs.replace(execution, expires_at=execution.expires_at + 1e6)
+
+    def claim_late(execution, now, *, boot_id):
+        grant, after = claim(never(execution), now, boot_id=boot_id)
+        if after is not None:
+            after = msgspec.structs.replace(after, expires_at=execution.expires_at)
+        return grant, after
+
+    patch(jobs, "claim", claim_late)
+    patch(jobs, "overdue", lambda job, execution, now: overdue(job, execution, min(now, 0)))
+    patch(
+        jobs,
+        "settle_on_join",
+        lambda job, execution, machine, known, now: (
+            settle(job, never(execution), machine, known, now) and None
+        ),
+    )
+
+
+def _acknowledgement(patch) -> None:
+    original = ReplayBuffer.receive_ack
+    patch(
+        ReplayBuffer,
+        "receive_ack",
+        lambda self, taken: original(self, min(taken, self.acknowledged + self.written)),
+    )
+
+
+def _record_first(patch) -> None:
+    original = Ledger.record
+
+    async def record(self, executions):
+        task = asyncio.get_running_loop().create_task(original(self, executions))
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    patch(Ledger, "record", record)
+
+
+def _stale_join(patch) -> None:
+    for name in ("suspected", "link_lost", "left"):
+        original = getattr(presence, name)
+
+        def forget(before, now, *, join, original=original, **arguments):
+            return original(before, now, join=before.join, **arguments)
+
+        patch(presence, name, forget)
+
+
+ABLATIONS = (
+    Ablation("duplicate suppression", "frames that arrived before are dropped (§7.2)", "lines", _frames),
+    Ablation("duplicate orders", "an agent takes each order once", "fleet", _orders),
+    Ablation("epoch fence", "bytes of an older transport change nothing (§7.3)", "lines", _epoch),
+    Ablation("journal before acting", "an agent's journal has it before it acts", "fleet", _journal),
+    Ablation("expiry", "what has expired is not begun", "fleet", _expiry),
+    Ablation(
+        "acknowledgement check", "only what was sent can be acknowledged (§5.3)", "lines", _acknowledgement
+    ),
+    Ablation("record before granting", "leave to act is on disk before it is given", "fleet", _record_first),
+    Ablation("join fence", "news of an older join changes no presence", "fleet", _stale_join),
+)
+
+
+@contextmanager
+def without(ablation: Ablation) -> Iterator[None]:
+    """Switches it off while entered."""
+    undo: list[tuple[Any, str, Any]] = []
+
+    def patch(owner: Any, name: str, replacement: Any) -> None:
+        undo.append((owner, name, owner.__dict__[name]))
+        setattr(owner, name, replacement)
+
+    try:
+        ablation.switch_off(patch)
+        yield
+    finally:
+        for owner, name, original in reversed(undo):
+            setattr(owner, name, original)

@@ -1,0 +1,119 @@
+"""A crowd that loses its server at once, with the real back-off and admission: ``python -m tests.simulation.storm``.
+
+Only arrivals are simulated: a client that is let in is back. So a million of them fit into a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from heapq import heapify, heappop, heapreplace
+from random import Random
+
+import msgspec
+
+from landline import Admission, Backoff
+from landline.admission import Gate
+from landline.backoff import Schedule
+
+NOTICE_S = 0.2
+"""How far apart the clients notice: a server that dies closes all its sockets at once."""
+
+
+class NoJitter(Random):
+    """Dice that always show the longest delay."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+class Storm(msgspec.Struct):
+    """How a crowd came back, by seconds since the loss."""
+
+    clients: int
+    attempts: list[int]
+    """Attempts in each second after the server is back; it is away for the first ones."""
+    returned: list[int]
+
+    @property
+    def peak(self) -> int:
+        """The most attempts in one second."""
+        return max(self.attempts)
+
+    @property
+    def last_s(self) -> int:
+        """The second in which the last one was back."""
+        return len(self.returned) - 1
+
+
+def storm(
+    clients: int, *, away_s: float, admission: Admission | None, jitter: bool = True, seed: int = 0
+) -> Storm:
+    """Everybody loses the server at 0; it is away for ``away_s`` seconds. Without admission it takes in all at once."""
+    notice = Random(seed)
+    dice = Random(seed + 1) if jitter else NoJitter(seed)
+    gate = Gate(admission) if admission is not None else None
+    policy = Backoff()
+    schedules = [Schedule(policy) for _ in range(clients)]
+    heap = []
+    for number, schedule in enumerate(schedules):
+        schedule.receive_connected(-1000.0)
+        at = notice.random() * NOTICE_S
+        heap.append((at + schedule.next_delay(at, dice), number))
+    heapify(heap)
+    attempts: list[int] = []
+    returned: list[int] = []
+    while heap:
+        now, number = heap[0]
+        second = int(now)
+        while len(attempts) <= second:
+            attempts.append(0)
+            returned.append(0)
+        attempts[second] += 1
+        retry_after_s = None
+        if now >= away_s:
+            retry_after_s = gate.admit(now) if gate is not None else None
+            if retry_after_s is None:
+                returned[second] += 1
+                heappop(heap)
+                continue
+        delay = schedules[number].next_delay(now, dice, retry_after_s=retry_after_s)
+        heapreplace(heap, (now + delay, number))
+    return Storm(clients, attempts, returned)
+
+
+def find_peak(*, jitter: bool, clients: int = 2000) -> int:
+    """The most that return in one second to a server that was away for long."""
+    found = storm(clients, away_s=90.0, admission=None, jitter=jitter)
+    return max(found.returned)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.storm", description=__doc__)
+    parser.add_argument("--clients", type=int, default=1_000_000)
+    parser.add_argument("--away", type=float, default=60.0, help="seconds the server is away (default 60)")
+    parser.add_argument("--per-s", type=float, default=5000.0, help="admission, in clients a second")
+    parser.add_argument("--no-jitter", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the curve")
+    options = parser.parse_args(arguments)
+    found = storm(
+        options.clients,
+        away_s=options.away,
+        admission=Admission(per_s=options.per_s, burst=int(options.per_s)),
+        jitter=not options.no_jitter,
+    )
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+        return 0
+    after = found.attempts[int(options.away) :]
+    in_all = sum(after)
+    print(
+        f"{found.clients:,} clients, {in_all:,} attempts after the return of the server, "
+        f"at most {max(after):,} a second; at most {max(found.returned):,} let in a second, "
+        f"all back {found.last_s - options.away:.0f} s after it"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

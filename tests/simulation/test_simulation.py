@@ -1,0 +1,87 @@
+"""A few hundred seeds of the simulation, the failing seeds of the past, and proof that it can fail."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.simulation.ablations import ABLATIONS, without
+from tests.simulation.run import shrink, simulate
+from tests.simulation.storm import find_peak, storm
+
+from landline import Admission
+
+SEEDS = 160
+PER_TEST = 20
+FOUND = {
+    26: "the task that wakes a machine died of a full disk, and the job hung",
+    204: "a process that slept twice was taken back in time (in the simulation itself)",
+    380: "an agent whose join was not recorded joined twice in the next session, and gave up",
+}
+"""Seeds that failed once, and what they found."""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
+def test_everything_that_must_hold_holds(first):
+    for seed in range(first, first + PER_TEST):
+        assert (seed, simulate(seed).violation) == (seed, None)
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_failed_once_does_not_fail_again(seed):
+    assert simulate(seed).violation is None
+
+
+@pytest.mark.parametrize("seed", [4, 7])
+def test_a_seed_is_the_same_run_whatever_the_order_of_hashes(seed):
+    program = f"from tests.simulation.run import simulate; print(simulate({seed}).fingerprint)"
+    prints = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert prints == {simulate(seed).fingerprint + "\n"}
+
+
+def test_a_failure_is_shrunk_to_what_it_takes():
+    [ablation] = [each for each in ABLATIONS if each.name == "acknowledgement check"]
+    with without(ablation):
+        outcome = next(found for seed in range(1, 600, 2) if (found := simulate(seed)).violation)
+        smaller = shrink(outcome, budget=20)
+    assert smaller.violation is not None
+    assert len(smaller.options.faults) <= len(outcome.options.faults)
+    assert simulate(outcome.seed).violation is None
+
+
+def test_without_jitter_a_crowd_comes_back_in_one_second():
+    assert find_peak(jitter=False) > 1900
+    assert find_peak(jitter=True) < 200
+
+
+def test_admission_lets_in_no_more_than_its_rate():
+    found = storm(5000, away_s=20, admission=Admission(per_s=500, burst=100), seed=3)
+    assert sum(found.returned) == 5000
+    assert max(found.returned) <= 601
+
+
+def test_the_command_line(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", "--seeds", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.splitlines()[-1].startswith("3 seeds passed, 0 failed, ")
+    curve = subprocess.run(
+        [sys.executable, "-m", "tests.simulation.storm", "--clients", "1000", "--json"],
+        capture_output=True,
+        check=True,
+    )
+    assert sum(json.loads(curve.stdout)["returned"]) == 1000
