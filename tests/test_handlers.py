@@ -95,3 +95,14 @@ def test_other_values_travel_as_messagepack():
         encode_value(object())
     with pytest.raises(msgspec.DecodeError):
         decode_value(b"\xc1", True)
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xa1\xff", b"\x91" * 5000 + b"\xc0", b"\x81\x80\x01", b"\xdd\xff\xff\xff\xff", b""]
+)
+@pytest.mark.parametrize("body_type", [Any, str, dict[str, Any], tuple[str, str]])
+def test_whatever_is_wrong_with_a_body_is_one_error(body, body_type):
+    with pytest.raises(msgspec.DecodeError):
+        Handler(print, body_type).body_of(body, True)
+    with pytest.raises(msgspec.DecodeError):
+        decode_value(body, True)
