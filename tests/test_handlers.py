@@ -4,6 +4,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tests.fuzz import targets
 
 import landline
 from landline.handlers import Handler, Handlers, decode_value, encode_value
@@ -106,3 +109,11 @@ def test_whatever_is_wrong_with_a_body_is_one_error(body, body_type):
         Handler(print, body_type).body_of(body, True)
     with pytest.raises(msgspec.DecodeError):
         decode_value(body, True)
+
+
+@given(st.binary(max_size=100))
+@example(b"\x00\x81\xa5facts\x81\xa4name\xa1\xff")
+@settings(deadline=None, max_examples=300, derandomize=True)
+def test_arbitrary_bodies_raise_nothing_but_what_is_said(data):
+    for choice in range(targets.CHOICES):
+        targets.values(bytes([choice]) + data)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.fuzz import targets
 from tests.fuzz.conversation import LIES, LIMITS, Conversation
 
 from landline.errors import ConnectFailed
@@ -65,6 +66,13 @@ def test_arbitrary_bytes_end_in_nothing_or_events_or_the_end(make_session, data)
     assert not numbers or numbers[-1] <= session.received
     if ends and not ends[0].by_peer:
         assert session.data_to_send(1.0)
+
+
+@given(st.binary(max_size=300))
+@example(b"\x01" + b"\x00\x00\x00\x00\x00\x00" * 40)
+@settings(deadline=None, max_examples=150, derandomize=True)
+def test_a_program_of_frames_and_happenings_holds_to_what_is_fuzzed(data):
+    targets.session(data)
 
 
 @st.composite
