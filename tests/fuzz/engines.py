@@ -73,7 +73,8 @@ def run_guided(target: str, seconds: float, seed: int) -> Outcome:
     summary = f"{executions[1]} executions, {edges} edges and {features} features covered by {inputs} inputs"
     if status == 0:
         return Outcome(summary, None)
-    print(text[text.find("=== Uncaught Python exception: ===") :].partition("==")[2][:6000], flush=True)
+    found = text.partition("=== Uncaught Python exception: ===\n")[2].partition("\n==")[0]
+    print(found or text[-3000:], flush=True)
     kept = crash_path(target, artifact.read_bytes())
     os.replace(artifact, kept)
     return Outcome(summary, kept)

@@ -140,6 +140,9 @@ def client_handshake() -> Iterator[bytes]:
         encode_body(Kind.WELCOME, make_welcome(resumed=True)) + frames_of_the_example()[4],
         reject_to_send(Code.OVERLOADED, "full", retry_after_s=5.0, spread_s=2.0),
         b"",
+        # Sessions nobody asked for.
+        encode_body(Kind.WELCOME, msgspec.structs.replace(make_welcome(resumed=True), session=bytes(16))),
+        encode_body(Kind.WELCOME, msgspec.structs.replace(make_welcome(resumed=True), epoch=1)),
     ]
     for option in range(6):
         for ending in endings:
@@ -150,6 +153,7 @@ def client_handshake() -> Iterator[bytes]:
 def server_handshake() -> Iterator[bytes]:
     yield hello_to_send(resumes=False)
     yield hello_to_send(resumes=True)
+    yield hello_to_send(resumes=True).replace(IDENTITY.encode(), b"lab-2")
     yield from frames_of_the_example()[:6]
 
 

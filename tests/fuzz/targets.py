@@ -20,7 +20,7 @@ from landline.fleet import control, messages
 from landline.handlers import Handler, decode_value, encode_value
 from landline.session.auth import Anonymous, SharedToken, proofs_equal, resume_proof
 from landline.session.codes import Code
-from landline.session.events import Ended, MessageReceived
+from landline.session.events import Ended, EofReceived, MessageReceived
 from landline.session.handshake import (
     Bye,
     Challenge,
@@ -422,8 +422,11 @@ def is_same(whole: Application, cut: Application) -> bool:
 
 
 def check_ended(application: Application) -> None:
-    """Messages are numbered in order, and the end is the last that is told, once."""
+    """Messages are numbered in order, none comes behind EOF, and the end is the last that is told, once."""
     events = application.events
+    if EofReceived() in events:
+        behind = events[events.index(EofReceived()) + 1 :]
+        assert not any(isinstance(event, MessageReceived | EofReceived) for event in behind)
     numbers = [event.sequence for event in events if isinstance(event, MessageReceived)]
     assert numbers == sorted(set(numbers))
     assert not numbers or numbers[-1] <= application.session.received
