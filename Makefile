@@ -1,6 +1,6 @@
 # Everything runs from a virtual environment in this checkout, made from uv.lock. Only python3 and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate bench format clean system-programs
+.PHONY: help setup demo test simulate bench fuzz format clean system-programs
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,6 +12,7 @@ help:
 	@echo "make test    every check: format, lint, types, import contracts, tests"
 	@echo "make simulate  whole systems under virtual time: crashes, cuts, silence; ARGS='--seeds 2000' or '--ablate'"
 	@echo "make bench   benchmarks beside peers"
+	@echo "make fuzz    ten minutes of random bytes at everything that reads a stranger's (ARGS=--help says more)"
 	@echo "make setup   only the set-up: .venv in this checkout"
 	@echo "make format  format the code"
 
@@ -38,6 +39,9 @@ simulate: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz --minutes 10 $(ARGS)
 
 # Some tests drive real programs: a virtual screen, a message bus. Where CI runs as root they are installed; elsewhere
 # those tests are skipped, and say which package they want.
@@ -71,4 +75,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .coverage

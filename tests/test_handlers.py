@@ -4,6 +4,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tests.fuzz import targets
 
 import landline
 from landline.handlers import Handler, Handlers, decode_value, encode_value
@@ -95,3 +98,22 @@ def test_other_values_travel_as_messagepack():
         encode_value(object())
     with pytest.raises(msgspec.DecodeError):
         decode_value(b"\xc1", True)
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xa1\xff", b"\x91" * 5000 + b"\xc0", b"\x81\x80\x01", b"\xdd\xff\xff\xff\xff", b""]
+)
+@pytest.mark.parametrize("body_type", [Any, str, dict[str, Any], tuple[str, str]])
+def test_whatever_is_wrong_with_a_body_is_one_error(body, body_type):
+    with pytest.raises(msgspec.DecodeError):
+        Handler(print, body_type).body_of(body, True)
+    with pytest.raises(msgspec.DecodeError):
+        decode_value(body, True)
+
+
+@given(st.binary(max_size=100))
+@example(b"\x00\x81\xa5facts\x81\xa4name\xa1\xff")
+@settings(deadline=None, max_examples=300, derandomize=True)
+def test_arbitrary_bodies_raise_nothing_but_what_is_said(data):
+    for choice in range(targets.CHOICES):
+        targets.values(bytes([choice]) + data)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 import landline
+from landline.session.wire import Operation
 
 SMALL = landline.SendBuffer(size_bytes=64 * 1024, messages=128)
 
@@ -311,6 +312,39 @@ async def test_sixty_four_run_at_once_and_the_rest_wait(pair, until):
         ]
         assert blocker.started == 79
         assert await line.drain()
+
+
+@pytest.mark.parametrize("body", [b"\x92\xa1\xff\xa1x", b"\xc1", b"", b"\x92\x01\x02", b"\x91" * 5000])
+async def test_an_error_that_cannot_be_read_is_a_failure(pair, body):
+    server = landline.Server()
+
+    @server.on("odd")
+    async def odd(line, _):
+        await line.transmit(Operation.ERROR, b"", body, correlation=1, is_packed=True)
+        await asyncio.Event().wait()
+
+    async with pair(server) as (line, _):
+        with pytest.raises(landline.RequestError, match="an error that cannot be read") as caught:
+            await line.request("odd", timeout=None)
+        assert caught.value.code == "failed"
+
+
+@pytest.mark.parametrize("body", [b"\xa1\xff", b"\x91" * 5000, b"\xc1"])
+async def test_a_request_whose_body_is_no_value_is_a_bad_request(pair, body):
+    server = landline.Server()
+
+    @server.on("any")
+    def take_any(line, value):
+        return value
+
+    async with pair(server) as (line, _):
+        assert await line.request("any", 1) == 1
+        future = asyncio.get_running_loop().create_future()
+        line._requests._pending[7] = ("any", future)
+        await line.transmit(Operation.REQUEST, b"any", body, correlation=7, is_packed=True)
+        answer = await future
+        assert answer.operation is Operation.ERROR
+        assert msgspec.msgpack.decode(answer.body)[0] == "bad_request"
 
 
 async def test_two_requests_with_one_correlation_id_are_told_apart(pair, until):

@@ -18,6 +18,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+# What msgspec lets through beside its own error: text that is not UTF-8, and values nested without end.
+_NOT_DECODED = (UnicodeDecodeError, RecursionError)
 
 
 class Handler:
@@ -40,7 +42,10 @@ class Handler:
     def body_of(self, body: bytes, is_packed: bool) -> Any:
         """The value for the function. Raises :class:`msgspec.DecodeError` when the body does not fit the type."""
         if is_packed:
-            return self.decode(body)
+            try:
+                return self.decode(body)
+            except _NOT_DECODED as error:
+                raise msgspec.DecodeError(str(error)) from error
         if self._body_type is Any or self._body_type is bytes:
             return body
         raise msgspec.ValidationError(f"expected a value of {self._body_type}, got raw bytes")
@@ -105,4 +110,9 @@ def encode_value(value: Any) -> tuple[bytes, bool]:
 
 def decode_value(body: bytes, is_packed: bool) -> Any:
     """The value of a body. Raises :class:`msgspec.DecodeError` when it says MessagePack and is not."""
-    return _decode(body) if is_packed else body
+    if not is_packed:
+        return body
+    try:
+        return _decode(body)
+    except _NOT_DECODED as error:
+        raise msgspec.DecodeError(str(error)) from error

@@ -87,9 +87,12 @@ def _no_function(line: Line, value: Any) -> None:
     raise AssertionError("never called")
 
 
+_error_body = Handler(_no_function, tuple[str, str])
+
+
 def _decode_error(name: str, answer: MessageReceived) -> RequestError:
     try:
-        code, text = msgspec.msgpack.decode(answer.body, type=tuple[str, str])
+        code, text = _error_body.body_of(answer.body, True)
     except msgspec.DecodeError:
         return RequestError("failed", f"the peer answered {name!r} with an error that cannot be read")
     return NoHandler(name) if code == "no_handler" else RequestError(code, text)

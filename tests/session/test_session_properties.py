@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.fuzz import targets
+from tests.fuzz.conversation import LIES, LIMITS, Conversation
 
-from landline.errors import BufferFull, ConnectFailed
-from landline.session.events import Ended, EofReceived, MessageReceived
-from landline.session.handshake import Bye, Limits, Notice, encode_body
-from landline.session.liveness import Heartbeat
-from landline.session.session import SendBuffer
+from landline.errors import ConnectFailed
+from landline.session.events import Ended, MessageReceived
+from landline.session.handshake import Bye, Notice, encode_body
 from landline.session.state import State
 from landline.session.wire import (
     FRAGMENT_BYTES,
@@ -27,8 +27,8 @@ from landline.session.wire import (
 from landline.testing import Link, Pair
 
 QUICK = settings(deadline=None, max_examples=200, derandomize=True)
-LIMITS = Limits(message_bytes=3 * FRAGMENT_BYTES, window_bytes=4 * FRAGMENT_BYTES, window_frames=128)
 
+which = st.sampled_from([0, 1])
 small = st.integers(0, 8)
 payloads = st.binary(max_size=30)
 frames = st.one_of(
@@ -66,6 +66,13 @@ def test_arbitrary_bytes_end_in_nothing_or_events_or_the_end(make_session, data)
     assert not numbers or numbers[-1] <= session.received
     if ends and not ends[0].by_peer:
         assert session.data_to_send(1.0)
+
+
+@given(st.binary(max_size=300))
+@example(b"\x01" + b"\x00\x00\x00\x00\x00\x00" * 40)
+@settings(deadline=None, max_examples=150, derandomize=True)
+def test_a_program_of_frames_and_happenings_holds_to_what_is_fuzzed(data):
+    targets.session(data)
 
 
 @st.composite
@@ -122,167 +129,87 @@ def test_everything_arrives_over_links_that_break_at_random_bytes(seed, bulk):
     assert pair.server.session.is_drained
 
 
-class Conversation(RuleBasedStateMachine):
-    """Two sides talk while everything happens to the transports under them."""
+class TwoSessions(RuleBasedStateMachine):
+    """Two sides talk while everything happens to the transports under them, and to the sides themselves."""
 
     @initialize(seed=st.integers(0, 2**32))
     def begin(self, seed):
-        self.pair = Pair(
-            seed=seed,
-            heartbeat=Heartbeat(interval_s=10, timeout_s=5),
-            client_limits=LIMITS,
-            server_limits=LIMITS,
-            send_buffer=SendBuffer(size_bytes=6 * FRAGMENT_BYTES, messages=200),
-            takes=False,
-        )
-        self.pair.connect()
-        self.sides = (self.pair.client, self.pair.server)
-        self.sent = {side: {False: [], True: []} for side in self.sides}
-        self.finished = set()
+        self.talk = Conversation(seed)
 
     @rule(
-        which=st.booleans(),
+        which=which,
         bulk=st.booleans(),
         count=st.sampled_from([1, 1, 5, 100]),
         size=st.sampled_from([0, 3, 900, FRAGMENT_BYTES, 2 * FRAGMENT_BYTES + 7]),
     )
     def send(self, which, bulk, count, size):
-        side = self.sides[which]
-        for _ in range(count):
-            if side in self.finished:
-                return
-            mark = b"%c%d " % (b"nb"[bulk], len(self.sent[side][bulk]))
-            try:
-                side.send(mark + bytes(size), bulk=bulk)
-            except BufferFull:
-                assert not side.session.has_room(len(mark) + size)
-                return
-            self.sent[side][bulk].append(mark + bytes(size))
+        self.talk.send(which, bulk=bulk, count=count, size=size)
 
-    @rule(which=st.booleans(), sure=st.integers(0, 7))
+    @rule(which=which, sure=st.integers(0, 7))
     def finish(self, which, sure):
-        if sure < 7:
-            return
-        self.sides[which].session.send_eof()
-        self.finished.add(self.sides[which])
+        if sure == 7:
+            self.talk.finish(which)
 
-    @rule(which=st.booleans())
-    def take(self, which):
-        self.sides[which].take_all()
+    @rule(which=which, how=st.sampled_from(["all", "some"]))
+    def take(self, which, how):
+        self.talk.take(which, how)
 
-    @rule(which=st.booleans())
+    @rule(which=which)
     def transfer(self, which):
-        self.pair.transfer(self.sides[which])
+        self.talk.transfer(which)
 
     @rule(resumes=st.booleans())
     def cut(self, resumes):
-        self.pair.cut()
-        if resumes:
-            assert self.pair.connect() is True
+        self.talk.cut(resumes=resumes)
 
     @rule(how=st.sampled_from(["whole", "lossy", "lossy", "silent"]))
     def resume(self, how):
-        """Over a new transport, which breaks at a random byte (perhaps of the handshake) or falls silent."""
-        lossy = Link.lossy(self.pair.random, bytes_max=self.pair.random.choice([700, 60_000]))
-        try:
-            assert self.pair.connect(lossy if how == "lossy" else None) is True
-        except ConnectFailed:
-            assert how == "lossy"
-        if how == "silent":
-            self.pair.deliver()
-            self.pair.link.silence()
+        self.talk.resume(how)
 
-    @rule(which=st.booleans(), seconds=st.sampled_from([0.0, 20.0]))
+    @rule(which=which, seconds=st.sampled_from([0.0, 20.0]))
     def pause(self, which, seconds):
-        session = self.sides[which].session
-        session.pause_writing()
-        self.pair.advance(seconds)
-        session.resume_writing()
+        self.talk.pause(which, seconds)
+
+    @rule(which=which)
+    def ping(self, which):
+        self.talk.ping(which)
 
     @rule(seconds=st.sampled_from([0.01, 0.15, 3.0, 16.0]))
     def advance(self, seconds):
-        self.pair.advance(seconds)
-        self.no_deadline_is_left_in_the_past()
+        self.talk.advance(seconds)
 
     @rule(seconds=st.sampled_from([1.0, 100.0]))
     def sleep(self, seconds):
-        self.pair.clock.advance(seconds)
-        self.pair.wake()
-        self.no_deadline_is_left_in_the_past()
+        self.talk.sleep(seconds)
 
-    def no_deadline_is_left_in_the_past(self):
-        for side in self.sides:
-            due = side.session.next_timeout()
-            assert due is None or due > self.pair.clock()
+    @rule()
+    def repeat_old_bytes(self):
+        self.talk.repeat_old_bytes()
 
-    def received(self, side):
-        lanes = {False: [], True: []}
-        for body in side.bodies:
-            lanes[body[:1] == b"b"].append(body)
-        return lanes
+    @rule(which=which)
+    def resume_with_an_impossible_number(self, which):
+        self.talk.resume_with_an_impossible_number(which)
 
-    def peer(self, side):
-        return self.sides[1 - self.sides.index(side)]
-
-    @invariant()
-    def received_is_a_beginning_of_sent_in_order_without_duplicates(self):
-        for side in self.sides:
-            sent, received = self.sent[self.peer(side)], self.received(side)
-            for bulk in (False, True):
-                assert received[bulk] == sent[bulk][: len(received[bulk])]
-            assert side.events.count(EofReceived()) <= 1
+    @rule(which=which, how=st.sampled_from(["close", "forget", "", "", "", *LIES]))
+    def end_the_session(self, which, how):
+        if how == "close":
+            self.talk.close(which)
+        elif how == "forget":
+            self.talk.forget()
+        elif how:
+            self.talk.lie(which, how)
 
     @invariant()
-    def nobody_breaks_the_protocol(self):
-        for side in self.sides:
-            assert side.session.state is not State.CLOSED
-            assert not [event for event in side.events if isinstance(event, Ended)]
-
-    @invariant()
-    def nothing_is_unaccounted_for(self):
-        """Every message sent was received or is still kept by its sender; what is drained was received."""
-        for side in self.sides:
-            received, kept = self.received(self.peer(side)), side.session.unconfirmed()
-            for bulk in (False, True):
-                sent = self.sent[side][bulk]
-                ours = [entry.body for entry in kept if (entry.body[:1] == b"b") == bulk]
-                assert ours == sent[len(sent) - len(ours) :]
-                assert len(received[bulk]) + len(ours) >= len(sent)
-
-    @invariant()
-    def buffers_keep_to_their_limits(self):
-        for side in self.sides:
-            session = side.session
-            assert session.buffered_messages <= 200 + 8
-            assert session.buffered_bytes <= 6 * FRAGMENT_BYTES + 4096
-
-    @invariant()
-    def only_an_attached_side_has_a_deadline(self):
-        for side in self.sides:
-            due = side.session.next_timeout()
-            assert side.session.is_attached == (due is not None)
+    def all_is_as_the_model_says(self):
+        self.talk.check()
 
     def teardown(self):
-        if not hasattr(self, "pair"):
-            return
-        self.pair.connect()
-        for _ in range(300):
-            for side in self.sides:
-                side.take_all()
-            self.pair.advance(0.2)
-            if all(side.session.is_drained for side in self.sides):
-                break
-        for side in self.sides:
-            assert self.received(side) == self.sent[self.peer(side)]
-            assert side.session.unconfirmed() == ()
-            assert side.session.buffered_bytes == side.session.buffered_messages == 0
-            assert (EofReceived() in side.events) == (self.peer(side) in self.finished)
+        if hasattr(self, "talk"):
+            self.talk.end()
 
 
-TestConversation = Conversation.TestCase
-TestConversation.settings = settings(
-    deadline=None, max_examples=150, stateful_step_count=50, derandomize=True
-)
+TestTwoSessions = TwoSessions.TestCase
+TestTwoSessions.settings = settings(deadline=None, max_examples=150, stateful_step_count=50, derandomize=True)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -90,6 +90,9 @@ class TransportModule(Protocol):
 
 def parse_url(url: str) -> Endpoint:
     """The endpoint a URL names. Raises :class:`ConfigurationError` with one sentence when it names none."""
+    if any(ord(sign) < 32 or ord(sign) == 127 or 0xD800 <= ord(sign) <= 0xDFFF for sign in url):
+        # urlsplit() would drop line ends in silence; no host and no path can have the others.
+        raise ConfigurationError(f"{url!r} holds a control character or bytes that are not UTF-8")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -104,8 +107,8 @@ def parse_url(url: str) -> Endpoint:
         )
     if parts.scheme == "unix":
         return _parse_unix(url, parts)
-    if any(ord(sign) <= 32 or ord(sign) == 127 for sign in url):
-        raise ConfigurationError(f"{url!r} holds a space or control character")
+    if " " in url:
+        raise ConfigurationError(f"{url!r} holds a space")
     if not parts.hostname:
         raise ConfigurationError(
             f"{url!r} names no host; write for example {parts.scheme}://127.0.0.1:{DEFAULT_PORT}"

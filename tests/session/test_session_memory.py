@@ -1,0 +1,207 @@
+"""A peer cannot make a session hold more than its limits, whatever it sends and whatever it leaves unread.
+
+Measured in bytes of Python objects, not counted in bytes of the wire, by walking all that the session and the messages
+not taken refer to, and by tracemalloc beside it.
+"""
+
+import tracemalloc
+
+import pytest
+from tests.fuzz.memory import held_bytes
+
+from landline.session.codes import Code
+from landline.session.events import Ended, MessageReceived
+from landline.session.handshake import Limits, Notice, encode_body
+from landline.session.liveness import PINGS_PER_INTERVAL_MAX, Heartbeat
+from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
+from landline.session.state import State
+from landline.session.wire import (
+    DATA_HEADER_BYTES,
+    FLAG_BULK,
+    FLAG_MORE,
+    FRAGMENT_BYTES,
+    FRAME_BYTES_MAX,
+    NAME_BYTES_MAX,
+    Kind,
+    Operation,
+    encode_ack,
+    encode_data,
+    encode_frame,
+    encode_ping,
+)
+
+READ_BYTES = 64 * 1024
+"""What a transport hands over at once."""
+EMPTY_BYTES = 2_000
+"""A session that holds nothing."""
+SMALL = Limits(message_bytes=8 * FRAGMENT_BYTES, window_bytes=16 * FRAGMENT_BYTES, window_frames=1024)
+
+
+class SlowApplication:
+    """Receives and takes nothing."""
+
+    def __init__(self, session):
+        self.session = session
+        self.untaken = []
+        self.ended = None
+
+    def receive(self, data, now=0.0):
+        for start in range(0, len(data), READ_BYTES):
+            self.session.receive_data(data[start : start + READ_BYTES], now, epoch=1)
+            for event in self.session.next_events():
+                if isinstance(event, MessageReceived):
+                    self.untaken.append(event)
+                elif isinstance(event, Ended):
+                    self.ended = event
+
+    def held_bytes(self):
+        return held_bytes(self.session, self.untaken)
+
+
+@pytest.fixture
+def slow(make_session):
+    return lambda **options: SlowApplication(make_session(**options))
+
+
+def data_frames(count, *, first=1, flags=0, operation=Operation.MESSAGE, correlation=0, name=b"", body=b""):
+    return b"".join(encode_data(first + i, flags, operation, correlation, name, body) for i in range(count))
+
+
+WORST_NAME = "\U0001f600".encode() + b"n" * (NAME_BYTES_MAX - 4)
+"""One character beyond the BMP makes CPython keep four bytes for each of the others."""
+
+
+@pytest.mark.parametrize(
+    ("frame", "bytes_each"),
+    [
+        # 25 bytes on the wire become 7 times as many: the event, its numbers, the body and its place in a list.
+        ({"body": b"12", "correlation": 2**64 - 1}, 200),
+        ({"operation": Operation.CANCEL, "correlation": 2**64 - 1}, 180),
+        ({"name": b"name", "body": b"12"}, 250),
+        ({"name": WORST_NAME}, 1_400),
+        ({"body": bytes(200)}, 400),
+    ],
+)
+def test_a_full_window_of_tiny_frames_costs_no_more_than_said(slow, frame, bytes_each):
+    """With the default limits that is 3.3 MB for nameless frames, and at the very worst, by names, 23 MB."""
+    count = Limits().window_frames
+    stream = data_frames(count, **frame)
+    application = slow()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        application.receive(stream)
+        traced_bytes = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(application.untaken) == count
+    assert application.session.state is State.ATTACHED
+    assert application.held_bytes() <= EMPTY_BYTES + count * bytes_each
+    assert traced_bytes <= EMPTY_BYTES + count * bytes_each
+    application.receive(data_frames(1, first=count + 1, **frame))
+    assert application.ended.code is Code.LIMIT_EXCEEDED
+
+
+def test_large_messages_cost_what_they_weigh(slow):
+    application = slow(limits=SMALL)
+    frame_bytes = FRAGMENT_BYTES + DATA_HEADER_BYTES
+    bytes_max = SMALL.window_bytes + 2 * (SMALL.message_bytes + DATA_HEADER_BYTES)
+    application.receive(data_frames(1 + bytes_max // frame_bytes, body=bytes(FRAGMENT_BYTES)))
+    assert application.ended.code is Code.LIMIT_EXCEEDED
+    assert application.held_bytes() <= EMPTY_BYTES + bytes_max + READ_BYTES + FRAME_BYTES_MAX + 200 * 40
+
+
+@pytest.mark.parametrize("size", [1, 100, FRAGMENT_BYTES])
+def test_unfinished_messages_hold_one_message_a_lane(slow, size):
+    """Fragments count as taken at once, so only the limit of a message ends them, however small they are."""
+    application, sequence = slow(limits=SMALL), 1
+    for flags in (FLAG_MORE, FLAG_MORE | FLAG_BULK):
+        application.receive(encode_data(sequence, flags, Operation.MESSAGE, 0, b"", bytes(size)))
+        count = SMALL.message_bytes // size - 1
+        application.receive(
+            data_frames(
+                count, first=sequence + 1, flags=flags, operation=Operation.CONTINUE, body=bytes(size)
+            )
+        )
+        sequence += count + 1
+    assert application.session.state is State.ATTACHED
+    # A growing buffer keeps an eighth to spare.
+    assert application.held_bytes() <= EMPTY_BYTES + 2 * SMALL.message_bytes * 9 // 8
+    more = encode_data(sequence, FLAG_MORE, Operation.CONTINUE, 0, b"", bytes(size))
+    application.receive(more)
+    assert application.ended.code is Code.LIMIT_EXCEEDED
+
+
+def test_fragments_behind_an_untaken_message_are_counted_as_frames(slow):
+    application = slow(limits=SMALL)
+    application.receive(data_frames(1, body=b"not taken"))
+    application.receive(encode_data(2, FLAG_MORE, Operation.MESSAGE, 0, b"", b"x"))
+    rest = SMALL.window_frames - 2
+    application.receive(data_frames(rest, first=3, flags=FLAG_MORE, operation=Operation.CONTINUE, body=b"x"))
+    assert application.session.state is State.ATTACHED
+    # A number and its place in a set that is at least a quarter full.
+    assert application.held_bytes() <= EMPTY_BYTES + SMALL.window_frames * (32 + 4 * 16)
+    application.receive(encode_data(rest + 3, FLAG_MORE, Operation.CONTINUE, 0, b"", b"x"))
+    assert application.ended.code is Code.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        encode_ack(0),
+        encode_data(1, 0, Operation.MESSAGE, 0, b"", bytes(100)),
+        encode_ping(Kind.PONG, 1, 0, 0),
+        encode_body(Kind.NOTICE, Notice(1, "n" * 500)),
+        encode_body(Kind.NOTICE, Notice(1)),
+    ],
+    ids=["ACK", "duplicate", "PONG", "NOTICE", "small NOTICE"],
+)
+def test_floods_leave_nothing_behind(slow, frame):
+    application = slow(limits=SMALL)
+    application.receive(data_frames(1, body=b"untaken"))
+    before = application.held_bytes()
+    application.receive(frame * 20_000)
+    assert application.session.state is State.ATTACHED
+    # Part of a frame, and counters that became larger.
+    assert application.held_bytes() <= before + len(frame) + 200
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_flood_of_pings_towards_a_peer_that_reads_nothing_leaves_a_few_answers(slow, is_paused):
+    """As many pings as are tolerated, window after window of the shortest heartbeat."""
+    application = slow(heartbeat=Heartbeat(interval_s=0.01, timeout_s=86_400))
+    session, now, written_bytes, most_bytes = application.session, 0.0, 0, 0
+    if is_paused:
+        session.pause_writing()
+    ping = encode_ping(Kind.PING, 1, 0, 0)
+    for _ in range(2_000):
+        application.receive(ping * PINGS_PER_INTERVAL_MAX, now)
+        most_bytes = max(most_bytes, application.held_bytes())
+        written_bytes += len(session.data_to_send(now))
+        now += 0.0101
+    assert session.state is State.ATTACHED
+    # Between a read and the write behind it: the answers to it, a warning, and the two kept from before.
+    assert most_bytes <= EMPTY_BYTES + (PINGS_PER_INTERVAL_MAX + 3) * 200
+    assert application.held_bytes() <= EMPTY_BYTES + 3 * 200
+    if is_paused:
+        assert written_bytes <= PAUSED_CONTROL_FRAMES_MAX * 200
+    application.receive(ping * (PINGS_PER_INTERVAL_MAX + 1), now)
+    assert application.ended.code is Code.TOO_MANY_PINGS
+
+
+@pytest.mark.parametrize("kind", [Kind.DATA, Kind.BYE, Kind.NOTICE, Kind.PING, Kind.ACK, Kind.EOF])
+def test_a_frame_that_never_becomes_whole_holds_less_than_its_limit(slow, kind):
+    application = slow()
+    frame = encode_frame(kind, bytes(FRAME_BYTES_MAX - 1))
+    for start in range(0, len(frame) - 1, 1000):
+        application.receive(frame[start : min(start + 1000, len(frame) - 1)])
+    assert application.session.state is State.ATTACHED
+    assert application.held_bytes() <= EMPTY_BYTES + len(frame)
+
+
+def test_a_length_above_the_limit_is_refused_before_anything_is_kept(slow):
+    for length in (FRAME_BYTES_MAX + 1, 2**31, 2**32 - 1):
+        application = slow()
+        application.receive(length.to_bytes(4, "big"))
+        assert application.ended.code is Code.LIMIT_EXCEEDED
+        assert application.held_bytes() <= EMPTY_BYTES
