@@ -143,21 +143,25 @@ def _shake_socketio(ticket: ResumeTicket | None) -> Handshake:
     return None
 
 
-def _shake_nats(ticket: ResumeTicket | None) -> Handshake:
-    received = yield b""
-    while not received.endswith(b"\r\n"):
-        received += yield b""
+def _shake_nats(subscription: str) -> Callable[[ResumeTicket | None], Handshake]:
     options = json.dumps({"verbose": False, "pedantic": False, "lang": "load", "version": "1"})
-    received = yield f"CONNECT {options}\r\nSUB {SUBJECT} 1\r\nPING\r\n".encode()
-    while b"PONG\r\n" not in received:
-        if b"-ERR" in received:
-            raise ConnectionError(f"the server refused: {received!r}")
-        received += yield b""
-    return None
+
+    def shake_hands(ticket: ResumeTicket | None) -> Handshake:
+        received = yield b""
+        while not received.endswith(b"\r\n"):
+            received += yield b""
+        received = yield f"CONNECT {options}\r\n{subscription}PING\r\n".encode()
+        while b"PONG\r\n" not in received:
+            if b"-ERR" in received:
+                raise ConnectionError(f"the server refused: {received!r}")
+            received += yield b""
+        return None
+
+    return shake_hands
 
 
-def _shake_mqtt(ticket: ResumeTicket | None) -> Handshake:
-    """CONNECT with a clean session, then SUBSCRIBE at QoS 0 (MQTT 3.1.1)."""
+def _shake_mqtt_publisher(ticket: ResumeTicket | None) -> Handshake:
+    """CONNECT with a clean session (MQTT 3.1.1)."""
     name = b"load" + os.urandom(8).hex().encode()
     header = b"\x00\x04MQTT\x04\x02" + (600).to_bytes(2, "big")
     received = yield _mqtt_packet(0x10, header + len(name).to_bytes(2, "big") + name)
@@ -165,6 +169,12 @@ def _shake_mqtt(ticket: ResumeTicket | None) -> Handshake:
         received += yield b""
     if received[:4] != b"\x20\x02\x00\x00":
         raise ConnectionError(f"the server refused: {received!r}")
+    return None
+
+
+def _shake_mqtt(ticket: ResumeTicket | None) -> Handshake:
+    """The same, then SUBSCRIBE at QoS 0."""
+    yield from _shake_mqtt_publisher(ticket)
     topic = SUBJECT.encode()
     received = yield _mqtt_packet(0x82, b"\x00\x01" + len(topic).to_bytes(2, "big") + topic + b"\x00")
     while len(received) < 5:
@@ -230,6 +240,8 @@ CLIENTS: Final = {
         _repeat(_masked(0x81, f'42["message","{TEXT_PAYLOAD}"]'.encode())),
         _websocket_goodbye,
     ),
-    "nats": Client(NATS, _shake_nats, _repeat(NATS_PUBLISH), _no_goodbye),
+    "nats": Client(NATS, _shake_nats(f"SUB {SUBJECT} 1\r\n"), _repeat(NATS_PUBLISH), _no_goodbye),
+    "nats_publisher": Client(NATS, _shake_nats(""), _repeat(NATS_PUBLISH), _no_goodbye),
     "mosquitto": Client(MQTT, _shake_mqtt, _repeat(MQTT_PUBLISH), _no_goodbye),
+    "mosquitto_publisher": Client(MQTT, _shake_mqtt_publisher, _repeat(MQTT_PUBLISH), _no_goodbye),
 }
