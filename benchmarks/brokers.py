@@ -37,7 +37,9 @@ max_connections -1
 class Broker:
     """A broker that runs while it is entered."""
 
-    def __init__(self, kind: str, program: str, options: tuple[str, ...], config: str, message: bytes) -> None:
+    def __init__(
+        self, kind: str, program: str, options: tuple[str, ...], config: str, message: bytes
+    ) -> None:
         self._kind = kind
         self._message = message
         self._publisher: socket.socket | None = None

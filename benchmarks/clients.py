@@ -63,9 +63,7 @@ class Client(msgspec.Struct, frozen=True):
 
 
 def _shake_landline(ticket: ResumeTicket | None) -> Handshake:
-    handshake = ClientHandshake(
-        random=_random, auth=_anonymous, identity="", limits=_limits, resume=ticket
-    )
+    handshake = ClientHandshake(random=_random, auth=_anonymous, identity="", limits=_limits, resume=ticket)
     output = b""
     while handshake.welcome is None:
         handshake.receive_data((yield output))
@@ -216,12 +214,8 @@ NATS_PUBLISH: Final = f"PUB {SUBJECT} {len(PAYLOAD)}\r\n".encode() + PAYLOAD + b
 MQTT_PUBLISH: Final = _mqtt_packet(0x30, len(SUBJECT).to_bytes(2, "big") + SUBJECT.encode() + PAYLOAD)
 
 _landline = Client(LANDLINE, _shake_landline, _encode_landline(Operation.MESSAGE, b""), _landline_goodbye)
-_bare = Client(
-    PREFIXED, _shake_prefixed, _repeat(struct.pack(">I", len(PAYLOAD)) + PAYLOAD), _no_goodbye
-)
-_websocket = Client(
-    WEBSOCKET, _shake_websocket("/"), _repeat(_masked(0x82, PAYLOAD)), _websocket_goodbye
-)
+_bare = Client(PREFIXED, _shake_prefixed, _repeat(struct.pack(">I", len(PAYLOAD)) + PAYLOAD), _no_goodbye)
+_websocket = Client(WEBSOCKET, _shake_websocket("/"), _repeat(_masked(0x82, PAYLOAD)), _websocket_goodbye)
 
 CLIENTS: Final = {
     "landline": _landline,

@@ -12,6 +12,7 @@ import math
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ DRAIN_TIMEOUT_S = 2.0
 FAN_OUT_TIMEOUT_S = 30.0
 SETTLE_S = 0.2
 """What a server still does with the last acknowledgements is counted as its CPU time, this long."""
+LISTEN_S = 0.2
+"""How soon a listener notices that it is over."""
 RATE_MAX = 3_000_000
 """Messages a second for which frames are encoded: more than any server here reaches."""
 FRAMES_MAX = 300_000
@@ -41,6 +44,9 @@ class Load:
         self._held: list[Connection] = []
         self._held_kind = ""
         self._crowd: Crowd | None = None
+        self._listener: threading.Thread | None = None
+        self._is_over = threading.Event()
+        self._broken = ""
 
     def echo(
         self,
@@ -128,18 +134,29 @@ class Load:
         self._held.clear()
         return {}
 
-    def listen(self, *, seconds: float) -> dict[str, Any]:
-        """Listens on the connections held, answering pings."""
+    def answer_pings(self) -> dict[str, Any]:
+        """Answers the pings on the connections held, in a thread, until they are released."""
         crowd = self._listeners()
-        pings, cpu, begun = crowd.pings, time.process_time(), time.monotonic()
-        messages = crowd.run(seconds, spin=False)
-        elapsed = time.monotonic() - begun
-        return {
-            "pings": crowd.pings - pings,
-            "messages": messages,
-            "elapsed_s": elapsed,
-            "load_busy": (time.process_time() - cpu) / elapsed,
-        }
+
+        def listen() -> None:
+            try:
+                while not self._is_over.is_set():
+                    # Without the GIL; commands are read meanwhile.
+                    if crowd.run(LISTEN_S, spin=False):
+                        raise ConnectionError("an idle connection got a message")
+            except OSError as error:
+                self._broken = str(error)
+
+        self._is_over.clear()
+        self._listener = threading.Thread(target=listen)
+        self._listener.start()
+        return {}
+
+    def count_pings(self) -> dict[str, Any]:
+        """How many have been answered so far."""
+        if self._broken:
+            raise RuntimeError(self._broken)
+        return {"pings": self._listeners().pings}
 
     def receive_one(self, *, pid: int) -> dict[str, Any]:
         """Waits until one message has reached each connection held, and acknowledges it."""
@@ -187,6 +204,10 @@ class Load:
         return self._crowd
 
     def _forget_crowd(self) -> None:
+        if self._listener is not None:
+            self._is_over.set()
+            self._listener.join()
+            self._listener = None
         if self._crowd is not None:
             self._crowd.close()
             self._crowd = None
@@ -220,6 +241,7 @@ def main() -> None:
                 say(failed=f"{type(error).__name__}: {error}")
             else:
                 say(**answer)
+        load.release()
 
 
 if __name__ == "__main__":

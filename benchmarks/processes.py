@@ -137,7 +137,9 @@ def connections_max() -> int:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time that the threads a process has now have used so far, in nanoseconds' steps (proc(5), schedstat)."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    return (
+        sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+    )
 
 
 def anonymous_bytes(pid: int) -> int:
