@@ -32,7 +32,9 @@ $(STAMP): uv.lock pyproject.toml
 demo: setup
 	@$(BIN)/landline demo
 
+# Only the plots need more than the set-up: matplotlib, about 40 MB.
 bench: setup
+	@VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --all-extras --group plots --inexact --quiet --python $(BIN)/python
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 # Some tests drive real programs: a virtual screen, a message bus. Where CI runs as root they are installed; elsewhere

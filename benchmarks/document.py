@@ -30,14 +30,12 @@ def rendered(report: Report, text: str) -> str:
         ("machine", format_machine(report)),
         *((row.name, format_table(row)) for row in report.rows),
     ]:
-        text, count = re.subn(
-            rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)",
-            lambda found, table=table: f"{found[1]}{table}{found[2]}",
-            text,
-            flags=re.DOTALL,
-        )
+        place = re.compile(rf"(?<=<!-- results: {name} -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
+        count = len(place.findall(text))
         if count != 1:
             raise ValueError(f"the document has {count} places for the results of {name!r}; it needs one")
+        begin, end = next(place.finditer(text)).span()
+        text = text[:begin] + table + text[end:]
     return text
 
 

@@ -52,7 +52,8 @@ async def websockets_client(port: int) -> AsyncIterator[Ask]:
             nonlocal last
             last += 1
             number = last.to_bytes(ID_BYTES, "big")
-            answer = waiting[number] = loop.create_future()
+            answer: asyncio.Future[bytes] = loop.create_future()
+            waiting[number] = answer
             await connection.send(number + body)
             return await answer
 
