@@ -23,6 +23,7 @@ from benchmarks import (
     round_trip,
 )
 from benchmarks.loops import has_compiler
+from benchmarks.peers import PEERS
 from benchmarks.processes import ChildFailed
 from benchmarks.progress import Progress
 from benchmarks.report import Report, Row, describe_machine, describe_versions, format_row
@@ -66,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         print(f"no benchmark is called {unknown[0]!r}; there are: {', '.join(ROWS)}", file=sys.stderr)
         return 2
+    strangers = [name for name in options.peers or () if name not in PEERS]
+    if strangers:
+        print(f"no peer is called {strangers[0]!r}; there are: {', '.join(PEERS)}", file=sys.stderr)
+        return 2
     wanted = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
     if any(value <= 0 for value in wanted.values()) or wanted.get("lines", 1) > LINES_MAX:
         print("every number must be above zero, and --lines at most 19000", file=sys.stderr)
@@ -74,7 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("the plots need matplotlib: uv sync --group plots", file=sys.stderr)
         return 2
     settings = msgspec.structs.replace(
-        QUICK if options.quick else Settings(), load_sleeps=options.load_sleeps, **wanted
+        QUICK if options.quick else Settings(),
+        load_sleeps=options.load_sleeps,
+        peers=tuple(options.peers or ()),
+        **wanted,
     )
     return _run(names, settings, options)
 
@@ -124,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures landline beside its peers, on this machine, over loopback.",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run these benchmarks, not all")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="beside landline measure these, not all")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
     parser.add_argument("--quick", action="store_true", help="a short look at smaller sizes")
     parser.add_argument("--quiet", action="store_true", help="say nothing of the progress")

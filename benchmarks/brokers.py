@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import socket
 import subprocess
 import tempfile
@@ -58,6 +60,7 @@ class Broker:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent,
         )
 
     def __enter__(self) -> Broker:
@@ -104,6 +107,11 @@ def nats_server(heartbeat_s: float) -> Broker:
 def mosquitto(heartbeat_s: float) -> Broker:
     """Mosquitto. In MQTT the clients choose when to ping."""
     return Broker("mosquitto", "mosquitto", ("-c",), MOSQUITTO_CONFIG, MQTT_PUBLISH)
+
+
+def _end_with_parent() -> None:
+    """Lets the kernel end the broker should this process be killed (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -21,7 +21,8 @@ TENTH_ROUNDS: Final = 2
 
 def run(settings: Settings, progress: Progress) -> Row:
     """Rounds against each server in turn: A B C D A B C D …"""
-    names = installed(PEERS)
+    peers = settings.choose(PEERS)
+    names = installed(peers)
     answers: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     small: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     with ExitStack() as stack:
@@ -69,7 +70,7 @@ def run(settings: Settings, progress: Progress) -> Row:
         cost_title=f"µs of the server's CPU for one message, {few} → {settings.echo_connections} connections",
         figures=[
             *(_figure(peer, answers[peer], small[peer]) for peer in names),
-            *missing_figures(PEERS),
+            *missing_figures(peers),
         ],
     )
 

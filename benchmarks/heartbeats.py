@@ -24,7 +24,8 @@ def run(settings: Settings, progress: Progress) -> Row:
 
     What is measured is CPU time, which every process is charged for by itself.
     """
-    names = installed(PEERS)
+    peers = settings.choose(PEERS)
+    names = installed(peers)
     few, many = tenth(settings.lines), settings.lines
     interval_s, seconds = settings.heartbeat_interval_s, settings.heartbeat_seconds
     found: dict[tuple[str, int], dict[str, Any]] = {}
@@ -68,7 +69,7 @@ def run(settings: Settings, progress: Progress) -> Row:
         cost_title=f"µs of the server's CPU for one connection and second, {few:,} → {many:,} connections",
         figures=[
             *(_figure(peer, found[peer, few], few, found[peer, many], many) for peer in names),
-            *missing_figures(PEERS),
+            *missing_figures(peers),
         ],
     )
 

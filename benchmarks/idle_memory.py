@@ -18,8 +18,10 @@ PLAIN: Final = ("landline", "bare_uvloop", "websockets", "picows", "socketio", "
 TLS: Final = ("landline_tls", "bare_uvloop_tls", "websockets_tls")
 FIRST_CONNECTIONS: Final = 100
 """Opened before the first look, so that what a server loads once is not counted."""
-SETTLE_S: Final = 0.3
-"""The server has no event for "nothing more comes": the last handshakes and acknowledgements get this long."""
+SETTLE_S: Final = 0.05
+SETTLE_EACH_S: Final = 50e-6
+"""The server has no event for "nothing more comes": the last handshakes and acknowledgements get this long, and this
+more for each connection."""
 ROUNDS: Final = 1
 
 
@@ -31,10 +33,11 @@ def run(settings: Settings, progress: Progress) -> Row:
     most = connections_max() - FIRST_CONNECTIONS
     counts = dict.fromkeys(PLAIN, min(settings.idle_connections, most))
     counts |= dict.fromkeys(TLS, min(settings.idle_tls_connections, most))
+    peers = settings.choose(PLAIN + TLS)
     figures = []
     with Child("load") as load:
         load.read()
-        for peer in installed(PLAIN + TLS):
+        for peer in installed(peers):
             with progress.step(f"{counts[peer]:,} connections to {peer}"):
                 costs = [_growth(load, peer, counts[peer]) for _ in range(ROUNDS)]
             figures.append(
@@ -57,7 +60,7 @@ def run(settings: Settings, progress: Progress) -> Row:
             f"bytes for one connection, {tenth(counts['landline']):,} → {counts['landline']:,} connections "
             f"(over TLS {tenth(counts['landline_tls']):,} → {counts['landline_tls']:,})"
         ),
-        figures=[*figures, *missing_figures(PLAIN + TLS)],
+        figures=[*figures, *missing_figures(peers)],
     )
 
 
@@ -74,14 +77,14 @@ def _growth(load: Child, peer: str, count: int) -> Cost:
             load.ask(timeout_s=120, do="hold", kind=peer, port=port, connections=connections)
 
         hold(min(FIRST_CONNECTIONS, count))
-        before = _memory(server)
+        before = _memory(server, count)
         hold(few)
-        at_tenth = _memory(server)
+        at_tenth = _memory(server, count)
         if count > few:
             hold(count - few)
-        return Cost((at_tenth - before) / few, (_memory(server) - before) / count)
+        return Cost((at_tenth - before) / few, (_memory(server, count) - before) / count)
 
 
-def _memory(server: Child) -> int:
-    time.sleep(SETTLE_S)
+def _memory(server: Child, connections: int) -> int:
+    time.sleep(SETTLE_S + connections * SETTLE_EACH_S)
     return int(server.ask(do="memory")["anonymous_bytes"])

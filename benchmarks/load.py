@@ -25,8 +25,10 @@ from benchmarks.processes import LOAD_CORE, begin_child, cpu_seconds, say
 WARM_UP_SHARE = 0.25
 DRAIN_TIMEOUT_S = 2.0
 FAN_OUT_TIMEOUT_S = 30.0
-SETTLE_S = 0.2
-"""What a server still does with the last acknowledgements is counted as its CPU time, this long."""
+SETTLE_S = 0.02
+SETTLE_EACH_S = 20e-6
+"""What a server still does with the last acknowledgements is counted as its CPU time, this long, and this more for
+each connection."""
 LISTEN_S = 0.2
 """How soon a listener notices that it is over."""
 RATE_MAX = 3_000_000
@@ -166,7 +168,7 @@ class Load:
         count = crowd.run(FAN_OUT_TIMEOUT_S, until=len(self._held))
         last_at = crowd.last_at
         crowd.acknowledge()
-        extra = crowd.run(SETTLE_S, spin=False)
+        extra = crowd.run(SETTLE_S + SETTLE_EACH_S * len(self._held), spin=False)
         fewest, most = crowd.spread()
         if extra or count != len(self._held) or fewest != most:
             raise RuntimeError(

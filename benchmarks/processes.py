@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -53,8 +54,10 @@ class Child:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.close()
-            process.wait(END_TIMEOUT_S)
             process.stdout.close()
+            # One that still starts does not look at its input yet. There is nothing it could lose.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_TIMEOUT_S)
         finally:
             if process.poll() is None:
                 process.kill()

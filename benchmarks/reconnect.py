@@ -21,7 +21,8 @@ TIMEOUT_S: Final = 90.0
 
 def run(settings: Settings, progress: Progress) -> Row:
     """Rounds against each server in turn, first with a tenth of the connections."""
-    names = installed(PEERS)
+    peers = settings.choose(PEERS)
+    names = installed(peers)
     few, many = tenth(settings.lines), settings.lines
     small: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     whole: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
@@ -54,7 +55,7 @@ def run(settings: Settings, progress: Progress) -> Row:
         unit="conn/s",
         settings={"connections": many, "at_once": AT_ONCE, "rounds": ROUNDS, "load": "Python"},
         cost_title=f"µs of the server's CPU for one connection, {few:,} → {many:,} connections",
-        figures=[*(_figure(peer, small[peer], whole[peer]) for peer in names), *missing_figures(PEERS)],
+        figures=[*(_figure(peer, small[peer], whole[peer]) for peer in names), *missing_figures(peers)],
     )
 
 

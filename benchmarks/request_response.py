@@ -19,7 +19,8 @@ SERVERS: Final = {"nats_py": "nats"}
 
 def run(settings: Settings, progress: Progress) -> Row:
     """Rounds with each in turn, with one request in flight and with many."""
-    names = installed(PEERS)
+    peers = settings.choose(PEERS)
+    names = installed(peers)
     many = settings.requests_in_flight
     single: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     whole: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
@@ -60,7 +61,7 @@ def run(settings: Settings, progress: Progress) -> Row:
             "load": "each library's own client",
         },
         cost_title=f"µs for one request, 1 → {many} in flight",
-        figures=[*(_figure(peer, single[peer], whole[peer]) for peer in names), *missing_figures(PEERS)],
+        figures=[*(_figure(peer, single[peer], whole[peer]) for peer in names), *missing_figures(peers)],
     )
 
 

@@ -22,7 +22,8 @@ it would deliver to all of them, so brokers are not measured beside idle connect
 
 def run(settings: Settings, progress: Progress) -> Row:
     """Rounds against each server in turn, then once more beside many idle connections."""
-    names = installed(PEERS)
+    peers = settings.choose(PEERS)
+    names = installed(peers)
     idle = settings.lines // 10
     answers: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     crowded: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
@@ -61,7 +62,7 @@ def run(settings: Settings, progress: Progress) -> Row:
         cost_title=f"p50 in µs, alone → beside {idle:,} idle connections of the same server",
         figures=[
             *(_figure(peer, answers[peer], crowded[peer]) for peer in names),
-            *missing_figures(PEERS),
+            *missing_figures(peers),
         ],
     )
 

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, cast
 
-import trustme
 import uvloop
 
 import landline
@@ -52,6 +51,8 @@ def make_landline_server(heartbeat_s: float) -> landline.Server:
 
 def tls_context() -> ssl.SSLContext:
     """A server's context with a certificate made for it."""
+    import trustme
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert(HOST).configure_cert(context)
     return context

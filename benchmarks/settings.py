@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+OURS: Final = "landline"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,8 +24,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval_s: float = 10.0
     heartbeat_seconds: float = 30.0
     requests_in_flight: int = 64
+    peers: tuple[str, ...] = ()
+    """Those to measure beside landline; all when empty."""
     load_sleeps: bool = False
     """Let the load sleep between answers. Waking it then costs the server, as on no other machine it would."""
+
+    def choose(self, peers: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of a row's peers that were asked for, landline in front."""
+        return tuple(name for name in peers if not self.peers or name in self.peers or name == OURS)
 
 
 QUICK = Settings(

@@ -72,34 +72,47 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def measure(name: str, directory: Path) -> tuple[dict[str, Any], str]:
-    path = directory / f"{name}.json"
-    done = run("--only", name, "--quiet", *TINY, "--json", str(path))
+def measure(directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], str]:
+    path = directory / "report.json"
+    done = run(*arguments, "--quiet", *TINY, "--json", str(path))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    found = msgspec.json.decode(path.read_bytes(), type=Report)
-    assert [row.name for row in found.rows] == [name]
-    row: dict[str, Any] = json.loads(path.read_bytes())["rows"][0]
-    return row, done.stdout
+    # What is written can be read again.
+    msgspec.json.decode(path.read_bytes(), type=Report)
+    rows: list[dict[str, Any]] = json.loads(path.read_bytes())["rows"]
+    return rows, done.stdout
 
 
+# Together every row, and every peer.
 @needs_compiler
-@pytest.mark.parametrize("name", list(ROWS))
-def test_a_row_measures_every_peer_or_says_why_not(name: str, tmp_path: Path) -> None:
-    row, printed = measure(name, tmp_path)
-    figures = {figure["peer"]: figure for figure in row["figures"]}
-    assert set(figures) == set(PEERS_OF[name])
-    assert row["figures"][0]["peer"] == "landline"
-    assert row["title"] in printed
-    for peer, figure in figures.items():
-        assert peers.PEERS[peer].title in printed
-        if peers.PEERS[peer].missing():
-            assert figure["values"] == []
-            assert "not installed" in figure["note"]
-            continue
-        assert figure["low"] <= figure["median"] <= figure["high"]
-        assert figure["cost"] is not None or peer in round_trip.BROKERS
-        check_work(name, peer, figure)
+@pytest.mark.parametrize(
+    ("names", "beside"),
+    [
+        (["echo", "fan_out", "heartbeats"], ["bare_uvloop"]),
+        (["echo"], ["landline_request", "socketio"]),
+        (["round_trip", "reconnect"], ["picows", "mosquitto"]),
+        (["idle_memory"], ["landline_tls", "websockets_tls"]),
+        (["fan_out", "heartbeats"], ["nats", "websockets"]),
+        (["request_response"], ["nats_py", "websockets", "socketio"]),
+    ],
+)
+def test_rows_measure_each_peer_or_say_why_not(names: list[str], beside: list[str], tmp_path: Path) -> None:
+    rows, printed = measure(tmp_path, "--only", *names, "--peers", *beside)
+    assert [row["name"] for row in rows] == names
+    for row in rows:
+        assert row["title"] in printed
+        figures = {figure["peer"]: figure for figure in row["figures"]}
+        assert set(figures) == {"landline", *beside} & set(PEERS_OF[row["name"]])
+        assert row["figures"][0]["peer"] == "landline"
+        for peer, figure in figures.items():
+            assert peers.PEERS[peer].title in printed
+            if peers.PEERS[peer].missing():
+                assert figure["values"] == []
+                assert "not installed" in figure["note"]
+                continue
+            assert figure["low"] <= figure["median"] <= figure["high"]
+            assert figure["cost"] is not None or peer in round_trip.BROKERS
+            check_work(row["name"], peer, figure)
 
 
 def check_work(name: str, peer: str, figure: dict[str, Any]) -> None:
@@ -130,7 +143,9 @@ def test_every_row_is_known_to_this_test() -> None:
 
 def test_without_a_compiler_the_load_of_echo_is_python(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    done = run("--only", "echo", "fan_out", *TINY, "--json", str(path), PATH=str(tmp_path))
+    done = run(
+        "--only", "echo", "fan_out", "--peers", "bare_uvloop", *TINY, "--json", str(path), PATH=str(tmp_path)
+    )
     assert done.returncode == 0, done.stderr
     assert "fan_out: not measured" in done.stdout
     (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -139,7 +154,13 @@ def test_without_a_compiler_the_load_of_echo_is_python(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--only", "ehco"], ["--seconds", "0"], ["--echo-connections", "0"], ["--lines", "20000"]],
+    [
+        ["--only", "ehco"],
+        ["--peers", "nginx"],
+        ["--seconds", "0"],
+        ["--echo-connections", "0"],
+        ["--lines", "20000"],
+    ],
 )
 def test_wrong_use_is_one_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
