@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -31,12 +32,13 @@ class ChildFailed(Exception):
 class Child:
     """A module of this package run as a process. It ends when its standard input does, so it cannot outlive us."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.name = " ".join((module, *arguments))
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{module}", *arguments],
             cwd=ROOT,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -143,6 +145,13 @@ def cpu_seconds(pid: int) -> float:
     return (
         sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
     )
+
+
+def trim_heap() -> None:
+    """Gives free memory back to the system where the C library can (malloc_trim(3))."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def anonymous_bytes(pid: int) -> int:

@@ -167,11 +167,11 @@ def format_row(row: Row) -> str:
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.settings.items())
     lines = [
         f"{row.name}: {row.title} ({settings})",
-        f"  {'peer':<40}{row.unit:>10}  {'lowest – highest':>19}{'server':>8}{'load':>6}{'budget':>11}",
+        f"  {'peer':<42}{row.unit:>10}  {'lowest – highest':>19}{'server':>8}{'load':>6}{'budget':>11}",
     ]
     for figure in row.figures:
         if figure.median is None or figure.low is None or figure.high is None:
-            lines.append(f"  {figure.title:<40}{'–':>10}  {figure.note}")
+            lines.append(f"  {figure.title:<42}{'–':>10}  {figure.note}")
             continue
         spread = f"{format_number(figure.low)} – {format_number(figure.high)}"
         server = "" if figure.server_cpu is None else f"{figure.server_cpu:.0%}"
@@ -180,12 +180,12 @@ def format_row(row: Row) -> str:
         verdict = "" if figure.met is None else "met" if figure.met else "MISSED"
         note = " · ".join(part for part in (verdict, format_details(figure), figure.note) if part)
         lines.append(
-            f"  {figure.title:<40}{format_number(figure.median):>10}  {spread:>19}{server:>8}{load:>6}{budget:>11}"
+            f"  {figure.title:<42}{format_number(figure.median):>10}  {spread:>19}{server:>8}{load:>6}{budget:>11}"
             f"  {note}"
         )
     if row.cost_title:
         lines.append(f"  growth: {row.cost_title}")
         lines += [
-            f"    {figure.title:<38}{format_cost(figure.cost)}" for figure in row.figures if figure.cost
+            f"    {figure.title:<41}{format_cost(figure.cost)}" for figure in row.figures if figure.cost
         ]
     return "\n".join(line.rstrip() for line in lines) + "\n"

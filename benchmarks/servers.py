@@ -23,7 +23,7 @@ import uvloop
 import landline
 from benchmarks import brokers
 from benchmarks.clients import PAYLOAD
-from benchmarks.processes import SERVER_CORE, anonymous_bytes, begin_child, say
+from benchmarks.processes import SERVER_CORE, anonymous_bytes, begin_child, say, trim_heap
 
 HOST: Final = "127.0.0.1"
 NEVER_S: Final = 3_600.0
@@ -227,6 +227,7 @@ KINDS: Final[dict[str, Kind]] = {
     "landline": landline_messages,
     "landline_request": landline_messages,
     "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
+    "landline_tls_pinned": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
     "bare_uvloop": bare_uvloop,
     "bare_uvloop_tls": lambda heartbeat_s: bare_uvloop(heartbeat_s, tls_context()),
     "websockets": websockets_server,
@@ -251,8 +252,10 @@ async def main(kind: str, heartbeat_s: float) -> None:
                 ended.set_result(None)
                 return
             command = json.loads(data)["do"]
-            if command == "memory":
+            if command in {"memory", "memory_trimmed"}:
                 gc.collect()
+                if command == "memory_trimmed":
+                    trim_heap()
                 say(anonymous_bytes=anonymous_bytes(serving.pid))
             elif command == "broadcast":
                 called_at = time.monotonic()
