@@ -30,12 +30,14 @@ def rendered(report: Report, text: str) -> str:
         ("machine", format_machine(report)),
         *((row.name, format_table(row)) for row in report.rows),
     ]:
-        place = re.compile(rf"(?<=<!-- results: {name} -->\n).*?(?=<!-- end of results -->)", re.DOTALL)
-        count = len(place.findall(text))
-        if count != 1:
-            raise ValueError(f"the document has {count} places for the results of {name!r}; it needs one")
-        begin, end = next(place.finditer(text)).span()
-        text = text[:begin] + table + text[end:]
+        places = list(
+            re.finditer(rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)", text, re.DOTALL)
+        )
+        if len(places) != 1:
+            raise ValueError(
+                f"the document has {len(places)} places for the results of {name!r}; it needs one"
+            )
+        text = text[: places[0].end(1)] + table + text[places[0].start(2) :]
     return text
 
 

@@ -82,6 +82,7 @@ def _figure(peer: str, answers: list[dict[str, Any]], small: list[dict[str, Any]
         peer=peer,
         values=[round(answer["rate"], 1) for answer in answers],
         budget=BUDGET if peer == "landline" else None,
+        details={"answered": sum(answer["answered"] for answer in answers + small)},
         cost=Cost(
             round(statistics.median(answer["cost_us"] for answer in small), 3),
             round(statistics.median(answer["cost_us"] for answer in answers), 3),

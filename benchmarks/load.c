@@ -151,14 +151,14 @@ int64_t load_run(struct load *load, double seconds, int refill, int spin)
     return total;
 }
 
-/* One message at a time on the first connection, for so long, or `count_max` times. Notes how long each was away.
+/* One message at a time on the first connection, for so long (but at least twice), or `count_max` times. Notes how long each was away.
  * Returns how many, or -1 when the connection broke. */
 int64_t load_round_trips(struct load *load, double seconds, int64_t count_max, double *away_s)
 {
     struct connection *c = load->each;
     int64_t count = 0;
     double now = now_s(), end = now + seconds;
-    while (now < end && count < count_max && c->sent < load->frames) {
+    while ((now < end || count < 2) && count < count_max && c->sent < load->frames) {
         double sent_at = now;
         int64_t messages = 0;
         if (send_frames(load, c, 1) < 0)

@@ -84,6 +84,7 @@ class Load:
             loop.run(DRAIN_TIMEOUT_S, refill=False)
             if loop.in_flight():
                 raise RuntimeError(f"{loop.in_flight()} messages did not come back")
+            answered = sum(loop.sent(index) for index in range(connections))
             for index, sock in enumerate(sockets):
                 sock.sendall(client.goodbye(loop.sent(index)))
         finally:
@@ -91,6 +92,7 @@ class Load:
             for sock in sockets:
                 sock.close()
         return {
+            "answered": answered,
             "rate": messages / elapsed,
             "server_cpu": server_cpu / elapsed,
             "load_busy": load_share,

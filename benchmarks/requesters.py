@@ -130,6 +130,8 @@ async def measure(ask: Ask, in_flight: int, seconds: float) -> dict[str, Any]:
         await asyncio.sleep(seconds * WARM_UP_SHARE)
         before, cpu, begun = count, time.process_time(), time.monotonic()
         await asyncio.sleep(seconds)
+        while count == before:
+            await asyncio.sleep(seconds / 10)
         elapsed, answered = time.monotonic() - begun, count - before
         cpu = time.process_time() - cpu
         ended = True

@@ -175,9 +175,9 @@ async def picows_server(heartbeat_s: float) -> AsyncIterator[Serving]:
         HOST,
         0,
         enable_auto_ping=True,
-        auto_ping_idle_timeout=heartbeat_s,
-        auto_ping_reply_timeout=heartbeat_s / 2,
-        # As landline and websockets do. With PING_WHEN_IDLE the pongs themselves would put off every second ping.
+        # It waits for both in turn, whether the answer has come or not: together they are the time between two pings.
+        auto_ping_idle_timeout=heartbeat_s * 2 / 3,
+        auto_ping_reply_timeout=heartbeat_s / 3,
         auto_ping_strategy=picows.WSAutoPingStrategy.PING_PERIODICALLY,
         backlog=BACKLOG,
     )
