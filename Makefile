@@ -37,7 +37,9 @@ demo: setup
 simulate: setup
 	@$(BIN)/python -m tests.simulation $(ARGS)
 
+# Only the plots need more than the set-up: matplotlib, about 90 MB.
 bench: setup
+	@VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --all-extras --group plots --inexact --quiet --python $(BIN)/python
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: setup

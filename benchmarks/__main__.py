@@ -6,89 +6,159 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from benchmarks import echo, idle_memory
+from benchmarks import (
+    document,
+    echo,
+    fan_out,
+    heartbeats,
+    idle_memory,
+    reconnect,
+    request_response,
+    round_trip,
+)
+from benchmarks.loops import has_compiler
+from benchmarks.peers import PEERS
 from benchmarks.processes import ChildFailed
+from benchmarks.progress import Progress
 from benchmarks.report import Report, Row, describe_machine, describe_versions, format_row
-from benchmarks.settings import Settings
+from benchmarks.settings import QUICK, Settings
 
-ROWS: Final[dict[str, Callable[[Settings], Row]]] = {"echo": echo.run, "idle_memory": idle_memory.run}
+ROWS: Final[dict[str, Callable[[Settings, Progress], Row]]] = {
+    "echo": echo.run,
+    "round_trip": round_trip.run,
+    "idle_memory": idle_memory.run,
+    "fan_out": fan_out.run,
+    "heartbeats": heartbeats.run,
+    "request_response": request_response.run,
+    "reconnect": reconnect.run,
+}
+NEED_COMPILER: Final = ("round_trip", "fan_out", "heartbeats")
+NUMBERS: Final = {
+    "seconds": "measured in each round of echo, round_trip and request_response",
+    "rounds": "of each of these three",
+    "echo_connections": "of echo",
+    "idle_connections": "of idle_memory",
+    "idle_tls_connections": "of idle_memory over TLS",
+    "lines": "of fan_out, heartbeats and reconnect; at most 19,000",
+    "heartbeat_interval_s": "between two heartbeats",
+    "heartbeat_seconds": "of heartbeats that are measured",
+}
+LINES_MAX: Final = 19_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 when everything was measured, 1 when something failed, 2 for wrong use."""
-    defaults = Settings()
+    options = _parser().parse_args(arguments)
+    if options.list:
+        print("\n".join(ROWS))
+        return 0
+    if options.render is not None:
+        report = msgspec.json.decode(options.render.read_bytes(), type=Report)
+        document.render(report, document.PATH)
+        return 0
+    names = list(dict.fromkeys(options.only or ROWS))
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        print(f"no benchmark is called {unknown[0]!r}; there are: {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    strangers = [name for name in options.peers or () if name not in PEERS]
+    if strangers:
+        print(f"no peer is called {strangers[0]!r}; there are: {', '.join(PEERS)}", file=sys.stderr)
+        return 2
+    wanted = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
+    if any(value <= 0 for value in wanted.values()) or wanted.get("lines", 1) > LINES_MAX:
+        print("every number must be above zero, and --lines at most 19000", file=sys.stderr)
+        return 2
+    if options.plots is not None and document.missing_for_plots():
+        print("the plots need matplotlib: uv sync --group plots", file=sys.stderr)
+        return 2
+    settings = msgspec.structs.replace(
+        QUICK if options.quick else Settings(),
+        load_sleeps=options.load_sleeps,
+        peers=tuple(options.peers or ()),
+        **wanted,
+    )
+    return _run(names, settings, options)
+
+
+def _run(names: list[str], settings: Settings, options: argparse.Namespace) -> int:
+    begun, machine = time.monotonic(), describe_machine()
+    rows: list[Row] = []
+    status = 0
+    for number, name in enumerate(names, 1):
+        if name in NEED_COMPILER and not has_compiler():
+            print(f"{name}: not measured: its load is C, and there is no compiler (cc)\n", flush=True)
+            continue
+        progress = Progress(f"{name} ({number} of {len(names)})", is_shown=not options.quiet)
+        try:
+            rows.append(ROWS[name](settings, progress))
+        except ChildFailed as error:
+            # The other rows are still worth having.
+            print(f"{name}: {error}", file=sys.stderr)
+            status = 1
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+        else:
+            print(format_row(rows[-1]), flush=True)
+    report = Report(
+        machine=machine,
+        versions=describe_versions(),
+        date=datetime.now(UTC).date().isoformat(),
+        seconds=round(time.monotonic() - begun, 1),
+        rows=rows,
+    )
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    if options.plots is not None:
+        from benchmarks.plots import plot
+
+        options.plots.mkdir(parents=True, exist_ok=True)
+        for row in rows:
+            plot(row, options.plots / f"{row.name}.svg")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measures landline beside its peers, on this machine, over loopback.",
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run these benchmarks, not all")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="beside landline measure these, not all")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
+    parser.add_argument("--quick", action="store_true", help="a short look at smaller sizes")
+    parser.add_argument("--quiet", action="store_true", help="say nothing of the progress")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found to FILE too")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw each table as an SVG file in DIR")
     parser.add_argument(
-        "--seconds", type=float, default=defaults.seconds, help="of each echo round (default %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=defaults.rounds, help="of echo, for each peer (default %(default)s)"
-    )
-    parser.add_argument(
-        "--connections", type=int, default=defaults.echo_connections, help="of echo (default %(default)s)"
-    )
-    parser.add_argument(
-        "--idle-connections",
-        type=int,
-        default=defaults.idle_connections,
-        help="of idle_memory (default %(default)s)",
+        "--render",
+        type=Path,
+        metavar="FILE",
+        help="write the tables of docs/benchmarks.md from FILE, and stop",
     )
     parser.add_argument(
         "--load-sleeps",
         action="store_true",
-        help="let the load sleep between answers, so that waking it is counted against the server",
+        help="let the load of echo sleep between answers, so that waking it is counted against the server",
     )
-    options = parser.parse_args(arguments)
-    if options.list:
-        print("\n".join(ROWS))
-        return 0
-    names = options.only or list(ROWS)
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        print(f"no benchmark is called {unknown[0]!r}; there are: {', '.join(ROWS)}", file=sys.stderr)
-        return 2
-    if options.seconds <= 0 or min(options.rounds, options.connections, options.idle_connections) < 1:
-        print("--seconds, --rounds and the numbers of connections must be above zero", file=sys.stderr)
-        return 2
-    settings = Settings(
-        seconds=options.seconds,
-        rounds=options.rounds,
-        echo_connections=options.connections,
-        idle_connections=options.idle_connections,
-        load_sleeps=options.load_sleeps,
-    )
-    begun = time.monotonic()
-    rows = []
-    try:
-        for name in dict.fromkeys(names):
-            rows.append(ROWS[name](settings))
-            print(format_row(rows[-1]), flush=True)
-    except ChildFailed as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    if options.json is not None:
-        report = Report(
-            machine=describe_machine(),
-            versions=describe_versions(),
-            seconds=round(time.monotonic() - begun, 1),
-            rows=rows,
+    defaults = Settings()
+    for name, meaning in NUMBERS.items():
+        default = getattr(defaults, name)
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=type(default),
+            metavar="N",
+            help=f"{meaning} (default {default:g})",
         )
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import random
-import socket
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from itertools import accumulate
 from typing import Final
 
@@ -16,17 +16,26 @@ import msgspec
 
 from landline.session.auth import Anonymous
 from landline.session.codes import Code
-from landline.session.handshake import Bye, ClientHandshake, Limits, encode_body
+from landline.session.handshake import Bye, ClientHandshake, Limits, ResumeTicket, encode_body
 from landline.session.wire import Kind, Operation, encode_ack, encode_data
 
 PAYLOAD: Final = bytes(range(64))
+TEXT_PAYLOAD: Final = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
 ACK_EVERY: Final = 64
 """Frames of landline between two acknowledgements, as its own client would send them."""
+SUBJECT: Final = "news"
+"""What connections to a broker subscribe to."""
 
-# What load.c calls them.
+# What frames.h calls them.
 PREFIXED: Final = 0
 LANDLINE: Final = 1
 WEBSOCKET: Final = 2
+SOCKETIO: Final = 3
+NATS: Final = 4
+MQTT: Final = 5
+
+Handshake = Generator[bytes, bytes, ResumeTicket | None]
+"""Yields what to write (perhaps nothing), is sent what was read, and returns when the server is ready."""
 
 
 class Frames(msgspec.Struct, frozen=True):
@@ -45,23 +54,29 @@ class Client(msgspec.Struct, frozen=True):
     """How to speak to one kind of server."""
 
     format: int
-    shake_hands: Callable[[socket.socket], None]
+    shake_hands: Callable[[ResumeTicket | None], Handshake]
     encode: Callable[[int, int], Frames]
     """``encode(count, in_flight)``"""
     goodbye: Callable[[int], bytes]
     """The last bytes of a connection on which so many messages were sent and came back."""
+    is_tls: bool = False
 
 
-def _shake_landline(sock: socket.socket) -> None:
-    handshake = ClientHandshake(random=random.SystemRandom(), auth=Anonymous(), identity="", limits=Limits())
+def _shake_landline(ticket: ResumeTicket | None) -> Handshake:
+    handshake = ClientHandshake(random=_random, auth=_anonymous, identity="", limits=_limits, resume=ticket)
+    output = b""
     while handshake.welcome is None:
-        data = sock.recv(8192)
-        if not data:
-            raise ConnectionError("the server closed the connection during the handshake")
-        handshake.receive_data(data)
+        handshake.receive_data((yield output))
         output = handshake.data_to_send()
-        if output:
-            sock.sendall(output)
+    welcome = handshake.welcome
+    if ticket is not None and not welcome.resumed:
+        raise ConnectionError("the server did not resume the session")
+    return ResumeTicket(welcome.session, welcome.secret, welcome.epoch, 0)
+
+
+_random: Final = random.SystemRandom()
+_anonymous: Final = Anonymous()
+_limits: Final = Limits()
 
 
 def _encode_landline(operation: Operation, name: bytes) -> Callable[[int, int], Frames]:
@@ -83,34 +98,104 @@ def _landline_goodbye(messages: int) -> bytes:
     return encode_ack(messages) + encode_body(Kind.BYE, Bye(int(Code.NORMAL)))
 
 
-def _no_handshake(sock: socket.socket) -> None:
-    """A bare protocol begins at once."""
+def _shake_prefixed(ticket: ResumeTicket | None) -> Handshake:
+    """A bare protocol begins at once; one frame that comes back shows that the connection was accepted."""
+    frame = struct.pack(">I", len(PAYLOAD)) + PAYLOAD
+    answer = yield frame
+    while len(answer) < len(frame):
+        answer += yield b""
+    return None
 
 
-def _encode_prefixed(count: int, in_flight: int) -> Frames:
-    return _join([struct.pack(">I", len(PAYLOAD)) + PAYLOAD] * count)
+def _shake_websocket(path: str) -> Callable[[ResumeTicket | None], Handshake]:
+    def shake_hands(ticket: ResumeTicket | None) -> Handshake:
+        yield from _upgrade(path)
+        return None
+
+    return shake_hands
 
 
-def _shake_websocket(sock: socket.socket) -> None:
+def _upgrade(path: str) -> Generator[bytes, bytes, bytes]:
+    """Returns the bytes behind the answer's header."""
     key = base64.b64encode(os.urandom(16)).decode()
-    sock.sendall(
-        "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    request = (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n"):
-        data = sock.recv(8192)
-        if not data:
-            raise ConnectionError("the server closed the connection during the handshake")
-        answer += data
+    answer = yield request.encode()
+    while b"\r\n\r\n" not in answer:
+        answer += yield b""
     if not answer.startswith(b"HTTP/1.1 101 "):
         raise ConnectionError(f"no upgrade to WebSocket: {answer.splitlines()[0]!r}")
+    return answer.partition(b"\r\n\r\n")[2]
 
 
-def _encode_websocket(count: int, in_flight: int) -> Frames:
+def _shake_socketio(ticket: ResumeTicket | None) -> Handshake:
+    """The upgrade, Engine.IO's open packet, and Socket.IO's connect packet both ways."""
+    received = yield from _upgrade("/socket.io/?EIO=4&transport=websocket")
+    while b'0{"sid"' not in received or not received.endswith(b"}"):
+        received += yield b""
+    received = yield _masked(0x81, b"40")
+    while b'40{"sid"' not in received or not received.endswith(b"}"):
+        received += yield b""
+    return None
+
+
+def _shake_nats(subscription: str) -> Callable[[ResumeTicket | None], Handshake]:
+    options = json.dumps({"verbose": False, "pedantic": False, "lang": "load", "version": "1"})
+
+    def shake_hands(ticket: ResumeTicket | None) -> Handshake:
+        received = yield b""
+        while not received.endswith(b"\r\n"):
+            received += yield b""
+        received = yield f"CONNECT {options}\r\n{subscription}PING\r\n".encode()
+        while b"PONG\r\n" not in received:
+            if b"-ERR" in received:
+                raise ConnectionError(f"the server refused: {received!r}")
+            received += yield b""
+        return None
+
+    return shake_hands
+
+
+def _shake_mqtt_publisher(ticket: ResumeTicket | None) -> Handshake:
+    """CONNECT with a clean session (MQTT 3.1.1)."""
+    name = b"load" + os.urandom(8).hex().encode()
+    header = b"\x00\x04MQTT\x04\x02" + (600).to_bytes(2, "big")
+    received = yield _mqtt_packet(0x10, header + len(name).to_bytes(2, "big") + name)
+    while len(received) < 4:
+        received += yield b""
+    if received[:4] != b"\x20\x02\x00\x00":
+        raise ConnectionError(f"the server refused: {received!r}")
+    return None
+
+
+def _shake_mqtt(ticket: ResumeTicket | None) -> Handshake:
+    """The same, then SUBSCRIBE at QoS 0."""
+    yield from _shake_mqtt_publisher(ticket)
+    topic = SUBJECT.encode()
+    received = yield _mqtt_packet(0x82, b"\x00\x01" + len(topic).to_bytes(2, "big") + topic + b"\x00")
+    while len(received) < 5:
+        received += yield b""
+    return None
+
+
+def _mqtt_packet(kind: int, body: bytes) -> bytes:
+    assert len(body) < 128
+    return bytes((kind, len(body))) + body
+
+
+def _masked(first: int, payload: bytes) -> bytes:
     mask = b"\x12\x34\x56\x78"
-    masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(PAYLOAD))
-    return _join([bytes((0x82, 0x80 | len(PAYLOAD))) + mask + masked] * count)
+    masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    return bytes((first, 0x80 | len(payload))) + mask + masked
+
+
+def _repeat(frame: bytes) -> Callable[[int, int], Frames]:
+    def encode(count: int, in_flight: int) -> Frames:
+        return _join([frame] * count)
+
+    return encode
 
 
 def _join(frames: list[bytes]) -> Frames:
@@ -125,30 +210,33 @@ def _websocket_goodbye(messages: int) -> bytes:
     return bytes((0x88, 0x82, 0, 0, 0, 0)) + (1000).to_bytes(2, "big")
 
 
+NATS_PUBLISH: Final = f"PUB {SUBJECT} {len(PAYLOAD)}\r\n".encode() + PAYLOAD + b"\r\n"
+MQTT_PUBLISH: Final = _mqtt_packet(0x30, len(SUBJECT).to_bytes(2, "big") + SUBJECT.encode() + PAYLOAD)
+
+_landline = Client(LANDLINE, _shake_landline, _encode_landline(Operation.MESSAGE, b""), _landline_goodbye)
+_bare = Client(PREFIXED, _shake_prefixed, _repeat(struct.pack(">I", len(PAYLOAD)) + PAYLOAD), _no_goodbye)
+_websocket = Client(WEBSOCKET, _shake_websocket("/"), _repeat(_masked(0x82, PAYLOAD)), _websocket_goodbye)
+
 CLIENTS: Final = {
-    "landline": Client(
-        LANDLINE, _shake_landline, _encode_landline(Operation.MESSAGE, b""), _landline_goodbye
-    ),
+    "landline": _landline,
     "landline_request": Client(
         LANDLINE, _shake_landline, _encode_landline(Operation.REQUEST, b"echo"), _landline_goodbye
     ),
-    "bare_uvloop": Client(PREFIXED, _no_handshake, _encode_prefixed, _no_goodbye),
-    "websockets": Client(WEBSOCKET, _shake_websocket, _encode_websocket, _websocket_goodbye),
+    "landline_tls": msgspec.structs.replace(_landline, is_tls=True),
+    "landline_tls_pinned": msgspec.structs.replace(_landline, is_tls=True),
+    "bare_uvloop": _bare,
+    "bare_uvloop_tls": msgspec.structs.replace(_bare, is_tls=True),
+    "websockets": _websocket,
+    "websockets_tls": msgspec.structs.replace(_websocket, is_tls=True),
+    "picows": _websocket,
+    "socketio": Client(
+        SOCKETIO,
+        _shake_socketio,
+        _repeat(_masked(0x81, f'42["message","{TEXT_PAYLOAD}"]'.encode())),
+        _websocket_goodbye,
+    ),
+    "nats": Client(NATS, _shake_nats(f"SUB {SUBJECT} 1\r\n"), _repeat(NATS_PUBLISH), _no_goodbye),
+    "nats_publisher": Client(NATS, _shake_nats(""), _repeat(NATS_PUBLISH), _no_goodbye),
+    "mosquitto": Client(MQTT, _shake_mqtt, _repeat(MQTT_PUBLISH), _no_goodbye),
+    "mosquitto_publisher": Client(MQTT, _shake_mqtt_publisher, _repeat(MQTT_PUBLISH), _no_goodbye),
 }
-
-
-def connect(kind: str, port: int, count: int) -> list[socket.socket]:
-    """Opens so many connections with their handshakes done."""
-    shake_hands = CLIENTS[kind].shake_hands
-    sockets: list[socket.socket] = []
-    try:
-        for _ in range(count):
-            sock = socket.create_connection(("127.0.0.1", port), timeout=10)
-            sockets.append(sock)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            shake_hands(sock)
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-    return sockets

@@ -7,39 +7,53 @@ from contextlib import ExitStack
 from typing import Any, Final
 
 from benchmarks.clients import PAYLOAD
+from benchmarks.peers import installed
 from benchmarks.processes import Child
-from benchmarks.report import Budget, Figure, Row
-from benchmarks.settings import Settings
+from benchmarks.progress import Progress
+from benchmarks.report import Budget, Cost, Figure, Row, missing_figures
+from benchmarks.settings import Settings, tenth
 
 BUDGET: Final = Budget(400_000, "more")
-PEERS: Final = ("landline", "landline_request", "bare_uvloop", "websockets")
+PEERS: Final = ("landline", "landline_request", "bare_uvloop", "websockets", "picows", "socketio")
 SATURATED: Final = 0.9
+TENTH_ROUNDS: Final = 2
 
 
-def run(settings: Settings) -> Row:
+def run(settings: Settings, progress: Progress) -> Row:
     """Rounds against each server in turn: A B C D A B C D …"""
-    answers: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
+    peers = settings.choose(PEERS)
+    names = installed(peers)
+    answers: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
+    small: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     with ExitStack() as stack:
         load = stack.enter_context(Child("load"))
         begun = load.read()
         sleeps = settings.load_sleeps or begun["language"] != "C" or begun["cores"] < 2
-        servers = {peer: stack.enter_context(Child("servers", peer)) for peer in PEERS}
-        ports = {peer: server.read()["port"] for peer, server in servers.items()}
-        for _ in range(settings.rounds):
-            for peer in PEERS:
-                answers[peer].append(
-                    load.ask(
-                        timeout_s=30 + 3 * settings.seconds,
-                        do="echo",
-                        kind=peer,
-                        port=ports[peer],
-                        pid=servers[peer].pid,
-                        connections=settings.echo_connections,
-                        in_flight=settings.echo_in_flight,
-                        seconds=settings.seconds,
-                        sleeps=sleeps,
-                    )
-                )
+        servers = {peer: stack.enter_context(Child("servers", peer)) for peer in names}
+        where = {peer: server.read() for peer, server in servers.items()}
+
+        def measure(peer: str, connections: int) -> dict[str, Any]:
+            return load.ask(
+                timeout_s=30 + 3 * settings.seconds,
+                do="echo",
+                kind=peer,
+                port=where[peer]["port"],
+                pid=where[peer]["pid"],
+                connections=connections,
+                in_flight=settings.echo_in_flight,
+                seconds=settings.seconds,
+                sleeps=sleeps,
+            )
+
+        few = tenth(settings.echo_connections)
+        for number in range(1, settings.rounds + 1):
+            with progress.step(f"round {number} of {settings.rounds} with {', '.join(names)}"):
+                for peer in names:
+                    answers[peer].append(measure(peer, settings.echo_connections))
+        with progress.step(f"the same with {few} connections"):
+            for _ in range(min(TENTH_ROUNDS, settings.rounds)):
+                for peer in names:
+                    small[peer].append(measure(peer, few))
     return Row(
         name="echo",
         title="messages answered each second by one server on one core",
@@ -53,21 +67,34 @@ def run(settings: Settings) -> Row:
             "load": f"{begun['language']}, {'sleeps' if sleeps else 'spins'}",
             "cores": begun["cores"],
         },
-        figures=[_figure(peer, answers[peer]) for peer in PEERS],
+        cost_title=f"µs of the server's CPU for one message, {few} → {settings.echo_connections} connections",
+        figures=[
+            *(_figure(peer, answers[peer], small[peer]) for peer in names),
+            *missing_figures(peers),
+        ],
     )
 
 
-def _figure(peer: str, answers: list[dict[str, Any]]) -> Figure:
+def _figure(peer: str, answers: list[dict[str, Any]], small: list[dict[str, Any]]) -> Figure:
     server_cpu = statistics.median(answer["server_cpu"] for answer in answers)
     load_busy = statistics.median(answer["load_busy"] for answer in answers)
-    note = ""
-    if server_cpu < SATURATED:
-        note = "load-bound" if load_busy > SATURATED else "neither side was busy: the machine was disturbed"
     return Figure(
         peer=peer,
         values=[round(answer["rate"], 1) for answer in answers],
         budget=BUDGET if peer == "landline" else None,
+        details={"answered": sum(answer["answered"] for answer in answers + small)},
+        cost=Cost(
+            round(statistics.median(answer["cost_us"] for answer in small), 3),
+            round(statistics.median(answer["cost_us"] for answer in answers), 3),
+        ),
         server_cpu=round(server_cpu, 3),
         load_busy=round(load_busy, 3),
-        note=note,
+        note=limit_note(server_cpu, load_busy),
     )
+
+
+def limit_note(server_cpu: float, load_busy: float) -> str:
+    """What to think of a rate at which the server was not busy all the time."""
+    if server_cpu >= SATURATED:
+        return ""
+    return "load-bound" if load_busy > SATURATED else "neither side was busy: the machine was disturbed"

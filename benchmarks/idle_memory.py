@@ -2,59 +2,92 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from contextlib import ExitStack
 from typing import Final
 
+from benchmarks.peers import installed
 from benchmarks.processes import Child, connections_max
-from benchmarks.report import Budget, Figure, Row
-from benchmarks.settings import Settings
+from benchmarks.progress import Progress
+from benchmarks.report import Budget, Cost, Figure, Row, missing_figures
+from benchmarks.settings import Settings, tenth
 
-BUDGET: Final = Budget(3_500, "less")
-PEERS: Final = ("landline", "bare_uvloop", "websockets")
+BUDGETS: Final = {"landline": Budget(3_500, "less"), "landline_tls": Budget(28_000, "less")}
+PLAIN: Final = ("landline", "bare_uvloop", "websockets", "picows", "socketio", "nats", "mosquitto")
+TLS: Final = ("landline_tls", "landline_tls_pinned", "bare_uvloop_tls", "websockets_tls")
+ENVIRONMENT: Final = {"landline_tls_pinned": {"MALLOC_MMAP_THRESHOLD_": "131072"}}
+"""glibc raises its own threshold of 128 KiB once a larger block is freed; naming it keeps it (mallopt(3))."""
 FIRST_CONNECTIONS: Final = 100
 """Opened before the first look, so that what a server loads once is not counted."""
-SETTLE_S: Final = 0.3
-"""The server has no event for "nothing more comes": the last handshakes and acknowledgements get this long."""
+SETTLE_S: Final = 0.05
+SETTLE_EACH_S: Final = 50e-6
+"""The server has no event for "nothing more comes": the last handshakes and acknowledgements get this long, and this
+more for each connection."""
+ROUNDS: Final = 1
 
 
-def run(settings: Settings) -> Row:
+def run(settings: Settings, progress: Progress) -> Row:
     """Opens connections and divides what the server grew by their number.
 
     The kernel's own memory (socket buffers) is not in it.
     """
-    count = min(settings.idle_connections, connections_max() - FIRST_CONNECTIONS)
+    most = connections_max() - FIRST_CONNECTIONS
+    counts = dict.fromkeys(PLAIN, min(settings.idle_connections, most))
+    counts |= dict.fromkeys(TLS, min(settings.idle_tls_connections, most))
+    peers = settings.choose(PLAIN + TLS)
+    figures = []
     with Child("load") as load:
         load.read()
-        figures = [
-            Figure(
-                peer=peer,
-                values=[round(_growth(load, peer, count), 1) for _ in range(settings.idle_rounds)],
-                budget=BUDGET if peer == "landline" else None,
+        for peer in installed(peers):
+            with progress.step(f"{counts[peer]:,} connections to {peer}"):
+                costs = [_growth(load, peer, counts[peer]) for _ in range(ROUNDS)]
+            figures.append(
+                Figure(
+                    peer=peer,
+                    values=[round(cost.whole, 1) for cost in costs],
+                    budget=BUDGETS.get(peer),
+                    cost=Cost(
+                        round(statistics.median(cost.tenth for cost in costs), 1),
+                        round(statistics.median(cost.whole for cost in costs), 1),
+                    ),
+                )
             )
-            for peer in PEERS
-        ]
     return Row(
         name="idle_memory",
         title="memory of one idle connection",
         unit="bytes",
-        settings={"connections": count, "rounds": settings.idle_rounds},
-        figures=figures,
+        settings={"connections": counts["landline"], "over_TLS": counts["landline_tls"], "rounds": ROUNDS},
+        cost_title=(
+            f"bytes for one connection, {tenth(counts['landline']):,} → {counts['landline']:,} connections "
+            f"(over TLS {tenth(counts['landline_tls']):,} → {counts['landline_tls']:,})"
+        ),
+        figures=[*figures, *missing_figures(peers)],
     )
 
 
-def _growth(load: Child, peer: str, count: int) -> float:
+def _growth(load: Child, peer: str, count: int) -> Cost:
+    """Bytes for one connection when there are a tenth, and when there are all."""
+    few = tenth(count)
     with ExitStack() as stack:
         # Left after the server has ended, which so is not troubled by thousands of broken connections.
         stack.callback(load.ask, do="release")
-        server = stack.enter_context(Child("servers", peer))
+        server = stack.enter_context(Child("servers", peer, environment=ENVIRONMENT.get(peer)))
         port = server.read()["port"]
-        load.ask(do="hold", kind=peer, port=port, connections=min(FIRST_CONNECTIONS, count))
-        before = _memory(server)
-        load.ask(timeout_s=60, do="hold", kind=peer, port=port, connections=count)
-        return (_memory(server) - before) / count
+
+        def hold(connections: int) -> None:
+            load.ask(timeout_s=120, do="hold", kind=peer, port=port, connections=connections)
+
+        hold(min(FIRST_CONNECTIONS, count))
+        # What the start left free would hide what the first connections take.
+        before = _memory(server, count, "memory_trimmed")
+        hold(few)
+        at_tenth = _memory(server, count)
+        if count > few:
+            hold(count - few)
+        return Cost((at_tenth - before) / few, (_memory(server, count) - before) / count)
 
 
-def _memory(server: Child) -> int:
-    time.sleep(SETTLE_S)
-    return int(server.ask(do="memory")["anonymous_bytes"])
+def _memory(server: Child, connections: int, command: str = "memory") -> int:
+    time.sleep(SETTLE_S + connections * SETTLE_EACH_S)
+    return int(server.ask(do=command)["anonymous_bytes"])

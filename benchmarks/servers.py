@@ -1,63 +1,95 @@
 """The servers that are measured, each written as its users would write it: ``python -m benchmarks.servers KIND``.
 
-All run on uvloop, which favours the peers that do not choose it by themselves.
+All that are Python run on uvloop, which favours the peers that do not choose it by themselves.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import gc
 import json
+import logging
 import os
-import sys
+import ssl
+import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from struct import Struct
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import uvloop
-from websockets.asyncio.server import ServerConnection, serve
 
 import landline
-from benchmarks.processes import SERVER_CORE, anonymous_bytes, begin_child, say
+from benchmarks import brokers
+from benchmarks.clients import PAYLOAD
+from benchmarks.processes import SERVER_CORE, anonymous_bytes, begin_child, say, trim_heap
 
-HOST = "127.0.0.1"
-_length = Struct(">I").unpack_from
+HOST: Final = "127.0.0.1"
+NEVER_S: Final = 3_600.0
+BACKLOG: Final = 4096
+_length = struct.Struct(">I").unpack_from
+
+
+class Serving:
+    """A server that runs: where, in which process, and how to make it send one message to every connection."""
+
+    def __init__(self, port: int, broadcast: Callable[[], object], *, pid: int | None = None) -> None:
+        self.port = port
+        self.broadcast = broadcast
+        self.pid = os.getpid() if pid is None else pid
+
+
+Kind = Callable[[float], AbstractAsyncContextManager[Serving]]
+"""Called with the seconds between two heartbeats."""
+
+
+def make_landline_server(heartbeat_s: float) -> landline.Server:
+    """The only place in which a server of landline is made here."""
+    return landline.Server(heartbeat=landline.Heartbeat(interval_s=heartbeat_s))
+
+
+def tls_context() -> ssl.SSLContext:
+    """A server's context with a certificate made for it."""
+    import trustme
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert(HOST).configure_cert(context)
+    return context
 
 
 @asynccontextmanager
-async def landline_messages() -> AsyncIterator[int]:
-    """A message is answered with a message."""
-    server = landline.Server()
+async def landline_messages(heartbeat_s: float, tls: ssl.SSLContext | None = None) -> AsyncIterator[Serving]:
+    """A message is answered with a message, a request with its response."""
+    server = make_landline_server(heartbeat_s)
 
     @server.on_message
-    def echo(line: landline.Line, message: Any) -> None:
+    def echo_message(line: landline.Line, message: Any) -> None:
         line.send_nowait(message)
-
-    async with server.listen(f"tcp://{HOST}:0") as endpoint:
-        yield endpoint.port
-
-
-@asynccontextmanager
-async def landline_requests() -> AsyncIterator[int]:
-    """A request is answered with its response."""
-    server = landline.Server()
 
     @server.on("echo")
     def echo(line: landline.Line, body: Any) -> Any:
         return body
 
-    async with server.listen(f"tcp://{HOST}:0") as endpoint:
-        yield endpoint.port
+    url = f"{'tls' if tls else 'tcp'}://{HOST}:0"
+    async with server.listen(url, options=landline.TransportOptions(tls=tls)) as endpoint:
+        yield Serving(endpoint.port, lambda: server.broadcast(PAYLOAD))
 
 
 class BareEcho(asyncio.Protocol):
     """``u32 length · payload``: parses every frame, answers all of one read in one write, and does nothing else."""
+
+    transports: Final[set[asyncio.Transport]] = set()
 
     def __init__(self) -> None:
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.transports.add(self._transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transports.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data if self._buffer else data
@@ -74,57 +106,180 @@ class BareEcho(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def bare_uvloop() -> AsyncIterator[int]:
-    """What this language and loop can do at best."""
-    server = await asyncio.get_running_loop().create_server(BareEcho, HOST, 0, backlog=4096)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+async def bare_uvloop(heartbeat_s: float, tls: ssl.SSLContext | None = None) -> AsyncIterator[Serving]:
+    """What this language and loop can do at best. It has no heartbeats."""
+    server = await asyncio.get_running_loop().create_server(BareEcho, HOST, 0, ssl=tls, backlog=BACKLOG)
+    frame = struct.pack(">I", len(PAYLOAD)) + PAYLOAD
+
+    def broadcast() -> None:
+        for transport in BareEcho.transports:
+            transport.write(frame)
+
+    yield Serving(server.sockets[0].getsockname()[1], broadcast)
 
 
 @asynccontextmanager
-async def websockets_server() -> AsyncIterator[int]:
+async def websockets_server(heartbeat_s: float, tls: ssl.SSLContext | None = None) -> AsyncIterator[Serving]:
     """The asyncio server of ``websockets``, compression off."""
+    from websockets.asyncio.server import ServerConnection, broadcast, serve
+    from websockets.exceptions import ConnectionClosed
 
     async def echo(connection: ServerConnection) -> None:
-        async for message in connection:
-            await connection.send(message)
+        try:
+            async for message in connection:
+                await connection.send(message)
+        except ConnectionClosed:
+            pass
 
-    async with serve(echo, HOST, 0, compression=None) as server:
-        yield next(iter(server.sockets)).getsockname()[1]
+    async with serve(
+        echo,
+        HOST,
+        0,
+        ssl=tls,
+        compression=None,
+        ping_interval=heartbeat_s,
+        ping_timeout=heartbeat_s / 2,
+        backlog=BACKLOG,
+    ) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        yield Serving(port, lambda: broadcast(server.connections, PAYLOAD))
 
 
-KINDS: dict[str, Callable[[], AbstractAsyncContextManager[int]]] = {
+@asynccontextmanager
+async def picows_server(heartbeat_s: float) -> AsyncIterator[Serving]:
+    """A listener of ``picows`` that sends back what it gets."""
+    import picows
+
+    connected: set[Any] = set()
+
+    class Echo(picows.WSListener):
+        def on_ws_connected(self, transport: Any) -> None:
+            connected.add(transport)
+
+        def on_ws_disconnected(self, transport: Any) -> None:
+            connected.discard(transport)
+
+        def on_ws_frame(self, transport: Any, frame: Any) -> None:
+            if frame.msg_type == picows.WSMsgType.CLOSE:
+                transport.send_close(frame.get_close_code(), frame.get_close_message())
+                transport.disconnect()
+            else:
+                transport.send(frame.msg_type, frame.get_payload_as_bytes())
+
+    def broadcast() -> None:
+        for transport in connected:
+            transport.send(picows.WSMsgType.BINARY, PAYLOAD)
+
+    server = await picows.ws_create_server(
+        lambda request: Echo(),
+        HOST,
+        0,
+        enable_auto_ping=True,
+        # It waits for both in turn, whether the answer has come or not: together they are the time between two pings.
+        auto_ping_idle_timeout=heartbeat_s * 2 / 3,
+        auto_ping_reply_timeout=heartbeat_s / 3,
+        auto_ping_strategy=picows.WSAutoPingStrategy.PING_PERIODICALLY,
+        backlog=BACKLOG,
+    )
+    yield Serving(server.sockets[0].getsockname()[1], broadcast)
+
+
+@asynccontextmanager
+async def socketio_server(heartbeat_s: float) -> AsyncIterator[Serving]:
+    """``python-socketio`` on uvicorn, WebSocket only: an event is answered with an event, a call with its answer."""
+    import socketio
+    import uvicorn
+
+    server = socketio.AsyncServer(
+        async_mode="asgi", transports=["websocket"], ping_interval=heartbeat_s, ping_timeout=heartbeat_s / 2
+    )
+
+    async def receive_message(sid: str, data: Any) -> None:
+        await server.emit("message", data, to=sid)
+
+    async def answer(sid: str, data: Any) -> Any:
+        return data
+
+    server.on("message", receive_message)
+    server.on("echo", answer)
+    config = uvicorn.Config(
+        socketio.ASGIApp(server), host=HOST, port=0, log_level="error", lifespan="off", backlog=BACKLOG
+    )
+    web = uvicorn.Server(config)
+    serving = asyncio.create_task(web.serve())
+    while not web.started:
+        if serving.done():
+            await serving
+        await asyncio.sleep(0.01)
+    yield Serving(web.servers[0].sockets[0].getsockname()[1], lambda: None)
+
+
+def _broker(run: Callable[[float], brokers.Broker]) -> Kind:
+    @asynccontextmanager
+    async def serve(heartbeat_s: float) -> AsyncIterator[Serving]:
+        with run(heartbeat_s) as broker:
+            yield Serving(broker.port, broker.publish, pid=broker.pid)
+
+    return serve
+
+
+KINDS: Final[dict[str, Kind]] = {
     "landline": landline_messages,
-    "landline_request": landline_requests,
+    "landline_request": landline_messages,
+    "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
+    "landline_tls_pinned": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
     "bare_uvloop": bare_uvloop,
+    "bare_uvloop_tls": lambda heartbeat_s: bare_uvloop(heartbeat_s, tls_context()),
     "websockets": websockets_server,
+    "websockets_tls": lambda heartbeat_s: websockets_server(heartbeat_s, tls_context()),
+    "picows": picows_server,
+    "socketio": socketio_server,
+    "nats": _broker(brokers.nats_server),
+    "mosquitto": _broker(brokers.mosquitto),
 }
 
 
-async def main(kind: str) -> None:
-    """Serves until standard input ends; any line on it asks for the memory used."""
+async def main(kind: str, heartbeat_s: float) -> None:
+    """Obeys the commands on standard input until it ends."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
+    async with KINDS[kind](heartbeat_s) as serving:
 
-    def receive_command() -> None:
-        if os.read(0, 4096):
-            say(anonymous_bytes=anonymous_bytes())
-        else:
-            loop.remove_reader(0)
-            ended.set_result(None)
+        def receive_command() -> None:
+            data = os.read(0, 4096)
+            if not data:
+                loop.remove_reader(0)
+                ended.set_result(None)
+                return
+            command = json.loads(data)["do"]
+            if command in {"memory", "memory_trimmed"}:
+                gc.collect()
+                if command == "memory_trimmed":
+                    trim_heap()
+                say(anonymous_bytes=anonymous_bytes(serving.pid))
+            elif command == "broadcast":
+                called_at = time.monotonic()
+                serving.broadcast()
+                say(called_at=called_at)
 
-    async with KINDS[kind]() as port:
         loop.add_reader(0, receive_command)
-        say(port=port)
+        say(port=serving.port, pid=serving.pid)
         await ended
-        # Nobody is left to be told goodbye.
-        os._exit(0)
+        if serving.pid == os.getpid():
+            # Nobody is left to be told goodbye.
+            os._exit(0)
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--heartbeat", type=float, default=NEVER_S)
+    arguments = parser.parse_args()
     begin_child(SERVER_CORE)
+    # Thousands of connections that are cut are what is measured here, not what went wrong.
+    logging.getLogger().setLevel(logging.CRITICAL)
     try:
-        uvloop.run(main(sys.argv[1]))
+        uvloop.run(main(arguments.kind, arguments.heartbeat))
     except OSError as error:
         print(json.dumps({"failed": str(error)}), flush=True)
         raise

@@ -11,96 +11,159 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from benchmarks.__main__ import ROWS, main
-from benchmarks.clients import CLIENTS, PAYLOAD, Frames
-from benchmarks.load import count_messages
-from benchmarks.report import Budget, Figure, Row, format_row
+from benchmarks import (
+    document,
+    echo,
+    fan_out,
+    heartbeats,
+    idle_memory,
+    peers,
+    reconnect,
+    request_response,
+    round_trip,
+)
+from benchmarks.__main__ import NUMBERS, ROWS, main
+from benchmarks.clients import CLIENTS, PAYLOAD, SOCKETIO, TEXT_PAYLOAD, WEBSOCKET, Frames
+from benchmarks.loops import count_messages, has_compiler
+from benchmarks.processes import Child, ChildFailed
+from benchmarks.report import (
+    Budget,
+    Cost,
+    Figure,
+    Report,
+    Row,
+    describe_machine,
+    describe_versions,
+    format_row,
+)
 
 ROOT = Path(__file__).parents[2]
-TINY = ("--seconds", "0.3", "--rounds", "2", "--connections", "4", "--idle-connections", "20")
+LINES = 40
+TINY = (
+    *("--seconds", "0.1", "--rounds", "2", "--echo-connections", "4", "--lines", str(LINES)),
+    *("--idle-connections", "20", "--idle-tls-connections", "4"),
+    *("--heartbeat-interval-s", "0.4", "--heartbeat-seconds", "0.8"),
+)
+PEERS_OF = {
+    "echo": echo.PEERS,
+    "round_trip": round_trip.PEERS,
+    "idle_memory": idle_memory.PLAIN + idle_memory.TLS,
+    "fan_out": fan_out.PEERS,
+    "heartbeats": heartbeats.PEERS,
+    "request_response": request_response.PEERS,
+    "reconnect": reconnect.PEERS,
+}
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's proc(5)")
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="the load is C, and there is no compiler (cc)")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments],
         cwd=ROOT,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=55,
         check=False,
     )
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("benchmarks") / "report.json"
-    done = run(*TINY, "--json", str(path))
+def measure(directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], str]:
+    path = directory / "report.json"
+    done = run(*arguments, "--quiet", *TINY, "--json", str(path))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found["stdout"] = done.stdout
-    return found
+    # What is written can be read again.
+    msgspec.json.decode(path.read_bytes(), type=Report)
+    rows: list[dict[str, Any]] = json.loads(path.read_bytes())["rows"]
+    return rows, done.stdout
 
 
-def test_the_report_says_where_and_of_what(report: dict[str, Any]) -> None:
-    assert set(report["machine"]) == {"processor", "cores", "system"}
-    assert set(report["versions"]) == {"python", "landline", "uvloop", "msgspec", "websockets"}
-    assert [row["name"] for row in report["rows"]] == list(ROWS)
+# Together every row, and every peer.
+@needs_compiler
+@pytest.mark.parametrize(
+    ("names", "beside"),
+    [
+        (["echo", "fan_out", "heartbeats"], ["bare_uvloop"]),
+        (["echo"], ["landline_request", "socketio"]),
+        (["round_trip", "reconnect"], ["picows", "mosquitto"]),
+        (["idle_memory"], ["landline_tls", "websockets_tls"]),
+        (["fan_out", "heartbeats"], ["nats", "websockets"]),
+        (["request_response"], ["nats_py", "websockets", "socketio"]),
+    ],
+)
+def test_rows_measure_each_peer_or_say_why_not(names: list[str], beside: list[str], tmp_path: Path) -> None:
+    rows, printed = measure(tmp_path, "--only", *names, "--peers", *beside)
+    assert [row["name"] for row in rows] == names
+    for row in rows:
+        assert row["title"] in printed
+        figures = {figure["peer"]: figure for figure in row["figures"]}
+        assert set(figures) == {"landline", *beside} & set(PEERS_OF[row["name"]])
+        assert row["figures"][0]["peer"] == "landline"
+        for peer, figure in figures.items():
+            assert peers.PEERS[peer].title in printed
+            if peers.PEERS[peer].missing():
+                assert figure["values"] == []
+                assert "not installed" in figure["note"]
+                continue
+            assert figure["low"] <= figure["median"] <= figure["high"]
+            assert figure["cost"] is not None or peer in round_trip.BROKERS
+            check_work(row["name"], peer, figure)
 
 
-def test_every_row_has_landline_first_and_its_peers(report: dict[str, Any]) -> None:
-    echo, idle = report["rows"]
-    assert [figure["peer"] for figure in echo["figures"]] == [
-        "landline",
-        "landline_request",
-        "bare_uvloop",
-        "websockets",
-    ]
-    assert [figure["peer"] for figure in idle["figures"]] == ["landline", "bare_uvloop", "websockets"]
-    for row in report["rows"]:
-        ours, *others = row["figures"]
-        assert ours["budget"] is not None
-        assert isinstance(ours["met"], bool)
-        assert all(figure["met"] is None for figure in others)
-        assert all(figure["low"] <= figure["median"] <= figure["high"] for figure in row["figures"])
-
-
-def test_echo_says_who_was_busy(report: dict[str, Any]) -> None:
-    echo = report["rows"][0]
-    assert echo["settings"]["connections"] == 4
-    assert set(echo["ratios"]) == {"landline_request", "bare_uvloop", "websockets"}
-    for figure in echo["figures"]:
-        assert len(figure["values"]) == 2
+def check_work(name: str, peer: str, figure: dict[str, Any]) -> None:
+    """That what was measured really was done."""
+    details = figure["details"]
+    if name in {"round_trip", "request_response", "reconnect"}:
         assert figure["low"] > 0
-        assert figure["server_cpu"] >= 0
+    if name == "echo":
+        # Two rounds with four connections and two with one, all sixteen in flight: each came back at least once.
+        assert details["answered"] >= (2 * 4 + 2) * 16
         assert 0 <= figure["load_busy"] <= 1.1
+    if name == "round_trip":
+        assert details["round trips"] > 0
+        assert details["p99"] >= figure["low"]
+    if name == "fan_out":
+        assert details["delivered"] == fan_out.ROUNDS * LINES
+    if name == "heartbeats":
+        assert (details["pings answered/s"] > 0) == (peer != "bare_uvloop")
+    if name == "request_response":
+        assert details["answers compared"] > 0
+    if name == "reconnect":
+        assert details["came back"] == reconnect.ROUNDS * LINES
+        if peer == "landline":
+            assert details["sessions resumed"] == reconnect.ROUNDS * LINES
 
 
-def test_the_table_is_printed(report: dict[str, Any]) -> None:
-    assert "messages answered each second" in report["stdout"]
-    assert "memory of one idle connection" in report["stdout"]
-    assert "budget" in report["stdout"]
+def test_every_row_is_known_to_this_test() -> None:
+    assert list(PEERS_OF) == list(ROWS)
 
 
-def test_without_a_compiler_the_load_is_python(tmp_path: Path) -> None:
+def test_without_a_compiler_the_load_of_echo_is_python(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--only", "echo", *TINY, "--json", str(path)],
-        cwd=ROOT,
-        env={**os.environ, "PATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
+    done = run(
+        "--only", "echo", "fan_out", "--peers", "bare_uvloop", *TINY, "--json", str(path), PATH=str(tmp_path)
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(path.read_text(encoding="utf-8"))["rows"][0]["settings"]["load"] == "Python, sleeps"
+    assert "fan_out: not measured" in done.stdout
+    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert row["settings"]["load"] == "Python, sleeps"
 
 
-@pytest.mark.parametrize("arguments", [["--only", "ehco"], ["--seconds", "0"], ["--connections", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--only", "ehco"],
+        ["--peers", "nginx"],
+        ["--seconds", "0"],
+        ["--echo-connections", "0"],
+        ["--lines", "20000"],
+    ],
+)
 def test_wrong_use_is_one_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -113,6 +176,19 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == list(ROWS)
 
 
+def test_every_number_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert all("--" + name.replace("_", "-") in shown for name in NUMBERS)
+
+
+def test_a_peer_that_fails_is_an_error_with_what_it_wrote() -> None:
+    with Child("servers", "no such peer") as server, pytest.raises(ChildFailed) as failed:
+        server.read()
+    assert "invalid choice: 'no such peer'" in str(failed.value)
+
+
 def test_an_interrupt_ends_every_process() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "--only", "echo"],
@@ -121,13 +197,14 @@ def test_an_interrupt_ends_every_process() -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
+    expected = 1 + len(peers.installed(echo.PEERS))
     children: set[int] = set()
     try:
         deadline = time.monotonic() + 20
-        while len(children) < 5 and time.monotonic() < deadline:
+        while len(children) < expected and time.monotonic() < deadline:
             children = children_of(process.pid)
             time.sleep(0.05)
-        assert len(children) == 5
+        assert len(children) == expected
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=30)
     finally:
@@ -144,12 +221,19 @@ def children_of(pid: int) -> set[int]:
         return set()
 
 
-@pytest.mark.parametrize("kind", list(CLIENTS))
+@pytest.mark.parametrize(
+    "kind", ["landline", "landline_request", "bare_uvloop", "websockets", "picows", "socketio"]
+)
 def test_frames_encoded_beforehand_are_counted_again(kind: str) -> None:
     frames: Frames = CLIENTS[kind].encode(200, 16)
     assert frames.count == 200
     assert frames.offsets[-1] == len(frames.data)
-    data = (bytes((130, len(PAYLOAD))) + PAYLOAD) * 200 if kind == "websockets" else frames.data
+    data = frames.data
+    if CLIENTS[kind].format == WEBSOCKET:
+        data = (bytes((0x82, len(PAYLOAD))) + PAYLOAD) * 200
+    elif CLIENTS[kind].format == SOCKETIO:
+        event = f'42["message","{TEXT_PAYLOAD}"]'.encode()
+        data = (bytes((0x81, len(event))) + event) * 200
     counted, rest = 0, b""
     for start in range(0, len(data), 999):
         messages, rest = count_messages(CLIENTS[kind].format, rest + data[start : start + 999])
@@ -157,13 +241,64 @@ def test_frames_encoded_beforehand_are_counted_again(kind: str) -> None:
     assert (counted, rest) == (200, b"")
 
 
-def test_a_budget_missed_is_said_so() -> None:
+def a_row(name: str = "row") -> Row:
     figures = [
-        Figure(peer="landline", values=[3.0, 1.0, 2.0], budget=Budget(4, "more")),
-        Figure(peer="other", values=[1.0]),
+        Figure(peer="landline", values=[3.0, 1.0, 2.0], budget=Budget(4, "more"), cost=Cost(1.0, 1.5)),
+        Figure(peer="picows", values=[1.0], details={"p99": 3.0}),
+        Figure(peer="mosquitto", values=[], note="not installed (mosquitto)"),
     ]
-    row = Row(name="row", title="a row", unit="x/s", settings={}, figures=figures)
-    assert (figures[0].median, figures[0].low, figures[0].high, figures[0].met) == (2.0, 1.0, 3.0, False)
-    assert row.ratios == {"other": 2.0}
-    assert "≥ 4  MISSED" in format_row(row)
+    return Row(name=name, title="a row", unit="x/s", settings={"lines": 7}, figures=figures, cost_title="µs")
+
+
+def test_a_budget_missed_is_said_so() -> None:
+    row = a_row()
+    ours = row.figures[0]
+    assert (ours.median, ours.low, ours.high, ours.met) == (2.0, 1.0, 3.0, False)
+    assert row.ratios == {"picows": 2.0}
+    table = format_row(row)
+    assert "≥ 4  MISSED" in table
+    assert "×1.50" in table
+    assert "not installed (mosquitto)" in table
     assert Budget(4, "less").is_met(4)
+
+
+def test_tables_replace_those_between_the_markers() -> None:
+    report = Report(
+        machine={**describe_machine(), "load_before": 3.0},
+        versions=describe_versions(),
+        date="2026-11-21",
+        seconds=1.0,
+        rows=[a_row()],
+    )
+    text = "".join(
+        f"{name}\n<!-- results: {name} -->\nold\n<!-- end of results -->\n" for name in ("machine", "row")
+    )
+    done = document.rendered(report, text)
+    assert "old" not in done
+    assert "The machine was shared" in done
+    assert "**2** (MISSED: ≥ 4)" in done
+    assert document.rendered(report, done) == done
+    with pytest.raises(ValueError, match="0 places for the results of 'row'"):
+        document.rendered(report, text.partition("row\n")[0])
+
+
+def test_the_document_says_what_the_report_says() -> None:
+    report = msgspec.json.decode((ROOT / "docs" / "benchmarks" / "results.json").read_bytes(), type=Report)
+    text = document.PATH.read_text(encoding="utf-8")
+    assert [row.name for row in report.rows] == list(ROWS)
+    assert document.rendered(report, text) == text
+    for name in ROWS:
+        assert f"(benchmarks/{name}.svg)" in text
+        assert (ROOT / "docs" / "benchmarks" / f"{name}.svg").exists()
+
+
+def test_the_same_figures_give_the_same_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the plots need matplotlib: uv sync --group plots")
+    from benchmarks.plots import plot
+
+    for name in ("one.svg", "two.svg"):
+        plot(a_row(), tmp_path / name)
+    drawn = (tmp_path / "one.svg").read_bytes()
+    assert drawn == (tmp_path / "two.svg").read_bytes()
+    assert b"budget" in drawn
+    assert b"picows" in drawn

@@ -1,0 +1,91 @@
+"""The tables of docs/benchmarks.md, written from a report so that no figure is typed by hand."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from benchmarks.report import Report, Row, format_cost, format_details, format_number
+
+PATH: Final = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+QUIET_LOAD: Final = 0.5
+"""A machine whose load average was below this when the run began did nothing else."""
+
+
+def missing_for_plots() -> bool:
+    """Whether plots cannot be drawn here."""
+    return find_spec("matplotlib") is None
+
+
+def render(report: Report, path: Path) -> None:
+    """Replaces what is between the markers of every row that the report has."""
+    path.write_text(rendered(report, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def rendered(report: Report, text: str) -> str:
+    """The document with the tables of the report. Raises :class:`ValueError` when a row has no place in it."""
+    for name, table in [
+        ("machine", format_machine(report)),
+        *((row.name, format_table(row)) for row in report.rows),
+    ]:
+        places = list(
+            re.finditer(rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)", text, re.DOTALL)
+        )
+        if len(places) != 1:
+            raise ValueError(
+                f"the document has {len(places)} places for the results of {name!r}; it needs one"
+            )
+        text = text[: places[0].end(1)] + table + text[places[0].start(2) :]
+    return text
+
+
+def format_machine(report: Report) -> str:
+    """Where, when and of what."""
+    machine, versions = report.machine, report.versions
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
+    text = (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; {report.date}, "
+        f"{report.seconds / 60:.1f} minutes. {packages[0].upper()}{packages[1:]}.\n"
+    )
+    if float(machine["load_before"]) > QUIET_LOAD:
+        text += (
+            f"\n**The machine was shared:** other work ran when this run began (load average "
+            f"{machine['load_before']}). Take the ratios, not the figures.\n"
+        )
+    return text
+
+
+def format_table(row: Row) -> str:
+    """A row as a table of Markdown."""
+    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.settings.items())
+    lines = [
+        f"{row.title[0].upper()}{row.title[1:]} ({settings}).",
+        "",
+        f"| server | {row.unit} | lowest – highest | landline is | server's core | load's core | more |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for figure in row.figures:
+        if figure.median is None or figure.low is None or figure.high is None:
+            lines.append(f"| {figure.title} | – | | | | | {figure.note} |")
+            continue
+        shown = format_number(figure.median)
+        if figure.budget is not None:
+            shown = f"**{shown}** ({'met' if figure.met else 'MISSED'}: {figure.budget})"
+        ratio = row.ratios.get(figure.peer)
+        cells = (
+            figure.title,
+            shown,
+            f"{format_number(figure.low)} – {format_number(figure.high)}",
+            "" if ratio is None else f"×{ratio:.2f}",
+            "" if figure.server_cpu is None else f"{figure.server_cpu:.0%}",
+            "" if figure.load_busy is None else f"{figure.load_busy:.0%}",
+            " · ".join(part for part in (format_details(figure), figure.note) if part),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    grown = [figure for figure in row.figures if figure.cost is not None]
+    if grown:
+        lines += ["", f"Growth: {row.cost_title}.", "", "| server | cost |", "|---|---:|"]
+        lines += [f"| {figure.title} | {format_cost(figure.cost)} |" for figure in grown]
+    return "\n".join(lines) + "\n"

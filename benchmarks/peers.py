@@ -1,0 +1,58 @@
+"""Who is measured: the names, what has to be installed, and how each speaks."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """One of those measured."""
+
+    title: str
+    modules: tuple[str, ...] = ()
+    """Python packages it needs, by their import names."""
+    programs: tuple[str, ...] = ()
+
+    def missing(self) -> str:
+        """What of it is not installed here, or an empty string."""
+        absent = [name for name in self.modules if find_spec(name) is None]
+        absent += [name for name in self.programs if find_program(name) is None]
+        return f"not installed ({', '.join(absent)})" if absent else ""
+
+
+PEERS: Final = {
+    "landline": Peer(title="landline"),
+    "landline_request": Peer(title="landline, requests"),
+    "landline_tls": Peer(title="landline over TLS"),
+    "landline_tls_pinned": Peer(title="landline over TLS, mmap threshold pinned"),
+    "bare_uvloop": Peer(title="bare uvloop protocol"),
+    "bare_uvloop_tls": Peer(title="bare uvloop protocol over TLS"),
+    "websockets": Peer(title="websockets", modules=("websockets",)),
+    "websockets_tls": Peer(title="websockets over TLS", modules=("websockets",)),
+    "picows": Peer(title="picows", modules=("picows",)),
+    "socketio": Peer(title="python-socketio on uvicorn", modules=("socketio", "uvicorn", "websockets")),
+    "nats": Peer(title="nats-server", programs=("nats-server",)),
+    "nats_py": Peer(
+        title="nats-server with nats-py on both sides", modules=("nats",), programs=("nats-server",)
+    ),
+    "mosquitto": Peer(title="Mosquitto", programs=("mosquitto",)),
+}
+
+
+def find_program(name: str) -> str | None:
+    """The path of a program: beside this Python, on the PATH, or where Debian puts servers."""
+    beside = Path(sys.executable).parent / name
+    if beside.exists():
+        return str(beside)
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+
+
+def installed(names: tuple[str, ...]) -> list[str]:
+    """Those of the names that can be measured here, in order."""
+    return [name for name in names if not PEERS[name].missing()]
