@@ -445,8 +445,7 @@ class MuteTransport:
         self.is_aborted = True
 
 
-async def test_a_client_that_is_refused_and_does_not_read_is_aborted(until, monkeypatch):
-    monkeypatch.setattr("landline.transports.LEAVE_S", 0.1)
+async def test_a_client_that_is_refused_and_does_not_read_is_let_go(until):
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         before = open_sockets()

@@ -279,10 +279,18 @@ class Line:
         """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
         body, is_packed = (value, False) if type(value) is bytes else encode_value(value)
         encoded_name = name.encode() if name else b""
-        if when_full is _WAIT and keep is None:
+        if when_full is not _WAIT or keep is not None:
+            return self._offer(encoded_name, body, is_packed, bulk, when_full, keep)
+        session = self._session
+        if self._room is not None or session is None or self._state is _CLOSED:
             self.send_encoded(encoded_name, body, is_packed=is_packed, is_bulk=bulk)
             return True
-        return self._offer(encoded_name, body, is_packed, bulk, when_full, keep)
+        # The shortest way for the commonest case; send_encoded would do the same.
+        if dropped := session.send(_MESSAGE, encoded_name, body, is_packed=is_packed, is_bulk=bulk):
+            self._count_dropped(dropped)
+        if not self._in_batch:
+            self._flush_soon()
+        return True
 
     def send_encoded(
         self,
