@@ -35,8 +35,8 @@ demo: setup
 bench: setup
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-# Some tests drive real programs: a virtual screen, a message bus, a clock that jumps. Where CI runs as root they are installed; elsewhere
-# those tests are skipped, and say which package they want.
+# Some tests drive real programs: a virtual screen, a message bus, a clock that jumps. Where CI runs as root they are
+# installed; elsewhere those tests are skipped, and say which package they want.
 system-programs:
 	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		missing=; \

@@ -223,7 +223,7 @@ class CommandMachine:
     def __init__(self, processes: Processes, control: Control, name: str) -> None:
         self.name = name
         self.directory = processes.directory / name
-        self.directory.mkdir()
+        self.directory.mkdir(exist_ok=True)
         self.journal = self.directory / "data" / "journal.jsonl"
         self._processes = processes
         self._control = control
