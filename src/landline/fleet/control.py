@@ -480,12 +480,15 @@ class Control:
             deliveries.discard(execution_id)
             return
         except RequestError as error:
-            await self._advance(
-                execution_id, ExecutionState.FAILED, f"the agent did not take it: {error.message}"
-            )
-            return
-        deliveries.discard(execution_id)
-        await self._advance(execution_id, ExecutionState.DELIVERED)
+            state, detail = ExecutionState.FAILED, f"the agent did not take it: {error.message}"
+        else:
+            state, detail = ExecutionState.DELIVERED, ""
+            deliveries.discard(execution_id)
+        try:
+            await self._advance(execution_id, state, detail)
+        except RequestError as error:
+            # What the agent reports next leads on from here; an order that it did not take expires.
+            logger.warning("%s is %s; %s", execution_id, state.value, error.message)
 
     async def _wake(self, execution_id: str) -> None:
         """Sends magic packets until the machine is there or the time is up."""
