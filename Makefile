@@ -45,8 +45,8 @@ bench: setup
 fuzz: setup
 	@$(BIN)/python -m tests.fuzz --minutes 10 $(ARGS)
 
-# Some tests drive real programs: a virtual screen, a message bus. Where CI runs as root they are installed; elsewhere
-# those tests are skipped, and say which package they want.
+# Some tests drive real programs: a virtual screen, a message bus, a clock that jumps. Where CI runs as root they are
+# installed; elsewhere those tests are skipped, and say which package they want.
 system-programs:
 	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		missing=; \
@@ -55,6 +55,7 @@ system-programs:
 		command -v dbus-daemon >/dev/null || missing="$$missing dbus"; \
 		command -v ip >/dev/null || missing="$$missing iproute2"; \
 		command -v nft >/dev/null || missing="$$missing nftables"; \
+		ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 || missing="$$missing libfaketime"; \
 		if [ -n "$$missing" ]; then \
 			echo "Installing for the tests:$$missing"; \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \

@@ -11,6 +11,7 @@ import pytest
 import landline
 from landline.session.handshake import Challenge, ClientHandshake, ResumeTicket, Welcome, encode_body
 from landline.session.wire import Kind
+from landline.testing import FaultProxy
 
 ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
 ONLINE = landline.LineState.ONLINE
@@ -300,24 +301,24 @@ async def test_messages_cross_the_loss_of_a_link_in_both_directions(pair, until,
     )
 
 
-async def test_the_older_link_is_told_that_it_was_replaced(relay, quick, until, states):
+async def test_the_older_link_is_told_that_it_was_replaced(quick, until, states):
     server = landline.Server()
     server_states = states()
     server.on_state(server_states)
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(between.url, backoff=quick) as line,
     ):
         [other] = server.lines
-        [link] = between.links
+        [link] = between.connections
         # To the server, the old link looks alive; nothing more comes from it.
-        link.cut(client="abort", server="leave")
+        link.end(client="reset", server="abandon")
         await line.send("over the new link")
         assert await anext(other) == "over the new link"
         assert other.epoch == line.epoch == 2
         # The server closed the old one by itself.
-        await until(lambda: link.server.has_lost)
+        await until(lambda: link.is_over)
         assert server_states.names == ["online", "online"]
         assert [change.resumed for change in server_states.changes] == [False, True]
 
@@ -368,7 +369,7 @@ async def test_a_thief_without_the_secret_gets_a_session_of_its_own(quick, until
         assert await anext(other) == "private"
 
 
-async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(relay, quick, until, states):
+async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(quick, until, states):
     server = landline.Server(resume_window_s=0)
     server_states = states()
     server.on_state(server_states)
@@ -376,7 +377,7 @@ async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(rela
     server.on_session_lost(lambda line, lost: server_lost.append((line, [entry.body for entry in lost])))
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(
             between.url,
             backoff=quick,
@@ -389,8 +390,8 @@ async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(rela
         await other.send(b"from the server")
         request = asyncio.create_task(line.request("never", timeout=None))
         await until(lambda: line.buffered_bytes and other.buffered_bytes)
-        between.is_holding = True
-        between.cut_all()
+        between.hold()
+        between.reset()
         await until(lambda: other.is_closed)
         between.heal()
         await until(lambda: line.state is ONLINE and line.session_id != before)
@@ -410,19 +411,19 @@ async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(rela
         assert line.cause.resumed is False
 
 
-async def test_without_a_callback_a_lost_session_with_unconfirmed_messages_ends_the_line(relay, quick, until):
+async def test_without_a_callback_a_lost_session_with_unconfirmed_messages_ends_the_line(quick, until):
     server = landline.Server(resume_window_s=0)
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(between.url, backoff=quick) as line,
     ):
         [other] = server.lines
         reader = asyncio.create_task(anext(line))
         await line.send(b"one")
         await line.send({"two": 2}, name="named")
-        between.is_holding = True
-        between.cut_all()
+        between.hold()
+        between.reset()
         await until(lambda: other.is_closed)
         between.heal()
         with pytest.raises(landline.SessionLost, match="no longer has the session") as caught:
@@ -437,17 +438,17 @@ async def test_without_a_callback_a_lost_session_with_unconfirmed_messages_ends_
         await until(lambda: not server.lines)
 
 
-async def test_without_a_callback_a_lost_session_with_nothing_unconfirmed_goes_on(relay, quick, until):
+async def test_without_a_callback_a_lost_session_with_nothing_unconfirmed_goes_on(quick, until):
     server = landline.Server(resume_window_s=0)
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(between.url, backoff=quick) as line,
     ):
         [other] = server.lines
         before = line.session_id
-        between.is_holding = True
-        between.cut_all()
+        between.hold()
+        between.reset()
         await until(lambda: other.is_closed)
         # Sent while there was nobody; still in the session that will turn out to be lost... nothing is.
         between.heal()
@@ -569,25 +570,25 @@ async def test_giving_up_later_tells_the_callback(states, until):
         await connector.__aexit__(None, None, None)
 
 
-async def test_closing_while_there_is_no_link_stays_closed(relay, until, states):
+async def test_closing_while_there_is_no_link_stays_closed(until, states):
     server = landline.Server()
     seen = states()
     troubles = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: troubles.append(context))
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(
             between.url, backoff=landline.Backoff(first=0.001, cap=0.001), on_state=seen
         ) as line,
     ):
-        between.is_holding = True
-        between.cut_all()
-        # The next attempt has connected to the relay, and waits for the server's challenge.
-        await until(lambda: between.links and line.state is landline.LineState.CONNECTING)
+        between.hold()
+        between.reset()
+        # The next attempt has connected to the proxy, and waits for the server's challenge.
+        await until(lambda: between.connections and line.state is landline.LineState.CONNECTING)
         await line.close()
         between.heal()
-        await until(lambda: not between.links)
+        await until(lambda: not between.connections)
         assert line.is_closed
         assert seen.names[-1] == "closed"
         assert troubles == []
@@ -595,7 +596,7 @@ async def test_closing_while_there_is_no_link_stays_closed(relay, until, states)
             await line.send("too late")
 
 
-async def test_closing_after_a_loss_drains_over_the_next_link(relay, quick, until):
+async def test_closing_after_a_loss_drains_over_the_next_link(quick, until):
     server = landline.Server()
     taken = []
 
@@ -605,11 +606,11 @@ async def test_closing_after_a_loss_drains_over_the_next_link(relay, quick, unti
 
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(between.url, backoff=quick) as line,
     ):
-        between.is_holding = True
-        between.cut_all()
+        between.hold()
+        between.reset()
         await until(lambda: line.state is not ONLINE)
         for number in range(5):
             await line.send(number)

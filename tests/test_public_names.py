@@ -49,7 +49,7 @@ def test_other_names_do_not():
 def test_importing_landline_alone_loads_next_to_nothing():
     script = (
         "import sys, landline; dir(landline); landline.__version__; "
-        "print([name for name in ('asyncio', 'uvloop', 'msgspec', 'ssl') if name in sys.modules])"
+        "print([name for name in ('asyncio', 'uvloop', 'msgspec', 'ssl', 'landline.testing') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -21,13 +21,25 @@ def load_processes():
     return sys.modules[name]
 
 
+@pytest.fixture(scope="session")
+def programs():
+    """The module processes.py, for tests that put together a fleet of their own."""
+    return load_processes()
+
+
 @pytest.fixture(scope="module")
-def fleet() -> Iterator:
-    """A control server as a process, to which machines can be added; the tests of a file share it."""
+def directory() -> Iterator[Path]:
+    """A directory whose name is short enough for the sockets in it."""
     directory = Path(tempfile.mkdtemp(prefix="ll-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def fleet(directory) -> Iterator:
+    """A control server as a process, to which machines can be added; the tests of a file share it."""
     with load_processes().run_fleet(directory) as running:
         yield running
-    shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -55,11 +55,11 @@ class Program:
         self.is_checked = True
         with self.out_path.open("w") as out, self.err_path.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "landline", *arguments],
+                [*processes.prefix, sys.executable, "-m", "landline", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=processes.environment,
+                env={**processes.environment, **processes.extra_environment},
                 start_new_session=True,
             )
 
@@ -109,6 +109,10 @@ class Processes:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.started: list[Program] = []
+        self.prefix: tuple[str, ...] = ()
+        """What starts a program, where it is not to be started as it is."""
+        self.extra_environment: dict[str, str] = {}
+        """For the programs started from now on."""
         # Nobody is logged on at the machines, whoever sits at this one.
         bin_directory = directory / "bin"
         bin_directory.mkdir()
@@ -119,6 +123,9 @@ class Processes:
             "LC_ALL": "C.UTF-8",
             "LANDLINE_RUNTIME_DIR": str(directory / "run"),
         }
+        if "PYTHONPATH" in os.environ:
+            # The processes run the same sources as the tests.
+            self.environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
 
     def start(self, *arguments: str) -> Program:
         program = Program(self, arguments)
@@ -216,7 +223,7 @@ class CommandMachine:
     def __init__(self, processes: Processes, control: Control, name: str) -> None:
         self.name = name
         self.directory = processes.directory / name
-        self.directory.mkdir()
+        self.directory.mkdir(exist_ok=True)
         self.journal = self.directory / "data" / "journal.jsonl"
         self._processes = processes
         self._control = control

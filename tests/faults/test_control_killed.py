@@ -2,10 +2,12 @@
 
 import random
 import signal
+import threading
 import time
 
 import pytest
 
+from landline.cli.api import ServerGone
 from landline.fleet.model import Action, ExecutionState, PresenceState
 
 MOMENTS = (
@@ -99,6 +101,72 @@ def test_killed_at_random(fleet, machines, seed):
         assert control.ended(job).state is ExecutionState.DONE, control.life(job)
     acts = [act for machine in machines for act in machine.acts]
     assert sorted(acts) == sorted(jobs)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_while_it_accepts_jobs(fleet, machines, poll, seed):
+    """What was answered with success is there after the restart, and is done; what was not is done once or never."""
+    control = fleet.control
+    dice = random.Random(seed)
+    accepted: dict[str, str] = {}
+    sent: list[str] = []
+
+    def order_until_it_dies(machine) -> None:
+        for number in range(100):
+            message = f"{seed}-{machine.name}-{number}"
+            sent.append(message)
+            try:
+                accepted[message] = control.order(Action.LOG_OFF, machine.name, message=message)
+            except ServerGone:
+                return
+
+    threads = [threading.Thread(target=order_until_it_dies, args=(machine,)) for machine in machines]
+    for thread in threads:
+        thread.start()
+    enough = dice.randrange(1, 15)
+    poll(lambda: len(accepted) >= enough)
+    time.sleep(dice.uniform(0, 0.05))
+    control.program.kill()
+    for thread in threads:
+        thread.join()
+    control.start()
+    for message, job in accepted.items():
+        assert control.ended(job).state is ExecutionState.DONE, control.life(job)
+        assert control.api.job(job).job.message == message
+    # One that was stored and not answered for may be done too, behind the others.
+    open_jobs = [view.job.id for view in control.api.jobs(100) if view.job.message in sent]
+    for job in open_jobs:
+        control.ended(job)
+    acts = [act for machine in machines for act in machine.acts]
+    assert len(acts) == len(set(acts))
+    assert set(accepted) <= set(acts) <= set(sent)
+
+
+def test_frozen_for_longer_than_an_agent_waits(fleet, machines, poll):
+    """The agents notice the silence and lose their links; when it goes on they are back, presence is true, and
+    nothing is done twice: neither what it had granted, nor what it was asked for over the stale links."""
+    control = fleet.control
+    [busy, *_] = machines
+    busy.shut_gate()
+    acting = control.order(Action.LOG_OFF, "busy", message="acting")
+    counting = control.order(Action.LOG_OFF, "patient", message="counting", delay_s=1.0)
+    poll(lambda: busy.acts)
+    control.reaches(acting, ExecutionState.ACTING)
+    control.reaches(counting, ExecutionState.DELIVERED)
+    control.program.freeze()
+    try:
+        busy.open_gate()
+        for machine in machines:
+            poll(lambda machine=machine: "nothing heard for 15" in machine.agent.err)
+    finally:
+        control.program.thaw()
+    assert control.ended(acting).state is ExecutionState.DONE
+    assert control.ended(counting).state is ExecutionState.DONE
+    for machine in machines:
+        control.shows(machine.name, PresenceState.ONLINE)
+        again = control.order(Action.LOG_OFF, machine.name, message="again")
+        assert control.ended(again).state is ExecutionState.DONE
+    assert [machine.acts for machine in machines] == [["acting", "again"], ["counting", "again"], ["again"]]
 
 
 def test_request_repeated_after_the_death_of_the_server_is_the_same_job(fleet, machines):

@@ -4,17 +4,18 @@ import asyncio
 import random
 
 import landline
+from landline.testing import FaultProxy
 
 CUTS = 1000
 SEED = 5463
 ACROSS = landline.SendBuffer(size_bytes=128 * 1024, messages=128)
 WAYS = (
-    {"client": "abort", "server": "abort"},
-    {"client": "abort", "server": "close"},
-    {"client": "close", "server": "abort"},
-    {"client": "close", "server": "close"},
+    {"client": "reset", "server": "reset"},
+    {"client": "reset", "server": "cut"},
+    {"client": "cut", "server": "reset"},
+    {"client": "cut", "server": "cut"},
     # To the server the old link looks alive when the client is back on a new one.
-    {"client": "abort", "server": "leave"},
+    {"client": "reset", "server": "abandon"},
 )
 
 
@@ -34,14 +35,14 @@ async def receive_numbered(line: landline.Line, seen: list[int]) -> None:
         seen.append(number)
 
 
-async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(relay, states):
+async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(states):
     dice = random.Random(SEED)
     server = landline.Server(send_buffer=ACROSS)
     changes = states()
     up: list[int] = []
     down: list[int] = []
     epochs = set()
-    cuts_mid_stream = 0
+    connections = []
 
     def is_over() -> bool:
         return len(epochs) > CUTS
@@ -51,20 +52,18 @@ async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(re
         if change.state is landline.LineState.ONLINE:
             epochs.add(change.epoch)
 
-    def on_link(link) -> None:
+    def on_connection(connection) -> None:
         # Many budgets end inside a frame, some inside the handshake.
         if not is_over():
             budget = int(200 * 200 ** dice.random()) if epochs else 5000
-            link.budgets[dice.choice((link.client, link.server))] = budget
+            connection.end_after(budget, way=dice.choice(("up", "down")), **dice.choice(WAYS))
+        connections.append(connection)
 
-    def on_spent(link) -> None:
-        nonlocal cuts_mid_stream
-        cuts_mid_stream += 1
-        link.cut(**dice.choice(WAYS))
-
-    async with server.listen("tcp://127.0.0.1:0") as endpoint, relay(endpoint) as between:
-        between.on_link = on_link
-        between.on_spent = on_spent
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        FaultProxy(endpoint.host, endpoint.port) as between,
+    ):
+        between.on_connection = on_connection
         async with landline.connect(
             between.url,
             backoff=landline.Backoff(first=0.0005, cap=0.002),
@@ -82,7 +81,7 @@ async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(re
             assert line.session_id == other.session_id
     assert up == list(range(sent_up))
     assert down == list(range(sent_down))
-    assert cuts_mid_stream >= CUTS
+    assert sum(connection.is_spent for connection in connections) >= CUTS
     online = changes.find(landline.LineState.ONLINE)
     assert len(online) > CUTS
     assert all(change.resumed for change in online[1:])

@@ -15,6 +15,7 @@ import sys
 import pytest
 
 import landline
+from landline.testing import FaultProxy
 
 HEARTBEAT = landline.Heartbeat(interval_s=0.3, timeout_s=0.7)
 SILENCE_S = HEARTBEAT.interval_s + HEARTBEAT.timeout_s
@@ -126,13 +127,13 @@ async def test_a_server_that_is_stopped(states, until, quick):
             assert all(change.resumed for change in seen.find(ONLINE))
 
 
-async def test_packets_that_are_dropped_on_the_way(relay, states, until, quick):
+async def test_packets_that_are_dropped_on_the_way(states, until, quick):
     server = landline.Server(heartbeat=HEARTBEAT)
     here, there = states(), states()
     server.on_state(there)
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(between.url, backoff=quick, on_state=here) as line,
     ):
         [other] = server.lines
@@ -156,14 +157,14 @@ async def test_packets_that_are_dropped_on_the_way(relay, states, until, quick):
         assert all(change.resumed for change in here.find(ONLINE) + there.find(ONLINE))
 
 
-async def test_a_short_silence_is_suspected_and_forgiven(relay, states, until, quick):
+async def test_a_short_silence_is_suspected_and_forgiven(states, until, quick):
     heartbeat = landline.Heartbeat(interval_s=0.1, timeout_s=60)
     server = landline.Server(heartbeat=heartbeat)
     here, there = states(), states()
     server.on_state(there)
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
-        relay(endpoint) as between,
+        FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(between.url, backoff=quick, on_state=here) as line,
     ):
         [other] = server.lines

@@ -24,6 +24,7 @@ from landline.fleet.messages import Claim, Grant
 from landline.fleet.model import Action, Cause, ExecutionState, Facts, Person, PresenceState
 from landline.fleet.storage import StorageError
 from landline.fleet.wake import MagicPackets
+from landline.testing import FaultProxy
 
 NOW = Answer(choice=Choice.NOW)
 
@@ -50,11 +51,11 @@ async def test_a_cut_link_is_resuming_and_then_online_again(house, until) -> Non
     assert house.control.resumes == 1
 
 
-async def test_a_frozen_machine_is_silent_then_resuming_then_offline(house, relay) -> None:
+async def test_a_frozen_machine_is_silent_then_resuming_then_offline(house) -> None:
     house.heartbeat = Heartbeat(interval_s=0.05, timeout_s=0.3)
     house.resume_window_s = 0.3
     await house.start()
-    async with relay(house.endpoint) as between:
+    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
         house.url = between.url
         machine = await house.machine().boot()
         updates = house.control.updates()
@@ -358,17 +359,15 @@ async def test_a_machine_that_does_not_wake_has_failed(house, until) -> None:
     assert failed.detail == "the wake-up packet was not sent: network is unreachable"
 
 
-async def test_waking_a_machine_that_was_on_all_the_time_is_done_when_its_line_resumes(
-    house, relay, until
-) -> None:
+async def test_waking_a_machine_that_was_on_all_the_time_is_done_when_its_line_resumes(house, until) -> None:
     await house.start()
-    async with relay(house.endpoint) as between:
+    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
         house.url = between.url
         machine = house.machine()
         machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
         await machine.boot()
         between.hold()
-        between.cut_all()
+        between.reset()
         await machine.shown(PresenceState.RESUMING)
         job = await house.order(Action.WAKE)
         await until(lambda: house.waker.woken)

@@ -34,6 +34,7 @@ from landline.fleet.api import (
     Target,
     Update,
 )
+from landline.fleet.clock import SteadyClock
 from landline.fleet.ledger import Ledger
 from landline.fleet.messages import (
     NOT_JOINED,
@@ -72,6 +73,8 @@ SWEEP_EVERY_S: Final = 0.5
 ROUND_TRIP_EVERY_S: Final = 5.0
 WAKE_AGAIN_S: Final = 5.0
 """How often the magic packet is repeated: it is a datagram, and network cards miss some while they power up."""
+CLOCK_AHEAD_S_MAX: Final = 1.0
+"""A clock that is further ahead of the time of day, because that was set back, follows it when nobody waits."""
 ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
 """Without look-alikes: people type these."""
 
@@ -480,12 +483,15 @@ class Control:
             deliveries.discard(execution_id)
             return
         except RequestError as error:
-            await self._advance(
-                execution_id, ExecutionState.FAILED, f"the agent did not take it: {error.message}"
-            )
-            return
-        deliveries.discard(execution_id)
-        await self._advance(execution_id, ExecutionState.DELIVERED)
+            state, detail = ExecutionState.FAILED, f"the agent did not take it: {error.message}"
+        else:
+            state, detail = ExecutionState.DELIVERED, ""
+            deliveries.discard(execution_id)
+        try:
+            await self._advance(execution_id, state, detail)
+        except RequestError as error:
+            # What the agent reports next leads on from here; an order that it did not take expires.
+            logger.warning("%s is %s; %s", execution_id, state.value, error.message)
 
     async def _wake(self, execution_id: str) -> None:
         """Sends magic packets until the machine is there or the time is up, also while the disk takes nothing."""
@@ -559,6 +565,20 @@ class Control:
                 self._withdraw(execution.machine_id, execution.id, execution.detail)
         for machine in list(self._machines.values()):
             self._set_presence(machine, presence.overdue(machine.presence, now))
+        self._set_clock()
+
+    def _set_clock(self) -> None:
+        """The time of day was set back: this server's clock follows when no deadline could be missed by that."""
+        clock = self._clock
+        if not isinstance(clock, SteadyClock) or (ahead_s := clock.ahead_s) < CLOCK_AHEAD_S_MAX:
+            return
+        waits = any(not execution.state.is_final for execution in self._ledger.executions()) or any(
+            machine.presence.state in {PresenceState.AWAY, PresenceState.RESUMING}
+            for machine in self._machines.values()
+        )
+        if not waits:
+            logger.warning("the time of day was set back by %.0f s; following it", ahead_s)
+            clock.follow_wall()
 
     # Machines.
 
@@ -568,6 +588,9 @@ class Control:
             after = presence.after_server_start(machine.presence, now)
             self._machines[machine.id] = msgspec.structs.replace(machine, presence=after)
         await self._ledger.load(now)
+        if isinstance(self._clock, SteadyClock):
+            pending = (it.updated_at for it in self._ledger.executions() if not it.state.is_final)
+            self._clock.begin_at(max(pending, default=0.0))
         for execution in self._ledger.executions():
             job = self._ledger.job_of(execution)
             if job.action is Action.WAKE and not execution.state.is_final:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from landline import AddressInUse, ConfigurationError, Endpoint, Heartbeat, Server, SharedToken
+from landline.fleet.clock import SteadyClock
 from landline.fleet.control import Control
 from landline.fleet.paths import make_private_directory
 from landline.fleet.storage import Storage
@@ -69,7 +70,7 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
             resume_window_s=RESUME_WINDOW_S,
             name="landline control",
         )
-        control = await Control.start(server, storage, waker=plan.waker)
+        control = await Control.start(server, storage, waker=plan.waker, clock=SteadyClock())
         stack.push_async_callback(control.stop)
         endpoint = await stack.enter_async_context(_listening(server, plan.listen))
         api = await stack.enter_async_context(

@@ -8,6 +8,8 @@ when its scheme is first used. To a transport, a line is an :class:`asyncio.Prot
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from importlib import import_module
@@ -29,6 +31,12 @@ MODULES: Final = {
     "tls": "landline.transports.tcp",
     "unix": "landline.transports.unix",
 }
+
+BACKLOG: Final = 4096
+"""How many connections the kernel may hold until they are accepted: a whole fleet that comes back at once."""
+ACCEPTS_AT_ONCE: Final = 1
+"""What event loops are told instead. asyncio's tries that often in one go, even when no file descriptor is left, and
+logs and schedules something each time: 4096 would be tens of thousands of lines a second."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -86,6 +94,12 @@ class TransportModule(Protocol):
         Raises :class:`landline.AddressInUse` when the address is taken, :class:`OSError` for other troubles.
         """
         ...
+
+
+def lengthen_queue(listening_descriptor: int) -> None:
+    """Lets the kernel hold :data:`BACKLOG` connections of a socket that an event loop listens on."""
+    with socket.socket(fileno=os.dup(listening_descriptor)) as same:
+        same.listen(BACKLOG)
 
 
 def parse_url(url: str) -> Endpoint:

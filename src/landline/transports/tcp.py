@@ -8,13 +8,12 @@ import socket
 import ssl
 
 from landline.errors import AddressInUse, ConfigurationError
-from landline.transports import Endpoint, ProtocolFactory, TransportOptions
+from landline.transports import ACCEPTS_AT_ONCE, Endpoint, ProtocolFactory, TransportOptions, lengthen_queue
 
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_COUNT = 3
 UNSENT_BYTES_MAX = 128 * 1024
-BACKLOG = 4096
 TLS_HANDSHAKE_TIMEOUT_S = 5.0
 """As long as our own handshake may take; the event loops' 60 s would keep half-open ones twelve times longer."""
 
@@ -62,7 +61,7 @@ async def listen(
             endpoint.port,
             ssl=options.tls if endpoint.scheme == "tls" else None,
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.scheme == "tls" else None,
-            backlog=BACKLOG,
+            backlog=ACCEPTS_AT_ONCE,
         )
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
@@ -75,6 +74,7 @@ async def listen(
     for listening in server.sockets:
         # Accepted sockets inherit these from the listening one (Linux), which saves five calls for each.
         tune_socket(listening, options.user_timeout_s)
+        lengthen_queue(listening.fileno())
     return TcpListener(server, Endpoint(endpoint.scheme, endpoint.host, port))
 
 

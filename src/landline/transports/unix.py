@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from landline.errors import AddressInUse
-from landline.transports import Endpoint, ProtocolFactory, TransportOptions
+from landline.transports import ACCEPTS_AT_ONCE, Endpoint, ProtocolFactory, TransportOptions, lengthen_queue
 
 
 class UnixListener:
@@ -47,7 +47,10 @@ async def listen(
     sock = bind_private_socket(Path(endpoint.path))
     inode = Path(endpoint.path).stat().st_ino
     try:
-        server = await asyncio.get_running_loop().create_unix_server(protocol_factory, sock=sock)
+        server = await asyncio.get_running_loop().create_unix_server(
+            protocol_factory, sock=sock, backlog=ACCEPTS_AT_ONCE
+        )
+        lengthen_queue(sock.fileno())
     except BaseException:
         sock.close()
         raise

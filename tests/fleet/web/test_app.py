@@ -8,8 +8,11 @@ import httpx
 import msgspec
 import pytest
 
+import landline
 from landline.fleet.api import OperationError, Preview, Problem, ServerStatus, Snapshot, Update
+from landline.fleet.messages import STORAGE_FAILED
 from landline.fleet.model import Action
+from landline.fleet.storage import StorageError
 from landline.fleet.web.admission import is_allowed_host, is_bearer
 from landline.fleet.web.app import BODY_BYTES_MAX, JOB_BODY_BYTES_MAX, build_app
 from landline.fleet.web.updates import event_stream
@@ -170,6 +173,24 @@ async def test_an_unexpected_failure_reveals_nothing_and_is_logged(http, fleet, 
     assert problem(response).code == "internal"
     assert "hunter2" not in response.text
     assert "hunter2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        StorageError("the database x has no room: the disk is full"),
+        landline.RequestError(STORAGE_FAILED, "x"),
+    ],
+    ids=["storage", "ledger"],
+)
+async def test_what_could_not_be_stored_is_said_to_be_not_done(http, fleet, caplog, failure):
+    fleet.failure = failure
+    with caplog.at_level(logging.ERROR):
+        response = await http.get("/machines")
+    assert (response.status_code, problem(response).code) == (503, "storage_failed")
+    assert "nothing was done" in problem(response).message
+    assert str(failure) in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(

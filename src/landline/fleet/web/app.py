@@ -35,7 +35,7 @@ from landline.fleet.api import (
 )
 from landline.fleet.model import Machine
 from landline.fleet.web.admission import refusal
-from landline.fleet.web.problems import describe
+from landline.fleet.web.problems import NOT_STORED, describe
 from landline.fleet.web.updates import KEEP_ALIVE_S, event_stream
 
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -81,7 +81,9 @@ def build_app(
 
     def answer(request: Request[Any, Any, Any], exception: Exception) -> Response[Problem]:
         status, problem = describe(exception)
-        if status >= 500:
+        if problem is NOT_STORED:
+            log.error("%s %s: %s", request.method, request.url.path, exception)
+        elif status >= 500:
             log.error("%s %s failed", request.method, request.url.path, exc_info=exception)
         return Response(problem, status_code=status, media_type="application/json")
 

@@ -18,8 +18,11 @@ from litestar.exceptions import (
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
+from landline import RequestError
 from landline.fleet.api import OperationError, Problem
+from landline.fleet.messages import STORAGE_FAILED
 from landline.fleet.model import Action
+from landline.fleet.storage import StorageError
 
 STATUS_BY_CODE: Final = {
     "unknown_target": 404,
@@ -47,6 +50,11 @@ INTERNAL: Final = Problem(
     code="internal", message="The control server failed to answer this request; its log says why."
 )
 
+NOT_STORED: Final = Problem(
+    code=STORAGE_FAILED,
+    message="The control server could not record this, so nothing was done; its log says why. Try again later.",
+)
+
 
 def describe(exception: Exception) -> tuple[int, Problem]:
     """The status and the body that answer ``exception``. Unexpected ones reveal nothing of themselves."""
@@ -57,6 +65,10 @@ def describe(exception: Exception) -> tuple[int, Problem]:
             return STATUS_BY_CODE.get(exception.code, 400), Problem(
                 code=exception.code, message=exception.message
             )
+        case StorageError():
+            return 503, NOT_STORED
+        case RequestError() if exception.code == STORAGE_FAILED:
+            return 503, NOT_STORED
         case RequestEntityTooLarge():
             return 413, Problem(
                 code="too_large", message="The request body is too large; ask for fewer machines at a time."

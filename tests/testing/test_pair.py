@@ -2,7 +2,6 @@ from random import Random
 
 import pytest
 
-import landline.testing
 from landline.errors import ConnectFailed
 from landline.session.events import Unconfirmed
 from landline.session.state import State
@@ -140,7 +139,7 @@ def test_an_application_that_does_not_take_is_not_taken_for_one_that_does():
 
 
 def test_two_sides_that_never_rest_are_noticed(monkeypatch):
-    monkeypatch.setattr(landline.testing, "STEPS_MAX", 3)
+    monkeypatch.setattr("landline.testing.pair.STEPS_MAX", 3)
     pair = Pair()
     pair.connect()
     with pytest.raises(AssertionError, match="never moves on"):
