@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from landline.fleet import jobs, presence
+from landline.fleet import jobs
 from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
 from landline.fleet.model import ExecutionState
 from landline.line import Line, LineLink
+from landline.session.liveness import Liveness, Verdict
 from landline.session.replay import ReplayBuffer
 from landline.session.session import Session
 
@@ -29,17 +30,6 @@ class Ablation(msgspec.Struct, frozen=True):
 
 def _frames(patch) -> None:
     patch(Session, "_is_repetition", lambda self, sequence: False)
-
-
-def _orders(patch) -> None:
-    original = Agent._receive_order
-
-    async def receive_order(self, line, order):
-        self._known.pop(order.execution_id, None)
-        self._orders.pop(order.execution_id, None)
-        return await original(self, line, order)
-
-    patch(Agent, "_receive_order", receive_order)
 
 
 def _epoch(patch) -> None:
@@ -111,19 +101,22 @@ def _record_first(patch) -> None:
     patch(Ledger, "record", record)
 
 
-def _stale_join(patch) -> None:
-    for name in ("suspected", "link_lost", "left"):
-        original = getattr(presence, name)
+def _limit(patch) -> None:
+    patch(Session, "has_room", lambda self, size_bytes, *rest, **options: True)
 
-        def forget(before, now, *, join, original=original, **arguments):
-            return original(before, now, join=before.join, **arguments)
 
-        patch(presence, name, forget)
+def _heartbeat(patch) -> None:
+    original = Liveness.handle_timeout
+
+    def handle_timeout(self, now):
+        verdict = original(self, now)
+        return Verdict.NOTHING if verdict is Verdict.DEAD else verdict
+
+    patch(Liveness, "handle_timeout", handle_timeout)
 
 
 ABLATIONS = (
     Ablation("duplicate suppression", "frames that arrived before are dropped (§7.2)", "lines", _frames),
-    Ablation("duplicate orders", "an agent takes each order once", "fleet", _orders),
     Ablation("epoch fence", "bytes of an older transport change nothing (§7.3)", "lines", _epoch),
     Ablation("journal before acting", "an agent's journal has it before it acts", "fleet", _journal),
     Ablation("expiry", "what has expired is not begun", "fleet", _expiry),
@@ -131,7 +124,8 @@ ABLATIONS = (
         "acknowledgement check", "only what was sent can be acknowledged (§5.3)", "lines", _acknowledgement
     ),
     Ablation("record before granting", "leave to act is on disk before it is given", "fleet", _record_first),
-    Ablation("join fence", "news of an older join changes no presence", "fleet", _stale_join),
+    Ablation("send buffer limit", "senders wait where there is no room", "lines", _limit),
+    Ablation("heartbeat deadline", "a peer that is silent for too long is given up", "fleet", _heartbeat),
 )
 
 

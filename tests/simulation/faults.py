@@ -8,6 +8,7 @@ import msgspec
 
 KINDS = (
     "cut",
+    "stray",
     "silence",
     "clog",
     "kill",

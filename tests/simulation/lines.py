@@ -62,6 +62,7 @@ class LinesScenario:
         self.server.on_death = self._excuse
         for node in self.clients:
             node.on_death = self._excuse
+            node.on_end = self._client_ended
             node.after_step = self._look_at_client
 
     def begin(self) -> None:
@@ -217,6 +218,10 @@ class LinesScenario:
             self._running = None
         else:
             self._lines.pop(node, None)
+
+    def _client_ended(self, node: Node, error: BaseException | None) -> None:
+        if error is not None:
+            self.world.fail(f"{node.name} gave up: {error!r}")
 
     def _supervise(self) -> None:
         for node in (self.server, *self.clients):

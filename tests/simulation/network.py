@@ -28,6 +28,9 @@ class Socket:
     def setsockopt(self, level: int, option: int, value: int) -> None:
         """There is nothing to tune."""
 
+    def fileno(self) -> int:
+        return -1
+
     def getsockname(self) -> tuple[str, int]:
         return "0.0.0.0", self._port
 
@@ -355,6 +358,16 @@ class Network:
             else:
                 delay_ns = int(self.dice.random() * 0.3 * SECOND)
                 self.world.at(self.world.now_ns + delay_ns, lambda one=one: one.reset("cut"))
+
+    def stray(self, end: Transport, seconds: float) -> None:
+        """One end moves to another network: what it sent over the old one wanders about, and arrives late."""
+        end.node.disturb(seconds)
+        end.peer.disturb(seconds)
+        late_ns = int(seconds * SECOND)
+        end.flight = deque((at_ns + late_ns, piece) for at_ns, piece in end.flight)
+        for at_ns, _ in end.flight:
+            self.world.at(at_ns, lambda: self._deliver(end))
+        end.reset("the network changed")
 
     def close_way(self, source: Node, target: Node, seconds: float) -> None:
         """Nothing passes that way for a while; what is sent meanwhile arrives after that, as TCP repeats it."""

@@ -15,6 +15,7 @@ from tests.simulation.world import LAST_EVENTS, Violation, World
 
 from landline.session.replay import ReplayBuffer
 from landline.session.wire import encode_ack
+from landline.transports import tcp
 
 SCENARIOS = {"lines": LinesScenario, "fleet": FleetScenario}
 
@@ -38,6 +39,8 @@ def simulate(seed: int, options: Options | None = None, *, events_kept: int | No
     run = _Run(world, options)
     logging.disable(logging.CRITICAL)
     restore = _be_lax() if options.is_lax else lambda: None
+    # There is no kernel whose queue could be lengthened.
+    lengthen_queue, tcp.lengthen_queue = tcp.lengthen_queue, lambda descriptor: None
     violation = None
     try:
         run.scenario.begin()
@@ -51,6 +54,7 @@ def simulate(seed: int, options: Options | None = None, *, events_kept: int | No
         violation = str(failure)
     finally:
         restore()
+        tcp.lengthen_queue = lengthen_queue
         for node in run.nodes:
             node.bury()
         logging.disable(logging.NOTSET)
@@ -98,6 +102,7 @@ class _Run:
         )
         self.scenario = SCENARIOS[options.scenario](world, self.network, options)
         self.nodes: list[Node] = [self.scenario.server, *self.scenario.clients]
+        self.scenario.server.on_end = lambda node, error: world.fail(f"{node.name} ended: {error!r}")
         self.network.hosts = {node.name: node for node in self.nodes}
         if options.lies:
             self.network.liars[self.scenario.clients[0]] = world.dice("lies")
@@ -126,6 +131,10 @@ class _Run:
             ends = [end for end in self.network.transports if end.node is client]
             if ends:
                 self.network.cut(ends[-1], is_orderly=fault.dice < 0.3)
+        elif fault.kind == "stray":
+            ends = [end for end in self.network.transports if end.node is client]
+            if ends:
+                self.network.stray(ends[-1], fault.seconds)
         elif fault.kind == "silence":
             if fault.dice < 0.7:
                 self.network.close_way(client, server, fault.seconds)
@@ -151,12 +160,20 @@ def _add_lie(end: Transport, data: bytes) -> bytes:
 
 
 def _be_lax() -> Callable[[], None]:
-    original = ReplayBuffer.rewind
+    """Peers repeat some frames that the other side said it has. Returns what undoes it."""
+    rewind, next_unwritten = ReplayBuffer.rewind, ReplayBuffer.next_unwritten
+    repeated: dict[int, list[bytes]] = {}
 
-    def rewind(self: ReplayBuffer, received: int) -> None:
-        original(self, received)
-        self.written = max(0, self.written - 3)
-        self.unwritten_bytes = sum(map(len, self.frames[self.written :]))
+    def rewind_too_far(self: ReplayBuffer, received: int) -> None:
+        rewind(self, received)
+        repeated[id(self)] = self.frames[max(0, self.written - 3) : self.written]
 
-    ReplayBuffer.rewind = rewind
-    return lambda: setattr(ReplayBuffer, "rewind", original)
+    def write_again(self: ReplayBuffer, limit_bytes: int) -> list[bytes]:
+        return repeated.pop(id(self), []) + next_unwritten(self, limit_bytes)
+
+    ReplayBuffer.rewind, ReplayBuffer.next_unwritten = rewind_too_far, write_again
+
+    def undo() -> None:
+        ReplayBuffer.rewind, ReplayBuffer.next_unwritten = rewind, next_unwritten
+
+    return undo
