@@ -58,7 +58,7 @@ async def test_slices_and_delays_change_nothing(states, quick, faults):
             messages = [[number, b"x" * (number * 37 % 300)] for number in range(100)]
             assert await exchange(line, other, messages) == (messages, messages)
             # What is still to be confirmed on the way down would be waited for at the end.
-            await other.drain(None)
+            assert await other.drain(50)
             assert line.duplicates_dropped == other.duplicates_dropped == 0
             assert line.epoch == other.epoch == 1
             assert not here.find(RECONNECTING)

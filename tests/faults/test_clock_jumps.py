@@ -89,7 +89,7 @@ def is_useful(house) -> bool:
 def test_forward_on_the_control_server(house):
     """The line stays, and so does presence; a job that was pending expires, and is never done; the next one is done."""
     before = join_of(house)
-    pending = house.control.order(Action.LOG_OFF, "box", message="too late", delay_s=5.0)
+    pending = house.control.order(Action.LOG_OFF, "box", message="too late", delay_s=20.0)
     house.control.reaches(pending, ExecutionState.DELIVERED)
     house.server_clock.set(+1)
     assert house.control.ended(pending).state is ExecutionState.EXPIRED
@@ -102,7 +102,7 @@ def test_back_on_the_control_server(house, poll):
     """A job does not stay valid for a day longer: while its machine is frozen it expires when it would have, and is
     not done when the machine goes on. One that is in time is done, once. Then the server's clock is right again."""
     before = join_of(house)
-    late = house.control.order(Action.LOG_OFF, "box", message="too late", delay_s=1.5, valid_for_s=1.0)
+    late = house.control.order(Action.LOG_OFF, "box", message="too late", delay_s=4.0, valid_for_s=1.0)
     house.control.reaches(late, ExecutionState.DELIVERED)
     house.machine.agent.freeze()
     house.server_clock.set(-1)

@@ -229,11 +229,12 @@ class House:
         self.resume_window_s = 60.0
         self.joins: dict[str, int] = {}
         self.offset_s = 0.0
+        self.clock: Any = self.now
         self.machines: list[Machine] = []
         self.is_running = False
 
     def now(self) -> float:
-        """The control server's clock."""
+        """The time of day, which is the control server's clock unless a test gives it another."""
         return time.time() + self.offset_s
 
     async def start(self) -> House:
@@ -241,7 +242,7 @@ class House:
         self.server = Server(
             auth=SharedToken(TOKEN), heartbeat=self.heartbeat, resume_window_s=self.resume_window_s
         )
-        self.control = await Control.start(self.server, self.storage, waker=self.waker, clock=self.now)
+        self.control = await Control.start(self.server, self.storage, waker=self.waker, clock=self.clock)
         self.control.on_joined = self._joined
         self._listening = self.server.listen(self.url)
         self.endpoint = await self._listening.__aenter__()

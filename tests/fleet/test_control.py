@@ -19,6 +19,7 @@ from landline.fleet.api import (
     PreviewRequest,
     Snapshot,
 )
+from landline.fleet.clock import SteadyClock
 from landline.fleet.control import _checked
 from landline.fleet.messages import Claim, Grant
 from landline.fleet.model import Action, Cause, ExecutionState, Facts, Person, PresenceState
@@ -609,3 +610,35 @@ async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(house, mo
     with pytest.raises(landline.RequestError, match="could not record"):
         await again
     assert machine.acted == []
+
+
+# Clocks.
+
+
+async def test_a_clock_that_was_set_back_is_followed_when_nobody_waits_for_a_deadline(house, until) -> None:
+    house.clock = SteadyClock(house.now)
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop()
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    add_job, gate = house.storage.add_job, asyncio.Event()
+
+    async def add_slowly(*arguments):
+        await gate.wait()
+        return await add_job(*arguments)
+
+    house.storage.add_job = add_slowly
+    ordering = asyncio.create_task(house.order(Action.LOG_OFF, queue_for_s=60, valid_for_s=60))
+    await asyncio.sleep(0)
+    house.offset_s = -86_400
+    # The job has its deadline already, and is not yet among those that are open.
+    await house.control._sweep()
+    assert house.clock.ahead_s > 86_000
+    gate.set()
+    job = await ordering
+    await house.control._sweep()
+    assert house.clock.ahead_s > 86_000
+    assert (await house.execution(job)).expires_at <= house.clock() + 120
+    await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="me"))
+    await until(lambda: house.clock.ahead_s < 1)

@@ -572,9 +572,13 @@ class Control:
         clock = self._clock
         if not isinstance(clock, SteadyClock) or (ahead_s := clock.ahead_s) < CLOCK_AHEAD_S_MAX:
             return
-        waits = any(not execution.state.is_final for execution in self._ledger.executions()) or any(
-            machine.presence.state in {PresenceState.AWAY, PresenceState.RESUMING}
-            for machine in self._machines.values()
+        waits = (
+            self._ledger.is_writing
+            or any(not execution.state.is_final for execution in self._ledger.executions())
+            or any(
+                machine.presence.state in {PresenceState.AWAY, PresenceState.RESUMING}
+                for machine in self._machines.values()
+            )
         )
         if not waits:
             logger.warning("the time of day was set back by %.0f s; following it", ahead_s)

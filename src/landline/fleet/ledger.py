@@ -61,6 +61,11 @@ class Ledger:
         """The job an open execution belongs to."""
         return self._jobs[execution.job_id]
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether jobs or states are on their way to disk: a new job is among the others only when it is there."""
+        return bool(self._writing)
+
     def executions(self) -> list[Execution]:
         """Every execution of the jobs that are not over."""
         return list(self._open.values())
