@@ -435,7 +435,7 @@ class Line:
         code: Code = Code.NORMAL,
         reason: str = "",
         *,
-        timeout: float = DRAIN_TIMEOUT_S,
+        timeout: float | None = DRAIN_TIMEOUT_S,
         retry_after_s: float | None = None,
         spread_s: float = 0.0,
     ) -> None:
@@ -733,13 +733,13 @@ class Line:
         self._owner.messages_dropped += count
         self._ensure_room().count_dropped(count, self._session)
 
-    async def drain(self, timeout: float = DRAIN_TIMEOUT_S) -> bool:
+    async def drain(self, timeout: float | None = DRAIN_TIMEOUT_S) -> bool:
         """Waits until the peer's application has taken everything sent, ``timeout`` seconds at most.
 
         Returns whether it has. Cancelling it changes nothing.
         """
         session = self._session
-        if session is None or session.is_drained or timeout <= 0:
+        if session is None or session.is_drained or (timeout is not None and timeout <= 0):
             return session is None or session.is_drained
         return await self._ensure_room().drain(session, timeout)
 

@@ -95,7 +95,7 @@ class Room:
             self.is_dropping = False
             logger.info("%r takes messages again; %d were dropped so far", self._line, self.messages_dropped)
 
-    async def drain(self, session: Session, timeout_s: float) -> bool:
+    async def drain(self, session: Session, timeout_s: float | None) -> bool:
         """See :meth:`landline.Line.drain`."""
         drained = self._drained = self._drained or self._loop.create_future()
         try:

@@ -251,7 +251,7 @@ class Server:
         spread_s: float = 0.0,
         alternatives: Sequence[str] = (),
         over_s: float = 0.0,
-        timeout: float = DRAIN_TIMEOUT_S,
+        timeout: float | None = DRAIN_TIMEOUT_S,
     ) -> None:
         """Stops listening, lets every line drain (``timeout`` seconds at most), and says goodbye.
 
@@ -436,7 +436,7 @@ class Server:
             await self.close()
 
     async def _end_paced(
-        self, lines: list[Line], end: Callable[[Line], None], over_s: float, timeout: float
+        self, lines: list[Line], end: Callable[[Line], None], over_s: float, timeout: float | None
     ) -> None:
         """Drains and ends the lines, so many in each turn that it takes ``over_s`` seconds in all."""
         turns = max(1, math.ceil(over_s / GOODBYE_TURN_S))
@@ -446,7 +446,7 @@ class Server:
             attached = [line for line in some if line.session is not None and line.session.is_attached]
             drained = await asyncio.gather(*(line.drain(timeout) for line in attached))
             if not all(drained):
-                logger.warning("closing with messages still unconfirmed after %g s", timeout)
+                logger.warning("closing with messages still unconfirmed after %s s", timeout)
             for line in some:
                 end(line)
 
