@@ -177,7 +177,8 @@ class Server:
         self._admission = admission or Admission()
         self._gate = Gate(self._admission)
         self._groups: dict[str, Group] = {}
-        self._handshakes: set[_HandshakeLink] = set()
+        # In order of arrival.
+        self._handshakes: dict[_HandshakeLink, None] = {}
         self._listeners: list[Listener] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._line_function: LineFunction | None = None
@@ -473,11 +474,11 @@ class Server:
 
     def handshake_begun(self, link: _HandshakeLink) -> None:
         """A transport was accepted."""
-        self._handshakes.add(link)
+        self._handshakes[link] = None
 
     def handshake_over(self, link: _HandshakeLink) -> None:
         """A transport was welcomed, refused or lost."""
-        self._handshakes.discard(link)
+        self._handshakes.pop(link, None)
 
     @property
     def name(self) -> str:

@@ -193,20 +193,29 @@ class Control:
         [execution] = self.api.job(job_id).executions
         return execution
 
-    def reaches(self, job_id: str, *states: ExecutionState) -> Execution:
-        """Waits until the only execution of a job is in one of the states, and fails if it ends in another."""
+    def reaches(self, job_id: str, state: ExecutionState) -> Execution:
+        """Waits until the only execution of a job has been in the state, and fails if it ends without.
+
+        It may have left the state since: what passes quickly is seen on a busy machine too.
+        """
+
+        def found() -> Execution | None:
+            view = self.api.job(job_id)
+            if any(event.state is state for event in view.events):
+                return view.executions[0]
+            assert not view.executions[0].state.is_final, self.life(job_id)
+            return None
+
+        return until(found, lambda: f"not {state}: {self.life(job_id)}")
+
+    def ended(self, job_id: str) -> Execution:
+        """Waits until the only execution of a job is over."""
 
         def found() -> Execution | None:
             execution = self.execution(job_id)
-            if execution.state in states:
-                return execution
-            assert not execution.state.is_final, self.life(job_id)
-            return None
+            return execution if execution.state.is_final else None
 
-        return until(found, lambda: f"not {states}: {self.life(job_id)}")
-
-    def ended(self, job_id: str) -> Execution:
-        return self.reaches(job_id, *(state for state in ExecutionState if state.is_final))
+        return until(found, lambda: f"not over: {self.life(job_id)}")
 
     def life(self, job_id: str) -> list[str]:
         view = self.api.job(job_id)

@@ -137,7 +137,7 @@ def test_back_on_the_control_server_while_it_is_down(house):
 def test_on_the_agent(house, days):
     """Its countdown is elapsed time: the job is done once, and not before it is due; the line stays."""
     before = join_of(house)
-    job = house.control.order(Action.LOG_OFF, "box", message="once", delay_s=2.0)
+    job = house.control.order(Action.LOG_OFF, "box", message="once", delay_s=3.0)
     due_at = house.control.reaches(job, ExecutionState.DELIVERED).due_at
     house.agent_clock.set(days)
     assert house.control.ended(job).state is ExecutionState.DONE

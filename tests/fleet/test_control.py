@@ -9,6 +9,7 @@ import pytest
 import landline
 from landline import Heartbeat
 from landline.fleet import subscriptions
+from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.prompt import Answer, Choice
 from landline.fleet.api import (
     CancelRequest,
@@ -211,6 +212,33 @@ async def test_a_queued_job_that_waited_too_long_expires(house) -> None:
     assert machine.acted == [Action.LOG_OFF]
 
 
+async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_due(house) -> None:
+    """Also when the control server was started again meanwhile."""
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop()
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    messages = [f"number {number}" for number in range(8)]
+    for message in messages:
+        await house.order(Action.LOG_OFF, queue_for_s=3600.0, message=message)
+    await house.stop()
+    await house.start()
+    begun = []
+    receive = Agent._receive_order
+
+    async def received(agent, line, order) -> bool:
+        begun.append(order.message)
+        return await receive(agent, line, order)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Agent, "_receive_order", received)
+        await machine.boot()
+    for view in await house.control.jobs(10):
+        await house.over(view)
+    assert begun == messages
+
+
 async def test_a_request_id_makes_one_job_only(house) -> None:
     await house.start()
     machine = await house.machine().boot()
@@ -341,6 +369,30 @@ async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(house, unti
     woken = await house.over(job)
     assert (woken.state, woken.detail) == (ExecutionState.DONE, "it came online")
     transport.close()
+
+
+async def test_a_wake_up_outlives_a_full_disk(house, until, monkeypatch) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
+    await machine.boot()
+    await house.over(await house.order(Action.SHUT_DOWN))
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    record, failed = house.storage.record, []
+
+    async def fail(executions) -> None:
+        failed.append(executions)
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.storage, "record", fail)
+    job = await house.order(Action.WAKE)
+    await until(lambda: len(failed) > 1)
+    assert house.waker.woken == []
+    monkeypatch.setattr(house.storage, "record", record)
+    await until(lambda: house.waker.woken)
+    await machine.boot()
+    assert (await house.over(job)).state is ExecutionState.DONE
 
 
 async def test_a_machine_that_does_not_wake_has_failed(house, until) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
 from landline.fleet.model import ExecutionState
 from landline.line import Line, LineLink
-from landline.session.liveness import Liveness, Verdict
+from landline.session.liveness import Liveness
 from landline.session.replay import ReplayBuffer
 from landline.session.session import Session
 
@@ -33,14 +34,19 @@ def _frames(patch) -> None:
 
 
 def _epoch(patch) -> None:
+    # Three things keep an older transport out: it is given another protocol, its link is no longer the line's, and
+    # its bytes carry an older epoch. Each of them suffices.
     attach = Line.attach
 
     def attach_beside(self, *arguments, **options):
-        if self._link is not None:
-            old = self._link.transport
-            old.write = lambda data: None
-            old.close = lambda: None
+        old = self._link.transport if self._link is not None else None
+        if old is None:
+            attach(self, *arguments, **options)
+            return
+        protocol = old.get_protocol()
+        old.write = old.close = old.abort = lambda *nothing: None
         attach(self, *arguments, **options)
+        old.set_protocol(protocol)
 
     def data_received(self, data):
         self.line.receive_data(self.line._link or self, data)
@@ -65,21 +71,22 @@ def _expiry(patch) -> None:
     def never(execution):
         return msgspec.structs.replace(execution, expires_at=execution.expires_at + 1e6)
 
-    def claim_late(execution, now, *, boot_id):
-        grant, after = claim(never(execution), now, boot_id=boot_id)
-        if after is not None:
-            after = msgspec.structs.replace(after, expires_at=execution.expires_at)
-        return grant, after
+    def as_before(after, execution):
+        return after and msgspec.structs.replace(after, expires_at=execution.expires_at)
+
+    def claim_late(execution, now, **options):
+        grant, after = claim(never(execution), now, **options)
+        return grant, as_before(after, execution)
+
+    def overdue_late(job, execution, now):
+        return as_before(overdue(job, never(execution), now), execution)
+
+    def settle_late(job, execution, *rest):
+        return as_before(settle(job, never(execution), *rest), execution)
 
     patch(jobs, "claim", claim_late)
-    patch(jobs, "overdue", lambda job, execution, now: overdue(job, execution, min(now, 0)))
-    patch(
-        jobs,
-        "settle_on_join",
-        lambda job, execution, machine, known, now: (
-            settle(job, never(execution), machine, known, now) and None
-        ),
-    )
+    patch(jobs, "overdue", overdue_late)
+    patch(jobs, "settle_on_join", settle_late)
 
 
 def _acknowledgement(patch) -> None:
@@ -106,13 +113,7 @@ def _limit(patch) -> None:
 
 
 def _heartbeat(patch) -> None:
-    original = Liveness.handle_timeout
-
-    def handle_timeout(self, now):
-        verdict = original(self, now)
-        return Verdict.NOTHING if verdict is Verdict.DEAD else verdict
-
-    patch(Liveness, "handle_timeout", handle_timeout)
+    patch(Liveness, "_dead_due", lambda self: math.inf)
 
 
 ABLATIONS = (

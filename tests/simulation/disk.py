@@ -89,12 +89,13 @@ class Database:
 
     async def open_executions(self, since_at: float) -> tuple[Execution, ...]:
         await self._read()
-        return tuple(
+        found = (
             execution
             for execution in self._node.disk["executions"].values()
             if not execution.state.is_final
             or (execution.state is ExecutionState.UNKNOWN and execution.updated_at >= since_at)
         )
+        return tuple(sorted(found, key=lambda execution: (execution.due_at, execution.id)))
 
     async def job(self, job_id_prefix: str) -> tuple[Job, ...]:
         await self._read()

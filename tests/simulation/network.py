@@ -62,6 +62,8 @@ class Transport(asyncio.Transport):
         self.is_lost = False
         self.is_dead = False
         """Its process is gone."""
+        self.has_left = False
+        """Its system has no way to the other end any more, and so does not answer."""
         self.arrives_ns = 0
         self.flight: deque[tuple[int, object]] = deque()
         self.in_flight_bytes = 0
@@ -145,6 +147,8 @@ class Transport(asyncio.Transport):
 
     def arrive(self, piece: object) -> None:
         """A segment is here."""
+        if self.has_left:
+            return
         if self.is_dead or self.is_lost:
             # Nobody owns the socket any more: the system answers with a reset.
             self.other.in_flight_bytes = 0
@@ -367,6 +371,7 @@ class Network:
         end.flight = deque((at_ns + late_ns, piece) for at_ns, piece in end.flight)
         for at_ns, _ in end.flight:
             self.world.at(at_ns, lambda: self._deliver(end))
+        end.has_left = True
         end.reset("the network changed")
 
     def close_way(self, source: Node, target: Node, seconds: float) -> None:

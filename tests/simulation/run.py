@@ -162,14 +162,16 @@ def _add_lie(end: Transport, data: bytes) -> bytes:
 def _be_lax() -> Callable[[], None]:
     """Peers repeat some frames that the other side said it has. Returns what undoes it."""
     rewind, next_unwritten = ReplayBuffer.rewind, ReplayBuffer.next_unwritten
-    repeated: dict[int, list[bytes]] = {}
+    # With the buffer, so that its id stays its own.
+    repeated: dict[int, tuple[ReplayBuffer, list[bytes]]] = {}
 
     def rewind_too_far(self: ReplayBuffer, received: int) -> None:
         rewind(self, received)
-        repeated[id(self)] = self.frames[max(0, self.written - 3) : self.written]
+        repeated[id(self)] = self, self.frames[max(0, self.written - 3) : self.written]
 
     def write_again(self: ReplayBuffer, limit_bytes: int) -> list[bytes]:
-        return repeated.pop(id(self), []) + next_unwritten(self, limit_bytes)
+        _, again = repeated.pop(id(self), (self, []))
+        return again + next_unwritten(self, limit_bytes)
 
     ReplayBuffer.rewind, ReplayBuffer.next_unwritten = rewind_too_far, write_again
 

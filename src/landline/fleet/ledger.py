@@ -42,7 +42,8 @@ class Ledger:
     async def load(self, now: float) -> None:
         """Reads from disk what was not over. Raises :class:`StorageError`."""
         executions = await self._storage.open_executions(now - UNKNOWN_KEPT_S)
-        for job_id in {execution.job_id for execution in executions}:
+        # In the order of the executions, soonest due first: so they go out when their machines are back.
+        for job_id in _jobs_of(executions):
             (job,) = await self._storage.job(job_id)
             self._remember(job, await self._storage.executions_of([job_id]))
 
@@ -187,9 +188,10 @@ class Ledger:
             for execution in executions:
                 self._end_write(execution.id)
             self._written.set()
-            for job_id in {execution.job_id for execution in executions}:
+            job_ids = _jobs_of(executions)
+            for job_id in job_ids:
                 self._changed(job_id)
-            self._forget_finished({execution.job_id for execution in executions})
+            self._forget_finished(job_ids)
 
     def _end_write(self, execution_id: str) -> None:
         self._unwritten[execution_id] -= 1
@@ -228,3 +230,8 @@ class Ledger:
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
         return await asyncio.shield(task)
+
+
+def _jobs_of(executions: Iterable[Execution]) -> list[str]:
+    """The ids of their jobs, each once, in the order in which they appear."""
+    return list(dict.fromkeys(execution.job_id for execution in executions))

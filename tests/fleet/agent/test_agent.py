@@ -18,6 +18,7 @@ from landline.fleet.agent.prompt import Answer, Choice, PromptError
 from landline.fleet.api import CancelRequest
 from landline.fleet.messages import Goodbye, KnownExecution, Report
 from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
+from landline.fleet.storage import StorageError
 
 NOW = Answer(choice=Choice.NOW)
 CANCEL = Answer(choice=Choice.CANCEL)
@@ -687,3 +688,38 @@ async def test_an_agent_that_is_stopped_before_the_system_answered_does_not_clai
     machine.agent.stop()
     assert (await machine.ended()).cause is Cause.AGENT_STOPPED
     assert (await house.execution(job)).state is ExecutionState.ACTING
+
+
+# Joining.
+
+
+async def test_the_line_is_known_before_the_first_order_can_come(house, until) -> None:
+    await house.start()
+    machine = house.machine()
+    known = []
+    await machine.start_agent(wait=False)
+    machine.agent._on_state = lambda line, change: known.append(machine.agent.line is line)
+    await until(lambda: house.joins)
+    assert known == [True]
+
+
+async def test_a_join_that_was_not_recorded_is_repeated_in_its_session_only(house, until, monkeypatch) -> None:
+    monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.3)
+    await house.start()
+    machine = house.machine()
+    refused = asyncio.Event()
+
+    async def fail(machines) -> None:
+        refused.set()
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.storage, "save_machines", fail)
+    await machine.boot(wait=False)
+    await refused.wait()
+    # The new session has a join of its own, while the old one's is about to be tried again.
+    await house.stop()
+    await house.start()
+    await until(lambda: house.joins)
+    await asyncio.sleep(0.5)
+    assert house.joins == {machine.id: 1}
+    assert not machine.task.done()

@@ -128,7 +128,6 @@ class Agent:
             if line is None:
                 return await self._ending or Goodbye(Cause.AGENT_STOPPED)
             try:
-                self.line = line
                 self._start(self._watch_persons())
                 goodbye = await self._ending
                 if goodbye is None:
@@ -172,6 +171,8 @@ class Agent:
 
     def _line_changed(self, line: Line, change: StateChange) -> None:
         if change.state is LineState.ONLINE and change.resumed is False:
+            # Before anybody hears of it: the first order may be here before whoever waits for the connection.
+            self.line = line
             self._start(self._join(line))
         elif change.state is LineState.CLOSED and not self._ending.done():
             self._ending.set_result(None)
