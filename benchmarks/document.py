@@ -30,15 +30,16 @@ def rendered(report: Report, text: str) -> str:
         ("machine", format_machine(report)),
         *((row.name, format_table(row)) for row in report.rows),
     ]:
-        places = list(
-            re.finditer(rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)", text, re.DOTALL)
-        )
-        if len(places) != 1:
-            raise ValueError(
-                f"the document has {len(places)} places for the results of {name!r}; it needs one"
-            )
-        text = text[: places[0].end(1)] + table + text[places[0].start(2) :]
+        text = filled(text, name, table)
     return text
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """The document with a table between the markers of that name. Raises :class:`ValueError` without such a place."""
+    places = list(re.finditer(rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)", text, re.DOTALL))
+    if len(places) != 1:
+        raise ValueError(f"the document has {len(places)} places for the results of {name!r}; it needs one")
+    return text[: places[0].end(1)] + table + text[places[0].start(2) :]
 
 
 def format_machine(report: Report) -> str:

@@ -10,6 +10,7 @@ import time
 
 from tests.simulation.ablations import ABLATIONS, without
 from tests.simulation.faults import Options
+from tests.simulation.lines import HEARTBEAT
 from tests.simulation.run import Outcome, shrink, simulate
 from tests.simulation.storm import find_peak
 
@@ -25,6 +26,7 @@ class Score:
         self.failed = 0
         self._steps = 0
         self._simulated_s = 0.0
+        self.longest_silence_s = 0.0
         self._begun = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
@@ -34,6 +36,7 @@ class Score:
             self.failed += 1
         self._steps += outcome.steps
         self._simulated_s += outcome.simulated_s
+        self.longest_silence_s = max(self.longest_silence_s, outcome.longest_silence_s)
 
     def __str__(self) -> str:
         took_s = max(time.monotonic() - self._begun, 1e-9)
@@ -86,6 +89,10 @@ def _run(first: int, seeds: int, minutes: float | None) -> int:
             print(f"\r{score}", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
+    print(
+        f"a silent peer was believed in for at most {score.longest_silence_s:.2f} s; "
+        f"{HEARTBEAT.interval_s:g} s + {HEARTBEAT.timeout_s:g} s are allowed, and what a timer takes"
+    )
     print(score)
     return 1 if score.failed else 0
 

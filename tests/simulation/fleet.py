@@ -10,13 +10,14 @@ from random import Random
 from tests.simulation.deliveries import Deliveries
 from tests.simulation.disk import Database, JournalDisk
 from tests.simulation.faults import Fault, Options
+from tests.simulation.lines import HEARTBEAT, TOKEN
 from tests.simulation.network import Network
 from tests.simulation.node import Node
 from tests.simulation.watch import LineWatch
 from tests.simulation.world import SECOND, World
 
 import landline
-from landline import Backoff, Heartbeat, LandlineError, Line, LineState, Server, SharedToken
+from landline import Backoff, LandlineError, Line, LineState, Server
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Journal
 from landline.fleet.agent.power.simulated import SimulatedPower
@@ -26,8 +27,6 @@ from landline.fleet.control import Control
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
 from landline.fleet.storage import StorageError
 
-HEARTBEAT = Heartbeat(interval_s=3.0, timeout_s=2.0)
-TOKEN = SharedToken("a token of the simulation")
 RESUME_WINDOW_S = 30.0
 NOTICED_S = 12.0
 """The heartbeat's interval and timeout, what a clogged network may still deliver, and some slack."""
@@ -381,13 +380,13 @@ class FleetScenario:
 
     def _look_at_server(self, node: Node) -> None:
         for line in self._running[0].lines if self._running is not None else ():
-            self.watch.look(line, is_server=True)
+            self.watch.look(node, line, is_server=True)
             self._sessions[node].add(line.session_id)
 
     def _look_at_client(self, node: Node) -> None:
         agent = self._agents.get(node)
         if agent is not None and agent.line is not None:
-            self.watch.look(agent.line, is_server=False)
+            self.watch.look(node, agent.line, is_server=False)
             self._sessions[node].add(agent.line.session_id)
 
     def _excuse(self, node: Node) -> None:

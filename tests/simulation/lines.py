@@ -203,13 +203,13 @@ class LinesScenario:
 
     def _look_at_server(self, node: Node) -> None:
         for line in self._running.lines if self._running is not None else ():
-            self.watch.look(line, is_server=True)
+            self.watch.look(node, line, is_server=True)
             self._sessions[node].add(line.session_id)
 
     def _look_at_client(self, node: Node) -> None:
         line = self._lines.get(node)
         if line is not None and line.session is not None:
-            self.watch.look(line, is_server=False)
+            self.watch.look(node, line, is_server=False)
             self._sessions[node].add(line.session_id)
 
     def _excuse(self, node: Node) -> None:

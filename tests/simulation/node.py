@@ -35,6 +35,8 @@ class Node:
         self.disk_full_until_ns = 0
         self.disturbed_at_ns = -(10**18)
         """When something last kept it from running or talking as it should."""
+        self.held_up_at_ns = -(10**18)
+        """When it last stood still."""
         self.up_since_ns = 0
         self.after_step: Callable[[Node], None] = lambda node: None
         self.on_death: Callable[[Node], None] = lambda node: None
@@ -167,6 +169,7 @@ class Node:
             self._suspended_ns += self.world.now_ns - self._asleep_since_ns
             self._asleep_since_ns = None
         self.paused_until_ns = self.world.now_ns
+        self.held_up_at_ns = self.world.now_ns
         self.disturb()
         self.arm()
 

@@ -30,6 +30,8 @@ class Outcome(msgspec.Struct):
     fingerprint: str
     steps: int
     simulated_s: float
+    longest_silence_s: float
+    """The longest that anybody who was not held up believed in a silent peer."""
 
 
 def simulate(seed: int, options: Options | None = None, *, events_kept: int | None = LAST_EVENTS) -> Outcome:
@@ -59,7 +61,14 @@ def simulate(seed: int, options: Options | None = None, *, events_kept: int | No
             node.bury()
         logging.disable(logging.NOTSET)
     return Outcome(
-        seed, options, violation, list(world.last_events), world.fingerprint, world.steps, world.now_s
+        seed,
+        options,
+        violation,
+        list(world.last_events),
+        world.fingerprint,
+        world.steps,
+        world.now_s,
+        run.scenario.watch.longest_silence_s,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from heapq import heapify, heappop, heapreplace
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -28,11 +29,14 @@ class NoJitter(Random):
 
 
 class Storm(msgspec.Struct):
-    """How a crowd came back, by seconds since the loss."""
+    """How a crowd came back, second by second from the return of the server on."""
 
     clients: int
+    away_s: float
+    jitter: bool
+    per_s: float | None
+    bin_s: float
     attempts: list[int]
-    """Attempts in each second after the server is back; it is away for the first ones."""
     returned: list[int]
 
     @property
@@ -41,9 +45,9 @@ class Storm(msgspec.Struct):
         return max(self.attempts)
 
     @property
-    def last_s(self) -> int:
+    def all_back_s(self) -> int:
         """The second in which the last one was back."""
-        return len(self.returned) - 1
+        return len(self.returned)
 
 
 def storm(
@@ -65,13 +69,13 @@ def storm(
     returned: list[int] = []
     while heap:
         now, number = heap[0]
-        second = int(now)
-        while len(attempts) <= second:
-            attempts.append(0)
-            returned.append(0)
-        attempts[second] += 1
         retry_after_s = None
         if now >= away_s:
+            second = int(now - away_s)
+            while len(attempts) <= second:
+                attempts.append(0)
+                returned.append(0)
+            attempts[second] += 1
             retry_after_s = gate.admit(now) if gate is not None else None
             if retry_after_s is None:
                 returned[second] += 1
@@ -79,7 +83,8 @@ def storm(
                 continue
         delay = schedules[number].next_delay(now, dice, retry_after_s=retry_after_s)
         heapreplace(heap, (now + delay, number))
-    return Storm(clients, attempts, returned)
+    per_s = admission.per_s if admission is not None else None
+    return Storm(clients, away_s, jitter, per_s, 1.0, attempts, returned)
 
 
 def find_peak(*, jitter: bool, clients: int = 2000) -> int:
@@ -93,25 +98,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=1_000_000)
     parser.add_argument("--away", type=float, default=60.0, help="seconds the server is away (default 60)")
     parser.add_argument("--per-s", type=float, default=5000.0, help="admission, in clients a second")
-    parser.add_argument("--no-jitter", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print the curve")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the curves to FILE")
     options = parser.parse_args(arguments)
-    found = storm(
-        options.clients,
-        away_s=options.away,
-        admission=Admission(per_s=options.per_s, burst=int(options.per_s)),
-        jitter=not options.no_jitter,
-    )
-    if options.json:
-        print(msgspec.json.encode(found).decode())
-        return 0
-    after = found.attempts[int(options.away) :]
-    in_all = sum(after)
-    print(
-        f"{found.clients:,} clients, {in_all:,} attempts after the return of the server, "
-        f"at most {max(after):,} a second; at most {max(found.returned):,} let in a second, "
-        f"all back {found.last_s - options.away:.0f} s after it"
-    )
+    if options.clients < 1 or options.away < 0 or not 0 < options.per_s <= 1e6:
+        print("--clients and --per-s must be above zero, --away not below it", file=sys.stderr)
+        return 2
+    admission = Admission(per_s=options.per_s, burst=max(1, int(options.per_s)))
+    found = []
+    for jitter, gate in ((True, admission), (False, admission), (True, None), (False, None)):
+        each = storm(options.clients, away_s=options.away, admission=gate, jitter=jitter)
+        found.append(each)
+        print(
+            f"{'with' if jitter else 'without'} jitter, {'with' if gate else 'without'} admission: "
+            f"{each.clients:,} clients, {sum(each.attempts):,} attempts after the return of the server, "
+            f"at most {each.peak:,} a second; all back after {each.all_back_s:,} s",
+            flush=True,
+        )
+    if options.json is not None:
+        options.json.write_bytes(msgspec.json.encode(found) + b"\n")
     return 0
 
 

@@ -20,14 +20,18 @@ class LineWatch:
     def __init__(self, world: World, *, interval_s: float, timeout_s: float) -> None:
         self._world = world
         self._bound_s = interval_s + timeout_s
+        self.longest_silence_s = 0.0
+        """The longest that a node bore hearing nothing while nothing kept it from noticing."""
         self.by_server: dict[bytes, Session] = {}
         self.by_client: dict[bytes, Session] = {}
 
-    def look(self, line: Line | None, *, is_server: bool) -> None:
+    def look(self, node: Node, line: Line, *, is_server: bool) -> None:
         """Called after every turn of a node, for its lines."""
-        session = line.session if line is not None else None
+        session = line.session
         if session is None:
             return
+        if session.is_attached:
+            self._check_silence(node, session)
         sessions = self.by_server if is_server else self.by_client
         sessions[session.session_id] = session
         self._check_buffers(session)
@@ -50,6 +54,17 @@ class LineWatch:
         since_ns = self._world.now_ns - int((self._bound_s + 2 * WHEEL_S) * SECOND)
         if all(each.disturbed_at_ns < since_ns for each in (node, *peers)):
             self._world.fail(f"{node.name} called a live peer dead: {change.detail}")
+
+    def _check_silence(self, node: Node, session: Session) -> None:
+        """Whoever says nothing for longer than the interval and the timeout is given up (§6.2), whatever the reason."""
+        silence_s = node.monotonic() - session._liveness.heard_at
+        allowed_s = self._bound_s + WHEEL_S
+        # One that was itself held up gives its peers the timeout once more.
+        if node.held_up_at_ns > self._world.now_ns - int(2 * allowed_s * SECOND):
+            return
+        self.longest_silence_s = max(self.longest_silence_s, silence_s)
+        if silence_s > allowed_s:
+            self._world.fail(f"{node.name} has heard nothing for {silence_s:.3f} s and believes in its peer")
 
     def _check_buffers(self, session: Session) -> None:
         limit = session._send_buffer

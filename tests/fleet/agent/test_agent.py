@@ -703,7 +703,9 @@ async def test_the_line_is_known_before_the_first_order_can_come(house, until) -
     assert known == [True]
 
 
-async def test_a_join_that_was_not_recorded_is_repeated_in_its_session_only(house, until, monkeypatch) -> None:
+async def test_a_join_that_was_not_recorded_is_repeated_in_its_session_only(
+    house, until, monkeypatch
+) -> None:
     monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.3)
     await house.start()
     machine = house.machine()

@@ -1,0 +1,106 @@
+"""A crowd of real clients that loses its server at once, and how it comes back: ``python -m benchmarks.storm``.
+
+The server is killed, and another one listens on its port after a while. The same with the jitter of the back-off
+switched off, with the admission of the server switched off, and with neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from benchmarks.processes import Child, ChildFailed, connections_max
+from benchmarks.progress import Progress
+from benchmarks.scale import Return
+from benchmarks.storm_processes import BIN_S, HOST
+from landline import Admission, Backoff
+
+STABLE_S: Final = Backoff().stable_after + 1.0
+"""Links must have held for this long, so that the back-off begins at its shortest delay."""
+RETURN_TIMEOUT_S: Final = 180.0
+
+
+def storm(clients: int, away_s: float, *, jitter: bool, per_s: float | None) -> Return:
+    """Raises :class:`ChildFailed`, also when not everybody is back in time."""
+    port = _free_port()
+    serving = json.dumps({"port": port, "per_s": per_s or 0})
+    with Child("storm_processes", "serve", serving) as first:
+        pid = first.read()["pid"]
+        crowding = json.dumps({"port": port, "clients": clients, "jitter": jitter})
+        with Child("storm_processes", "crowd", crowding) as crowd:
+            crowd.read(120.0)
+            time.sleep(STABLE_S)
+            os.kill(pid, signal.SIGKILL)
+            lost_at = time.monotonic()
+            crowd.tell()
+            time.sleep(away_s)
+            with Child("storm_processes", "serve", serving) as second:
+                listening_at = second.read()["listening_at"]
+                answer = crowd.read(RETURN_TIMEOUT_S)
+                tried = second.ask()["tried"]
+    since_return = [at - listening_at for at in answer["returned"]]
+    bins = len(tried)
+    returned = [0] * bins
+    for seconds in since_return:
+        returned[min(bins - 1, max(0, int(seconds / BIN_S)))] += 1
+    return Return(
+        clients=clients,
+        away_s=round(listening_at - lost_at, 1),
+        jitter=jitter,
+        per_s=per_s,
+        bin_s=BIN_S,
+        attempts=[after - before for before, after in zip([0, *tried], tried, strict=False)],
+        returned=returned,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=__doc__)
+    parser.add_argument("--clients", type=int, default=5000)
+    parser.add_argument("--away-s", type=float, default=10.0, help="how long the server is gone (default 10)")
+    parser.add_argument(
+        "--per-s", type=float, default=Admission().per_s, help="admission, in clients a second (default 1000)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the curves to FILE")
+    options = parser.parse_args(arguments)
+    if not 0 < options.clients <= connections_max() or options.away_s < 0 or options.per_s <= 0:
+        print(
+            f"--clients must be between 1 and {connections_max():,}, the others above zero", file=sys.stderr
+        )
+        return 2
+    found = []
+    progress = Progress("storm")
+    for jitter, per_s in ((True, options.per_s), (False, options.per_s), (True, None), (False, None)):
+        name = f"{'with' if jitter else 'without'} jitter, {'with' if per_s else 'without'} admission"
+        try:
+            with progress.step(name):
+                found.append(storm(options.clients, options.away_s, jitter=jitter, per_s=per_s))
+        except ChildFailed as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        print(f"{name}: {found[-1]}", flush=True)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_bytes(msgspec.json.encode(found) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
