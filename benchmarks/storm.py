@@ -21,7 +21,8 @@ import msgspec
 from benchmarks.processes import Child, ChildFailed, connections_max
 from benchmarks.progress import Progress
 from benchmarks.scale import Return
-from benchmarks.storm_processes import BIN_S, HOST
+from benchmarks.servers import HOST
+from benchmarks.storm_processes import BIN_S
 from landline import Admission, Backoff
 
 STABLE_S: Final = Backoff().stable_after + 1.0

@@ -17,13 +17,12 @@ import uvloop
 
 import landline
 from benchmarks.processes import LOAD_CORE, SERVER_CORE, begin_child, say
+from benchmarks.servers import HOST, UNLIMITED
 from landline import Admission, Line, LineState, StateChange
 
-HOST: Final = "127.0.0.1"
 BIN_S: Final = 0.1
 AT_ONCE: Final = 100
 """So many clients connect at a time while the crowd gathers."""
-UNLIMITED: Final = Admission(per_s=1e6, burst=10**6, unfinished=10**6)
 
 
 class Longest(Random):

@@ -24,6 +24,7 @@ from landline.errors import (
 )
 from landline.handlers import Function, Handlers
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
+from landline.outbox import Outbox
 from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -130,6 +131,7 @@ class Connector:
         self.messages_dropped = 0
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
+        self.outbox: Outbox
 
     def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
         """Registers a handler for the server's requests and messages called ``name``; see :meth:`Server.on`."""
@@ -149,6 +151,7 @@ class Connector:
             raise RuntimeError("a connector can be entered once")
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop, self._clock)
+        self.outbox = Outbox(self.loop)
         line = self._line = Line(self, identity=self._identity)
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()

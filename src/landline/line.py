@@ -22,6 +22,7 @@ from landline.errors import (
     SessionLost,
 )
 from landline.handlers import Handlers, decode_value, encode_value
+from landline.outbox import Outbox
 from landline.requests import Requests
 from landline.room import Room, WhenFull, check_policy, wake
 from landline.session.codes import Code
@@ -39,7 +40,7 @@ from landline.session.events import (
 )
 from landline.session.handshake import Bye, encode_body
 from landline.session.liveness import LAG_TOLERANCE_S
-from landline.session.session import Session
+from landline.session.session import WRITE_BYTES, Session
 from landline.session.state import State
 from landline.session.wire import Kind, Operation
 from landline.timers import TimerWheel
@@ -65,6 +66,7 @@ class LineOwner(Protocol):
 
     loop: asyncio.AbstractEventLoop
     wheel: TimerWheel
+    outbox: Outbox
     handlers: Handlers
     messages_dropped: int
     """Of all lines, for want of room in their send buffers."""
@@ -143,6 +145,7 @@ class Line:
         "_session",
         "_state",
         "_waiting",
+        "_written_in",
         "data",
         "error",
         "identity",
@@ -160,6 +163,8 @@ class Line:
         self._callback: StateCallback | None = None
         self._peer = ""
         self._flush_scheduled = False
+        # The turn in which a broadcast was written at once.
+        self._written_in = 0
         self._in_batch = False
         self._eof_received = False
         self._expires_at: float | None = None
@@ -301,8 +306,12 @@ class Line:
         is_bulk: bool = False,
         when_full: WhenFull = _WAIT,
         keep: int | None = None,
+        turn: int = 0,
     ) -> int:
         """Sends a value encoded before, as a broadcast does once for all lines.
+
+        With a ``turn`` of the outbox the first such message of that turn is written at once: to go over thousands of
+        lines again at its end would mean to fetch all of them into the processor's cache a second time.
 
         Returns how many older messages were dropped for it. Raises :class:`BufferFull` when there is no room;
         :meth:`receive_full` then does what the policy says.
@@ -325,7 +334,10 @@ class Line:
             dropped = session.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
         if dropped:
             self._count_dropped(dropped)
-        if not self._in_batch:
+        if turn and turn != self._written_in and not self._flush_scheduled and not self._in_batch:
+            self._written_in = turn
+            self._flush()
+        else:
             self._flush_soon()
         return dropped
 
@@ -602,6 +614,9 @@ class Line:
         if self._room is not None:
             # Those who waited for a new session; the old one's acknowledgements wake nobody any more.
             self._room.receive_acks(session)
+        due = session.next_timeout()
+        if due is not None:
+            self._owner.wheel.schedule(self, due)
         self._flush(now)
 
     def change(self, change: StateChange) -> None:
@@ -747,9 +762,10 @@ class Line:
         """Writes at the end of this turn of the loop, so that many small sends make one write."""
         if not self._in_batch and not self._flush_scheduled:
             self._flush_scheduled = True
-            self._owner.loop.call_soon(self._flush_scheduled_now)
+            self._owner.outbox.add(self)
 
-    def _flush_scheduled_now(self) -> None:
+    def write_out(self) -> None:
+        """The outbox's call."""
         self._flush_scheduled = False
         self._flush()
 
@@ -761,7 +777,11 @@ class Line:
             now = self._owner.wheel.time()
         while data := session.data_to_send(now):
             link.transport.write(data)
-        due = session.next_timeout()
+            if len(data) < WRITE_BYTES:
+                break
+        # What is read and written only puts the heartbeat off. A line that is to be woken already needs an earlier
+        # time for nothing but an acknowledgement.
+        due = session.next_timeout() if self.timer_tick is None else session.ack_due
         if due is not None:
             self._owner.wheel.schedule(self, due)
 

@@ -19,6 +19,7 @@ from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageT
 from landline.handlers import Function, Handlers, encode_value
 from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
+from landline.outbox import Outbox
 from landline.room import WhenFull, check_policy
 from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
 from landline.session.codes import Code
@@ -163,6 +164,7 @@ class Server:
         """Lines ended with the code ``TOO_SLOW`` since the start."""
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
+        self.outbox: Outbox
         self._auth: ServerAuth = auth or Anonymous()
         self._heartbeat = heartbeat or Heartbeat()
         self._max_lines = max_lines
@@ -380,6 +382,7 @@ class Server:
         body, is_packed = encode_value(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
+        turn = self.outbox.turn() if lines else 0
         for line in lines:
             try:
                 dropped += line.send_encoded(
@@ -389,6 +392,7 @@ class Server:
                     is_bulk=is_bulk,
                     when_full=when_full,
                     keep=keep,
+                    turn=turn,
                 )
                 sent += 1
             except BufferFull:
@@ -423,6 +427,7 @@ class Server:
         if not self._listeners:
             self.loop = asyncio.get_running_loop()
             self.wheel = TimerWheel(self.loop, self._clock)
+            self.outbox = Outbox(self.loop)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
         listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)

@@ -101,7 +101,6 @@ class Session:
     """One side of a session. Not safe for use from several threads."""
 
     __slots__ = (
-        "_ack_due",
         "_assemblies",
         "_buffer",
         "_can_write",
@@ -128,6 +127,7 @@ class Session:
         "_untold_bytes",
         "_window_bytes",
         "_window_frames",
+        "ack_due",
         "duplicates_dropped",
         "epoch",
         "limits",
@@ -180,7 +180,8 @@ class Session:
         self._taken = 0
         self._taken_early: set[int] | None = None
         self._told = 0
-        self._ack_due: float | None = None
+        self.ack_due: float | None = None
+        """When what was taken is to be acknowledged, at the latest; part of :meth:`next_timeout`."""
         self._untaken_bytes = 0
         self._untold_bytes = 0
         self._assemblies: dict[int, Assembly] | None = None
@@ -427,7 +428,11 @@ class Session:
         self._end()
 
     def data_to_send(self, now: float) -> bytes:
-        """The bytes to write now, control frames first; call again until it is empty or writing is paused."""
+        """The bytes to write now, control frames first.
+
+        Call it again until it returns fewer than :data:`WRITE_BYTES`: then nothing is left, or the peer's window or
+        the transport has no room for more.
+        """
         control = self._control
         if self.state is not State.CLOSED:
             if self._taken > self._told:
@@ -502,7 +507,7 @@ class Session:
         if not self.is_attached:
             return None
         due = self._liveness.next_timeout()
-        return due if self._ack_due is None else min(due, self._ack_due)
+        return due if self.ack_due is None else min(due, self.ack_due)
 
     def handle_timeout(self, now: float) -> None:
         """Pings, suspects, gives up or acknowledges, whatever is due. Early calls do nothing."""
@@ -534,12 +539,12 @@ class Session:
         self._direct = False
         self._buffer = b""
         self._control.clear()
-        self._ack_due = None
+        self.ack_due = None
 
     def _end(self) -> None:
         self.state = next_state(self.state, Input.END)
         self._direct = False
-        self._ack_due = None
+        self.ack_due = None
         self._buffer = b""
 
     def _refresh_direct(self) -> None:
@@ -605,21 +610,21 @@ class Session:
     def _schedule_ack(self, now: float) -> None:
         if not self._can_write:
             # A transport that asks us to pause gets acknowledgements with its heartbeats only.
-            self._ack_due = None
+            self.ack_due = None
         elif (
             self._taken - self._told >= ACK_FRAMES
             or self._untold_bytes * ACK_WINDOW_SHARE >= self.limits.window_bytes
-            or (self._ack_due is not None and now >= self._ack_due)
+            or (self.ack_due is not None and now >= self.ack_due)
         ):
             self._control.append(encode_ack(self._taken))
             self._count_told()
-        elif self._ack_due is None:
-            self._ack_due = now + ACK_DELAY_S
+        elif self.ack_due is None:
+            self.ack_due = now + ACK_DELAY_S
 
     def _count_told(self) -> None:
         self._told = self._taken
         self._untold_bytes = 0
-        self._ack_due = None
+        self.ack_due = None
 
     def _mark_taken(self, sequence: int) -> None:
         early = self._taken_early
