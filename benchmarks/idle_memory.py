@@ -15,9 +15,7 @@ from benchmarks.settings import Settings, tenth
 
 BUDGETS: Final = {"landline": Budget(3_500, "less"), "landline_tls": Budget(28_000, "less")}
 PLAIN: Final = ("landline", "bare_uvloop", "websockets", "picows", "socketio", "nats", "mosquitto")
-TLS: Final = ("landline_tls", "landline_tls_pinned", "bare_uvloop_tls", "websockets_tls")
-ENVIRONMENT: Final = {"landline_tls_pinned": {"MALLOC_MMAP_THRESHOLD_": "131072"}}
-"""glibc raises its own threshold of 128 KiB once a larger block is freed; naming it keeps it (mallopt(3))."""
+TLS: Final = ("landline_tls", "landline_tls_uvloop_run", "bare_uvloop_tls", "websockets_tls")
 FIRST_CONNECTIONS: Final = 100
 """Opened before the first look, so that what a server loads once is not counted."""
 SETTLE_S: Final = 0.05
@@ -72,7 +70,7 @@ def _growth(load: Child, peer: str, count: int) -> Cost:
     with ExitStack() as stack:
         # Left after the server has ended, which so is not troubled by thousands of broken connections.
         stack.callback(load.ask, do="release")
-        server = stack.enter_context(Child("servers", peer, environment=ENVIRONMENT.get(peer)))
+        server = stack.enter_context(Child("servers", peer))
         port = server.read()["port"]
 
         def hold(connections: int) -> None:

@@ -32,13 +32,12 @@ class ChildFailed(Exception):
 class Child:
     """A module of this package run as a process. It ends when its standard input does, so it cannot outlive us."""
 
-    def __init__(self, module: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, module: str, *arguments: str) -> None:
         self.name = " ".join((module, *arguments))
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{module}", *arguments],
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

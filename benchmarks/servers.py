@@ -228,7 +228,7 @@ KINDS: Final[dict[str, Kind]] = {
     "landline": landline_messages,
     "landline_request": landline_messages,
     "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
-    "landline_tls_pinned": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
+    "landline_tls_uvloop_run": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
     "bare_uvloop": bare_uvloop,
     "bare_uvloop_tls": lambda heartbeat_s: bare_uvloop(heartbeat_s, tls_context()),
     "websockets": websockets_server,
@@ -238,6 +238,10 @@ KINDS: Final[dict[str, Kind]] = {
     "nats": _broker(brokers.nats_server),
     "mosquitto": _broker(brokers.mosquitto),
 }
+
+
+BY_LANDLINE: Final = ("landline", "landline_request", "landline_tls")
+"""Run by :func:`landline.run`, which is uvloop's with a word to the C library."""
 
 
 async def main(kind: str, heartbeat_s: float) -> None:
@@ -280,7 +284,8 @@ if __name__ == "__main__":
     # Thousands of connections that are cut are what is measured here, not what went wrong.
     logging.getLogger().setLevel(logging.CRITICAL)
     try:
-        uvloop.run(main(arguments.kind, arguments.heartbeat))
+        run = landline.run if arguments.kind in BY_LANDLINE else uvloop.run
+        run(main(arguments.kind, arguments.heartbeat))
     except OSError as error:
         print(json.dumps({"failed": str(error)}), flush=True)
         raise
