@@ -223,7 +223,6 @@ CLIENTS: Final = {
         LANDLINE, _shake_landline, _encode_landline(Operation.REQUEST, b"echo"), _landline_goodbye
     ),
     "landline_tls": msgspec.structs.replace(_landline, is_tls=True),
-    "landline_tls_uvloop_run": msgspec.structs.replace(_landline, is_tls=True),
     "bare_uvloop": _bare,
     "bare_uvloop_tls": msgspec.structs.replace(_bare, is_tls=True),
     "websockets": _websocket,

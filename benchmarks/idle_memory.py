@@ -15,7 +15,7 @@ from benchmarks.settings import Settings, tenth
 
 BUDGETS: Final = {"landline": Budget(3_500, "less"), "landline_tls": Budget(28_000, "less")}
 PLAIN: Final = ("landline", "bare_uvloop", "websockets", "picows", "socketio", "nats", "mosquitto")
-TLS: Final = ("landline_tls", "landline_tls_uvloop_run", "bare_uvloop_tls", "websockets_tls")
+TLS: Final = ("landline_tls", "bare_uvloop_tls", "websockets_tls")
 FIRST_CONNECTIONS: Final = 100
 """Opened before the first look, so that what a server loads once is not counted."""
 SETTLE_S: Final = 0.05

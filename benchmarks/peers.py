@@ -30,7 +30,6 @@ PEERS: Final = {
     "landline": Peer(title="landline"),
     "landline_request": Peer(title="landline, requests"),
     "landline_tls": Peer(title="landline over TLS"),
-    "landline_tls_uvloop_run": Peer(title="landline over TLS, by uvloop.run"),
     "bare_uvloop": Peer(title="bare uvloop protocol"),
     "bare_uvloop_tls": Peer(title="bare uvloop protocol over TLS"),
     "websockets": Peer(title="websockets", modules=("websockets",)),

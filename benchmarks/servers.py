@@ -228,7 +228,6 @@ KINDS: Final[dict[str, Kind]] = {
     "landline": landline_messages,
     "landline_request": landline_messages,
     "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
-    "landline_tls_uvloop_run": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
     "bare_uvloop": bare_uvloop,
     "bare_uvloop_tls": lambda heartbeat_s: bare_uvloop(heartbeat_s, tls_context()),
     "websockets": websockets_server,

@@ -25,12 +25,14 @@ from benchmarks.servers import HOST
 from benchmarks.storm_processes import BIN_S
 from landline import Admission, Backoff
 
-STABLE_S: Final = Backoff().stable_after + 1.0
+STEADY_S: Final = Backoff().stable_after + 1.0
 """Links must have held for this long, so that the back-off begins at its shortest delay."""
 RETURN_TIMEOUT_S: Final = 180.0
 
 
-def storm(clients: int, away_s: float, *, jitter: bool, per_s: float | None) -> Return:
+def storm(
+    clients: int, away_s: float, *, jitter: bool, per_s: float | None, steady_s: float = STEADY_S
+) -> Return:
     """Raises :class:`ChildFailed`, also when not everybody is back in time."""
     port = _free_port()
     serving = json.dumps({"port": port, "per_s": per_s or 0})
@@ -39,7 +41,7 @@ def storm(clients: int, away_s: float, *, jitter: bool, per_s: float | None) -> 
         crowding = json.dumps({"port": port, "clients": clients, "jitter": jitter})
         with Child("storm_processes", "crowd", crowding) as crowd:
             crowd.read(120.0)
-            time.sleep(STABLE_S)
+            time.sleep(steady_s)
             os.kill(pid, signal.SIGKILL)
             lost_at = time.monotonic()
             crowd.tell()
@@ -79,9 +81,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--per-s", type=float, default=Admission().per_s, help="admission, in clients a second (default 1000)"
     )
+    parser.add_argument(
+        "--steady-s",
+        type=float,
+        default=STEADY_S,
+        help="how long the clients have been connected when it is lost (default %(default)g)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the curves to FILE")
     options = parser.parse_args(arguments)
-    if not 0 < options.clients <= connections_max() or options.away_s < 0 or options.per_s <= 0:
+    if (
+        not 0 < options.clients <= connections_max()
+        or min(options.away_s, options.steady_s) < 0
+        or options.per_s <= 0
+    ):
         print(
             f"--clients must be between 1 and {connections_max():,}, the others above zero", file=sys.stderr
         )
@@ -92,7 +104,15 @@ def main(arguments: list[str] | None = None) -> int:
         name = f"{'with' if jitter else 'without'} jitter, {'with' if per_s else 'without'} admission"
         try:
             with progress.step(name):
-                found.append(storm(options.clients, options.away_s, jitter=jitter, per_s=per_s))
+                found.append(
+                    storm(
+                        options.clients,
+                        options.away_s,
+                        jitter=jitter,
+                        per_s=per_s,
+                        steady_s=options.steady_s,
+                    )
+                )
         except ChildFailed as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1

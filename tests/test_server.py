@@ -384,6 +384,32 @@ async def test_a_broadcast_skips_full_buffers_and_what_is_too_large(pair):
         assert await anext(line) == "room"
 
 
+async def test_a_broadcast_is_written_at_once_and_the_rest_of_the_turn_together(pair):
+    server = landline.Server()
+    async with pair(server) as (line, other):
+        written = []
+        transport = other._link.transport
+
+        class Watched:
+            def write(self, data):
+                written.append(data)
+                transport.write(data)
+
+            def __getattr__(self, name):
+                return getattr(transport, name)
+
+        other._link.transport = Watched()
+        await asyncio.sleep(0)
+        for number in range(5):
+            server.broadcast(number, name="")
+            if not number:
+                assert len(written) == 1
+        other.send_nowait(5)
+        assert len(written) == 1
+        assert [await anext(line) for _ in range(6)] == list(range(6))
+        assert len(written) <= 3  # An acknowledgement or a ping may have come in between.
+
+
 async def test_a_broadcast_reaches_lines_that_are_away_when_they_are_back(pair):
     server = landline.Server()
     results = []

@@ -38,7 +38,7 @@ from landline.session.handshake import (
     encode_body,
 )
 from landline.session.liveness import Heartbeat
-from landline.session.session import SendBuffer, Session
+from landline.session.session import WRITE_BYTES, SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import (
     FRAGMENT_BYTES,
@@ -281,8 +281,11 @@ class Application:
 
     def write(self, now: float) -> None:
         """What is written is gone, but for what is kept to be written again."""
+        is_all = False
         while data := self.session.data_to_send(now):
+            assert not is_all, "a short answer, and yet not all"
             self.output_bytes += len(data)
+            is_all = len(data) < WRITE_BYTES
 
     def check_memory(self, read_bytes: int) -> None:
         """What the session and the untaken messages hold, once all that can be written is.

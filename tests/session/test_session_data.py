@@ -1,6 +1,8 @@
 """DATA frames in and out: order, limits, fragments, lanes, acknowledgements."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from landline.session.codes import Code
 from landline.session.events import Ended, MessageReceived, NoticeReceived, PongReceived
@@ -293,6 +295,23 @@ def test_one_write_is_not_much_more_than_its_share(make_session):
         sizes.append(len(data))
     assert len(sizes) > 3
     assert max(sizes) <= WRITE_BYTES + FRAME_BYTES_MAX
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 100, 5000, FRAGMENT_BYTES, 3 * FRAGMENT_BYTES]), max_size=200),
+    window_frames=st.sampled_from([128, 1000]),
+    bulk=st.booleans(),
+    with_eof=st.booleans(),
+)
+def test_less_than_a_write_means_that_it_was_all(make_session, sizes, window_frames, bulk, with_eof):
+    session = make_session(peer_limits=Limits(window_frames=window_frames))
+    for size in sizes:
+        send(session, bytes(size), is_bulk=bulk)
+    if with_eof:
+        session.send_eof()
+    while len(session.data_to_send(0.0)) >= WRITE_BYTES:
+        pass
+    assert session.data_to_send(0.0) == b""
 
 
 # Fragments and lanes.

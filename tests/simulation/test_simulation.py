@@ -13,7 +13,7 @@ from tests.simulation.storm import main as storm_main
 
 from landline import Admission
 
-SEEDS = 160
+SEEDS = 200
 PER_TEST = 20
 FOUND = {
     26: "the task that wakes a machine died of a full disk, and the job hung",
