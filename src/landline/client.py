@@ -301,7 +301,7 @@ class Connector:
             except ConfigurationError as error:
                 logger.warning("the server named an alternative that cannot be used: %s", error)
                 continue
-            if endpoint.scheme == "tcp" and all(own.scheme == "tls" for own in self._given):
+            if not endpoint.is_encrypted and all(own.is_encrypted for own in self._given):
                 logger.warning("the server named %s, which is not encrypted; not followed", endpoint)
                 continue
             named.append(endpoint)

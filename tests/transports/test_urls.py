@@ -5,7 +5,7 @@ import re
 import pytest
 
 import landline
-from landline import Endpoint, parse_url
+from landline import Endpoint, parse_url, transports
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,28 @@ def test_wrong_urls_are_explained_in_one_sentence(url, text):
     for use in (landline.connect, landline.Server().listen):
         with pytest.raises(ValueError, match=re.escape(text)):
             use(url)
+
+
+def test_a_scheme_whose_extra_is_not_installed(monkeypatch):
+    monkeypatch.setitem(
+        transports.SCHEMES,
+        "far",
+        transports.Scheme("landline.transports.missing", extra="far", has_path=True),
+    )
+    endpoint = parse_url("far://host/line")
+    assert endpoint == Endpoint("far", "host", 5463, "/line")
+    assert str(endpoint) == "far://host:5463/line"
+    assert str(parse_url("far://host")) == "far://host:5463/"
+    with pytest.raises(landline.ConfigurationError, match=r"far:// needs .* pip install 'landline\[far\]'"):
+        transports.load(endpoint)
+
+
+def test_a_module_that_is_broken_is_not_hidden(monkeypatch):
+    monkeypatch.setitem(transports.SCHEMES, "broken", transports.Scheme("landline.transports.missing"))
+    with pytest.raises(ModuleNotFoundError):
+        transports.load(Endpoint("broken", "host"))
+
+
+@pytest.mark.parametrize(("url", "expected"), [("tcp://h", False), ("tls://h", True), ("unix:///s", False)])
+def test_whether_an_endpoint_is_encrypted(url, expected):
+    assert parse_url(url).is_encrypted is expected

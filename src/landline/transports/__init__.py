@@ -1,8 +1,8 @@
 """Transports by URL scheme: bytes in, bytes out.
 
 A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
-when its scheme is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is an
-:class:`asyncio.Transport`.
+when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is
+an :class:`asyncio.Transport`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,23 @@ DEFAULT_PORT: Final = 5463
 LEAVE_S: Final = 3.0
 """How long a peer may take to read our last words."""
 
-MODULES: Final = {
-    "tcp": "landline.transports.tcp",
-    "tls": "landline.transports.tcp",
-    "unix": "landline.transports.unix",
+
+class Scheme(msgspec.Struct, frozen=True):
+    """What the first part of a URL stands for."""
+
+    module: str
+    is_encrypted: bool = False
+    default_port: int = DEFAULT_PORT
+    has_path: bool = False
+    """Whether a path may stand behind host and port."""
+    extra: str = ""
+    """The extra of the package that brings what the module imports."""
+
+
+SCHEMES: Final = {
+    "tcp": Scheme("landline.transports.tcp"),
+    "tls": Scheme("landline.transports.tcp", is_encrypted=True),
+    "unix": Scheme("landline.transports.unix"),
 }
 
 BACKLOG: Final = 4096
@@ -51,7 +64,12 @@ class Endpoint(msgspec.Struct, frozen=True):
         if self.scheme == "unix":
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether nobody on the way can read or change what is said."""
+        return SCHEMES[self.scheme].is_encrypted
 
 
 class Listener(Protocol):
@@ -79,7 +97,7 @@ class TransportOptions(msgspec.Struct, frozen=True):
 
 
 class TransportModule(Protocol):
-    """What a module of :data:`MODULES` offers."""
+    """What the module of a :class:`Scheme` offers."""
 
     async def connect(
         self, endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
@@ -112,8 +130,8 @@ def parse_url(url: str) -> Endpoint:
         port = parts.port
     except ValueError as error:
         raise ConfigurationError(f"{url!r} is not a URL of a server: {error}") from error
-    if parts.scheme not in MODULES:
-        known = ", ".join(f"{scheme}://" for scheme in sorted(MODULES))
+    if parts.scheme not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
         raise ConfigurationError(f"{url!r} does not begin with one of {known}")
     if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
         raise ConfigurationError(
@@ -123,13 +141,19 @@ def parse_url(url: str) -> Endpoint:
         return _parse_unix(url, parts)
     if " " in url:
         raise ConfigurationError(f"{url!r} holds a space")
+    scheme = SCHEMES[parts.scheme]
     if not parts.hostname:
         raise ConfigurationError(
             f"{url!r} names no host; write for example {parts.scheme}://127.0.0.1:{DEFAULT_PORT}"
         )
-    if parts.path not in {"", "/"}:
+    if parts.path not in {"", "/"} and not scheme.has_path:
         raise ConfigurationError(f"{url!r} has a path, which {parts.scheme}:// cannot have")
-    return Endpoint(parts.scheme, parts.hostname, DEFAULT_PORT if port is None else port)
+    return Endpoint(
+        parts.scheme,
+        parts.hostname,
+        scheme.default_port if port is None else port,
+        (parts.path or "/") if scheme.has_path else "",
+    )
 
 
 def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
@@ -144,8 +168,16 @@ def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport)
 
 
 def load(endpoint: Endpoint) -> TransportModule:
-    """The module that carries this scheme."""
-    return cast(TransportModule, import_module(MODULES[endpoint.scheme]))
+    """The module that carries this scheme. Raises :class:`ConfigurationError` when what it needs is not installed."""
+    scheme = SCHEMES[endpoint.scheme]
+    try:
+        return cast(TransportModule, import_module(scheme.module))
+    except ModuleNotFoundError as error:
+        if not scheme.extra:
+            raise
+        raise ConfigurationError(
+            f"{endpoint.scheme}:// needs more than the library alone: pip install 'landline[{scheme.extra}]'"
+        ) from error
 
 
 def _parse_unix(url: str, parts: SplitResult) -> Endpoint:
