@@ -1,8 +1,8 @@
 """Transports by URL scheme: bytes in, bytes out.
 
 A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
-when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is
-an :class:`asyncio.Transport`.
+when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport
+is an :class:`asyncio.Transport`.
 """
 
 from __future__ import annotations
