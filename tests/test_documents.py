@@ -67,6 +67,13 @@ def test_every_option_of_a_command_is_in_the_documents(command: str) -> None:
     assert {option for option in options if option not in text} == set()
 
 
+def test_the_tests_that_are_named_exist() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"`(tests/[\w./]+)`", text))
+    assert len(named) > 20
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     broken = [
         (document.name, target)

@@ -36,7 +36,7 @@ from landline.session.handshake import (
     encode_body,
     reject_to_send,
 )
-from landline.session.liveness import Heartbeat
+from landline.session.liveness import READ_FIRST_S, Heartbeat
 from landline.session.session import SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import Kind
@@ -627,12 +627,13 @@ class Listening:
 class _HandshakeLink(asyncio.Protocol):
     """The protocol of an accepted transport until it is welcomed; then the line's own takes its place."""
 
-    __slots__ = ("_handshake", "_server", "_transport", "timer_tick")
+    __slots__ = ("_handshake", "_is_late", "_server", "_transport", "timer_tick")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._handshake = server.make_handshake()
+        self._is_late = False
         self.timer_tick: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -666,9 +667,14 @@ class _HandshakeLink(asyncio.Protocol):
         self._forget()
 
     def handle_timer(self, now: float) -> None:
-        """The timer wheel's call: the client took too long."""
-        if self._transport is not None:
+        """The timer wheel's call: the client took too long, unless it is we who did not come to read it."""
+        if self._transport is None:
+            return
+        if self._is_late:
             self.reject(Code.HANDSHAKE_TIMEOUT, "the handshake took too long")
+        else:
+            self._is_late = True
+            self._server.wheel.schedule(self, now + READ_FIRST_S)
 
     def reject(
         self, code: Code, reason: str, *, retry_after_s: float | None = None, spread_s: float = 0.0
