@@ -24,6 +24,13 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
     return {"asyncio": asyncio.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What covers the session are its own tests; tracing the others would only make them slower."""
+    for item in items:
+        if HERE / "session" not in item.path.parents:
+            item.add_marker(pytest.mark.no_cover)
+
+
 def new_uvloop() -> asyncio.AbstractEventLoop:
     """A uvloop on which time-outs of tests work: its idle loop keeps what a signal's handler raises to itself."""
     loop = uvloop.new_event_loop()
