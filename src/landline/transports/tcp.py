@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import ssl
+from typing import Any
 
 from landline.errors import AddressInUse, ConfigurationError
 from landline.transports import ACCEPTS_AT_ONCE, Endpoint, ProtocolFactory, TransportOptions, lengthen_queue
@@ -14,6 +15,8 @@ KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_COUNT = 3
 UNSENT_BYTES_MAX = 128 * 1024
+ADDRESS_STAGGER_S = 0.25
+"""When the next address of a host's name is tried beside the one before (RFC 8305 §5)."""
 TLS_HANDSHAKE_TIMEOUT_S = 5.0
 """As long as our own handshake may take; the event loops' 60 s would keep half-open ones twelve times longer."""
 
@@ -38,12 +41,18 @@ class TcpListener:
 async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
     """See :class:`landline.transports.TransportModule`."""
     context = (options.tls or ssl.create_default_context()) if endpoint.scheme == "tls" else None
-    transport, _ = await asyncio.get_running_loop().create_connection(
+    loop = asyncio.get_running_loop()
+    # uvloop tries the addresses of a name one after the other and takes no such option.
+    beside: dict[str, Any] = {}
+    if isinstance(loop, asyncio.BaseEventLoop):
+        beside["happy_eyeballs_delay"] = ADDRESS_STAGGER_S
+    transport, _ = await loop.create_connection(
         protocol_factory,
         endpoint.host,
         endpoint.port,
         ssl=context,
         server_hostname=endpoint.host if context else None,
+        **beside,
     )
     tune_socket(transport.get_extra_info("socket"), options.user_timeout_s)
 
