@@ -11,6 +11,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Final, cast
 
+import msgspec
+
+from landline.announcement import SEARCH_S, Announced, choose, load_discovery, parse_road
 from landline.backoff import Backoff, Schedule
 from landline.changes import LineState, LossKind, StateChange
 from landline.errors import (
@@ -34,7 +37,7 @@ from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
 from landline.session.session import SendBuffer, Session
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, TransportOptions, load, parse_url
+from landline.transports import ADDRESS_STAGGER_S, Endpoint, TransportOptions, load, parse_url
 
 logger = logging.getLogger("landline")
 
@@ -71,7 +74,8 @@ def connect(
 
     :param urls: one URL, or several, the best first: each attempt tries them until one works. Over which roads the
         line then goes, and when it returns to a better one, is told in :mod:`landline.roads`. What is not encrypted
-        is used only if it stands here.
+        is used only if it stands here. ``mdns://name`` stands for a server announced on the local network, which is
+        looked for anew at every attempt (see :mod:`landline.announcement`).
     :param auth: proves who we are, such as :class:`landline.SharedToken`.
     :param identity: who we say we are (covered by the proof), 200 bytes at most.
     :param backoff: the reconnect policy, for the first connection too; by default ``Backoff()``, which never gives up.
@@ -86,7 +90,7 @@ def connect(
     :param random: where nonces and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
     """
-    endpoints = [parse_url(url) for url in ([urls] if isinstance(urls, str) else urls)]
+    endpoints = [parse_road(url) for url in ([urls] if isinstance(urls, str) else urls)]
     if not endpoints:
         raise ConfigurationError("connect() needs at least one URL")
     if stagger_s is not None and not STAGGER_S_MIN <= stagger_s <= STAGGER_S_MAX:
@@ -116,7 +120,7 @@ class Connector:
 
     def __init__(
         self,
-        endpoints: list[Endpoint],
+        endpoints: list[Endpoint | Announced],
         *,
         auth: ClientAuth,
         identity: str,
@@ -133,6 +137,7 @@ class Connector:
         self.handlers = Handlers()
         self._given = endpoints
         self._endpoints = endpoints
+        self._endpoint: Endpoint | None = None
         self._auth = auth
         self._identity = identity
         self._schedule = Schedule(backoff)
@@ -142,7 +147,7 @@ class Connector:
         self._send_buffer = send_buffer
         self._options = options
         self._stagger_s = stagger_s
-        self._roads: Roads[Endpoint] = Roads(backoff.stable_after)
+        self._roads: Roads[Endpoint | Announced] = Roads(backoff.stable_after)
         self._clock = clock
         self._random = random
         self._line: Line | None = None
@@ -164,7 +169,7 @@ class Connector:
     @property
     def endpoint(self) -> Endpoint | None:
         """The address the line goes to, or went to last; ``None`` before the first connection."""
-        return self._roads.used
+        return self._endpoint
 
     async def __aenter__(self) -> Line:
         """Waits for the first connection.
@@ -316,7 +321,9 @@ class Connector:
         Raises :class:`Rejected` when a server refused, and what makes going on useless.
         """
         roads = self._roads.order(self._endpoints, self.wheel.time())
-        attempt.speaks_at_once = self._stagger_s is None or len(roads) == 1
+        attempt.speaks_at_once = (self._stagger_s is None or len(roads) == 1) and not any(
+            isinstance(road, Announced) for road in roads
+        )
         if await first_of([partial(self._try_road, line, road, attempt) for road in roads], self._stagger_s):
             return True
         if attempt.rejected is not None:
@@ -336,7 +343,7 @@ class Connector:
         failure.__cause__ = last
         return detail, failure
 
-    async def _try_road(self, line: Line, endpoint: Endpoint, attempt: _Attempt) -> bool:
+    async def _try_road(self, line: Line, road: Endpoint | Announced, attempt: _Attempt) -> bool:
         """Tries one road; whatever only says that it leads nowhere is recorded. A closed line needs none."""
         if line.is_closed:
             return True
@@ -345,7 +352,10 @@ class Connector:
         failure: Exception
         is_closed = False
         try:
-            await self._connect(line, endpoint, attempt)
+            if isinstance(road, Announced):
+                await self._connect_announced(line, road, attempt)
+            else:
+                await self._connect(line, road, attempt, self._options)
         except Rejected as error:
             if not error.code.may_return:
                 raise
@@ -359,13 +369,13 @@ class Connector:
         except (ConnectFailed, OSError, UnicodeError) as error:
             failure = error
         else:
-            self._roads.receive_connected(endpoint, self.wheel.time())
+            self._roads.receive_connected(road, self.wheel.time())
             return True
         attempt.failures.append(failure)
         reason = _reason(failure)
-        if self._roads.receive_failed(endpoint, self.wheel.time(), reason, is_closed=is_closed):
+        if self._roads.receive_failed(road, self.wheel.time(), reason, is_closed=is_closed):
             log = logger.warning if len(self._endpoints) > 1 else logger.debug
-            log("%s cannot be used: %s", endpoint, reason)
+            log("%s cannot be used: %s", road, reason)
         return False
 
     def _try_first(self, alternatives: Sequence[str]) -> None:
@@ -375,7 +385,7 @@ class Connector:
         """
         if not alternatives:
             return
-        named = []
+        named: list[Endpoint | Announced] = []
         for url in alternatives:
             try:
                 endpoint = parse_url(url)
@@ -421,7 +431,38 @@ class Connector:
                 StateChange(state=LineState.CONNECTING, cause=cause, attempt=self._schedule.failures + 1)
             )
 
-    async def _connect(self, line: Line, endpoint: Endpoint, attempt: _Attempt) -> None:
+    async def _connect_announced(self, line: Line, road: Announced, attempt: _Attempt) -> None:
+        """Looks for an announced server and tries its addresses beside each other; raises why none led to a welcome.
+
+        What is announced says where to go, not who is there: the certificate must be valid for the name.
+        """
+        name, endpoints = choose(road, await load_discovery().search(SEARCH_S, road))
+        options = self._options
+        if not options.server_name:
+            options = msgspec.structs.replace(options, server_name=name)
+        failures: list[tuple[Endpoint, Exception]] = []
+
+        async def try_address(endpoint: Endpoint) -> bool:
+            if failures and isinstance(failures[-1][1], Rejected):
+                return False
+            try:
+                await self._connect(line, endpoint, attempt, options)
+            except (ConnectFailed, ConfigurationError, ProtocolError, OSError, UnicodeError) as error:
+                failures.append((endpoint, error))
+                return False
+            return True
+
+        if not await first_of([partial(try_address, endpoint) for endpoint in endpoints], ADDRESS_STAGGER_S):
+            for _, error in failures:
+                if isinstance(error, Rejected) or (len(failures) == 1 and isinstance(error, ProtocolError)):
+                    raise error
+            raise ConnectFailed(
+                "; ".join(f"{endpoint}: {_reason(error)}" for endpoint, error in failures)
+            ) from failures[-1][1]
+
+    async def _connect(
+        self, line: Line, endpoint: Endpoint, attempt: _Attempt, options: TransportOptions
+    ) -> None:
         """Tries one address: raises what went wrong, or returns with the line attached."""
         session = line.session
         handshake = ClientHandshake(
@@ -435,7 +476,7 @@ class Connector:
         try:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await load(endpoint).connect(endpoint, lambda: link, self._options)
+                    await load(endpoint).connect(endpoint, lambda: link, options)
             except TimeoutError as error:
                 raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
             try:
@@ -445,6 +486,7 @@ class Connector:
                 raise ConnectFailed(
                     f"no welcome within {HANDSHAKE_TIMEOUT_S:g} s; is it a landline server?"
                 ) from error
+            self._endpoint = endpoint
         finally:
             link.give_up()
 
@@ -622,9 +664,9 @@ class _HandshakeLink(asyncio.Protocol):
         self._greeted.set()
 
 
-def _is_exposed(endpoint: Endpoint) -> bool:
+def _is_exposed(road: Endpoint | Announced) -> bool:
     """Whether others on a network can read what goes there."""
-    return not endpoint.is_encrypted and endpoint.scheme != "unix"
+    return not road.is_encrypted and road.scheme != "unix"
 
 
 def _reason(error: Exception) -> str:

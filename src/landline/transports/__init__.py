@@ -23,6 +23,9 @@ from landline.errors import ConfigurationError
 DEFAULT_PORT: Final = 5463
 """LINE on a telephone keypad."""
 
+ADDRESS_STAGGER_S: Final = 0.25
+"""When the next address of one host is tried beside the one before (RFC 8305 §5)."""
+
 LEAVE_S: Final = 3.0
 """How long a peer may take to read our last words."""
 
@@ -92,6 +95,8 @@ class TransportOptions(msgspec.Struct, frozen=True):
     """What a transport may need beyond its address."""
 
     tls: ssl.SSLContext | None = None
+    server_name: str = ""
+    """Clients: the name for which the server's certificate must be valid; by default the host of the URL."""
     user_timeout_s: float = 15.0
     """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
 

@@ -9,14 +9,19 @@ import ssl
 from typing import Any
 
 from landline.errors import AddressInUse, ConfigurationError
-from landline.transports import ACCEPTS_AT_ONCE, Endpoint, ProtocolFactory, TransportOptions, lengthen_queue
+from landline.transports import (
+    ACCEPTS_AT_ONCE,
+    ADDRESS_STAGGER_S,
+    Endpoint,
+    ProtocolFactory,
+    TransportOptions,
+    lengthen_queue,
+)
 
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_COUNT = 3
 UNSENT_BYTES_MAX = 128 * 1024
-ADDRESS_STAGGER_S = 0.25
-"""When the next address of a host's name is tried beside the one before (RFC 8305 §5)."""
 TLS_HANDSHAKE_TIMEOUT_S = 5.0
 """As long as our own handshake may take; the event loops' 60 s would keep half-open ones twelve times longer."""
 
@@ -51,7 +56,7 @@ async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options
         endpoint.host,
         endpoint.port,
         ssl=context,
-        server_hostname=endpoint.host if context else None,
+        server_hostname=(options.server_name or endpoint.host) if context else None,
         **beside,
     )
     tune_socket(transport.get_extra_info("socket"), options.user_timeout_s)
