@@ -262,6 +262,83 @@ async def test_a_server_that_is_full_is_not_besieged_over_the_next_road(states, 
             await connecting
 
 
+# Announced servers; the announcements are made up here, and heard for real in discovery/.
+
+
+@pytest.fixture
+def announced(monkeypatch):
+    """Makes it known at which addresses of this machine a server called ``lab`` is announced; counts the searches."""
+    heard = []
+
+    class Discovery:
+        searches = 0
+
+        async def search(self, timeout_s, wanted):
+            Discovery.searches += 1
+            return heard
+
+    def announce(*urls):
+        endpoints = tuple(landline.parse_url(url) for url in urls)
+        heard[:] = [landline.Announcement("lab", "box.local.", endpoints)] if urls else []
+        return Discovery
+
+    monkeypatch.setattr("landline.client.load_discovery", Discovery)
+    return announce
+
+
+async def test_the_addresses_of_an_announced_server_are_tried_beside_each_other(
+    announced, silent, nowhere, quick, until
+):
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        discovery = announced(nowhere, silent, str(endpoint))
+        connector = landline.connect("mdns+tcp://lab", backoff=quick)
+        async with connector as line:
+            assert connector.endpoint == endpoint
+            line.break_link()
+            await until(lambda: line.epoch == 2)
+        assert discovery.searches == 2
+
+
+async def test_an_announced_server_is_one_road_among_others(announced, nowhere, quick, caplog):
+    announced(nowhere, "tcp://127.0.0.1:1")
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(["mdns+tcp://lab", str(endpoint)], backoff=quick)
+        async with connector:
+            assert connector.endpoint == endpoint
+    [told] = [record.message for record in caplog.records if "cannot be used" in record.message]
+    assert told.startswith("mdns+tcp://lab cannot be used: ")
+    for url in (nowhere, "tcp://127.0.0.1:1"):
+        assert f"{url}: nobody answers (connection refused)" in told
+
+
+async def test_an_announced_server_that_refuses_is_obeyed(announced, states, until):
+    seen = states()
+    server = landline.Server(max_lines=1)
+    async with (
+        server.listen("tcp://127.0.0.1:0") as one,
+        server.listen("tcp://127.0.0.1:0") as two,
+        landline.connect(str(one)),
+    ):
+        announced(str(one), str(two))
+        connecting = asyncio.create_task(landline.connect("mdns+tcp://lab", on_state=seen).__aenter__())
+        await until(lambda: seen.changes)
+        assert seen.changes[0].cause is landline.LossKind.REJECTED
+        assert seen.changes[0].due_in_s >= 5
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+
+
+async def test_something_else_at_an_announced_address_is_no_landline_server(announced):
+    async with Strangers(b"HTTP/1.1 400 Bad Request\r\n\r\n") as stranger:
+        announced(stranger)
+        with pytest.raises(landline.ProtocolError, match="a frame of"):
+            async with landline.connect("mdns+tcp://lab"):
+                pytest.fail("connected to nobody")
+
+
 # Beside each other.
 
 

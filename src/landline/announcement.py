@@ -3,7 +3,7 @@
 DNS-Based Service Discovery (RFC 6763) over multicast DNS (RFC 6762): one service instance for each scheme of a server,
 labelled ``name scheme``, whose TXT record repeats the scheme and tells the path and the version of the protocol.
 Anybody on the network can announce anything: what is heard is checked here, and never decides who is trusted. That is
-for the certificate, which must be valid for the name the client asked for, and for the token.
+for the certificate, which must be valid for the name the client asked for, and for the token. docs/protocol.md §13.
 
 :mod:`landline.mdns` speaks it; it is loaded when first used, for it needs the extra ``mdns``.
 """

@@ -55,7 +55,7 @@ class MdnsAnnouncer:
         self._announcing = asyncio.ensure_future(announcing)
 
     async def close(self) -> None:
-        """Withdraws it: says goodbye (RFC 6762 §10.1). The second time does nothing."""
+        """Withdraws it: says goodbye (RFC 6762, section 10.1). The second time does nothing."""
         zeroconf, self._zeroconf = self._zeroconf, None
         if zeroconf is not None:
             self._announcing.cancel()
