@@ -86,7 +86,7 @@ def choose_proxy(uri: WebSocketURI, wanted: str | bool) -> Proxy | None:
 async def _connect_through(
     proxy: Proxy, uri: WebSocketURI, endpoint: Endpoint, opening: ClientOpening, options: TransportOptions
 ) -> None:
-    """The same as :func:`tcp.connect`, through a tunnel that the proxy makes (CONNECT, RFC 9110 §9.3.6)."""
+    """The same as :func:`tcp.connect`, through a tunnel that the proxy makes (CONNECT, RFC 9110, section 9.3.6)."""
     try:
         transport = await connect_http_proxy(proxy, uri, ssl=True if proxy.scheme == "https" else None)
     except ProxyError as error:
