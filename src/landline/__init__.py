@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landline.admission import Admission
     from landline.announcement import Announcement, discover
+    from landline.asgi_app import asgi
     from landline.backoff import Backoff
     from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "landline.admission": ("Admission",),
     "landline.announcement": ("Announcement", "discover"),
+    "landline.asgi_app": ("asgi",),
     "landline.backoff": ("Backoff",),
     "landline.client": ("Connector", "connect"),
     "landline.errors": (
@@ -126,6 +128,7 @@ __all__ = [
     "Unconfirmed",
     "WhenFull",
     "__version__",
+    "asgi",
     "connect",
     "discover",
     "parse_url",

@@ -1,8 +1,8 @@
 """Transports by URL scheme: bytes in, bytes out.
 
 A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
-when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is
-an :class:`asyncio.Transport`.
+when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport
+is an :class:`asyncio.Transport`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ LEAVE_S: Final = 3.0
 """How long a peer may take to read our last words."""
 
 
+SUBPROTOCOL: Final = "landline.1"
+"""Says that the messages of a WebSocket carry version 1 of the protocol (docs/protocol.md §2.4)."""
+
+MESSAGE_BYTES_MAX: Final = 128 * 1024
+"""The longest message of a WebSocket that is taken, and sent (docs/protocol.md §2.4)."""
+
+
 class Scheme(msgspec.Struct, frozen=True):
     """What the first part of a URL stands for."""
 
@@ -46,6 +53,10 @@ SCHEMES: Final = {
     "tcp": Scheme("landline.transports.tcp"),
     "tls": Scheme("landline.transports.tcp", is_encrypted=True),
     "unix": Scheme("landline.transports.unix"),
+    "ws": Scheme("landline.transports.websocket", default_port=80, has_path=True, extra="ws"),
+    "wss": Scheme(
+        "landline.transports.websocket", is_encrypted=True, default_port=443, has_path=True, extra="ws"
+    ),
 }
 
 BACKLOG: Final = 4096
@@ -99,6 +110,14 @@ class TransportOptions(msgspec.Struct, frozen=True):
     """Clients: the name for which the server's certificate must be valid; by default the host of the URL."""
     user_timeout_s: float = 15.0
     """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
+    headers: dict[str, str] = {}
+    """``ws://`` and ``wss://``, clients: sent with the request that opens the WebSocket, for gateways on the way."""
+    origins: tuple[str, ...] = ()
+    """``ws://`` and ``wss://``, servers: the web pages that may connect (``https://example.org``), beside those of the
+    same host. Programs, which name no origin, always may; ``"*"`` lets any page in."""
+    proxy: str | bool = True
+    """``ws://`` and ``wss://``, clients: the HTTP proxy to go through (``http://user:password@host:port``); ``True`` is
+    the one the environment names (``https_proxy``, ``no_proxy``, ...), ``False`` none."""
 
 
 class TransportModule(Protocol):
