@@ -1,8 +1,8 @@
 """Transports by URL scheme: bytes in, bytes out.
 
 A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
-when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is
-an :class:`asyncio.Transport`.
+when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport
+is an :class:`asyncio.Transport`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ SCHEMES: Final = {
     "tcp": Scheme("landline.transports.tcp"),
     "tls": Scheme("landline.transports.tcp", is_encrypted=True),
     "unix": Scheme("landline.transports.unix"),
+    "quic": Scheme("landline.transports.quic", is_encrypted=True, extra="quic"),
 }
 
 BACKLOG: Final = 4096
@@ -92,6 +93,14 @@ class TransportOptions(msgspec.Struct, frozen=True):
     """What a transport may need beyond its address."""
 
     tls: ssl.SSLContext | None = None
+    """For ``tls://``."""
+    certificate_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate, and those that vouch for it behind it, as PEM."""
+    private_key_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate's key as PEM, without a password. ``None`` where it stands in the
+    file of the certificate."""
+    ca_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on clients: who may vouch for servers, as PEM. ``None`` are the system's, else certifi's."""
     user_timeout_s: float = 15.0
     """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
 
