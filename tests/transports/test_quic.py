@@ -15,9 +15,10 @@ from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
 
 import landline
 from landline.testing import DatagramFaults, DatagramProxy
-from landline.transports import quic
-from landline.transports.quic import QuicListener, QuicTransport
+from landline.transports import quic, quic_transport
+from landline.transports.quic import QuicListener
 from landline.transports.quic_connection import WINDOW_BYTES
+from landline.transports.quic_transport import QuicTransport
 
 URL = "quic://127.0.0.1:0"
 ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
@@ -291,7 +292,7 @@ async def test_a_receiver_that_does_not_read_stops_its_sender_and_costs_bounded_
         assert held <= WINDOW_BYTES
         assert not received
         # One write may go beyond the mark; everything else waits in the session.
-        assert here.get_write_buffer_size() <= quic.UNACKNOWLEDGED_BYTES_HIGH + 2 * 65_536
+        assert here.get_write_buffer_size() <= quic_transport.UNACKNOWLEDGED_BYTES_HIGH + 2 * 65_536
         assert line.buffered_bytes > 5_000_000
         there.resume_reading()
         await until(lambda: len(received) == 640)
@@ -406,7 +407,7 @@ async def test_nothing_is_lost_on_a_network_that_loses(opened, until, loss):
         assert proxy.lost_datagrams > 0
 
 
-async def test_a_line_is_opened_through_losses(opened, files, quick):
+async def test_a_line_is_opened_through_losses(files, quick, until, nothing_is_left_open):
     server = echo_server()
     async with (
         server.listen(URL, options=files.server) as endpoint,
@@ -416,6 +417,9 @@ async def test_a_line_is_opened_through_losses(opened, files, quick):
         async with landline.connect(proxy.url("quic"), backoff=quick, options=files.client) as line:
             assert await line.request("echo", 1, timeout=20) == 1
             proxy.heal()
+            await line.close()
+            transports = [one for one in nothing_is_left_open if isinstance(one, QuicTransport)]
+            await until(lambda: not any(one.is_open for one in transports))
 
 
 # Strangers.
@@ -532,7 +536,7 @@ async def test_an_unknown_version_is_answered_with_those_known(files, until, str
 
 
 async def test_half_a_handshake_is_not_waited_for(files, until, stranger, monkeypatch):
-    monkeypatch.setattr(quic, "HANDSHAKE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(quic_transport, "HANDSHAKE_TIMEOUT_S", 0.1)
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
         silent, idle = stranger(), stranger()
@@ -602,7 +606,10 @@ async def test_admission_counts_for_quic_as_for_every_transport(files, quick, st
 
 @pytest.mark.parametrize(
     ("first", "code", "text"),
-    [(b"\x02", quic.CODE_PREAMBLE, "does not begin with the byte 1"), (b"GET / HTTP/1.1", 2, "the byte 1")],
+    [
+        (b"\x02", quic_transport.CODE_PREAMBLE, "does not begin with the byte 1"),
+        (b"GET / HTTP/1.1", 2, "the byte 1"),
+    ],
 )
 async def test_a_stream_that_begins_otherwise_is_refused(files, until, stranger, first, code, text):
     server = landline.Server()
@@ -679,7 +686,7 @@ async def test_a_stream_that_is_given_up_ends_the_connection(files, until, stran
             one.quic.stop_stream(0, 9)
         one.flush()
         await until(lambda: one.closed is not None)
-        assert one.closed.error_code == quic.CODE_ABORTED
+        assert one.closed.error_code == quic_transport.CODE_ABORTED
         await until(lambda: not server._handshakes)
 
 
@@ -701,6 +708,7 @@ async def test_a_protocol_that_fails_ends_its_connection_only(files, until, stra
     one.send(b"boom")
     await until(lambda: len(listener._transports) == 1)
     assert isinstance(reported[0]["exception"], ZeroDivisionError)
+    await until(lambda: one.closed is not None)
     other.send(b"", end_stream=True)
     await until(lambda: not listener._transports)
     listener.close()
@@ -760,7 +768,7 @@ async def test_datagrams_that_congestion_holds_back_are_dropped_at_a_limit(recor
     here, there, _ = recorders
     longest = here.transport.datagram_bytes_max
     taken = sum(here.transport.send_datagram(bytes(longest)) for _ in range(100))
-    assert taken == quic.DATAGRAMS_WAITING
+    assert taken == quic_transport.DATAGRAMS_WAITING
     await until(lambda: len(there.datagrams) == taken)
     assert here.transport.send_datagram(b"again")
     await until(lambda: there.datagrams[-1] == b"again")
@@ -845,3 +853,4 @@ async def test_a_reader_that_pauses_gets_everything_afterwards(recorders, until)
     there.transport.resume_reading()
     await until(lambda: there.lost)
     assert there.data == b"onetwo"
+    assert there.lost == [None]

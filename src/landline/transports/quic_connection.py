@@ -29,16 +29,16 @@ from landline.transports import Endpoint, TransportOptions
 
 ALPN: Final = "landline/1"
 STREAM_ID: Final = 0
-"""The first bidirectional stream a client opens (RFC 9000 §2.1)."""
+"""The first bidirectional stream a client opens (RFC 9000 section 2.1)."""
 WINDOW_BYTES: Final = 1024 * 1024
 """How far a peer may send ahead of what our protocol has taken: what a hole in its data can make us keep."""
 CONNECTION_ID_BYTES: Final = 8
 DATAGRAM_FRAME_BYTES: Final = 65_535
-"""The longest DATAGRAM frame taken: RFC 9221 §3 asks for whatever fits a packet."""
+"""The longest DATAGRAM frame taken: RFC 9221 section 3 asks for whatever fits a packet."""
 IDLE_TIMEOUT_S: Final = 180_000.0
 """More than the longest heartbeat a session can have (two days): that a peer is dead is for the session to notice."""
 _PACKET_OVERHEAD_BYTES: Final = 1 + 20 + 2 + 16
-"""Of a packet with a short header (RFC 9000 §17.3.1): flags, the longest connection id, packet number as aioquic
+"""Of a packet with a short header (RFC 9000 section 17.3.1): flags, the longest connection id, packet number as aioquic
 writes it, and the tag of the cipher."""
 _DATAGRAM_FRAME_OVERHEAD_BYTES: Final = 1 + 2
 
@@ -140,7 +140,7 @@ class LineConnection(QuicConnection):
     # Overridden.
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        """Moves MAX_DATA (RFC 9000 §4.1) on; the numbers of streams never change."""
+        """Moves MAX_DATA (RFC 9000 section 4.1) on; the numbers of streams never change."""
         limit = self._local_max_data
         limit.value = self._slide(limit.value)
         if limit.value != limit.sent:
