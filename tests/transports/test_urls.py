@@ -16,6 +16,7 @@ from landline import Endpoint, parse_url, transports
         ("tcp://example.org/", Endpoint("tcp", "example.org", 5463), "tcp://example.org:5463"),
         ("TLS://Example.ORG:1", Endpoint("tls", "example.org", 1), "tls://example.org:1"),
         ("tcp://[::1]:0", Endpoint("tcp", "::1", 0), "tcp://[::1]:0"),
+        ("quic://example.org", Endpoint("quic", "example.org", 5463), "quic://example.org:5463"),
         ("tls://[fe80::1]", Endpoint("tls", "fe80::1", 5463), "tls://[fe80::1]:5463"),
         ("ws://example.org", Endpoint("ws", "example.org", 80, "/"), "ws://example.org:80/"),
         ("wss://Example.org/A/b", Endpoint("wss", "example.org", 443, "/A/b"), "wss://example.org:443/A/b"),
@@ -33,7 +34,7 @@ def test_urls_become_endpoints_and_back(url, endpoint, text):
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("", "does not begin with one of tcp://, tls://, unix://"),
+        ("", "does not begin with one of quic://, tcp://, tls://, unix://"),
         ("127.0.0.1:80", "does not begin with one of"),
         ("localhost:5463", "does not begin with one of"),
         ("http://example.org", "does not begin with one of"),
@@ -96,7 +97,14 @@ def test_a_module_that_is_broken_is_not_hidden(monkeypatch):
 
 @pytest.mark.parametrize(
     ("url", "expected"),
-    [("tcp://h", False), ("tls://h", True), ("unix:///s", False), ("ws://h", False), ("wss://h", True)],
+    [
+        ("tcp://h", False),
+        ("tls://h", True),
+        ("quic://h", True),
+        ("unix:///s", False),
+        ("ws://h", False),
+        ("wss://h", True),
+    ],
 )
 def test_whether_an_endpoint_is_encrypted(url, expected):
     assert parse_url(url).is_encrypted is expected

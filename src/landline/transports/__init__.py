@@ -57,6 +57,7 @@ SCHEMES: Final = {
     "wss": Scheme(
         "landline.transports.websocket", is_encrypted=True, default_port=443, has_path=True, extra="ws"
     ),
+    "quic": Scheme("landline.transports.quic", is_encrypted=True, extra="quic"),
 }
 
 BACKLOG: Final = 4096
@@ -106,8 +107,16 @@ class TransportOptions(msgspec.Struct, frozen=True):
     """What a transport may need beyond its address."""
 
     tls: ssl.SSLContext | None = None
+    """For ``tls://`` and ``wss://``."""
     server_name: str = ""
     """Clients: the name for which the server's certificate must be valid; by default the host of the URL."""
+    certificate_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate, and those that vouch for it behind it, as PEM."""
+    private_key_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate's key as PEM, without a password. ``None`` where it stands in the
+    file of the certificate."""
+    ca_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on clients: who may vouch for servers, as PEM. ``None`` are the system's, else certifi's."""
     user_timeout_s: float = 15.0
     """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
     headers: dict[str, str] = {}
