@@ -17,6 +17,7 @@ COMMANDS = (
     "demo",
     "serve",
     "agent",
+    "discover",
     "ls",
     "watch",
     "logoff",

@@ -38,7 +38,7 @@ class ConfigurationError(LandlineError, ValueError):
 
 
 class AddressInUse(LandlineError, OSError):
-    """A listener's address is taken; the text names it and says what to do."""
+    """A listener's address, or its announced name, is taken; the text names it and says what to do."""
 
 
 class ConnectFailed(LandlineError):

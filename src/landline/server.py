@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from landline.admission import Admission, Gate
+from landline.announcement import Announcer, check_announceable, load_discovery
 from landline.changes import LineState, LossKind, StateChange
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
 from landline.handlers import Function, Handlers, encode_value
@@ -41,7 +42,15 @@ from landline.session.session import SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import Kind
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, Listener, TransportOptions, close_in_time, load, parse_url
+from landline.transports import (
+    Endpoint,
+    Listener,
+    ProtocolFactory,
+    TransportOptions,
+    close_in_time,
+    load,
+    parse_url,
+)
 
 logger = logging.getLogger("landline")
 
@@ -182,6 +191,7 @@ class Server:
         # In order of arrival.
         self._handshakes: dict[_HandshakeLink, None] = {}
         self._listeners: list[Listener] = []
+        self._announcers: list[Announcer] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._line_function: LineFunction | None = None
         self._state_callback: StateCallback | None = None
@@ -229,15 +239,22 @@ class Server:
 
     # Where it listens.
 
-    def listen(self, url: str, *, options: TransportOptions | None = None) -> Listening:
+    def listen(
+        self, url: str, *, options: TransportOptions | None = None, announce: str | None = None
+    ) -> Listening:
         """Listens while the returned context is entered: ``async with server.listen(url) as endpoint``.
 
-        Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
-        address is taken, :class:`OSError` for other troubles.
+        With ``announce`` the server is announced on the local network by that name (multicast DNS), for clients that
+        connect to ``mdns://name``, until it closes; entering then takes a second longer. Anybody there can hear it.
 
-        :raises ConfigurationError: when the URL makes no sense.
+        Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
+        address or the announced name is taken, :class:`OSError` for other troubles.
+
+        :raises ConfigurationError: when the URL makes no sense, or cannot be announced.
         """
-        return Listening(self, parse_url(url), options or TransportOptions())
+        endpoint = parse_url(url)
+        name = None if announce is None else check_announceable(endpoint, announce)
+        return Listening(self, endpoint, options or TransportOptions(), name)
 
     async def serve_forever(self) -> None:
         """Returns when the server was closed. Cancelling it (Ctrl-C does) leaves the listening to be closed."""
@@ -285,6 +302,9 @@ class Server:
             self._report_lost(line, lost)
 
         try:
+            # First, so that nobody finds a server that goes.
+            for announcer in self._announcers:
+                await announcer.close()
             await self._end_paced(lines, end, over_s, timeout)
         finally:
             for line in lines:
@@ -422,6 +442,20 @@ class Server:
 
     async def start_listening(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
         """Opens a listener; :class:`Listening` calls it."""
+        listener = await load(endpoint).listen(endpoint, self._begin(), options)
+        self._listeners.append(listener)
+        return listener
+
+    def add_listener(self, listener: Listener) -> ProtocolFactory:
+        """For those who bring transports of their own, as :func:`landline.asgi` does.
+
+        Returns what makes the protocol of each. The server closes the listener with its own.
+        """
+        protocol_factory = self._begin()
+        self._listeners.append(listener)
+        return protocol_factory
+
+    def _begin(self) -> ProtocolFactory:
         if self._closing:
             raise RuntimeError("a closed server cannot listen again; make a new one")
         if not self._listeners:
@@ -430,9 +464,11 @@ class Server:
             self.outbox = Outbox(self.loop)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
-        listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)
-        self._listeners.append(listener)
-        return listener
+        return lambda: _HandshakeLink(self)
+
+    def add_announcer(self, announcer: Announcer) -> None:
+        """Takes over an announcement, which is withdrawn at the latest when the server closes."""
+        self._announcers.append(announcer)
 
     async def stop_listening(self, listener: Listener) -> None:
         """Closes a listener, and the server with the last one."""
@@ -606,22 +642,38 @@ class Server:
 class Listening:
     """Listens while it is entered; made by :meth:`Server.listen`."""
 
-    def __init__(self, server: Server, endpoint: Endpoint, options: TransportOptions) -> None:
+    def __init__(
+        self, server: Server, endpoint: Endpoint, options: TransportOptions, announced_as: str | None
+    ) -> None:
         self._server = server
         self._endpoint = endpoint
         self._options = options
+        self._announced_as = announced_as
+        self._announcer: Announcer | None = None
         self._listener: Listener | None = None
 
     async def __aenter__(self) -> Endpoint:
         """Listens; returns the endpoint, with the port the system chose if the URL's was 0. ``str()`` is its URL."""
+        discovery = load_discovery() if self._announced_as is not None else None
         self._listener = await self._server.start_listening(self._endpoint, self._options)
+        if discovery is not None and self._announced_as is not None:
+            try:
+                self._announcer = await discovery.announce(self._listener.endpoint, self._announced_as)
+            except BaseException:
+                await self._server.stop_listening(self._listener)
+                raise
+            self._server.add_announcer(self._announcer)
         return self._listener.endpoint
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._listener is not None
-        await self._server.stop_listening(self._listener)
+        try:
+            if self._announcer is not None:
+                await self._announcer.close()
+        finally:
+            await self._server.stop_listening(self._listener)
 
 
 class _HandshakeLink(asyncio.Protocol):

@@ -23,8 +23,18 @@ from landline.errors import ConfigurationError
 DEFAULT_PORT: Final = 5463
 """LINE on a telephone keypad."""
 
+ADDRESS_STAGGER_S: Final = 0.25
+"""When the next address of one host is tried beside the one before (RFC 8305 §5)."""
+
 LEAVE_S: Final = 3.0
 """How long a peer may take to read our last words."""
+
+
+SUBPROTOCOL: Final = "landline.1"
+"""Says that the messages of a WebSocket carry version 1 of the protocol (docs/protocol.md §2.4)."""
+
+MESSAGE_BYTES_MAX: Final = 128 * 1024
+"""The longest message of a WebSocket that is taken, and sent (docs/protocol.md §2.4)."""
 
 
 class Scheme(msgspec.Struct, frozen=True):
@@ -43,6 +53,11 @@ SCHEMES: Final = {
     "tcp": Scheme("landline.transports.tcp"),
     "tls": Scheme("landline.transports.tcp", is_encrypted=True),
     "unix": Scheme("landline.transports.unix"),
+    "ws": Scheme("landline.transports.websocket", default_port=80, has_path=True, extra="ws"),
+    "wss": Scheme(
+        "landline.transports.websocket", is_encrypted=True, default_port=443, has_path=True, extra="ws"
+    ),
+    "quic": Scheme("landline.transports.quic", is_encrypted=True, extra="quic"),
 }
 
 BACKLOG: Final = 4096
@@ -92,8 +107,26 @@ class TransportOptions(msgspec.Struct, frozen=True):
     """What a transport may need beyond its address."""
 
     tls: ssl.SSLContext | None = None
+    """For ``tls://`` and ``wss://``."""
+    server_name: str = ""
+    """Clients: the name for which the server's certificate must be valid; by default the host of the URL."""
+    certificate_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate, and those that vouch for it behind it, as PEM."""
+    private_key_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate's key as PEM, without a password. ``None`` where it stands in the
+    file of the certificate."""
+    ca_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on clients: who may vouch for servers, as PEM. ``None`` are the system's, else certifi's."""
     user_timeout_s: float = 15.0
     """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
+    headers: dict[str, str] = {}
+    """``ws://`` and ``wss://``, clients: sent with the request that opens the WebSocket, for gateways on the way."""
+    origins: tuple[str, ...] = ()
+    """``ws://`` and ``wss://``, servers: the web pages that may connect (``https://example.org``), beside those of the
+    same host. Programs, which name no origin, always may; ``"*"`` lets any page in."""
+    proxy: str | bool = True
+    """``ws://`` and ``wss://``, clients: the HTTP proxy to go through (``http://user:password@host:port``); ``True`` is
+    the one the environment names (``https_proxy``, ``no_proxy``, ...), ``False`` none."""
 
 
 class TransportModule(Protocol):
