@@ -31,10 +31,11 @@ if TYPE_CHECKING:
         RequestTimeout,
         SessionLost,
     )
+    from landline.groups import BroadcastResult, Group
     from landline.line import Line
     from landline.room import WhenFull
     from landline.runner import run
-    from landline.server import BroadcastResult, Group, Server
+    from landline.server import Server
     from landline.session.auth import Anonymous, AuthClaim, ClientAuth, ServerAuth, SharedToken
     from landline.session.codes import Code
     from landline.session.events import Unconfirmed
@@ -68,10 +69,11 @@ _HOMES = {
         "SessionLost",
     ),
     "landline.changes": ("LineState", "LossKind", "StateChange"),
+    "landline.groups": ("BroadcastResult", "Group"),
     "landline.line": ("Line",),
     "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
-    "landline.server": ("BroadcastResult", "Group", "Server"),
+    "landline.server": ("Server",),
     "landline.session.auth": ("Anonymous", "AuthClaim", "ClientAuth", "ServerAuth", "SharedToken"),
     "landline.session.codes": ("Code",),
     "landline.session.events": ("Unconfirmed",),

@@ -22,7 +22,7 @@ from landline.errors import (
     Rejected,
     SessionLost,
 )
-from landline.handlers import Function, Handlers
+from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
 from landline.session.auth import Anonymous, ClientAuth
@@ -31,7 +31,7 @@ from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
 from landline.session.session import SendBuffer, Session
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, TransportOptions, load, parse_url
+from landline.transports import Endpoint, LinkProtocol, TransportOptions, load, parse_url
 
 logger = logging.getLogger("landline")
 
@@ -93,7 +93,7 @@ def connect(
     )
 
 
-class Connector:
+class Connector(TakesDatagrams):
     """Made by :func:`connect`: keeps one line connected."""
 
     def __init__(
@@ -431,7 +431,7 @@ class Connector:
         line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=text, code=ended.code), error)
 
 
-class _HandshakeLink(asyncio.Protocol):
+class _HandshakeLink(LinkProtocol):
     """The protocol of a transport until it is welcomed; then the line's own takes its place."""
 
     def __init__(

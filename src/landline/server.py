@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, cast
 
-import msgspec
-
 from landline.admission import Admission, Gate
 from landline.changes import LineState, LossKind, StateChange
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
-from landline.handlers import Function, Handlers, encode_value
+from landline.groups import BroadcastResult, Group, broadcast_datagram
+from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
 from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
@@ -41,7 +40,15 @@ from landline.session.session import SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import Kind
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, Listener, TransportOptions, close_in_time, load, parse_url
+from landline.transports import (
+    Endpoint,
+    LinkProtocol,
+    Listener,
+    TransportOptions,
+    close_in_time,
+    load,
+    parse_url,
+)
 
 logger = logging.getLogger("landline")
 
@@ -58,64 +65,7 @@ LineFunction = Callable[[Line], Coroutine[Any, Any, None]]
 LostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
 
 
-class BroadcastResult(msgspec.Struct, frozen=True):
-    """Who a broadcast went to."""
-
-    sent: int
-    """Lines that took it."""
-    skipped: int
-    """Lines that did not: their send buffer had no room, or the message is larger than they take."""
-    disconnected: int = 0
-    """Lines that were ended because they had no room."""
-    dropped: int = 0
-    """Older messages that were dropped to make room."""
-
-
-Broadcast = Callable[[list[Line], Any, str, bool, WhenFull, int | None], BroadcastResult]
-
-
-class Group:
-    """A set of lines that are spoken to together. A line that closes leaves by itself."""
-
-    __slots__ = ("_broadcast", "_lines", "name")
-
-    def __init__(self, name: str, broadcast: Broadcast) -> None:
-        self.name = name
-        self._broadcast = broadcast
-        self._lines: dict[Line, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __iter__(self) -> Iterator[Line]:
-        return iter(list(self._lines))
-
-    def __contains__(self, line: object) -> bool:
-        return line in self._lines
-
-    def add(self, line: Line) -> None:
-        """Adds a line; adding it twice is adding it once. A closed line is not added."""
-        if line.state is not LineState.CLOSED:
-            self._lines[line] = None
-
-    def discard(self, line: Line) -> None:
-        """Removes a line if it is there."""
-        self._lines.pop(line, None)
-
-    def broadcast(
-        self,
-        value: Any,
-        *,
-        name: str = "",
-        bulk: bool = False,
-        when_full: WhenFull = WhenFull.DROP_NEWEST,
-        keep: int | None = None,
-    ) -> BroadcastResult:
-        """Sends one message to every line without waiting for any; see :meth:`Server.broadcast`."""
-        return self._broadcast(list(self._lines), value, name, bulk, when_full, keep)
-
-
-class Server:
+class Server(TakesDatagrams):
     """Holds lines from many clients. Create it, register handlers, listen.
 
     :param auth: checks who connects, such as :class:`landline.SharedToken`; by default nobody is asked.
@@ -162,6 +112,7 @@ class Server:
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
         """Lines ended with the code ``TOO_SLOW`` since the start."""
+        self._datagrams_dropped = 0  # of closed lines
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -335,10 +286,23 @@ class Server:
         """
         return self._broadcast(list(self._sessions.values()), value, name, bulk, when_full, keep)
 
+    def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
+        """Sends one datagram to every line, encoded once; see :meth:`Line.send_datagram`.
+
+        :raises MessageTooLarge: above 1,200 bytes with name and 2 bytes of header; then nothing was sent.
+        """
+        return broadcast_datagram(list(self._sessions.values()), value, name)
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams to clients that were not sent, of all lines since the start, closed ones included."""
+        return self._datagrams_dropped + sum(line.datagrams_dropped for line in self._sessions.values())
+
     # For lines.
 
     def line_changed(self, line: Line, change: StateChange) -> None:
         if change.state is LineState.CLOSED:
+            self._datagrams_dropped += line.datagrams_dropped
             self._sessions.pop(line.session_id, None)
             for group in list(self._groups.values()):
                 group.discard(line)
@@ -624,7 +588,7 @@ class Listening:
         await self._server.stop_listening(self._listener)
 
 
-class _HandshakeLink(asyncio.Protocol):
+class _HandshakeLink(LinkProtocol):
     """The protocol of an accepted transport until it is welcomed; then the line's own takes its place."""
 
     __slots__ = ("_handshake", "_server", "_transport", "timer_tick")
