@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from landline.groups import BroadcastResult, Group
     from landline.line import Line
+    from landline.presence import Presence, PresenceInfo, PresenceState
     from landline.room import WhenFull
     from landline.runner import run
     from landline.server import Server
@@ -71,6 +72,7 @@ _HOMES = {
     "landline.changes": ("LineState", "LossKind", "StateChange"),
     "landline.groups": ("BroadcastResult", "Group"),
     "landline.line": ("Line",),
+    "landline.presence": ("Presence", "PresenceInfo", "PresenceState"),
     "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
     "landline.server": ("Server",),
@@ -110,6 +112,9 @@ __all__ = [
     "LossKind",
     "MessageTooLarge",
     "NoHandler",
+    "Presence",
+    "PresenceInfo",
+    "PresenceState",
     "ProtocolError",
     "Rejected",
     "RequestError",

@@ -14,12 +14,13 @@ from typing import Any, Final, cast
 from landline.admission import Admission, Gate
 from landline.changes import LineState, LossKind, StateChange
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
-from landline.groups import BroadcastResult, Group, broadcast_datagram
+from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
 from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
 from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
-from landline.room import WhenFull, check_policy
+from landline.presence import REMEMBERED_IDENTITIES, Presence
+from landline.room import WhenFull
 from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -75,6 +76,7 @@ class Server(TakesDatagrams):
     :param limits: what one client may make this server hold.
     :param send_buffer: how much is kept for one client before senders wait.
     :param admission: how many connections are taken in each second; one more is told when to come back.
+    :param remembered_identities: of how many identities that are gone :attr:`presence` knows what became of them.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
@@ -93,6 +95,7 @@ class Server(TakesDatagrams):
         send_buffer: SendBuffer | None = None,
         memory_bytes: int = MEMORY_BYTES,
         admission: Admission | None = None,
+        remembered_identities: int = REMEMBERED_IDENTITIES,
         name: str = "landline",
         clock: Callable[[], float] = monotonic,
         random: RandomSource | None = None,
@@ -106,6 +109,10 @@ class Server(TakesDatagrams):
         if memory_bytes < MEMORY_BYTES_MIN:
             raise ConfigurationError(
                 f"Server(memory_bytes={memory_bytes}): {MEMORY_BYTES_MIN} are the least that makes sense"
+            )
+        if remembered_identities < 0:
+            raise ConfigurationError(
+                f"Server(remembered_identities={remembered_identities}): 0 remembers nobody, fewer cannot be"
             )
         self.handlers = Handlers()
         self.messages_dropped = 0
@@ -129,7 +136,9 @@ class Server(TakesDatagrams):
         self._memory = MemoryWatch(memory_bytes, self._sessions)
         self._admission = admission or Admission()
         self._gate = Gate(self._admission)
-        self._groups: dict[str, Group] = {}
+        self._groups = Groups(self._broadcast)
+        self._presence: Presence | None = None
+        self._remembered_identities = remembered_identities
         # In order of arrival.
         self._handshakes: dict[_HandshakeLink, None] = {}
         self._listeners: list[Listener] = []
@@ -258,12 +267,27 @@ class Server(TakesDatagrams):
         """Every line that is not closed: online, suspect, or waiting to be resumed."""
         return list(self._sessions.values())
 
-    def group(self, name: str) -> Group:
-        """The group of that name; it is made when first asked for."""
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = Group(name, self._broadcast)
-        return group
+    def group(self, name: str, *, when_full: WhenFull | None = None, keep: int | None = None) -> Group:
+        """The group of that name; it is made when first asked for, and stays.
+
+        ``when_full`` (``DROP_NEWEST`` if left out) and ``keep`` are the policy of its broadcasts, as in
+        :meth:`broadcast`. They are said when it is made; to say the same again does no harm.
+
+        :raises ConfigurationError: for another policy than the group was made with, and for an impossible one.
+        """
+        return self._groups.get(name, when_full, keep)
+
+    @property
+    def presence(self) -> Presence:
+        """Who is there, by identity. It is kept from the first time it is asked for, so ask for it before listening:
+        what happened before is not known to it, and lines that are there count as having come just then.
+        """
+        if self._presence is None:
+            self._presence = Presence(self._clock, self._remembered_identities)
+            for line in self._sessions.values():
+                if line.cause is not None:
+                    self._presence.line_changed(line, line.cause)
+        return self._presence
 
     @property
     def memory_held_bytes(self) -> int:
@@ -304,8 +328,9 @@ class Server(TakesDatagrams):
         if change.state is LineState.CLOSED:
             self._datagrams_dropped += line.datagrams_dropped
             self._sessions.pop(line.session_id, None)
-            for group in list(self._groups.values()):
-                group.discard(line)
+            self._groups.line_closed(line)
+        if self._presence is not None:
+            self._presence.line_changed(line, change)
         if self._state_callback is not None:
             call_back(self._state_callback, line, change)
 
@@ -340,9 +365,7 @@ class Server(TakesDatagrams):
         when_full: WhenFull,
         keep: int | None,
     ) -> BroadcastResult:
-        if when_full is WhenFull.WAIT:
-            raise ConfigurationError("a broadcast waits for nobody: when_full=WAIT is not possible")
-        check_policy(when_full, keep)
+        check_broadcast_policy(when_full, keep)
         body, is_packed = encode_value(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0

@@ -50,10 +50,10 @@ class Datagrams:
         self.count = 0
 
     async def send(self, line: Line, dice: Random, is_over: Callable[[], bool]) -> None:
-        pace_s = dice.choice([0.02, 0.5])
+        pace_s = dice.choice([0.2, 2.0])
         while not is_over():
             await asyncio.sleep(dice.expovariate(1 / pace_s))
-            for _ in range(dice.choice([1, 1, 1, 80])):
+            for _ in range(dice.choice([1] * 9 + [80])):
                 self._last += 1
                 try:
                     is_taken = line.send_datagram([self._last, bytes(dice.choice([0, 100, 1000]))])
