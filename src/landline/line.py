@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol
 
 from landline.answers import Answers
 from landline.changes import LineState, LossKind, StateChange
-from landline.datagrams import handle_datagrams, send_datagram
 from landline.errors import (
     BufferFull,
     LineClosed,
@@ -23,6 +22,7 @@ from landline.errors import (
     SessionLost,
 )
 from landline.handlers import Handlers, decode_value, encode_value
+from landline.line_datagrams import handle_datagrams, send_datagram
 from landline.outbox import Outbox
 from landline.requests import Requests
 from landline.room import Room, WhenFull, check_policy, wake

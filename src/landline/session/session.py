@@ -848,6 +848,8 @@ class Session:
     def _receive_control(self, kind: int, body: bytes, now: float) -> None:
         if kind == Kind.ACK:
             self._receive_taken(_sequence_of(body))
+        elif kind == Kind.DATAGRAM:
+            self._ensure_datagrams().receive(body)
         elif kind == Kind.PING:
             self._receive_ping(body, now)
         elif kind == Kind.PONG:
@@ -856,8 +858,6 @@ class Session:
             round_trip_s = self._liveness.receive_pong(number, now)
             if round_trip_s is not None:
                 self._events.append(PongReceived(number, round_trip_s))
-        elif kind == Kind.DATAGRAM:
-            self._ensure_datagrams().receive(body)
         elif kind == Kind.EOF:
             self._receive_eof(_sequence_of(body))
         elif kind == Kind.BYE:

@@ -103,7 +103,7 @@ class DatagramTransport(Protocol):
 
     A line looks for it by name. Without, and for a datagram above ``datagram_bytes_max``, it writes a frame into the
     stream. A datagram belongs to its transport: it must not reach a protocol of another one between the same two
-    programs, and none may be kept for later when the transport cannot send it now.
+    programs. A few may wait until the network takes them; what would have to wait longer is dropped.
     """
 
     @property
