@@ -33,10 +33,12 @@ if TYPE_CHECKING:
         RequestTimeout,
         SessionLost,
     )
+    from landline.groups import BroadcastResult, Group
     from landline.line import Line
+    from landline.presence import Presence, PresenceInfo, PresenceState
     from landline.room import WhenFull
     from landline.runner import run
-    from landline.server import BroadcastResult, Group, Server
+    from landline.server import Server
     from landline.session.auth import Anonymous, AuthClaim, ClientAuth, ServerAuth, SharedToken
     from landline.session.codes import Code
     from landline.session.events import Unconfirmed
@@ -72,10 +74,12 @@ _HOMES = {
         "SessionLost",
     ),
     "landline.changes": ("LineState", "LossKind", "StateChange"),
+    "landline.groups": ("BroadcastResult", "Group"),
     "landline.line": ("Line",),
+    "landline.presence": ("Presence", "PresenceInfo", "PresenceState"),
     "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
-    "landline.server": ("BroadcastResult", "Group", "Server"),
+    "landline.server": ("Server",),
     "landline.session.auth": ("Anonymous", "AuthClaim", "ClientAuth", "ServerAuth", "SharedToken"),
     "landline.session.codes": ("Code",),
     "landline.session.events": ("Unconfirmed",),
@@ -113,6 +117,9 @@ __all__ = [
     "LossKind",
     "MessageTooLarge",
     "NoHandler",
+    "Presence",
+    "PresenceInfo",
+    "PresenceState",
     "ProtocolError",
     "Rejected",
     "RequestError",

@@ -26,7 +26,7 @@ from landline.errors import (
     Rejected,
     SessionLost,
 )
-from landline.handlers import Function, Handlers
+from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
 from landline.race import first_of
@@ -37,7 +37,7 @@ from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
 from landline.session.session import SendBuffer, Session
 from landline.timers import TimerWheel
-from landline.transports import ADDRESS_STAGGER_S, Endpoint, TransportOptions, load, parse_url
+from landline.transports import ADDRESS_STAGGER_S, Endpoint, LinkProtocol, TransportOptions, load, parse_url
 
 logger = logging.getLogger("landline")
 
@@ -115,7 +115,7 @@ def connect(
     )
 
 
-class Connector:
+class Connector(TakesDatagrams):
     """Made by :func:`connect`: keeps one line connected."""
 
     def __init__(
@@ -571,7 +571,7 @@ class _Attempt:
         """A server refused and said when to come back: no further road is begun."""
 
 
-class _HandshakeLink(asyncio.Protocol):
+class _HandshakeLink(LinkProtocol):
     """The protocol of a transport until it is welcomed; then the line's own takes its place."""
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
@@ -54,10 +54,11 @@ class Handler:
 class Handlers:
     """The handlers of one server or one client."""
 
-    __slots__ = ("_by_name", "message", "plain_message")
+    __slots__ = ("_by_name", "_datagrams", "message", "plain_message")
 
     def __init__(self) -> None:
         self._by_name: dict[str, Handler] = {}
+        self._datagrams: dict[str, Handler] = {}
         self.message: Handler | None = None
         """Takes messages without a name; without it they wait for ``async for``."""
         self.plain_message: HandlerFunction | None = None
@@ -70,10 +71,7 @@ class Handlers:
         are checked and converted by msgspec, and a request whose body does not fit is answered with an error.
         Raises :class:`ConfigurationError` for a name that is taken or too long.
         """
-        if not 0 < len(name.encode()) <= 255:
-            raise ConfigurationError(
-                f"a handler's name has 1 to 255 bytes, {name[:40]!r} has {len(name.encode())}"
-            )
+        _check_name(name)
         if name in self._by_name:
             raise ConfigurationError(f"there is a handler for {name!r} already")
 
@@ -91,9 +89,68 @@ class Handlers:
         self.plain_message = None if self.message.is_async else function
         return function
 
+    def on_datagram(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
+        """Registers a plain function for datagrams called ``name``, or for those without one where it is empty.
+
+        Raises :class:`ConfigurationError` for a name that is taken or too long, and for a coroutine function.
+        """
+        if name:
+            _check_name(name)
+        if name in self._datagrams:
+            raise ConfigurationError(f"there is a handler for datagrams {name!r} already")
+
+        def register(function: Function) -> Function:
+            handler = Handler(function, body_type)
+            if handler.is_async:
+                raise ConfigurationError(
+                    f"{function!r} is a coroutine function; a datagram is not kept until it has run, so its handler "
+                    "is a plain one"
+                )
+            self._datagrams[name] = handler
+            return function
+
+        return register
+
+    def find_datagram(self, name: str) -> Handler | None:
+        """The handler for datagrams of a name, or for those without one."""
+        return self._datagrams.get(name)
+
     def find(self, name: str) -> Handler | None:
         """The handler for a name, or for messages without one."""
         return self._by_name.get(name) if name else self.message
+
+
+class TakesDatagrams:
+    """What a server and a client have in common: :meth:`on_datagram`."""
+
+    handlers: Handlers
+
+    @overload
+    def on_datagram(self, name: Function, /) -> Function: ...
+
+    @overload
+    def on_datagram(self, name: str, body_type: Any = ..., /) -> Callable[[Function], Function]: ...
+
+    def on_datagram(self, name: Any, body_type: Any = Any, /) -> Any:
+        """Registers ``function(line, value)`` for datagrams: ``@on_datagram`` for those without a name, else
+        ``@on_datagram("state")`` or ``@on_datagram("state", State)``.
+
+        It is a plain function, called inside the event loop for each datagram in the order in which they come; what
+        it raises is logged. Datagrams without a handler, and those that do not fit ``body_type``, are counted in
+        :attr:`landline.Line.datagrams_ignored`.
+
+        :raises ConfigurationError: for a name that is taken or longer than 255 bytes, and for a coroutine function.
+        """
+        if isinstance(name, str):
+            return self.handlers.on_datagram(name, body_type)
+        return self.handlers.on_datagram("")(name)
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name.encode()) <= 255:
+        raise ConfigurationError(
+            f"a handler's name has 1 to 255 bytes, {name[:40]!r} has {len(name.encode())}"
+        )
 
 
 def encode_value(value: Any) -> tuple[bytes, bool]:

@@ -22,6 +22,7 @@ from landline.errors import (
     SessionLost,
 )
 from landline.handlers import Handlers, decode_value, encode_value
+from landline.line_datagrams import handle_datagrams, send_datagram
 from landline.outbox import Outbox
 from landline.requests import Requests
 from landline.room import Room, WhenFull, check_policy, wake
@@ -42,9 +43,9 @@ from landline.session.handshake import Bye, encode_body
 from landline.session.liveness import LAG_TOLERANCE_S
 from landline.session.session import WRITE_BYTES, Session
 from landline.session.state import State
-from landline.session.wire import Kind, Operation
+from landline.session.wire import Kind, Operation, encode_datagram
 from landline.timers import TimerWheel
-from landline.transports import close_in_time
+from landline.transports import LinkProtocol, close_in_time
 
 logger = logging.getLogger("landline")
 
@@ -87,7 +88,7 @@ class LineOwner(Protocol):
         """The time set with :meth:`Line.expire_at` has come."""
 
 
-class LineLink(asyncio.Protocol):
+class LineLink(LinkProtocol):
     """One transport of a line."""
 
     __slots__ = ("epoch", "line", "transport")
@@ -99,6 +100,9 @@ class LineLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.line.receive_data(self, data)
+
+    def datagram_received(self, data: bytes) -> None:
+        self.line.receive_datagram(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.line.receive_link_lost(self, exc)
@@ -132,6 +136,8 @@ class Line:
         "_answers",
         "_callback",
         "_cause",
+        "_datagrams_dropped",
+        "_datagrams_ignored",
         "_eof_received",
         "_expires_at",
         "_flush_scheduled",
@@ -173,6 +179,8 @@ class Line:
         self._requests: Requests | None = None
         self._room: Room | None = None
         self._waiting: _Waiting | None = None
+        # Of earlier sessions, and of the time between two.
+        self._datagrams_dropped = self._datagrams_ignored = 0
         self.timer_tick: int | None = None
         self.identity = identity
         """Who the peer proved to be (on a server's lines), or who this side said it is."""
@@ -237,6 +245,18 @@ class Line:
     def messages_dropped(self) -> int:
         """Messages to the peer that were dropped for want of room, or because newer ones took their place."""
         return self._room.messages_dropped if self._room else 0
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams to the peer that were not sent; those that got lost on their way are not known."""
+        session = self._session
+        return self._datagrams_dropped + (session.datagrams_dropped if session is not None else 0)
+
+    @property
+    def datagrams_ignored(self) -> int:
+        """Datagrams of the peer that had no handler, did not fit its type, or came too many in one read."""
+        session = self._session
+        return self._datagrams_ignored + (session.datagrams_ignored if session is not None else 0)
 
     def on_state(self, callback: StateCallback | None) -> None:
         """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
@@ -363,6 +383,33 @@ class Line:
                 self._live_session()
             return False
         return True
+
+    def send_datagram(self, value: Any, *, name: str = "") -> bool:
+        """Sends a value that arrives at most once, and soon or never: it is not kept and not sent again.
+
+        For what the next one makes worthless: positions, meters, pointers. It is dropped (and counted) while the line
+        is not connected or its transport takes no data, and where many wait to be written in this turn of the event
+        loop. Returns whether it was taken; whether it arrived, nobody is told. It may overtake messages, and be
+        overtaken where the transport carries datagrams of its own. :meth:`send_eof` does not end datagrams.
+
+        Raises :class:`MessageTooLarge` above 1,200 bytes with name and 2 bytes of header, :class:`LineClosed` or what
+        ended the line, :class:`TypeError` for values MessagePack has no form for.
+        """
+        body, is_packed = encode_value(value)
+        return self.send_encoded_datagram(encode_datagram(name.encode(), body, is_packed=is_packed))
+
+    def send_encoded_datagram(self, frame: bytes) -> bool:
+        """Sends a datagram encoded before, as a broadcast does once for all lines."""
+        session, link = self._session, self._link
+        if self._state is _CLOSED:
+            self._live_session()
+        if session is None or link is None:
+            self._datagrams_dropped += 1
+            return False
+        is_taken = send_datagram(session, link.transport, frame)
+        if is_taken:
+            self._flush_soon()
+        return is_taken
 
     async def send_eof(self) -> None:
         """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
@@ -504,6 +551,8 @@ class Line:
         plain_message = owner.handlers.plain_message
         take = session.take
         try:
+            if session.has_datagrams:
+                handle_datagrams(self, session, owner.handlers)
             for event in session.next_events():
                 if type(event) is not MessageReceived:
                     self._handle_event(event)
@@ -531,6 +580,23 @@ class Line:
             self._flush(now)
         elif session.state is State.DETACHED and link is self._link:
             self._drop_link(LossKind.LINK_LOST, "the session went on over another transport")
+
+    def receive_datagram(self, link: LineLink, data: bytes) -> None:
+        """A datagram that the transport carried outside of its stream."""
+        session = self._session
+        if session is None or link is not self._link:
+            return
+        now = self._owner.wheel.time()
+        session.receive_datagram(data, now, epoch=link.epoch)
+        self._in_batch = True
+        try:
+            handle_datagrams(self, session, self._owner.handlers)
+            # That a suspected peer was heard, or broke the protocol.
+            for event in session.next_events():
+                self._handle_event(event)
+        finally:
+            self._in_batch = False
+        self._flush(now)
 
     def receive_link_lost(self, link: LineLink, error: Exception | None) -> None:
         """A transport ended."""
@@ -654,6 +720,8 @@ class Line:
 
     def forget_session(self) -> None:
         """The line waits for a new session."""
+        self._datagrams_dropped = self.datagrams_dropped
+        self._datagrams_ignored = self.datagrams_ignored
         self._session = None
 
     def finish(self, change: StateChange, error: Exception | None) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, cast
 
-import msgspec
-
 from landline.admission import Admission, Gate
 from landline.announcement import Announcer, check_announceable, load_discovery
 from landline.changes import LineState, LossKind, StateChange
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
-from landline.handlers import Function, Handlers, encode_value
+from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
+from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
 from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
-from landline.room import WhenFull, check_policy
+from landline.presence import REMEMBERED_IDENTITIES, Presence
+from landline.room import WhenFull
 from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -44,6 +44,7 @@ from landline.session.wire import Kind
 from landline.timers import TimerWheel
 from landline.transports import (
     Endpoint,
+    LinkProtocol,
     Listener,
     ProtocolFactory,
     TransportOptions,
@@ -67,64 +68,7 @@ LineFunction = Callable[[Line], Coroutine[Any, Any, None]]
 LostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
 
 
-class BroadcastResult(msgspec.Struct, frozen=True):
-    """Who a broadcast went to."""
-
-    sent: int
-    """Lines that took it."""
-    skipped: int
-    """Lines that did not: their send buffer had no room, or the message is larger than they take."""
-    disconnected: int = 0
-    """Lines that were ended because they had no room."""
-    dropped: int = 0
-    """Older messages that were dropped to make room."""
-
-
-Broadcast = Callable[[list[Line], Any, str, bool, WhenFull, int | None], BroadcastResult]
-
-
-class Group:
-    """A set of lines that are spoken to together. A line that closes leaves by itself."""
-
-    __slots__ = ("_broadcast", "_lines", "name")
-
-    def __init__(self, name: str, broadcast: Broadcast) -> None:
-        self.name = name
-        self._broadcast = broadcast
-        self._lines: dict[Line, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __iter__(self) -> Iterator[Line]:
-        return iter(list(self._lines))
-
-    def __contains__(self, line: object) -> bool:
-        return line in self._lines
-
-    def add(self, line: Line) -> None:
-        """Adds a line; adding it twice is adding it once. A closed line is not added."""
-        if line.state is not LineState.CLOSED:
-            self._lines[line] = None
-
-    def discard(self, line: Line) -> None:
-        """Removes a line if it is there."""
-        self._lines.pop(line, None)
-
-    def broadcast(
-        self,
-        value: Any,
-        *,
-        name: str = "",
-        bulk: bool = False,
-        when_full: WhenFull = WhenFull.DROP_NEWEST,
-        keep: int | None = None,
-    ) -> BroadcastResult:
-        """Sends one message to every line without waiting for any; see :meth:`Server.broadcast`."""
-        return self._broadcast(list(self._lines), value, name, bulk, when_full, keep)
-
-
-class Server:
+class Server(TakesDatagrams):
     """Holds lines from many clients. Create it, register handlers, listen.
 
     :param auth: checks who connects, such as :class:`landline.SharedToken`; by default nobody is asked.
@@ -134,6 +78,7 @@ class Server:
     :param limits: what one client may make this server hold.
     :param send_buffer: how much is kept for one client before senders wait.
     :param admission: how many connections are taken in each second; one more is told when to come back.
+    :param remembered_identities: of how many identities that are gone :attr:`presence` knows what became of them.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
@@ -152,6 +97,7 @@ class Server:
         send_buffer: SendBuffer | None = None,
         memory_bytes: int = MEMORY_BYTES,
         admission: Admission | None = None,
+        remembered_identities: int = REMEMBERED_IDENTITIES,
         name: str = "landline",
         clock: Callable[[], float] = monotonic,
         random: RandomSource | None = None,
@@ -166,11 +112,16 @@ class Server:
             raise ConfigurationError(
                 f"Server(memory_bytes={memory_bytes}): {MEMORY_BYTES_MIN} are the least that makes sense"
             )
+        if remembered_identities < 0:
+            raise ConfigurationError(
+                f"Server(remembered_identities={remembered_identities}): 0 remembers nobody, fewer cannot be"
+            )
         self.handlers = Handlers()
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
         """Lines ended with the code ``TOO_SLOW`` since the start."""
+        self._datagrams_dropped = 0  # of closed lines
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -187,7 +138,9 @@ class Server:
         self._memory = MemoryWatch(memory_bytes, self._sessions)
         self._admission = admission or Admission()
         self._gate = Gate(self._admission)
-        self._groups: dict[str, Group] = {}
+        self._groups = Groups(self._broadcast)
+        self._presence: Presence | None = None
+        self._remembered_identities = remembered_identities
         # In order of arrival.
         self._handshakes: dict[_HandshakeLink, None] = {}
         self._listeners: list[Listener] = []
@@ -327,12 +280,27 @@ class Server:
         """Every line that is not closed: online, suspect, or waiting to be resumed."""
         return list(self._sessions.values())
 
-    def group(self, name: str) -> Group:
-        """The group of that name; it is made when first asked for."""
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = Group(name, self._broadcast)
-        return group
+    def group(self, name: str, *, when_full: WhenFull | None = None, keep: int | None = None) -> Group:
+        """The group of that name; it is made when first asked for, and stays.
+
+        ``when_full`` (``DROP_NEWEST`` if left out) and ``keep`` are the policy of its broadcasts, as in
+        :meth:`broadcast`. They are said when it is made; to say the same again does no harm.
+
+        :raises ConfigurationError: for another policy than the group was made with, and for an impossible one.
+        """
+        return self._groups.get(name, when_full, keep)
+
+    @property
+    def presence(self) -> Presence:
+        """Who is there, by identity. It is kept from the first time it is asked for, so ask for it before listening:
+        what happened before is not known to it, and lines that are there count as having come just then.
+        """
+        if self._presence is None:
+            self._presence = Presence(self._clock, self._remembered_identities)
+            for line in self._sessions.values():
+                if line.cause is not None:
+                    self._presence.line_changed(line, line.cause)
+        return self._presence
 
     @property
     def memory_held_bytes(self) -> int:
@@ -355,13 +323,27 @@ class Server:
         """
         return self._broadcast(list(self._sessions.values()), value, name, bulk, when_full, keep)
 
+    def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
+        """Sends one datagram to every line, encoded once; see :meth:`Line.send_datagram`.
+
+        :raises MessageTooLarge: above 1,200 bytes with name and 2 bytes of header; then nothing was sent.
+        """
+        return broadcast_datagram(list(self._sessions.values()), value, name)
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams to clients that were not sent, of all lines since the start, closed ones included."""
+        return self._datagrams_dropped + sum(line.datagrams_dropped for line in self._sessions.values())
+
     # For lines.
 
     def line_changed(self, line: Line, change: StateChange) -> None:
         if change.state is LineState.CLOSED:
+            self._datagrams_dropped += line.datagrams_dropped
             self._sessions.pop(line.session_id, None)
-            for group in list(self._groups.values()):
-                group.discard(line)
+            self._groups.line_closed(line)
+        if self._presence is not None:
+            self._presence.line_changed(line, change)
         if self._state_callback is not None:
             call_back(self._state_callback, line, change)
 
@@ -396,9 +378,7 @@ class Server:
         when_full: WhenFull,
         keep: int | None,
     ) -> BroadcastResult:
-        if when_full is WhenFull.WAIT:
-            raise ConfigurationError("a broadcast waits for nobody: when_full=WAIT is not possible")
-        check_policy(when_full, keep)
+        check_broadcast_policy(when_full, keep)
         body, is_packed = encode_value(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
@@ -676,7 +656,7 @@ class Listening:
             await self._server.stop_listening(self._listener)
 
 
-class _HandshakeLink(asyncio.Protocol):
+class _HandshakeLink(LinkProtocol):
     """The protocol of an accepted transport until it is welcomed; then the line's own takes its place."""
 
     __slots__ = ("_handshake", "_is_late", "_server", "_transport", "timer_tick")

@@ -50,7 +50,7 @@ from landline.session.handshake import (
     reject_to_send,
 )
 from landline.session.liveness import Heartbeat
-from landline.session.wire import Kind
+from landline.session.wire import Kind, encode_datagram
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
@@ -79,6 +79,7 @@ def pieces_of_a_conversation() -> list[bytes]:
     for which in (0, 1):
         talk.send(which, bulk=False, count=2, size=3)
         talk.send(which, bulk=True, count=1, size=40)
+        talk.send_datagrams(which, count=2, size=3)
     talk.advance(0.01)
     talk.cut(resumes=True)
     talk.take(0, "some")
@@ -164,7 +165,7 @@ def session() -> Iterator[bytes]:
         chunks = [
             piece[i : i + 255] for piece in pieces_of_a_conversation() for i in range(0, len(piece), 255)
         ]
-        yield bytes([option]) + b"".join(bytes([0, 0, 9, len(chunk)]) + chunk for chunk in chunks)
+        yield bytes([option]) + b"".join(bytes([0, 0, 10, len(chunk)]) + chunk for chunk in chunks)
 
 
 def two_sessions() -> Iterator[bytes]:
@@ -227,9 +228,10 @@ def values() -> Iterator[bytes]:
     yield bytes([rest]) + hello_to_send(resumes=False)[5:]
     yield bytes([rest + 1]) + next(f for f in frames_of_the_example() if f[4] == Kind.PING)[5:]
     yield bytes([rest + 2]) + plain
+    yield bytes([rest + 3]) + encode_datagram(b"name", b"body", is_packed=True)[5:]
     for url in ("tcp://127.0.0.1:5463", "tls://[::1]:1", "unix:///run/a b.sock", "tcp://example.org/?#"):
-        yield bytes([rest + 3]) + url.encode()
         yield bytes([rest + 4]) + url.encode()
+        yield bytes([rest + 5]) + url.encode()
 
 
 SEEDS = {

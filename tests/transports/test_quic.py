@@ -790,7 +790,7 @@ async def test_a_peer_without_datagrams_is_sent_none(files, until, stranger):
 
 async def test_datagrams_do_not_upset_a_line_that_takes_none(opened):
     async with opened(echo_server()) as (line, _):
-        assert transport_of(line).send_datagram(b"?")
+        assert transport_of(line).send_datagram(bytes([0, 0]) + b"?")
         assert await line.request("echo", 1, timeout=5) == 1
 
 

@@ -1,8 +1,8 @@
 """Transports by URL scheme: bytes in, bytes out.
 
 A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
-when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport
-is an :class:`asyncio.Transport`.
+when its :class:`Scheme` is first used. To a transport, a line is a :class:`LinkProtocol`; to a line, a transport is
+an :class:`asyncio.Transport`, which may be a :class:`DatagramTransport` as well.
 """
 
 from __future__ import annotations
@@ -100,7 +100,41 @@ class Listener(Protocol):
         ...
 
 
-ProtocolFactory = Callable[[], asyncio.Protocol]
+class LinkProtocol(asyncio.Protocol):
+    """What a transport calls, which stays a protocol of this class however often it is replaced."""
+
+    __slots__ = ()
+
+    def datagram_received(self, data: bytes) -> None:
+        """A datagram came outside of the stream: what the peer gave to :meth:`DatagramTransport.send_datagram`.
+
+        For transports that carry datagrams. One that overtakes the handshake, or comes behind the last byte, finds
+        nobody who knows what to do with it, and is dropped here.
+        """
+
+
+class DatagramTransport(Protocol):
+    """What a transport has beside the methods of :class:`asyncio.Transport` if it carries datagrams of its own.
+
+    A line looks for it by name. Without, and for a datagram above ``datagram_bytes_max``, it writes a frame into the
+    stream. A datagram belongs to its transport: it must not reach a protocol of another one between the same two
+    programs. A few may wait until the network takes them; what would have to wait longer is dropped.
+    """
+
+    @property
+    def datagram_bytes_max(self) -> int:
+        """The largest datagram that is carried just now; 0 where the peer takes none."""
+        ...
+
+    def send_datagram(self, data: bytes) -> bool:
+        """Sends the body of a DATAGRAM frame (docs/protocol.md §5.7) once, without waiting.
+
+        Returns whether it was sent; nobody learns whether it arrived.
+        """
+        ...
+
+
+ProtocolFactory = Callable[[], LinkProtocol]
 
 
 class TransportOptions(msgspec.Struct, frozen=True):
@@ -195,7 +229,7 @@ def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport)
     A peer that does not read would keep it for ever. Nobody is told what becomes of it: its protocol, and all that
     hangs on it, is let go at once. A timer of the loop does it, for the timer wheel ends with its owner.
     """
-    transport.set_protocol(asyncio.Protocol())
+    transport.set_protocol(LinkProtocol())
     transport.close()
     loop.call_later(LEAVE_S, transport.abort)
 

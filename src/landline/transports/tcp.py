@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from landline.errors import AddressInUse, ConfigurationError
@@ -13,7 +14,6 @@ from landline.transports import (
     ACCEPTS_AT_ONCE,
     ADDRESS_STAGGER_S,
     Endpoint,
-    ProtocolFactory,
     TransportOptions,
     lengthen_queue,
 )
@@ -43,7 +43,9 @@ class TcpListener:
         self._server.close()
 
 
-async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
+async def connect(
+    endpoint: Endpoint, protocol_factory: Callable[[], asyncio.Protocol], options: TransportOptions
+) -> None:
     """See :class:`landline.transports.TransportModule`."""
     context = client_context(endpoint, options)
     loop = asyncio.get_running_loop()
@@ -63,7 +65,7 @@ async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options
 
 
 async def listen(
-    endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
+    endpoint: Endpoint, protocol_factory: Callable[[], asyncio.Protocol], options: TransportOptions
 ) -> TcpListener:
     """See :class:`landline.transports.TransportModule`."""
     if endpoint.is_encrypted and options.tls is None:
