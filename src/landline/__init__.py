@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landline.admission import Admission
     from landline.backoff import Backoff
+    from landline.calls import call
     from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
     from landline.errors import (
@@ -49,6 +50,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "landline.admission": ("Admission",),
     "landline.backoff": ("Backoff",),
+    "landline.calls": ("call",),
     "landline.client": ("Connector", "connect"),
     "landline.errors": (
         "AddressInUse",
@@ -123,6 +125,7 @@ __all__ = [
     "Unconfirmed",
     "WhenFull",
     "__version__",
+    "call",
     "connect",
     "parse_url",
     "run",

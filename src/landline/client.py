@@ -25,7 +25,7 @@ from landline.errors import (
 from landline.handlers import Function, Handlers
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
-from landline.session.auth import Anonymous, ClientAuth
+from landline.session.auth import IDENTITY_BYTES_MAX, Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
@@ -73,11 +73,8 @@ def connect(
     :param random: where nonces and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
     """
-    endpoints = [parse_url(url) for url in ([urls] if isinstance(urls, str) else urls)]
-    if not endpoints:
-        raise ConfigurationError("connect() needs at least one URL")
-    if len(identity.encode()) > 200:
-        raise ConfigurationError(f"an identity of {len(identity.encode())} bytes; 200 are allowed")
+    endpoints = parse_urls(urls, "connect()")
+    check_identity(identity)
     return Connector(
         endpoints,
         auth=auth or Anonymous(),
@@ -91,6 +88,21 @@ def connect(
         clock=clock,
         random=random or SystemRandom(),
     )
+
+
+def parse_urls(urls: str | Sequence[str], function: str) -> list[Endpoint]:
+    """The endpoints of one URL or several. Raises :class:`ConfigurationError` for none, and for what is no URL."""
+    endpoints = [parse_url(url) for url in ([urls] if isinstance(urls, str) else urls)]
+    if not endpoints:
+        raise ConfigurationError(f"{function} needs at least one URL")
+    return endpoints
+
+
+def check_identity(identity: str) -> None:
+    """Raises :class:`ConfigurationError` for an identity that no handshake has room for."""
+    size = len(identity.encode())
+    if size > IDENTITY_BYTES_MAX:
+        raise ConfigurationError(f"an identity of {size} bytes; {IDENTITY_BYTES_MAX} are allowed")
 
 
 class Connector:
@@ -255,7 +267,7 @@ class Connector:
             failure: Exception | None = None
             try:
                 self._detached = self.loop.create_future()
-                await self._connect(line, endpoint)
+                await self.connect_once(line, endpoint)
             except Rejected as error:
                 if not error.code.may_return:
                     raise
@@ -268,7 +280,7 @@ class Connector:
                     raise
                 cause, detail, failure = LossKind.CONNECT_FAILED, f"{endpoint}: {error}", error
             except (ConnectFailed, OSError, UnicodeError) as error:
-                cause, detail, failure = LossKind.CONNECT_FAILED, f"{endpoint}: {_reason(error)}", error
+                cause, detail, failure = LossKind.CONNECT_FAILED, f"{endpoint}: {reason_of(error)}", error
             else:
                 self._schedule.receive_connected(self.wheel.time())
                 if not online.done():
@@ -340,7 +352,7 @@ class Connector:
                 StateChange(state=LineState.CONNECTING, cause=cause, attempt=self._schedule.failures + 1)
             )
 
-    async def _connect(self, line: Line, endpoint: Endpoint) -> None:
+    async def connect_once(self, line: Line, endpoint: Endpoint) -> None:
         """One attempt: raises what went wrong, or returns with the line attached."""
         session = line.session
         handshake = ClientHandshake(
@@ -487,7 +499,7 @@ class _HandshakeLink(asyncio.Protocol):
             self._welcomed.set_exception(error)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """An error as part of a sentence; the system's text where there is one."""
     if isinstance(error, ConnectionRefusedError):
         return "nobody answers (connection refused)"
