@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from landline.calls import call
     from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
+    from landline.datagrams import CallCounts, Caller
     from landline.errors import (
         AddressInUse,
         BufferFull,
@@ -52,6 +53,7 @@ _HOMES = {
     "landline.backoff": ("Backoff",),
     "landline.calls": ("call",),
     "landline.client": ("Connector", "connect"),
+    "landline.datagrams": ("CallCounts", "Caller"),
     "landline.errors": (
         "AddressInUse",
         "BufferFull",
@@ -93,6 +95,8 @@ __all__ = [
     "Backoff",
     "BroadcastResult",
     "BufferFull",
+    "CallCounts",
+    "Caller",
     "ClientAuth",
     "Code",
     "ConfigurationError",

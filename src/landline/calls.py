@@ -13,15 +13,18 @@ import msgspec
 from landline.backoff import Backoff
 from landline.changes import LineState, LossKind, StateChange
 from landline.client import CONNECT_TIMEOUT_S, Connector, check_identity, parse_urls, reason_of
-from landline.errors import ConnectFailed, Rejected, RequestTimeout
+from landline.datagrams.scheme import load_calls
+from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout
 from landline.handlers import encode_value
 from landline.line import Line
 from landline.outbox import Outbox
+from landline.requests import read_answer
 from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits
 from landline.session.session import SendBuffer
+from landline.session.wire import Operation
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, TransportOptions
 
@@ -46,7 +49,8 @@ async def call(
 
     :param url: one URL, or several that are tried in order. Only a failure to connect leads to the next one; each
         may take an equal share of the time that is left.
-    :param timeout: seconds for everything; ``None`` waits as long as the server is alive once it is connected.
+    :param timeout: seconds for everything; ``None`` waits as long as the server is alive once it is connected, and is
+        not for ``udp://``.
     :param auth: proves who we are, such as :class:`landline.SharedToken`.
     :param identity: who we say we are, 200 bytes at most.
     :param response_type: what the answer is converted to, anything msgspec can check.
@@ -61,20 +65,24 @@ async def call(
     :raises ConfigurationError: when an argument makes no sense; :class:`TypeError` for values MessagePack has no form
         for.
 
-    Cancelling tells the server to cancel the handler, and hangs up.
+    Cancelling tells the server to cancel the handler, and hangs up. Over ``udp://`` it stops asking; a handler that
+    runs already goes on.
     """
     endpoints = parse_urls(url, "call()")
+    if timeout is None and any(endpoint.is_connectionless for endpoint in endpoints):
+        raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
     check_identity(identity)
     body, is_packed = encode_value(value)
     caller = _Caller(endpoints, auth or Anonymous(), identity, options or TransportOptions())
     # Encoded before anything is started, so that a value without a form costs no connection.
-    request = _Request(name, msgspec.Raw(body) if is_packed else body, response_type, timeout)
+    request = _Request(name, body, is_packed, response_type, timeout)
     return await caller.ask(request)
 
 
 class _Request(msgspec.Struct, frozen=True):
     name: str
-    value: Any
+    body: bytes
+    is_packed: bool
     response_type: Any
     timeout_s: float | None
 
@@ -123,13 +131,16 @@ class _Caller(Connector):
     async def _ask_one(
         self, endpoint: Endpoint, request: _Request, deadline: float | None, urls_left: int
     ) -> Any:
+        if endpoint.is_connectionless:
+            return await self._ask_datagram(endpoint, request, self._share_s(deadline, urls_left))
         line = Line(self, identity=self._identity)
+        value = msgspec.Raw(request.body) if request.is_packed else request.body
         try:
             await self._connect_in_time(line, endpoint, deadline, urls_left)
             try:
                 async with asyncio.timeout_at(deadline):
                     return await line.request(
-                        request.name, request.value, timeout=None, response_type=request.response_type
+                        request.name, value, timeout=None, response_type=request.response_type
                     )
             except TimeoutError as error:
                 raise RequestTimeout(request.name, request.timeout_s or 0.0) from error
@@ -142,9 +153,7 @@ class _Caller(Connector):
         self, line: Line, endpoint: Endpoint, deadline: float | None, urls_left: int
     ) -> None:
         """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""
-        share_s = CONNECT_TIMEOUT_S + HANDSHAKE_TIMEOUT_S
-        if deadline is not None:
-            share_s = max(0.0, deadline - self.loop.time()) / urls_left
+        share_s = self._share_s(deadline, urls_left)
         try:
             async with asyncio.timeout(share_s):
                 await self.connect_once(line, endpoint)
@@ -152,6 +161,30 @@ class _Caller(Connector):
             raise ConnectFailed(f"{endpoint}: no connection within {share_s:g} s") from error
         except (OSError, UnicodeError) as error:
             raise ConnectFailed(f"{endpoint}: {reason_of(error)}") from error
+
+    async def _ask_datagram(self, endpoint: Endpoint, request: _Request, timeout_s: float) -> Any:
+        reply = await load_calls(endpoint).ask(
+            endpoint,
+            request.name,
+            request.body,
+            is_packed=request.is_packed,
+            identity=self._identity,
+            auth=self._auth,
+            timeout_s=timeout_s,
+        )
+        return read_answer(
+            request.name,
+            reply.body,
+            reply.is_packed,
+            request.response_type,
+            is_error=reply.operation is Operation.ERROR,
+        )
+
+    def _share_s(self, deadline: float | None, urls_left: int) -> float:
+        """How long one URL may take: its share of what is left."""
+        if deadline is None:
+            return CONNECT_TIMEOUT_S + HANDSHAKE_TIMEOUT_S
+        return round(max(0.0, deadline - self.loop.time()) / urls_left, 3)
 
     # For the line.
 

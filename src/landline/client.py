@@ -74,6 +74,8 @@ def connect(
     :raises ConfigurationError: when an argument makes no sense.
     """
     endpoints = parse_urls(urls, "connect()")
+    for endpoint in endpoints:
+        check_carries_lines(endpoint)
     check_identity(identity)
     return Connector(
         endpoints,
@@ -96,6 +98,14 @@ def parse_urls(urls: str | Sequence[str], function: str) -> list[Endpoint]:
     if not endpoints:
         raise ConfigurationError(f"{function} needs at least one URL")
     return endpoints
+
+
+def check_carries_lines(endpoint: Endpoint) -> None:
+    """Raises :class:`ConfigurationError` for a scheme without connections."""
+    if endpoint.is_connectionless:
+        raise ConfigurationError(
+            f"{endpoint} carries single calls, landline.call(), and no lines: a line needs tls:// or quic://, say"
+        )
 
 
 def check_identity(identity: str) -> None:
@@ -310,6 +320,7 @@ class Connector:
         for url in alternatives:
             try:
                 endpoint = parse_url(url)
+                check_carries_lines(endpoint)
             except ConfigurationError as error:
                 logger.warning("the server named an alternative that cannot be used: %s", error)
                 continue

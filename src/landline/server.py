@@ -15,6 +15,8 @@ import msgspec
 
 from landline.admission import Admission, Gate
 from landline.changes import LineState, LossKind, StateChange
+from landline.datagrams import CallCounts
+from landline.datagrams.scheme import load_calls
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
 from landline.handlers import Function, Handlers, encode_value
 from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
@@ -41,7 +43,15 @@ from landline.session.session import SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import Kind
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, Listener, TransportOptions, close_in_time, load, parse_url
+from landline.transports import (
+    ClosesLater,
+    Endpoint,
+    Listener,
+    TransportOptions,
+    close_in_time,
+    load,
+    parse_url,
+)
 
 logger = logging.getLogger("landline")
 
@@ -162,6 +172,8 @@ class Server:
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
         """Lines ended with the code ``TOO_SLOW`` since the start."""
+        self.call_counts = CallCounts()
+        """What became of the datagrams that ``udp://`` listeners received."""
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -430,7 +442,19 @@ class Server:
             self.outbox = Outbox(self.loop)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
-        listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)
+        listener: Listener
+        if endpoint.is_connectionless:
+            listener = await load_calls(endpoint).listen(
+                endpoint,
+                handlers=self.handlers,
+                auth=self._auth,
+                random=self._random,
+                clock=self._clock,
+                counts=self.call_counts,
+                tasks=self._tasks,
+            )
+        else:
+            listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)
         self._listeners.append(listener)
         return listener
 
@@ -438,8 +462,12 @@ class Server:
         """Closes a listener, and the server with the last one."""
         listener.close()
         self._listeners.remove(listener)
-        if not self._listeners:
-            await self.close()
+        try:
+            if not self._listeners:
+                await self.close()
+        finally:
+            if isinstance(listener, ClosesLater):
+                await listener.wait_closed()
 
     async def _end_paced(
         self, lines: list[Line], end: Callable[[Line], None], over_s: float, timeout: float | None
