@@ -5,6 +5,7 @@ import logging
 import random
 import socket
 import sys
+import time
 
 import pytest
 
@@ -315,9 +316,11 @@ async def test_a_server_that_restarts_is_asked_again_only_when_that_is_safe(desk
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         assert await call(endpoint, "echo", 1) == 1
     port = endpoint.port
-    after = Desk()
+    up_s = 0.0
+    after = Desk(clock=lambda: time.monotonic() + up_s)
     async with after.server.listen(f"udp://127.0.0.1:{port}"):
-        # A call that began after its start was certainly not run before it.
+        # A call that began long after its start was certainly not run before it.
+        up_s = 60.0
         assert await call(f"udp://127.0.0.1:{port}", "echo", 2) == 2
         waiting = asyncio.create_task(call(f"udp://127.0.0.1:{port}", "wait"))
         await until(lambda: after.started == 2)
@@ -325,7 +328,9 @@ async def test_a_server_that_restarts_is_asked_again_only_when_that_is_safe(desk
     async with last.server.listen(f"udp://127.0.0.1:{port}"):
         with pytest.raises(landline.RequestLost, match="restarted, or forgot"):
             await waiting
-    assert last.started == 0
+        assert last.started == 0
+        # The next call begins with nothing that could be misunderstood.
+        assert await call(f"udp://127.0.0.1:{port}", "echo", 3) == 3
 
 
 # Strangers.

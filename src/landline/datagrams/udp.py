@@ -114,7 +114,9 @@ async def ask(
         raise RequestTimeout(name, timeout_s) from error
     finally:
         asking.close()
-        if call.cookie:
+        if call.is_lost:
+            _cookies.pop(key, None)
+        elif call.cookie:
             _cookies[key] = call.cookie
             _cookies.move_to_end(key)
             while len(_cookies) > COOKIES_KEPT_MAX:
