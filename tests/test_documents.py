@@ -25,6 +25,7 @@ COMMANDS = (
     "wake",
     "jobs",
     "cancel",
+    "ping",
 )
 
 

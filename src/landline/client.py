@@ -151,6 +151,8 @@ class Connector:
         self._task: asyncio.Task[None] | None = None
         self._detached: asyncio.Future[tuple[LossKind, str, Ended | None]] | None = None
         self.messages_dropped = 0
+        self.server_name = ""
+        """What the server calls itself, as soon as it said so; also that of one that refused us."""
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -476,7 +478,10 @@ class _HandshakeLink(asyncio.Protocol):
         if transport is None or self._welcomed.done():
             return
         try:
-            rest = self._handshake.receive_data(data)
+            try:
+                rest = self._handshake.receive_data(data)
+            finally:
+                self._connector.server_name = self._handshake.server_name
             output = self._handshake.data_to_send()
             if output:
                 transport.write(output)

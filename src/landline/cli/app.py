@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from landline.cli.jobs import register as register_jobs
 from landline.cli.machines import register as register_machines
+from landline.cli.pinging import register as register_pinging
 from landline.cli.serving import register as register_serving
 
 
@@ -28,6 +29,7 @@ def build() -> typer.Typer:
     register_machines(app)
     register_jobs(app)
     register_serving(app)
+    register_pinging(app)
     return app
 
 
