@@ -209,7 +209,8 @@ class Server:
         A coroutine function runs as a task of its own for each request (64 at once for one line), and one after
         the other for messages. A plain function is called inside the event loop, at once, and must not block; it is
         several times faster. What it returns is the answer; :class:`landline.RequestError` raised in it answers with
-        that error, any other exception is logged and answered with a general one.
+        that error, any other exception is logged and answered with a general one. To a call over ``udp://`` the line is
+        a :class:`landline.Caller`.
         """
         return self.handlers.on(name, body_type)
 

@@ -62,6 +62,26 @@ def test_arbitrary_texts_are_only_refused(text):
             continue
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "ends too early"),
+        (b"\x00\x00\x00", "ends too early"),
+        (b"\x01\x2a\x00\x00\x01n", "a cookie of 1 bytes and flags 0x0"),
+        (b"\x00\x01\x00\x01n", "a cookie of 0 bytes and flags 0x1"),
+        (b"\x00\x00\x00\x00body", "a length that cannot be"),
+        (b"\x00\x00\x00\x05name", "a length that cannot be"),
+        (b"\x00\x00\xc9" + bytes(201) + b"\x01n", "a length that cannot be"),
+        (b"\x00\x00\x00\x01\xff", "name is not UTF-8"),
+        (b"\x00\x00\x01\xff\x01n", "identity or name is not UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_named(text, reason):
+    with pytest.raises(ProtocolError, match=reason):
+        wire.decode_call(text)
+    assert wire.decode_call(b"\x00\x00\x00\x04name") == Call("name", b"", False, "", b"")
+
+
 @given(st.binary(max_size=1300))
 def test_arbitrary_datagrams_do_nothing(datagram):
     with pytest.raises(ProtocolError):

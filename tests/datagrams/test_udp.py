@@ -242,6 +242,33 @@ async def test_closing_the_server_waits_for_cancelled_handlers(desk, until):
         await task
 
 
+async def test_one_listener_of_several_stops_with_its_handlers(desk, until):
+    async with desk.server.listen("tcp://127.0.0.1:0") as lines:
+        async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
+            task = asyncio.create_task(call(endpoint, "wait", timeout=0.5))
+            await until(lambda: desk.started == 1)
+        assert desk.cancelled == 1
+        assert await call(lines, "echo", 1) == 1
+        with pytest.raises(landline.RequestTimeout):
+            await task
+
+
+async def test_a_handler_may_close_the_server(desk):
+    closed = []
+
+    @desk.server.on("close")
+    async def close(caller, body):
+        await desk.server.close()
+        closed.append(caller)
+
+    async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
+        # Nobody is left to send the answer.
+        with pytest.raises(landline.RequestTimeout):
+            await call(endpoint, "close", timeout=0.5)
+        await desk.server.serve_forever()
+    assert len(closed) == 1
+
+
 async def test_wrong_uses_are_named(desk):
     with pytest.raises(landline.ConfigurationError, match=r"carries single calls.*a line needs tls://"):
         landline.connect("udp://host")

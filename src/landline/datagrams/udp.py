@@ -239,16 +239,19 @@ class UdpListener(asyncio.DatagramProtocol):
         return self._endpoint
 
     def close(self) -> None:
-        """Answers nobody any more, and cancels the handlers at work."""
+        """Answers nobody any more, and cancels the handlers at work, but for the one that calls this."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
-        for task in self._tasks:
+        for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Returns when the socket is closed, after :meth:`close`."""
+        """Returns when the socket is closed and the handlers have ended, after :meth:`close`."""
         await self._closed.wait()
+        others = self._tasks - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed.set()
