@@ -41,6 +41,7 @@ class World:
         self.start_server(up_s)
         for _ in range(restarts):
             self.at(dice.uniform(0, 40), self.stop_server)
+            self.at(dice.uniform(0, 40), self.sleep_server)
         for number in range(calls):
             self.at(dice.choice([0.0, dice.uniform(0, 40)]), lambda number=number: self.begin(number))
         for _ in range(replays):
@@ -57,6 +58,7 @@ class World:
     # The server. Each process has a clock of its own.
 
     def start_server(self, up_s: float = 0.0) -> None:
+        self.awake_at = self.now
         self.offset = self.dice.uniform(0, 1e6)
         self.rate = self.dice.uniform(0.9995, 1.0005)
         self.server = AnsweredCalls(
@@ -75,16 +77,34 @@ class World:
             self.server = None
             self.at(self.now + self.dice.choice([0.0, 0.001, 0.3, 5.0]), self.start_server)
 
+    def sleep_server(self) -> None:
+        """The server's machine sleeps, and its clock with it; what arrives meanwhile is taken afterwards."""
+        if self.server is None or self.now < self.awake_at:
+            return
+        server, slept_s = self.server, self.dice.choice([1.0, 20.0])
+        self.awake_at = self.now + slept_s
+
+        def wake() -> None:
+            if self.server is server:
+                self.offset -= slept_s * self.rate
+
+        self.at(self.awake_at, wake)
+
     def receive(self, datagram: bytes, address: str, caller) -> None:
         server = self.server
         if server is None:
+            return
+        if self.now < self.awake_at:
+            self.at(self.awake_at, lambda: self.receive(datagram, address, caller))
             return
         decided = server.receive_datagram(datagram, address, self.clock())
         if isinstance(decided, NewCall):
             self.runs[decided.call_id] = self.runs.get(decided.call_id, 0) + 1
 
             def finish() -> None:
-                if self.server is server:
+                if self.server is server and self.now < self.awake_at:
+                    self.at(self.awake_at, finish)
+                elif self.server is server:
                     reply = Reply(Operation.RESPONSE, decided.call.body[::-1], False)
                     self.send(server.answer(decided.call_id, reply, self.clock()), caller)
 
