@@ -26,6 +26,7 @@ COMMANDS = (
     "wake",
     "jobs",
     "cancel",
+    "ping",
 )
 
 

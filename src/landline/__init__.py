@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from landline.announcement import Announcement, discover
     from landline.asgi_app import asgi
     from landline.backoff import Backoff
+    from landline.calls import call
     from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
+    from landline.datagrams import CallCounts, Caller
     from landline.errors import (
         AddressInUse,
         BufferFull,
@@ -55,7 +57,9 @@ _HOMES = {
     "landline.announcement": ("Announcement", "discover"),
     "landline.asgi_app": ("asgi",),
     "landline.backoff": ("Backoff",),
+    "landline.calls": ("call",),
     "landline.client": ("Connector", "connect"),
+    "landline.datagrams": ("CallCounts", "Caller"),
     "landline.errors": (
         "AddressInUse",
         "BufferFull",
@@ -100,6 +104,8 @@ __all__ = [
     "Backoff",
     "BroadcastResult",
     "BufferFull",
+    "CallCounts",
+    "Caller",
     "ClientAuth",
     "Code",
     "ConfigurationError",
@@ -136,6 +142,7 @@ __all__ = [
     "WhenFull",
     "__version__",
     "asgi",
+    "call",
     "connect",
     "discover",
     "parse_url",

@@ -31,7 +31,7 @@ from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
 from landline.race import first_of
 from landline.roads import Roads
-from landline.session.auth import Anonymous, ClientAuth
+from landline.session.auth import IDENTITY_BYTES_MAX, Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
@@ -93,12 +93,14 @@ def connect(
     endpoints = [parse_road(url) for url in ([urls] if isinstance(urls, str) else urls)]
     if not endpoints:
         raise ConfigurationError("connect() needs at least one URL")
+    for endpoint in endpoints:
+        if isinstance(endpoint, Endpoint):
+            check_carries_lines(endpoint)
     if stagger_s is not None and not STAGGER_S_MIN <= stagger_s <= STAGGER_S_MAX:
         raise ConfigurationError(
             f"connect(stagger_s={stagger_s:g}): {STAGGER_S_MIN:g} to {STAGGER_S_MAX:g} seconds are possible"
         )
-    if len(identity.encode()) > 200:
-        raise ConfigurationError(f"an identity of {len(identity.encode())} bytes; 200 are allowed")
+    check_identity(identity)
     return Connector(
         endpoints,
         auth=auth or Anonymous(),
@@ -113,6 +115,29 @@ def connect(
         clock=clock,
         random=random or SystemRandom(),
     )
+
+
+def parse_urls(urls: str | Sequence[str], function: str) -> list[Endpoint]:
+    """The endpoints of one URL or several. Raises :class:`ConfigurationError` for none, and for what is no URL."""
+    endpoints = [parse_url(url) for url in ([urls] if isinstance(urls, str) else urls)]
+    if not endpoints:
+        raise ConfigurationError(f"{function} needs at least one URL")
+    return endpoints
+
+
+def check_carries_lines(endpoint: Endpoint) -> None:
+    """Raises :class:`ConfigurationError` for a scheme without connections."""
+    if endpoint.is_connectionless:
+        raise ConfigurationError(
+            f"{endpoint} carries single calls, landline.call(), and no lines: a line needs tls:// or quic://, say"
+        )
+
+
+def check_identity(identity: str) -> None:
+    """Raises :class:`ConfigurationError` for an identity that no handshake has room for."""
+    size = len(identity.encode())
+    if size > IDENTITY_BYTES_MAX:
+        raise ConfigurationError(f"an identity of {size} bytes; {IDENTITY_BYTES_MAX} are allowed")
 
 
 class Connector(TakesDatagrams):
@@ -154,6 +179,8 @@ class Connector(TakesDatagrams):
         self._task: asyncio.Task[None] | None = None
         self._detached: asyncio.Future[tuple[LossKind, str, Ended | None]] | None = None
         self.messages_dropped = 0
+        self.server_name = ""
+        """What the server calls itself, as soon as it said so; also that of one that refused us."""
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -372,7 +399,7 @@ class Connector(TakesDatagrams):
             self._roads.receive_connected(road, self.wheel.time())
             return True
         attempt.failures.append(failure)
-        reason = _reason(failure)
+        reason = reason_of(failure)
         if self._roads.receive_failed(road, self.wheel.time(), reason, is_closed=is_closed):
             log = logger.warning if len(self._endpoints) > 1 else logger.debug
             log("%s cannot be used: %s", road, reason)
@@ -389,6 +416,7 @@ class Connector(TakesDatagrams):
         for url in alternatives:
             try:
                 endpoint = parse_url(url)
+                check_carries_lines(endpoint)
             except ConfigurationError as error:
                 logger.warning("the server named an alternative that cannot be used: %s", error)
                 continue
@@ -457,8 +485,12 @@ class Connector(TakesDatagrams):
                 if isinstance(error, Rejected) or (len(failures) == 1 and isinstance(error, ProtocolError)):
                     raise error
             raise ConnectFailed(
-                "; ".join(f"{endpoint}: {_reason(error)}" for endpoint, error in failures)
+                "; ".join(f"{endpoint}: {reason_of(error)}" for endpoint, error in failures)
             ) from failures[-1][1]
+
+    async def connect_once(self, line: Line, endpoint: Endpoint) -> None:
+        """Tries one address: raises what went wrong, or returns with the line attached."""
+        await self._connect(line, endpoint, _Attempt(may_close=True), self._options)
 
     async def _connect(
         self, line: Line, endpoint: Endpoint, attempt: _Attempt, options: TransportOptions
@@ -621,7 +653,10 @@ class _HandshakeLink(LinkProtocol):
         if transport is None or self._welcomed.done():
             return
         try:
-            rest = self._handshake.receive_data(data)
+            try:
+                rest = self._handshake.receive_data(data)
+            finally:
+                self._connector.server_name = self._handshake.server_name
             self._greeted.set()
             if self._speaks_at_once:
                 self._say_hello()
@@ -669,7 +704,7 @@ def _is_exposed(road: Endpoint | Announced) -> bool:
     return not road.is_encrypted and road.scheme != "unix"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """An error as part of a sentence; the system's text where there is one."""
     if isinstance(error, ConnectionRefusedError):
         return "nobody answers (connection refused)"

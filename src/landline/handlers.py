@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
-from landline.errors import ConfigurationError
+from landline.errors import ConfigurationError, RequestError
 
 if TYPE_CHECKING:
+    from landline.datagrams import Caller
     from landline.line import Line
 
-HandlerFunction = Callable[["Line", Any], Any]
+logger = logging.getLogger("landline")
+
+HandlerFunction = Callable[["Line | Caller", Any], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -173,3 +177,13 @@ def decode_value(body: bytes, is_packed: bool) -> Any:
         return _decode(body)
     except _NOT_DECODED as error:
         raise msgspec.DecodeError(str(error)) from error
+
+
+def describe_failure(error: Exception, name: str, asker: object) -> tuple[str, str]:
+    """The code and the text the peer is told of a handler's exception; anything unexpected stays in our own log."""
+    if isinstance(error, RequestError):
+        return error.code, error.message
+    if isinstance(error, msgspec.DecodeError):
+        return "bad_request", f"the body of {name!r} does not fit: {error}"
+    logger.error("the handler for %r of %r failed", name, asker, exc_info=error)
+    return "failed", f"the handler for {name!r} failed"

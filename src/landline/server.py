@@ -14,6 +14,8 @@ from typing import Any, Final, cast
 from landline.admission import Admission, Gate
 from landline.announcement import Announcer, check_announceable, load_discovery
 from landline.changes import LineState, LossKind, StateChange
+from landline.datagrams import CallCounts
+from landline.datagrams.scheme import load_calls
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
 from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
 from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
@@ -43,6 +45,7 @@ from landline.session.state import State
 from landline.session.wire import Kind
 from landline.timers import TimerWheel
 from landline.transports import (
+    ClosesLater,
     Endpoint,
     LinkProtocol,
     Listener,
@@ -122,6 +125,8 @@ class Server(TakesDatagrams):
         self.lines_too_slow = 0
         """Lines ended with the code ``TOO_SLOW`` since the start."""
         self._datagrams_dropped = 0  # of closed lines
+        self.call_counts = CallCounts()
+        """What became of the datagrams that ``udp://`` listeners received."""
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -160,7 +165,8 @@ class Server(TakesDatagrams):
         A coroutine function runs as a task of its own for each request (64 at once for one line), and one after
         the other for messages. A plain function is called inside the event loop, at once, and must not block; it is
         several times faster. What it returns is the answer; :class:`landline.RequestError` raised in it answers with
-        that error, any other exception is logged and answered with a general one.
+        that error, any other exception is logged and answered with a general one. To a call over ``udp://`` the line is
+        a :class:`landline.Caller`.
         """
         return self.handlers.on(name, body_type)
 
@@ -422,7 +428,20 @@ class Server(TakesDatagrams):
 
     async def start_listening(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
         """Opens a listener; :class:`Listening` calls it."""
-        listener = await load(endpoint).listen(endpoint, self._begin(), options)
+        protocol_factory = self._begin()
+        listener: Listener
+        if endpoint.is_connectionless:
+            listener = await load_calls(endpoint).listen(
+                endpoint,
+                handlers=self.handlers,
+                auth=self._auth,
+                random=self._random,
+                clock=self._clock,
+                counts=self.call_counts,
+                tasks=self._tasks,
+            )
+        else:
+            listener = await load(endpoint).listen(endpoint, protocol_factory, options)
         self._listeners.append(listener)
         return listener
 
@@ -454,8 +473,12 @@ class Server(TakesDatagrams):
         """Closes a listener, and the server with the last one."""
         listener.close()
         self._listeners.remove(listener)
-        if not self._listeners:
-            await self.close()
+        try:
+            if not self._listeners:
+                await self.close()
+        finally:
+            if isinstance(listener, ClosesLater):
+                await listener.wait_closed()
 
     async def _end_paced(
         self, lines: list[Line], end: Callable[[Line], None], over_s: float, timeout: float | None

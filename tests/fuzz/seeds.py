@@ -9,6 +9,7 @@ from random import Random
 
 import msgspec
 from tests.fuzz.conversation import Conversation
+from tests.fuzz.datagrams import datagram_seeds
 from tests.fuzz.targets import (
     BODY_TYPES,
     CLIENT_RANDOM,
@@ -241,4 +242,5 @@ SEEDS = {
     "session": session,
     "two_sessions": two_sessions,
     "values": values,
+    "datagrams": datagram_seeds,
 }

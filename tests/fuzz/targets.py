@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 from tests.fuzz.conversation import LIES, Conversation
+from tests.fuzz.datagrams import datagrams
 from tests.fuzz.memory import held_bytes
 
 from landline.errors import ConfigurationError, ProtocolError, Rejected, RequestError
@@ -589,4 +590,5 @@ TARGETS: Final[dict[str, Target]] = {
     "session": session,
     "two_sessions": two_sessions,
     "values": values,
+    "datagrams": datagrams,
 }

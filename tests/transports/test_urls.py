@@ -34,7 +34,7 @@ def test_urls_become_endpoints_and_back(url, endpoint, text):
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("", "does not begin with one of quic://, tcp://, tls://, unix://"),
+        ("", "does not begin with one of quic://, tcp://, tls://, udp://, unix://"),
         ("127.0.0.1:80", "does not begin with one of"),
         ("localhost:5463", "does not begin with one of"),
         ("http://example.org", "does not begin with one of"),

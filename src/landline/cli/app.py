@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from landline.cli.discovering import register as register_discovering
 from landline.cli.jobs import register as register_jobs
 from landline.cli.machines import register as register_machines
+from landline.cli.pinging import register as register_pinging
 from landline.cli.serving import register as register_serving
 
 
@@ -30,6 +31,7 @@ def build() -> typer.Typer:
     register_jobs(app)
     register_serving(app)
     register_discovering(app)
+    register_pinging(app)
     return app
 
 

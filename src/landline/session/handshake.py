@@ -146,6 +146,7 @@ class ClientHandshake:
         "_reader",
         "_resume",
         "limits",
+        "server_name",
         "welcome",
     )
 
@@ -167,6 +168,8 @@ class ClientHandshake:
         self._output = b""
         self.limits = limits
         self.welcome: Welcome | None = None
+        self.server_name = ""
+        """What the server calls itself, before anything is proven."""
 
     def receive_data(self, data: bytes) -> bytes:
         """Takes bytes from the server; once welcomed, returns those that already belong to the session.
@@ -203,6 +206,7 @@ class ClientHandshake:
                 Code.UNSUPPORTED_VERSION,
             )
         self._challenge = challenge
+        self.server_name = challenge.server
         hello = Hello(
             version=PROTOCOL_VERSION,
             nonce=self._nonce,

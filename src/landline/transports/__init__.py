@@ -13,7 +13,8 @@ import socket
 import ssl
 from collections.abc import Callable
 from importlib import import_module
-from typing import Final, Protocol, cast
+from types import ModuleType
+from typing import Final, Protocol, cast, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -47,6 +48,8 @@ class Scheme(msgspec.Struct, frozen=True):
     """Whether a path may stand behind host and port."""
     extra: str = ""
     """The extra of the package that brings what the module imports."""
+    is_connectionless: bool = False
+    """Whether it carries single calls and no lines."""
 
 
 SCHEMES: Final = {
@@ -58,6 +61,7 @@ SCHEMES: Final = {
         "landline.transports.websocket", is_encrypted=True, default_port=443, has_path=True, extra="ws"
     ),
     "quic": Scheme("landline.transports.quic", is_encrypted=True, extra="quic"),
+    "udp": Scheme("landline.datagrams.udp", extra="udp", is_connectionless=True),
 }
 
 BACKLOG: Final = 4096
@@ -85,6 +89,11 @@ class Endpoint(msgspec.Struct, frozen=True):
     def is_encrypted(self) -> bool:
         """Whether nobody on the way can read or change what is said."""
         return SCHEMES[self.scheme].is_encrypted
+
+    @property
+    def is_connectionless(self) -> bool:
+        """Whether it takes single calls (:func:`landline.call`) and no lines."""
+        return SCHEMES[self.scheme].is_connectionless
 
 
 class Listener(Protocol):
@@ -132,6 +141,14 @@ class DatagramTransport(Protocol):
         Returns whether it was sent; nobody learns whether it arrived.
         """
         ...
+
+
+@runtime_checkable
+class ClosesLater(Protocol):
+    """A listener whose socket the event loop closes in a later turn, as it does with datagrams'."""
+
+    async def wait_closed(self) -> None:
+        """Returns when the address is free again, after ``close()``."""
 
 
 ProtocolFactory = Callable[[], LinkProtocol]
@@ -235,10 +252,15 @@ def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport)
 
 
 def load(endpoint: Endpoint) -> TransportModule:
-    """The module that carries this scheme. Raises :class:`ConfigurationError` when what it needs is not installed."""
+    """The module that carries lines of this scheme. Raises :class:`ConfigurationError` as :func:`load_module` does."""
+    return cast(TransportModule, load_module(endpoint))
+
+
+def load_module(endpoint: Endpoint) -> ModuleType:
+    """The module of this scheme. Raises :class:`ConfigurationError` when what it needs is not installed."""
     scheme = SCHEMES[endpoint.scheme]
     try:
-        return cast(TransportModule, import_module(scheme.module))
+        return import_module(scheme.module)
     except ModuleNotFoundError as error:
         if not scheme.extra:
             raise
