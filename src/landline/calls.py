@@ -103,9 +103,11 @@ class _Caller(Connector):
             limits=Limits(),
             send_buffer=SendBuffer(),
             options=options,
+            stagger_s=None,
             clock=monotonic,
             random=SystemRandom(),
         )
+        self._urls = endpoints
         # A server may greet every line, or broadcast: unread messages would close the window for the answer.
         self.handlers.on_message(_ignore)
 
@@ -116,15 +118,15 @@ class _Caller(Connector):
         self.outbox = Outbox(self.loop)
         deadline = None if request.timeout_s is None else self.loop.time() + request.timeout_s
         try:
-            for left in range(len(self._endpoints), 1, -1):
+            for left in range(len(self._urls), 1, -1):
                 try:
-                    return await self._ask_one(self._endpoints[-left], request, deadline, left)
+                    return await self._ask_one(self._urls[-left], request, deadline, left)
                 except Rejected as error:
                     if not error.code.may_return:
                         raise
                 except ConnectFailed:
                     continue
-            return await self._ask_one(self._endpoints[-1], request, deadline, 1)
+            return await self._ask_one(self._urls[-1], request, deadline, 1)
         finally:
             self.wheel.close()
 

@@ -145,7 +145,7 @@ class Connector(TakesDatagrams):
 
     def __init__(
         self,
-        endpoints: list[Endpoint | Announced],
+        endpoints: Sequence[Endpoint | Announced],
         *,
         auth: ClientAuth,
         identity: str,
