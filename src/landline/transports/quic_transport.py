@@ -444,8 +444,8 @@ class QuicTransport(asyncio.Transport):
     def _lose(self, error: Exception | None) -> None:
         """The connection is over; the protocol hears of it in the next turn.
 
-        RFC 9000 section 10.2 wants a closed connection to be kept for three probe timeouts, so that late packets are not
-        answered; nothing answers packets of connections that are not known here.
+        RFC 9000 section 10.2 wants a closed connection to be kept for three probe timeouts, so that late packets are
+        not answered; nothing answers packets of connections that are not known here.
         """
         if self._is_over:
             return
