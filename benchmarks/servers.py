@@ -299,7 +299,8 @@ async def main(kind: str, heartbeat_s: float) -> None:
                 say(called_at=called_at)
 
         loop.add_reader(0, receive_command)
-        say(port=serving.port, pid=serving.pid, ca_file=serving.ca_file)
+        trusted = {"ca_file": serving.ca_file} if serving.ca_file else {}
+        say(port=serving.port, pid=serving.pid, **trusted)
         await ended
         if serving.pid == os.getpid():
             if serving.ca_file:

@@ -129,6 +129,12 @@ class LineConnection(QuicConnection):
         return self._state is not QuicConnectionState.FIRSTFLIGHT
 
     @property
+    def key_phase(self) -> int:
+        """0 or 1; the other one once either side has changed the keys (RFC 9001 section 6)."""
+        crypto = self._cryptos.get(Epoch.ONE_RTT)
+        return crypto.key_phase if crypto is not None else 0
+
+    @property
     def closing(self) -> ConnectionTerminated | None:
         """Why it is closed, as soon as either side decided so."""
         return self._close_event

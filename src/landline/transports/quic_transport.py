@@ -38,6 +38,9 @@ UNSENT_BYTES_LOW: Final = 32 * 1024
 """The same for what was never sent, as ``TCP_NOTSENT_LOWAT`` for TCP: heartbeats do not wait behind megabytes."""
 DATAGRAMS_WAITING: Final = 32
 """So many datagrams may wait for congestion control; one more is dropped."""
+PACKETS_OF_KEY: Final = 1 << 20
+"""After so many packets a client changes the keys, a server after twice as many. RFC 9001 section 6.6 allows AES-GCM
+eight times as many, about 10 GB; aioquic leaves it to us."""
 TIMER_S: Final = 0.001
 """The shortest timer: what the event loops can keep, and what pacing bursts can make up for."""
 
@@ -89,8 +92,11 @@ class QuicTransport(asyncio.Transport):
         "_is_reading_paused",
         "_is_scheduled",
         "_is_writing_paused",
+        "_key_phase",
         "_loop",
         "_on_handshake",
+        "_packets_of_key",
+        "_packets_of_key_max",
         "_protocol",
         "_timer",
         "_timer_due",
@@ -119,6 +125,10 @@ class QuicTransport(asyncio.Transport):
         self._is_writing_paused = False
         self._is_reading_paused = False
         self._has_received_end = False
+        self._key_phase = 0
+        self._packets_of_key = 0
+        # Were both to change them at the same moment, what is on the way would have to be sent again.
+        self._packets_of_key_max = PACKETS_OF_KEY * (1 if connection.configuration.is_client else 2)
         self._held: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -306,8 +316,20 @@ class QuicTransport(asyncio.Transport):
         self._check_room()
 
     def _send_datagrams(self) -> None:
-        for data, address in self._connection.datagrams_to_send(now=monotonic()):
+        datagrams = self._connection.datagrams_to_send(now=monotonic())
+        for data, address in datagrams:
             self._carrier.send(data, address)
+        self._count_packets(len(datagrams))
+
+    def _count_packets(self, count: int) -> None:
+        """Changes the keys when they were used often enough, and begins anew when either side has changed them."""
+        phase = self._connection.key_phase
+        if phase != self._key_phase:
+            self._key_phase, self._packets_of_key = phase, 0
+        self._packets_of_key += count
+        if self._packets_of_key >= self._packets_of_key_max:
+            self._packets_of_key = 0
+            self._connection.request_key_update()
 
     def _arm(self) -> None:
         """Keeps a timer that fires when aioquic wants it, or before; then it is set anew."""
