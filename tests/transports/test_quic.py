@@ -869,6 +869,26 @@ async def test_an_abort_is_told_in_one_datagram(recorders, until):
     assert len(there.data) < 500_000
 
 
+async def test_what_a_peer_says_when_it_closes_stays_on_one_line(files, until, stranger):
+    there = Recorder()
+    listener = await quic.listen(landline.parse_url(URL), lambda: there, files.server)
+    one = stranger()
+    await one.open(listener.endpoint)
+    await until(lambda: one.has(HandshakeCompleted))
+    one.send(b"\x01")
+    await until(lambda: there.transport is not None)
+    one.quic.close(error_code=9, reason_phrase="\x1b[2Jgone\n" + "x" * 500)
+    one.flush()
+    await until(lambda: there.lost)
+    [error] = there.lost
+    assert isinstance(error, ConnectionResetError)
+    assert str(error).isprintable()
+    assert "gone" in str(error)
+    assert "code 0x9" in str(error)
+    assert len(str(error)) < 300
+    listener.close()
+
+
 async def test_a_closed_listener_takes_nobody_and_keeps_those_it_has(recorders, files, until):
     here, there, listener = recorders
     listener.close()

@@ -38,6 +38,8 @@ UNSENT_BYTES_LOW: Final = 32 * 1024
 """The same for what was never sent, as ``TCP_NOTSENT_LOWAT`` for TCP: heartbeats do not wait behind megabytes."""
 DATAGRAMS_WAITING: Final = 32
 """So many datagrams may wait for congestion control; one more is dropped."""
+REASON_SHOWN: Final = 200
+"""Characters of a peer's reason that are passed on."""
 PACKETS_OF_KEY: Final = 1 << 20
 """After so many packets a client changes the keys, a server after twice as many. RFC 9001 section 6.6 allows AES-GCM
 eight times as many, about 10 GB; aioquic leaves it to us."""
@@ -458,10 +460,12 @@ class QuicTransport(asyncio.Transport):
             return None
         if self._is_closing and not self._connection.is_closed_by_peer:
             return None
-        text = closing.reason_phrase or f"code {closing.error_code:#x}"
+        code = f"code {closing.error_code:#x}"
         if self._connection.is_closed_by_peer:
-            return ConnectionResetError(f"the peer closed the QUIC connection: {text}")
-        return ConnectionAbortedError(f"the QUIC connection failed: {text}")
+            # The peer's words: whatever they hold, they stay on one line.
+            said = f" {closing.reason_phrase[:REASON_SHOWN]!r}" if closing.reason_phrase else ""
+            return ConnectionResetError(f"the peer closed the QUIC connection:{said} ({code})")
+        return ConnectionAbortedError(f"the QUIC connection failed: {closing.reason_phrase or code}")
 
     def _lose(self, error: Exception | None) -> None:
         """The connection is over; the protocol hears of it in the next turn.
