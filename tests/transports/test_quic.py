@@ -118,6 +118,8 @@ async def test_requests_go_both_ways(opened):
         assert await other.ping() > 0
         assert transport_of(line).get_extra_info("nothing", 7) == 7
         assert "open" in repr(transport_of(line))
+        for end in (line, other):
+            assert len(transport_of(end)._connection._crypto_buffers) == 1
 
 
 async def test_ten_megabytes_arrive_intact_both_ways(opened):

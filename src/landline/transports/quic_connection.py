@@ -134,6 +134,12 @@ class LineConnection(QuicConnection):
         crypto = self._cryptos.get(Epoch.ONE_RTT)
         return crypto.key_phase if crypto is not None else 0
 
+    def forget_handshake(self) -> None:
+        """Frees the buffers in which TLS wrote its handshake (9 KB of a line): what of it must be repeated stands in
+        the streams of the handshake, and TLS writes nothing more in its keys."""
+        for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
+            self._crypto_buffers.pop(epoch, None)
+
     @property
     def closing(self) -> ConnectionTerminated | None:
         """Why it is closed, as soon as either side decided so."""

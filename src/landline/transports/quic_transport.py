@@ -414,6 +414,7 @@ class QuicTransport(asyncio.Transport):
         if self._handshake_timer is not None:
             self._handshake_timer.cancel()
             self._handshake_timer = None
+        self._connection.forget_handshake()
         self._carrier.opened(self)
         protocol = self._factory()
         self.set_protocol(protocol)
