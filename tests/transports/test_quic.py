@@ -118,6 +118,8 @@ async def test_requests_go_both_ways(opened):
         assert await other.ping() > 0
         assert transport_of(line).get_extra_info("nothing", 7) == 7
         assert "open" in repr(transport_of(line))
+        for end in (line, other):
+            assert len(transport_of(end)._connection._crypto_buffers) == 1
 
 
 async def test_ten_megabytes_arrive_intact_both_ways(opened):
@@ -314,6 +316,39 @@ async def test_windows_slide_and_do_not_grow(opened):
             assert connection._streams[0].max_stream_data_local - connection.taken_bytes <= WINDOW_BYTES
 
 
+# Keys.
+
+
+async def test_keys_are_changed_while_data_goes_both_ways(opened, monkeypatch):
+    monkeypatch.setattr(quic_transport, "PACKETS_OF_KEY", 300)
+    phases = []
+    async with opened(echo_server(), relayed=True) as (line, server, proxy):
+        here = transport_of(line)._connection
+        there = transport_of(server.lines[0])._connection
+        request = here.request_key_update
+        monkeypatch.setattr(here, "request_key_update", lambda: (phases.append(here.key_phase), request()))
+        proxy.up = proxy.down = DatagramFaults(reorder=0.02, loss=0.01)
+        body = os.urandom(200_000)
+        for _ in range(8):
+            assert await line.request("echo", body, timeout=20) == body
+        # One after the other, each seen by the server.
+        assert len(phases) >= 4
+        assert phases == [0, 1] * (len(phases) // 2) + [0] * (len(phases) % 2)
+        await line.ping()
+        assert there.key_phase == here.key_phase
+        assert line.epoch == 1
+
+
+async def test_an_acknowledgement_goes_with_the_answer(opened):
+    async with opened(echo_server(), relayed=True) as (line, _, proxy):
+        await line.request("echo", 0, timeout=5)
+        before = proxy.up_datagrams + proxy.down_datagrams
+        for number in range(100):
+            await line.request("echo", number, timeout=5)
+        # Each in a packet of its own would be four for a request.
+        assert proxy.up_datagrams + proxy.down_datagrams - before < 350
+
+
 # Addresses that change.
 
 
@@ -343,6 +378,21 @@ async def test_the_server_follows_a_client_whose_address_changes(opened, until, 
         assert transport_of(other) is transport
         assert line.epoch == 1
         assert not seen.find(landline.LineState.RECONNECTING)
+
+
+async def test_addresses_change_in_the_middle_of_megabytes(opened, until):
+    body = os.urandom(400_000)
+    async with opened(echo_server(), relayed=True) as (line, _, proxy):
+        for number in range(5):
+            asking = asyncio.create_task(line.request("echo", body, timeout=30))
+            passed = proxy.up_datagrams + 100
+            await until(lambda passed=passed: proxy.up_datagrams > passed)
+            proxy.rebind()
+            passed = proxy.down_datagrams + 100
+            await until(lambda passed=passed: proxy.down_datagrams > passed)
+            proxy.rebind()
+            assert await asking == body, number
+        assert line.epoch == 1
 
 
 async def test_a_client_goes_on_over_a_new_socket(opened, until):
@@ -819,6 +869,26 @@ async def test_an_abort_is_told_in_one_datagram(recorders, until):
     assert here.lost == [None]
     assert isinstance(there.lost[0], ConnectionResetError)
     assert len(there.data) < 500_000
+
+
+async def test_what_a_peer_says_when_it_closes_stays_on_one_line(files, until, stranger):
+    there = Recorder()
+    listener = await quic.listen(landline.parse_url(URL), lambda: there, files.server)
+    one = stranger()
+    await one.open(listener.endpoint)
+    await until(lambda: one.has(HandshakeCompleted))
+    one.send(b"\x01")
+    await until(lambda: there.transport is not None)
+    one.quic.close(error_code=9, reason_phrase="\x1b[2Jgone\n" + "x" * 500)
+    one.flush()
+    await until(lambda: there.lost)
+    [error] = there.lost
+    assert isinstance(error, ConnectionResetError)
+    assert str(error).isprintable()
+    assert "gone" in str(error)
+    assert "code 0x9" in str(error)
+    assert len(str(error)) < 300
+    listener.close()
 
 
 async def test_a_closed_listener_takes_nobody_and_keeps_those_it_has(recorders, files, until):
