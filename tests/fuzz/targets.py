@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from random import Random
 from typing import Any, Final
 
 import msgspec
 from tests.fuzz.conversation import LIES, Conversation
 from tests.fuzz.datagrams import datagrams
 from tests.fuzz.memory import held_bytes
+from tests.fuzz.pieces import pieces_of
+from tests.fuzz.websocket import websocket_client, websocket_server
 
 from landline.errors import ConfigurationError, ProtocolError, Rejected, RequestError
 from landline.fleet import control, messages
@@ -120,17 +121,6 @@ class Program:
         found = self._data[self._position : self._position + count]
         self._position += count
         return found
-
-
-def pieces_of(data: bytes, seed: int) -> Iterator[bytes]:
-    """The data in pieces: byte by byte for 0, otherwise of random sizes."""
-    random = Random(seed)
-    sizes = [1] if seed == 0 else [1, 2, 5, 40, 1000]
-    position = 0
-    while position < len(data):
-        size = random.choice(sizes)
-        yield data[position : position + size]
-        position += size
 
 
 def wire(data: bytes) -> None:
@@ -591,4 +581,6 @@ TARGETS: Final[dict[str, Target]] = {
     "two_sessions": two_sessions,
     "values": values,
     "datagrams": datagrams,
+    "websocket_server": websocket_server,
+    "websocket_client": websocket_client,
 }

@@ -6,6 +6,7 @@ import json
 import pytest
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.uri import parse_uri
 
 import landline
 from landline.transports import websocket_opening, websocket_stream
@@ -262,6 +263,36 @@ async def test_an_opening_that_is_never_finished_is_ended(request_text, monkeypa
         assert "there was no whole request within 0.05 s" in await ask(endpoint, request_text)
 
 
+async def test_only_so_many_may_be_unfinished(quick, until, monkeypatch):
+    monkeypatch.setattr(websocket_opening, "OPENINGS_MAX", 3)
+    async with landline.Server().listen(URL) as endpoint:
+        waiting = [await asyncio.open_connection(endpoint.host, endpoint.port) for _ in range(3)]
+        answer = await ask(endpoint, "")
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert "too many come at once; come back later" in answer
+        for _, writer in waiting:
+            writer.close()
+        # Those who failed and those who succeeded make room again.
+        for _ in range(5):
+            async with landline.connect(str(endpoint), backoff=quick, options=DIRECT) as line:
+                assert await line.ping() > 0
+
+
+async def test_a_server_that_stops_lets_nobody_in_who_came_before():
+    server = landline.Server()
+    async with server.listen(URL) as endpoint:
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        writer.write(b"GET /line HTTP/1.1\r\n")
+        async with landline.connect(str(endpoint), options=DIRECT):
+            pass  # By now the first one was accepted.
+        await server.close()
+        writer.write(REQUEST.partition("\r\n")[2].encode() + b"\r\n")
+        answer = (await reader.read()).decode()
+        writer.close()
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert "the server stops" in answer
+
+
 async def test_bytes_that_are_not_http_are_refused_at_once():
     """A program that speaks TLS, or anything else, to the wrong port."""
     async with landline.Server().listen(URL) as endpoint:
@@ -386,6 +417,20 @@ async def test_answers_that_open_nothing(answer, error, text):
         with pytest.raises(error, match=text):
             async with landline.connect(url_of(server), backoff=ONCE, options=DIRECT):
                 pytest.fail("connected")
+
+
+async def test_the_text_of_an_answer_may_come_in_pieces():
+    opening = websocket_opening.ClientOpening(parse_uri("ws://host/"), {}, asyncio.Protocol)
+
+    class Below(asyncio.Transport):
+        def write(self, data):
+            assert data.startswith(b"GET / HTTP/1.1")
+
+    opening.connection_made(Below())
+    for piece in (b"HTTP/1.1 404 No\r\nContent-Length: 9\r\n\r", b"\nnot", b" here", b"!", b"ignored"):
+        opening.data_received(piece)
+    with pytest.raises(landline.ProtocolError, match="HTTP 404 No: not here!"):
+        await opening.opened
 
 
 async def test_a_websocket_server_of_another_kind_is_told_from_ours():
