@@ -184,6 +184,19 @@ async def test_the_road_that_worked_is_taken_again_and_the_attempt_is_one(nowher
     assert seen.changes[-1].cause is landline.LossKind.CLOSED_HERE
 
 
+async def test_whoever_is_told_of_a_link_can_ask_for_its_address(nowhere, quick):
+    told = []
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(
+            [nowhere, str(endpoint)],
+            backoff=quick,
+            on_state=lambda line, change: told.append((change.state.value, connector.endpoint)),
+        )
+        async with connector:
+            assert told == [("online", endpoint)]
+
+
 async def test_links_that_do_not_last_send_the_line_to_the_next_road(quick, until):
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as one, server.listen("tcp://127.0.0.1:0") as two:
