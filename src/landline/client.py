@@ -504,7 +504,7 @@ class Connector(TakesDatagrams):
             limits=self._limits,
             resume=session.ticket if session is not None else None,
         )
-        link = _HandshakeLink(self, line, handshake, speaks_at_once=attempt.speaks_at_once)
+        link = _HandshakeLink(self, line, endpoint, handshake, speaks_at_once=attempt.speaks_at_once)
         try:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -518,13 +518,13 @@ class Connector(TakesDatagrams):
                 raise ConnectFailed(
                     f"no welcome within {HANDSHAKE_TIMEOUT_S:g} s; is it a landline server?"
                 ) from error
-            self._endpoint = endpoint
         finally:
             link.give_up()
 
     def receive_welcome(
         self,
         line: Line,
+        endpoint: Endpoint,
         transport: asyncio.Transport,
         welcome: Welcome,
         *,
@@ -551,6 +551,8 @@ class Connector(TakesDatagrams):
             )
             peer_received = 0
         assert session is not None
+        # Those who are told that the line is online may ask.
+        self._endpoint = endpoint
         line.attach(
             session,
             transport,
@@ -607,10 +609,17 @@ class _HandshakeLink(LinkProtocol):
     """The protocol of a transport until it is welcomed; then the line's own takes its place."""
 
     def __init__(
-        self, connector: Connector, line: Line, handshake: ClientHandshake, *, speaks_at_once: bool
+        self,
+        connector: Connector,
+        line: Line,
+        endpoint: Endpoint,
+        handshake: ClientHandshake,
+        *,
+        speaks_at_once: bool,
     ) -> None:
         self._connector = connector
         self._line = line
+        self._endpoint = endpoint
         self._handshake = handshake
         self._speaks_at_once = speaks_at_once
         # The server spoke, or never will.
@@ -664,6 +673,7 @@ class _HandshakeLink(LinkProtocol):
             if welcome is not None:
                 self._connector.receive_welcome(
                     self._line,
+                    self._endpoint,
                     transport,
                     welcome,
                     limits=self._handshake.limits,
