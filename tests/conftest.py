@@ -13,7 +13,7 @@ import uvloop
 import landline
 
 HERE = Path(__file__).parent
-ON_BOTH_LOOPS = {HERE, HERE / "transports", HERE / "faults", HERE / "testing"}
+ON_BOTH_LOOPS = {HERE, HERE / "transports", HERE / "faults", HERE / "testing", HERE / "files"}
 QUICK = landline.Backoff(first=0.01, cap=0.05)
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
         BufferFull,
         ConfigurationError,
         ConnectFailed,
+        FileChanged,
+        FileError,
+        FileRefused,
+        FileStalled,
         GaveUp,
         LandlineError,
         LineClosed,
@@ -31,6 +35,11 @@ if TYPE_CHECKING:
         RequestTimeout,
         SessionLost,
     )
+    from landline.files.decisions import FileLimits
+    from landline.files.pace import FileProgress
+    from landline.files.receiving import IncomingFile
+    from landline.files.sending import send_file_to
+    from landline.files.words import FileReceipt
     from landline.line import Line
     from landline.room import WhenFull
     from landline.runner import run
@@ -55,6 +64,10 @@ _HOMES = {
         "BufferFull",
         "ConfigurationError",
         "ConnectFailed",
+        "FileChanged",
+        "FileError",
+        "FileRefused",
+        "FileStalled",
         "GaveUp",
         "LandlineError",
         "LineClosed",
@@ -67,6 +80,11 @@ _HOMES = {
         "RequestTimeout",
         "SessionLost",
     ),
+    "landline.files.decisions": ("FileLimits",),
+    "landline.files.pace": ("FileProgress",),
+    "landline.files.receiving": ("IncomingFile",),
+    "landline.files.sending": ("send_file_to",),
+    "landline.files.words": ("FileReceipt",),
     "landline.changes": ("LineState", "LossKind", "StateChange"),
     "landline.line": ("Line",),
     "landline.room": ("WhenFull",),
@@ -97,9 +115,17 @@ __all__ = [
     "ConnectFailed",
     "Connector",
     "Endpoint",
+    "FileChanged",
+    "FileError",
+    "FileLimits",
+    "FileProgress",
+    "FileReceipt",
+    "FileRefused",
+    "FileStalled",
     "GaveUp",
     "Group",
     "Heartbeat",
+    "IncomingFile",
     "LandlineError",
     "Limits",
     "Line",
@@ -126,6 +152,7 @@ __all__ = [
     "connect",
     "parse_url",
     "run",
+    "send_file_to",
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from random import SystemRandom
 from time import monotonic
@@ -22,6 +23,9 @@ from landline.errors import (
     Rejected,
     SessionLost,
 )
+from landline.files.decisions import FileLimits
+from landline.files.exchange import exchange_of
+from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
 from landline.handlers import Function, Handlers
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
@@ -140,6 +144,21 @@ class Connector:
     def on_message(self, function: Function) -> Function:
         """Registers a handler for messages without a name, instead of ``async for``."""
         return self.handlers.on_message(function)
+
+    def on_file(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        to: str = "",
+        limits: FileLimits | None = None,
+        accept: AcceptFunction | None = None,
+        progress: ProgressFunction | None = None,
+        overwrite: bool = False,
+    ) -> Callable[[ReceivedFunction], ReceivedFunction]:
+        """Receives files that the server sends into ``directory``; see :meth:`Server.on_file`."""
+        return exchange_of(self.handlers).on_file(
+            directory, to=to, limits=limits, accept=accept, progress=progress, overwrite=overwrite
+        )
 
     async def __aenter__(self) -> Line:
         """Waits for the first connection.
