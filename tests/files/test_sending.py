@@ -12,33 +12,8 @@ from landline.testing import FaultProxy, Faults
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-def inbox(tmp_path):
-    directory = tmp_path / "inbox"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Makes a file of random bytes."""
-
-    def make(size_bytes, name="photo.raw"):
-        path = tmp_path / name
-        with path.open("wb") as file:
-            while size_bytes > 0:
-                size_bytes -= file.write(os.urandom(min(size_bytes, MIB)))
-        return path
-
-    return make
-
-
-def names_in(directory):
-    return sorted(entry.name for entry in directory.iterdir())
-
-
 @pytest.mark.parametrize("size_bytes", [0, 1, 128 * 1024, 5 * MIB + 17])
-async def test_a_file_arrives_and_both_sides_have_a_receipt(pair, inbox, write, size_bytes):
+async def test_a_file_arrives_and_both_sides_have_a_receipt(pair, inbox, write, names_in, size_bytes):
     path = write(size_bytes)
     received = []
     server = landline.Server()

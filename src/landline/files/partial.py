@@ -66,6 +66,7 @@ class Partial:
         self._size_bytes = size_bytes
         self._part = directory / f"{PREFIX}{key}{PART}"
         self._record = directory / f"{PREFIX}{key}{RECORD}"
+        self._fresh_record = directory / f"{PREFIX}{key}{RECORD}.new"
         self._descriptor = -1
         self._hash = new_hash()
         self._written_bytes = 0
@@ -124,7 +125,7 @@ class Partial:
                 os.replace(self._part, final)
             else:
                 _move_to_new(self._part, final)
-            self._record.unlink(missing_ok=True)
+            self._remove_record()
             _sync_directory(self._directory)
 
     def close(self, *, keep: bool) -> None:
@@ -140,7 +141,7 @@ class Partial:
             self._close()
             if not keep:
                 self._part.unlink(missing_ok=True)
-                self._record.unlink(missing_ok=True)
+                self._remove_record()
 
     def _ensure_open(self) -> None:
         if self._descriptor < 0:
@@ -151,7 +152,7 @@ class Partial:
         self._close()
         self._hash = new_hash()
         self._written_bytes = self._checkpoint_bytes = 0
-        self._record.unlink(missing_ok=True)
+        self._remove_record()
         self._part.unlink(missing_ok=True)
 
     def _close(self) -> None:
@@ -165,10 +166,18 @@ class Partial:
         # First the bytes, then the record of them; a record is whole or the one before.
         os.fsync(self._descriptor)
         record = Record(self._name, self._size_bytes, self._written_bytes, self._hash.hexdigest())
-        fresh = self._record.with_suffix(RECORD + ".new")
-        fresh.write_bytes(msgspec.json.encode(record))
-        os.replace(fresh, self._record)
+        try:
+            self._fresh_record.write_bytes(msgspec.json.encode(record))
+            os.replace(self._fresh_record, self._record)
+        except OSError:
+            self._fresh_record.unlink(missing_ok=True)
+            raise
         self._checkpoint_bytes = self._written_bytes
+
+    def _remove_record(self) -> None:
+        self._record.unlink(missing_ok=True)
+        # One whose writer was killed.
+        self._fresh_record.unlink(missing_ok=True)
 
     def _read_record(self) -> Record | None:
         try:
