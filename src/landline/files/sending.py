@@ -120,7 +120,7 @@ async def send_file_to(
     """Sends one file to many lines, such as those of a :class:`landline.Group`, ``at_once`` of them at a time.
 
     Each gets it as by :meth:`landline.Line.send_file`, at its own pace: every transfer reads the file for itself, so
-    none waits for a slower one, and memory is bounded by ``at_once`` times the receivers' windows (4 MiB by default). The
+    none waits for a slower one. Memory is bounded by ``at_once`` times the receivers' windows (4 MiB by default). The
     arguments are those of ``send_file``; ``progress`` is called with the line as well.
 
     Returns the receipt of each line, or what it failed with. Raises :class:`ConfigurationError` for arguments
