@@ -41,6 +41,7 @@ from landline.files.words import (
     Stored,
     resume_key,
 )
+from landline.session.state import State
 
 if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
@@ -84,11 +85,13 @@ async def send_file(
             sending = Sending(exchange, line, source, transfer, name, to, progress, stall_timeout_s)
             try:
                 stored = await sending.run()
-            except RequestLost as lost:
+            except (RequestLost, LineClosed) as lost:
                 if line.is_closed:
                     raise line.error or LineClosed(f"the line was closed while {name!r} was sent") from lost
-                if line.session_id == session_id:
-                    raise FileError(f"{name!r} cannot be sent any more: {lost.message}") from lost
+                session = line.session
+                is_over = session is None or session.state is State.CLOSED
+                if not is_over and line.session_id == session_id:
+                    raise FileError(f"{name!r} cannot be sent any more: {lost}") from lost
                 # A new session knows nothing of the transfer; the receiver's disk does.
                 transfer = os.urandom(TRANSFER_BYTES)
                 continue
