@@ -25,6 +25,8 @@ COMMANDS = (
     "wake",
     "jobs",
     "cancel",
+    "send-file",
+    "receive-files",
 )
 
 
@@ -48,7 +50,7 @@ def test_the_command_line_has_no_other_commands() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "landline", "--help"], capture_output=True, text=True, check=True, timeout=30
     ).stdout
-    listed = re.findall(r"^  (\w+)  ", shown.split("Commands:")[1], flags=re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+)  ", shown.split("Commands:")[1], flags=re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
 
 

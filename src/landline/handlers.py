@@ -18,7 +18,7 @@ HandlerFunction = Callable[["Line", Any], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 RESERVED_PREFIX: Final = "landline."
-"""Names that begin so are the library's own (``docs/protocol.md`` §5.6)."""
+"""Names that begin so are the library's own (``docs/protocol.md`` §5.7)."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from landline.cli.files import register as register_files
 from landline.cli.jobs import register as register_jobs
 from landline.cli.machines import register as register_machines
 from landline.cli.serving import register as register_serving
@@ -28,6 +29,7 @@ def build() -> typer.Typer:
     register_machines(app)
     register_jobs(app)
     register_serving(app)
+    register_files(app)
     return app
 
 

@@ -1,4 +1,4 @@
-"""What the two sides of a transfer say to each other (``docs/files.md``, *On the wire*), and what users see of it."""
+"""What the two sides of a transfer say to each other (``docs/protocol.md`` §5.7), and what users see of it."""
 
 from __future__ import annotations
 
