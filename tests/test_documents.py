@@ -99,7 +99,8 @@ def test_the_server_and_the_client_of_the_document_talk(document: Path, tmp_path
     assert answered.stdout.splitlines()[0] in {"{'hello': 'world'}", "6"}
 
 
-def test_the_other_programs_of_the_library_document_run() -> None:
-    for text in programs(ROOT / "docs" / "library.md"):
+@pytest.mark.parametrize("name", ["library.md", "files.md"])
+def test_the_other_programs_of_the_documents_run(name: str) -> None:
+    for text in programs(ROOT / "docs" / name):
         if "async def main" not in text:
             subprocess.run([sys.executable, "-c", text], check=True, timeout=30)

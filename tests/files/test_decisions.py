@@ -1,6 +1,8 @@
 """What is taken and what may be sent, without any I/O."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import landline
 from landline.files.decisions import (
@@ -90,6 +92,40 @@ class TestReception:
         assert made.wrote(1) is True
         assert made.wrote(WINDOW // 4 - 1) is False
         assert made.wrote(WINDOW - WINDOW // 2 + 1) is True
+
+
+@given(
+    size_bytes=st.integers(0, 4 * WINDOW),
+    resumed=st.integers(0, 4 * WINDOW),
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("next"), st.integers(0, CHUNK_BYTES_MAX + 1)),
+            st.tuples(st.just("write"), st.integers(0, WINDOW)),
+            st.tuples(st.just("at"), st.integers(0, 2**64 - 1)),
+            st.tuples(st.just("end"), st.just(0)),
+        ),
+        max_size=40,
+    ),
+)
+def test_whatever_a_peer_sends_no_more_is_held_than_the_window_and_no_more_is_stored_than_offered(
+    size_bytes, resumed, steps
+):
+    made = reception(size_bytes, min(resumed, size_bytes))
+    for step, value in steps:
+        held = made.received_bytes - made.written_bytes
+        try:
+            if step == "write":
+                made.wrote(min(value, held))
+            elif step == "end":
+                made.receive_end()
+            else:
+                offset = made.received_bytes if step == "next" else value
+                made.receive_chunk(offset, value if step == "next" else 1)
+        except landline.FileRefused:
+            break
+        assert 0 <= made.received_bytes - made.written_bytes <= WINDOW
+        assert made.received_bytes <= size_bytes
+        assert made.stage is not Stage.ENDED or made.received_bytes == size_bytes
 
 
 class TestEmission:

@@ -11,6 +11,7 @@ def test_it_is_told_ten_times_a_second_at_most_and_always_at_the_end():
     assert 9 <= sum(each is not None for each in told) <= 11
     assert told[-1].bytes_done == 1000
     assert told[-1].seconds_left == 0.0
+    assert pace.update(1000, 102.0) is None
 
 
 def test_the_rate_is_that_of_the_last_seconds():

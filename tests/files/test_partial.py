@@ -84,6 +84,17 @@ def test_what_does_not_fit_its_record_begins_anew(make, inbox, harm):
     assert (inbox / "a").read_bytes() == b"other"
 
 
+def test_what_another_has_open_is_left_alone(make, inbox):
+    first, second = make(), make()
+    first.write(bytearray(b"data"), restart=False)
+    assert second.resume() is None
+    second.close(keep=False)
+    with pytest.raises(landline.FileRefused, match="somebody else"):
+        make().write(bytearray(b"mine"), restart=False)
+    first.close(keep=True)
+    assert make().resume() == (4, digest(b"data"))
+
+
 def test_a_file_of_another_size_is_another_file(make):
     first = make(100)
     first.write(bytearray(b"data"), restart=False)

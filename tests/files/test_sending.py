@@ -3,10 +3,13 @@
 import asyncio
 import hashlib
 import os
+import time
 
 import pytest
 
 import landline
+from landline.files import threads
+from landline.files.partial import Partial
 from landline.testing import FaultProxy, Faults
 
 MIB = 1024 * 1024
@@ -70,3 +73,80 @@ async def test_cuts_cost_nothing(inbox, write, quick):
         assert line.epoch > 2
     assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
     assert receipt.resumed_from == 0
+
+
+async def test_a_server_goes_on_over_the_next_line_of_the_same_client(quick, inbox, write, until):
+    """The client is gone with its line, and a new one comes back to the same directory."""
+    path = write(40 * MIB)
+    server = landline.Server(resume_window_s=0.0)
+    receipts, ends = [], []
+
+    @server.on_line
+    async def update(line):
+        try:
+            receipts.append(await line.send_file(path))
+        except landline.LineClosed as error:
+            ends.append(error)
+
+    def connect(progress=None):
+        connector = landline.connect(str(endpoint), backoff=quick, identity="kiosk-7")
+        connector.on_file(inbox, progress=progress)
+        return connector
+
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        half = asyncio.Event()
+        async with connect(lambda file, told: told.bytes_done > 20 * MIB and half.set()) as line:
+            await half.wait()
+            line.end(landline.Code.NORMAL)
+        await until(lambda: ends)
+        await until(lambda: any(entry.suffix == ".json" for entry in inbox.iterdir()))
+        async with connect():
+            await until(lambda: receipts)
+    assert receipts[0].resumed_from > 20 * MIB
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("slow", ["store", "resume"])
+async def test_a_slow_disk_is_not_taken_for_a_dead_peer(pair, inbox, write, monkeypatch, slow):
+    """It says that it is at work, longer than the sender would wait without a word."""
+    monkeypatch.setattr(threads, "ALIVE_EVERY_S", 0.05)
+    plain = getattr(Partial, slow)
+
+    def slowly(self, *arguments, **named):
+        time.sleep(0.6)
+        return plain(self, *arguments, **named)
+
+    monkeypatch.setattr(Partial, slow, slowly)
+    server = landline.Server()
+    server.on_file(inbox)
+    async with pair(server) as (line, _):
+        assert (await line.send_file(write(1000), stall_timeout_s=0.3)).size_bytes == 1000
+
+
+async def test_a_person_may_think_about_an_offer(pair, inbox, write, monkeypatch):
+    monkeypatch.setattr(threads, "ALIVE_EVERY_S", 0.05)
+
+    async def accept(file):
+        await asyncio.sleep(0.6)
+
+    server = landline.Server()
+    server.on_file(inbox, accept=accept)
+    async with pair(server) as (line, _):
+        assert (await line.send_file(write(1000), stall_timeout_s=0.3)).size_bytes == 1000
+
+
+async def test_functions_of_the_application_that_fail_are_logged_and_change_nothing(
+    pair, inbox, write, caplog, until
+):
+    async def received(file, receipt):
+        raise RuntimeError("no receipts today")
+
+    def progress(*arguments):
+        raise RuntimeError("no progress today")
+
+    server = landline.Server()
+    server.on_file(inbox, progress=progress)(received)
+    async with pair(server) as (line, _):
+        await line.send_file(write(1000), progress=progress)
+        await until(lambda: "no receipts today" in caplog.text)
+    assert caplog.text.count("no progress today") >= 2

@@ -73,7 +73,9 @@ class FileExchange:
             raise ConfigurationError(f"to={to[:80]!r} has more than {TO_CHARACTERS_MAX} characters")
         if to in self._inboxes:
             raise ConfigurationError(f"there is a directory for files to {to!r} already")
-        inbox = Inbox(Path(directory), to, limits or FileLimits(), accept, progress, overwrite=overwrite)
+        inbox = Inbox(
+            Path(directory).absolute(), to, limits or FileLimits(), accept, progress, overwrite=overwrite
+        )
         self._inboxes[to] = inbox
 
         def register(function: ReceivedFunction) -> ReceivedFunction:

@@ -28,7 +28,7 @@ class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Pace:
     """Counts the bytes of one transfer."""
 
-    __slots__ = ("_bytes_total", "_resumed_from", "_samples", "_told_at")
+    __slots__ = ("_bytes_total", "_is_done", "_resumed_from", "_samples", "_told_at")
 
     def __init__(self, bytes_total: int, resumed_from: int, now: float) -> None:
         self._bytes_total = bytes_total
@@ -36,12 +36,15 @@ class Pace:
         # (time, bytes done), one for each time it was told: 51 at most.
         self._samples: deque[tuple[float, int]] = deque([(now, resumed_from)])
         self._told_at: float | None = None
+        self._is_done = False
 
     def update(self, bytes_done: int, now: float) -> FileProgress | None:
-        """So much is done. Returns what to tell, or ``None`` if that was a moment ago; the end is always told."""
+        """So much is done. Returns what to tell, or ``None`` if that was a moment ago; the end is told once."""
         is_done = bytes_done == self._bytes_total
-        if self._told_at is not None and now - self._told_at < TOLD_EVERY_S and not is_done:
+        is_recent = self._told_at is not None and now - self._told_at < TOLD_EVERY_S
+        if self._is_done or (is_recent and not is_done):
             return None
+        self._is_done = is_done
         self._told_at = now
         samples = self._samples
         samples.append((now, bytes_done))

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import threading
 from collections.abc import Collection
 from contextlib import suppress
@@ -33,6 +34,23 @@ CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
 """So much may be sent again after a crash of the receiver."""
 RECORD_BYTES_MAX: Final = 4096
 READ_BYTES: Final = 1024 * 1024
+
+if sys.platform == "win32":
+
+    def _lock(descriptor: int) -> bool:
+        return True
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> bool:
+        """Locks a file until it is closed (flock(2)). Returns whether nobody else had it locked."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
 
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -74,12 +92,15 @@ class Partial:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def resume(self) -> tuple[int, bytes]:
+    def resume(self) -> tuple[int, bytes] | None:
         """Finds what is left of an earlier try. Returns how much of it is good, and the hash of that.
 
-        Returns early, with less, when it is closed meanwhile.
+        Returns ``None`` when another transfer, of this program or of another, has the file open. Returns early, with
+        less, when it is closed meanwhile.
         """
         with self._lock:
+            if not self._open_existing():
+                return None
             record = self._read_record()
             if record is not None and self._verify(record):
                 self._written_bytes = self._checkpoint_bytes = record.verified_bytes
@@ -119,14 +140,16 @@ class Partial:
             file = self._descriptor if os.utime in os.supports_fd else self._part
             os.utime(file, ns=(modified_ns, modified_ns))
             os.fsync(self._descriptor)
-            # Windows renames no open file.
-            self._close()
+            if os.name == "nt":
+                # Windows renames no open file. Elsewhere it stays locked until it has its name.
+                self._close()
             if overwrite:
                 os.replace(self._part, final)
             else:
                 _move_to_new(self._part, final)
             self._remove_record()
             _sync_directory(self._directory)
+            self._close()
 
     def close(self, *, keep: bool) -> None:
         """Ends the work. With ``keep`` what was written can be resumed later; else nothing of it stays."""
@@ -138,22 +161,51 @@ class Partial:
                 except OSError as error:
                     # Where the disk is full an earlier record may still be good; without one it begins anew.
                     logger.warning("%s: its record could not be written: %s", self._part, error)
-            self._close()
-            if not keep:
+            if not keep and self._descriptor >= 0:
+                # Before another transfer can have them.
                 self._part.unlink(missing_ok=True)
                 self._remove_record()
+            self._close()
 
     def _ensure_open(self) -> None:
         if self._descriptor < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK
-            self._descriptor = os.open(self._part, flags, 0o666)
+            try:
+                self._descriptor = os.open(self._part, flags, 0o666)
+            except FileExistsError as error:
+                raise FileRefused("busy", "somebody else receives this file; send it later") from error
+            _lock(self._descriptor)
+
+    def _open_existing(self) -> bool:
+        """Opens and locks the partial file if there is one. Returns whether nobody else has it open."""
+        while True:
+            try:
+                descriptor = os.open(self._part, os.O_RDWR | _NO_LINK)
+            except FileNotFoundError:
+                return True
+            except OSError as error:
+                logger.warning("%s cannot be opened, so the file begins anew: %s", self._part, error)
+                return True
+            if not _lock(descriptor):
+                os.close(descriptor)
+                return False
+            try:
+                is_ours = os.path.samestat(os.fstat(descriptor), os.lstat(self._part))
+            except FileNotFoundError:
+                is_ours = False
+            if is_ours:
+                self._descriptor = descriptor
+                return True
+            # Who had it before gave it its name, or removed it.
+            os.close(descriptor)
 
     def _start_anew(self) -> None:
-        self._close()
         self._hash = new_hash()
         self._written_bytes = self._checkpoint_bytes = 0
         self._remove_record()
         self._part.unlink(missing_ok=True)
+        # Behind the unlinking: nobody else had it in between.
+        self._close()
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -192,14 +244,9 @@ class Partial:
         return record if is_possible else None
 
     def _verify(self, record: Record) -> bool:
-        """Whether the file holds what the record says; it is open then, and ends there."""
-        try:
-            descriptor = os.open(self._part, os.O_RDWR | _NO_LINK)
-        except OSError as error:
-            logger.warning("%s cannot be opened, so the file begins anew: %s", self._part, error)
-            return False
-        self._descriptor = descriptor
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        """Whether the file that is open holds what the record says; if so, it ends there now."""
+        descriptor = self._descriptor
+        if descriptor < 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return False
         self._hash = new_hash()
         left = record.verified_bytes
@@ -218,12 +265,17 @@ class Partial:
 
 
 def is_there(final: Path, size_bytes: int, modified_ns: int) -> bool:
-    """Whether a file of that size and time has the name already: what a receipt that was lost leaves behind."""
+    """Whether a file of that size and time has the name already: what a receipt that was lost leaves behind.
+
+    Raises :class:`FileRefused` when something else has the name.
+    """
     try:
         found = os.lstat(final)
     except FileNotFoundError:
         return False
-    return stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == (size_bytes, modified_ns)
+    if stat.S_ISREG(found.st_mode) and (found.st_size, found.st_mtime_ns) == (size_bytes, modified_ns):
+        return True
+    raise FileRefused("exists", f"there is a file {final.name!r} already")
 
 
 def hash_of(path: Path) -> bytes:

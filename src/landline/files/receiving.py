@@ -8,16 +8,15 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from landline.errors import ConfigurationError, FileRefused
 from landline.files import partial as disk
 from landline.files.decisions import FileLimits, Reception, Stage, check_count, check_offer, check_room
 from landline.files.names import name_problem
 from landline.files.pace import FileProgress, Pace
-from landline.files.threads import Signal, in_thread, submit
+from landline.files.threads import Signal, alive_while, in_thread, submit
 from landline.files.words import (
     ACCEPT,
     CHUNK,
@@ -38,6 +37,10 @@ if TYPE_CHECKING:
     from landline.line import Line
 
 logger = logging.getLogger("landline")
+
+LOCK_RETRY_S: Final = 0.05
+LOCK_TRIES: Final = 100
+"""A transfer that is over lets go of its partial file in a moment; another program that receives it does not."""
 
 AcceptFunction = Callable[["IncomingFile"], Any]
 ReceivedFunction = Callable[["IncomingFile", FileReceipt], Any]
@@ -127,7 +130,6 @@ class Receiving:
         self._stopped: FileRefused | None = None
         self._keeps = True
         self._over: asyncio.Event = asyncio.Event()
-        self._closing: Future[object] | None = None
 
     async def run(self) -> Stored:
         """Receives the file; what it returns or raises answers the offer. Cancelling it keeps what is there."""
@@ -137,7 +139,7 @@ class Receiving:
         while (older := inbox.active.get(self._key)) is not None:
             # The same peer again: the connection of the older one is as good as dead.
             older.stop(FileRefused("superseded", "the same file is sent anew"))
-            await older.wait_closed()
+            await older.wait_over()
         if (self.line, offer.transfer) in self._exchange.receivings:
             raise FileRefused("broken", "the transfer broke its rules: there is one of that number already")
         of_line = sum(receiving.line is self.line for receiving in inbox.active.values())
@@ -170,7 +172,7 @@ class Receiving:
         finally:
             del inbox.active[self._key]
             del self._exchange.receivings[self.line, offer.transfer]
-            self._closing = submit(lambda: self._partial.close(keep=self._keeps))
+            submit(lambda: self._partial.close(keep=self._keeps))
             self._over.set()
         assert self._hash is not None
         receipt = FileReceipt(
@@ -192,12 +194,9 @@ class Receiving:
             self._keeps = keep
             self._task.cancel()
 
-    async def wait_closed(self) -> None:
-        """Returns when the transfer is over and no thread writes to its file any more."""
+    async def wait_over(self) -> None:
+        """Returns when the transfer is over; a thread may still be closing its file."""
         await self._over.wait()
-        if self._closing is not None:
-            # The closing itself goes on if this waiting is cancelled.
-            await asyncio.shield(asyncio.wrap_future(self._closing))
 
     def receive_chunk(self, offset: int, data: memoryview) -> None:
         """Bytes of the file; called in the event loop."""
@@ -238,10 +237,8 @@ class Receiving:
         )
         if is_there:
             offset, found = offer.size_bytes, None
-        elif not inbox.overwrite and os.path.lexists(final):
-            raise FileRefused("exists", f"there is a file {final.name!r} already")
         else:
-            offset, found = await self._in_thread(self._partial.resume)
+            offset, found = await self._resume()
         self._reception.accept(offset)
         self._pace = Pace(offer.size_bytes, offset, asyncio.get_running_loop().time())
         await self.line.send(self._accept_of(offset, found), name=ACCEPT)
@@ -272,13 +269,27 @@ class Receiving:
             check_room(offer, inbox.limits, found)
             self.promised_bytes = max(0, offer.size_bytes - found.there_bytes)
 
+    async def _resume(self) -> tuple[int, bytes]:
+        """What is left of an earlier transfer, once that has let go of it."""
+        for _ in range(LOCK_TRIES):
+            found: tuple[int, bytes] | None = await self._in_thread(self._partial.resume)
+            if found is not None:
+                return found
+            await asyncio.sleep(LOCK_RETRY_S)
+        raise FileRefused("busy", "somebody else receives this file just now; send it later")
+
     async def _ask(self) -> str:
         """The name to store it under, as the application says if it was given a say."""
         if self._inbox.accept is None:
             return self._offer.name
         name = self._inbox.accept(self._file)
         if inspect.isawaitable(name):
-            name = await name
+            # A person may be asked.
+            asking = asyncio.ensure_future(name)
+            try:
+                name = await alive_while(self.line, self._offer.transfer, asking)
+            finally:
+                asking.cancel()
         if name is None:
             return self._offer.name
         if not isinstance(name, str) or (problem := name_problem(name)):

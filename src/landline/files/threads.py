@@ -57,12 +57,20 @@ async def in_thread(
     running = _pool().submit(function, *arguments, **named)
     waiting = asyncio.wrap_future(running)
     try:
-        while not (await asyncio.wait({waiting}, timeout=ALIVE_EVERY_S))[0]:
-            say_alive(line, transfer)
+        return await alive_while(line, transfer, waiting)
     except asyncio.CancelledError:
         waiting.cancel()
         running.add_done_callback(_log_failed)
         raise
+
+
+async def alive_while(line: Line, transfer: bytes, waiting: asyncio.Future[Result]) -> Result:
+    """The result of ``waiting``; until then the peer hears from time to time that the transfer is alive.
+
+    Cancelling does not cancel ``waiting``.
+    """
+    while not (await asyncio.wait({waiting}, timeout=ALIVE_EVERY_S))[0]:
+        say_alive(line, transfer)
     return waiting.result()
 
 
