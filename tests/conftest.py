@@ -16,7 +16,14 @@ import landline
 from landline.announcement import is_reachable
 
 HERE = Path(__file__).parent
-ON_BOTH_LOOPS = {HERE, HERE / "datagrams", HERE / "transports", HERE / "faults", HERE / "testing"}
+ON_BOTH_LOOPS = {
+    HERE,
+    HERE / "datagrams",
+    HERE / "transports",
+    HERE / "faults",
+    HERE / "testing",
+    HERE / "files",
+}
 QUICK = landline.Backoff(first=0.01, cap=0.05)
 
 

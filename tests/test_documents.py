@@ -27,6 +27,8 @@ COMMANDS = (
     "jobs",
     "cancel",
     "ping",
+    "send-file",
+    "receive-files",
 )
 
 
@@ -50,7 +52,7 @@ def test_the_command_line_has_no_other_commands() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "landline", "--help"], capture_output=True, text=True, check=True, timeout=30
     ).stdout
-    listed = re.findall(r"^  (\w+)  ", shown.split("Commands:")[1], flags=re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+)  ", shown.split("Commands:")[1], flags=re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
 
 
@@ -106,7 +108,8 @@ def test_the_server_and_the_client_of_the_document_talk(document: Path, tmp_path
     assert answered.stdout.splitlines()[0] in {"{'hello': 'world'}", "6"}
 
 
-def test_the_other_programs_of_the_library_document_run() -> None:
-    for text in programs(ROOT / "docs" / "library.md"):
+@pytest.mark.parametrize("name", ["library.md", "files.md"])
+def test_the_other_programs_of_the_documents_run(name: str) -> None:
+    for text in programs(ROOT / "docs" / name):
         if "async def main" not in text:
             subprocess.run([sys.executable, "-c", text], check=True, timeout=30)

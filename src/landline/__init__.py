@@ -23,6 +23,10 @@ if TYPE_CHECKING:
         BufferFull,
         ConfigurationError,
         ConnectFailed,
+        FileChanged,
+        FileError,
+        FileRefused,
+        FileStalled,
         GaveUp,
         LandlineError,
         LineClosed,
@@ -35,6 +39,11 @@ if TYPE_CHECKING:
         RequestTimeout,
         SessionLost,
     )
+    from landline.files.decisions import FileLimits
+    from landline.files.pace import FileProgress
+    from landline.files.receiving import IncomingFile
+    from landline.files.sending import send_file_to
+    from landline.files.words import FileReceipt
     from landline.groups import BroadcastResult, Group
     from landline.line import Line
     from landline.presence import Presence, PresenceInfo, PresenceState
@@ -65,6 +74,10 @@ _HOMES = {
         "BufferFull",
         "ConfigurationError",
         "ConnectFailed",
+        "FileChanged",
+        "FileError",
+        "FileRefused",
+        "FileStalled",
         "GaveUp",
         "LandlineError",
         "LineClosed",
@@ -77,6 +90,11 @@ _HOMES = {
         "RequestTimeout",
         "SessionLost",
     ),
+    "landline.files.decisions": ("FileLimits",),
+    "landline.files.pace": ("FileProgress",),
+    "landline.files.receiving": ("IncomingFile",),
+    "landline.files.sending": ("send_file_to",),
+    "landline.files.words": ("FileReceipt",),
     "landline.changes": ("LineState", "LossKind", "StateChange"),
     "landline.groups": ("BroadcastResult", "Group"),
     "landline.line": ("Line",),
@@ -112,9 +130,17 @@ __all__ = [
     "ConnectFailed",
     "Connector",
     "Endpoint",
+    "FileChanged",
+    "FileError",
+    "FileLimits",
+    "FileProgress",
+    "FileReceipt",
+    "FileRefused",
+    "FileStalled",
     "GaveUp",
     "Group",
     "Heartbeat",
+    "IncomingFile",
     "LandlineError",
     "Limits",
     "Line",
@@ -147,6 +173,7 @@ __all__ = [
     "discover",
     "parse_url",
     "run",
+    "send_file_to",
 ]
 
 

@@ -58,7 +58,7 @@ class Answers:
 
     def receive_message(self, message: MessageReceived, handler: Handler) -> None:
         """Runs the handler of a message, after those of the messages before it."""
-        if handler.is_async or self._backlog:
+        if handler.is_async or (self._backlog and not handler.is_reserved):
             self._backlog.append((message, handler))
             if self._worker is None:
                 self._worker = self._loop.create_task(self._work())

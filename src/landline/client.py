@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import SystemRandom
@@ -26,6 +27,9 @@ from landline.errors import (
     Rejected,
     SessionLost,
 )
+from landline.files.decisions import FileLimits
+from landline.files.exchange import exchange_of
+from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
 from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
@@ -197,6 +201,21 @@ class Connector(TakesDatagrams):
     def endpoint(self) -> Endpoint | None:
         """The address the line goes to, or went to last; ``None`` before the first connection."""
         return self._endpoint
+
+    def on_file(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        to: str = "",
+        limits: FileLimits | None = None,
+        accept: AcceptFunction | None = None,
+        progress: ProgressFunction | None = None,
+        overwrite: bool = False,
+    ) -> Callable[[ReceivedFunction], ReceivedFunction]:
+        """Receives files that the server sends into ``directory``; see :meth:`Server.on_file`."""
+        return exchange_of(self.handlers).on_file(
+            directory, to=to, limits=limits, accept=accept, progress=progress, overwrite=overwrite
+        )
 
     async def __aenter__(self) -> Line:
         """Waits for the first connection.

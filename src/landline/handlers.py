@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import msgspec
 
@@ -13,12 +13,16 @@ from landline.errors import ConfigurationError, RequestError
 
 if TYPE_CHECKING:
     from landline.datagrams import Caller
+    from landline.files.exchange import FileExchange
     from landline.line import Line
 
 logger = logging.getLogger("landline")
 
 HandlerFunction = Callable[["Line | Caller", Any], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+RESERVED_PREFIX: Final = "landline."
+"""Names that begin so are the library's own (``docs/protocol.md`` §5.8)."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -33,10 +37,13 @@ class Handler:
     coroutine function runs as a task where it answers requests, and one after the other where it takes messages.
     """
 
-    __slots__ = ("_body_type", "decode", "function", "is_async")
+    __slots__ = ("_body_type", "decode", "function", "is_async", "is_reserved")
 
-    def __init__(self, function: HandlerFunction, body_type: Any) -> None:
+    def __init__(self, function: HandlerFunction, body_type: Any, *, is_reserved: bool = False) -> None:
         self.function = function
+        self.is_reserved = is_reserved
+        """One of the library's own: its messages do not wait for those of the application, whose handlers may be
+        waiting for them."""
         self.is_async = inspect.iscoroutinefunction(function)
         self._body_type = body_type
         self.decode: Callable[[bytes], Any] = (
@@ -58,11 +65,13 @@ class Handler:
 class Handlers:
     """The handlers of one server or one client."""
 
-    __slots__ = ("_by_name", "_datagrams", "message", "plain_message")
+    __slots__ = ("_by_name", "_datagrams", "files", "message", "plain_message")
 
     def __init__(self) -> None:
         self._by_name: dict[str, Handler] = {}
         self._datagrams: dict[str, Handler] = {}
+        self.files: FileExchange | None = None
+        """What is sent and received; made by the first use."""
         self.message: Handler | None = None
         """Takes messages without a name; without it they wait for ``async for``."""
         self.plain_message: HandlerFunction | None = None
@@ -73,7 +82,7 @@ class Handlers:
 
         What it returns answers a request; what a message's handler returns is dropped. With ``body_type``, bodies
         are checked and converted by msgspec, and a request whose body does not fit is answered with an error.
-        Raises :class:`ConfigurationError` for a name that is taken or too long.
+        Raises :class:`ConfigurationError` for a name that is taken, too long, or reserved.
         """
         _check_name(name)
         if name in self._by_name:
@@ -84,6 +93,15 @@ class Handlers:
             return function
 
         return register
+
+    def reserve(self, name: str, function: Callable[[Line, Any], Any], body_type: Any) -> None:
+        """Registers one of the library's own functions for a name that begins with :data:`RESERVED_PREFIX`.
+
+        They are only called for lines.
+        """
+        assert name.startswith(RESERVED_PREFIX)
+        assert name not in self._by_name
+        self._by_name[name] = Handler(cast(HandlerFunction, function), body_type, is_reserved=True)
 
     def on_message(self, function: Function) -> Function:
         """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""
@@ -151,6 +169,10 @@ class TakesDatagrams:
 
 
 def _check_name(name: str) -> None:
+    if name.startswith(RESERVED_PREFIX):
+        raise ConfigurationError(
+            f"names that begin with {RESERVED_PREFIX!r} are reserved; choose another than {name[:40]!r}"
+        )
     if not 0 < len(name.encode()) <= 255:
         raise ConfigurationError(
             f"a handler's name has 1 to 255 bytes, {name[:40]!r} has {len(name.encode())}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -21,7 +22,10 @@ from landline.errors import (
     RequestLost,
     SessionLost,
 )
-from landline.handlers import Handlers, decode_value, encode_value
+from landline.files.exchange import exchange_of
+from landline.files.sending import STALL_TIMEOUT_S, ProgressCallback, send_file
+from landline.files.words import FileReceipt
+from landline.handlers import RESERVED_PREFIX, Handlers, decode_value, encode_value
 from landline.line_datagrams import handle_datagrams, send_datagram
 from landline.outbox import Outbox
 from landline.requests import Requests
@@ -434,6 +438,40 @@ class Line:
         if self._requests is None:
             self._requests = Requests(self, self._owner.loop)
         return await self._requests.ask(name, value, timeout, response_type)
+
+    async def send_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        to: str = "",
+        progress: ProgressCallback | None = None,
+        stall_timeout_s: float | None = STALL_TIMEOUT_S,
+    ) -> FileReceipt:
+        """Sends a file; returns when it is on the receiver's disk, whole and under its name (``docs/files.md``).
+
+        It goes on over other transports, with a new session, and, when called again with the same file, over
+        another line or in another process: what the receiver has is compared by its hash and not sent twice.
+
+        :param name: what the receiver is to call it; by default the path's last part.
+        :param to: which of the receiver's directories it is for, as its ``on_file(to=...)`` says.
+        :param progress: called as ``progress(FileProgress)`` in the event loop, about ten times a second at most.
+        :param stall_timeout_s: seconds without a word of the receiver, while the line is connected, until it is given
+            up; ``None`` waits while the line lives.
+        :raises FileRefused: the receiver does not take it, with its code and its reason.
+        :raises FileChanged: it was written to meanwhile; the receiver keeps nothing.
+        :raises FileStalled: nothing was heard for too long.
+        :raises ConfigurationError: the path is no regular file, or the name cannot be used.
+        :raises OSError: the file cannot be read.
+        :raises LineClosed: or what else ended the line, as :meth:`send` does.
+
+        Cancelling tells the receiver, which keeps what it has so that it can be resumed; a cancel that comes behind the
+        last byte may find the file stored.
+        """
+        files = exchange_of(self._owner.handlers)
+        return await send_file(
+            files, self, path, name=name, to=to, progress=progress, stall_timeout_s=stall_timeout_s
+        )
 
     async def ping(self, *, timeout: float | None = 10.0) -> float:
         """Measures a round trip now; seconds. Raises :class:`TimeoutError`, or :class:`LineClosed`."""
@@ -956,8 +994,15 @@ def call_back(function: Callable[..., object], *arguments: object) -> None:
 
 
 def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
-    """The unconfirmed messages their owner must hear of; requests are told by their own exception."""
-    return tuple(entry for entry in session.unconfirmed() if entry.operation is Operation.MESSAGE)
+    """The unconfirmed messages their owner must hear of.
+
+    Requests, and the library's own messages, are told by the exception of the call they belong to.
+    """
+    return tuple(
+        entry
+        for entry in session.unconfirmed()
+        if entry.operation is Operation.MESSAGE and not entry.name.startswith(RESERVED_PREFIX)
+    )
 
 
 def _format_peer(peername: Any) -> str:

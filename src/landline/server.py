@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
 from time import monotonic
@@ -17,6 +18,9 @@ from landline.changes import LineState, LossKind, StateChange
 from landline.datagrams import CallCounts
 from landline.datagrams.scheme import load_calls
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
+from landline.files.decisions import FileLimits
+from landline.files.exchange import exchange_of
+from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
 from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
 from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
 from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
@@ -173,6 +177,33 @@ class Server(TakesDatagrams):
     def on_message(self, function: Function) -> Function:
         """Registers ``function(line, message)`` for messages without a name, instead of ``async for`` on the line."""
         return self.handlers.on_message(function)
+
+    def on_file(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        to: str = "",
+        limits: FileLimits | None = None,
+        accept: AcceptFunction | None = None,
+        progress: ProgressFunction | None = None,
+        overwrite: bool = False,
+    ) -> Callable[[ReceivedFunction], ReceivedFunction]:
+        """Receives files into ``directory``, from now on (``docs/files.md``).
+
+        As a decorator it also has ``function(file, receipt)`` called with the :class:`landline.IncomingFile` and its
+        :class:`landline.FileReceipt` once the file is on disk; a coroutine function runs as a task.
+
+        :param to: which files these are: those sent with the same ``to``.
+        :param limits: how much is taken.
+        :param accept: asked as ``accept(file)`` before a file is taken, when it fits the limits; may be a coroutine
+            function. It returns ``None``, or another name to store it under, or raises :class:`landline.FileRefused`.
+        :param progress: called as ``progress(file, FileProgress)``, about ten times a second at most for each file.
+        :param overwrite: whether a file replaces one of its name; otherwise it is refused.
+        :raises ConfigurationError: for a second directory with the same ``to``, or one that cannot be written to.
+        """
+        return exchange_of(self.handlers).on_file(
+            directory, to=to, limits=limits, accept=accept, progress=progress, overwrite=overwrite
+        )
 
     def on_line(self, function: LineFunction) -> LineFunction:
         """Runs ``await function(line)`` as a task for every new line.

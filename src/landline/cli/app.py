@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from landline.cli.discovering import register as register_discovering
+from landline.cli.files import register as register_files
 from landline.cli.jobs import register as register_jobs
 from landline.cli.machines import register as register_machines
 from landline.cli.pinging import register as register_pinging
@@ -32,6 +33,7 @@ def build() -> typer.Typer:
     register_serving(app)
     register_discovering(app)
     register_pinging(app)
+    register_files(app)
     return app
 
 

@@ -276,7 +276,8 @@ class UdpListener(asyncio.DatagramProtocol):
         host, port = addr[:2]
         caller = Caller(new.call.identity, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         handler = self._handlers.find(new.call.name)
-        if handler is None:
+        # The library's own handlers need a line.
+        if handler is None or handler.is_reserved:
             self._answer(new, error_reply("no_handler", new.call.name), addr)
         elif handler.is_async:
             task = self.loop.create_task(self._run_async(new, handler, caller, addr))
