@@ -4,10 +4,11 @@ Why no handler runs twice, whatever the network does with datagrams and whoever 
 at t₁ and again at t₂. It is known from t₁ on while it runs, and then until it is forgotten; so it was forgotten
 before t₂. Forgetting it moves ``_complete_since`` behind the last moment it was touched, and so the cookie it came
 with at t₂ was issued later than t₁, because older ones are no longer taken. Only the client can put a later cookie
-around the call, and it got that one in a RETRY about this call. If the call was still known when that was sent, it was
-touched, and to forget it later made that cookie invalid as well. If it was not known any more, the RETRY said that
-the server remembers less than the time since the call was first sent, and the client does not ask again. A server
-that was started again has another key for its cookies, and remembers nothing from before its start.
+around the call, and it got that one in a RETRY about this call. If the call was known when that was sent, it was
+touched then, or later when it was answered, and to forget it made that cookie invalid as well. If it was not known any
+more, the RETRY said that the server remembers less than the time since the call was first sent with a cookie, and the
+client does not ask again. A server that was started again has another key for its cookies, and remembers nothing
+from before its start.
 """
 
 from __future__ import annotations
