@@ -29,6 +29,12 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
 PEERS: Final = {
     "landline": Peer(title="landline"),
     "landline_request": Peer(title="landline, requests"),
+    "over_unix": Peer(title="landline over a unix socket"),
+    "over_tls": Peer(title="landline over TLS"),
+    "over_ws": Peer(title="landline over WebSocket", modules=("websockets",)),
+    "over_wss": Peer(title="landline over WebSocket and TLS", modules=("websockets",)),
+    "over_quic": Peer(title="landline over QUIC", modules=("aioquic",)),
+    "over_udp": Peer(title="calls over UDP, sealed", modules=("cryptography",)),
     "landline_tls": Peer(title="landline over TLS"),
     "landline_ws": Peer(title="landline over WebSocket", modules=("websockets",)),
     "landline_quic": Peer(title="landline over QUIC", modules=("aioquic",)),
