@@ -1,8 +1,8 @@
 """Transports by URL scheme: bytes in, bytes out.
 
 A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
-when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is
-an :class:`asyncio.Transport`.
+when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport
+is an :class:`asyncio.Transport`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ SCHEMES: Final = {
     "tcp": Scheme("landline.transports.tcp"),
     "tls": Scheme("landline.transports.tcp", is_encrypted=True),
     "unix": Scheme("landline.transports.unix"),
+    "ws": Scheme("landline.transports.websocket", default_port=80, has_path=True, extra="ws"),
+    "wss": Scheme(
+        "landline.transports.websocket", is_encrypted=True, default_port=443, has_path=True, extra="ws"
+    ),
 }
 
 BACKLOG: Final = 4096
@@ -94,6 +98,14 @@ class TransportOptions(msgspec.Struct, frozen=True):
     tls: ssl.SSLContext | None = None
     user_timeout_s: float = 15.0
     """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
+    headers: dict[str, str] = {}
+    """``ws://`` and ``wss://``, clients: sent with the request that opens the WebSocket, for gateways on the way."""
+    origins: tuple[str, ...] = ()
+    """``ws://`` and ``wss://``, servers: the web pages that may connect (``https://example.org``), beside those of the
+    same host. Programs, which name no origin, always may; ``"*"`` lets any page in."""
+    proxy: str | bool = True
+    """``ws://`` and ``wss://``, clients: the HTTP proxy to go through (``http://user:password@host:port``); ``True`` is
+    the one the environment names (``https_proxy``, ``no_proxy``, ...), ``False`` none."""
 
 
 class TransportModule(Protocol):

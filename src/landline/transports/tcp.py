@@ -37,7 +37,7 @@ class TcpListener:
 
 async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
     """See :class:`landline.transports.TransportModule`."""
-    context = (options.tls or ssl.create_default_context()) if endpoint.scheme == "tls" else None
+    context = client_context(endpoint, options)
     transport, _ = await asyncio.get_running_loop().create_connection(
         protocol_factory,
         endpoint.host,
@@ -52,15 +52,15 @@ async def listen(
     endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
 ) -> TcpListener:
     """See :class:`landline.transports.TransportModule`."""
-    if endpoint.scheme == "tls" and options.tls is None:
+    if endpoint.is_encrypted and options.tls is None:
         raise ConfigurationError(f"{endpoint} needs a certificate: pass tls=ssl.SSLContext(...) to listen()")
     try:
         server = await asyncio.get_running_loop().create_server(
             protocol_factory,
             endpoint.host,
             endpoint.port,
-            ssl=options.tls if endpoint.scheme == "tls" else None,
-            ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.scheme == "tls" else None,
+            ssl=options.tls if endpoint.is_encrypted else None,
+            ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.is_encrypted else None,
             backlog=ACCEPTS_AT_ONCE,
         )
     except OSError as error:
@@ -75,7 +75,12 @@ async def listen(
         # Accepted sockets inherit these from the listening one (Linux), which saves five calls for each.
         tune_socket(listening, options.user_timeout_s)
         lengthen_queue(listening.fileno())
-    return TcpListener(server, Endpoint(endpoint.scheme, endpoint.host, port))
+    return TcpListener(server, Endpoint(endpoint.scheme, endpoint.host, port, endpoint.path))
+
+
+def client_context(endpoint: Endpoint, options: TransportOptions) -> ssl.SSLContext | None:
+    """What a client encrypts with, by default what trusts the system's authorities; ``None`` without encryption."""
+    return (options.tls or ssl.create_default_context()) if endpoint.is_encrypted else None
 
 
 def tune_socket(sock: socket.socket, user_timeout_s: float) -> None:
