@@ -126,22 +126,23 @@ class Link {
     if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(bytes);
   }
 
-  /** The next bytes. Rejects once the connection is over. */
-  read() {
-    if (this.#chunks.length > 0) {
-      const chunk = this.#chunks.shift();
-      this.#chunkBytes -= chunk.length;
-      return Promise.resolve(chunk);
+  /** The next bytes. Rejects for text, and once the connection is over. */
+  async read() {
+    if (this.#chunks.length === 0) {
+      if (this.#failure !== null) throw this.#failure;
+      await new Promise((resolve, reject) => (this.#reader = { resolve, reject }));
     }
-    if (this.#failure !== null) return Promise.reject(this.#failure);
-    return new Promise((resolve, reject) => (this.#reader = { resolve, reject }));
+    const chunk = this.#chunks.shift();
+    if (typeof chunk === "string") throw new ProtocolError("a WebSocket message of text");
+    this.#chunkBytes -= chunk.length;
+    return chunk;
   }
 
   /** From now on the receiver gets everything: receiveData(link, bytes), receiveText(link), receiveLinkLost(link, why). */
   handOver(receiver, rest) {
     this.#receiver = receiver;
     if (rest.length > 0) receiver.receiveData(this, rest);
-    while (this.#chunks.length > 0) receiver.receiveData(this, this.#chunks.shift());
+    while (this.#chunks.length > 0) this.#pass(this.#chunks.shift());
     if (this.#failure !== null) receiver.receiveLinkLost(this, this.#failure.message);
   }
 
@@ -157,21 +158,21 @@ class Link {
   }
 
   #receive(data) {
-    if (this.#receiver !== null) {
-      if (typeof data === "string") this.#receiver.receiveText(this);
-      else this.#receiver.receiveData(this, new Uint8Array(data));
+    const chunk = typeof data === "string" ? data : new Uint8Array(data);
+    if (this.#receiver !== null) return this.#pass(chunk);
+    this.#chunkBytes += chunk.length;
+    if (this.#chunkBytes > this.#pendingBytesMax) {
+      this.#fail(new ProtocolError("more bytes than any window before WELCOME was answered", Code.LIMIT_EXCEEDED));
       return;
     }
-    if (typeof data === "string") this.#fail(new ProtocolError("a WebSocket message of text"));
-    else if (this.#chunkBytes + data.byteLength > this.#pendingBytesMax) {
-      this.#fail(new ProtocolError("more bytes than any window before WELCOME was answered", Code.LIMIT_EXCEEDED));
-    } else {
-      this.#chunks.push(new Uint8Array(data));
-      this.#chunkBytes += data.byteLength;
-      const reader = this.#reader;
-      this.#reader = null;
-      if (reader !== null) reader.resolve(this.read());
-    }
+    this.#chunks.push(chunk);
+    this.#reader?.resolve();
+    this.#reader = null;
+  }
+
+  #pass(chunk) {
+    if (typeof chunk === "string") this.#receiver?.receiveText(this);
+    else this.#receiver?.receiveData(this, chunk);
   }
 
   #fail(error) {
@@ -328,7 +329,7 @@ export class Connector {
         if (ended !== null) {
           if (!mayReturn(ended.code)) return this.#closeEnded(cause, ended);
           this.#loseSession(`the server ended the session: ${detail}`);
-          Object.assign(loss, { retryAfterS: ended.retryAfterS, spreadS: ended.spreadS });
+          Object.assign(loss, { code: ended.code, retryAfterS: ended.retryAfterS, spreadS: ended.spreadS });
           this.#tryFirst(ended.alternatives);
         }
       }
@@ -341,7 +342,7 @@ export class Connector {
     if (error instanceof Rejected) {
       if (!mayReturn(error.code)) throw error;
       const { retryAfterS, spreadS } = error;
-      return { cause: "rejected", detail: error.message, failure: error, retryAfterS, spreadS };
+      return { cause: "rejected", detail: error.message, code: error.code, failure: error, retryAfterS, spreadS };
     }
     // Whoever answers in the server's place while it restarts (a proxy, another program) is no reason to give up a line
     // that has worked.
@@ -372,12 +373,12 @@ export class Connector {
     this.#attempts = 0;
   }
 
-  async #wait({ cause, detail, failure, retryAfterS, spreadS }) {
+  async #wait({ cause, detail, code, failure, retryAfterS, spreadS }) {
     const schedule = this.#schedule;
     const delayS = schedule.nextDelay(now(), Math.random(), { retryAfterS, spreadS });
     if (delayS === null) throw new GaveUp(schedule.failures, failure ?? new ConnectFailed(detail));
     const attempt = schedule.failures + 1;
-    this.line.change({ state: "reconnecting", cause, detail, attempt, dueInS: delayS });
+    this.line.change({ state: "reconnecting", cause, detail, code: code ?? null, attempt, dueInS: delayS });
     await this.#sleep(delayS);
     if (!this.line.isClosed) this.line.change({ state: "connecting", cause, attempt });
   }

@@ -317,7 +317,7 @@ export class Line {
   // Inside: sending.
 
   #liveSession() {
-    if (this.isClosed) throw this.#error ?? new LineClosed(`the line is closed: ${this.#cause?.detail ?? ""}`);
+    if (this.isClosed) throw this.#error ?? new LineClosed(`the line is closed: ${this.#cause.detail}`, this.#cause.code);
     if (!this.#hasSession) throw new BufferFull("the line has no session just now");
     return this.#session;
   }
