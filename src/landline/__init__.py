@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landline.admission import Admission
+    from landline.asgi_app import asgi
     from landline.backoff import Backoff
     from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 # Loaded when first used, so that the command line, which needs none of these, starts fast (PEP 562).
 _HOMES = {
     "landline.admission": ("Admission",),
+    "landline.asgi_app": ("asgi",),
     "landline.backoff": ("Backoff",),
     "landline.client": ("Connector", "connect"),
     "landline.errors": (
@@ -123,6 +125,7 @@ __all__ = [
     "Unconfirmed",
     "WhenFull",
     "__version__",
+    "asgi",
     "connect",
     "parse_url",
     "run",

@@ -41,7 +41,15 @@ from landline.session.session import SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import Kind
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, Listener, TransportOptions, close_in_time, load, parse_url
+from landline.transports import (
+    Endpoint,
+    Listener,
+    ProtocolFactory,
+    TransportOptions,
+    close_in_time,
+    load,
+    parse_url,
+)
 
 logger = logging.getLogger("landline")
 
@@ -422,6 +430,20 @@ class Server:
 
     async def start_listening(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
         """Opens a listener; :class:`Listening` calls it."""
+        listener = await load(endpoint).listen(endpoint, self._begin(), options)
+        self._listeners.append(listener)
+        return listener
+
+    def add_listener(self, listener: Listener) -> ProtocolFactory:
+        """For those who bring transports of their own, as :func:`landline.asgi` does.
+
+        Returns what makes the protocol of each. The server closes the listener with its own.
+        """
+        protocol_factory = self._begin()
+        self._listeners.append(listener)
+        return protocol_factory
+
+    def _begin(self) -> ProtocolFactory:
         if self._closing:
             raise RuntimeError("a closed server cannot listen again; make a new one")
         if not self._listeners:
@@ -430,9 +452,7 @@ class Server:
             self.outbox = Outbox(self.loop)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
-        listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)
-        self._listeners.append(listener)
-        return listener
+        return lambda: _HandshakeLink(self)
 
     async def stop_listening(self, listener: Listener) -> None:
         """Closes a listener, and the server with the last one."""

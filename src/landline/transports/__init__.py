@@ -27,6 +27,13 @@ LEAVE_S: Final = 3.0
 """How long a peer may take to read our last words."""
 
 
+SUBPROTOCOL: Final = "landline.1"
+"""Says that the messages of a WebSocket carry version 1 of the protocol (docs/protocol.md §2.4)."""
+
+MESSAGE_BYTES_MAX: Final = 128 * 1024
+"""The longest message of a WebSocket that is taken, and sent (docs/protocol.md §2.4)."""
+
+
 class Scheme(msgspec.Struct, frozen=True):
     """What the first part of a URL stands for."""
 

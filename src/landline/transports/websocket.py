@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from typing import Final
 
 from websockets.asyncio.client import connect_http_proxy
@@ -75,7 +76,9 @@ def choose_proxy(uri: WebSocketURI, wanted: str | bool) -> Proxy | None:
     try:
         proxy = parse_proxy(address)
     except (InvalidProxy, ValueError) as error:
-        raise ConfigurationError(f"no proxy can be used as it is given: {error}") from error
+        # Not the whole text: the address may hold a password.
+        why = error.msg if isinstance(error, InvalidProxy) else str(error)
+        raise ConfigurationError(f"no proxy can be used as it is given: {why}") from None
     if not proxy.scheme.startswith("http"):
         raise ConfigurationError(
             f"the proxy {proxy.scheme}://{proxy.host} cannot be used: only http:// and https:// can"
@@ -86,9 +89,11 @@ def choose_proxy(uri: WebSocketURI, wanted: str | bool) -> Proxy | None:
 async def _connect_through(
     proxy: Proxy, uri: WebSocketURI, endpoint: Endpoint, opening: ClientOpening, options: TransportOptions
 ) -> None:
-    """The same as :func:`tcp.connect`, through a tunnel that the proxy makes (CONNECT, RFC 9110 §9.3.6)."""
+    """The same as :func:`tcp.connect`, through a tunnel that the proxy makes (CONNECT, RFC 9110, section 9.3.6)."""
     try:
-        transport = await connect_http_proxy(proxy, uri, ssl=True if proxy.scheme == "https" else None)
+        transport = await connect_http_proxy(
+            proxy, uri, ssl=ssl.create_default_context() if proxy.scheme == "https" else None
+        )
     except ProxyError as error:
         raise ConnectFailed(
             f"the proxy {proxy.host}:{proxy.port} made no way: {error.__cause__ or error}"

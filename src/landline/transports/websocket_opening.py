@@ -1,4 +1,4 @@
-"""The opening handshake of a WebSocket (RFC 6455 §4), both sides of it.
+"""The opening handshake of a WebSocket (RFC 6455, section 4), both sides of it.
 
 What belongs to it is let go once it is over: an open connection is a
 :class:`landline.transports.websocket_stream.WebSocketTransport` and nothing else.
@@ -16,15 +16,13 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.protocol import Side, State
 from websockets.server import ServerProtocol
-from websockets.typing import Origin, Subprotocol
+from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from landline.errors import ConnectFailed, LandlineError, ProtocolError
-from landline.transports import ProtocolFactory, close_in_time
+from landline.transports import SUBPROTOCOL, ProtocolFactory, close_in_time, origins
 from landline.transports.websocket_stream import WebSocketTransport
 
-SUBPROTOCOL: Final = Subprotocol("landline.1")
-"""Says that the messages carry version 1 of the protocol (docs/protocol.md §2.4)."""
 OPENING_TIMEOUT_S: Final = 5.0
 """As long as our own handshake may take, which comes after it."""
 OPENING_BYTES_MAX: Final = 16 * 1024
@@ -77,7 +75,7 @@ class ServerOpening(asyncio.Protocol):
         self._path = path
         self._origins = origins
         self._protocol_factory = protocol_factory
-        self._opening = ServerProtocol(subprotocols=[SUBPROTOCOL])
+        self._opening = ServerProtocol(subprotocols=[Subprotocol(SUBPROTOCOL)])
         self._head = Head()
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -136,27 +134,24 @@ class ServerOpening(asyncio.Protocol):
             self._deadline.cancel()
 
 
-def decide(opening: ServerProtocol, request: Request, path: str, origins: tuple[str, ...]) -> Response:
+def decide(
+    opening: ServerProtocol, request: Request, path: str, allowed_origins: tuple[str, ...]
+) -> Response:
     """The answer to a request: 101, or why not."""
     if request.path.partition("?")[0] != path:
         return opening.reject(HTTPStatus.NOT_FOUND, f"no line is served here; it is at {path}\n")
-    if "*" not in origins:
-        opening.origins = [None, *same_host(request), *map(Origin, origins)]
+    try:
+        origin, host = request.headers.get("Origin"), request.headers.get("Host")
+    except MultipleValuesError as error:
+        return opening.reject(HTTPStatus.BAD_REQUEST, f"a request can have one header of the name {error}\n")
+    if not origins.is_allowed(origin, host, allowed_origins):
+        return opening.reject(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect\n")
     response = opening.accept(request)
     if response.status_code == HTTPStatus.UPGRADE_REQUIRED:
         sentence = "this is a line for programs that speak WebSocket; there is nothing to see for browsers\n"
         response = opening.reject(HTTPStatus.UPGRADE_REQUIRED, sentence)
         response.headers["Upgrade"] = "websocket"
     return response
-
-
-def same_host(request: Request) -> list[Origin]:
-    """The origins of pages that were served by the host, and the port, the request is for."""
-    try:
-        host = request.headers.get("Host")
-    except MultipleValuesError:
-        host = None
-    return [Origin(f"http://{host}"), Origin(f"https://{host}")] if host else []
 
 
 class ClientOpening(asyncio.Protocol):
@@ -169,7 +164,7 @@ class ClientOpening(asyncio.Protocol):
     def __init__(self, uri: WebSocketURI, headers: dict[str, str], protocol_factory: ProtocolFactory) -> None:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
-        self._opening = ClientProtocol(uri, subprotocols=[SUBPROTOCOL])
+        self._opening = ClientProtocol(uri, subprotocols=[Subprotocol(SUBPROTOCOL)])
         self._headers = headers
         self._protocol_factory = protocol_factory
         self._head = Head()

@@ -13,10 +13,7 @@ from typing import Any, Final, cast
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
-from landline.transports import LEAVE_S
-
-MESSAGE_BYTES_MAX: Final = 128 * 1024
-"""The longest message that is taken, and sent (docs/protocol.md §2.4). A longer one is answered with 1009."""
+from landline.transports import LEAVE_S, MESSAGE_BYTES_MAX
 
 _BINARY: Final = Opcode.BINARY
 _CONTINUATION: Final = Opcode.CONT
@@ -63,7 +60,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._send()
 
     def close(self) -> None:
-        """Begins the closing handshake (RFC 6455 §7.1.2); what was written goes before it.
+        """Begins the closing handshake (RFC 6455, section 7.1.2); what was written goes before it.
 
         A peer that does not answer it, or does not read, is let go after :data:`landline.transports.LEAVE_S`.
         """
