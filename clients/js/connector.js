@@ -14,7 +14,7 @@ import {
   codeText,
   mayReturn,
 } from "./errors.js";
-import { DATA_HEADER_BYTES, FRAGMENT_BYTES, FrameReader, HANDSHAKE_BYTES_MAX, SUBPROTOCOL } from "./frames.js";
+import { DATA_HEADER_BYTES, FRAGMENT_BYTES, FrameReader, HANDSHAKE_BYTES_MAX, MESSAGE_BYTES_MAX, SUBPROTOCOL } from "./frames.js";
 import { Anonymous, ClientHandshake, IDENTITY_CHARACTERS_MAX, checkLimits } from "./handshake.js";
 import { Queue } from "./lanes.js";
 import { Line } from "./line.js";
@@ -126,23 +126,22 @@ class Link {
     if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(bytes);
   }
 
-  /** The next bytes. Rejects for text, and once the connection is over. */
+  /** The next bytes. Rejects once the connection is over. */
   async read() {
     if (this.#chunks.length === 0) {
       if (this.#failure !== null) throw this.#failure;
       await new Promise((resolve, reject) => (this.#reader = { resolve, reject }));
     }
     const chunk = this.#chunks.shift();
-    if (typeof chunk === "string") throw new ProtocolError("a WebSocket message of text");
     this.#chunkBytes -= chunk.length;
     return chunk;
   }
 
-  /** From now on the receiver gets everything: receiveData(link, bytes), receiveText(link), receiveLinkLost(link, why). */
+  /** From now on the receiver gets everything: receiveData(link, bytes) and receiveLinkLost(link, why). */
   handOver(receiver, rest) {
     this.#receiver = receiver;
     if (rest.length > 0) receiver.receiveData(this, rest);
-    while (this.#chunks.length > 0) this.#pass(this.#chunks.shift());
+    while (this.#chunks.length > 0) receiver.receiveData(this, this.#chunks.shift());
     if (this.#failure !== null) receiver.receiveLinkLost(this, this.#failure.message);
   }
 
@@ -157,22 +156,24 @@ class Link {
     this.#receiver = null;
   }
 
+  /** A browser's WebSocket can say neither 1003 nor 1009 (§2.4): what is no message of ours ends the transport. */
   #receive(data) {
-    const chunk = typeof data === "string" ? data : new Uint8Array(data);
-    if (this.#receiver !== null) return this.#pass(chunk);
-    this.#chunkBytes += chunk.length;
-    if (this.#chunkBytes > this.#pendingBytesMax) {
-      this.#fail(new ProtocolError("more bytes than any window before WELCOME was answered", Code.LIMIT_EXCEEDED));
-      return;
+    if (this.#failure !== null) return;
+    if (typeof data === "string") return this.#fail(new ProtocolError("a WebSocket message of text"));
+    const chunk = new Uint8Array(data);
+    if (chunk.length > MESSAGE_BYTES_MAX) {
+      const sizes = `${chunk.length} bytes; ${MESSAGE_BYTES_MAX} are allowed`;
+      return this.#fail(new ProtocolError(`a WebSocket message of ${sizes}`, Code.LIMIT_EXCEEDED));
     }
+    if (this.#receiver !== null) return this.#receiver.receiveData(this, chunk);
+    if (this.#chunkBytes + chunk.length > this.#pendingBytesMax) {
+      const why = "more bytes than any window before WELCOME was looked at";
+      return this.#fail(new ProtocolError(why, Code.LIMIT_EXCEEDED));
+    }
+    this.#chunkBytes += chunk.length;
     this.#chunks.push(chunk);
     this.#reader?.resolve();
     this.#reader = null;
-  }
-
-  #pass(chunk) {
-    if (typeof chunk === "string") this.#receiver?.receiveText(this);
-    else this.#receiver?.receiveData(this, chunk);
   }
 
   #fail(error) {

@@ -8,6 +8,8 @@ import { Float, decode, encode } from "./messagepack.js";
 export const PROTOCOL_VERSION = 1;
 /** What the WebSocket handshake asks for. */
 export const SUBPROTOCOL = "landline.1";
+/** The longest message of a WebSocket (§2.4). */
+export const MESSAGE_BYTES_MAX = 131_072;
 
 // Limits (§3.1).
 export const HANDSHAKE_BYTES_MAX = 8192;

@@ -255,15 +255,9 @@ export class Line {
     this.#receiveEvents(link);
   }
 
-  /** A transport ended, or said what is no bytes. */
+  /** A transport ended. */
   receiveLinkLost(link, detail) {
     if (link === this.#link) this.#dropLink("link lost", detail);
-  }
-
-  receiveText(link) {
-    if (link !== this.#link) return;
-    this.#session.fail(Code.PROTOCOL_ERROR, "a WebSocket message of text");
-    this.#receiveEvents(link);
   }
 
   /** Enters a state and tells everybody. Closed is final. */

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -171,6 +172,47 @@ async def failure(awaitable: Any) -> list[str]:
     with pytest.raises(landline.RequestError) as caught:
         await awaitable
     return [caught.value.code, caught.value.message]
+
+
+# The documents.
+
+
+@needs_node
+@pytest.mark.parametrize("name", ["docs/library.md", "clients/js/README.md"])
+async def test_the_program_of_the_document_runs(name):
+    [program] = re.findall(r"```js\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+    server = landline.Server()
+
+    @server.on("add")
+    async def add(line, numbers):
+        return sum(numbers) + await line.request("double", 18)
+
+    server.on_message(lambda line, message: line.send_nowait(message))
+    async with listening(server) as endpoint:
+        program = program.replace("ws://127.0.0.1:8080/line", str(endpoint))
+        program = program.replace("./landline.js", (ROOT / "clients" / "js" / "landline.js").as_uri())
+        process = await asyncio.create_subprocess_exec(
+            str(NODE), "--input-type=module", "--eval", program, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert [line for line in out.decode().splitlines() if line[0] in "4{"] == ["42", "{ temperature: 21.5 }"]
+
+
+def test_every_exported_name_has_a_type():
+    """And no other has one: nobody checks the types against the code."""
+    exported, declared = (
+        set(re.findall(pattern, (ROOT / "clients" / "js" / name).read_text(), flags=re.MULTILINE))
+        for name, pattern in (
+            ("landline.js", r"^  (\w+),$|^export (?:async )?(?:function|class) (\w+)|^export \{ (.*) \}"),
+            ("landline.d.ts", r"^export (?:declare )?(?:function|class|const) (\w+)()|^export \{ (.*) \}"),
+        )
+    )
+
+    def names(found):
+        return {name for groups in found for group in groups for name in group.split(", ") if name}
+
+    assert names(exported) == names(declared)
 
 
 # The core.
@@ -646,7 +688,17 @@ WELCOME = encode_body(
         ),
         (
             [CHALLENGE, WELCOME, "text"],
-            {"read": ["ProtocolError", "the server broke the protocol: a WebSocket message of text"]},
+            # The end of a transport, and no more: it is tried again.
+            {"read": ["GaveUp", "gave up after 4 attempts: a WebSocket message of text"]},
+        ),
+        (
+            [CHALLENGE, WELCOME, bytes(131_073)],
+            {
+                "read": [
+                    "GaveUp",
+                    "gave up after 4 attempts: a WebSocket message of 131073 bytes; 131072 are allowed",
+                ]
+            },
         ),
         (
             # All in one message, and as single bytes: where messages end says nothing.
@@ -668,7 +720,7 @@ WELCOME = encode_body(
             {"read": ["LineClosed", "the server closed the line: go away"]},
         ),
     ],
-    ids=["text", "length", "version", "text later", "kind", "in pieces", "forbidden"],
+    ids=["text", "length", "version", "text later", "long", "kind", "in pieces", "forbidden"],
 )
 async def test_servers_that_break_the_protocol_or_say_no(says, expected):
     async def say(socket: Any) -> None:
