@@ -286,6 +286,7 @@ export class Connector {
   async #keepConnected() {
     try {
       await this.#run();
+      this.#online.reject(new LineClosed("the line was closed before it was connected"));
     } catch (error) {
       const last = this.#lastWord(error);
       this.line.finish({ state: "closed", cause: causeOf(error), detail: error.message, code: error.code ?? null }, last);

@@ -18,10 +18,11 @@ import { Queue } from "./lanes.js";
 import { Answers, Requests, decodeValue, encodeName, encodeValue, startTimer } from "./requests.js";
 
 const DRAIN_TIMEOUT_S = 5;
-/** A WebSocket that holds so much unsent is full. A WebSocket tells nobody when it is not any more: */
+/** A WebSocket that holds so much unsent is full. A WebSocket tells nobody when it is not any more: it is asked. */
 const LINK_BYTES_MAX = 256 * 1024;
-/** it is asked this often. */
-const LINK_POLL_S = 0.02;
+/** First after so long, then after twice as long each time, and at least this often. */
+const LINK_POLL_S = 0.004;
+const LINK_POLL_S_MAX = 0.064;
 
 /** A message of unknown fate: the peer's application took it, or not. */
 class Unconfirmed {
@@ -49,6 +50,7 @@ export class Line {
   #error = null;
   #isFlushDue = false;
   #isFull = false;
+  #pollS = LINK_POLL_S;
   #timer = null;
   #timerDue = Infinity;
   #isEofReceived = false;
@@ -150,7 +152,7 @@ export class Line {
   /** Resolves to whether the peer's application has taken everything sent, after `timeoutS` at most. */
   async drain(timeoutS = DRAIN_TIMEOUT_S) {
     const session = this.#session;
-    if (session === null || session.isDrained || timeoutS <= 0) return session?.isDrained ?? true;
+    if (session === null || session.isDrained || (timeoutS !== null && timeoutS <= 0)) return session?.isDrained ?? true;
     const { promise, resolve } = Promise.withResolvers();
     const waiting = { session, resolve };
     this.#drains.add(waiting);
@@ -389,6 +391,7 @@ export class Line {
     for (;;) {
       if (!this.#isFull && link.bufferedBytes >= LINK_BYTES_MAX) {
         this.#isFull = true;
+        this.#pollS = LINK_POLL_S;
         session.pauseWriting();
       }
       const data = session.dataToSend(now);
@@ -396,7 +399,7 @@ export class Line {
       link.send(data);
     }
     const due = session.nextTimeout();
-    this.#schedule(this.#isFull && due !== null ? Math.min(due, now + LINK_POLL_S) : due);
+    this.#schedule(this.#isFull && due !== null ? Math.min(due, now + this.#pollS) : due);
   }
 
   // Inside: time.
@@ -412,6 +415,7 @@ export class Line {
     this.#timerDue = Infinity;
     const link = this.#link;
     if (link === null) return;
+    this.#pollS = Math.min(2 * this.#pollS, LINK_POLL_S_MAX);
     this.#session.handleTimeout(this.#owner.now());
     this.#receiveEvents(link);
   }

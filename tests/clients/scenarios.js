@@ -219,8 +219,45 @@ async function silence({ url, direct }) {
   const sum = await line.request("add", [1, 2]);
   await control.close();
   await line.close();
-  const first = changes.slice(0, 3).map(({ state, cause }) => [state, cause]);
-  return { sum, first, last: changes.at(-1).state, due: changes[2].dueInS !== null, attempt: changes[2].attempt };
+  const index = changes.findIndex(({ state }) => state === "reconnecting");
+  const around = changes.slice(index - 1, index + 1).map(({ state, cause }) => [state, cause]);
+  const { dueInS, attempt } = changes[index];
+  return { sum, around, last: changes.at(-1).state, due: dueInS !== null, attempt };
+}
+
+/** Much is sent over a thin link: it waits in the session, where heartbeats go before it, and not in the WebSocket. */
+async function thin({ url, direct }) {
+  let buffered = 0;
+  class Watched extends WebSocket {
+    send(bytes) {
+      super.send(bytes);
+      buffered = Math.max(buffered, this.bufferedAmount);
+    }
+  }
+  globalThis.WebSocket = Watched;
+  const control = await open(direct);
+  const { changes, onState } = watch();
+  const line = await open(url, { onState });
+  const body = new Uint8Array(20_000);
+  for (let number = 0; number < 400; number++) line.sendNow([number, body]);
+  // Behind what the WebSocket has, and before what waits.
+  await line.ping({ timeoutS: null });
+  const waiting = line.bufferedBytes;
+  await control.request("widen");
+  const drained = await line.drain(null);
+  await control.close();
+  await line.close();
+  return { buffered, waiting, drained, states: changes.map(({ state }) => state) };
+}
+
+/** The server takes one line at a time, and tells the others when to come back. */
+async function crowd({ direct }) {
+  const told = [];
+  const onState = ({ state, cause, code, dueInS }) => state === "reconnecting" && told.push([cause, code, dueInS > 0.1]);
+  const lines = await Promise.all([1, 2, 3].map(() => open(direct, { onState })));
+  const sums = await Promise.all(lines.map((line) => line.request("add", [1])));
+  await Promise.all(lines.map((line) => line.close()));
+  return { sums, told: [...new Set(told.map(String))] };
 }
 
 /** The server says goodbye, and where to go. */
@@ -244,7 +281,9 @@ async function refuse({ direct, nothing }) {
   const given_up = failure(open(nothing, { signal: giving.signal, onState }));
   await until(({ state }) => state === "reconnecting");
   giving.abort();
+  const ended = failure(open(nothing, { onState: ({ state }, line) => state === "reconnecting" && line.end() }));
   return {
+    ended: await ended,
     token: await failure(open(direct, { auth: new SharedToken("another secret, just as long") })),
     nobody: await failure(connect(direct)),
     nothing: await failure(open(nothing, { backoff: once })),
@@ -276,7 +315,7 @@ async function breach({ direct }) {
   return { read: "nothing" };
 }
 
-const SCENARIOS = { talk, cuts, lose, wait, silence, move, refuse, breach };
+const SCENARIOS = { talk, cuts, lose, wait, thin, silence, crowd, move, refuse, breach };
 
 /** Plays one and returns `{found}`, or `{failed}` with the reason. */
 export async function play(name, options) {

@@ -35,7 +35,7 @@ import landline
 from landline.session.handshake import Bye, Challenge, Welcome, encode_body
 from landline.session.liveness import Heartbeat
 from landline.session.wire import Kind, Operation, encode_data
-from landline.testing import FaultProxy
+from landline.testing import FaultProxy, Faults
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -590,6 +590,35 @@ async def test_who_does_not_read_stops_the_other_side(play):
     }
 
 
+async def test_what_a_thin_link_cannot_carry_waits_where_heartbeats_pass_it(play):
+    server = make_server()
+    up: list[int] = []
+
+    @server.on_message
+    def received(line, message):
+        up.append(message[0])
+
+    @server.on("widen")
+    def widen(line, body):
+        between.up = Faults()
+
+    async with listening(server) as endpoint, FaultProxy(endpoint.host, endpoint.port) as between:
+        between.up = Faults(bandwidth_bytes_per_s=2_000_000)
+        found = await play("thin", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint))
+    assert up == list(range(400))
+    # It was full, and then got no more than one write and a few control frames.
+    assert 256 * 1024 <= found.pop("buffered") < 384 * 1024
+    assert found.pop("waiting") > 1_000_000
+    assert found == {"drained": True, "states": ["online", "closed"]}
+
+
+async def test_a_server_that_is_busy_says_when_to_come_back(play):
+    server = make_server(admission=landline.Admission(per_s=4, burst=1))
+    async with listening(server) as endpoint:
+        found = await play("crowd", direct=str(endpoint))
+    assert found == {"sums": [1, 1, 1], "told": ["rejected,101,true"]}
+
+
 async def test_silence_is_noticed_and_the_session_goes_on(play):
     server = make_server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.3))
     server.on("hold")(lambda line, body: between.hold())
@@ -604,7 +633,7 @@ async def test_silence_is_noticed_and_the_session_goes_on(play):
         found = await play("silence", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint))
     assert found == {
         "sum": 3,
-        "first": [["online", ""], ["suspect", "silent"], ["reconnecting", "silent"]],
+        "around": [["suspect", "silent"], ["reconnecting", "silent"]],
         "last": "closed",
         "due": True,
         "attempt": 2,
@@ -645,6 +674,7 @@ async def test_what_cannot_be_connected_to(play):
         "nothing": "GaveUp",
         "second": "nothing",
         "given_up": "AbortError 20",
+        "ended": "LineClosed",
         "scheme": "ConfigurationError",
         "url": "ConfigurationError",
         "option": "ConfigurationError",
