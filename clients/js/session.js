@@ -162,7 +162,8 @@ export class Session {
     this.#replay.rewind(Number(peerReceived));
     this.#enter("attach");
     this.epoch = epoch;
-    this.#reader = new FrameReader(FRAME_BYTES_MAX);
+    // What the old transport left behind: half a frame, and control frames, which are never written again (§7.2).
+    this.#reader.takeRest();
     this.#control = [];
     this.#pausedFrames = 0;
     this.#canWrite = true;
@@ -249,6 +250,7 @@ export class Session {
    * tell that with pauseWriting.
    */
   dataToSend(now) {
+    if (this.state === "detached") return null;
     const frames = [];
     let size = 0;
     if (this.state !== "closed") {
@@ -366,15 +368,12 @@ export class Session {
   #detach(input) {
     this.#enter(input);
     this.#canWrite = false;
-    this.#control = [];
     this.#ackDue = null;
-    this.#reader.takeRest();
   }
 
   #end() {
     this.#enter("end");
     this.#ackDue = null;
-    this.#reader.takeRest();
   }
 
   /** Numbers what waits first, if the window has room for it, and returns its frame; else null. */

@@ -405,7 +405,95 @@ test("a resume that cannot be is refused, and changes nothing", () => {
   assert.ok(line.isDrained);
 });
 
+test("a frame that was received before the loss of two transports is received", () => {
+  const line = session();
+  for (let i = 0; i < 3; i++) line.send(Operation.MESSAGE, NONE, utf8.encode(String(i)));
+  line.dataToSend(0);
+  line.attach(1, { epoch: 2, peerReceived: 1 });
+  // Nothing was written to the second one, and on the third the peer tells of the first.
+  line.attach(2, { epoch: 3, peerReceived: 3 });
+  assert.equal(line.dataToSend(2), null);
+});
+
+test("half a frame and control frames are left behind by a transport", () => {
+  const line = session();
+  line.receiveData(joined(data(1, "x"), pinged(0), data(2, "y").slice(0, 20)), 1, 1);
+  line.receiveLinkLost();
+  assert.equal(line.dataToSend(1), null);
+  assert.equal(line.nextTimeout(), null);
+  line.attach(2, { epoch: 2, peerReceived: 0 });
+  assert.equal(line.dataToSend(2), null);
+  line.receiveData(data(2, "y"), 3, 2);
+  assert.deepEqual(line.nextEvents().map(({ sequence }) => sequence), [1, 2]);
+});
+
+test("a byte order mark is part of a name", () => {
+  const line = session();
+  line.receiveData(data(1, "x", { name: "\ufeffname" }), 1, 1);
+  assert.equal(line.nextEvents()[0].name, "\ufeffname");
+});
+
 // What a session promises its own side.
+
+test("acknowledgements are due after 64 frames, an eighth of the window, or a tenth of a second (§5.3)", () => {
+  const take = (line) => line.nextEvents().forEach((message) => line.take(message));
+  const limits = { messageBytes: 100_000, windowBytes: 65_536, windowFrames: 128 };
+  const frame = session({ limits });
+  for (let sequence = 1; sequence < 64; sequence++) frame.receiveData(data(sequence, "x"), 1, 1);
+  take(frame);
+  assert.equal(frame.dataToSend(1), null);
+  frame.receiveData(data(64, "x"), 1, 1);
+  take(frame);
+  assert.deepEqual(frame.dataToSend(1), frames.encodeAck(64));
+  assert.equal(frame.dataToSend(2), null, "once is enough");
+
+  const share = session({ limits });
+  share.receiveData(data(1, new Uint8Array(8_100)), 1, 1);
+  take(share);
+  assert.equal(share.dataToSend(1), null);
+  share.receiveData(data(2, new Uint8Array(44)), 1, 1);
+  take(share);
+  assert.deepEqual(share.dataToSend(1), frames.encodeAck(2));
+
+  const fragments = session({ limits });
+  fragments.receiveData(data(1, new Uint8Array(16_384), { flags: Flag.MORE }), 1, 1);
+  assert.deepEqual(fragments.dataToSend(1), frames.encodeAck(1), "stored is taken");
+});
+
+test("a goodbye acknowledges what was taken before", () => {
+  const line = session();
+  line.receiveData(data(1, "x"), 1, 1);
+  line.take(line.nextEvents()[0]);
+  line.close(Code.NORMAL);
+  assert.deepEqual(line.dataToSend(1).slice(0, 13), frames.encodeAck(1));
+});
+
+test("bytes of the peer's window count as well as frames", () => {
+  const peerLimits = { messageBytes: 20_000, windowBytes: 65_536, windowFrames: 128 };
+  const line = session({ peerLimits });
+  for (let i = 0; i < 10; i++) line.send(Operation.MESSAGE, NONE, new Uint8Array(16_000));
+  let written = 0;
+  for (let bytes = line.dataToSend(0); bytes !== null; bytes = line.dataToSend(0)) written += bytes.length;
+  assert.ok(written <= 65_536 && written > 65_536 - frames.FRAME_BYTES_MAX);
+});
+
+test("what is unconfirmed is told whole, and once, wherever it was", () => {
+  const line = session({ peerLimits: { messageBytes: 100_000, windowBytes: 65_536, windowFrames: 128 } });
+  const send = (name, size, options) => line.send(Operation.MESSAGE, utf8.encode(name), new Uint8Array(size), options);
+  send("small", 1, { isPacked: true });
+  send("large", 40_000);
+  line.send(Operation.REQUEST, utf8.encode("asked"), NONE, { correlation: 1 });
+  send("begun", 60_000, { isBulk: true });
+  send("waiting", 2);
+  while (line.dataToSend(0) !== null);
+  const told = () => line.unconfirmed().map(({ name, body, isPacked }) => [name, body.length, isPacked]);
+  const large = ["large", 40_000, false];
+  assert.deepEqual(told(), [["small", 1, true], large, ["waiting", 2, false], ["begun", 60_000, false]]);
+  line.receiveData(frames.encodeAck(3), 1, 1);
+  assert.deepEqual(told(), [large, ["waiting", 2, false], ["begun", 60_000, false]], "its last fragment is what counts");
+  line.receiveData(frames.encodeAck(4), 1, 1);
+  assert.deepEqual(told(), [["waiting", 2, false], ["begun", 60_000, false]]);
+});
 
 test("sending keeps to the peer's window, its largest message and the own buffer", () => {
   const peerLimits = { messageBytes: 20_000, windowBytes: 65_536, windowFrames: 128 };
@@ -563,6 +651,18 @@ test("a side that was late itself does not blame the peer, once", () => {
   liveness.handleTimeout(105.1);
   liveness.handleTimeout(105.1);
   assert.equal(liveness.handleTimeout(105.2), "dead");
+
+  const always = new Liveness({ intervalS: 10, timeoutS: 5 });
+  always.start(0);
+  const said = [];
+  for (let now = 100; !said.includes("dead") && now < 1000; now += 100) {
+    for (let verdict = always.handleTimeout(now); verdict !== null; verdict = always.handleTimeout(now)) {
+      said.push(verdict);
+      if (verdict === "dead") break;
+      if (verdict === "ping") always.nextPing(now);
+    }
+  }
+  assert.equal(said.at(-1), "dead", "who is always late must not believe in the dead for ever");
 });
 
 test("delays are drawn from a range that doubles, and the server's wish goes first", () => {
@@ -574,6 +674,10 @@ test("delays are drawn from a range that doubles, and the server's wish goes fir
   const few = new Schedule(checkBackoff({ attempts: 2 }));
   assert.notEqual(few.nextDelay(0, 0), null);
   assert.equal(few.nextDelay(0, 0), null);
+  const unstable = new Schedule(checkBackoff({ attempts: 1 }));
+  unstable.receiveConnected(0);
+  assert.notEqual(unstable.nextDelay(1, 0), null, "a loss is no attempt that failed");
+  assert.equal(unstable.nextDelay(2, 0), null);
   assert.throws(() => checkBackoff({ firstS: 0 }), ConfigurationError);
   assert.throws(() => checkBackoff({ first: 1 }), /backoff.first: there are/);
 });
