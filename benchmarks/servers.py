@@ -60,7 +60,9 @@ def tls_context() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def landline_messages(heartbeat_s: float, tls: ssl.SSLContext | None = None) -> AsyncIterator[Serving]:
+async def landline_messages(
+    heartbeat_s: float, tls: ssl.SSLContext | None = None, scheme: str = "tcp"
+) -> AsyncIterator[Serving]:
     """A message is answered with a message, a request with its response."""
     server = make_landline_server(heartbeat_s)
 
@@ -72,8 +74,7 @@ async def landline_messages(heartbeat_s: float, tls: ssl.SSLContext | None = Non
     def echo(line: landline.Line, body: Any) -> Any:
         return body
 
-    url = f"{'tls' if tls else 'tcp'}://{HOST}:0"
-    async with server.listen(url, options=landline.TransportOptions(tls=tls)) as endpoint:
+    async with server.listen(f"{scheme}://{HOST}:0", options=landline.TransportOptions(tls=tls)) as endpoint:
         yield Serving(endpoint.port, lambda: server.broadcast(PAYLOAD))
 
 
@@ -227,7 +228,8 @@ def _broker(run: Callable[[float], brokers.Broker]) -> Kind:
 KINDS: Final[dict[str, Kind]] = {
     "landline": landline_messages,
     "landline_request": landline_messages,
-    "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
+    "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context(), "tls"),
+    "landline_ws": lambda heartbeat_s: landline_messages(heartbeat_s, scheme="ws"),
     "bare_uvloop": bare_uvloop,
     "bare_uvloop_tls": lambda heartbeat_s: bare_uvloop(heartbeat_s, tls_context()),
     "websockets": websockets_server,
@@ -239,7 +241,7 @@ KINDS: Final[dict[str, Kind]] = {
 }
 
 
-BY_LANDLINE: Final = ("landline", "landline_request", "landline_tls")
+BY_LANDLINE: Final = ("landline", "landline_request", "landline_tls", "landline_ws")
 """Run by :func:`landline.run`, which is uvloop's with a word to the C library."""
 
 

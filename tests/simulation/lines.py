@@ -26,6 +26,7 @@ from landline import (
     Server,
     SessionLost,
     SharedToken,
+    TransportOptions,
     connect,
 )
 from landline.session.wire import FRAGMENT_BYTES
@@ -54,6 +55,7 @@ class LinesScenario:
         ]
         self._is_over = False
         self._may_lie = options.lies
+        self._url = f"{options.scheme}://server:5463"
         self._running: Server | None = None
         self._lines: dict[Node, Line] = {}
         self._answered: dict[tuple[bytes, int], int] = {}
@@ -118,12 +120,12 @@ class LinesScenario:
             dice = Random(node.dice.random())
             await asyncio.gather(self._send(line, dice, by_server=True), self._receive(line, dice, True))
 
-        async with server.listen("tcp://server:5463"):
+        async with server.listen(self._url):
             await server.serve_forever()
 
     async def _be_client(self, node: Node) -> None:
         connector = connect(
-            "tcp://server:5463",
+            self._url,
             auth=TOKEN,
             identity=node.name,
             backoff=Backoff(first=0.5, cap=5.0),
@@ -133,6 +135,7 @@ class LinesScenario:
             send_buffer=SEND_BUFFER,
             clock=node.monotonic,
             random=node.dice,
+            options=TransportOptions(proxy=False),
         )
         connector.on("double", int)(self._double)
         dice = Random(node.dice.random())

@@ -6,6 +6,7 @@ import json
 import pytest
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.uri import parse_uri
 
 import landline
 from landline.transports import websocket_opening, websocket_stream
@@ -386,6 +387,20 @@ async def test_answers_that_open_nothing(answer, error, text):
         with pytest.raises(error, match=text):
             async with landline.connect(url_of(server), backoff=ONCE, options=DIRECT):
                 pytest.fail("connected")
+
+
+async def test_the_text_of_an_answer_may_come_in_pieces():
+    opening = websocket_opening.ClientOpening(parse_uri("ws://host/"), {}, asyncio.Protocol)
+
+    class Below(asyncio.Transport):
+        def write(self, data):
+            assert data.startswith(b"GET / HTTP/1.1")
+
+    opening.connection_made(Below())
+    for piece in (b"HTTP/1.1 404 No\r\nContent-Length: 9\r\n\r", b"\nnot", b" here", b"!", b"ignored"):
+        opening.data_received(piece)
+    with pytest.raises(landline.ProtocolError, match="HTTP 404 No: not here!"):
+        await opening.opened
 
 
 async def test_a_websocket_server_of_another_kind_is_told_from_ours():

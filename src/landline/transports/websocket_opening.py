@@ -104,6 +104,8 @@ class ServerOpening(asyncio.Protocol):
             self._forget()
             stream = WebSocketTransport(transport, self._protocol_factory(), Side.SERVER)
             transport.write(b"".join(opening.data_to_send()))
+            # It holds what holds it, and is not left to the garbage collector.
+            opening.parser.close()
             stream.begin(rest or b"")
             return
         if opening.handshake_exc is not None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, Final, cast
+from uuid import UUID
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from landline.transports import LEAVE_S, MESSAGE_BYTES_MAX
 
+_NO_ID: Final = UUID(int=0)
 _BINARY: Final = Opcode.BINARY
 _CONTINUATION: Final = Opcode.CONT
 _ORDERLY: Final = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
@@ -38,6 +40,8 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._transport = transport
         self._protocol = protocol
         self._frames = Protocol(side, state=State.OPEN, max_size=MESSAGE_BYTES_MAX)
+        # An id of its own, for a log nobody asked for, would be 150 bytes of each connection.
+        self._frames.id = _NO_ID
         self._is_closing = False
         self._letting_go: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
@@ -138,6 +142,8 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._is_closing = True
         if self._letting_go is not None:
             self._letting_go.cancel()
+        # It holds what holds it: thousands of connections lost at once are not left to the garbage collector.
+        self._frames.parser.close()
         close = self._frames.close_rcvd or self._frames.close_sent
         if exc is None and close is not None and close.code not in _ORDERLY:
             exc = ConnectionAbortedError(f"the WebSocket was closed with {close}")
