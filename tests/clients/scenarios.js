@@ -250,6 +250,18 @@ async function thin({ url, direct }) {
   return { buffered, waiting, drained, states: changes.map(({ state }) => state) };
 }
 
+/** This side is held up for longer than any heartbeat: whoever noticed, the session goes on. */
+async function hang({ direct }) {
+  const line = await open(direct);
+  const before = String(line.sessionId);
+  const until = performance.now() + 1500;
+  while (performance.now() < until);
+  const sum = await line.request("add", [1, 2]);
+  const found = { sum, is_same: String(line.sessionId) === before };
+  await line.close();
+  return found;
+}
+
 /** The server takes one line at a time, and tells the others when to come back. */
 async function crowd({ direct }) {
   const told = [];
@@ -291,6 +303,7 @@ async function refuse({ direct, nothing }) {
     given_up: await given_up,
     scheme: await failure(open("tcp://127.0.0.1")),
     url: await failure(open("ws://")),
+    relative: await failure(open("/line", { backoff: once })),
     option: await failure(open(direct, { onmessage() {} })),
     limit: await failure(open(direct, { limits: { windowBytes: 1 } })),
     buffer: await failure(open(direct, { sendBuffer: { messages: 1 } })),
@@ -315,7 +328,7 @@ async function breach({ direct }) {
   return { read: "nothing" };
 }
 
-const SCENARIOS = { talk, cuts, lose, wait, thin, silence, crowd, move, refuse, breach };
+const SCENARIOS = { talk, cuts, lose, wait, thin, silence, hang, crowd, move, refuse, breach };
 
 /** Plays one and returns `{found}`, or `{failed}` with the reason. */
 export async function play(name, options) {
