@@ -9,6 +9,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.uri import parse_uri
 
 import landline
+from landline.testing import FaultProxy, Faults
 from landline.transports import websocket_opening, websocket_stream
 
 URL = "ws://127.0.0.1:0/line"
@@ -175,6 +176,27 @@ async def test_a_line_that_closes_says_bye_then_closes_the_websocket_then_tcp(qu
         with pytest.raises(Exception, match="received 1000"):
             await websocket.recv()
         await websocket.close()
+
+
+async def test_a_network_that_breaks_and_cuts_everything_to_pieces(quick):
+    server = landline.Server()
+    async with (
+        server.listen(URL) as endpoint,
+        FaultProxy(endpoint.host, endpoint.port) as proxy,
+        landline.connect(f"ws://127.0.0.1:{proxy.port}/line", backoff=quick, options=DIRECT) as line,
+    ):
+        [other] = server.lines
+        for faults in (Faults(slice_bytes=1), Faults(slice_bytes=700), Faults()):
+            proxy.up = proxy.down = faults
+            for number in range(5):
+                line.send_nowait(bytes(3000))
+                other.send_nowait(bytes(2000))
+                for connection in proxy.connections:
+                    connection.end_after(number * 300 + 1, way="up" if number % 2 else "down")
+                assert [len(message) async for message in first(line)] == [2000]
+                assert [len(message) async for message in first(other)] == [3000]
+        assert server.lines == [other]
+        assert line.epoch > 10
 
 
 @pytest.mark.parametrize("end", ["client", "server"])
