@@ -569,6 +569,36 @@ async def test_garbage_costs_nothing_and_is_not_answered(files, quick, until, st
         assert len(server.lines) == 0
 
 
+async def test_first_packets_that_were_changed_on_the_way_upset_nothing(files, stranger, monkeypatch):
+    monkeypatch.setattr(quic, "RETRY_ABOVE", 6)
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    chance = random.Random(11)
+    listener = await quic.listen(landline.parse_url(URL), asyncio.Protocol, files.server)
+    one = stranger()
+    await one.open(listener.endpoint)
+    for _ in range(40):
+        configuration = QuicConfiguration(is_client=True, alpn_protocols=["landline/1"])
+        client = QuicConnection(configuration=configuration)
+        client.connect(("127.0.0.1", 1), now=time.monotonic())
+        [(packet, _)] = client.datagrams_to_send(now=time.monotonic())
+        for changes in (1, 1, 2, 8, 0):
+            changed = bytearray(packet)
+            for _ in range(changes):
+                changed[chance.randrange(chance.choice([30, 60, 1200]))] = chance.randrange(256)
+            if chance.random() < 0.2:
+                del changed[chance.randrange(1200) :]
+            elif chance.random() < 0.2:
+                changed += changed[: chance.randrange(1200)]
+            listener.datagram_received(bytes(changed), ("127.0.0.1", one.udp.get_extra_info("sockname")[1]))
+            assert len(listener._unfinished) <= 6
+    await asyncio.sleep(0)
+    assert listener._unfinished
+    assert not reported
+    listener.close()
+    assert not listener._by_id
+
+
 async def test_an_unknown_version_is_answered_with_those_known(files, until, stranger):
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
