@@ -1,10 +1,10 @@
 """QUIC: lines over it, what bounds them, and what they survive."""
 
 import asyncio
+import contextlib
 import os
 import random
 import time
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +12,7 @@ import trustme
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
+from aioquic.quic.retry import QuicRetryTokenHandler
 
 import landline
 from landline.testing import DatagramFaults, DatagramProxy
@@ -72,7 +73,7 @@ def opened(files, quick, until, nothing_is_left_open):
     """Opens a server, and a client's line to it: directly, or through a relay."""
     made = nothing_is_left_open
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def open_line(server=None, *, relayed=False, **arguments):
         server = server or landline.Server()
         arguments.setdefault("backoff", quick)
@@ -568,6 +569,36 @@ async def test_garbage_costs_nothing_and_is_not_answered(files, quick, until, st
         assert len(server.lines) == 0
 
 
+async def test_first_packets_that_were_changed_on_the_way_upset_nothing(files, stranger, monkeypatch):
+    monkeypatch.setattr(quic, "RETRY_ABOVE", 6)
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    chance = random.Random(11)
+    listener = await quic.listen(landline.parse_url(URL), asyncio.Protocol, files.server)
+    one = stranger()
+    await one.open(listener.endpoint)
+    for _ in range(40):
+        configuration = QuicConfiguration(is_client=True, alpn_protocols=["landline/1"])
+        client = QuicConnection(configuration=configuration)
+        client.connect(("127.0.0.1", 1), now=time.monotonic())
+        [(packet, _)] = client.datagrams_to_send(now=time.monotonic())
+        for changes in (1, 1, 2, 8, 0):
+            changed = bytearray(packet)
+            for _ in range(changes):
+                changed[chance.randrange(chance.choice([30, 60, 1200]))] = chance.randrange(256)
+            if chance.random() < 0.2:
+                del changed[chance.randrange(1200) :]
+            elif chance.random() < 0.2:
+                changed += changed[: chance.randrange(1200)]
+            listener.datagram_received(bytes(changed), ("127.0.0.1", one.udp.get_extra_info("sockname")[1]))
+            assert len(listener._unfinished) <= 6
+    await asyncio.sleep(0)
+    assert listener._unfinished
+    assert not reported
+    listener.close()
+    assert not listener._by_id
+
+
 async def test_an_unknown_version_is_answered_with_those_known(files, until, stranger):
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
@@ -640,6 +671,23 @@ async def test_with_many_unfinished_handshakes_clients_prove_their_address(
             await until(lambda one=one: one.answers)
         await until(lambda: len(listener._unfinished) == 3)
         assert len(listener._transports) == 3
+
+
+async def test_a_crowd_gets_in_by_proving_its_addresses(files, quick, monkeypatch):
+    monkeypatch.setattr(quic, "RETRY_ABOVE", 4)
+    tokens = []
+    validate = QuicRetryTokenHandler.validate_token
+    monkeypatch.setattr(
+        QuicRetryTokenHandler, "validate_token", lambda *a, **k: (tokens.append(1), validate(*a, **k))[1]
+    )
+    server = echo_server()
+    async with server.listen(URL, options=files.server) as endpoint, contextlib.AsyncExitStack() as stack:
+        connectors = [landline.connect(str(endpoint), backoff=quick, options=files.client) for _ in range(30)]
+        lines = await asyncio.gather(*map(stack.enter_async_context, connectors))
+        answers = await asyncio.gather(*(line.request("echo", n) for n, line in enumerate(lines)))
+        assert answers == list(range(30))
+        assert len(tokens) >= 10
+        assert len({line.session_id for line in lines}) == 30
 
 
 async def test_admission_counts_for_quic_as_for_every_transport(files, quick, states, until):

@@ -227,7 +227,7 @@ class QuicListener(asyncio.DatagramProtocol):
         return None
 
 
-class _ClientCarrier(asyncio.DatagramProtocol):
+class _ClientCarrier:
     """The connected UDP socket of one client's connection; another one when the network changes."""
 
     def __init__(self, family: int, address: Any) -> None:
@@ -327,7 +327,7 @@ class _ClientCarrier(asyncio.DatagramProtocol):
 
 
 class _ClientSocket(asyncio.DatagramProtocol):
-    """One socket of a client. What the one it replaced still brings is taken as well."""
+    """One socket of a client. Once another one took its place, its errors are nobody's."""
 
     def __init__(self, carrier: _ClientCarrier) -> None:
         self._carrier = carrier
