@@ -31,6 +31,7 @@ PEERS: Final = {
     "landline_request": Peer(title="landline, requests"),
     "landline_tls": Peer(title="landline over TLS"),
     "landline_ws": Peer(title="landline over WebSocket", modules=("websockets",)),
+    "landline_quic": Peer(title="landline over QUIC", modules=("aioquic",)),
     "bare_uvloop": Peer(title="bare uvloop protocol"),
     "bare_uvloop_tls": Peer(title="bare uvloop protocol over TLS"),
     "websockets": Peer(title="websockets", modules=("websockets",)),

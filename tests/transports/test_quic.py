@@ -1,10 +1,10 @@
 """QUIC: lines over it, what bounds them, and what they survive."""
 
 import asyncio
+import contextlib
 import os
 import random
 import time
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +12,7 @@ import trustme
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
+from aioquic.quic.retry import QuicRetryTokenHandler
 
 import landline
 from landline.testing import DatagramFaults, DatagramProxy
@@ -72,7 +73,7 @@ def opened(files, quick, until, nothing_is_left_open):
     """Opens a server, and a client's line to it: directly, or through a relay."""
     made = nothing_is_left_open
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def open_line(server=None, *, relayed=False, **arguments):
         server = server or landline.Server()
         arguments.setdefault("backoff", quick)
@@ -118,6 +119,8 @@ async def test_requests_go_both_ways(opened):
         assert await other.ping() > 0
         assert transport_of(line).get_extra_info("nothing", 7) == 7
         assert "open" in repr(transport_of(line))
+        for end in (line, other):
+            assert len(transport_of(end)._connection._crypto_buffers) == 1
 
 
 async def test_ten_megabytes_arrive_intact_both_ways(opened):
@@ -314,6 +317,39 @@ async def test_windows_slide_and_do_not_grow(opened):
             assert connection._streams[0].max_stream_data_local - connection.taken_bytes <= WINDOW_BYTES
 
 
+# Keys.
+
+
+async def test_keys_are_changed_while_data_goes_both_ways(opened, monkeypatch):
+    monkeypatch.setattr(quic_transport, "PACKETS_OF_KEY", 300)
+    phases = []
+    async with opened(echo_server(), relayed=True) as (line, server, proxy):
+        here = transport_of(line)._connection
+        there = transport_of(server.lines[0])._connection
+        request = here.request_key_update
+        monkeypatch.setattr(here, "request_key_update", lambda: (phases.append(here.key_phase), request()))
+        proxy.up = proxy.down = DatagramFaults(reorder=0.02, loss=0.01)
+        body = os.urandom(200_000)
+        for _ in range(8):
+            assert await line.request("echo", body, timeout=20) == body
+        # One after the other, each seen by the server.
+        assert len(phases) >= 4
+        assert phases == [0, 1] * (len(phases) // 2) + [0] * (len(phases) % 2)
+        await line.ping()
+        assert there.key_phase == here.key_phase
+        assert line.epoch == 1
+
+
+async def test_an_acknowledgement_goes_with_the_answer(opened):
+    async with opened(echo_server(), relayed=True) as (line, _, proxy):
+        await line.request("echo", 0, timeout=5)
+        before = proxy.up_datagrams + proxy.down_datagrams
+        for number in range(100):
+            await line.request("echo", number, timeout=5)
+        # Each in a packet of its own would be four for a request.
+        assert proxy.up_datagrams + proxy.down_datagrams - before < 350
+
+
 # Addresses that change.
 
 
@@ -343,6 +379,21 @@ async def test_the_server_follows_a_client_whose_address_changes(opened, until, 
         assert transport_of(other) is transport
         assert line.epoch == 1
         assert not seen.find(landline.LineState.RECONNECTING)
+
+
+async def test_addresses_change_in_the_middle_of_megabytes(opened, until):
+    body = os.urandom(400_000)
+    async with opened(echo_server(), relayed=True) as (line, _, proxy):
+        for number in range(5):
+            asking = asyncio.create_task(line.request("echo", body, timeout=30))
+            passed = proxy.up_datagrams + 100
+            await until(lambda passed=passed: proxy.up_datagrams > passed)
+            proxy.rebind()
+            passed = proxy.down_datagrams + 100
+            await until(lambda passed=passed: proxy.down_datagrams > passed)
+            proxy.rebind()
+            assert await asking == body, number
+        assert line.epoch == 1
 
 
 async def test_a_client_goes_on_over_a_new_socket(opened, until):
@@ -592,6 +643,23 @@ async def test_with_many_unfinished_handshakes_clients_prove_their_address(
         assert len(listener._transports) == 3
 
 
+async def test_a_crowd_gets_in_by_proving_its_addresses(files, quick, monkeypatch):
+    monkeypatch.setattr(quic, "RETRY_ABOVE", 4)
+    tokens = []
+    validate = QuicRetryTokenHandler.validate_token
+    monkeypatch.setattr(
+        QuicRetryTokenHandler, "validate_token", lambda *a, **k: (tokens.append(1), validate(*a, **k))[1]
+    )
+    server = echo_server()
+    async with server.listen(URL, options=files.server) as endpoint, contextlib.AsyncExitStack() as stack:
+        connectors = [landline.connect(str(endpoint), backoff=quick, options=files.client) for _ in range(30)]
+        lines = await asyncio.gather(*map(stack.enter_async_context, connectors))
+        answers = await asyncio.gather(*(line.request("echo", n) for n, line in enumerate(lines)))
+        assert answers == list(range(30))
+        assert len(tokens) >= 10
+        assert len({line.session_id for line in lines}) == 30
+
+
 async def test_admission_counts_for_quic_as_for_every_transport(files, quick, states, until):
     server = echo_server(admission=landline.Admission(per_s=0.5, burst=1))
     seen = states()
@@ -819,6 +887,26 @@ async def test_an_abort_is_told_in_one_datagram(recorders, until):
     assert here.lost == [None]
     assert isinstance(there.lost[0], ConnectionResetError)
     assert len(there.data) < 500_000
+
+
+async def test_what_a_peer_says_when_it_closes_stays_on_one_line(files, until, stranger):
+    there = Recorder()
+    listener = await quic.listen(landline.parse_url(URL), lambda: there, files.server)
+    one = stranger()
+    await one.open(listener.endpoint)
+    await until(lambda: one.has(HandshakeCompleted))
+    one.send(b"\x01")
+    await until(lambda: there.transport is not None)
+    one.quic.close(error_code=9, reason_phrase="\x1b[2Jgone\n" + "x" * 500)
+    one.flush()
+    await until(lambda: there.lost)
+    [error] = there.lost
+    assert isinstance(error, ConnectionResetError)
+    assert str(error).isprintable()
+    assert "gone" in str(error)
+    assert "code 0x9" in str(error)
+    assert len(str(error)) < 300
+    listener.close()
 
 
 async def test_a_closed_listener_takes_nobody_and_keeps_those_it_has(recorders, files, until):

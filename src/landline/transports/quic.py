@@ -39,8 +39,8 @@ logger = logging.getLogger("landline")
 UNFINISHED: Final = 2000
 """Handshakes a listener has under way at once; first packets beyond them are dropped, and their senders repeat them."""
 RETRY_ABOVE: Final = 64
-"""With more handshakes under way than this, a client must prove its address with a Retry (RFC 9000 section 8.1.2) before
-anything is kept of it or computed for it. With fewer that would only cost it a round trip."""
+"""With more handshakes under way than this, a client must prove its address with a Retry (RFC 9000 section 8.1.2)
+before anything is kept of it or computed for it. With fewer that would only cost it a round trip."""
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Asked of the kernel for a listener, whose lines all share one socket. It gives what ``net.core.rmem_max`` allows."""
 MIGRATE_AGAIN_S: Final = 1.0
@@ -160,7 +160,7 @@ class QuicListener(asyncio.DatagramProtocol):
         if transport is not None:
             return transport
         if self._is_closing or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
-            # Shorter ones cannot begin a connection, and an answer could be longer than they are (RFC 9000 section 14.1).
+            # Shorter ones cannot begin a connection (RFC 9000 section 14.1), and an answer could be longer than they.
             return None
         if header.version not in self._configuration.supported_versions:
             if header.packet_type != QuicPacketType.VERSION_NEGOTIATION:
@@ -227,7 +227,7 @@ class QuicListener(asyncio.DatagramProtocol):
         return None
 
 
-class _ClientCarrier(asyncio.DatagramProtocol):
+class _ClientCarrier:
     """The connected UDP socket of one client's connection; another one when the network changes."""
 
     def __init__(self, family: int, address: Any) -> None:
@@ -327,7 +327,7 @@ class _ClientCarrier(asyncio.DatagramProtocol):
 
 
 class _ClientSocket(asyncio.DatagramProtocol):
-    """One socket of a client. What the one it replaced still brings is taken as well."""
+    """One socket of a client. Once another one took its place, its errors are nobody's."""
 
     def __init__(self, carrier: _ClientCarrier) -> None:
         self._carrier = carrier

@@ -38,6 +38,11 @@ UNSENT_BYTES_LOW: Final = 32 * 1024
 """The same for what was never sent, as ``TCP_NOTSENT_LOWAT`` for TCP: heartbeats do not wait behind megabytes."""
 DATAGRAMS_WAITING: Final = 32
 """So many datagrams may wait for congestion control; one more is dropped."""
+REASON_SHOWN: Final = 200
+"""Characters of a peer's reason that are passed on."""
+PACKETS_OF_KEY: Final = 1 << 20
+"""After so many packets a client changes the keys, a server after twice as many. RFC 9001 section 6.6 allows AES-GCM
+eight times as many, about 10 GB; aioquic leaves it to us."""
 TIMER_S: Final = 0.001
 """The shortest timer: what the event loops can keep, and what pacing bursts can make up for."""
 
@@ -89,8 +94,11 @@ class QuicTransport(asyncio.Transport):
         "_is_reading_paused",
         "_is_scheduled",
         "_is_writing_paused",
+        "_key_phase",
         "_loop",
         "_on_handshake",
+        "_packets_of_key",
+        "_packets_of_key_max",
         "_protocol",
         "_timer",
         "_timer_due",
@@ -119,6 +127,10 @@ class QuicTransport(asyncio.Transport):
         self._is_writing_paused = False
         self._is_reading_paused = False
         self._has_received_end = False
+        self._key_phase = 0
+        self._packets_of_key = 0
+        # Were both to change them at the same moment, what is on the way would have to be sent again.
+        self._packets_of_key_max = PACKETS_OF_KEY * (1 if connection.configuration.is_client else 2)
         self._held: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -306,8 +318,20 @@ class QuicTransport(asyncio.Transport):
         self._check_room()
 
     def _send_datagrams(self) -> None:
-        for data, address in self._connection.datagrams_to_send(now=monotonic()):
+        datagrams = self._connection.datagrams_to_send(now=monotonic())
+        for data, address in datagrams:
             self._carrier.send(data, address)
+        self._count_packets(len(datagrams))
+
+    def _count_packets(self, count: int) -> None:
+        """Changes the keys when they were used often enough, and begins anew when either side has changed them."""
+        phase = self._connection.key_phase
+        if phase != self._key_phase:
+            self._key_phase, self._packets_of_key = phase, 0
+        self._packets_of_key += count
+        if self._packets_of_key >= self._packets_of_key_max:
+            self._packets_of_key = 0
+            self._connection.request_key_update()
 
     def _arm(self) -> None:
         """Keeps a timer that fires when aioquic wants it, or before; then it is set anew."""
@@ -390,6 +414,7 @@ class QuicTransport(asyncio.Transport):
         if self._handshake_timer is not None:
             self._handshake_timer.cancel()
             self._handshake_timer = None
+        self._connection.forget_handshake()
         self._carrier.opened(self)
         protocol = self._factory()
         self.set_protocol(protocol)
@@ -436,16 +461,18 @@ class QuicTransport(asyncio.Transport):
             return None
         if self._is_closing and not self._connection.is_closed_by_peer:
             return None
-        text = closing.reason_phrase or f"code {closing.error_code:#x}"
+        code = f"code {closing.error_code:#x}"
         if self._connection.is_closed_by_peer:
-            return ConnectionResetError(f"the peer closed the QUIC connection: {text}")
-        return ConnectionAbortedError(f"the QUIC connection failed: {text}")
+            # The peer's words: whatever they hold, they stay on one line.
+            said = f" {closing.reason_phrase[:REASON_SHOWN]!r}" if closing.reason_phrase else ""
+            return ConnectionResetError(f"the peer closed the QUIC connection:{said} ({code})")
+        return ConnectionAbortedError(f"the QUIC connection failed: {closing.reason_phrase or code}")
 
     def _lose(self, error: Exception | None) -> None:
         """The connection is over; the protocol hears of it in the next turn.
 
-        RFC 9000 section 10.2 wants a closed connection to be kept for three probe timeouts, so that late packets are not
-        answered; nothing answers packets of connections that are not known here.
+        RFC 9000 section 10.2 wants a closed connection to be kept for three probe timeouts, so that late packets are
+        not answered; nothing answers packets of connections that are not known here.
         """
         if self._is_over:
             return
