@@ -145,6 +145,7 @@ async def test_a_closed_server_accepts_nobody(quick):
     server = landline.Server()
     app = landline.asgi(server)
     async with serve(app) as port:
+        assert app.endpoint == landline.Endpoint("ws")
         await server.close()
         with pytest.raises(InvalidStatus, match="HTTP 503"):
             await connect_websocket(f"ws://127.0.0.1:{port}", subprotocols=["landline.1"], proxy=None)

@@ -19,6 +19,8 @@ from tests.fuzz.targets import (
     TICKET,
     TOKEN,
 )
+from tests.fuzz.websocket import ANSWER, REQUEST
+from websockets.frames import Frame, Opcode
 
 from landline.fleet.messages import (
     Claim,
@@ -232,6 +234,40 @@ def values() -> Iterator[bytes]:
         yield bytes([rest + 4]) + url.encode()
 
 
+def websocket_server() -> Iterator[bytes]:
+    yield b"\0" + REQUEST
+    yield b"\0" + REQUEST.replace(b"Origin: http://host", b"Origin: http://elsewhere")
+    yield b"\0" + b"GET /other HTTP/1.1\r\nHost: host\r\n\r\n"
+    yield from (b"\xff" + frames for frames in websocket_frames(is_masked=True))
+
+
+def websocket_client() -> Iterator[bytes]:
+    yield b"\0" + ANSWER
+    yield b"\0" + b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nhere"
+    yield b"\0" + b"HTTP/1.1 502 Bad Gateway\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhere\r\n0\r\n\r\n"
+    yield from (b"\xff" + frames for frames in websocket_frames(is_masked=False))
+
+
+def websocket_frames(*, is_masked: bool) -> Iterator[bytes]:
+    """Messages, whole and in fragments, with control frames between them, and an end."""
+    frames = frames_of_the_example()
+    whole = [Frame(Opcode.BINARY, data) for data in frames]
+    pieces = [
+        Frame(Opcode.BINARY, frames[0][:5], fin=False),
+        Frame(Opcode.PING, b"there?"),
+        Frame(Opcode.CONT, b"", fin=False),
+        Frame(Opcode.CONT, frames[0][5:]),
+    ]
+    end = [Frame(Opcode.CLOSE, b"\x03\xe8over")]
+    for some in (
+        whole,
+        pieces + end,
+        [*pieces, Frame(Opcode.TEXT, b"text"), *end],
+        [Frame(Opcode.BINARY, bytes(70_000))],
+    ):
+        yield b"".join(frame.serialize(mask=is_masked) for frame in some)
+
+
 SEEDS = {
     "wire": wire,
     "client_handshake": client_handshake,
@@ -239,4 +275,6 @@ SEEDS = {
     "session": session,
     "two_sessions": two_sessions,
     "values": values,
+    "websocket_server": websocket_server,
+    "websocket_client": websocket_client,
 }

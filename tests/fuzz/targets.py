@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from random import Random
 from typing import Any, Final
 
 import msgspec
 from tests.fuzz.conversation import LIES, Conversation
 from tests.fuzz.memory import held_bytes
+from tests.fuzz.pieces import pieces_of
+from tests.fuzz.websocket import websocket_client, websocket_server
 
 from landline.errors import ConfigurationError, ProtocolError, Rejected, RequestError
 from landline.fleet import control, messages
@@ -116,17 +117,6 @@ class Program:
         found = self._data[self._position : self._position + count]
         self._position += count
         return found
-
-
-def pieces_of(data: bytes, seed: int) -> Iterator[bytes]:
-    """The data in pieces: byte by byte for 0, otherwise of random sizes."""
-    random = Random(seed)
-    sizes = [1] if seed == 0 else [1, 2, 5, 40, 1000]
-    position = 0
-    while position < len(data):
-        size = random.choice(sizes)
-        yield data[position : position + size]
-        position += size
 
 
 def wire(data: bytes) -> None:
@@ -555,4 +545,6 @@ TARGETS: Final[dict[str, Target]] = {
     "session": session,
     "two_sessions": two_sessions,
     "values": values,
+    "websocket_server": websocket_server,
+    "websocket_client": websocket_client,
 }
