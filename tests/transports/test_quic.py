@@ -61,7 +61,8 @@ async def nothing_is_left_open(until, monkeypatch):
         async with asyncio.timeout(10):
             await until(lambda: all(not one.is_open for one in made))
     finally:
-        # A loop of uvloop does not close while a UDP socket is open: a test that failed would never end.
+        # A loop of uvloop does not close while a UDP socket is open and warnings are errors: a test that failed would
+        # never end.
         for one in made:
             (one.close if isinstance(one, QuicListener) else one.abort)()
     # The event loop closes a socket one turn later.
