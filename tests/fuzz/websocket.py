@@ -14,7 +14,7 @@ from websockets.utils import accept_key
 
 from landline.errors import ConnectFailed, ProtocolError
 from landline.transports import MESSAGE_BYTES_MAX
-from landline.transports.websocket_opening import OPENING_BYTES_MAX, ClientOpening, ServerOpening
+from landline.transports.websocket_opening import OPENING_BYTES_MAX, ClientOpening, Entrance, ServerOpening
 from landline.transports.websocket_stream import WebSocketTransport
 
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -99,7 +99,7 @@ def websocket_server(data: bytes) -> None:
     stream = (REQUEST if data[:1] > b"\x20" else b"") + data[1:]
 
     def make(line: Line) -> asyncio.Protocol:
-        return ServerOpening("/", (), lambda: line)
+        return ServerOpening(Entrance("/", (), lambda: line))
 
     _check(stream, make)
 

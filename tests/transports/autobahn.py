@@ -64,8 +64,9 @@ async def serve_ours():
     websocket_stream.MESSAGE_BYTES_MAX = MESSAGE_BYTES_MAX
     websocket_opening.WebSocketTransport = EchoingTransport
     websocket_opening.ServerProtocol = lambda subprotocols: ServerProtocol()
+    entrance = websocket_opening.Entrance("/", (), asyncio.Protocol)
     return await asyncio.get_running_loop().create_server(
-        lambda: websocket_opening.ServerOpening("/", (), asyncio.Protocol), "127.0.0.1", 0
+        lambda: websocket_opening.ServerOpening(entrance), "127.0.0.1", 0
     )
 
 

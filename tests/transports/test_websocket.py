@@ -9,6 +9,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.uri import parse_uri
 
 import landline
+from landline.testing import FaultProxy, Faults
 from landline.transports import websocket_opening, websocket_stream
 
 URL = "ws://127.0.0.1:0/line"
@@ -177,6 +178,27 @@ async def test_a_line_that_closes_says_bye_then_closes_the_websocket_then_tcp(qu
         await websocket.close()
 
 
+async def test_a_network_that_breaks_and_cuts_everything_to_pieces(quick):
+    server = landline.Server()
+    async with (
+        server.listen(URL) as endpoint,
+        FaultProxy(endpoint.host, endpoint.port) as proxy,
+        landline.connect(f"ws://127.0.0.1:{proxy.port}/line", backoff=quick, options=DIRECT) as line,
+    ):
+        [other] = server.lines
+        for faults in (Faults(slice_bytes=1), Faults(slice_bytes=700), Faults()):
+            proxy.up = proxy.down = faults
+            for number in range(5):
+                line.send_nowait(bytes(3000))
+                other.send_nowait(bytes(2000))
+                for connection in proxy.connections:
+                    connection.end_after(number * 300 + 1, way="up" if number % 2 else "down")
+                assert [len(message) async for message in first(line)] == [2000]
+                assert [len(message) async for message in first(other)] == [3000]
+        assert server.lines == [other]
+        assert line.epoch > 10
+
+
 @pytest.mark.parametrize("end", ["client", "server"])
 async def test_a_peer_that_does_not_answer_the_close_is_let_go_in_time(end, pair, until, monkeypatch):
     monkeypatch.setattr("landline.transports.LEAVE_S", 0.05)
@@ -261,6 +283,36 @@ async def test_an_opening_that_is_never_finished_is_ended(request_text, monkeypa
     monkeypatch.setattr(websocket_opening, "OPENING_TIMEOUT_S", 0.05)
     async with landline.Server().listen(URL) as endpoint:
         assert "there was no whole request within 0.05 s" in await ask(endpoint, request_text)
+
+
+async def test_only_so_many_may_be_unfinished(quick, until, monkeypatch):
+    monkeypatch.setattr(websocket_opening, "OPENINGS_MAX", 3)
+    async with landline.Server().listen(URL) as endpoint:
+        waiting = [await asyncio.open_connection(endpoint.host, endpoint.port) for _ in range(3)]
+        answer = await ask(endpoint, "")
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert "too many come at once; come back later" in answer
+        for _, writer in waiting:
+            writer.close()
+        # Those who failed and those who succeeded make room again.
+        for _ in range(5):
+            async with landline.connect(str(endpoint), backoff=quick, options=DIRECT) as line:
+                assert await line.ping() > 0
+
+
+async def test_a_server_that_stops_lets_nobody_in_who_came_before():
+    server = landline.Server()
+    async with server.listen(URL) as endpoint:
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        writer.write(b"GET /line HTTP/1.1\r\n")
+        async with landline.connect(str(endpoint), options=DIRECT):
+            pass  # By now the first one was accepted.
+        await server.close()
+        writer.write(REQUEST.partition("\r\n")[2].encode() + b"\r\n")
+        answer = (await reader.read()).decode()
+        writer.close()
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert "the server stops" in answer
 
 
 async def test_bytes_that_are_not_http_are_refused_at_once():

@@ -14,11 +14,30 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from landline.errors import ConfigurationError, ConnectFailed
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, tcp
-from landline.transports.websocket_opening import OPENING_TIMEOUT_S, ClientOpening, ServerOpening
+from landline.transports.websocket_opening import OPENING_TIMEOUT_S, ClientOpening, Entrance, ServerOpening
 
 _is_header_name: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+").fullmatch
 _is_header_value: Final = re.compile(r"[\x20-\x7e]*").fullmatch
 _OWN_HEADERS: Final = frozenset({"host", "upgrade", "connection", "content-length", "transfer-encoding"})
+
+
+class WebSocketListener:
+    """A listening TCP socket whose visitors open WebSockets."""
+
+    __slots__ = ("_entrance", "_listener")
+
+    def __init__(self, listener: Listener, entrance: Entrance) -> None:
+        self._listener = listener
+        self._entrance = entrance
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._listener.endpoint
+
+    def close(self) -> None:
+        """Stops listening, and lets nobody in who has begun an opening handshake."""
+        self._entrance.is_closed = True
+        self._listener.close()
 
 
 async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
@@ -53,8 +72,8 @@ async def listen(
     endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
 ) -> Listener:
     """See :class:`landline.transports.TransportModule`."""
-    path = parse_uri(str(endpoint)).path
-    return await tcp.listen(endpoint, lambda: ServerOpening(path, options.origins, protocol_factory), options)
+    entrance = Entrance(parse_uri(str(endpoint)).path, options.origins, protocol_factory)
+    return WebSocketListener(await tcp.listen(endpoint, lambda: ServerOpening(entrance), options), entrance)
 
 
 def check_headers(headers: dict[str, str]) -> None:

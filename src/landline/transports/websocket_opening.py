@@ -27,6 +27,8 @@ OPENING_TIMEOUT_S: Final = 5.0
 """As long as our own handshake may take, which comes after it."""
 OPENING_BYTES_MAX: Final = 16 * 1024
 """The longest request, and the longest answer to one, that is read."""
+OPENINGS_MAX: Final = 2_000
+"""How many may be unfinished at one listener, as many as handshakes of ours (:class:`landline.Admission`)."""
 REASON_CHARACTERS_MAX: Final = 200
 """So much of the text of an answer that says no becomes part of the error."""
 
@@ -59,22 +61,60 @@ class Head:
         return data[:end], data[end:]
 
 
+class Entrance:
+    """What the openings of one listener share.
+
+    :param path: where the line is served; 404 elsewhere.
+    :param allowed_origins: the web pages that may connect beside those of the same host; ``"*"`` stands for all.
+    :param protocol_factory: makes the protocol of each line.
+    """
+
+    __slots__ = ("allowed_origins", "is_closed", "path", "protocol_factory", "unfinished")
+
+    def __init__(
+        self, path: str, allowed_origins: tuple[str, ...], protocol_factory: ProtocolFactory
+    ) -> None:
+        self.path = path
+        self.allowed_origins = allowed_origins
+        self.protocol_factory = protocol_factory
+        self.unfinished = 0
+        self.is_closed = False
+
+    def decide(self, opening: ServerProtocol, request: Request) -> Response:
+        """The answer to a request: 101, or why not."""
+        if self.is_closed:
+            return opening.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the server stops\n")
+        if request.path.partition("?")[0] != self.path:
+            return opening.reject(HTTPStatus.NOT_FOUND, f"no line is served here; it is at {self.path}\n")
+        try:
+            origin, host = request.headers.get("Origin"), request.headers.get("Host")
+        except MultipleValuesError as error:
+            return opening.reject(
+                HTTPStatus.BAD_REQUEST, f"a request can have one header of the name {error}\n"
+            )
+        if not origins.is_allowed(origin, host, self.allowed_origins):
+            return opening.reject(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect\n")
+        response = opening.accept(request)
+        if response.status_code == HTTPStatus.UPGRADE_REQUIRED:
+            sentence = (
+                "this is a line for programs that speak WebSocket; there is nothing to see for browsers\n"
+            )
+            response = opening.reject(HTTPStatus.UPGRADE_REQUIRED, sentence)
+            response.headers["Upgrade"] = "websocket"
+        return response
+
+
 class ServerOpening(asyncio.Protocol):
     """The protocol of an accepted transport until its WebSocket is open.
 
     A stranger is told in one sentence what was wrong, and has :data:`OPENING_TIMEOUT_S` and :data:`OPENING_BYTES_MAX`
     to say what is right. Nobody hears of one that fails.
-
-    :param path: where the line is served; 404 elsewhere.
-    :param origins: the web pages that may connect beside those of the same host; ``"*"`` stands for all.
     """
 
-    __slots__ = ("_deadline", "_head", "_opening", "_origins", "_path", "_protocol_factory", "_transport")
+    __slots__ = ("_deadline", "_entrance", "_head", "_opening", "_transport")
 
-    def __init__(self, path: str, origins: tuple[str, ...], protocol_factory: ProtocolFactory) -> None:
-        self._path = path
-        self._origins = origins
-        self._protocol_factory = protocol_factory
+    def __init__(self, entrance: Entrance) -> None:
+        self._entrance = entrance
         self._opening = ServerProtocol(subprotocols=[Subprotocol(SUBPROTOCOL)])
         self._head = Head()
         self._transport: asyncio.Transport | None = None
@@ -83,6 +123,12 @@ class ServerOpening(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
         self._transport = cast(asyncio.Transport, transport)
+        self._entrance.unfinished += 1
+        if self._entrance.unfinished > OPENINGS_MAX:
+            self._refuse(
+                self._reject(HTTPStatus.SERVICE_UNAVAILABLE, "too many come at once; come back later")
+            )
+            return
         self._deadline = asyncio.get_running_loop().call_later(OPENING_TIMEOUT_S, self._be_late)
 
     def data_received(self, data: bytes) -> None:
@@ -96,16 +142,14 @@ class ServerOpening(asyncio.Protocol):
             return
         opening.receive_data(head)
         for event in opening.events_received():
-            response = decide(opening, cast(Request, event), self._path, self._origins)
+            response = self._entrance.decide(opening, cast(Request, event))
             if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
                 self._refuse(response)
                 return
             opening.send_response(response)
             self._forget()
-            stream = WebSocketTransport(transport, self._protocol_factory(), Side.SERVER)
+            stream = WebSocketTransport(transport, self._entrance.protocol_factory(), Side.SERVER)
             transport.write(b"".join(opening.data_to_send()))
-            # It holds what holds it, and is not left to the garbage collector.
-            opening.parser.close()
             stream.begin(rest or b"")
             return
         if opening.handshake_exc is not None:
@@ -131,29 +175,13 @@ class ServerOpening(asyncio.Protocol):
             close_in_time(asyncio.get_running_loop(), transport)
 
     def _forget(self) -> None:
-        self._transport = None
+        if self._transport is not None:
+            self._transport = None
+            self._entrance.unfinished -= 1
+            # It holds what holds it, and is not left to the garbage collector.
+            self._opening.parser.close()
         if self._deadline is not None:
             self._deadline.cancel()
-
-
-def decide(
-    opening: ServerProtocol, request: Request, path: str, allowed_origins: tuple[str, ...]
-) -> Response:
-    """The answer to a request: 101, or why not."""
-    if request.path.partition("?")[0] != path:
-        return opening.reject(HTTPStatus.NOT_FOUND, f"no line is served here; it is at {path}\n")
-    try:
-        origin, host = request.headers.get("Origin"), request.headers.get("Host")
-    except MultipleValuesError as error:
-        return opening.reject(HTTPStatus.BAD_REQUEST, f"a request can have one header of the name {error}\n")
-    if not origins.is_allowed(origin, host, allowed_origins):
-        return opening.reject(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect\n")
-    response = opening.accept(request)
-    if response.status_code == HTTPStatus.UPGRADE_REQUIRED:
-        sentence = "this is a line for programs that speak WebSocket; there is nothing to see for browsers\n"
-        response = opening.reject(HTTPStatus.UPGRADE_REQUIRED, sentence)
-        response.headers["Upgrade"] = "websocket"
-    return response
 
 
 class ClientOpening(asyncio.Protocol):

@@ -33,7 +33,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     :param protocol: the line's. Its ``connection_made`` is called by :meth:`begin`.
     """
 
-    __slots__ = ("_frames", "_is_closing", "_letting_go", "_protocol", "_transport")
+    __slots__ = ("_frames", "_is_closing", "_is_paused", "_letting_go", "_protocol", "_transport")
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, side: Side) -> None:
         # asyncio.Transport would make a dictionary for each connection, of which nothing is read here.
@@ -43,6 +43,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         # An id of its own, for a log nobody asked for, would be 150 bytes of each connection.
         self._frames.id = _NO_ID
         self._is_closing = False
+        self._is_paused = False
         self._letting_go: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
 
@@ -150,9 +151,11 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._protocol.connection_lost(exc)
 
     def pause_writing(self) -> None:
+        self._is_paused = True
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
+        self._is_paused = False
         self._protocol.resume_writing()
 
     # Inside.
@@ -160,7 +163,10 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     def _send(self) -> None:
         for data in self._frames.data_to_send():
             if data:
-                self._transport.write(data)
+                # The pongs of a peer that sends pings and does not read would pile up without end. Not each ping needs
+                # one (RFC 6455, section 5.5.3).
+                if not self._is_paused or data[0] & 0x0F != Opcode.PONG:
+                    self._transport.write(data)
             else:
                 # The library's sign that its side of the connection is over.
                 self._transport.close()
