@@ -649,3 +649,39 @@ async def test_a_line_closed_before_it_is_connected_does_not_keep_its_maker_wait
     with pytest.raises(landline.LineClosed, match="closed before it was connected"):
         async with landline.connect(nowhere, on_state=close):
             pytest.fail("connected to nobody")
+
+
+async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until, states):
+    """The server says that it goes away and where to: the line goes on, and whoever sends meanwhile loses nothing."""
+    first, second = landline.Server(), landline.Server()
+    seen = states()
+    refused: list[type] = []
+
+    def changed(line, change):
+        seen(line, change)
+        if change.state is landline.LineState.RECONNECTING:
+            with pytest.raises(landline.BufferFull) as caught:
+                line.send_nowait("at once")
+            refused.append(caught.type)
+
+    async with second.listen("tcp://127.0.0.1:0") as there, first.listen("tcp://127.0.0.1:0") as here:
+        async with landline.connect(str(here), on_state=changed) as line:
+            await until(lambda: first.lines)
+            sending = []
+            ended = line._owner.line_ended
+
+            def line_ended(line, event):
+                # In the turn in which the goodbye is read, before the connector has seen it.
+                sending.append(asyncio.create_task(line.send("in between")))
+                with pytest.raises(landline.BufferFull):
+                    line.send_nowait("at once")
+                ended(line, event)
+
+            line._owner.line_ended = line_ended
+            await first.close(retry_after_s=0.0, alternatives=[str(there)])
+            await until(lambda: second.lines)
+            assert await anext(second.lines[0]) == "in between"
+            await asyncio.gather(*sending)
+    assert refused == [landline.BufferFull]
+    [gone] = seen.find(landline.LineState.RECONNECTING)
+    assert gone.code is landline.Code.GOING_AWAY

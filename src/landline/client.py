@@ -327,6 +327,7 @@ class Connector(TakesDatagrams):
         """Connects, waits for the loss, waits for the next try; returns when the line is closed in order."""
         while not line.is_closed:
             ended: Ended | None = None
+            code: Code | None = None
             retry_after_s: float | None = None
             spread_s = 0.0
             failure: Exception | None = None
@@ -337,7 +338,7 @@ class Connector(TakesDatagrams):
             except Rejected as error:
                 if not error.code.may_return:
                     raise
-                cause, detail, failure = LossKind.REJECTED, str(error), error
+                cause, detail, failure, code = LossKind.REJECTED, str(error), error, error.code
                 retry_after_s, spread_s = error.retry_after_s, error.spread_s
             else:
                 if is_connected:
@@ -355,11 +356,11 @@ class Connector(TakesDatagrams):
                         self._close_ended(line, cause, ended)
                         return
                     self._lose_session(line, f"the server ended the session: {detail}")
-                    retry_after_s, spread_s = ended.retry_after_s, ended.spread_s
+                    code, retry_after_s, spread_s = ended.code, ended.retry_after_s, ended.spread_s
                     self._try_first(ended.alternatives)
                 elif is_connected:
                     self._roads.receive_lost(self.wheel.time(), detail)
-            await self._wait(line, cause, detail, failure, retry_after_s, spread_s)
+            await self._wait(line, cause, detail, failure, code, retry_after_s, spread_s)
 
     async def _attempt(self, line: Line, attempt: _Attempt) -> bool:
         """Tries every road worth it until one leads to a welcome; returns whether one did.
@@ -452,6 +453,7 @@ class Connector(TakesDatagrams):
         cause: LossKind,
         detail: str,
         failure: Exception | None,
+        code: Code | None,
         retry_after_s: float | None,
         spread_s: float,
     ) -> None:
@@ -468,6 +470,7 @@ class Connector(TakesDatagrams):
                 state=LineState.RECONNECTING,
                 cause=cause,
                 detail=detail,
+                code=code,
                 attempt=self._schedule.failures + 1,
                 due_in_s=delay,
             )

@@ -350,12 +350,16 @@ class Line:
         session = self._session
         if session is None or self._state is _CLOSED:
             session = self._live_session()
-        if when_full is _DROP_OLDEST:
-            dropped = session.send(
-                _MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk, is_droppable=True, keep=keep
-            )
-        else:
-            dropped = session.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
+        try:
+            if when_full is _DROP_OLDEST:
+                dropped = session.send(
+                    _MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk, is_droppable=True, keep=keep
+                )
+            else:
+                dropped = session.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
+        except LineClosed:
+            self._live_session()
+            raise
         if dropped:
             self._count_dropped(dropped)
         if turn and turn != self._written_in and not self._flush_scheduled and not self._in_batch:
@@ -801,7 +805,8 @@ class Line:
     def _live_session(self) -> Session:
         if self._state is LineState.CLOSED:
             raise self.error or LineClosed(f"the line is closed: {self._cause.detail if self._cause else ''}")
-        if self._session is None:
+        # One that the peer has ended stays here until its owner has seen what is lost with it.
+        if self._session is None or self._session.state is State.CLOSED:
             raise BufferFull("the line has no session just now")
         return self._session
 
@@ -809,7 +814,8 @@ class Line:
         """Whether a message can be sent at once. Raises what ended the line."""
         if self._state is LineState.CLOSED:
             self._live_session()
-        return self._session is not None and self._session.has_room(size)
+        session = self._session
+        return session is not None and session.state is not State.CLOSED and session.has_room(size)
 
     async def transmit(
         self,
