@@ -380,7 +380,8 @@ class Line:
         Cancelling the call, or the timeout, tells the peer to cancel its handler.
 
         Raises :class:`RequestTimeout`, :class:`RequestLost` (the session ended; whether the peer acted is
-        unknown), :class:`NoHandler`, :class:`RequestError` for the handler's own error, and what :meth:`send` raises.
+        unknown), :class:`NoHandler`, :class:`RequestError` for the handler's own error (and with the code
+        ``bad_response`` for an answer that does not fit), and what :meth:`send` raises.
         """
         if self._eof_received and self._state is not LineState.CLOSED:
             raise RequestLost(name, "the peer said it sends no more")

@@ -58,9 +58,12 @@ class Requests:
                     self._send_cancel(correlation)
         if answer.operation is Operation.ERROR:
             raise _decode_error(name, answer)
-        if response_type is Any:
-            return decode_value(answer.body, answer.is_packed)
-        return Handler(_no_function, response_type).body_of(answer.body, answer.is_packed)
+        try:
+            if response_type is Any:
+                return decode_value(answer.body, answer.is_packed)
+            return Handler(_no_function, response_type).body_of(answer.body, answer.is_packed)
+        except msgspec.DecodeError as error:
+            raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
 
     def receive_answer(self, answer: MessageReceived) -> None:
         """A response or an error. One to a request given up meanwhile is of no use to anybody."""
