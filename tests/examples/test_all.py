@@ -16,6 +16,7 @@ SERVERS = {
     "calls.py": ("server", "--listen"),
     "telemetry.py": ("collector", "--listen"),
     "workers.py": ("count", "--listen"),
+    "media.py": ("server", "--listen"),
 }
 
 

@@ -4,6 +4,7 @@ import re
 import signal
 
 from examples.workers import Job
+
 from landline import parse_url
 from landline.testing import FaultProxy
 
