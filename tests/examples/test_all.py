@@ -17,6 +17,7 @@ SERVERS = {
     "telemetry.py": ("collector", "--listen"),
     "workers.py": ("count", "--listen"),
     "media.py": ("server", "--listen"),
+    "filedrop.py": ("receive", "inbox", "--listen"),
 }
 
 
