@@ -10,7 +10,6 @@ after an interruption, it goes on where it was. Files that exist are not overwri
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +111,6 @@ def main() -> None:
         "--server", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
     given = parser.parse_args()
-    logging.getLogger("landline").setLevel(logging.ERROR)
     try:
         if given.role == "receive":
             landline.run(receive(given.listen, given.directory, given.quota))

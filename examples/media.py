@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import logging
 import math
 import struct
 import sys
@@ -208,7 +207,6 @@ def main() -> None:
             "--server", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
         )
     given = parser.parse_args()
-    logging.getLogger("landline").setLevel(logging.ERROR)
     try:
         if given.role == "server":
             landline.run(serve(given.listen))

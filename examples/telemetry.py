@@ -19,6 +19,7 @@ import random
 import resource
 import sys
 from collections import deque
+from collections.abc import Callable
 from statistics import fmean
 from time import time
 
@@ -115,14 +116,39 @@ def sum_up(rooms: dict[str, Room], lines: list[landline.Line], interval_s: float
 
 async def measure(url: str, count: int, interval_s: float) -> None:
     names = [f"{room}-{number:04}" for number in range(count) for room in GROUPS][:count]
-    print(f"{count} sensors measure every {interval_s:g} s; Ctrl-C stops them", flush=True)
-    await asyncio.gather(*(run_sensor(url, name, interval_s) for name in names))
+    online: set[str] = set()
+
+    def changed(line: landline.Line, change: landline.StateChange) -> None:
+        if change.state is landline.LineState.ONLINE:
+            online.add(line.identity)
+        else:
+            online.discard(line.identity)
+
+    async def tell() -> None:
+        told = None
+        while True:
+            if told != len(online):
+                told = len(online)
+                print(f"{told} of {count} sensors are connected to {url}; Ctrl-C stops them", flush=True)
+            await asyncio.sleep(1)
+
+    await asyncio.gather(tell(), *(run_sensor(url, name, interval_s, changed) for name in names))
 
 
-async def run_sensor(url: str, name: str, interval_s: float) -> None:
+async def run_sensor(
+    url: str,
+    name: str,
+    interval_s: float,
+    changed: Callable[[landline.Line, landline.StateChange], None],
+) -> None:
     mean, swing = GROUPS[name.partition("-")[0]]
-    backoff = landline.Backoff(first=0.5, cap=5)
-    async with landline.connect(url, identity=name, backoff=backoff, on_session_lost=forget) as line:
+    async with landline.connect(
+        url,
+        identity=name,
+        backoff=landline.Backoff(first=0.5, cap=5),
+        on_state=changed,
+        on_session_lost=forget,
+    ) as line:
         await asyncio.sleep(random.random() * interval_s)
         for number in itertools.count(1):
             celsius = mean + swing * math.sin(time() / 10) + random.gauss(0, swing / 10)
@@ -153,6 +179,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.interval <= 0:
         parser.error("--interval: more than 0 seconds are needed")
+    # A thousand lines that lose their collector at once are a thousand lines of log.
     logging.getLogger("landline").setLevel(logging.ERROR)
     # Each line is a file descriptor, and many systems allow 1,024 of them to those who do not ask (getrlimit(2)).
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

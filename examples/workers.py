@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import socket
 import sys
@@ -162,8 +161,6 @@ def main() -> None:
         parser.error("--limit and --size: more than 0 is needed")
     if given.role == "work" and not 1 <= given.at_once <= AT_ONCE_MAX:
         parser.error(f"--at-once: 1 to {AT_ONCE_MAX} are possible")
-    # Losses are told above, in the words of this program.
-    logging.getLogger("landline").setLevel(logging.ERROR)
     try:
         if given.role == "count":
             landline.run(count(given.listen, given.limit, given.size))

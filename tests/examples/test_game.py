@@ -1,0 +1,66 @@
+"""examples/game.py"""
+
+import re
+import signal
+
+from landline import parse_url
+from landline.testing import FaultProxy
+
+MEASURED = r"^(\d+) states, (\d+) lost \(.*%\), 0 overtaken; age [\d.]+ ms, at most [\d.]+ ms$"
+
+
+def scores(program) -> list[str]:
+    return re.findall(r"^\w+ scored, \d+$", program.out, flags=re.MULTILINE)
+
+
+async def test_states_may_be_lost_and_scores_never(start, until) -> None:
+    server = start("game.py", "server", "--listen", "tcp://127.0.0.1:0")
+    endpoint = parse_url(await server.listens())
+    async with FaultProxy(endpoint.host, endpoint.port) as proxy:
+        # The one whose network breaks is there first, so that it is to hear of every score.
+        far = start("game.py", "play", "far", "--server", proxy.url, "--bot")
+        await server.says("^far joined$")
+        near = start("game.py", "play", "near", "--server", str(endpoint), "--bot")
+        await far.says("^near joined$")
+        states, lost = (await far.says(MEASURED)).groups()
+        assert int(states) > 10
+        assert int(lost) == 0
+        before = len(scores(server))
+        await proxy.refuse()
+        proxy.reset()
+        await until(lambda: len(scores(server)) >= before + 2)
+        proxy.accept()
+        await far.says(r"^\d+ states, [1-9]\d* lost ")
+        assert await near.ends(signal.SIGINT) == 130
+        await far.says("^near left$")
+        await near.says(MEASURED)
+        told = scores(far)
+        assert len(told) >= before + 2
+        assert told == scores(server)[: len(told)]
+    assert re.findall(MEASURED, near.out, flags=re.MULTILINE)[-1][1] == "0"
+
+
+async def test_a_game_that_was_ended_begins_anew(start) -> None:
+    server = start("game.py", "server", "--listen", "tcp://127.0.0.1:0")
+    url = await server.listens()
+    bot = start("game.py", "play", "bot", "--server", url)  # without a terminal it plays by itself
+    await bot.says("^bot scored, 1$")
+    await bot.says(MEASURED)
+    assert await server.ends(signal.SIGINT) == 130
+    start("game.py", "server", "--listen", url)
+    await bot.says("^bot joined$", times=2)
+    await bot.says("^bot scored, 1$", times=2)
+    assert await bot.ends(signal.SIGINT) == 130
+
+
+async def test_playing_at_a_terminal(start, start_on_terminal) -> None:
+    server = start("game.py", "server", "--listen", "tcp://127.0.0.1:0")
+    player = start_on_terminal("game.py", "play", "zoe", "--server", await server.listens())
+    await player.shows(r"\|[ $]{30}z[ $]{29}\|")
+    await player.shows(r"zoe 0\r\n\d+ states, ")
+    player.presses("d")
+    await player.shows(r"\|[ $]{40}z[ $]{19}\|")
+    player.presses("q")
+    assert await player.ends() == 0
+    assert player.err == ""
+    await server.says("^zoe left$")
