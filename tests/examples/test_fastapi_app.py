@@ -95,7 +95,7 @@ async def test_machines_come_back_to_an_application_that_was_restarted(start, un
     machine = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line/", "kiosk")
     await app.shows(kiosk="online")
     assert await app.program.ends(signal.SIGINT) == 0
-    await machine.says("^-- reconnecting ")
+    await machine.says("^-- reconnecting$")
     again = App(start, until, app.port)
     await again.serves()
     await again.shows(kiosk="online")
