@@ -88,7 +88,7 @@ async def call(url: str) -> None:
         return "mallory" not in question
 
     async with connector as line:
-        quotient: Quotient = await line.request("divide", Division(7, 2), response_type=Quotient)
+        quotient = await line.request("divide", Division(7, 2), response_type=Quotient)
         say(f"1. an answer: 7 / 2 = {quotient.value:g}")
 
         try:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from landline.answers import Answers
 from landline.changes import LineState, LossKind, StateChange
@@ -59,6 +59,7 @@ _DROP_OLDEST = WhenFull.DROP_OLDEST
 
 
 StateCallback = Callable[["Line", StateChange], None]
+Response = TypeVar("Response")
 
 
 class LineOwner(Protocol):
@@ -370,6 +371,16 @@ class Line:
             await self._ensure_room().wait(lambda: self._has_room(0))
         self._live_session().send_eof()
         self._flush_soon()
+
+    @overload
+    async def request(
+        self, name: str, value: Any = ..., *, timeout: float | None = ..., response_type: type[Response]
+    ) -> Response: ...
+
+    @overload
+    async def request(
+        self, name: str, value: Any = ..., *, timeout: float | None = ..., response_type: Any = ...
+    ) -> Any: ...
 
     async def request(
         self, name: str, value: Any = None, *, timeout: float | None = 30.0, response_type: Any = Any
