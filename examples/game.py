@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,9 +31,12 @@ WIDTH, HEIGHT = 60, 20
 SPEED = 0.4
 """Fields a tick."""
 REACH = 1.0
-PLAYERS_MAX = 50
+PLAYERS_MAX = 40
 """As many as a datagram of 1,200 bytes can tell the places of."""
+NAME = re.compile(r"[\w.-]{1,20}")
 Direction = Annotated[int, msgspec.Meta(ge=-1, le=1)]
+Column = Annotated[float, msgspec.Meta(ge=0, lt=WIDTH)]
+Row = Annotated[float, msgspec.Meta(ge=0, lt=HEIGHT)]
 
 
 class Move(msgspec.Struct, array_like=True):
@@ -44,15 +48,15 @@ class Move(msgspec.Struct, array_like=True):
 
 class Player(msgspec.Struct, array_like=True):
     number: int
-    x: float
-    y: float
+    x: Column
+    y: Row
 
 
 class State(msgspec.Struct, array_like=True):
     """To all players, by datagram, in every tick."""
 
     tick: int
-    coin: tuple[int, int]
+    coin: tuple[Column, Row]
     players: list[Player]
 
 
@@ -60,7 +64,7 @@ class News(msgspec.Struct):
     """To all players, by message: nobody misses one."""
 
     who: int
-    name: str
+    name: Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
     what: Literal["joined", "scored", "left"]
     score: int = 0
 
@@ -106,12 +110,13 @@ async def serve(url: str) -> None:
 
     @server.on_line
     async def enter(line: landline.Line) -> None:
-        if len(world.players) >= PLAYERS_MAX:
-            await line.close(landline.Code.FORBIDDEN, f"{PLAYERS_MAX} play already")
+        if not NAME.fullmatch(line.identity) or len(world.players) >= PLAYERS_MAX:
+            refusal = f"a name has 1 to 20 letters, digits, dots or dashes, and {PLAYERS_MAX} may play"
+            await line.close(landline.Code.FORBIDDEN, refusal)
             return
         number = next(numbers)
         await line.send(number, name="you")
-        for other, player in world.players.items():
+        for other, player in list(world.players.items()):
             known = News(player.number, other.identity, "joined", world.scores.get(other, 0))
             await line.send(known, name="news")
         world.players[line] = Player(number, WIDTH / 2, HEIGHT / 2)
@@ -183,8 +188,17 @@ async def play(url: str, name: str, is_bot: bool) -> None:
     scores: dict[int, int] = {}
     own = Move(0, 0)
     left = asyncio.Event()
+
+    def changed(line: landline.Line, change: landline.StateChange) -> None:
+        if line.is_closed:
+            left.set()
+
     connector = landline.connect(
-        url, identity=name, backoff=landline.Backoff(first=0.1, cap=2), on_session_lost=forget
+        url,
+        identity=name,
+        backoff=landline.Backoff(first=0.1, cap=2),
+        on_state=changed,
+        on_session_lost=forget,
     )
 
     @connector.on("you", int)
@@ -218,7 +232,6 @@ async def play(url: str, name: str, is_bot: bool) -> None:
             left.set()
 
     async with connector as line:
-        line.on_state(lambda line, change: left.set() if line.is_closed else None)
         if not is_bot:
             with keys(press):
                 await left.wait()
@@ -240,16 +253,14 @@ def head_for_coin(state: State, number: int) -> Move:
 
 def draw(state: State, names: dict[int, str], scores: dict[int, int], measured: Measured) -> None:
     field = [[" "] * WIDTH for _ in range(HEIGHT)]
-    field[state.coin[1]][state.coin[0]] = "$"
+    field[int(state.coin[1])][int(state.coin[0])] = "$"
     for player in state.players:
         field[int(player.y)][int(player.x)] = (names.get(player.number) or "?")[0]
     here = [player.number for player in state.players]
     table = ", ".join(f"{names.get(n, '?')} {scores.get(n, 0)}" for n in here)
     rows = ["+" + "-" * WIDTH + "+", *("|" + "".join(row) + "|" for row in field), "+" + "-" * WIDTH + "+"]
     shown = "\n".join([*rows, table, str(measured)])
-    # Names are what others chose: only what can be printed reaches the terminal.
-    clean = "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in shown)
-    print("\x1b[H\x1b[J" + clean, flush=True)
+    print("\x1b[H\x1b[J" + shown, flush=True)
     measured.ages_s.clear()
 
 

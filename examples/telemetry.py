@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from statistics import fmean
 from time import time
+from typing import Annotated
 
 import msgspec
 from rich.console import Console
@@ -38,7 +39,7 @@ HISTORY_S = 40
 
 class Reading(msgspec.Struct, array_like=True):
     number: int
-    celsius: float
+    celsius: Annotated[float, msgspec.Meta(ge=-100, le=200)]
 
 
 class Room:
@@ -75,6 +76,13 @@ async def collect(url: str, interval_s: float) -> None:
         # Identities are what sensors say they are: one of no known room is no sensor of ours.
         if room := rooms.get(line.identity.partition("-")[0]):
             room.receive(line.identity, reading)
+
+    @server.on_state
+    def changed(line: landline.Line, change: landline.StateChange) -> None:
+        # Ended, or away for longer than the resume window: what it measured last is no news any more.
+        if change.state is landline.LineState.CLOSED:
+            for room in rooms.values():
+                room.latest.pop(line.identity, None)
 
     async with server.listen(url) as endpoint:
         print(f"listening on {endpoint}; Ctrl-C stops it", flush=True)

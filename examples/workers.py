@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import socket
 import sys
 from collections import Counter
@@ -23,6 +24,7 @@ from rich.progress import Progress
 import landline
 
 AT_ONCE_MAX = 64
+IDENTITY = re.compile(r"[\w.-]{1,100}")
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -69,6 +71,11 @@ async def count(url: str, limit: int, size: int) -> None:
 
     @server.on_line
     async def employ(line: landline.Line) -> None:
+        if not IDENTITY.fullmatch(line.identity):
+            await line.close(
+                landline.Code.FORBIDDEN, "a worker is called by letters, digits, dots and dashes"
+            )
+            return
         at_once = await line.request("at_once", response_type=int)
         job.taken_by[line] = set()
         progress.console.print(f"{line.identity} works on {at_once} at once")
@@ -97,7 +104,7 @@ async def count(url: str, limit: int, size: int) -> None:
 
     @server.on_state
     def changed(line: landline.Line, change: landline.StateChange) -> None:
-        if change.state is landline.LineState.RECONNECTING:
+        if change.state is landline.LineState.RECONNECTING and line in job.taken_by:
             progress.console.print(f"{line.identity} is away ({change.cause})")
             job.offer_again(line)
 

@@ -64,3 +64,11 @@ async def test_playing_at_a_terminal(start, start_on_terminal) -> None:
     assert await player.ends() == 0
     assert player.err == ""
     await server.says("^zoe left$")
+
+
+async def test_a_name_that_would_upset_terminals_is_refused(start) -> None:
+    server = start("game.py", "server", "--listen", "tcp://127.0.0.1:0")
+    bad = start("game.py", "play", "a\x1b[2J", "--server", await server.listens())
+    assert await bad.ends() == 1
+    assert bad.err.startswith("game.py: the server closed the line: a name has 1 to 20 letters")
+    assert "\x1b" not in server.out + server.err
