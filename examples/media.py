@@ -34,9 +34,9 @@ CHUNK_SAMPLES = round(SAMPLES_PER_S * CHUNK_S)
 CHUNK_BYTES_MAX = 8 * 1024
 KEEP = 8
 """Chunks that may wait for a line that is out: 160 ms."""
-ON_THE_WAY_BYTES = 24 * 1024
-"""To a viewer: sent and not yet acknowledged, a quarter of a second. More would wait in the queues of a thin network,
-and be late; much less would not do for a long one (acknowledgements take a round trip and up to 0.1 s)."""
+ON_THE_WAY_S = 0.25
+"""How much is on its way to a viewer at once: sent and not yet acknowledged. More would wait in the queues of a thin
+network, and be late; much less would not do for a long one (acknowledgements take a round trip and up to 0.1 s)."""
 END = "end"
 
 
@@ -51,10 +51,11 @@ class Chunk(msgspec.Struct, array_like=True):
         return self.number * CHUNK_S
 
 
-async def serve(url: str) -> None:
+async def serve(url: str, on_the_way_s: float) -> None:
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=2, timeout_s=1), resume_window_s=30)
     viewers = server.group("viewers")
     publishers = server.group("publishers")
+    on_the_way_bytes = on_the_way_s * SAMPLES_PER_S * 2
     skipped = 0
 
     @server.on_line
@@ -73,7 +74,7 @@ async def serve(url: str) -> None:
 
     def relay(viewer: landline.Line, chunk: bytes) -> None:
         nonlocal skipped
-        if viewer.state is landline.LineState.ONLINE and viewer.buffered_bytes > ON_THE_WAY_BYTES:
+        if viewer.state is landline.LineState.ONLINE and viewer.buffered_bytes > on_the_way_bytes:
             skipped += 1
         elif not viewer.is_closed:
             viewer.send_nowait(chunk, when_full=landline.WhenFull.DROP_OLDEST, keep=KEEP)
@@ -197,6 +198,9 @@ def main() -> None:
     server.add_argument(
         "--listen", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
+    server.add_argument(
+        "--on-the-way", metavar="S", type=float, default=ON_THE_WAY_S, help="of sound; default: %(default)s s"
+    )
     publisher = roles.add_parser("publish", help="publish a tone")
     publisher.add_argument("--seconds", metavar="S", type=float, help="how long; default: until Ctrl-C")
     viewer = roles.add_parser("view", help="receive it, and count")
@@ -209,7 +213,7 @@ def main() -> None:
     given = parser.parse_args()
     try:
         if given.role == "server":
-            landline.run(serve(given.listen))
+            landline.run(serve(given.listen, given.on_the_way))
         elif given.role == "publish":
             landline.run(publish(given.server, given.seconds))
         else:
