@@ -5,7 +5,7 @@
     curl -d '{"text": "lunch"}' -H 'content-type: application/json' http://127.0.0.1:8000/announcements
 
 The page shows who is there, and is away, as it changes. An announcement reaches a machine whose network is out just now
-when it is back. Needs `pip install 'landline[ws]' fastapi uvicorn`.
+when it is back. Needs FastAPI, uvicorn and `landline[ws]`.
 """
 
 from __future__ import annotations
