@@ -21,6 +21,7 @@ from benchmarks import (
     reconnect,
     request_response,
     round_trip,
+    transports,
 )
 from benchmarks.loops import has_compiler
 from benchmarks.peers import PEERS
@@ -37,6 +38,7 @@ ROWS: Final[dict[str, Callable[[Settings, Progress], Row]]] = {
     "heartbeats": heartbeats.run,
     "request_response": request_response.run,
     "reconnect": reconnect.run,
+    "transports": transports.run,
 }
 NEED_COMPILER: Final = ("round_trip", "fan_out", "heartbeats")
 NUMBERS: Final = {

@@ -9,8 +9,8 @@ import random
 import struct
 from array import array
 from collections.abc import Callable, Generator
-from itertools import accumulate
-from typing import Final
+from itertools import accumulate, pairwise
+from typing import Final, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ from landline.session.auth import Anonymous
 from landline.session.codes import Code
 from landline.session.handshake import Bye, ClientHandshake, Limits, ResumeTicket, encode_body
 from landline.session.wire import Kind, Operation, encode_ack, encode_data
+from landline.transports import SUBPROTOCOL
 
 PAYLOAD: Final = bytes(range(64))
 TEXT_PAYLOAD: Final = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
@@ -33,6 +34,7 @@ WEBSOCKET: Final = 2
 SOCKETIO: Final = 3
 NATS: Final = 4
 MQTT: Final = 5
+LANDLINE_WS: Final = 6
 
 Handshake = Generator[bytes, bytes, ResumeTicket | None]
 """Yields what to write (perhaps nothing), is sent what was read, and returns when the server is ready."""
@@ -115,12 +117,12 @@ def _shake_websocket(path: str) -> Callable[[ResumeTicket | None], Handshake]:
     return shake_hands
 
 
-def _upgrade(path: str) -> Generator[bytes, bytes, bytes]:
+def _upgrade(path: str, more_headers: str = "") -> Generator[bytes, bytes, bytes]:
     """Returns the bytes behind the answer's header."""
     key = base64.b64encode(os.urandom(16)).decode()
     request = (
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{more_headers}\r\n"
     )
     answer = yield request.encode()
     while b"\r\n\r\n" not in answer:
@@ -128,6 +130,41 @@ def _upgrade(path: str) -> Generator[bytes, bytes, bytes]:
     if not answer.startswith(b"HTTP/1.1 101 "):
         raise ConnectionError(f"no upgrade to WebSocket: {answer.splitlines()[0]!r}")
     return answer.partition(b"\r\n\r\n")[2]
+
+
+def _shake_landline_ws(ticket: ResumeTicket | None) -> Handshake:
+    """The handshake of landline in messages of a WebSocket."""
+    from websockets.frames import Frame
+    from websockets.protocol import Protocol, Side
+
+    received = yield from _upgrade("/", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n")
+    frames = Protocol(Side.CLIENT)
+    inner = _shake_landline(ticket)
+    next(inner)
+    while True:
+        frames.receive_data(received)
+        payload = b"".join(event.data for event in frames.events_received() if isinstance(event, Frame))
+        try:
+            output = inner.send(payload)
+        except StopIteration as over:
+            return cast("ResumeTicket | None", over.value)
+        received = yield _message(output) if output else b""
+
+
+def _message(payload: bytes) -> bytes:
+    """A binary message of a client's WebSocket, masked with zero."""
+    size = len(payload)
+    length = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return b"\x82" + length + bytes(4) + payload
+
+
+def _encode_landline_ws(count: int, in_flight: int) -> Frames:
+    plain = _encode_landline(Operation.MESSAGE, b"")(count, in_flight)
+    return _join([_message(plain.data[start:end]) for start, end in pairwise(plain.offsets)])
+
+
+def _landline_ws_goodbye(messages: int) -> bytes:
+    return _message(_landline_goodbye(messages)) + _websocket_goodbye(messages)
 
 
 def _shake_socketio(ticket: ResumeTicket | None) -> Handshake:
@@ -223,6 +260,7 @@ CLIENTS: Final = {
         LANDLINE, _shake_landline, _encode_landline(Operation.REQUEST, b"echo"), _landline_goodbye
     ),
     "landline_tls": msgspec.structs.replace(_landline, is_tls=True),
+    "landline_ws": Client(LANDLINE_WS, _shake_landline_ws, _encode_landline_ws, _landline_ws_goodbye),
     "bare_uvloop": _bare,
     "bare_uvloop_tls": msgspec.structs.replace(_bare, is_tls=True),
     "websockets": _websocket,

@@ -14,7 +14,15 @@ from benchmarks.report import Budget, Cost, Figure, Row, missing_figures
 from benchmarks.settings import Settings, tenth
 
 BUDGET: Final = Budget(400_000, "more")
-PEERS: Final = ("landline", "landline_request", "bare_uvloop", "websockets", "picows", "socketio")
+PEERS: Final = (
+    "landline",
+    "landline_request",
+    "landline_ws",
+    "bare_uvloop",
+    "websockets",
+    "picows",
+    "socketio",
+)
 SATURATED: Final = 0.9
 TENTH_ROUNDS: Final = 2
 

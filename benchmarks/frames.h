@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { PREFIXED = 0, LANDLINE = 1, WEBSOCKET = 2, SOCKETIO = 3, NATS = 4, MQTT = 5 };
+enum { PREFIXED = 0, LANDLINE = 1, WEBSOCKET = 2, SOCKETIO = 3, NATS = 4, MQTT = 5, LANDLINE_WS = 6 };
 enum { LANDLINE_DATA = 16, LANDLINE_ACK = 17, LANDLINE_PING = 18, LANDLINE_PONG = 19 };
 enum { FRAME_BYTES_MAX = 100 * 1024 };
 enum frame_kind { OTHER, MESSAGE, PING };
@@ -69,6 +69,18 @@ static inline int64_t websocket_frame(int format, const uint8_t *data, int64_t s
     return header + length;
 }
 
+/* What stands before the frames of landline in a message of a WebSocket: the header of the message, as a frame of its
+ * own, or a whole control frame. landline writes whole frames, so that no message ends within one; and theirs begin with
+ * a zero, being shorter than 2^24. */
+static inline int64_t websocket_prefix(const uint8_t *data, int64_t size)
+{
+    if (size < 2)
+        return 0;
+    int64_t header = data[1] < 126 ? 2 : data[1] == 126 ? 4 : 10;
+    int64_t length = data[0] == 0x82 ? header : header + data[1];
+    return size < length ? 0 : length;
+}
+
 static inline int64_t mqtt_frame(const uint8_t *data, int64_t size, enum frame_kind *kind)
 {
     int64_t length = 0;
@@ -97,6 +109,8 @@ static inline int64_t next_frame(int format, const uint8_t *data, int64_t size, 
         return nats_frame(data, size, kind);
     if (format == MQTT)
         return mqtt_frame(data, size, kind);
+    if (format == LANDLINE_WS && data[0] & 0x80)
+        return websocket_prefix(data, size);
     if (size < 5)
         return 0;
     int64_t length = (int64_t)data[0] << 24 | data[1] << 16 | data[2] << 8 | data[3];

@@ -12,7 +12,7 @@ from array import array
 from pathlib import Path
 from typing import Final, Protocol
 
-from benchmarks.clients import LANDLINE, PREFIXED, WEBSOCKET, Client, Frames
+from benchmarks.clients import LANDLINE, LANDLINE_WS, PREFIXED, WEBSOCKET, Client, Frames
 from landline.session.wire import Kind
 
 ROUND_TRIPS_MAX: Final = 500_000
@@ -175,9 +175,11 @@ class PythonLoop:
 def count_messages(form: int, data: bytes) -> tuple[int, bytes]:
     """How many whole messages there are in the bytes of a server, and the bytes behind the last whole frame."""
     messages = position = 0
-    header = 5 if form in (PREFIXED, LANDLINE) else 2
+    header = 5 if form in (PREFIXED, LANDLINE, LANDLINE_WS) else 2
     while len(data) - position >= header:
-        if header == 2:
+        if form == LANDLINE_WS and data[position] & 0x80:
+            end, is_message = position + _websocket_prefix(data, position), False
+        elif header == 2:
             end = position + 2 + data[position + 1]
             is_message = data[position] == (0x82 if form == WEBSOCKET else 0x81)
         else:
@@ -188,6 +190,13 @@ def count_messages(form: int, data: bytes) -> tuple[int, bytes]:
         messages += is_message
         position = end
     return messages, data[position:]
+
+
+def _websocket_prefix(data: bytes, position: int) -> int:
+    """The same as in frames.h: the header of a message, or a whole control frame."""
+    length = data[position + 1]
+    header = 2 if length < 126 else 4 if length == 126 else 10
+    return header if data[position] == 0x82 else header + length
 
 
 class Crowd:

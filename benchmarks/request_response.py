@@ -13,7 +13,7 @@ from benchmarks.progress import Progress
 from benchmarks.report import Cost, Figure, Row, missing_figures
 from benchmarks.settings import Settings
 
-PEERS: Final = ("landline", "websockets", "socketio", "nats_py")
+PEERS: Final = ("landline", "landline_quic", "websockets", "socketio", "nats_py")
 SERVERS: Final = {"nats_py": "nats"}
 
 
@@ -35,7 +35,8 @@ def run(settings: Settings, progress: Progress) -> Row:
                 if peer == "nats_py":
                     responder = stack.enter_context(Child("requesters", "respond", str(where["port"])))
                     pids[peer].append(responder.read()["pid"])
-                clients[peer] = stack.enter_context(Child("requesters", peer, str(where["port"])))
+                arguments = [str(where["port"]), *filter(None, [where.get("ca_file")])]
+                clients[peer] = stack.enter_context(Child("requesters", peer, *arguments))
                 clients[peer].read()
 
         def measure(peer: str, in_flight: int) -> dict[str, Any]:

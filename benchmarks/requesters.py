@@ -1,4 +1,4 @@
-"""Python clients that ask: ``python -m benchmarks.requesters KIND PORT``, and the responder behind nats-server.
+"""Python clients that ask: ``python -m benchmarks.requesters KIND PORT [CA_FILE]``; the responder behind nats-server.
 
 Each is the client of its own library, on uvloop, in a process of its own.
 """
@@ -30,6 +30,14 @@ ID_BYTES: Final = 8
 async def landline_client(port: int) -> AsyncIterator[Ask]:
     """``line.request``."""
     async with landline.connect(f"tcp://{HOST}:{port}") as line:
+        yield lambda body: line.request("echo", body)
+
+
+@asynccontextmanager
+async def landline_quic_client(port: int) -> AsyncIterator[Ask]:
+    """``line.request`` over QUIC. The third argument of the program names the file of the server's authority."""
+    options = landline.TransportOptions(ca_file=sys.argv[3])
+    async with landline.connect(f"quic://{HOST}:{port}", options=options) as line:
         yield lambda body: line.request("echo", body)
 
 
@@ -90,6 +98,7 @@ async def nats_client(port: int) -> AsyncIterator[Ask]:
 
 CLIENTS: Final[dict[str, Callable[[int], AbstractAsyncContextManager[Ask]]]] = {
     "landline": landline_client,
+    "landline_quic": landline_quic_client,
     "websockets": websockets_client,
     "socketio": socketio_client,
     "nats_py": nats_client,

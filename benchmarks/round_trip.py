@@ -14,7 +14,16 @@ from benchmarks.report import Budget, Cost, Figure, Row, missing_figures
 from benchmarks.settings import Settings
 
 BUDGET: Final = Budget(75, "less")
-PEERS: Final = ("landline", "landline_request", "bare_uvloop", "websockets", "picows", "nats", "mosquitto")
+PEERS: Final = (
+    "landline",
+    "landline_request",
+    "landline_ws",
+    "bare_uvloop",
+    "websockets",
+    "picows",
+    "nats",
+    "mosquitto",
+)
 BROKERS: Final = ("nats", "mosquitto")
 """A broker answers by delivering to its sender what that published; with thousands subscribed to the same subject
 it would deliver to all of them, so brokers are not measured beside idle connections."""

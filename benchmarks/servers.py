@@ -11,8 +11,10 @@ import gc
 import json
 import logging
 import os
+import shutil
 import ssl
 import struct
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -35,8 +37,12 @@ _length = struct.Struct(">I").unpack_from
 class Serving:
     """A server that runs: where, in which process, and how to make it send one message to every connection."""
 
-    def __init__(self, port: int, broadcast: Callable[[], object], *, pid: int | None = None) -> None:
+    def __init__(
+        self, port: int, broadcast: Callable[[], object], *, pid: int | None = None, ca_file: str = ""
+    ) -> None:
         self.port = port
+        self.ca_file = ca_file
+        """What a client must trust, in a folder that is removed with the server."""
         self.broadcast = broadcast
         self.pid = os.getpid() if pid is None else pid
 
@@ -59,8 +65,7 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-@asynccontextmanager
-async def landline_messages(heartbeat_s: float, tls: ssl.SSLContext | None = None) -> AsyncIterator[Serving]:
+def make_landline_echo(heartbeat_s: float) -> landline.Server:
     """A message is answered with a message, a request with its response."""
     server = make_landline_server(heartbeat_s)
 
@@ -72,9 +77,36 @@ async def landline_messages(heartbeat_s: float, tls: ssl.SSLContext | None = Non
     def echo(line: landline.Line, body: Any) -> Any:
         return body
 
-    url = f"{'tls' if tls else 'tcp'}://{HOST}:0"
-    async with server.listen(url, options=landline.TransportOptions(tls=tls)) as endpoint:
+    return server
+
+
+@asynccontextmanager
+async def landline_messages(
+    heartbeat_s: float, tls: ssl.SSLContext | None = None, scheme: str = "tcp"
+) -> AsyncIterator[Serving]:
+    """Lines over TCP, TLS or WebSocket."""
+    server = make_landline_echo(heartbeat_s)
+    async with server.listen(f"{scheme}://{HOST}:0", options=landline.TransportOptions(tls=tls)) as endpoint:
         yield Serving(endpoint.port, lambda: server.broadcast(PAYLOAD))
+
+
+@asynccontextmanager
+async def landline_quic(heartbeat_s: float) -> AsyncIterator[Serving]:
+    """Lines over QUIC, with a certificate made for it."""
+    import trustme
+
+    server = make_landline_echo(heartbeat_s)
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        ca_file, certificate_file, key_file = (f"{folder}/{name}.pem" for name in ("ca", "server", "key"))
+        authority.cert_pem.write_to_path(ca_file)
+        issued.private_key_pem.write_to_path(key_file)
+        for blob in issued.cert_chain_pems:
+            blob.write_to_path(certificate_file, append=True)
+        options = landline.TransportOptions(certificate_file=certificate_file, private_key_file=key_file)
+        async with server.listen(f"quic://{HOST}:0", options=options) as endpoint:
+            yield Serving(endpoint.port, lambda: server.broadcast(PAYLOAD), ca_file=ca_file)
 
 
 class BareEcho(asyncio.Protocol):
@@ -227,7 +259,9 @@ def _broker(run: Callable[[float], brokers.Broker]) -> Kind:
 KINDS: Final[dict[str, Kind]] = {
     "landline": landline_messages,
     "landline_request": landline_messages,
-    "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context()),
+    "landline_tls": lambda heartbeat_s: landline_messages(heartbeat_s, tls_context(), "tls"),
+    "landline_ws": lambda heartbeat_s: landline_messages(heartbeat_s, scheme="ws"),
+    "landline_quic": landline_quic,
     "bare_uvloop": bare_uvloop,
     "bare_uvloop_tls": lambda heartbeat_s: bare_uvloop(heartbeat_s, tls_context()),
     "websockets": websockets_server,
@@ -239,7 +273,7 @@ KINDS: Final[dict[str, Kind]] = {
 }
 
 
-BY_LANDLINE: Final = ("landline", "landline_request", "landline_tls")
+BY_LANDLINE: Final = ("landline", "landline_request", "landline_tls", "landline_ws", "landline_quic")
 """Run by :func:`landline.run`, which is uvloop's with a word to the C library."""
 
 
@@ -267,9 +301,12 @@ async def main(kind: str, heartbeat_s: float) -> None:
                 say(called_at=called_at)
 
         loop.add_reader(0, receive_command)
-        say(port=serving.port, pid=serving.pid)
+        trusted = {"ca_file": serving.ca_file} if serving.ca_file else {}
+        say(port=serving.port, pid=serving.pid, **trusted)
         await ended
         if serving.pid == os.getpid():
+            if serving.ca_file:
+                shutil.rmtree(os.path.dirname(serving.ca_file))
             # Nobody is left to be told goodbye.
             os._exit(0)
 

@@ -1,19 +1,29 @@
 """What the tests of the library share: event loops, certificates, and pairs of lines."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import ifaddr
 import pytest
 import trustme
 import uvloop
 
 import landline
+from landline.announcement import is_reachable
 
 HERE = Path(__file__).parent
-ON_BOTH_LOOPS = {HERE, HERE / "transports", HERE / "faults", HERE / "testing"}
+ON_BOTH_LOOPS = {
+    HERE,
+    HERE / "datagrams",
+    HERE / "transports",
+    HERE / "faults",
+    HERE / "testing",
+    HERE / "files",
+}
 QUICK = landline.Backoff(first=0.01, cap=0.05)
 
 
@@ -22,6 +32,13 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
     if item.path.parent in ON_BOTH_LOOPS:
         return {"uvloop": new_uvloop, "asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What covers the session are its own tests; tracing the others would only make them slower."""
+    for item in items:
+        if HERE / "session" not in item.path.parents:
+            item.add_marker(pytest.mark.no_cover)
 
 
 def new_uvloop() -> asyncio.AbstractEventLoop:
@@ -111,3 +128,38 @@ class Contexts:
 @pytest.fixture(scope="session")
 def certificates() -> Contexts:
     return Contexts()
+
+
+MULTICAST_GROUP = "239.255.77.77"
+
+
+def multicast_address() -> str:
+    """An address of this machine whose network brings multicast back to us. Raises why there is none."""
+    addresses = [ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips if isinstance(ip.ip, str)]
+    reason = "no network but loopback"
+    for address in filter(is_reachable, addresses):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.settimeout(1.0)
+                sock.bind(("", 0))
+                here = socket.inet_aton(address)
+                sock.setsockopt(
+                    socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(MULTICAST_GROUP) + here
+                )
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, here)
+                sock.sendto(b"heard?", (MULTICAST_GROUP, sock.getsockname()[1]))
+                sock.recv(16)
+            except OSError as error:
+                reason = f"no multicast on {address}: {error}"
+            else:
+                return address
+    raise OSError(reason)
+
+
+@pytest.fixture(scope="session")
+def multicast() -> str:
+    """An address of this machine on a network with multicast; skips where there is none."""
+    try:
+        return multicast_address()
+    except OSError as error:
+        pytest.skip(str(error))

@@ -14,6 +14,7 @@ import time
 import pytest
 
 import landline
+from landline.session import handshake
 from landline.session.auth import Anonymous
 from landline.session.handshake import ClientHandshake, Limits
 from landline.session.wire import Kind, encode_ping
@@ -32,6 +33,8 @@ class MutePeer:
         family = socket.AF_UNIX if endpoint.scheme == "unix" else socket.AF_INET
         self.socket = socket.socket(family)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self._address = endpoint.path or (endpoint.host, endpoint.port)
 
     async def __aenter__(self) -> "MutePeer":
@@ -48,6 +51,7 @@ class MutePeer:
         )
         while handshake.welcome is None:
             handshake.receive_data(self.socket.recv(8192))
+            self.may_answer.wait()
             self.socket.sendall(handshake.data_to_send())
 
 
@@ -524,6 +528,29 @@ async def test_a_callback_that_blocks_kills_nobody_else(blocked_s, until, states
         assert [line.epoch for line in server.lines] == [1] * 6
         for peer in peers:
             await asyncio.to_thread(peer.join)
+
+
+async def test_a_loop_that_was_blocked_reads_before_it_calls_a_handshake_late(until, monkeypatch):
+    monkeypatch.setattr(handshake.ServerHandshake.__init__, "__kwdefaults__", {"timeout_s": 0.3})
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint, landline.connect(str(endpoint)) as line:
+        peer = MutePeer(endpoint)
+        peer.may_answer.clear()
+        begun = asyncio.Event()
+        monkeypatch.setattr(server, "handshake_begun", lambda link: begun.set())
+
+        # Blocked while it reads: event loops look at their timers before they read again.
+        @server.on_message
+        def block(line, message):
+            peer.may_answer.set()
+            time.sleep(0.7)
+
+        connecting = asyncio.create_task(asyncio.to_thread(peer._connect))
+        await begun.wait()
+        line.send_nowait("block")
+        await connecting
+        await until(lambda: len(server.lines) == 2)
+        peer.socket.close()
 
 
 async def test_a_loop_that_was_blocked_keeps_sessions_whose_clients_wait_outside(until, quick):

@@ -58,6 +58,9 @@ async def fake_server(handle):
         ({"urls": []}, "at least one URL"),
         ({"urls": "http://host"}, "does not begin with one of"),
         ({"urls": ["tcp://one", "nonsense"]}, "'nonsense' does not begin with"),
+        ({"urls": "tcp://host", "stagger_s": 0.001}, r"stagger_s=0\.001\): 0\.01 to 10 seconds"),
+        ({"urls": "tcp://host", "stagger_s": 11}, r"stagger_s=11\)"),
+        ({"urls": "tcp://host", "stagger_s": float("nan")}, r"stagger_s=nan\)"),
         ({"urls": "tcp://host", "identity": "é" * 101}, "an identity of 202 bytes"),
     ],
 )
@@ -114,20 +117,6 @@ async def test_a_client_waits_for_a_server_that_starts_later(quick, until, state
     async with server.listen(f"unix://{tmp_path}/late"):
         assert await client == 1
     assert "no such socket" in seen.changes[0].detail
-
-
-async def test_several_urls_are_tried_in_turn_and_the_good_one_is_kept(nowhere, quick, states, until):
-    seen = states()
-    server = landline.Server()
-    async with (
-        server.listen("tcp://127.0.0.1:0") as endpoint,
-        landline.connect([nowhere, str(endpoint)], backoff=quick, on_state=seen) as line,
-    ):
-        assert seen.names == ["reconnecting", "connecting", "online"]
-        line.break_link()
-        await until(lambda: line.epoch == 2)
-        assert seen.names[3:] == ["reconnecting", "connecting", "online"]
-    assert seen.changes[-1].cause is landline.LossKind.CLOSED_HERE
 
 
 async def test_cancelling_the_first_connection_gives_up(nowhere):
@@ -645,3 +634,18 @@ async def test_an_alternative_without_encryption_is_not_followed_from_encrypted_
         "tls://one:5463",
         "tls://two:5463",
     ]
+
+
+async def test_a_unix_socket_is_no_leave_to_speak_in_the_clear_on_a_network():
+    connector = landline.connect(["tls://one", "unix:///run/line"])
+    connector._try_first(["tcp://three"])
+    assert [str(endpoint) for endpoint in connector._endpoints] == ["tls://one:5463", "unix:///run/line"]
+
+
+async def test_a_line_closed_before_it_is_connected_does_not_keep_its_maker_waiting(nowhere):
+    def close(line, change):
+        line.end(landline.Code.NORMAL)
+
+    with pytest.raises(landline.LineClosed, match="closed before it was connected"):
+        async with landline.connect(nowhere, on_state=close):
+            pytest.fail("connected to nobody")

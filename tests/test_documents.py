@@ -17,6 +17,7 @@ COMMANDS = (
     "demo",
     "serve",
     "agent",
+    "discover",
     "ls",
     "watch",
     "logoff",
@@ -25,6 +26,9 @@ COMMANDS = (
     "wake",
     "jobs",
     "cancel",
+    "ping",
+    "send-file",
+    "receive-files",
 )
 
 
@@ -48,7 +52,7 @@ def test_the_command_line_has_no_other_commands() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "landline", "--help"], capture_output=True, text=True, check=True, timeout=30
     ).stdout
-    listed = re.findall(r"^  (\w+)  ", shown.split("Commands:")[1], flags=re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+)  ", shown.split("Commands:")[1], flags=re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
 
 
@@ -65,6 +69,13 @@ def test_every_option_of_a_command_is_in_the_documents(command: str) -> None:
     options = set(re.findall(r"^\s+(--[a-z-]+)", shown, flags=re.MULTILINE)) - {"--help"}
     assert options
     assert {option for option in options if option not in text} == set()
+
+
+def test_the_tests_that_are_named_exist() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"`(tests/[\w./]+)`", text))
+    assert len(named) > 20
+    assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
 def test_links_between_documents_lead_somewhere() -> None:
@@ -97,7 +108,8 @@ def test_the_server_and_the_client_of_the_document_talk(document: Path, tmp_path
     assert answered.stdout.splitlines()[0] in {"{'hello': 'world'}", "6"}
 
 
-def test_the_other_programs_of_the_library_document_run() -> None:
-    for text in programs(ROOT / "docs" / "library.md"):
+@pytest.mark.parametrize("name", ["library.md", "files.md"])
+def test_the_other_programs_of_the_documents_run(name: str) -> None:
+    for text in programs(ROOT / "docs" / name):
         if "async def main" not in text:
             subprocess.run([sys.executable, "-c", text], check=True, timeout=30)

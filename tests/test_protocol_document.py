@@ -76,6 +76,7 @@ def test_the_table_of_limits() -> None:
         "frame in a session": wire.FRAME_BYTES_MAX,
         "payload of a DATA frame": wire.FRAGMENT_BYTES,
         "name": wire.NAME_BYTES_MAX,
+        "datagram": wire.DATAGRAM_BYTES_MAX,
         "reason": handshake.REASON_CHARACTERS_MAX,
         "identity": IDENTITY_BYTES_MAX,
         "handshake": handshake.HANDSHAKE_TIMEOUT_S,

@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landline.admission import Admission
+    from landline.announcement import Announcement, discover
+    from landline.asgi_app import asgi
     from landline.backoff import Backoff
+    from landline.calls import call
     from landline.changes import LineState, LossKind, StateChange
     from landline.client import Connector, connect
+    from landline.datagrams import CallCounts, Caller
     from landline.errors import (
         AddressInUse,
         BufferFull,
         ConfigurationError,
         ConnectFailed,
+        FileChanged,
+        FileError,
+        FileRefused,
+        FileStalled,
         GaveUp,
         LandlineError,
         LineClosed,
@@ -31,10 +39,17 @@ if TYPE_CHECKING:
         RequestTimeout,
         SessionLost,
     )
+    from landline.files.decisions import FileLimits
+    from landline.files.pace import FileProgress
+    from landline.files.receiving import IncomingFile
+    from landline.files.sending import send_file_to
+    from landline.files.words import FileReceipt
+    from landline.groups import BroadcastResult, Group
     from landline.line import Line
+    from landline.presence import Presence, PresenceInfo, PresenceState
     from landline.room import WhenFull
     from landline.runner import run
-    from landline.server import BroadcastResult, Group, Server
+    from landline.server import Server
     from landline.session.auth import Anonymous, AuthClaim, ClientAuth, ServerAuth, SharedToken
     from landline.session.codes import Code
     from landline.session.events import Unconfirmed
@@ -48,13 +63,21 @@ __version__ = "0.1.0"
 # Loaded when first used, so that the command line, which needs none of these, starts fast (PEP 562).
 _HOMES = {
     "landline.admission": ("Admission",),
+    "landline.announcement": ("Announcement", "discover"),
+    "landline.asgi_app": ("asgi",),
     "landline.backoff": ("Backoff",),
+    "landline.calls": ("call",),
     "landline.client": ("Connector", "connect"),
+    "landline.datagrams": ("CallCounts", "Caller"),
     "landline.errors": (
         "AddressInUse",
         "BufferFull",
         "ConfigurationError",
         "ConnectFailed",
+        "FileChanged",
+        "FileError",
+        "FileRefused",
+        "FileStalled",
         "GaveUp",
         "LandlineError",
         "LineClosed",
@@ -67,11 +90,18 @@ _HOMES = {
         "RequestTimeout",
         "SessionLost",
     ),
+    "landline.files.decisions": ("FileLimits",),
+    "landline.files.pace": ("FileProgress",),
+    "landline.files.receiving": ("IncomingFile",),
+    "landline.files.sending": ("send_file_to",),
+    "landline.files.words": ("FileReceipt",),
     "landline.changes": ("LineState", "LossKind", "StateChange"),
+    "landline.groups": ("BroadcastResult", "Group"),
     "landline.line": ("Line",),
+    "landline.presence": ("Presence", "PresenceInfo", "PresenceState"),
     "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
-    "landline.server": ("BroadcastResult", "Group", "Server"),
+    "landline.server": ("Server",),
     "landline.session.auth": ("Anonymous", "AuthClaim", "ClientAuth", "ServerAuth", "SharedToken"),
     "landline.session.codes": ("Code",),
     "landline.session.events": ("Unconfirmed",),
@@ -86,20 +116,31 @@ __all__ = [
     "DEFAULT_PORT",
     "AddressInUse",
     "Admission",
+    "Announcement",
     "Anonymous",
     "AuthClaim",
     "Backoff",
     "BroadcastResult",
     "BufferFull",
+    "CallCounts",
+    "Caller",
     "ClientAuth",
     "Code",
     "ConfigurationError",
     "ConnectFailed",
     "Connector",
     "Endpoint",
+    "FileChanged",
+    "FileError",
+    "FileLimits",
+    "FileProgress",
+    "FileReceipt",
+    "FileRefused",
+    "FileStalled",
     "GaveUp",
     "Group",
     "Heartbeat",
+    "IncomingFile",
     "LandlineError",
     "Limits",
     "Line",
@@ -108,6 +149,9 @@ __all__ = [
     "LossKind",
     "MessageTooLarge",
     "NoHandler",
+    "Presence",
+    "PresenceInfo",
+    "PresenceState",
     "ProtocolError",
     "Rejected",
     "RequestError",
@@ -123,9 +167,13 @@ __all__ = [
     "Unconfirmed",
     "WhenFull",
     "__version__",
+    "asgi",
+    "call",
     "connect",
+    "discover",
     "parse_url",
     "run",
+    "send_file_to",
 ]
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError
-from landline.handlers import Handler, Handlers, encode_value
+from landline.errors import BufferFull, LineClosed, MessageTooLarge
+from landline.handlers import Handler, Handlers, describe_failure, encode_value
 from landline.session.codes import Code
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
@@ -58,7 +58,7 @@ class Answers:
 
     def receive_message(self, message: MessageReceived, handler: Handler) -> None:
         """Runs the handler of a message, after those of the messages before it."""
-        if handler.is_async or self._backlog:
+        if handler.is_async or (self._backlog and not handler.is_reserved):
             self._backlog.append((message, handler))
             if self._worker is None:
                 self._worker = self._loop.create_task(self._work())
@@ -161,7 +161,7 @@ class Answers:
             result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
             body, is_packed = encode_value(result)
         except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
-            self._answer_error(message.correlation, *self._error_of(error, message.name))
+            self._answer_error(message.correlation, *describe_failure(error, message.name, self._line))
         else:
             self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
 
@@ -174,7 +174,7 @@ class Answers:
                 operation = Operation.RESPONSE
             except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
                 operation = Operation.ERROR
-                body, is_packed = encode_value(self._error_of(error, message.name))
+                body, is_packed = encode_value(describe_failure(error, message.name, self._line))
             if self._line.session is not session:
                 return  # The handler outlived the session: a new one knows nothing of this request.
             await self._line.transmit(
@@ -192,15 +192,6 @@ class Answers:
         if self._running.get(correlation) is task:
             del self._running[correlation]
         self.resume()
-
-    def _error_of(self, error: Exception, name: str) -> tuple[str, str]:
-        """What the peer is told of a handler's exception; anything unexpected stays in our own log."""
-        if isinstance(error, RequestError):
-            return error.code, error.message
-        if isinstance(error, msgspec.DecodeError):
-            return "bad_request", f"the body of {name!r} does not fit: {error}"
-        logger.error("the handler for %r of %r failed", name, self._line, exc_info=error)
-        return "failed", f"the handler for {name!r} failed"
 
     def _answer_error(self, correlation: int, code: str, text: str) -> None:
         body, is_packed = encode_value((code, text))

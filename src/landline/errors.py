@@ -13,10 +13,14 @@
     │   └── SessionLost         ... and the fate of some messages is unknown
     ├── MessageTooLarge         a message exceeds what the peer takes
     ├── BufferFull              send_nowait found no room
-    └── RequestError            a request was answered with an error
-        ├── NoHandler           the peer has no handler of that name
-        ├── RequestTimeout      no answer in time
-        └── RequestLost         the session ended before the answer came
+    ├── RequestError            a request was answered with an error
+    │   ├── NoHandler           the peer has no handler of that name
+    │   ├── RequestTimeout      no answer in time
+    │   └── RequestLost         the session ended before the answer came
+    └── FileError               a file was not transferred
+        ├── FileRefused         the receiver does not take it (a RequestError too)
+        ├── FileChanged         it changed while it was sent
+        └── FileStalled         nothing was heard of it for too long
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ class ConfigurationError(LandlineError, ValueError):
 
 
 class AddressInUse(LandlineError, OSError):
-    """A listener's address is taken; the text names it and says what to do."""
+    """A listener's address, or its announced name, is taken; the text names it and says what to do."""
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()
@@ -139,3 +143,30 @@ class RequestLost(RequestError):
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__("lost", f"the line ended before {name!r} was answered: {why}")
+
+
+class FileError(LandlineError):
+    """A file was not transferred."""
+
+
+class FileRefused(FileError, RequestError):
+    """The receiver does not take a file, or no more of it; raise it where a file is received to refuse one.
+
+    ``code`` is a word programs can test: ``no_receiver``, ``bad_name``, ``too_large``, ``exists``, ``busy``,
+    ``over_quota``, ``no_space``, ``storage_failed`` (the receiver's disk), ``damaged`` (it is not what was sent),
+    ``changed``, ``stalled``, ``too_slow``, ``superseded`` (a newer transfer of the same file), ``cancelled`` (there),
+    ``broken`` (a breach of the protocol), or the application's own.
+    """
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence for people."""
+        return self.message
+
+
+class FileChanged(FileError):
+    """A file changed while it was sent; the receiver keeps nothing of it."""
+
+
+class FileStalled(FileError, TimeoutError):
+    """Nothing was heard of a transfer for so long that it was given up; the receiver keeps what it has."""

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import msgspec
 
-from landline.errors import ConfigurationError
+from landline.errors import ConfigurationError, RequestError
 
 if TYPE_CHECKING:
+    from landline.datagrams import Caller
+    from landline.files.exchange import FileExchange
     from landline.line import Line
 
-HandlerFunction = Callable[["Line", Any], Any]
+logger = logging.getLogger("landline")
+
+HandlerFunction = Callable[["Line | Caller", Any], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+RESERVED_PREFIX: Final = "landline."
+"""Names that begin so are the library's own (``docs/protocol.md`` §5.8)."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -29,10 +37,13 @@ class Handler:
     coroutine function runs as a task where it answers requests, and one after the other where it takes messages.
     """
 
-    __slots__ = ("_body_type", "decode", "function", "is_async")
+    __slots__ = ("_body_type", "decode", "function", "is_async", "is_reserved")
 
-    def __init__(self, function: HandlerFunction, body_type: Any) -> None:
+    def __init__(self, function: HandlerFunction, body_type: Any, *, is_reserved: bool = False) -> None:
         self.function = function
+        self.is_reserved = is_reserved
+        """One of the library's own: its messages do not wait for those of the application, whose handlers may be
+        waiting for them."""
         self.is_async = inspect.iscoroutinefunction(function)
         self._body_type = body_type
         self.decode: Callable[[bytes], Any] = (
@@ -54,10 +65,13 @@ class Handler:
 class Handlers:
     """The handlers of one server or one client."""
 
-    __slots__ = ("_by_name", "message", "plain_message")
+    __slots__ = ("_by_name", "_datagrams", "files", "message", "plain_message")
 
     def __init__(self) -> None:
         self._by_name: dict[str, Handler] = {}
+        self._datagrams: dict[str, Handler] = {}
+        self.files: FileExchange | None = None
+        """What is sent and received; made by the first use."""
         self.message: Handler | None = None
         """Takes messages without a name; without it they wait for ``async for``."""
         self.plain_message: HandlerFunction | None = None
@@ -68,12 +82,9 @@ class Handlers:
 
         What it returns answers a request; what a message's handler returns is dropped. With ``body_type``, bodies
         are checked and converted by msgspec, and a request whose body does not fit is answered with an error.
-        Raises :class:`ConfigurationError` for a name that is taken or too long.
+        Raises :class:`ConfigurationError` for a name that is taken, too long, or reserved.
         """
-        if not 0 < len(name.encode()) <= 255:
-            raise ConfigurationError(
-                f"a handler's name has 1 to 255 bytes, {name[:40]!r} has {len(name.encode())}"
-            )
+        _check_name(name)
         if name in self._by_name:
             raise ConfigurationError(f"there is a handler for {name!r} already")
 
@@ -83,6 +94,15 @@ class Handlers:
 
         return register
 
+    def reserve(self, name: str, function: Callable[[Line, Any], Any], body_type: Any) -> None:
+        """Registers one of the library's own functions for a name that begins with :data:`RESERVED_PREFIX`.
+
+        They are only called for lines.
+        """
+        assert name.startswith(RESERVED_PREFIX)
+        assert name not in self._by_name
+        self._by_name[name] = Handler(cast(HandlerFunction, function), body_type, is_reserved=True)
+
     def on_message(self, function: Function) -> Function:
         """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""
         if self.message is not None:
@@ -91,9 +111,72 @@ class Handlers:
         self.plain_message = None if self.message.is_async else function
         return function
 
+    def on_datagram(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
+        """Registers a plain function for datagrams called ``name``, or for those without one where it is empty.
+
+        Raises :class:`ConfigurationError` for a name that is taken or too long, and for a coroutine function.
+        """
+        if name:
+            _check_name(name)
+        if name in self._datagrams:
+            raise ConfigurationError(f"there is a handler for datagrams {name!r} already")
+
+        def register(function: Function) -> Function:
+            handler = Handler(function, body_type)
+            if handler.is_async:
+                raise ConfigurationError(
+                    f"{function!r} is a coroutine function; a datagram is not kept until it has run, so its handler "
+                    "is a plain one"
+                )
+            self._datagrams[name] = handler
+            return function
+
+        return register
+
+    def find_datagram(self, name: str) -> Handler | None:
+        """The handler for datagrams of a name, or for those without one."""
+        return self._datagrams.get(name)
+
     def find(self, name: str) -> Handler | None:
         """The handler for a name, or for messages without one."""
         return self._by_name.get(name) if name else self.message
+
+
+class TakesDatagrams:
+    """What a server and a client have in common: :meth:`on_datagram`."""
+
+    handlers: Handlers
+
+    @overload
+    def on_datagram(self, name: Function, /) -> Function: ...
+
+    @overload
+    def on_datagram(self, name: str, body_type: Any = ..., /) -> Callable[[Function], Function]: ...
+
+    def on_datagram(self, name: Any, body_type: Any = Any, /) -> Any:
+        """Registers ``function(line, value)`` for datagrams: ``@on_datagram`` for those without a name, else
+        ``@on_datagram("state")`` or ``@on_datagram("state", State)``.
+
+        It is a plain function, called inside the event loop for each datagram in the order in which they come; what
+        it raises is logged. Datagrams without a handler, and those that do not fit ``body_type``, are counted in
+        :attr:`landline.Line.datagrams_ignored`.
+
+        :raises ConfigurationError: for a name that is taken or longer than 255 bytes, and for a coroutine function.
+        """
+        if isinstance(name, str):
+            return self.handlers.on_datagram(name, body_type)
+        return self.handlers.on_datagram("")(name)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith(RESERVED_PREFIX):
+        raise ConfigurationError(
+            f"names that begin with {RESERVED_PREFIX!r} are reserved; choose another than {name[:40]!r}"
+        )
+    if not 0 < len(name.encode()) <= 255:
+        raise ConfigurationError(
+            f"a handler's name has 1 to 255 bytes, {name[:40]!r} has {len(name.encode())}"
+        )
 
 
 def encode_value(value: Any) -> tuple[bytes, bool]:
@@ -116,3 +199,13 @@ def decode_value(body: bytes, is_packed: bool) -> Any:
         return _decode(body)
     except _NOT_DECODED as error:
         raise msgspec.DecodeError(str(error)) from error
+
+
+def describe_failure(error: Exception, name: str, asker: object) -> tuple[str, str]:
+    """The code and the text the peer is told of a handler's exception; anything unexpected stays in our own log."""
+    if isinstance(error, RequestError):
+        return error.code, error.message
+    if isinstance(error, msgspec.DecodeError):
+        return "bad_request", f"the body of {name!r} does not fit: {error}"
+    logger.error("the handler for %r of %r failed", name, asker, exc_info=error)
+    return "failed", f"the handler for {name!r} failed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar, overload
@@ -21,7 +22,11 @@ from landline.errors import (
     RequestLost,
     SessionLost,
 )
-from landline.handlers import Handlers, decode_value, encode_value
+from landline.files.exchange import exchange_of
+from landline.files.sending import STALL_TIMEOUT_S, ProgressCallback, send_file
+from landline.files.words import FileReceipt
+from landline.handlers import RESERVED_PREFIX, Handlers, decode_value, encode_value
+from landline.line_datagrams import handle_datagrams, send_datagram
 from landline.outbox import Outbox
 from landline.requests import Requests
 from landline.room import Room, WhenFull, check_policy, wake
@@ -42,9 +47,9 @@ from landline.session.handshake import Bye, encode_body
 from landline.session.liveness import LAG_TOLERANCE_S
 from landline.session.session import WRITE_BYTES, Session
 from landline.session.state import State
-from landline.session.wire import Kind, Operation
+from landline.session.wire import Kind, Operation, encode_datagram
 from landline.timers import TimerWheel
-from landline.transports import close_in_time
+from landline.transports import LinkProtocol, close_in_time
 
 logger = logging.getLogger("landline")
 
@@ -88,7 +93,7 @@ class LineOwner(Protocol):
         """The time set with :meth:`Line.expire_at` has come."""
 
 
-class LineLink(asyncio.Protocol):
+class LineLink(LinkProtocol):
     """One transport of a line."""
 
     __slots__ = ("epoch", "line", "transport")
@@ -100,6 +105,9 @@ class LineLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.line.receive_data(self, data)
+
+    def datagram_received(self, data: bytes) -> None:
+        self.line.receive_datagram(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.line.receive_link_lost(self, exc)
@@ -133,6 +141,8 @@ class Line:
         "_answers",
         "_callback",
         "_cause",
+        "_datagrams_dropped",
+        "_datagrams_ignored",
         "_eof_received",
         "_expires_at",
         "_flush_scheduled",
@@ -174,6 +184,8 @@ class Line:
         self._requests: Requests | None = None
         self._room: Room | None = None
         self._waiting: _Waiting | None = None
+        # Of earlier sessions, and of the time between two.
+        self._datagrams_dropped = self._datagrams_ignored = 0
         self.timer_tick: int | None = None
         self.identity = identity
         """Who the peer proved to be (on a server's lines), or who this side said it is."""
@@ -238,6 +250,18 @@ class Line:
     def messages_dropped(self) -> int:
         """Messages to the peer that were dropped for want of room, or because newer ones took their place."""
         return self._room.messages_dropped if self._room else 0
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams to the peer that were not sent; those that got lost on their way are not known."""
+        session = self._session
+        return self._datagrams_dropped + (session.datagrams_dropped if session is not None else 0)
+
+    @property
+    def datagrams_ignored(self) -> int:
+        """Datagrams of the peer that had no handler, did not fit its type, or came too many in one read."""
+        session = self._session
+        return self._datagrams_ignored + (session.datagrams_ignored if session is not None else 0)
 
     def on_state(self, callback: StateCallback | None) -> None:
         """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
@@ -365,6 +389,33 @@ class Line:
             return False
         return True
 
+    def send_datagram(self, value: Any, *, name: str = "") -> bool:
+        """Sends a value that arrives at most once, and soon or never: it is not kept and not sent again.
+
+        For what the next one makes worthless: positions, meters, pointers. It is dropped (and counted) while the line
+        is not connected or its transport takes no data, and where many wait to be written in this turn of the event
+        loop. Returns whether it was taken; whether it arrived, nobody is told. It may overtake messages, and be
+        overtaken where the transport carries datagrams of its own. :meth:`send_eof` does not end datagrams.
+
+        Raises :class:`MessageTooLarge` above 1,200 bytes with name and 2 bytes of header, :class:`LineClosed` or what
+        ended the line, :class:`TypeError` for values MessagePack has no form for.
+        """
+        body, is_packed = encode_value(value)
+        return self.send_encoded_datagram(encode_datagram(name.encode(), body, is_packed=is_packed))
+
+    def send_encoded_datagram(self, frame: bytes) -> bool:
+        """Sends a datagram encoded before, as a broadcast does once for all lines."""
+        session, link = self._session, self._link
+        if self._state is _CLOSED:
+            self._live_session()
+        if session is None or link is None:
+            self._datagrams_dropped += 1
+            return False
+        is_taken = send_datagram(session, link.transport, frame)
+        if is_taken:
+            self._flush_soon()
+        return is_taken
+
     async def send_eof(self) -> None:
         """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
         while (self._room is not None and self._room.has_senders) or not self._has_room(0):
@@ -399,6 +450,40 @@ class Line:
         if self._requests is None:
             self._requests = Requests(self, self._owner.loop)
         return await self._requests.ask(name, value, timeout, response_type)
+
+    async def send_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        to: str = "",
+        progress: ProgressCallback | None = None,
+        stall_timeout_s: float | None = STALL_TIMEOUT_S,
+    ) -> FileReceipt:
+        """Sends a file; returns when it is on the receiver's disk, whole and under its name (``docs/files.md``).
+
+        It goes on over other transports, with a new session, and, when called again with the same file, over
+        another line or in another process: what the receiver has is compared by its hash and not sent twice.
+
+        :param name: what the receiver is to call it; by default the path's last part.
+        :param to: which of the receiver's directories it is for, as its ``on_file(to=...)`` says.
+        :param progress: called as ``progress(FileProgress)`` in the event loop, about ten times a second at most.
+        :param stall_timeout_s: seconds without a word of the receiver, while the line is connected, until it is given
+            up; ``None`` waits while the line lives.
+        :raises FileRefused: the receiver does not take it, with its code and its reason.
+        :raises FileChanged: it was written to meanwhile; the receiver keeps nothing.
+        :raises FileStalled: nothing was heard for too long.
+        :raises ConfigurationError: the path is no regular file, or the name cannot be used.
+        :raises OSError: the file cannot be read.
+        :raises LineClosed: or what else ended the line, as :meth:`send` does.
+
+        Cancelling tells the receiver, which keeps what it has so that it can be resumed; a cancel that comes behind the
+        last byte may find the file stored.
+        """
+        files = exchange_of(self._owner.handlers)
+        return await send_file(
+            files, self, path, name=name, to=to, progress=progress, stall_timeout_s=stall_timeout_s
+        )
 
     async def ping(self, *, timeout: float | None = 10.0) -> float:
         """Measures a round trip now; seconds. Raises :class:`TimeoutError`, or :class:`LineClosed`."""
@@ -516,6 +601,8 @@ class Line:
         plain_message = owner.handlers.plain_message
         take = session.take
         try:
+            if session.has_datagrams:
+                handle_datagrams(self, session, owner.handlers)
             for event in session.next_events():
                 if type(event) is not MessageReceived:
                     self._handle_event(event)
@@ -543,6 +630,23 @@ class Line:
             self._flush(now)
         elif session.state is State.DETACHED and link is self._link:
             self._drop_link(LossKind.LINK_LOST, "the session went on over another transport")
+
+    def receive_datagram(self, link: LineLink, data: bytes) -> None:
+        """A datagram that the transport carried outside of its stream."""
+        session = self._session
+        if session is None or link is not self._link:
+            return
+        now = self._owner.wheel.time()
+        session.receive_datagram(data, now, epoch=link.epoch)
+        self._in_batch = True
+        try:
+            handle_datagrams(self, session, self._owner.handlers)
+            # That a suspected peer was heard, or broke the protocol.
+            for event in session.next_events():
+                self._handle_event(event)
+        finally:
+            self._in_batch = False
+        self._flush(now)
 
     def receive_link_lost(self, link: LineLink, error: Exception | None) -> None:
         """A transport ended."""
@@ -666,6 +770,8 @@ class Line:
 
     def forget_session(self) -> None:
         """The line waits for a new session."""
+        self._datagrams_dropped = self.datagrams_dropped
+        self._datagrams_ignored = self.datagrams_ignored
         self._session = None
 
     def finish(self, change: StateChange, error: Exception | None) -> None:
@@ -900,8 +1006,15 @@ def call_back(function: Callable[..., object], *arguments: object) -> None:
 
 
 def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
-    """The unconfirmed messages their owner must hear of; requests are told by their own exception."""
-    return tuple(entry for entry in session.unconfirmed() if entry.operation is Operation.MESSAGE)
+    """The unconfirmed messages their owner must hear of.
+
+    Requests, and the library's own messages, are told by the exception of the call they belong to.
+    """
+    return tuple(
+        entry
+        for entry in session.unconfirmed()
+        if entry.operation is Operation.MESSAGE and not entry.name.startswith(RESERVED_PREFIX)
+    )
 
 
 def _format_peer(peername: Any) -> str:

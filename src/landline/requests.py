@@ -21,6 +21,7 @@ from landline.session.events import MessageReceived
 from landline.session.wire import Operation
 
 if TYPE_CHECKING:
+    from landline.datagrams import Caller
     from landline.line import Line
 
 
@@ -56,14 +57,9 @@ class Requests:
                 self._pending.pop(correlation, None)
                 if future.cancelled() or not future.done():
                     self._send_cancel(correlation)
-        if answer.operation is Operation.ERROR:
-            raise _decode_error(name, answer)
-        try:
-            if response_type is Any:
-                return decode_value(answer.body, answer.is_packed)
-            return Handler(_no_function, response_type).body_of(answer.body, answer.is_packed)
-        except msgspec.DecodeError as error:
-            raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
+        return read_answer(
+            name, answer.body, answer.is_packed, response_type, is_error=answer.operation is Operation.ERROR
+        )
 
     def receive_answer(self, answer: MessageReceived) -> None:
         """A response or an error. One to a request given up meanwhile is of no use to anybody."""
@@ -86,16 +82,28 @@ class Requests:
             return
 
 
-def _no_function(line: Line, value: Any) -> None:
+def read_answer(name: str, body: bytes, is_packed: bool, response_type: Any, *, is_error: bool) -> Any:
+    """The value of an answer, converted to ``response_type``; or raises the error it is."""
+    if is_error:
+        raise _decode_error(name, body)
+    try:
+        if response_type is Any:
+            return decode_value(body, is_packed)
+        return Handler(_no_function, response_type).body_of(body, is_packed)
+    except msgspec.DecodeError as error:
+        raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
+
+
+def _no_function(line: Line | Caller, value: Any) -> None:
     raise AssertionError("never called")
 
 
 _error_body = Handler(_no_function, tuple[str, str])
 
 
-def _decode_error(name: str, answer: MessageReceived) -> RequestError:
+def _decode_error(name: str, body: bytes) -> RequestError:
     try:
-        code, text = _error_body.body_of(answer.body, True)
+        code, text = _error_body.body_of(body, True)
     except msgspec.DecodeError:
         return RequestError("failed", f"the peer answered {name!r} with an error that cannot be read")
     return NoHandler(name) if code == "no_handler" else RequestError(code, text)

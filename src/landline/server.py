@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+import os
+from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, cast
 
-import msgspec
-
 from landline.admission import Admission, Gate
+from landline.announcement import Announcer, check_announceable, load_discovery
 from landline.changes import LineState, LossKind, StateChange
+from landline.datagrams import CallCounts
+from landline.datagrams.scheme import load_calls
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
-from landline.handlers import Function, Handlers, encode_value
+from landline.files.decisions import FileLimits
+from landline.files.exchange import exchange_of
+from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
+from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
+from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
 from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
-from landline.room import WhenFull, check_policy
+from landline.presence import REMEMBERED_IDENTITIES, Presence
+from landline.room import WhenFull
 from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -36,12 +43,22 @@ from landline.session.handshake import (
     encode_body,
     reject_to_send,
 )
-from landline.session.liveness import Heartbeat
+from landline.session.liveness import READ_FIRST_S, Heartbeat
 from landline.session.session import SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import Kind
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, Listener, TransportOptions, close_in_time, load, parse_url
+from landline.transports import (
+    ClosesLater,
+    Endpoint,
+    LinkProtocol,
+    Listener,
+    ProtocolFactory,
+    TransportOptions,
+    close_in_time,
+    load,
+    parse_url,
+)
 
 logger = logging.getLogger("landline")
 
@@ -58,64 +75,7 @@ LineFunction = Callable[[Line], Coroutine[Any, Any, None]]
 LostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
 
 
-class BroadcastResult(msgspec.Struct, frozen=True):
-    """Who a broadcast went to."""
-
-    sent: int
-    """Lines that took it."""
-    skipped: int
-    """Lines that did not: their send buffer had no room, or the message is larger than they take."""
-    disconnected: int = 0
-    """Lines that were ended because they had no room."""
-    dropped: int = 0
-    """Older messages that were dropped to make room."""
-
-
-Broadcast = Callable[[list[Line], Any, str, bool, WhenFull, int | None], BroadcastResult]
-
-
-class Group:
-    """A set of lines that are spoken to together. A line that closes leaves by itself."""
-
-    __slots__ = ("_broadcast", "_lines", "name")
-
-    def __init__(self, name: str, broadcast: Broadcast) -> None:
-        self.name = name
-        self._broadcast = broadcast
-        self._lines: dict[Line, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __iter__(self) -> Iterator[Line]:
-        return iter(list(self._lines))
-
-    def __contains__(self, line: object) -> bool:
-        return line in self._lines
-
-    def add(self, line: Line) -> None:
-        """Adds a line; adding it twice is adding it once. A closed line is not added."""
-        if line.state is not LineState.CLOSED:
-            self._lines[line] = None
-
-    def discard(self, line: Line) -> None:
-        """Removes a line if it is there."""
-        self._lines.pop(line, None)
-
-    def broadcast(
-        self,
-        value: Any,
-        *,
-        name: str = "",
-        bulk: bool = False,
-        when_full: WhenFull = WhenFull.DROP_NEWEST,
-        keep: int | None = None,
-    ) -> BroadcastResult:
-        """Sends one message to every line without waiting for any; see :meth:`Server.broadcast`."""
-        return self._broadcast(list(self._lines), value, name, bulk, when_full, keep)
-
-
-class Server:
+class Server(TakesDatagrams):
     """Holds lines from many clients. Create it, register handlers, listen.
 
     :param auth: checks who connects, such as :class:`landline.SharedToken`; by default nobody is asked.
@@ -125,6 +85,7 @@ class Server:
     :param limits: what one client may make this server hold.
     :param send_buffer: how much is kept for one client before senders wait.
     :param admission: how many connections are taken in each second; one more is told when to come back.
+    :param remembered_identities: of how many identities that are gone :attr:`presence` knows what became of them.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
@@ -143,6 +104,7 @@ class Server:
         send_buffer: SendBuffer | None = None,
         memory_bytes: int = MEMORY_BYTES,
         admission: Admission | None = None,
+        remembered_identities: int = REMEMBERED_IDENTITIES,
         name: str = "landline",
         clock: Callable[[], float] = monotonic,
         random: RandomSource | None = None,
@@ -157,11 +119,18 @@ class Server:
             raise ConfigurationError(
                 f"Server(memory_bytes={memory_bytes}): {MEMORY_BYTES_MIN} are the least that makes sense"
             )
+        if remembered_identities < 0:
+            raise ConfigurationError(
+                f"Server(remembered_identities={remembered_identities}): 0 remembers nobody, fewer cannot be"
+            )
         self.handlers = Handlers()
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
         """Lines ended with the code ``TOO_SLOW`` since the start."""
+        self._datagrams_dropped = 0  # of closed lines
+        self.call_counts = CallCounts()
+        """What became of the datagrams that ``udp://`` listeners received."""
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -178,10 +147,13 @@ class Server:
         self._memory = MemoryWatch(memory_bytes, self._sessions)
         self._admission = admission or Admission()
         self._gate = Gate(self._admission)
-        self._groups: dict[str, Group] = {}
+        self._groups = Groups(self._broadcast)
+        self._presence: Presence | None = None
+        self._remembered_identities = remembered_identities
         # In order of arrival.
         self._handshakes: dict[_HandshakeLink, None] = {}
         self._listeners: list[Listener] = []
+        self._announcers: list[Announcer] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._line_function: LineFunction | None = None
         self._state_callback: StateCallback | None = None
@@ -197,13 +169,41 @@ class Server:
         A coroutine function runs as a task of its own for each request (64 at once for one line), and one after
         the other for messages. A plain function is called inside the event loop, at once, and must not block; it is
         several times faster. What it returns is the answer; :class:`landline.RequestError` raised in it answers with
-        that error, any other exception is logged and answered with a general one.
+        that error, any other exception is logged and answered with a general one. To a call over ``udp://`` the line is
+        a :class:`landline.Caller`.
         """
         return self.handlers.on(name, body_type)
 
     def on_message(self, function: Function) -> Function:
         """Registers ``function(line, message)`` for messages without a name, instead of ``async for`` on the line."""
         return self.handlers.on_message(function)
+
+    def on_file(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        to: str = "",
+        limits: FileLimits | None = None,
+        accept: AcceptFunction | None = None,
+        progress: ProgressFunction | None = None,
+        overwrite: bool = False,
+    ) -> Callable[[ReceivedFunction], ReceivedFunction]:
+        """Receives files into ``directory``, from now on (``docs/files.md``).
+
+        As a decorator it also has ``function(file, receipt)`` called with the :class:`landline.IncomingFile` and its
+        :class:`landline.FileReceipt` once the file is on disk; a coroutine function runs as a task.
+
+        :param to: which files these are: those sent with the same ``to``.
+        :param limits: how much is taken.
+        :param accept: asked as ``accept(file)`` before a file is taken, when it fits the limits; may be a coroutine
+            function. It returns ``None``, or another name to store it under, or raises :class:`landline.FileRefused`.
+        :param progress: called as ``progress(file, FileProgress)``, about ten times a second at most for each file.
+        :param overwrite: whether a file replaces one of its name; otherwise it is refused.
+        :raises ConfigurationError: for a second directory with the same ``to``, or one that cannot be written to.
+        """
+        return exchange_of(self.handlers).on_file(
+            directory, to=to, limits=limits, accept=accept, progress=progress, overwrite=overwrite
+        )
 
     def on_line(self, function: LineFunction) -> LineFunction:
         """Runs ``await function(line)`` as a task for every new line.
@@ -229,15 +229,22 @@ class Server:
 
     # Where it listens.
 
-    def listen(self, url: str, *, options: TransportOptions | None = None) -> Listening:
+    def listen(
+        self, url: str, *, options: TransportOptions | None = None, announce: str | None = None
+    ) -> Listening:
         """Listens while the returned context is entered: ``async with server.listen(url) as endpoint``.
 
-        Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
-        address is taken, :class:`OSError` for other troubles.
+        With ``announce`` the server is announced on the local network by that name (multicast DNS), for clients that
+        connect to ``mdns://name``, until it closes; entering then takes a second longer. Anybody there can hear it.
 
-        :raises ConfigurationError: when the URL makes no sense.
+        Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
+        address or the announced name is taken, :class:`OSError` for other troubles.
+
+        :raises ConfigurationError: when the URL makes no sense, or cannot be announced.
         """
-        return Listening(self, parse_url(url), options or TransportOptions())
+        endpoint = parse_url(url)
+        name = None if announce is None else check_announceable(endpoint, announce)
+        return Listening(self, endpoint, options or TransportOptions(), name)
 
     async def serve_forever(self) -> None:
         """Returns when the server was closed. Cancelling it (Ctrl-C does) leaves the listening to be closed."""
@@ -285,6 +292,9 @@ class Server:
             self._report_lost(line, lost)
 
         try:
+            # First, so that nobody finds a server that goes.
+            for announcer in self._announcers:
+                await announcer.close()
             await self._end_paced(lines, end, over_s, timeout)
         finally:
             for line in lines:
@@ -307,12 +317,27 @@ class Server:
         """Every line that is not closed: online, suspect, or waiting to be resumed."""
         return list(self._sessions.values())
 
-    def group(self, name: str) -> Group:
-        """The group of that name; it is made when first asked for."""
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = Group(name, self._broadcast)
-        return group
+    def group(self, name: str, *, when_full: WhenFull | None = None, keep: int | None = None) -> Group:
+        """The group of that name; it is made when first asked for, and stays.
+
+        ``when_full`` (``DROP_NEWEST`` if left out) and ``keep`` are the policy of its broadcasts, as in
+        :meth:`broadcast`. They are said when it is made; to say the same again does no harm.
+
+        :raises ConfigurationError: for another policy than the group was made with, and for an impossible one.
+        """
+        return self._groups.get(name, when_full, keep)
+
+    @property
+    def presence(self) -> Presence:
+        """Who is there, by identity. It is kept from the first time it is asked for, so ask for it before listening:
+        what happened before is not known to it, and lines that are there count as having come just then.
+        """
+        if self._presence is None:
+            self._presence = Presence(self._clock, self._remembered_identities)
+            for line in self._sessions.values():
+                if line.cause is not None:
+                    self._presence.line_changed(line, line.cause)
+        return self._presence
 
     @property
     def memory_held_bytes(self) -> int:
@@ -335,13 +360,27 @@ class Server:
         """
         return self._broadcast(list(self._sessions.values()), value, name, bulk, when_full, keep)
 
+    def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
+        """Sends one datagram to every line, encoded once; see :meth:`Line.send_datagram`.
+
+        :raises MessageTooLarge: above 1,200 bytes with name and 2 bytes of header; then nothing was sent.
+        """
+        return broadcast_datagram(list(self._sessions.values()), value, name)
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams to clients that were not sent, of all lines since the start, closed ones included."""
+        return self._datagrams_dropped + sum(line.datagrams_dropped for line in self._sessions.values())
+
     # For lines.
 
     def line_changed(self, line: Line, change: StateChange) -> None:
         if change.state is LineState.CLOSED:
+            self._datagrams_dropped += line.datagrams_dropped
             self._sessions.pop(line.session_id, None)
-            for group in list(self._groups.values()):
-                group.discard(line)
+            self._groups.line_closed(line)
+        if self._presence is not None:
+            self._presence.line_changed(line, change)
         if self._state_callback is not None:
             call_back(self._state_callback, line, change)
 
@@ -376,9 +415,7 @@ class Server:
         when_full: WhenFull,
         keep: int | None,
     ) -> BroadcastResult:
-        if when_full is WhenFull.WAIT:
-            raise ConfigurationError("a broadcast waits for nobody: when_full=WAIT is not possible")
-        check_policy(when_full, keep)
+        check_broadcast_policy(when_full, keep)
         body, is_packed = encode_value(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
@@ -422,6 +459,33 @@ class Server:
 
     async def start_listening(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
         """Opens a listener; :class:`Listening` calls it."""
+        protocol_factory = self._begin()
+        listener: Listener
+        if endpoint.is_connectionless:
+            listener = await load_calls(endpoint).listen(
+                endpoint,
+                handlers=self.handlers,
+                auth=self._auth,
+                random=self._random,
+                clock=self._clock,
+                counts=self.call_counts,
+                tasks=self._tasks,
+            )
+        else:
+            listener = await load(endpoint).listen(endpoint, protocol_factory, options)
+        self._listeners.append(listener)
+        return listener
+
+    def add_listener(self, listener: Listener) -> ProtocolFactory:
+        """For those who bring transports of their own, as :func:`landline.asgi` does.
+
+        Returns what makes the protocol of each. The server closes the listener with its own.
+        """
+        protocol_factory = self._begin()
+        self._listeners.append(listener)
+        return protocol_factory
+
+    def _begin(self) -> ProtocolFactory:
         if self._closing:
             raise RuntimeError("a closed server cannot listen again; make a new one")
         if not self._listeners:
@@ -430,16 +494,22 @@ class Server:
             self.outbox = Outbox(self.loop)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
-        listener = await load(endpoint).listen(endpoint, lambda: _HandshakeLink(self), options)
-        self._listeners.append(listener)
-        return listener
+        return lambda: _HandshakeLink(self)
+
+    def add_announcer(self, announcer: Announcer) -> None:
+        """Takes over an announcement, which is withdrawn at the latest when the server closes."""
+        self._announcers.append(announcer)
 
     async def stop_listening(self, listener: Listener) -> None:
         """Closes a listener, and the server with the last one."""
         listener.close()
         self._listeners.remove(listener)
-        if not self._listeners:
-            await self.close()
+        try:
+            if not self._listeners:
+                await self.close()
+        finally:
+            if isinstance(listener, ClosesLater):
+                await listener.wait_closed()
 
     async def _end_paced(
         self, lines: list[Line], end: Callable[[Line], None], over_s: float, timeout: float | None
@@ -606,33 +676,50 @@ class Server:
 class Listening:
     """Listens while it is entered; made by :meth:`Server.listen`."""
 
-    def __init__(self, server: Server, endpoint: Endpoint, options: TransportOptions) -> None:
+    def __init__(
+        self, server: Server, endpoint: Endpoint, options: TransportOptions, announced_as: str | None
+    ) -> None:
         self._server = server
         self._endpoint = endpoint
         self._options = options
+        self._announced_as = announced_as
+        self._announcer: Announcer | None = None
         self._listener: Listener | None = None
 
     async def __aenter__(self) -> Endpoint:
         """Listens; returns the endpoint, with the port the system chose if the URL's was 0. ``str()`` is its URL."""
+        discovery = load_discovery() if self._announced_as is not None else None
         self._listener = await self._server.start_listening(self._endpoint, self._options)
+        if discovery is not None and self._announced_as is not None:
+            try:
+                self._announcer = await discovery.announce(self._listener.endpoint, self._announced_as)
+            except BaseException:
+                await self._server.stop_listening(self._listener)
+                raise
+            self._server.add_announcer(self._announcer)
         return self._listener.endpoint
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._listener is not None
-        await self._server.stop_listening(self._listener)
+        try:
+            if self._announcer is not None:
+                await self._announcer.close()
+        finally:
+            await self._server.stop_listening(self._listener)
 
 
-class _HandshakeLink(asyncio.Protocol):
+class _HandshakeLink(LinkProtocol):
     """The protocol of an accepted transport until it is welcomed; then the line's own takes its place."""
 
-    __slots__ = ("_handshake", "_server", "_transport", "timer_tick")
+    __slots__ = ("_handshake", "_is_late", "_server", "_transport", "timer_tick")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._handshake = server.make_handshake()
+        self._is_late = False
         self.timer_tick: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -666,9 +753,14 @@ class _HandshakeLink(asyncio.Protocol):
         self._forget()
 
     def handle_timer(self, now: float) -> None:
-        """The timer wheel's call: the client took too long."""
-        if self._transport is not None:
+        """The timer wheel's call: the client took too long, unless it is we who did not come to read it."""
+        if self._transport is None:
+            return
+        if self._is_late:
             self.reject(Code.HANDSHAKE_TIMEOUT, "the handshake took too long")
+        else:
+            self._is_late = True
+            self._server.wheel.schedule(self, now + READ_FIRST_S)
 
     def reject(
         self, code: Code, reason: str, *, retry_after_s: float | None = None, spread_s: float = 0.0

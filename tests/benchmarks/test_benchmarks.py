@@ -25,7 +25,7 @@ from benchmarks import (
     round_trip,
 )
 from benchmarks.__main__ import NUMBERS, ROWS, main
-from benchmarks.clients import CLIENTS, PAYLOAD, SOCKETIO, TEXT_PAYLOAD, WEBSOCKET, Frames
+from benchmarks.clients import CLIENTS, LANDLINE_WS, PAYLOAD, SOCKETIO, TEXT_PAYLOAD, WEBSOCKET, Frames
 from benchmarks.loops import count_messages, has_compiler
 from benchmarks.processes import Child, ChildFailed
 from benchmarks.report import (
@@ -89,9 +89,9 @@ def measure(directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], str
     ("names", "beside"),
     [
         (["echo", "fan_out", "heartbeats"], ["bare_uvloop"]),
-        (["echo"], ["landline_request", "socketio"]),
-        (["round_trip", "reconnect"], ["picows", "mosquitto"]),
-        (["idle_memory"], ["landline_tls", "websockets_tls"]),
+        (["echo"], ["landline_request", "landline_ws", "socketio"]),
+        (["round_trip", "reconnect"], ["landline_ws", "picows", "mosquitto"]),
+        (["idle_memory"], ["landline_ws", "landline_tls", "websockets_tls"]),
         (["fan_out", "heartbeats"], ["nats", "websockets"]),
         (["request_response"], ["nats_py", "websockets", "socketio"]),
     ],
@@ -222,7 +222,7 @@ def children_of(pid: int) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["landline", "landline_request", "bare_uvloop", "websockets", "picows", "socketio"]
+    "kind", ["landline", "landline_request", "landline_ws", "bare_uvloop", "websockets", "picows", "socketio"]
 )
 def test_frames_encoded_beforehand_are_counted_again(kind: str) -> None:
     frames: Frames = CLIENTS[kind].encode(200, 16)
@@ -231,6 +231,13 @@ def test_frames_encoded_beforehand_are_counted_again(kind: str) -> None:
     data = frames.data
     if CLIENTS[kind].format == WEBSOCKET:
         data = (bytes((0x82, len(PAYLOAD))) + PAYLOAD) * 200
+    elif CLIENTS[kind].format == LANDLINE_WS:
+        plain = CLIENTS["landline"].encode(200, 16)
+        frames_of_7 = [
+            plain.data[plain.offsets[at] : plain.offsets[min(at + 7, 200)]] for at in range(0, 200, 7)
+        ]
+        headers = [b"\x82\x7e" + len(some).to_bytes(2, "big") for some in frames_of_7]
+        data = b"\x89\x02hi".join(header + some for header, some in zip(headers, frames_of_7, strict=True))
     elif CLIENTS[kind].format == SOCKETIO:
         event = f'42["message","{TEXT_PAYLOAD}"]'.encode()
         data = (bytes((0x81, len(event))) + event) * 200

@@ -63,6 +63,10 @@ class Cli:
             "HOME": str(directory),
             "LC_ALL": "C.UTF-8",
         }
+        if path := os.environ.get("PYTHONPATH"):
+            self.environment["PYTHONPATH"] = (
+                path  # The code that is tested, where it is not the installed one.
+            )
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-W", "error", "-c", "from landline.cli import main; main()", *arguments]

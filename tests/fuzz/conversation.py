@@ -29,6 +29,7 @@ from landline.session.wire import (
     decode_ping,
     encode_ack,
     encode_data,
+    encode_datagram,
     encode_eof,
     encode_ping,
 )
@@ -131,6 +132,9 @@ class Story:
         self.eofs = 0
         self.ended: list[Ended] = []
         self.events_seen = first_event
+        self.datagrams_offered = 0
+        self.datagrams_taken: set[int] = set()
+        self.datagrams_received: list[int] = []
 
 
 class Conversation:
@@ -172,6 +176,18 @@ class Conversation:
                 assert not side.session.has_room(len(body))
                 return
             story.sent[bulk].append(body)
+
+    def send_datagrams(self, which: int, *, count: int, size: int) -> None:
+        side = self.sides[which]
+        story, session = self.stories[side], side.session
+        for _ in range(count):
+            story.datagrams_offered += 1
+            before = session.datagrams_dropped
+            if side.send_datagram(b"%d " % story.datagrams_offered + bytes(size)):
+                assert session.is_attached
+                story.datagrams_taken.add(story.datagrams_offered)
+            else:
+                assert session.datagrams_dropped == before + 1
 
     def finish(self, which: int) -> None:
         side = self.sides[which]
@@ -235,7 +251,12 @@ class Conversation:
         self._check_deadlines()
 
     def repeat_old_bytes(self) -> None:
-        """Bytes of an older transport arrive after all: they change nothing."""
+        """Bytes and datagrams of an older transport arrive after all: they change nothing."""
+        for side in self.sides:
+            before = outside_of(side.session)
+            late = encode_datagram(b"", b"-1 ", is_packed=False)
+            side.session.receive_datagram(late[5:], self.pair.clock(), epoch=side.session.epoch - 1)
+            assert outside_of(side.session) == before
         for hearer, epoch, piece in self.pair.old_pieces:
             if epoch < hearer.session.epoch:
                 before = outside_of(hearer.session)
@@ -312,6 +333,7 @@ class Conversation:
             self._notice(side)
         for side in self.sides:
             self._check_received(side)
+            self._check_datagrams(side)
             self._check_unconfirmed(side)
             session = side.session
             assert session.buffered_messages <= SEND_BUFFER.messages + 8
@@ -327,6 +349,12 @@ class Conversation:
         assert story.eofs <= peers.has_finished
         if story.eofs:
             assert story.received == peers.sent
+
+    def _check_datagrams(self, side: Side) -> None:
+        """At most once, in order while they travel in the stream, and none that was not taken."""
+        received = self.stories[side].datagrams_received
+        assert received == sorted(set(received))
+        assert self.stories[self.peer(side)].datagrams_taken.issuperset(received)
 
     def _check_unconfirmed(self, side: Side) -> None:
         """Unconfirmed is what the peer did not confirm within hearing; what it confirmed, it has taken."""
@@ -355,6 +383,8 @@ class Conversation:
             elif isinstance(event, Ended):
                 story.ended.append(event)
         story.events_seen = len(side.events)
+        story.datagrams_received += [int(mark_of(received.body)) for received in side.datagrams]
+        side.datagrams.clear()
 
     def _begin_anew(self) -> None:
         unconfirmed = {}
@@ -390,6 +420,7 @@ def outside_of(session: Session) -> tuple[object, ...]:
         session.epoch,
         session.received,
         session.duplicates_dropped,
+        session.has_datagrams,
         session.buffered_bytes,
         session.unconfirmed(),
         session.next_timeout(),

@@ -9,6 +9,7 @@ from random import Random
 
 import msgspec
 from tests.fuzz.conversation import Conversation
+from tests.fuzz.datagrams import datagram_seeds
 from tests.fuzz.targets import (
     BODY_TYPES,
     CLIENT_RANDOM,
@@ -19,6 +20,8 @@ from tests.fuzz.targets import (
     TICKET,
     TOKEN,
 )
+from tests.fuzz.websocket import ANSWER, REQUEST
+from websockets.frames import Frame, Opcode
 
 from landline.fleet.messages import (
     Claim,
@@ -50,7 +53,7 @@ from landline.session.handshake import (
     reject_to_send,
 )
 from landline.session.liveness import Heartbeat
-from landline.session.wire import Kind
+from landline.session.wire import Kind, encode_datagram
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
@@ -79,6 +82,7 @@ def pieces_of_a_conversation() -> list[bytes]:
     for which in (0, 1):
         talk.send(which, bulk=False, count=2, size=3)
         talk.send(which, bulk=True, count=1, size=40)
+        talk.send_datagrams(which, count=2, size=3)
     talk.advance(0.01)
     talk.cut(resumes=True)
     talk.take(0, "some")
@@ -164,7 +168,7 @@ def session() -> Iterator[bytes]:
         chunks = [
             piece[i : i + 255] for piece in pieces_of_a_conversation() for i in range(0, len(piece), 255)
         ]
-        yield bytes([option]) + b"".join(bytes([0, 0, 9, len(chunk)]) + chunk for chunk in chunks)
+        yield bytes([option]) + b"".join(bytes([0, 0, 10, len(chunk)]) + chunk for chunk in chunks)
 
 
 def two_sessions() -> Iterator[bytes]:
@@ -227,9 +231,44 @@ def values() -> Iterator[bytes]:
     yield bytes([rest]) + hello_to_send(resumes=False)[5:]
     yield bytes([rest + 1]) + next(f for f in frames_of_the_example() if f[4] == Kind.PING)[5:]
     yield bytes([rest + 2]) + plain
+    yield bytes([rest + 3]) + encode_datagram(b"name", b"body", is_packed=True)[5:]
     for url in ("tcp://127.0.0.1:5463", "tls://[::1]:1", "unix:///run/a b.sock", "tcp://example.org/?#"):
-        yield bytes([rest + 3]) + url.encode()
         yield bytes([rest + 4]) + url.encode()
+        yield bytes([rest + 5]) + url.encode()
+
+
+def websocket_server() -> Iterator[bytes]:
+    yield b"\0" + REQUEST
+    yield b"\0" + REQUEST.replace(b"Origin: http://host", b"Origin: http://elsewhere")
+    yield b"\0" + b"GET /other HTTP/1.1\r\nHost: host\r\n\r\n"
+    yield from (b"\xff" + frames for frames in websocket_frames(is_masked=True))
+
+
+def websocket_client() -> Iterator[bytes]:
+    yield b"\0" + ANSWER
+    yield b"\0" + b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nhere"
+    yield b"\0" + b"HTTP/1.1 502 Bad Gateway\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhere\r\n0\r\n\r\n"
+    yield from (b"\xff" + frames for frames in websocket_frames(is_masked=False))
+
+
+def websocket_frames(*, is_masked: bool) -> Iterator[bytes]:
+    """Messages, whole and in fragments, with control frames between them, and an end."""
+    frames = frames_of_the_example()
+    whole = [Frame(Opcode.BINARY, data) for data in frames]
+    pieces = [
+        Frame(Opcode.BINARY, frames[0][:5], fin=False),
+        Frame(Opcode.PING, b"there?"),
+        Frame(Opcode.CONT, b"", fin=False),
+        Frame(Opcode.CONT, frames[0][5:]),
+    ]
+    end = [Frame(Opcode.CLOSE, b"\x03\xe8over")]
+    for some in (
+        whole,
+        pieces + end,
+        [*pieces, Frame(Opcode.TEXT, b"text"), *end],
+        [Frame(Opcode.BINARY, bytes(70_000))],
+    ):
+        yield b"".join(frame.serialize(mask=is_masked) for frame in some)
 
 
 SEEDS = {
@@ -239,4 +278,7 @@ SEEDS = {
     "session": session,
     "two_sessions": two_sessions,
     "values": values,
+    "datagrams": datagram_seeds,
+    "websocket_server": websocket_server,
+    "websocket_client": websocket_client,
 }

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from random import Random
 from typing import Any, Final
 
 import msgspec
 from tests.fuzz.conversation import LIES, Conversation
+from tests.fuzz.datagrams import datagrams
 from tests.fuzz.memory import held_bytes
+from tests.fuzz.pieces import pieces_of
+from tests.fuzz.websocket import websocket_client, websocket_server
 
 from landline.errors import ConfigurationError, ProtocolError, Rejected, RequestError
 from landline.fleet import control, messages
 from landline.handlers import Handler, decode_value, encode_value
 from landline.session.auth import Anonymous, SharedToken, proofs_equal, resume_proof
 from landline.session.codes import Code
-from landline.session.events import Ended, EofReceived, MessageReceived
+from landline.session.events import DatagramReceived, Ended, EofReceived, MessageReceived
 from landline.session.handshake import (
     Bye,
     Challenge,
@@ -41,6 +43,7 @@ from landline.session.liveness import Heartbeat
 from landline.session.session import WRITE_BYTES, SendBuffer, Session
 from landline.session.state import State
 from landline.session.wire import (
+    DATAGRAM_BYTES_MAX,
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
     HANDSHAKE_BYTES_MAX,
@@ -48,9 +51,11 @@ from landline.session.wire import (
     FrameReader,
     Kind,
     Operation,
+    decode_datagram,
     decode_ping,
     encode_ack,
     encode_data,
+    encode_datagram,
     encode_eof,
     encode_frame,
     encode_ping,
@@ -116,17 +121,6 @@ class Program:
         found = self._data[self._position : self._position + count]
         self._position += count
         return found
-
-
-def pieces_of(data: bytes, seed: int) -> Iterator[bytes]:
-    """The data in pieces: byte by byte for 0, otherwise of random sizes."""
-    random = Random(seed)
-    sizes = [1] if seed == 0 else [1, 2, 5, 40, 1000]
-    position = 0
-    while position < len(data):
-        size = random.choice(sizes)
-        yield data[position : position + size]
-        position += size
 
 
 def wire(data: bytes) -> None:
@@ -263,6 +257,7 @@ class Application:
         self.empty_bytes = held_bytes(self.session)
         self.events: list[Any] = []
         self.untaken: list[MessageReceived] = []
+        self.datagrams: list[DatagramReceived] = []
         self.output_bytes = 0
 
     def receive(self, pieces: Iterator[bytes], now: float) -> None:
@@ -271,6 +266,7 @@ class Application:
             self.collect()
 
     def collect(self) -> None:
+        self.datagrams += self.session.next_datagrams()
         events = self.session.next_events()
         self.events += events
         self.untaken += [event for event in events if isinstance(event, MessageReceived)]
@@ -306,7 +302,8 @@ class Application:
 
     def outside(self) -> tuple[object, ...]:
         session = self.session
-        return session.state, session.received, session.duplicates_dropped, session.ticket
+        dropped = session.duplicates_dropped, session.datagrams_dropped, session.datagrams_ignored
+        return session.state, session.received, dropped, session.ticket
 
 
 def session(data: bytes) -> None:
@@ -323,7 +320,7 @@ def session(data: bytes) -> None:
     for _ in range(STEPS_MAX):
         if not program.has_more:
             break
-        action = program.number(12)
+        action = program.number(14)
         if action < 5:
             stream, next_sequence = read_frames(program, next_sequence)
             whole.receive(iter([stream]), now)
@@ -358,6 +355,15 @@ def session(data: bytes) -> None:
             if whole.session.has_room(1 + len(body)):
                 for application in both:
                     application.session.send(Operation.MESSAGE, b"n", body, is_bulk=is_bulk)
+        elif action == 11:
+            datagram = spell_datagram(program)
+            for application in both:
+                application.session.receive_datagram(datagram, now, epoch=epoch)
+                application.collect()
+        elif action == 12 and whole.session.state is not State.CLOSED:
+            frame = encode_datagram(b"n", bytes(program.choice([0, 10, 1000])), is_packed=False)
+            taken = {application.session.send_datagram(frame) for application in both for _ in range(3)}
+            assert taken == {False} or whole.session.is_attached
         for application in both:
             application.write(now)
         assert is_same(whole, cut)
@@ -368,7 +374,7 @@ def read_frames(program: Program, next_sequence: int) -> tuple[bytes, int]:
     """Frames as a program spells them, mostly numbered in order, so that they get far."""
     stream = b""
     for _ in range(1 + program.number(8)):
-        kind = program.number(10)
+        kind = program.number(11)
         if kind < 4:
             shift = program.choice([0] * 14 + [-1, 1])
             flags, operation = program.choice([0, 0, 0, 1, 2, 3, 4, 5, 8]), program.number(7)
@@ -391,6 +397,8 @@ def read_frames(program: Program, next_sequence: int) -> tuple[bytes, int]:
         elif kind == 7:
             stream += encode_frame(program.choice(list(Kind)), program.bytes(program.number(64)))
         elif kind == 8:
+            stream += encode_frame(Kind.DATAGRAM, spell_datagram(program))
+        elif kind == 9:
             code = program.choice([100, 105, 105, 200, 999])
             stream += encode_body(
                 *program.choice(
@@ -400,6 +408,14 @@ def read_frames(program: Program, next_sequence: int) -> tuple[bytes, int]:
         else:
             stream += program.bytes(program.number(256))
     return stream, next_sequence
+
+
+def spell_datagram(program: Program) -> bytes:
+    """The body of a DATAGRAM frame, mostly a good one."""
+    flags, name = program.choice([0, 0, 0, 4, 4, 4, 1]), program.bytes(program.choice([0, 0, 1, 5]))
+    missing = program.choice([0] * 14 + [1, 200])
+    body = bytes(program.choice([0, 3, 30, 900, DATAGRAM_BYTES_MAX]))
+    return bytes((flags, min(255, len(name) + missing))) + name + body
 
 
 def is_same(whole: Application, cut: Application) -> bool:
@@ -413,12 +429,15 @@ def is_same(whole: Application, cut: Application) -> bool:
         count = len(cut.events) - 1
         assert whole.events[:count] == cut.events[:count]
         assert not whole.session.is_attached
+        # What is behind the point where the one stopped, the other may have read.
+        assert whole.datagrams[: len(cut.datagrams)] == cut.datagrams
         return whole.outside() == cut.outside() and len(whole.events) == count + 1
     for application in (whole, cut):
         for event in application.events:
             if isinstance(event, Ended):
                 event.reason = ""
     assert whole.events == cut.events
+    assert whole.datagrams == cut.datagrams
     assert whole.outside() == cut.outside()
     assert whole.output_bytes == cut.output_bytes or ended
     return True
@@ -450,6 +469,9 @@ def two_sessions(data: bytes) -> None:
             bulk=bool(program.number(2)),
             count=program.choice([1, 1, 5, 100]),
             size=program.choice([0, 3, 900, FRAGMENT_BYTES, 2 * FRAGMENT_BYTES + 7]),
+        ),
+        lambda: talk.send_datagrams(
+            program.number(2), count=program.choice([1, 1, 5, 100]), size=program.choice([0, 3, 1000])
         ),
         lambda: talk.take(program.number(2), program.choice(["all", "some"])),
         lambda: talk.transfer(program.number(2)),
@@ -490,7 +512,7 @@ MESSAGE_TYPES: Final = (
 )
 PLAIN_TYPES: Final = (Any, bytes, str, int, dict[str, float], list[tuple[str, bytes]])
 HANDLERS: Final = tuple(Handler(print, body_type) for body_type in (*MESSAGE_TYPES, *PLAIN_TYPES))
-CHOICES: Final = len(HANDLERS) + len(BODY_TYPES) + 5
+CHOICES: Final = len(HANDLERS) + len(BODY_TYPES) + 6
 
 
 def values(data: bytes) -> None:
@@ -515,6 +537,9 @@ def values(data: bytes) -> None:
         elif choice == 2:
             check_value(body)
         elif choice == 3:
+            name, value, is_packed = decode_datagram(body)
+            assert encode_datagram(name.encode(), value, is_packed=is_packed)[5:] == body
+        elif choice == 4:
             endpoint = parse_url(str(body, "utf-8", "surrogateescape"))
             assert parse_url(str(endpoint)) == endpoint
         else:
@@ -555,4 +580,7 @@ TARGETS: Final[dict[str, Target]] = {
     "session": session,
     "two_sessions": two_sessions,
     "values": values,
+    "datagrams": datagrams,
+    "websocket_server": websocket_server,
+    "websocket_client": websocket_client,
 }

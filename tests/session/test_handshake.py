@@ -164,9 +164,10 @@ def test_a_second_challenge_is_refused():
         client.receive_data(server.challenge_to_send())
 
 
-def test_a_challenge_of_another_version_is_refused():
+@pytest.mark.parametrize("body", [{"version": 2, "nonce": bytes(32)}, {"version": 2, "nonce": "new"}])
+def test_a_challenge_of_another_version_is_refused_by_its_version(body):
     with pytest.raises(ProtocolError, match="version 2") as refused:
-        client_handshake().receive_data(encode_body(Kind.CHALLENGE, Challenge(2, bytes(32))))
+        client_handshake().receive_data(encode_frame(Kind.CHALLENGE, msgspec.msgpack.encode(body)))
     assert refused.value.code is Code.UNSUPPORTED_VERSION
 
 

@@ -148,7 +148,7 @@ def test_frames_arrive_the_same_byte_by_byte_and_trailing_bytes_wait(make_sessio
         (data_frame(1, flags=0x08), Code.PROTOCOL_ERROR, "unknown flags 0x8"),
         (data_frame(1, operation=6), Code.PROTOCOL_ERROR, "operation 6"),
         (encode_frame(Kind.CHALLENGE, b""), Code.PROTOCOL_ERROR, "kind 1 "),
-        (b"\0\0\0\1\x14", Code.PROTOCOL_ERROR, "unknown kind 20"),
+        (b"\0\0\0\1\x18", Code.PROTOCOL_ERROR, "unknown kind 24"),
         (b"\0\0\0\1\xff", Code.PROTOCOL_ERROR, "unknown kind 255"),
         (encode_frame(Kind.ACK, bytes(7)), Code.PROTOCOL_ERROR, "a sequence number of 7 bytes"),
         (encode_frame(Kind.EOF, bytes(9)), Code.PROTOCOL_ERROR, "a sequence number of 9 bytes"),

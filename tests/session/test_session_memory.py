@@ -10,6 +10,7 @@ import pytest
 from tests.fuzz.memory import held_bytes
 
 from landline.session.codes import Code
+from landline.session.datagrams import DATAGRAM_BYTES_WAITING_MAX, DATAGRAMS_UNREAD_MAX
 from landline.session.events import Ended, MessageReceived
 from landline.session.handshake import Limits, Notice, encode_body
 from landline.session.liveness import PINGS_PER_INTERVAL_MAX, Heartbeat
@@ -17,6 +18,7 @@ from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
 from landline.session.state import State
 from landline.session.wire import (
     DATA_HEADER_BYTES,
+    DATAGRAM_BYTES_MAX,
     FLAG_BULK,
     FLAG_MORE,
     FRAGMENT_BYTES,
@@ -26,6 +28,7 @@ from landline.session.wire import (
     Operation,
     encode_ack,
     encode_data,
+    encode_datagram,
     encode_frame,
     encode_ping,
 )
@@ -38,10 +41,11 @@ SMALL = Limits(message_bytes=8 * FRAGMENT_BYTES, window_bytes=16 * FRAGMENT_BYTE
 
 
 class SlowApplication:
-    """Receives and takes nothing."""
+    """Receives and takes nothing but datagrams, which it forgets."""
 
     def __init__(self, session):
         self.session = session
+        self.datagrams = 0
         self.untaken = []
         self.ended = None
 
@@ -53,6 +57,7 @@ class SlowApplication:
                     self.untaken.append(event)
                 elif isinstance(event, Ended):
                     self.ended = event
+            self.datagrams += len(self.session.next_datagrams())
 
     def held_bytes(self):
         return held_bytes(self.session, self.untaken)
@@ -153,8 +158,10 @@ def test_fragments_behind_an_untaken_message_are_counted_as_frames(slow):
         encode_ping(Kind.PONG, 1, 0, 0),
         encode_body(Kind.NOTICE, Notice(1, "n" * 500)),
         encode_body(Kind.NOTICE, Notice(1)),
+        encode_datagram(b"", b"", is_packed=False),
+        encode_datagram(b"name", bytes(1000), is_packed=True),
     ],
-    ids=["ACK", "duplicate", "PONG", "NOTICE", "small NOTICE"],
+    ids=["ACK", "duplicate", "PONG", "NOTICE", "small NOTICE", "empty DATAGRAM", "DATAGRAM"],
 )
 def test_floods_leave_nothing_behind(slow, frame):
     application = slow(limits=SMALL)
@@ -162,8 +169,35 @@ def test_floods_leave_nothing_behind(slow, frame):
     before = application.held_bytes()
     application.receive(frame * 20_000)
     assert application.session.state is State.ATTACHED
-    # Part of a frame, and counters that became larger.
-    assert application.held_bytes() <= before + len(frame) + 200
+    # Part of a frame, counters that became larger, and an object that counts datagrams.
+    assert application.held_bytes() <= before + len(frame) + 400
+    assert bool(application.datagrams) == (frame[4] == Kind.DATAGRAM)
+
+
+@pytest.mark.parametrize(("name", "bytes_each"), [(b"", 200), (WORST_NAME, 1_400)])
+def test_datagrams_nobody_fetches_are_the_last_few(slow, name, bytes_each):
+    """An owner fetches them after each read; what one read can leave is what this measures."""
+    application = slow()
+    for body in (b"", bytes(DATAGRAM_BYTES_MAX - 2 - len(name))):
+        frame = encode_datagram(name, body, is_packed=False)
+        for _ in range(20):
+            application.session.receive_data(frame * 1000, 0.0, epoch=1)
+        held_each = bytes_each + len(body)
+        assert application.held_bytes() <= EMPTY_BYTES + DATAGRAMS_UNREAD_MAX * held_each + 1000
+    assert len(application.session.next_datagrams()) == DATAGRAMS_UNREAD_MAX
+
+
+@pytest.mark.parametrize("size", [0, 100, DATAGRAM_BYTES_MAX - 2])
+def test_datagrams_that_wait_to_be_written_are_few(slow, size):
+    application = slow()
+    taken = [
+        application.session.send_datagram(encode_datagram(b"", bytes(size), is_packed=False))
+        for _ in range(1000)
+    ]
+    assert 20 < sum(taken) < 100
+    assert application.held_bytes() <= EMPTY_BYTES + DATAGRAM_BYTES_WAITING_MAX + 64 * 60 + 800
+    application.session.pause_writing()
+    assert application.held_bytes() <= EMPTY_BYTES + 300
 
 
 @pytest.mark.parametrize("is_paused", [False, True])
@@ -189,7 +223,9 @@ def test_a_flood_of_pings_towards_a_peer_that_reads_nothing_leaves_a_few_answers
     assert application.ended.code is Code.TOO_MANY_PINGS
 
 
-@pytest.mark.parametrize("kind", [Kind.DATA, Kind.BYE, Kind.NOTICE, Kind.PING, Kind.ACK, Kind.EOF])
+@pytest.mark.parametrize(
+    "kind", [Kind.DATA, Kind.BYE, Kind.NOTICE, Kind.PING, Kind.ACK, Kind.EOF, Kind.DATAGRAM]
+)
 def test_a_frame_that_never_becomes_whole_holds_less_than_its_limit(slow, kind):
     application = slow()
     frame = encode_frame(kind, bytes(FRAME_BYTES_MAX - 1))

@@ -20,6 +20,7 @@ from landline.session.wire import (
     Kind,
     encode_ack,
     encode_data,
+    encode_datagram,
     encode_eof,
     encode_frame,
     encode_ping,
@@ -46,6 +47,7 @@ frames = st.one_of(
     st.builds(encode_ping, st.sampled_from([Kind.PING, Kind.PONG]), small, small, small),
     st.builds(lambda code: encode_body(Kind.BYE, Bye(code)), st.sampled_from([100, 105, 200, 999])),
     st.builds(lambda code: encode_body(Kind.NOTICE, Notice(code)), small),
+    st.builds(encode_datagram, st.sampled_from([b"", b"n", b"\xff"]), payloads, is_packed=st.booleans()),
     st.builds(encode_frame, st.sampled_from(list(Kind)), payloads),
     payloads,
 )
@@ -102,7 +104,8 @@ def test_chunks_make_no_difference(make_session, data, cuts, bytewise):
         events = session.next_events()
         if events and isinstance(events[-1], Ended):
             events[-1].reason = ""  # A bad frame may be noticed a little earlier, and called by another name.
-        return events, session.state, session.received, session.duplicates_dropped
+        datagrams = session.next_datagrams()
+        return events, datagrams, session.state, session.received, session.duplicates_dropped
 
     assert outcome(chunked) == outcome(whole)
 
@@ -144,6 +147,10 @@ class TwoSessions(RuleBasedStateMachine):
     )
     def send(self, which, bulk, count, size):
         self.talk.send(which, bulk=bulk, count=count, size=size)
+
+    @rule(which=which, count=st.sampled_from([1, 1, 5, 100]), size=st.sampled_from([0, 3, 1000]))
+    def send_datagrams(self, which, count, size):
+        self.talk.send_datagrams(which, count=count, size=size)
 
     @rule(which=which, sure=st.integers(0, 7))
     def finish(self, which, sure):
@@ -219,9 +226,10 @@ def test_the_same_seed_tells_the_same_story(seed):
         pair.connect()
         for _ in range(10):
             pair.client.send(pair.random.randbytes(2000))
+            pair.server.send_datagram(pair.random.randbytes(20))
             with contextlib.suppress(ConnectFailed):
                 pair.connect(Link.lossy(Random(seed)))
             pair.advance(7.0)
-        return pair.clock(), pair.epoch, pair.server.events, pair.client.events
+        return pair.clock(), pair.epoch, pair.server.events, pair.client.events, pair.client.datagrams
 
     assert story() == story()

@@ -19,9 +19,11 @@ from landline.session.wire import (
     FrameReader,
     Kind,
     Operation,
+    decode_datagram,
     decode_ping,
     encode_ack,
     encode_data,
+    encode_datagram,
     encode_eof,
     encode_frame,
     encode_ping,
@@ -149,6 +151,11 @@ def frames_of_every_kind(draw):
         fields = draw(U64), draw(U64), draw(U64)
         frame = encode_ping(kind, *fields)
         assert decode_ping(frame[5:]) == fields
+        return frame, (kind, frame[5:])
+    if kind is Kind.DATAGRAM:
+        name, body, is_packed = draw(st.text(max_size=60)), draw(st.binary(max_size=900)), draw(st.booleans())
+        frame = encode_datagram(name.encode(), body, is_packed=is_packed)
+        assert decode_datagram(frame[5:]) == (name, body, is_packed)
         return frame, (kind, frame[5:])
     body = draw(st.binary(max_size=300))
     return encode_frame(kind, body), (kind, body)

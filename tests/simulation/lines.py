@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 from tests.simulation.deliveries import Deliveries
@@ -26,6 +27,7 @@ from landline import (
     Server,
     SessionLost,
     SharedToken,
+    TransportOptions,
     connect,
 )
 from landline.session.wire import FRAGMENT_BYTES
@@ -37,6 +39,36 @@ TOKEN = SharedToken("a token of the simulation")
 SIZES = (0, 10, 100, 100, 1000, FRAGMENT_BYTES, 2 * FRAGMENT_BYTES)
 RESUME_WINDOW_S = 20.0
 SUPERVISED_EVERY_S = 1.0
+
+
+class Datagrams:
+    """Datagrams of all lines: each arrives at most once, none that was not taken. They lose nothing else its place."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._last = 0
+        self._under_way: set[int] = set()
+        self.count = 0
+
+    async def send(self, line: Line, dice: Random, is_over: Callable[[], bool]) -> None:
+        pace_s = dice.choice([0.2, 2.0])
+        while not is_over():
+            await asyncio.sleep(dice.expovariate(1 / pace_s))
+            for _ in range(dice.choice([1] * 9 + [80])):
+                self._last += 1
+                try:
+                    is_taken = line.send_datagram([self._last, bytes(dice.choice([0, 100, 1000]))])
+                except LineClosed:
+                    return
+                if is_taken:
+                    self._under_way.add(self._last)
+
+    def arrived(self, line: Line, datagram: list) -> None:
+        number, _ = datagram
+        if number not in self._under_way:
+            self._world.fail(f"datagram {number} arrived at {line!r} a second time, or was never sent")
+        self._under_way.discard(number)
+        self.count += 1
 
 
 class LinesScenario:
@@ -54,9 +86,11 @@ class LinesScenario:
         ]
         self._is_over = False
         self._may_lie = options.lies
+        self._url = f"{options.scheme}://server:5463"
         self._running: Server | None = None
         self._lines: dict[Node, Line] = {}
         self._answered: dict[tuple[bytes, int], int] = {}
+        self._datagrams = Datagrams(world)
         self._sessions: dict[Node, set[bytes]] = {node: set() for node in (self.server, *self.clients)}
         self.server.after_step = self._look_at_server
         self.server.on_death = self._excuse
@@ -96,6 +130,8 @@ class LinesScenario:
         self.deliveries.check_rest(live)
         if not self.deliveries.count:
             self.world.fail("not one message arrived")
+        if not self._datagrams.count:
+            self.world.fail("not one datagram arrived")
 
     # Processes.
 
@@ -110,20 +146,25 @@ class LinesScenario:
             random=node.dice,
         )
         server.on("double", int)(self._double)
+        server.on_datagram(self._datagrams.arrived)
         server.on_state(lambda line, change: self.watch.changed(node, self.clients, change))
         server.on_session_lost(lambda line, lost: self.deliveries.reported(lost, by_server=True))
 
         @server.on_line
         async def talk(line: Line) -> None:
             dice = Random(node.dice.random())
-            await asyncio.gather(self._send(line, dice, by_server=True), self._receive(line, dice, True))
+            await asyncio.gather(
+                self._send(line, dice, by_server=True),
+                self._receive(line, dice, True),
+                self._datagrams.send(line, Random(dice.random()), lambda: self._is_over),
+            )
 
-        async with server.listen("tcp://server:5463"):
+        async with server.listen(self._url):
             await server.serve_forever()
 
     async def _be_client(self, node: Node) -> None:
         connector = connect(
-            "tcp://server:5463",
+            self._url,
             auth=TOKEN,
             identity=node.name,
             backoff=Backoff(first=0.5, cap=5.0),
@@ -133,8 +174,10 @@ class LinesScenario:
             send_buffer=SEND_BUFFER,
             clock=node.monotonic,
             random=node.dice,
+            options=TransportOptions(proxy=False),
         )
         connector.on("double", int)(self._double)
+        connector.on_datagram(self._datagrams.arrived)
         dice = Random(node.dice.random())
         line = await connector.__aenter__()
         self._lines[node] = line
@@ -143,6 +186,7 @@ class LinesScenario:
                 self._send(line, dice, by_server=False),
                 self._receive(line, dice, False),
                 self._ask(line, dice),
+                self._datagrams.send(line, Random(dice.random()), lambda: self._is_over),
             )
         except LandlineError as error:
             if not self._may_lie:

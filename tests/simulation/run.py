@@ -12,10 +12,12 @@ from tests.simulation.lines import LinesScenario
 from tests.simulation.network import Network, Transport
 from tests.simulation.node import Node
 from tests.simulation.world import LAST_EVENTS, Violation, World
+from websockets.frames import Frame, Opcode
 
 from landline.session.replay import ReplayBuffer
 from landline.session.wire import encode_ack
 from landline.transports import tcp
+from landline.transports.websocket_stream import WebSocketTransport
 
 SCENARIOS = {"lines": LinesScenario, "fleet": FleetScenario}
 
@@ -163,8 +165,13 @@ class _Run:
 
 def _add_lie(end: Transport, data: bytes) -> bytes:
     """An acknowledgement of more than was sent, in front of other frames; not in a handshake."""
-    if end.number and end.lies.random() < 0.02 and getattr(end.protocol, "line", None) is not None:
-        return encode_ack(end.lies.choice([10**6, 10**4, 10**12])) + data
+    protocol, is_websocket = end.protocol, isinstance(end.protocol, WebSocketTransport)
+    if is_websocket:
+        protocol = protocol.get_protocol()
+    if end.number and end.lies.random() < 0.02 and getattr(protocol, "line", None) is not None:
+        lie = encode_ack(end.lies.choice([10**6, 10**4, 10**12]))
+        # Those who lie are clients, whose messages are masked.
+        return (Frame(Opcode.BINARY, lie).serialize(mask=True) if is_websocket else lie) + data
     return data
 
 

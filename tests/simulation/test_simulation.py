@@ -14,7 +14,7 @@ from tests.simulation.storm import main as storm_main
 from landline import Admission
 
 SEEDS = 200
-PER_TEST = 20
+PER_TEST = 10
 FOUND = {
     26: "the task that wakes a machine died of a full disk, and the job hung",
     204: "a process that slept twice was taken back in time (in the simulation itself)",

@@ -16,7 +16,11 @@ from landline import Endpoint, parse_url, transports
         ("tcp://example.org/", Endpoint("tcp", "example.org", 5463), "tcp://example.org:5463"),
         ("TLS://Example.ORG:1", Endpoint("tls", "example.org", 1), "tls://example.org:1"),
         ("tcp://[::1]:0", Endpoint("tcp", "::1", 0), "tcp://[::1]:0"),
+        ("quic://example.org", Endpoint("quic", "example.org", 5463), "quic://example.org:5463"),
         ("tls://[fe80::1]", Endpoint("tls", "fe80::1", 5463), "tls://[fe80::1]:5463"),
+        ("ws://example.org", Endpoint("ws", "example.org", 80, "/"), "ws://example.org:80/"),
+        ("wss://Example.org/A/b", Endpoint("wss", "example.org", 443, "/A/b"), "wss://example.org:443/A/b"),
+        ("ws://[::1]:8080/", Endpoint("ws", "::1", 8080, "/"), "ws://[::1]:8080/"),
         ("unix:///run/a b.sock", Endpoint("unix", path="/run/a b.sock"), "unix:///run/a b.sock"),
         ("unix:///" + "x" * 106, Endpoint("unix", path="/" + "x" * 106), "unix:///" + "x" * 106),
     ],
@@ -30,7 +34,7 @@ def test_urls_become_endpoints_and_back(url, endpoint, text):
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("", "does not begin with one of tcp://, tls://, unix://"),
+        ("", "does not begin with one of quic://, tcp://, tls://, udp://, unix://"),
         ("127.0.0.1:80", "does not begin with one of"),
         ("localhost:5463", "does not begin with one of"),
         ("http://example.org", "does not begin with one of"),
@@ -46,6 +50,8 @@ def test_urls_become_endpoints_and_back(url, endpoint, text):
         ("tcp://user:secret@host", "parts that a server's URL cannot have"),
         ("tcp://host?a=b", "parts that a server's URL cannot have"),
         ("tcp://host#top", "parts that a server's URL cannot have"),
+        ("ws://host/line?a=b", "parts that a server's URL cannot have"),
+        ("ws:///line", "names no host"),
         ("unix:///run/a?b", "parts that a server's URL cannot have"),
         ("unix://relative.sock", "is not an absolute path; write for example unix:///run/landline.sock"),
         ("unix://", "is not an absolute path"),
@@ -89,6 +95,16 @@ def test_a_module_that_is_broken_is_not_hidden(monkeypatch):
         transports.load(Endpoint("broken", "host"))
 
 
-@pytest.mark.parametrize(("url", "expected"), [("tcp://h", False), ("tls://h", True), ("unix:///s", False)])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("tcp://h", False),
+        ("tls://h", True),
+        ("quic://h", True),
+        ("unix:///s", False),
+        ("ws://h", False),
+        ("wss://h", True),
+    ],
+)
 def test_whether_an_endpoint_is_encrypted(url, expected):
     assert parse_url(url).is_encrypted is expected

@@ -8,8 +8,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from landline.cli.discovering import register as register_discovering
+from landline.cli.files import register as register_files
 from landline.cli.jobs import register as register_jobs
 from landline.cli.machines import register as register_machines
+from landline.cli.pinging import register as register_pinging
 from landline.cli.serving import register as register_serving
 
 
@@ -28,6 +31,9 @@ def build() -> typer.Typer:
     register_machines(app)
     register_jobs(app)
     register_serving(app)
+    register_discovering(app)
+    register_pinging(app)
+    register_files(app)
     return app
 
 

@@ -39,10 +39,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 def client(server: str | None, token_file: str | None) -> ApiClient:
     """The client for these options. Raises :class:`landline.cli.exits.WrongUse`."""
     address = parse_server(server) if server else ServerAddress(unix_path=str(control_socket()))
-    return ApiClient(address, _token(token_file))
+    return ApiClient(address, read_token(token_file))
 
 
-def _token(token_file: str | None) -> str | None:
+def read_token(token_file: str | None) -> str | None:
+    """The token of that file, or of ``LANDLINE_TOKEN``. Raises :class:`landline.cli.exits.WrongUse`."""
     if token_file is None:
         token = os.environ.get("LANDLINE_TOKEN", "")
     else:

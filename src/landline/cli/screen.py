@@ -1,4 +1,4 @@
-"""The full screen of ``watch``. Only this module uses rich."""
+"""The full screen of ``watch``. Only this module and ``file_progress`` use rich."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from landline.cli.terminal import printable
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
+    import landline
     from landline.fleet.agent.power import Power
     from landline.fleet.agent.prompt import Prompt
     from landline.fleet.demo import Demo
@@ -88,6 +89,15 @@ def serve(
         str,
         typer.Option("--listen", metavar="URL", help="Where agents connect. Not encrypted yet."),
     ] = "tcp://127.0.0.1:5463",
+    announce: Annotated[
+        str | None,
+        typer.Option(
+            "--announce",
+            metavar="NAME",
+            help="Announce it to agents on the local network by this name.",
+            show_default=False,
+        ),
+    ] = None,
     http: Annotated[
         str | None,
         typer.Option("--http", metavar="HOST:PORT", help="The operators' API on TCP too, with a token."),
@@ -102,14 +112,16 @@ def serve(
     directory = None if data is None else _path("--data", data)
     unix_path = None if socket is None else _path("--socket", socket)
     tcp = None if http is None else _host_and_port(http)
-    sys.exit(_run(_serve(directory, listen, tcp, unix_path)))
+    sys.exit(_run(_serve(directory, listen, announce, tcp, unix_path)))
 
 
 def agent(
     server: Annotated[
         list[str],
         typer.Option(
-            "--server", metavar="URL", help="The control server, such as tcp://host:5463. May be repeated."
+            "--server",
+            metavar="URL",
+            help="The control server: tcp://host:5463, or mdns://NAME as announced. May be repeated.",
         ),
     ],
     token_file: Annotated[
@@ -224,7 +236,13 @@ async def _show_demo(shown: Demo) -> None:
 # serve
 
 
-async def _serve(data: Path | None, listen: str, http: tuple[str, int] | None, unix_path: Path | None) -> int:
+async def _serve(
+    data: Path | None,
+    listen: str,
+    announce: str | None,
+    http: tuple[str, int] | None,
+    unix_path: Path | None,
+) -> int:
     import asyncio
     import signal
 
@@ -239,6 +257,7 @@ async def _serve(data: Path | None, listen: str, http: tuple[str, int] | None, u
     plan = ControlPlan(
         data=directory,
         listen=listen,
+        announce=announce,
         socket=unix_path or control_socket(),
         http=http,
     )
@@ -249,7 +268,8 @@ async def _serve(data: Path | None, listen: str, http: tuple[str, int] | None, u
         sys.stdout.write(
             f"Agents connect to {running.agents} with the token in {directory / 'agents.token'}:\n"
             f"    landline agent --server {running.agents} --token-file {directory / 'agents.token'}\n"
-            f"Operators use unix://{plan.socket}"
+            + _announced_hint(announce, running.agents)
+            + f"Operators use unix://{plan.socket}"
         )
         if running.http is not None:
             host, port = running.http
@@ -259,6 +279,15 @@ async def _serve(data: Path | None, listen: str, http: tuple[str, int] | None, u
         await stopping.wait()
         sys.stdout.write("Saying goodbye to the agents ...\n")
     return ALL_DONE
+
+
+def _announced_hint(name: str | None, agents: landline.Endpoint) -> str:
+    if name is None:
+        return ""
+    import landline
+
+    url = landline.Announcement(name.lower(), "", (agents,)).url
+    return f"On this network --server {url} finds it too.\n"
 
 
 # agent

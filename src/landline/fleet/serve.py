@@ -33,6 +33,8 @@ class ControlPlan(msgspec.Struct, kw_only=True):
     data: Path
     listen: str
     socket: Path
+    announce: str | None = None
+    """The name by which to announce it on the local network."""
     http: tuple[str, int] | None = None
     heartbeat: Heartbeat = Heartbeat()
     waker: Waker = MagicPackets()
@@ -72,7 +74,7 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
         )
         control = await Control.start(server, storage, waker=plan.waker, clock=SteadyClock())
         stack.push_async_callback(control.stop)
-        endpoint = await stack.enter_async_context(_listening(server, plan.listen))
+        endpoint = await stack.enter_async_context(_listening(server, plan.listen, plan.announce))
         api = await stack.enter_async_context(
             ApiServer(control, unix_path=plan.socket, tcp=plan.http, token=operators_token)
         )
@@ -85,9 +87,9 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
 
 
 @contextlib.asynccontextmanager
-async def _listening(server: Server, url: str) -> AsyncIterator[Endpoint]:
+async def _listening(server: Server, url: str, announce: str | None) -> AsyncIterator[Endpoint]:
     """Listens for agents while it is entered. Raises :class:`CannotListen` for what the system does not allow."""
-    listening = server.listen(url)
+    listening = server.listen(url, announce=announce)
     try:
         endpoint = await listening.__aenter__()
     except AddressInUse:

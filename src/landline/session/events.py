@@ -23,6 +23,14 @@ class MessageReceived(msgspec.Struct, gc=False):
     """What the message counts for against the receive window until it is taken."""
 
 
+class DatagramReceived(msgspec.Struct, gc=False):
+    """A datagram. Nobody is told whether it was taken; fetched with ``Session.next_datagrams``."""
+
+    name: str
+    body: bytes
+    is_packed: bool
+
+
 class EofReceived(msgspec.Struct):
     """The peer will send no more messages."""
 

@@ -146,6 +146,7 @@ class ClientHandshake:
         "_reader",
         "_resume",
         "limits",
+        "server_name",
         "welcome",
     )
 
@@ -167,6 +168,8 @@ class ClientHandshake:
         self._output = b""
         self.limits = limits
         self.welcome: Welcome | None = None
+        self.server_name = ""
+        """What the server calls itself, before anything is proven."""
 
     def receive_data(self, data: bytes) -> bytes:
         """Takes bytes from the server; once welcomed, returns those that already belong to the session.
@@ -175,7 +178,7 @@ class ClientHandshake:
         """
         for kind, body in self._reader.receive_data(data):
             if kind == Kind.CHALLENGE and self._challenge is None:
-                self._receive_challenge(decode_body(body, Challenge))
+                self._receive_challenge(decode_challenge(body))
             elif kind == Kind.WELCOME and self._challenge is not None:
                 self._receive_welcome(decode_body(body, Welcome), self._challenge)
                 return self._reader.take_rest()
@@ -197,12 +200,8 @@ class ClientHandshake:
         return output
 
     def _receive_challenge(self, challenge: Challenge) -> None:
-        if challenge.version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"the server speaks version {challenge.version} of the protocol, this is version {PROTOCOL_VERSION}",
-                Code.UNSUPPORTED_VERSION,
-            )
         self._challenge = challenge
+        self.server_name = challenge.server
         hello = Hello(
             version=PROTOCOL_VERSION,
             nonce=self._nonce,
@@ -282,6 +281,17 @@ class ServerHandshake:
 
 class _Version(msgspec.Struct):
     version: int | None = None
+
+
+def decode_challenge(body: bytes) -> Challenge:
+    """A CHALLENGE. A version that is not ours is refused by name before the rest, which may have changed, is read."""
+    version = decode_body(body, _Version).version
+    if version != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"the server speaks version {version!r:.20} of the protocol, this is version {PROTOCOL_VERSION}",
+            Code.UNSUPPORTED_VERSION,
+        )
+    return decode_body(body, Challenge)
 
 
 def decode_hello(body: bytes) -> Hello:

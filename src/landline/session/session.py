@@ -12,7 +12,9 @@ import msgspec
 
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
 from landline.session.codes import Code, code_from_wire
+from landline.session.datagrams import Datagrams
 from landline.session.events import (
+    DatagramReceived,
     Ended,
     EofReceived,
     Event,
@@ -105,6 +107,7 @@ class Session:
         "_buffer",
         "_can_write",
         "_control",
+        "_datagrams",
         "_direct",
         "_direct_bytes",
         "_eof_received",
@@ -167,6 +170,7 @@ class Session:
         # able to report them.
         self._fragmented: dict[int, Outgoing] | None = None
         self._control: list[bytes] = []
+        self._datagrams: Datagrams | None = None
         self._can_write = False
         # Whether a small message may be numbered at once: attached, writable, and nothing waits before it.
         self._direct = False
@@ -244,6 +248,16 @@ class Session:
         return held
 
     @property
+    def datagrams_dropped(self) -> int:
+        """Datagrams to the peer that were not sent."""
+        return self._datagrams.dropped if self._datagrams else 0
+
+    @property
+    def datagrams_ignored(self) -> int:
+        """Datagrams of the peer that nobody took."""
+        return self._datagrams.ignored if self._datagrams else 0
+
+    @property
     def is_roomy(self) -> bool:
         """Whether less than half of the send buffer is in use."""
         limit = self._send_buffer
@@ -311,6 +325,7 @@ class Session:
         self.epoch = epoch
         self._buffer = b""
         self._control.clear()
+        self._drop_datagrams()
         self._paused_frames = 0
         self._can_write = True
         # The last acknowledgement may have been lost with the old transport: say it again.
@@ -324,7 +339,11 @@ class Session:
             self._detach(Input.LINK_LOST)
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full: only a few control frames are given out until :meth:`resume_writing`."""
+        """The transport's buffer is full: only a few control frames are given out until :meth:`resume_writing`.
+
+        Datagrams that wait are dropped.
+        """
+        self._drop_datagrams()
         self._can_write = False
         self._direct = False
 
@@ -389,6 +408,21 @@ class Session:
         self._direct = False
         return dropped
 
+    def send_datagram(self, frame: bytes) -> bool:
+        """Takes a DATAGRAM frame for the next write, or drops it: without a transport, while that takes no data, and
+        where many wait already. Returns whether it was taken. Raises :class:`LineClosed`.
+        """
+        if self.state is State.CLOSED:
+            raise LineClosed("the line is closed")
+        if not self._can_write:
+            self.count_datagram_dropped()
+            return False
+        return self._ensure_datagrams().offer(frame)
+
+    def count_datagram_dropped(self) -> None:
+        """A datagram to the peer was dropped before it came here, or by a transport that carries datagrams."""
+        self._ensure_datagrams().dropped += 1
+
     def send_eof(self) -> None:
         """Says, behind everything sent so far, that no more will come. Saying it twice is saying it once."""
         if self.state is State.CLOSED:
@@ -422,13 +456,15 @@ class Session:
             if self._taken > self._told:
                 # Without it the peer would report messages as unconfirmed that were taken.
                 self._control.append(encode_ack(self._taken))
+            if self._can_write and self._datagrams is not None:
+                self._control += self._datagrams.take_waiting()
             reason = reason[:REASON_CHARACTERS_MAX]
             bye = Bye(int(code), reason, retry_after_s, spread_s, alternatives)
             self._control.append(encode_body(Kind.BYE, bye))
         self._end()
 
     def data_to_send(self, now: float) -> bytes:
-        """The bytes to write now, control frames first.
+        """The bytes to write now: control frames first, then datagrams, then data.
 
         Call it again until it returns fewer than :data:`WRITE_BYTES`: then nothing is left, or the peer's window or
         the transport has no room for more.
@@ -438,6 +474,8 @@ class Session:
             if self._taken > self._told:
                 self._schedule_ack(now)
             if self._can_write:
+                if self._datagrams is not None and self._datagrams.has_waiting:
+                    control += self._datagrams.take_waiting()
                 if self._lanes is not None or self._eof_wanted:
                     self._number_waiting()
                 if self._replay.unwritten_bytes:
@@ -474,15 +512,41 @@ class Session:
         liveness = self._liveness
         liveness.heard_at = now
         if self.state is State.SUSPECT:
-            self.state = next_state(self.state, Input.HEARD)
-            liveness.is_suspect = False
-            self._events.append(Recovered())
+            self._recover()
         try:
             self._receive_frames(self._buffer + data if self._buffer else data, now)
         except ProtocolError as error:
             self._fail(error.code or Code.PROTOCOL_ERROR, str(error))
         except UnicodeDecodeError:
             self._fail(Code.PROTOCOL_ERROR, "a name that is not UTF-8")
+
+    def receive_datagram(self, data: bytes, now: float, *, epoch: int) -> None:
+        """Takes a datagram that the transport of that epoch carried outside of its stream: the body of the frame.
+
+        Otherwise as :meth:`receive_data`.
+        """
+        if epoch != self.epoch or not self.is_attached:
+            return
+        self._liveness.heard_at = now
+        if self.state is State.SUSPECT:
+            self._recover()
+        try:
+            self._ensure_datagrams().receive(data)
+        except ProtocolError as error:
+            self._fail(error.code or Code.PROTOCOL_ERROR, str(error))
+
+    @property
+    def has_datagrams(self) -> bool:
+        """Whether :meth:`next_datagrams` has any."""
+        return self._datagrams is not None and self._datagrams.has_unread
+
+    def next_datagrams(self) -> list[DatagramReceived]:
+        """Datagrams that came since the last call; of very many only the last ones."""
+        return self._datagrams.take_unread() if self._datagrams else []
+
+    def count_datagram_ignored(self) -> None:
+        """A datagram of the peer had nobody to take it."""
+        self._ensure_datagrams().ignored += 1
 
     def next_events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -533,8 +597,23 @@ class Session:
         self.close(code, reason)
         self._events.append(Ended(code, reason, by_peer=False))
 
+    def _recover(self) -> None:
+        self.state = next_state(self.state, Input.HEARD)
+        self._liveness.is_suspect = False
+        self._events.append(Recovered())
+
+    def _ensure_datagrams(self) -> Datagrams:
+        if self._datagrams is None:
+            self._datagrams = Datagrams()
+        return self._datagrams
+
+    def _drop_datagrams(self) -> None:
+        if self._datagrams is not None:
+            self._datagrams.drop_waiting()
+
     def _detach(self, occurrence: Input) -> None:
         self.state = next_state(self.state, occurrence)
+        self._drop_datagrams()
         self._can_write = False
         self._direct = False
         self._buffer = b""
@@ -543,6 +622,7 @@ class Session:
 
     def _end(self) -> None:
         self.state = next_state(self.state, Input.END)
+        self._drop_datagrams()
         self._direct = False
         self.ack_due = None
         self._buffer = b""
@@ -768,6 +848,8 @@ class Session:
     def _receive_control(self, kind: int, body: bytes, now: float) -> None:
         if kind == Kind.ACK:
             self._receive_taken(_sequence_of(body))
+        elif kind == Kind.DATAGRAM:
+            self._ensure_datagrams().receive(body)
         elif kind == Kind.PING:
             self._receive_ping(body, now)
         elif kind == Kind.PONG:

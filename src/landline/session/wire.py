@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-from landline.errors import ProtocolError
+from landline.errors import MessageTooLarge, ProtocolError
 from landline.session.codes import Code
 
 PROTOCOL_VERSION: Final = 1
@@ -25,10 +25,13 @@ FRAME_BYTES_MAX: Final = FRAGMENT_BYTES + 1024
 the fragment is room for the header and the name."""
 NAME_BYTES_MAX: Final = 255
 CORRELATION_MAX: Final = 2**64 - 1
+DATAGRAM_BYTES_MAX: Final = 1200
+"""The body of a DATAGRAM frame, name included. QUIC needs paths that carry UDP payloads of this size (RFC 9000,
+section 14), so it fits one packet wherever the path takes a few bytes more."""
 
 
 class Kind(IntEnum):
-    """What a frame is. 20 is reserved for datagrams of a later version."""
+    """What a frame is."""
 
     CHALLENGE = 1
     HELLO = 2
@@ -38,6 +41,7 @@ class Kind(IntEnum):
     ACK = 17
     PING = 18
     PONG = 19
+    DATAGRAM = 20
     EOF = 21
     BYE = 22
     NOTICE = 23
@@ -64,6 +68,9 @@ FLAG_PACKED: Final = 0x04
 FLAGS_KNOWN: Final = FLAG_MORE | FLAG_BULK | FLAG_PACKED
 
 FRAME_HEADER: Final = Struct(">IB")
+FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
+DATAGRAM_HEADER_BYTES: Final = 2
+"""flags · name length, in the body of a DATAGRAM frame"""
 DATA_HEADER: Final = Struct(">IBQBBQB")
 """length · kind · sequence · flags · operation · correlation · name length"""
 SEQUENCE_FRAME: Final = Struct(">IBQ")
@@ -128,6 +135,40 @@ def decode_ping(body: bytes) -> tuple[int, int, int]:
         raise ProtocolError("a heartbeat whose checksum does not fit")
     number, time_us, taken = PING_BODY.unpack_from(body)
     return number, time_us, taken
+
+
+def encode_datagram(name: bytes, body: bytes, *, is_packed: bool) -> bytes:
+    """A DATAGRAM frame (§5.7). Raises :class:`MessageTooLarge` above :data:`DATAGRAM_BYTES_MAX`."""
+    size = DATAGRAM_HEADER_BYTES + len(name) + len(body)
+    if len(name) > NAME_BYTES_MAX:
+        raise MessageTooLarge(f"a name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
+    if size > DATAGRAM_BYTES_MAX:
+        raise MessageTooLarge(
+            f"a datagram of {size} bytes with its name; {DATAGRAM_BYTES_MAX} are allowed (send it as a message)"
+        )
+    flags = FLAG_PACKED if is_packed else 0
+    return FRAME_HEADER.pack(1 + size, Kind.DATAGRAM) + bytes((flags, len(name))) + name + body
+
+
+def decode_datagram(data: bytes) -> tuple[str, bytes, bool]:
+    """Name, body, and whether that is MessagePack, of the body of a DATAGRAM frame.
+
+    Raises :class:`ProtocolError` for what is too large or too short, for unknown flags and names that are not UTF-8.
+    """
+    if len(data) > DATAGRAM_BYTES_MAX:
+        raise ProtocolError(
+            f"a datagram of {len(data)} bytes where {DATAGRAM_BYTES_MAX} are allowed", Code.LIMIT_EXCEEDED
+        )
+    if len(data) < DATAGRAM_HEADER_BYTES or len(data) < DATAGRAM_HEADER_BYTES + data[1]:
+        raise ProtocolError(f"a datagram of {len(data)} bytes, less than its header and name")
+    flags, name_end = data[0], DATAGRAM_HEADER_BYTES + data[1]
+    if flags & ~FLAG_PACKED:
+        raise ProtocolError(f"unknown flags {flags:#x} in a datagram")
+    try:
+        name = str(data[DATAGRAM_HEADER_BYTES:name_end], "utf-8")
+    except UnicodeDecodeError as error:
+        raise ProtocolError("a datagram with a name that is not UTF-8") from error
+    return name, data[name_end:], flags != 0
 
 
 class FrameReader:

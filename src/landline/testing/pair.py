@@ -20,7 +20,7 @@ from random import Random
 from landline.errors import ConnectFailed
 from landline.session.auth import Anonymous, proofs_equal, resume_proof
 from landline.session.codes import Code
-from landline.session.events import Event, MessageReceived, Unconfirmed
+from landline.session.events import DatagramReceived, Event, MessageReceived, Unconfirmed
 from landline.session.handshake import (
     SECRET_BYTES,
     SESSION_ID_BYTES,
@@ -35,7 +35,7 @@ from landline.session.handshake import (
 from landline.session.liveness import Heartbeat
 from landline.session.session import SendBuffer, Session
 from landline.session.state import State
-from landline.session.wire import Kind, Operation
+from landline.session.wire import Kind, Operation, encode_datagram
 
 STEPS_MAX = 100_000
 
@@ -119,6 +119,8 @@ class Side:
         self.takes = takes
         self.events: list[Event] = []
         """Everything the sessions of this side told so far."""
+        self.datagrams: list[DatagramReceived] = []
+        """Every datagram received so far, in the order in which they came."""
         self.lost: list[Unconfirmed] = []
         """What was unconfirmed in sessions that could not be resumed."""
         self._untaken: list[MessageReceived] = []
@@ -139,8 +141,13 @@ class Side:
         """Sends a message; see :meth:`Session.send` for what it may raise."""
         self.session.send(Operation.MESSAGE, name.encode(), body, is_bulk=bulk)
 
+    def send_datagram(self, body: bytes, *, name: str = "") -> bool:
+        """Sends a datagram; see :meth:`Session.send_datagram` for what it returns and may raise."""
+        return self.session.send_datagram(encode_datagram(name.encode(), body, is_packed=False))
+
     def collect(self) -> None:
         """Fetches what the session has to tell."""
+        self.datagrams += self.session.next_datagrams()
         events = self.session.next_events()
         self.events += events
         self._untaken += [event for event in events if isinstance(event, MessageReceived)]

@@ -1,8 +1,8 @@
 """Transports by URL scheme: bytes in, bytes out.
 
 A transport module offers ``connect`` and ``listen`` with the signatures of :class:`TransportModule`; it is loaded
-when its :class:`Scheme` is first used. To a transport, a line is an :class:`asyncio.Protocol`; to a line, a transport is
-an :class:`asyncio.Transport`.
+when its :class:`Scheme` is first used. To a transport, a line is a :class:`LinkProtocol`; to a line, a transport is
+an :class:`asyncio.Transport`, which may be a :class:`DatagramTransport` as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import socket
 import ssl
 from collections.abc import Callable
 from importlib import import_module
-from typing import Final, Protocol, cast
+from types import ModuleType
+from typing import Final, Protocol, cast, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -23,8 +24,18 @@ from landline.errors import ConfigurationError
 DEFAULT_PORT: Final = 5463
 """LINE on a telephone keypad."""
 
+ADDRESS_STAGGER_S: Final = 0.25
+"""When the next address of one host is tried beside the one before (RFC 8305 §5)."""
+
 LEAVE_S: Final = 3.0
 """How long a peer may take to read our last words."""
+
+
+SUBPROTOCOL: Final = "landline.1"
+"""Says that the messages of a WebSocket carry version 1 of the protocol (docs/protocol.md §2.4)."""
+
+MESSAGE_BYTES_MAX: Final = 128 * 1024
+"""The longest message of a WebSocket that is taken, and sent (docs/protocol.md §2.4)."""
 
 
 class Scheme(msgspec.Struct, frozen=True):
@@ -37,12 +48,20 @@ class Scheme(msgspec.Struct, frozen=True):
     """Whether a path may stand behind host and port."""
     extra: str = ""
     """The extra of the package that brings what the module imports."""
+    is_connectionless: bool = False
+    """Whether it carries single calls and no lines."""
 
 
 SCHEMES: Final = {
     "tcp": Scheme("landline.transports.tcp"),
     "tls": Scheme("landline.transports.tcp", is_encrypted=True),
     "unix": Scheme("landline.transports.unix"),
+    "ws": Scheme("landline.transports.websocket", default_port=80, has_path=True, extra="ws"),
+    "wss": Scheme(
+        "landline.transports.websocket", is_encrypted=True, default_port=443, has_path=True, extra="ws"
+    ),
+    "quic": Scheme("landline.transports.quic", is_encrypted=True, extra="quic"),
+    "udp": Scheme("landline.datagrams.udp", extra="udp", is_connectionless=True),
 }
 
 BACKLOG: Final = 4096
@@ -71,6 +90,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         """Whether nobody on the way can read or change what is said."""
         return SCHEMES[self.scheme].is_encrypted
 
+    @property
+    def is_connectionless(self) -> bool:
+        """Whether it takes single calls (:func:`landline.call`) and no lines."""
+        return SCHEMES[self.scheme].is_connectionless
+
 
 class Listener(Protocol):
     """A listening socket."""
@@ -85,15 +109,75 @@ class Listener(Protocol):
         ...
 
 
-ProtocolFactory = Callable[[], asyncio.Protocol]
+class LinkProtocol(asyncio.Protocol):
+    """What a transport calls, which stays a protocol of this class however often it is replaced."""
+
+    __slots__ = ()
+
+    def datagram_received(self, data: bytes) -> None:
+        """A datagram came outside of the stream: what the peer gave to :meth:`DatagramTransport.send_datagram`.
+
+        For transports that carry datagrams. One that overtakes the handshake, or comes behind the last byte, finds
+        nobody who knows what to do with it, and is dropped here.
+        """
+
+
+class DatagramTransport(Protocol):
+    """What a transport has beside the methods of :class:`asyncio.Transport` if it carries datagrams of its own.
+
+    A line looks for it by name. Without, and for a datagram above ``datagram_bytes_max``, it writes a frame into the
+    stream. A datagram belongs to its transport: it must not reach a protocol of another one between the same two
+    programs. A few may wait until the network takes them; what would have to wait longer is dropped.
+    """
+
+    @property
+    def datagram_bytes_max(self) -> int:
+        """The largest datagram that is carried just now; 0 where the peer takes none."""
+        ...
+
+    def send_datagram(self, data: bytes) -> bool:
+        """Sends the body of a DATAGRAM frame (docs/protocol.md §5.7) once, without waiting.
+
+        Returns whether it was sent; nobody learns whether it arrived.
+        """
+        ...
+
+
+@runtime_checkable
+class ClosesLater(Protocol):
+    """A listener whose socket the event loop closes in a later turn, as it does with datagrams'."""
+
+    async def wait_closed(self) -> None:
+        """Returns when the address is free again, after ``close()``."""
+
+
+ProtocolFactory = Callable[[], LinkProtocol]
 
 
 class TransportOptions(msgspec.Struct, frozen=True):
     """What a transport may need beyond its address."""
 
     tls: ssl.SSLContext | None = None
+    """For ``tls://`` and ``wss://``."""
+    server_name: str = ""
+    """Clients: the name for which the server's certificate must be valid; by default the host of the URL."""
+    certificate_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate, and those that vouch for it behind it, as PEM."""
+    private_key_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on servers: the certificate's key as PEM, without a password. ``None`` where it stands in the
+    file of the certificate."""
+    ca_file: str | os.PathLike[str] | None = None
+    """For ``quic://``, on clients: who may vouch for servers, as PEM. ``None`` are the system's, else certifi's."""
     user_timeout_s: float = 15.0
     """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
+    headers: dict[str, str] = {}
+    """``ws://`` and ``wss://``, clients: sent with the request that opens the WebSocket, for gateways on the way."""
+    origins: tuple[str, ...] = ()
+    """``ws://`` and ``wss://``, servers: the web pages that may connect (``https://example.org``), beside those of the
+    same host. Programs, which name no origin, always may; ``"*"`` lets any page in."""
+    proxy: str | bool = True
+    """``ws://`` and ``wss://``, clients: the HTTP proxy to go through (``http://user:password@host:port``); ``True`` is
+    the one the environment names (``https_proxy``, ``no_proxy``, ...), ``False`` none."""
 
 
 class TransportModule(Protocol):
@@ -162,16 +246,21 @@ def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport)
     A peer that does not read would keep it for ever. Nobody is told what becomes of it: its protocol, and all that
     hangs on it, is let go at once. A timer of the loop does it, for the timer wheel ends with its owner.
     """
-    transport.set_protocol(asyncio.Protocol())
+    transport.set_protocol(LinkProtocol())
     transport.close()
     loop.call_later(LEAVE_S, transport.abort)
 
 
 def load(endpoint: Endpoint) -> TransportModule:
-    """The module that carries this scheme. Raises :class:`ConfigurationError` when what it needs is not installed."""
+    """The module that carries lines of this scheme. Raises :class:`ConfigurationError` as :func:`load_module` does."""
+    return cast(TransportModule, load_module(endpoint))
+
+
+def load_module(endpoint: Endpoint) -> ModuleType:
+    """The module of this scheme. Raises :class:`ConfigurationError` when what it needs is not installed."""
     scheme = SCHEMES[endpoint.scheme]
     try:
-        return cast(TransportModule, import_module(scheme.module))
+        return import_module(scheme.module)
     except ModuleNotFoundError as error:
         if not scheme.extra:
             raise

@@ -6,9 +6,17 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import Callable
+from typing import Any
 
 from landline.errors import AddressInUse, ConfigurationError
-from landline.transports import ACCEPTS_AT_ONCE, Endpoint, ProtocolFactory, TransportOptions, lengthen_queue
+from landline.transports import (
+    ACCEPTS_AT_ONCE,
+    ADDRESS_STAGGER_S,
+    Endpoint,
+    TransportOptions,
+    lengthen_queue,
+)
 
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
@@ -35,32 +43,40 @@ class TcpListener:
         self._server.close()
 
 
-async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
+async def connect(
+    endpoint: Endpoint, protocol_factory: Callable[[], asyncio.Protocol], options: TransportOptions
+) -> None:
     """See :class:`landline.transports.TransportModule`."""
-    context = (options.tls or ssl.create_default_context()) if endpoint.scheme == "tls" else None
-    transport, _ = await asyncio.get_running_loop().create_connection(
+    context = client_context(endpoint, options)
+    loop = asyncio.get_running_loop()
+    # uvloop tries the addresses of a name one after the other and takes no such option.
+    beside: dict[str, Any] = {}
+    if isinstance(loop, asyncio.BaseEventLoop):
+        beside["happy_eyeballs_delay"] = ADDRESS_STAGGER_S
+    transport, _ = await loop.create_connection(
         protocol_factory,
         endpoint.host,
         endpoint.port,
         ssl=context,
-        server_hostname=endpoint.host if context else None,
+        server_hostname=(options.server_name or endpoint.host) if context else None,
+        **beside,
     )
     tune_socket(transport.get_extra_info("socket"), options.user_timeout_s)
 
 
 async def listen(
-    endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
+    endpoint: Endpoint, protocol_factory: Callable[[], asyncio.Protocol], options: TransportOptions
 ) -> TcpListener:
     """See :class:`landline.transports.TransportModule`."""
-    if endpoint.scheme == "tls" and options.tls is None:
+    if endpoint.is_encrypted and options.tls is None:
         raise ConfigurationError(f"{endpoint} needs a certificate: pass tls=ssl.SSLContext(...) to listen()")
     try:
         server = await asyncio.get_running_loop().create_server(
             protocol_factory,
             endpoint.host,
             endpoint.port,
-            ssl=options.tls if endpoint.scheme == "tls" else None,
-            ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.scheme == "tls" else None,
+            ssl=options.tls if endpoint.is_encrypted else None,
+            ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.is_encrypted else None,
             backlog=ACCEPTS_AT_ONCE,
         )
     except OSError as error:
@@ -75,7 +91,12 @@ async def listen(
         # Accepted sockets inherit these from the listening one (Linux), which saves five calls for each.
         tune_socket(listening, options.user_timeout_s)
         lengthen_queue(listening.fileno())
-    return TcpListener(server, Endpoint(endpoint.scheme, endpoint.host, port))
+    return TcpListener(server, Endpoint(endpoint.scheme, endpoint.host, port, endpoint.path))
+
+
+def client_context(endpoint: Endpoint, options: TransportOptions) -> ssl.SSLContext | None:
+    """What a client encrypts with, by default what trusts the system's authorities; ``None`` without encryption."""
+    return (options.tls or ssl.create_default_context()) if endpoint.is_encrypted else None
 
 
 def tune_socket(sock: socket.socket, user_timeout_s: float) -> None:

@@ -1,0 +1,326 @@
+/**
+ * Frames: the bytes of docs/protocol.md §2, §5 and §6. Pure functions, and a reader that keeps what is not whole.
+ */
+
+import { MessagePackError, ProtocolError, Code } from "./errors.js";
+import { Float, decode, encode } from "./messagepack.js";
+
+export const PROTOCOL_VERSION = 1;
+/** What the WebSocket handshake asks for. */
+export const SUBPROTOCOL = "landline.1";
+/** The longest message of a WebSocket (§2.4). */
+export const MESSAGE_BYTES_MAX = 131_072;
+
+// Limits (§3.1).
+export const HANDSHAKE_BYTES_MAX = 8192;
+export const FRAME_BYTES_MAX = 17_408;
+export const FRAGMENT_BYTES = 16_384;
+export const NAME_BYTES_MAX = 255;
+export const REASON_CHARACTERS_MAX = 500;
+
+export const LENGTH_BYTES = 4;
+/** The length field, the kind, and what every DATA frame has before its name. */
+export const DATA_HEADER_BYTES = 24;
+
+export const Kind = Object.freeze({
+  CHALLENGE: 1,
+  HELLO: 2,
+  WELCOME: 3,
+  REJECT: 4,
+  DATA: 16,
+  ACK: 17,
+  PING: 18,
+  PONG: 19,
+  EOF: 21,
+  BYE: 22,
+  NOTICE: 23,
+});
+
+export const Operation = Object.freeze({
+  CONTINUE: 0,
+  MESSAGE: 1,
+  REQUEST: 2,
+  RESPONSE: 3,
+  ERROR: 4,
+  CANCEL: 5,
+});
+export const OPERATION_MAX = 5;
+
+export const Flag = Object.freeze({ MORE: 1, BULK: 2, PACKED: 4 });
+export const FLAGS_KNOWN = 7;
+
+const PING_BYTES = 28;
+const CHECKED_BYTES = 24;
+const NONE = new Uint8Array(0);
+
+const fromUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+// Numbers of 64 bits. Sequence numbers stay exact: a session would need 2^53 frames to leave that range. One that a
+// hostile peer makes up may be rounded, and is far above any that it is compared with.
+
+export function readU64(view, at) {
+  return view.getUint32(at) * 0x1_0000_0000 + view.getUint32(at + 4);
+}
+
+export function writeU64(view, at, value) {
+  if (typeof value === "bigint") view.setBigUint64(at, value);
+  else {
+    view.setUint32(at, Math.floor(value / 0x1_0000_0000));
+    view.setUint32(at + 4, value % 0x1_0000_0000);
+  }
+}
+
+/** As readU64, but a bigint where a number would not be exact: correlation ids are given back as they came. */
+function readExactU64(view, at) {
+  const number = readU64(view, at);
+  return number <= Number.MAX_SAFE_INTEGER ? number : view.getBigUint64(at);
+}
+
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, index) => {
+  let crc = index;
+  for (let bit = 0; bit < 8; bit++) crc = crc & 1 ? (crc >>> 1) ^ 0xedb88320 : crc >>> 1;
+  return crc;
+});
+
+/** CRC-32 as in zlib (§6.1). */
+export function crc32(bytes) {
+  let crc = 0xffffffff;
+  for (const byte of bytes) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ byte) & 0xff];
+  return (crc ^ 0xffffffff) >>> 0;
+}
+
+function frame(kind, bodyBytes) {
+  const bytes = new Uint8Array(LENGTH_BYTES + 1 + bodyBytes);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, 1 + bodyBytes);
+  bytes[LENGTH_BYTES] = kind;
+  return { bytes, view };
+}
+
+/** A frame whose body is a map. */
+export function encodeBody(kind, body) {
+  const packed = encode(body);
+  const { bytes } = frame(kind, packed.length);
+  bytes.set(packed, LENGTH_BYTES + 1);
+  return bytes;
+}
+
+/** DATA (§5.1). `name` and `payload` are bytes. */
+export function encodeData(sequence, flags, operation, correlation, name, payload) {
+  const { bytes, view } = frame(Kind.DATA, DATA_HEADER_BYTES - LENGTH_BYTES - 1 + name.length + payload.length);
+  writeU64(view, 5, sequence);
+  bytes[13] = flags;
+  bytes[14] = operation;
+  writeU64(view, 15, correlation);
+  bytes[23] = name.length;
+  bytes.set(name, DATA_HEADER_BYTES);
+  bytes.set(payload, DATA_HEADER_BYTES + name.length);
+  return bytes;
+}
+
+/** ACK (§5.3). */
+export function encodeAck(taken) {
+  return encodeNumber(Kind.ACK, taken);
+}
+
+/** EOF (§5.4). */
+export function encodeEof(sequence) {
+  return encodeNumber(Kind.EOF, sequence);
+}
+
+function encodeNumber(kind, number) {
+  const { bytes, view } = frame(kind, 8);
+  writeU64(view, 5, number);
+  return bytes;
+}
+
+/** PING or PONG (§6.1). `timeUs` is a bigint, or the 8 bytes of the PING that is answered. */
+export function encodePing(kind, number, timeUs, taken) {
+  const { bytes, view } = frame(kind, PING_BYTES);
+  writeU64(view, 5, number);
+  if (typeof timeUs === "bigint") view.setBigUint64(13, timeUs);
+  else bytes.set(timeUs, 13);
+  writeU64(view, 21, taken);
+  view.setUint32(29, crc32(bytes.subarray(5, 29)));
+  return bytes;
+}
+
+/** The body of a PING or PONG. Throws ProtocolError for another length or a wrong checksum. */
+export function decodePing(body) {
+  if (body.length !== PING_BYTES) throw new ProtocolError(`a ping or pong of ${body.length} bytes`);
+  const view = viewOf(body);
+  if (view.getUint32(CHECKED_BYTES) !== crc32(body.subarray(0, CHECKED_BYTES))) {
+    throw new ProtocolError("a ping or pong with a wrong checksum");
+  }
+  return { number: readExactU64(view, 0), timeUs: body.slice(8, 16), taken: readU64(view, 16) };
+}
+
+/** The body of an ACK or EOF. */
+export function decodeNumber(body) {
+  if (body.length !== 8) throw new ProtocolError(`a sequence number of ${body.length} bytes`);
+  return readU64(viewOf(body), 0);
+}
+
+/** The body of a DATA frame, behind its kind. The name stays bytes until the number was looked at. */
+export function decodeData(body) {
+  const header = DATA_HEADER_BYTES - LENGTH_BYTES - 1;
+  const nameBytes = body.length < header ? 0 : body[18];
+  if (body.length < header + nameBytes) {
+    throw new ProtocolError(`a DATA frame of ${body.length + 1} bytes, too short for what it says it holds`);
+  }
+  const view = viewOf(body);
+  return {
+    sequence: readU64(view, 0),
+    flags: body[8],
+    operation: body[9],
+    correlation: readExactU64(view, 10),
+    name: body.subarray(header, header + nameBytes),
+    payload: body.subarray(header + nameBytes),
+  };
+}
+
+/** A name as text. Throws ProtocolError when it is not UTF-8. */
+export function decodeName(bytes) {
+  if (bytes.length === 0) return "";
+  try {
+    return fromUtf8.decode(bytes);
+  } catch {
+    throw new ProtocolError("a name that is not UTF-8");
+  }
+}
+
+function viewOf(bytes) {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** Bytes of a transport as frames; keeps the rest between reads, at most one frame. */
+export class FrameReader {
+  #rest = NONE;
+  #bytesMax;
+
+  constructor(bytesMax) {
+    this.#bytesMax = bytesMax;
+  }
+
+  /** Takes bytes; fetch frames with next() before the next ones are given. */
+  push(bytes) {
+    if (this.#rest.length === 0) this.#rest = bytes;
+    else {
+      const joined = new Uint8Array(this.#rest.length + bytes.length);
+      joined.set(this.#rest);
+      joined.set(bytes, this.#rest.length);
+      this.#rest = joined;
+    }
+  }
+
+  /**
+   * The next whole frame, `{kind, body, bytes}`, or null. `body` is a view that the next push leaves alone; `bytes` is
+   * the size with the length field. Throws ProtocolError for an impossible length as soon as its four bytes are there.
+   */
+  next() {
+    const rest = this.#rest;
+    if (rest.length < LENGTH_BYTES) return null;
+    const length = viewOf(rest).getUint32(0);
+    if (length === 0) throw new ProtocolError("a frame of length 0");
+    if (length > this.#bytesMax) {
+      throw new ProtocolError(`a frame of ${length} bytes; ${this.#bytesMax} are allowed`, Code.LIMIT_EXCEEDED);
+    }
+    const end = LENGTH_BYTES + length;
+    if (rest.length < end) {
+      // A copy, so that a byte of the next frame does not keep a large read alive.
+      if (rest.byteOffset !== 0) this.#rest = rest.slice();
+      return null;
+    }
+    this.#rest = rest.subarray(end);
+    return { kind: rest[LENGTH_BYTES], body: rest.subarray(LENGTH_BYTES + 1, end), bytes: end };
+  }
+
+  /** What is behind the frames fetched; the reader is empty afterwards. */
+  takeRest() {
+    const rest = this.#rest;
+    this.#rest = NONE;
+    return rest;
+  }
+}
+
+// Maps (§1.2). A field is `{check, required, missing}`; what is not named in a map's fields is ignored.
+
+/** The map of a body with its fields checked. Throws ProtocolError that names the field. */
+export function decodeBody(what, body, fields) {
+  let map;
+  try {
+    map = decode(body, { floats: true });
+  } catch (error) {
+    if (error instanceof MessagePackError) throw new ProtocolError(`a ${what} that cannot be read: ${error.message}`);
+    throw error;
+  }
+  return checkMap(what, map, fields);
+}
+
+function checkMap(what, map, fields) {
+  const isMap = typeof map === "object" && map !== null && Object.getPrototypeOf(map) === Object.prototype;
+  if (!isMap) throw new ProtocolError(`a ${what} that is no map with strings for keys`);
+  const found = {};
+  for (const [name, { check, required, missing }] of Object.entries(fields)) {
+    if (Object.hasOwn(map, name)) found[name] = check(map[name], `${what}.${name}`);
+    else if (required) throw new ProtocolError(`a ${what} without ${name}`);
+    else found[name] = missing;
+  }
+  return found;
+}
+
+export const required = (check) => ({ check, required: true });
+export const optional = (check, missing) => ({ check, required: false, missing });
+
+const refuse = (value, path, wanted) => {
+  throw new ProtocolError(`${path} is to be ${wanted}`);
+};
+
+export const integer = (least = -Infinity, most = Infinity) => (value, path) =>
+  (Number.isInteger(value) || typeof value === "bigint") && value >= least && value <= most
+    ? value
+    : refuse(value, path, Number.isFinite(least) ? `an integer from ${least} to ${most}` : "an integer");
+
+export const number = (least, most) => (value, path) => {
+  const plain = value instanceof Float ? value.value : typeof value === "bigint" ? Number(value) : value;
+  return typeof plain === "number" && plain >= least && plain <= most
+    ? plain
+    : refuse(value, path, `a number from ${least} to ${most}`);
+};
+
+export const bytes = (least, most) => (value, path) =>
+  value instanceof Uint8Array && value.length >= least && value.length <= most
+    ? value
+    : refuse(value, path, least === most ? `${most} bytes` : `at most ${most} bytes`);
+
+export const text = (most = Infinity) => (value, path) =>
+  typeof value === "string" && (value.length <= most || [...value].length <= most)
+    ? value
+    : refuse(value, path, Number.isFinite(most) ? `a string of at most ${most} characters` : "a string");
+
+export const flag = (value, path) => (typeof value === "boolean" ? value : refuse(value, path, "a bool"));
+
+export const orNil = (check) => (value, path) => (value === null ? null : check(value, path));
+
+export const list = (check, most) => (value, path) =>
+  Array.isArray(value) && value.length <= most
+    ? value.map((item, index) => check(item, `${path}[${index}]`))
+    : refuse(value, path, `an array of at most ${most}`);
+
+export const map = (fields) => (value, path) => checkMap(path, value, fields);
+
+// The maps of a session.
+
+export const DELAY_S_MAX = 86_400;
+
+const BYE = {
+  code: required(integer()),
+  reason: optional(text(REASON_CHARACTERS_MAX), ""),
+  retry_after_s: optional(orNil(number(0, DELAY_S_MAX)), null),
+  spread_s: optional(number(0, DELAY_S_MAX), 0),
+  alternatives: optional(list(text(500), 16), []),
+};
+const NOTICE = { code: required(integer()), reason: optional(text(), "") };
+
+export const decodeBye = (body) => decodeBody("BYE", body, BYE);
+export const decodeNotice = (body) => decodeBody("NOTICE", body, NOTICE);

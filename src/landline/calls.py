@@ -1,0 +1,208 @@
+"""One request without a line to keep: connect, ask, hang up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import SystemRandom
+from time import monotonic
+from typing import Any, Final
+
+import msgspec
+
+from landline.backoff import Backoff
+from landline.changes import LineState, LossKind, StateChange
+from landline.client import CONNECT_TIMEOUT_S, Connector, check_identity, parse_urls, reason_of
+from landline.datagrams.scheme import load_calls
+from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout
+from landline.handlers import encode_value
+from landline.line import Line
+from landline.outbox import Outbox
+from landline.requests import read_answer
+from landline.session.auth import Anonymous, ClientAuth
+from landline.session.codes import Code
+from landline.session.events import Ended
+from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits
+from landline.session.session import SendBuffer
+from landline.session.wire import Operation
+from landline.timers import TimerWheel
+from landline.transports import Endpoint, TransportOptions
+
+CALL_TIMEOUT_S: Final = 10.0
+
+
+async def call(
+    url: str | Sequence[str],
+    name: str,
+    value: Any = None,
+    *,
+    timeout: float | None = CALL_TIMEOUT_S,
+    auth: ClientAuth | None = None,
+    identity: str = "",
+    options: TransportOptions | None = None,
+    response_type: Any = Any,
+) -> Any:
+    """Asks a server's handler ``name`` and returns its answer, without keeping a line.
+
+    Connects, shakes hands, asks, and says goodbye without waiting for anything after the answer. The handler runs
+    at most once: nothing is repeated after the request may have been received.
+
+    :param url: one URL, or several that are tried in order. Only a failure to connect leads to the next one; each
+        may take an equal share of the time that is left.
+    :param timeout: seconds for everything; ``None`` waits as long as the server is alive once it is connected, and is
+        not for ``udp://``.
+    :param auth: proves who we are, such as :class:`landline.SharedToken`.
+    :param identity: who we say we are, 200 bytes at most.
+    :param response_type: what the answer is converted to, anything msgspec can check.
+    :raises ConnectFailed: no server could be reached in time: the handler did not run.
+    :raises Rejected: the server said no; one that may be asked again leads to the next URL first.
+    :raises ProtocolError: it is no landline server, or did not prove that it knows the token.
+    :raises NoHandler: nobody answers to that name.
+    :raises RequestError: the handler's own error; with the code ``bad_response`` when the answer does not fit.
+    :raises RequestTimeout: (a :class:`TimeoutError`) asked, and no answer in time: whether the handler ran is unknown.
+    :raises RequestLost: the connection or the server ended before the answer came: whether it ran is unknown.
+    :raises MessageTooLarge: the server takes no message of this size; nothing was asked.
+    :raises ConfigurationError: when an argument makes no sense; :class:`TypeError` for values MessagePack has no form
+        for.
+
+    Cancelling tells the server to cancel the handler, and hangs up. Over ``udp://`` it stops asking; a handler that
+    runs already goes on.
+    """
+    endpoints = parse_urls(url, "call()")
+    if timeout is None and any(endpoint.is_connectionless for endpoint in endpoints):
+        raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
+    check_identity(identity)
+    body, is_packed = encode_value(value)
+    caller = _Caller(endpoints, auth or Anonymous(), identity, options or TransportOptions())
+    # Encoded before anything is started, so that a value without a form costs no connection.
+    request = _Request(name, body, is_packed, response_type, timeout)
+    return await caller.ask(request)
+
+
+class _Request(msgspec.Struct, frozen=True):
+    name: str
+    body: bytes
+    is_packed: bool
+    response_type: Any
+    timeout_s: float | None
+
+
+class _Caller(Connector):
+    """A connector that tries each URL once, and whose line ends with its first transport."""
+
+    def __init__(
+        self, endpoints: list[Endpoint], auth: ClientAuth, identity: str, options: TransportOptions
+    ) -> None:
+        super().__init__(
+            endpoints,
+            auth=auth,
+            identity=identity,
+            backoff=Backoff(attempts=1),
+            on_state=None,
+            on_session_lost=None,
+            limits=Limits(),
+            send_buffer=SendBuffer(),
+            options=options,
+            stagger_s=None,
+            clock=monotonic,
+            random=SystemRandom(),
+        )
+        self._urls = endpoints
+        # A server may greet every line, or broadcast: unread messages would close the window for the answer.
+        self.handlers.on_message(_ignore)
+
+    async def ask(self, request: _Request) -> Any:
+        """The answer of the first server that can be reached."""
+        self.loop = asyncio.get_running_loop()
+        self.wheel = TimerWheel(self.loop, self._clock)
+        self.outbox = Outbox(self.loop)
+        deadline = None if request.timeout_s is None else self.loop.time() + request.timeout_s
+        try:
+            for left in range(len(self._urls), 1, -1):
+                try:
+                    return await self._ask_one(self._urls[-left], request, deadline, left)
+                except Rejected as error:
+                    if not error.code.may_return:
+                        raise
+                except ConnectFailed:
+                    continue
+            return await self._ask_one(self._urls[-1], request, deadline, 1)
+        finally:
+            self.wheel.close()
+
+    async def _ask_one(
+        self, endpoint: Endpoint, request: _Request, deadline: float | None, urls_left: int
+    ) -> Any:
+        if endpoint.is_connectionless:
+            return await self._ask_datagram(endpoint, request, self._share_s(deadline, urls_left))
+        line = Line(self, identity=self._identity)
+        value = msgspec.Raw(request.body) if request.is_packed else request.body
+        try:
+            await self._connect_in_time(line, endpoint, deadline, urls_left)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await line.request(
+                        request.name, value, timeout=None, response_type=request.response_type
+                    )
+            except TimeoutError as error:
+                raise RequestTimeout(request.name, request.timeout_s or 0.0) from error
+        finally:
+            # The answer itself shows that the request was taken; there is nothing to drain. After a cancellation or
+            # a time-out, the BYE cancels what still runs there.
+            line.end(Code.NORMAL)
+
+    async def _connect_in_time(
+        self, line: Line, endpoint: Endpoint, deadline: float | None, urls_left: int
+    ) -> None:
+        """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""
+        share_s = self._share_s(deadline, urls_left)
+        try:
+            async with asyncio.timeout(share_s):
+                await self.connect_once(line, endpoint)
+        except TimeoutError as error:
+            raise ConnectFailed(f"{endpoint}: no connection within {share_s:g} s") from error
+        except (OSError, UnicodeError) as error:
+            raise ConnectFailed(f"{endpoint}: {reason_of(error)}") from error
+
+    async def _ask_datagram(self, endpoint: Endpoint, request: _Request, timeout_s: float) -> Any:
+        reply = await load_calls(endpoint).ask(
+            endpoint,
+            request.name,
+            request.body,
+            is_packed=request.is_packed,
+            identity=self._identity,
+            auth=self._auth,
+            timeout_s=timeout_s,
+        )
+        return read_answer(
+            request.name,
+            reply.body,
+            reply.is_packed,
+            request.response_type,
+            is_error=reply.operation is Operation.ERROR,
+        )
+
+    def _share_s(self, deadline: float | None, urls_left: int) -> float:
+        """How long one URL may take: its share of what is left."""
+        if deadline is None:
+            return CONNECT_TIMEOUT_S + HANDSHAKE_TIMEOUT_S
+        return round(max(0.0, deadline - self.loop.time()) / urls_left, 3)
+
+    # For the line.
+
+    def line_detached(self, line: Line, cause: LossKind, detail: str) -> None:
+        _finish(line, cause, detail, None)
+
+    def line_ended(self, line: Line, ended: Ended) -> None:
+        cause = LossKind.CLOSED_BY_PEER if ended.by_peer else LossKind.PROTOCOL_ERROR
+        _finish(line, cause, ended.reason or ended.code.name.lower().replace("_", " "), ended.code)
+
+
+def _finish(line: Line, cause: LossKind, detail: str, code: Code | None) -> None:
+    # A request that was sent fails with RequestLost; the error is for one that was not, and may go to the next URL.
+    error = ConnectFailed(f"the connection ended before the request was sent: {detail}")
+    line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)
+
+
+def _ignore(line: Line, message: Any) -> None:
+    """Nobody reads what a server sends unasked on a line that is there for one answer."""

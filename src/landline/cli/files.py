@@ -1,0 +1,163 @@
+"""Commands that move files: ``send-file`` and ``receive-files``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from landline.cli.exits import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, CommandFailed, WrongUse
+from landline.cli.options import read_token
+from landline.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    import landline
+
+ATTEMPTS: Final = 20
+"""Attempts to connect in a row, some minutes in all, after which a file is not sent."""
+
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token-file",
+        metavar="PATH",
+        help="File with the token both sides know; else LANDLINE_TOKEN is taken.",
+        show_default=False,
+    ),
+]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="LABEL", help="Which directory of the receiver: its --to.", show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to ``app``."""
+    app.command("send-file")(send_file)
+    app.command("receive-files")(receive_files)
+
+
+def send_file(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Where files are received, such as tcp://host:5463.")
+    ],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The file.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="What to call it there. Default: its own name.", show_default=False),
+    ] = None,
+    to: To = "",
+    token_file: Token = None,
+) -> None:
+    """Send a file to a machine that runs receive-files; sent again after an interruption, it goes on."""
+    sys.exit(_run(_send(url, Path(path), name, to, read_token(token_file))))
+
+
+def receive_files(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where files are stored.")],
+    listen: Annotated[
+        str,
+        typer.Option("--listen", metavar="URL", help="Where senders connect. Other machines need a token."),
+    ] = "tcp://127.0.0.1:5463",
+    to: To = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same name.")] = False,
+    token_file: Token = None,
+) -> None:
+    """Receive files into a directory until Ctrl-C or SIGTERM."""
+    sys.exit(_run(_receive(Path(directory), listen, to, read_token(token_file), overwrite=overwrite)))
+
+
+async def _send(url: str, path: Path, name: str | None, to: str, token: str | None) -> int:
+    import landline
+    from landline.cli.file_progress import show_progress
+
+    async with landline.connect(
+        url,
+        auth=landline.SharedToken(token) if token else None,
+        backoff=landline.Backoff(attempts=ATTEMPTS),
+        on_state=_say_state,
+    ) as line:
+        with show_progress(sys.stderr) as bars:
+            receipt = await line.send_file(path, name=name, to=to, progress=bars.bar(name or path.name))
+        sys.stdout.write(f"{printable(receipt.name)}: {_summary(receipt)}.\n")
+    return ALL_DONE
+
+
+async def _receive(directory: Path, listen: str, to: str, token: str | None, *, overwrite: bool) -> int:
+    import asyncio
+    import signal
+
+    import landline
+    from landline.cli.file_progress import show_progress
+
+    endpoint = landline.parse_url(listen)
+    if token is None and endpoint.scheme != "unix" and endpoint.host not in ("127.0.0.1", "::1", "localhost"):
+        raise WrongUse(
+            f"--listen {printable(listen)} lets other machines send files; give --token-file or set LANDLINE_TOKEN."
+        )
+    server = landline.Server(auth=landline.SharedToken(token) if token else None)
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    with show_progress(sys.stderr) as bars:
+
+        def progress(file: landline.IncomingFile, told: landline.FileProgress) -> None:
+            bars.show(f"{file.name} from {file.line.peer}", told)
+
+        received = server.on_file(directory, to=to, progress=progress, overwrite=overwrite)
+
+        @received
+        def say(file: landline.IncomingFile, receipt: landline.FileReceipt) -> None:
+            sys.stdout.write(
+                f"{printable(receipt.name)} from {printable(file.line.peer)}: {_summary(receipt)}.\n"
+            )
+            sys.stdout.flush()
+
+        async with server.listen(listen) as listening:
+            sys.stdout.write(f"Files are received on {listening} into {directory}. Ctrl-C stops it.\n")
+            sys.stdout.flush()
+            await stopping.wait()
+    return ALL_DONE
+
+
+def _summary(receipt: landline.FileReceipt) -> str:
+    sent_bytes = receipt.size_bytes - receipt.resumed_from
+    text = f"{receipt.size_bytes} bytes, BLAKE2b-256 {receipt.hash.hex()}, in {receipt.duration_s:.1f} s"
+    return text if not receipt.resumed_from else f"{text}; {sent_bytes} of them now, the rest before"
+
+
+def _say_state(line: Any, change: Any) -> None:
+    """Why nothing moves, for the person who waits."""
+    if change.due_in_s is not None:
+        sys.stderr.write(f"{printable(change.detail)}; attempt {change.attempt} in {change.due_in_s:.1f} s\n")
+        sys.stderr.flush()
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    """Runs a command; what is expected to go wrong becomes one sentence and an exit status."""
+    import landline
+
+    try:
+        return landline.run(main)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except landline.ConfigurationError as error:
+        raise WrongUse(_sentence(str(error))) from error
+    except (landline.GaveUp, landline.ConnectFailed, landline.ProtocolError) as error:
+        raise CommandFailed(_sentence(str(error)), NO_SERVER) from error
+    except landline.LandlineError as error:
+        raise CommandFailed(_sentence(str(error)), SOME_NOT_DONE) from error
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        raise CommandFailed(f"{name}{(error.strerror or str(error)).lower()}.", SOME_NOT_DONE) from error
+
+
+def _sentence(text: str) -> str:
+    text = printable(text)
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

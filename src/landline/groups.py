@@ -1,0 +1,182 @@
+"""Groups of lines that are spoken to together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from landline.changes import LineState
+from landline.errors import ConfigurationError
+from landline.handlers import encode_value
+from landline.line import Line, call_back
+from landline.room import WhenFull, check_policy
+from landline.session.wire import encode_datagram
+
+
+class BroadcastResult(msgspec.Struct, frozen=True):
+    """Who a broadcast went to."""
+
+    sent: int
+    """Lines that took it."""
+    skipped: int
+    """Lines that did not: their send buffer had no room, or the message is larger than they take; for a datagram, all
+    that dropped it."""
+    disconnected: int = 0
+    """Lines that were ended because they had no room."""
+    dropped: int = 0
+    """Older messages that were dropped to make room."""
+
+
+Broadcast = Callable[[list[Line], Any, str, bool, WhenFull, int | None], BroadcastResult]
+ChangeCallback = Callable[["Group", Line, bool], object]
+
+
+class Group:
+    """A set of lines that are spoken to together; made by :meth:`landline.Server.group`.
+
+    A line that closes leaves by itself; one that is away stays. ``when_full`` and ``keep`` are what its broadcasts do
+    with lines that have no room, unless a broadcast says otherwise.
+    """
+
+    __slots__ = ("_broadcast", "_callback", "_groups", "_lines", "keep", "name", "when_full")
+
+    def __init__(
+        self, groups: Groups, name: str, broadcast: Broadcast, when_full: WhenFull, keep: int | None
+    ) -> None:
+        self.name = name
+        self.when_full = when_full
+        self.keep = keep
+        self._groups = groups
+        self._broadcast = broadcast
+        self._callback: ChangeCallback | None = None
+        self._lines: dict[Line, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(list(self._lines))
+
+    def __contains__(self, line: object) -> bool:
+        return line in self._lines
+
+    def __repr__(self) -> str:
+        return f"<Group {self.name!r} of {len(self._lines)} lines>"
+
+    def add(self, line: Line) -> None:
+        """Adds a line; adding it twice is adding it once. A closed line is not added."""
+        if line.state is not LineState.CLOSED and line not in self._lines:
+            self._lines[line] = None
+            self._groups.joined(line, self)
+            self._tell(line, True)
+
+    def discard(self, line: Line) -> None:
+        """Removes a line if it is there."""
+        if line in self._lines:
+            del self._lines[line]
+            self._groups.left(line, self)
+            self._tell(line, False)
+
+    def on_change(self, callback: ChangeCallback) -> ChangeCallback:
+        """Calls ``callback(group, line, joined)``, a plain function, when a line was added (``joined`` is true) and
+        when it left: was removed, or closed. It takes the place of the callback given before.
+
+        It is called inside the event loop, at once; what it raises is logged.
+        """
+        self._callback = callback
+        return callback
+
+    def broadcast(
+        self,
+        value: Any,
+        *,
+        name: str = "",
+        bulk: bool = False,
+        when_full: WhenFull | None = None,
+        keep: int | None = None,
+    ) -> BroadcastResult:
+        """Sends one message to every line without waiting for any; see :meth:`Server.broadcast`.
+
+        Without ``when_full`` the group's own policy holds, and its ``keep`` unless another one is given.
+        """
+        if when_full is None:
+            when_full = self.when_full
+            keep = self.keep if keep is None else keep
+        return self._broadcast(list(self._lines), value, name, bulk, when_full, keep)
+
+    def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
+        """Sends one datagram to every line, encoded once; see :meth:`Server.broadcast_datagram`."""
+        return broadcast_datagram(list(self._lines), value, name)
+
+    def _tell(self, line: Line, joined: bool) -> None:
+        if self._callback is not None:
+            call_back(self._callback, self, line, joined)
+
+
+class Groups:
+    """The groups of one server, and which of them each line is in: a line that closes asks no other group."""
+
+    __slots__ = ("_broadcast", "_by_name", "_of_line")
+
+    def __init__(self, broadcast: Broadcast) -> None:
+        self._broadcast = broadcast
+        self._by_name: dict[str, Group] = {}
+        self._of_line: dict[Line, dict[Group, None]] = {}
+
+    def get(self, name: str, when_full: WhenFull | None, keep: int | None) -> Group:
+        """See :meth:`landline.Server.group`."""
+        policy = when_full or WhenFull.DROP_NEWEST
+        check_broadcast_policy(policy, keep)
+        group = self._by_name.get(name)
+        if group is None:
+            group = self._by_name[name] = Group(self, name, self._broadcast, policy, keep)
+        elif when_full is not None and (policy, keep) != (group.when_full, group.keep):
+            raise ConfigurationError(
+                f"the group {name!r} was made with {describe_policy(group.when_full, group.keep)}, not with "
+                f"{describe_policy(policy, keep)}; say it where the group is first asked for"
+            )
+        return group
+
+    def joined(self, line: Line, group: Group) -> None:
+        """A group took the line in."""
+        self._of_line.setdefault(line, {})[group] = None
+
+    def left(self, line: Line, group: Group) -> None:
+        """A group let the line go."""
+        groups = self._of_line[line]
+        del groups[group]
+        if not groups:
+            del self._of_line[line]
+
+    def line_closed(self, line: Line) -> None:
+        """The line leaves every group."""
+        for group in list(self._of_line.get(line, ())):
+            group.discard(line)
+
+
+def check_broadcast_policy(when_full: WhenFull, keep: int | None) -> None:
+    """Raises :class:`ConfigurationError` for what a broadcast cannot do."""
+    if when_full is WhenFull.WAIT:
+        raise ConfigurationError("a broadcast waits for nobody: when_full=WAIT is not possible")
+    check_policy(when_full, keep)
+
+
+def describe_policy(when_full: WhenFull, keep: int | None) -> str:
+    """A policy as it is written in a call."""
+    text = f"when_full={when_full.name}"
+    return text if keep is None else f"{text}, keep={keep}"
+
+
+def broadcast_datagram(lines: Iterable[Line], value: Any, name: str) -> BroadcastResult:
+    """Sends one datagram to each of these lines. Raises :class:`landline.MessageTooLarge` before anything was sent."""
+    body, is_packed = encode_value(value)
+    frame = encode_datagram(name.encode(), body, is_packed=is_packed)
+    sent = skipped = 0
+    for line in lines:
+        if line.state is not LineState.CLOSED and line.send_encoded_datagram(frame):
+            sent += 1
+        else:
+            skipped += 1
+    return BroadcastResult(sent, skipped)

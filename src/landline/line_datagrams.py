@@ -1,0 +1,52 @@
+"""Datagrams of a line: through the transport's own where it has them, else in its stream; and to their handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from landline.handlers import Handlers
+from landline.session.session import Session
+from landline.session.wire import FRAME_HEADER_BYTES
+from landline.transports import DatagramTransport
+
+if TYPE_CHECKING:
+    from landline.line import Line
+
+logger = logging.getLogger("landline")
+
+
+def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes) -> bool:
+    """Sends a DATAGRAM frame, or lets the session write it, or drops it. Returns whether it was taken.
+
+    Raises :class:`landline.LineClosed` when the session is over.
+    """
+    if session.is_attached and hasattr(transport, "send_datagram"):
+        carrier = cast(DatagramTransport, transport)
+        size = len(frame) - FRAME_HEADER_BYTES
+        if size <= carrier.datagram_bytes_max:
+            # Of the stream's back-pressure it knows nothing: it is not in the stream.
+            if carrier.send_datagram(frame[FRAME_HEADER_BYTES:]):
+                return True
+            session.count_datagram_dropped()
+            return False
+    return session.send_datagram(frame)
+
+
+def handle_datagrams(line: Line, session: Session, handlers: Handlers) -> None:
+    """Calls the handlers of what came; a datagram without one is counted and forgotten."""
+    for datagram in session.next_datagrams():
+        handler = handlers.find_datagram(datagram.name)
+        if handler is None:
+            session.count_datagram_ignored()
+            continue
+        try:
+            handler.function(line, handler.body_of(datagram.body, datagram.is_packed))
+        except msgspec.DecodeError as error:
+            session.count_datagram_ignored()
+            logger.warning("%r sent a datagram %r that does not fit: %s", line, datagram.name, error)
+        except Exception:
+            logger.exception("the handler for datagrams %r of %r failed", datagram.name, line)

@@ -1,0 +1,215 @@
+"""Multicast DNS, spoken by the package zeroconf; see :mod:`landline.announcement`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import re
+import socket
+from collections.abc import Awaitable
+from typing import Any, Final
+
+import ifaddr
+from zeroconf import Error as ZeroconfError
+from zeroconf import NonUniqueNameException, ServiceStateChange
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+from landline.announcement import (
+    ADDRESSES_MAX,
+    DATAGRAM_TYPE,
+    STREAM_TYPE,
+    Announced,
+    Announcement,
+    BadAnnouncement,
+    heard,
+    instance_label,
+    is_reachable,
+    service_type,
+    txt_record,
+)
+from landline.errors import AddressInUse
+from landline.transports import Endpoint
+
+logger = logging.getLogger("landline")
+
+SETTLE_S: Final = 0.5
+"""How long others may take to speak up after the one that is looked for: a responder whose answer others may have too
+waits 120 ms at most (RFC 6762 §6)."""
+ANSWERS_MAX: Final = 256
+"""How many announcements are looked into in one search."""
+LABEL_BYTES_MAX: Final = 63
+"""RFC 1035 §2.3.4."""
+RESOLVE_MS: Final = 3000
+"""How long the addresses of one announcement are asked for."""
+
+
+class MdnsAnnouncer:
+    """One announced endpoint."""
+
+    __slots__ = ("_announcing", "_zeroconf")
+
+    def __init__(self, zeroconf: AsyncZeroconf, announcing: Awaitable[Any]) -> None:
+        self._zeroconf: AsyncZeroconf | None = zeroconf
+        self._announcing = asyncio.ensure_future(announcing)
+
+    async def close(self) -> None:
+        """Withdraws it: says goodbye (RFC 6762, section 10.1). The second time does nothing."""
+        zeroconf, self._zeroconf = self._zeroconf, None
+        if zeroconf is not None:
+            self._announcing.cancel()
+            await asyncio.wait([self._announcing])
+            await zeroconf.async_close()
+
+
+async def announce(endpoint: Endpoint, name: str) -> MdnsAnnouncer:
+    """See :class:`landline.announcement.Discovery`."""
+    type_ = service_type(endpoint.scheme)
+    addresses = await _own_addresses(endpoint)
+    if not addresses:
+        raise OSError(
+            errno.EADDRNOTAVAIL,
+            f"{endpoint} cannot be announced: this machine has no address others can reach",
+        )
+    info = AsyncServiceInfo(
+        type_,
+        f"{instance_label(name, endpoint.scheme)}.{type_}",
+        port=endpoint.port,
+        properties=txt_record(endpoint),
+        server=f"{_host_label(name)}.local.",
+        parsed_addresses=addresses,
+    )
+    zeroconf = await _open()
+    try:
+        announcing = await zeroconf.async_register_service(info)
+    except NonUniqueNameException as error:
+        await zeroconf.async_close()
+        raise AddressInUse(
+            errno.EADDRINUSE,
+            f"another {endpoint.scheme}:// server is announced as {name!r} on this network; choose another name",
+        ) from error
+    except BaseException:
+        await zeroconf.async_close()
+        raise
+    return MdnsAnnouncer(zeroconf, announcing)
+
+
+async def search(timeout_s: float, wanted: Announced | None) -> list[Announcement]:
+    """See :class:`landline.announcement.Discovery`."""
+    zeroconf = await _open()
+    try:
+        searching = _Search(zeroconf, wanted)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await searching.is_found.wait()
+                await asyncio.sleep(SETTLE_S)
+        except TimeoutError:
+            pass  # What was heard until now is the result.
+        finally:
+            await searching.close()
+    finally:
+        await zeroconf.async_close()
+    return sorted(searching.found.values(), key=lambda one: (one.name, one.host, one.scheme))
+
+
+class _Search:
+    """Listens to announcements, and asks each for what it did not say by itself."""
+
+    def __init__(self, zeroconf: AsyncZeroconf, wanted: Announced | None) -> None:
+        self._zeroconf = zeroconf
+        self._wanted = wanted
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self.found: dict[str, Announcement] = {}
+        self.is_found = asyncio.Event()
+        self._browser = AsyncServiceBrowser(
+            zeroconf.zeroconf, [STREAM_TYPE, DATAGRAM_TYPE], handlers=[self._handle]
+        )
+
+    async def close(self) -> None:
+        await self._browser.async_cancel()
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    def _handle(
+        self, *, zeroconf: object, service_type: str, name: str, state_change: ServiceStateChange
+    ) -> None:
+        """The browser's call."""
+        if state_change is ServiceStateChange.Removed:
+            self.found.pop(name, None)
+        elif name in self._asking or len(self._asking) < ANSWERS_MAX:
+            before = self._asking.get(name)
+            if before is None or before.done():
+                self._asking[name] = asyncio.get_running_loop().create_task(self._ask(service_type, name))
+
+    async def _ask(self, type_: str, full_name: str) -> None:
+        try:
+            info = AsyncServiceInfo(type_, full_name)
+            if not await info.async_request(self._zeroconf.zeroconf, RESOLVE_MS):
+                raise BadAnnouncement("it does not tell its address")
+            announcement = heard(
+                label=full_name.removesuffix(f".{type_}"),
+                type_=type_,
+                host=info.server or "",
+                port=info.port,
+                addresses=info.parsed_addresses(),
+                txt=info.properties,
+            )
+        except (BadAnnouncement, ZeroconfError) as error:
+            logger.warning("an announcement named %r is not used: %s", full_name[:80], error)
+            return
+        self.found[full_name] = announcement
+        wanted = self._wanted
+        if wanted is not None and wanted.name in ("", announcement.name):
+            self.is_found.set()
+
+
+async def _open() -> AsyncZeroconf:
+    try:
+        zeroconf = AsyncZeroconf()
+    except (OSError, RuntimeError) as error:
+        # zeroconf raises RuntimeError when no interface can be used.
+        raise OSError(errno.ENETUNREACH, f"multicast DNS is not possible here: {error}") from error
+    # It cannot be closed before it has begun; whoever is cancelled must not cancel that.
+    starting = asyncio.ensure_future(zeroconf.zeroconf.async_wait_for_start())
+    try:
+        await asyncio.shield(starting)
+    except BaseException as error:
+        await asyncio.wait([starting])
+        await zeroconf.async_close()
+        if isinstance(error, ZeroconfError):
+            raise OSError(errno.ENETUNREACH, "multicast DNS did not start within its time") from error
+        raise
+    return zeroconf
+
+
+async def _own_addresses(endpoint: Endpoint) -> list[str]:
+    """Where others on the network reach a listener of ours."""
+    try:
+        is_any = ipaddress.ip_address(endpoint.host).is_unspecified
+    except ValueError:
+        is_any = False
+    if is_any:
+        version = ipaddress.ip_address(endpoint.host).version
+        addresses = [
+            ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+            for adapter in ifaddr.get_adapters()
+            for ip in adapter.ips
+        ]
+        addresses = [address for address in addresses if ipaddress.ip_address(address).version == version]
+    else:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+        )
+        addresses = [str(address[4][0]) for address in found]
+    return [address for address in dict.fromkeys(addresses) if is_reachable(address)][:ADDRESSES_MAX]
+
+
+def _host_label(name: str) -> str:
+    """Names this machine's addresses: its own name alone may be that of others too, and stand for all of them."""
+    own = re.sub("[^A-Za-z0-9]+", "-", socket.gethostname().partition(".")[0])
+    return f"{own[: LABEL_BYTES_MAX - 1 - len(name)]}-{name}".strip("-")

@@ -1,0 +1,261 @@
+"""One QUIC connection for one line: aioquic's, with everything it leaves open bounded.
+
+aioquic's :class:`QuicConnection` does no I/O and takes the time as an argument. It doubles its flow-control windows
+without an end, lets a peer open 128 streams of each kind, buffers whatever is written, and tells of a closed connection
+only after three probe timeouts. All that depends on names it does not promise stands in this file.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Any, Final
+
+from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
+from aioquic.quic.connection import (
+    CONNECTION_LIMIT_FRAME_CAPACITY,
+    MAX_STREAM_DATA_FRAME_CAPACITY,
+    QuicConnection,
+    QuicConnectionState,
+)
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
+from aioquic.quic.packet_builder import QuicPacketBuilder
+from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import Epoch
+
+from landline.errors import ConfigurationError
+from landline.transports import Endpoint, TransportOptions
+
+ALPN: Final = "landline/1"
+STREAM_ID: Final = 0
+"""The first bidirectional stream a client opens (RFC 9000 section 2.1)."""
+WINDOW_BYTES: Final = 1024 * 1024
+"""How far a peer may send ahead of what our protocol has taken: what a hole in its data can make us keep."""
+CONNECTION_ID_BYTES: Final = 8
+DATAGRAM_FRAME_BYTES: Final = 65_535
+"""The longest DATAGRAM frame taken: RFC 9221 section 3 asks for whatever fits a packet."""
+IDLE_TIMEOUT_S: Final = 180_000.0
+"""More than the longest heartbeat a session can have (two days): that a peer is dead is for the session to notice."""
+_PACKET_OVERHEAD_BYTES: Final = 1 + 20 + 2 + 16
+"""Of a packet with a short header (RFC 9000 section 17.3.1): flags, the longest connection id, packet number as aioquic
+writes it, and the tag of the cipher."""
+_DATAGRAM_FRAME_OVERHEAD_BYTES: Final = 1 + 2
+
+
+class LineConnection(QuicConnection):
+    """A QUIC connection that carries one stream, with windows that slide instead of growing."""
+
+    def __init__(
+        self,
+        configuration: QuicConfiguration,
+        *,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
+        )
+        self.taken_bytes = 0
+        """Bytes of the stream that our protocol has taken; the windows end :data:`WINDOW_BYTES` behind them."""
+        self._line_stream: QuicStream | None = None
+        for limit, count in (
+            (self._local_max_streams_bidi, 0 if configuration.is_client else 1),
+            (self._local_max_streams_uni, 0),
+        ):
+            limit.value = limit.sent = count
+
+    # The stream.
+
+    def send(self, data: bytes | bytearray | memoryview, *, end: bool = False) -> bool:
+        """Queues bytes of the stream, which a client opens with its first ones.
+
+        Returns whether they are queued: not where the peer does not want any more.
+        """
+        stream = self._stream
+        if stream is not None and (stream.sender._reset_error_code is not None or stream.sender.is_finished):
+            return False
+        self.send_stream_data(STREAM_ID, data if isinstance(data, bytes) else bytes(data), end)
+        return True
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes of the stream that are kept because the peer has not acknowledged them, sent or not."""
+        stream = self._stream
+        return stream.sender._buffer_stop - stream.sender._buffer_start if stream else 0
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes of the stream that were never sent yet."""
+        stream = self._stream
+        return stream.sender._buffer_stop - stream.sender.highest_offset if stream else 0
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the peer has acknowledged the end of our half of the stream, and so everything before it."""
+        stream = self._stream
+        return stream is not None and stream.sender.is_finished
+
+    @property
+    def _stream(self) -> QuicStream | None:
+        if self._line_stream is None:
+            self._line_stream = self._streams.get(STREAM_ID)
+        return self._line_stream
+
+    # Datagrams (RFC 9221).
+
+    @property
+    def datagram_bytes_max(self) -> int:
+        """The longest datagram the peer takes and one packet carries; 0 where the peer takes none."""
+        taken = self._remote_max_datagram_frame_size
+        if taken is None:
+            return 0
+        room = SMALLEST_MAX_DATAGRAM_SIZE - _PACKET_OVERHEAD_BYTES
+        return max(0, min(room, taken) - _DATAGRAM_FRAME_OVERHEAD_BYTES)
+
+    @property
+    def datagrams_waiting(self) -> int:
+        """How many datagrams congestion control has not let out yet."""
+        return len(self._datagrams_pending)
+
+    # Its life.
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a packet that could be decrypted came."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT
+
+    @property
+    def key_phase(self) -> int:
+        """0 or 1; the other one once either side has changed the keys (RFC 9001 section 6)."""
+        crypto = self._cryptos.get(Epoch.ONE_RTT)
+        return crypto.key_phase if crypto is not None else 0
+
+    def forget_handshake(self) -> None:
+        """Frees the buffers in which TLS wrote its handshake (9 KB of a line): what of it must be repeated stands in
+        the streams of the handshake, and TLS writes nothing more in its keys."""
+        for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
+            self._crypto_buffers.pop(epoch, None)
+
+    @property
+    def closing(self) -> ConnectionTerminated | None:
+        """Why it is closed, as soon as either side decided so."""
+        return self._close_event
+
+    @property
+    def is_closed_by_peer(self) -> bool:
+        """Whether it was the peer that closed it."""
+        return self._state is QuicConnectionState.DRAINING
+
+    # Overridden.
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As aioquic's, but an acknowledgement that is due soon goes with the data there is, not in a packet of its own
+        a millisecond later (RFC 9000 section 13.2.1): a request and its answer are two packets, not four."""
+        space = self._spaces.get(Epoch.ONE_RTT)
+        if space is not None and space.ack_at is not None and space.ack_at > now and self.unsent_bytes:
+            space.ack_at = now
+        return super().datagrams_to_send(now)
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        """Moves MAX_DATA (RFC 9000 section 4.1) on; the numbers of streams never change."""
+        limit = self._local_max_data
+        limit.value = self._slide(limit.value)
+        if limit.value != limit.sent:
+            buffer = builder.start_frame(
+                QuicFrameType.MAX_DATA,
+                capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
+                handler=self._on_connection_limit_delivery,
+                handler_args=(limit,),
+            )
+            buffer.push_uint_var(limit.value)
+            limit.sent = limit.value
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        """Moves MAX_STREAM_DATA on."""
+        stream.max_stream_data_local = self._slide(stream.max_stream_data_local)
+        if stream.max_stream_data_local != stream.max_stream_data_local_sent:
+            buffer = builder.start_frame(
+                QuicFrameType.MAX_STREAM_DATA,
+                capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
+                handler=self._on_max_stream_data_delivery,
+                handler_args=(stream,),
+            )
+            buffer.push_uint_var(STREAM_ID)
+            buffer.push_uint_var(stream.max_stream_data_local)
+            stream.max_stream_data_local_sent = stream.max_stream_data_local
+
+    def _slide(self, value: int) -> int:
+        """The end of a window: moved once half of it is used, so that not every packet moves it."""
+        end = self.taken_bytes + WINDOW_BYTES
+        return end if end - value >= WINDOW_BYTES // 2 else value
+
+
+def server_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicConfiguration:
+    """What a listener's connections share. Raises :class:`ConfigurationError` without a usable certificate."""
+    if options.certificate_file is None:
+        raise ConfigurationError(
+            f"{endpoint} needs a certificate: pass TransportOptions(certificate_file=..., private_key_file=...) "
+            "to listen(); an ssl.SSLContext cannot be used for QUIC"
+        )
+    configuration = _configuration(is_client=False)
+    try:
+        configuration.load_cert_chain(options.certificate_file, options.private_key_file)
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        # TypeError for a key with a password, IndexError for a file without a certificate.
+        raise ConfigurationError(
+            f"{endpoint}: certificate_file {os.fspath(options.certificate_file)!r} with private_key_file "
+            f"{os.fspath(options.private_key_file or '')!r} cannot be used as PEM: {error}"
+        ) from error
+    if configuration.private_key is None:
+        raise ConfigurationError(
+            f"{endpoint}: certificate_file {os.fspath(options.certificate_file)!r} holds no private key; "
+            "pass private_key_file= as well"
+        )
+    return configuration
+
+
+def client_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicConfiguration:
+    """How a client checks its server: against ``ca_file``, or the system's certificates, or those of ``certifi``.
+
+    Raises :class:`ConfigurationError` when ``ca_file`` cannot be used.
+    """
+    configuration = _configuration(is_client=True)
+    configuration.server_name = options.server_name or endpoint.host
+    if options.ca_file is not None:
+        try:
+            with open(options.ca_file, "rb") as file:
+                configuration.cadata = file.read()
+            if b"-----BEGIN CERTIFICATE-----" not in configuration.cadata:
+                raise ValueError("there is no PEM certificate in it")
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"{endpoint}: ca_file {os.fspath(options.ca_file)!r} cannot be used: {error}"
+            ) from error
+    elif options.tls is not None:
+        raise ConfigurationError(
+            f"{endpoint}: QUIC cannot use the certificates of tls=ssl.SSLContext(...); "
+            "pass TransportOptions(ca_file=...)"
+        )
+    else:
+        found = ssl.get_default_verify_paths()
+        configuration.cafile, configuration.capath = found.cafile, found.capath
+    return configuration
+
+
+def _configuration(*, is_client: bool) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=[ALPN],
+        connection_id_length=CONNECTION_ID_BYTES,
+        idle_timeout=IDLE_TIMEOUT_S,
+        max_data=WINDOW_BYTES,
+        max_stream_data=WINDOW_BYTES,
+        max_datagram_frame_size=DATAGRAM_FRAME_BYTES,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+    )

@@ -1,0 +1,177 @@
+"""The bytes of a line in the messages of a WebSocket (RFC 6455), once its opening handshake is done.
+
+The frames of WebSocket are read and made by the sans-I/O layer of the ``websockets`` library; this file moves them
+between the TCP or TLS transport and the line. No task belongs to a connection, and no timer while it is open:
+landline's own heartbeats notice a peer that is gone, whatever carries them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, cast
+from uuid import UUID
+
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import Protocol, Side, State
+
+from landline.transports import LEAVE_S, MESSAGE_BYTES_MAX
+
+_NO_ID: Final = UUID(int=0)
+_BINARY: Final = Opcode.BINARY
+_CONTINUATION: Final = Opcode.CONT
+_ORDERLY: Final = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
+
+
+class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
+    """An open WebSocket: the protocol of its TCP or TLS transport, and the transport of a line.
+
+    What is written in one piece is one binary message. The payload of whatever arrives is handed on as bytes of the
+    stream, fragment by fragment; where messages end says nothing. Pings are answered. A text message ends the
+    connection with 1003, a breach of RFC 6455 with the code the library gives it.
+
+    :param transport: carries the WebSocket; its opening handshake is over, and this object its protocol from now on.
+    :param protocol: the line's. Its ``connection_made`` is called by :meth:`begin`.
+    """
+
+    __slots__ = ("_frames", "_is_closing", "_is_paused", "_letting_go", "_protocol", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, side: Side) -> None:
+        # asyncio.Transport would make a dictionary for each connection, of which nothing is read here.
+        self._transport = transport
+        self._protocol = protocol
+        self._frames = Protocol(side, state=State.OPEN, max_size=MESSAGE_BYTES_MAX)
+        # An id of its own, for a log nobody asked for, would be 150 bytes of each connection.
+        self._frames.id = _NO_ID
+        self._is_closing = False
+        self._is_paused = False
+        self._letting_go: asyncio.TimerHandle | None = None
+        transport.set_protocol(self)
+
+    def begin(self, rest: bytes) -> None:
+        """Tells the line's protocol. ``rest`` are bytes that came behind the opening handshake."""
+        self._protocol.connection_made(self)
+        if rest:
+            self.data_received(rest)
+
+    # For the line: an asyncio.Transport.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends the bytes as one message, or several when they are more than one can hold."""
+        if self.is_closing() or not data:
+            return
+        for start in range(0, len(data), MESSAGE_BYTES_MAX):
+            piece = data if len(data) <= MESSAGE_BYTES_MAX else data[start : start + MESSAGE_BYTES_MAX]
+            self._frames.send_binary(piece)
+        self._send()
+
+    def close(self) -> None:
+        """Begins the closing handshake (RFC 6455, section 7.1.2); what was written goes before it.
+
+        A peer that does not answer it, or does not read, is let go after :data:`landline.transports.LEAVE_S`.
+        """
+        if not self.is_closing():
+            self._frames.send_close(CloseCode.NORMAL_CLOSURE)
+            self._send()
+            self._leave()
+
+    def abort(self) -> None:
+        """Drops the connection at once, and what was not sent with it."""
+        self._is_closing = True
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._transport.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    def is_reading(self) -> bool:
+        return self._transport.is_reading()
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def can_write_eof(self) -> bool:
+        """A WebSocket cannot be closed in one direction only."""
+        return False
+
+    # For the transport below: an asyncio.Protocol.
+
+    def data_received(self, data: bytes) -> None:
+        frames = self._frames
+        was_closing = self._is_closing
+        frames.receive_data(data)
+        payload = []
+        # Requests and responses are events of opening handshakes only.
+        for frame in cast(list[Frame], frames.events_received()):
+            if frame.opcode is _BINARY or frame.opcode is _CONTINUATION:
+                payload.append(frame.data)
+            elif frame.opcode is Opcode.TEXT:
+                # Nothing behind it counts any more.
+                frames.fail(CloseCode.UNSUPPORTED_DATA, "a line takes binary messages only")
+                break
+        self._send()
+        if frames.state is not State.OPEN:
+            self._leave()
+        # What came before the peer's close frame, in the same read, was said in time; as with TCP, nothing is read
+        # after our own close.
+        if not was_closing and (received := b"".join(payload)):
+            self._protocol.data_received(received)
+
+    def eof_received(self) -> None:
+        """The peer's TCP ended, in order or not; the transport below closes itself then."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closing = True
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+        # It holds what holds it: thousands of connections lost at once are not left to the garbage collector.
+        self._frames.parser.close()
+        close = self._frames.close_rcvd or self._frames.close_sent
+        if exc is None and close is not None and close.code not in _ORDERLY:
+            exc = ConnectionAbortedError(f"the WebSocket was closed with {close}")
+        self._protocol.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._protocol.resume_writing()
+
+    # Inside.
+
+    def _send(self) -> None:
+        for data in self._frames.data_to_send():
+            if data:
+                # The pongs of a peer that sends pings and does not read would pile up without end. Not each ping needs
+                # one (RFC 6455, section 5.5.3).
+                if not self._is_paused or data[0] & 0x0F != Opcode.PONG:
+                    self._transport.write(data)
+            else:
+                # The library's sign that its side of the connection is over.
+                self._transport.close()
+
+    def _leave(self) -> None:
+        self._is_closing = True
+        if self._letting_go is None:
+            self._letting_go = asyncio.get_running_loop().call_later(LEAVE_S, self._transport.abort)

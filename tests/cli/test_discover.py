@@ -1,0 +1,111 @@
+"""``serve --announce``, ``discover`` and an agent that goes by a name: real processes, real multicast."""
+
+import importlib.util
+import json
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, WRONG_USE
+
+
+def load_processes():
+    """The helpers of the fault tests: tests are no package, so they are loaded by their path."""
+    name = "landline_test_processes"
+    if name not in sys.modules:
+        path = Path(__file__).parent.parent / "faults" / "processes.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture
+def processes():
+    directory = Path(tempfile.mkdtemp(prefix="ll-"))
+    with load_processes().run_processes(directory) as running:
+        yield running
+    shutil.rmtree(directory)
+
+
+def test_an_agent_finds_the_control_server_by_its_name(processes, multicast):
+    name = f"test-{secrets.token_hex(6)}"
+    data = processes.directory / "control"
+    control = processes.start(
+        "serve", "--data", str(data), "--listen", "tcp://0.0.0.0:0", "--announce", name.upper()
+    )
+    port = control.says(r"Agents connect to tcp://0\.0\.0\.0:(\d+)")[1]
+    control.says(rf"On this network --server mdns\+tcp://{name} finds it too\.\n")
+
+    listed = processes.run("discover", "--seconds", "2", "--json")
+    assert listed.process.returncode == ALL_DONE, listed.err
+    [shown] = [each for each in json.loads(listed.out)["servers"] if each["name"] == name]
+    assert f"tcp://{multicast}:{port}" in shown["endpoints"]
+    assert (shown["url"], shown["is_encrypted"]) == (f"mdns+tcp://{name}", False)
+
+    table = processes.run("discover", "--seconds", "2").out.splitlines()
+    assert table[0].split() == ["NAME", "ENCRYPTED", "ADDRESSES", "HOST", "CONNECT", "TO"]
+    [row] = [line for line in table if line.startswith(name)]
+    assert row.endswith(f"mdns+tcp://{name}")
+
+    agent = processes.start(
+        "agent",
+        "--server",
+        f"mdns+tcp://{name}",
+        "--token-file",
+        str(data / "agents.token"),
+        "--data",
+        str(processes.directory / "agent"),
+        "--power",
+        "dry-run",
+    )
+    agent.says("online")
+    assert agent.ends(signal.SIGTERM) == ALL_DONE
+    assert control.ends(signal.SIGTERM) == ALL_DONE
+    gone = processes.run("discover", "--seconds", "1", "--json")
+    assert name not in gone.out
+
+
+@pytest.mark.parametrize("seconds", ["0", "61", "1.5", "-1", "x", "", "9" * 30])
+def test_wrong_seconds_are_named(processes, seconds):
+    program = processes.run("discover", f"--seconds={seconds}")
+    assert program.process.returncode == WRONG_USE
+    assert program.err == f"--seconds takes a whole number from 1 to 60, not '{seconds}'.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--listen", "tcp://0.0.0.0:0", "--announce", "two words"), "is no name to be announced"),
+        (("--listen", "tcp://127.0.0.1:0", "--announce", "lab"), "is reached from this machine only"),
+    ],
+)
+def test_what_cannot_be_announced_is_refused(processes, options, text):
+    program = processes.run("serve", "--data", str(processes.directory / "control"), *options)
+    assert program.process.returncode == WRONG_USE
+    assert text in program.err
+    assert program.err.count("\n") == 1
+
+
+def test_a_name_that_is_taken_is_refused(processes, multicast):
+    name = f"test-{secrets.token_hex(6)}"
+    options = ("--listen", "tcp://0.0.0.0:0", "--announce", name)
+    first = processes.start("serve", "--data", str(processes.directory / "one"), *options)
+    first.says("Ctrl-C stops it")
+    second = processes.run(
+        "serve",
+        "--data",
+        str(processes.directory / "two"),
+        "--socket",
+        str(processes.directory / "two.sock"),
+        *options,
+    )
+    assert second.process.returncode == SOME_NOT_DONE
+    assert f"announced as '{name}' on this network; choose another name" in second.err
+    assert first.ends(signal.SIGTERM) == ALL_DONE

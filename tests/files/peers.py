@@ -1,0 +1,57 @@
+"""Programs that send and receive files, to be killed. The last words of a sender are its receipt, as JSON."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import landline
+
+QUICK = landline.Backoff(first=0.05, cap=0.2)
+
+
+said = []
+
+
+def say(**words):
+    said.append(words)
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
+
+
+async def receive(directory, url):
+    server = landline.Server()
+
+    def fill(file):
+        """Once an offer was found to fit, leaves only so much room on the disk; the first time."""
+        filler = Path(directory) / "filler"
+        if left_bytes and not any("filled" in words for words in said):
+            with filler.open("wb", buffering=0) as file:
+                while shutil.disk_usage(directory).free > left_bytes:
+                    file.write(bytes(65536))
+            say(filled=filler.stat().st_size)
+
+    left_bytes = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    server.on_file(
+        directory,
+        limits=landline.FileLimits(free_bytes=0),
+        accept=fill,
+        progress=lambda file, progress: say(done=progress.bytes_done),
+    )(lambda file, receipt: say(stored=receipt.name, resumed_from=receipt.resumed_from))
+    async with server.listen(url) as endpoint:
+        say(listening=str(endpoint))
+        await server.serve_forever()
+
+
+async def send(path, url):
+    async with landline.connect(url, backoff=QUICK) as line:
+        try:
+            receipt = await line.send_file(path, progress=lambda progress: say(done=progress.bytes_done))
+        except landline.FileRefused as refusal:
+            say(refused=refusal.code, reason=refusal.reason)
+            return
+        say(resumed_from=receipt.resumed_from, hash=receipt.hash.hex(), sessions=line.epoch)
+
+
+if __name__ == "__main__":
+    landline.run({"receive": receive, "send": send}[sys.argv[1]](sys.argv[2], sys.argv[3]))

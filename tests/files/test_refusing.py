@@ -1,0 +1,274 @@
+"""What is not taken, and what becomes of transfers that are given up."""
+
+import asyncio
+import os
+
+import pytest
+
+import landline
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def serve(inbox, pair):
+    """A pair of lines whose server receives files into the inbox, with these limits."""
+
+    def make(*, accept=None, progress=None, overwrite=False, **limits):
+        server = landline.Server()
+        server.on_file(
+            inbox, limits=landline.FileLimits(**limits), accept=accept, progress=progress, overwrite=overwrite
+        )
+        return pair(server)
+
+    return make
+
+
+async def refusal_of(sending):
+    with pytest.raises(landline.FileRefused) as caught:
+        await sending
+    assert caught.value.reason
+    return caught.value.code
+
+
+async def test_where_nobody_receives(pair, write, inbox):
+    path = write(10)
+    async with pair() as (line, _):
+        assert await refusal_of(line.send_file(path)) == "no_receiver"
+    server = landline.Server()
+    server.on_file(inbox, to="logs")
+    async with pair(server) as (line, _):
+        assert await refusal_of(line.send_file(path, to="other")) == "no_receiver"
+        await line.send_file(path, to="logs")
+
+
+async def test_too_large_no_room_or_over_quota(serve, write, inbox):
+    path = write(1000)
+    async with serve(file_bytes=999) as (line, _):
+        assert await refusal_of(line.send_file(path)) == "too_large"
+    async with serve(free_bytes=2**60) as (line, _):
+        assert await refusal_of(line.send_file(path)) == "no_space"
+    (inbox / "there").write_bytes(bytes(501))
+    async with serve(quota_bytes=1500) as (line, _):
+        assert await refusal_of(line.send_file(path)) == "over_quota"
+    (inbox / "there").write_bytes(bytes(500))
+    async with serve(quota_bytes=1500) as (line, _):
+        await line.send_file(path)
+
+
+async def test_a_name_that_exists_is_not_overwritten_unless_asked(serve, write, inbox, names_in):
+    path = write(1000)
+    (inbox / "photo.raw").write_text("mine")
+    async with serve() as (line, _):
+        assert await refusal_of(line.send_file(path)) == "exists"
+    assert (inbox / "photo.raw").read_text() == "mine"
+    async with serve(overwrite=True) as (line, _):
+        await line.send_file(path)
+        await line.send_file(path)
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+    assert names_in(inbox) == ["photo.raw"]
+
+
+async def test_the_same_file_again_is_received_already(serve, write, inbox):
+    """As after a receipt that was lost: nothing is sent, and both sides know. The same name and time are not enough."""
+    path = write(1000)
+    async with serve() as (line, _):
+        first = await line.send_file(path)
+        again = await line.send_file(path)
+        assert again.resumed_from == 1000
+        assert again.hash == first.hash
+        found = os.stat(path)
+        path.write_bytes(os.urandom(1000))
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        assert await refusal_of(line.send_file(path)) == "exists"
+
+
+async def test_the_application_may_say_no_or_name_it(serve, write, inbox, names_in):
+    async def accept(file):
+        if file.name == "bad.txt":
+            raise landline.FileRefused("not_wanted", f"no {file.name} today")
+        await asyncio.sleep(0)
+        return f"{file.line.identity or 'anonymous'}-{file.name}" if file.size_bytes else None
+
+    async with serve(accept=accept) as (line, _):
+        with pytest.raises(landline.FileRefused, match=r"no bad.txt today \(not_wanted\)"):
+            await line.send_file(write(1), name="bad.txt")
+        assert (await line.send_file(write(1), name="good.txt")).name == "anonymous-good.txt"
+        assert (await line.send_file(write(0), name="empty.txt")).name == "empty.txt"
+    assert names_in(inbox) == ["anonymous-good.txt", "empty.txt"]
+
+
+async def test_a_name_of_the_application_is_checked_too(serve, write, inbox, names_in, caplog):
+    async with serve(accept=lambda file: "../escaped") as (line, _):
+        assert await refusal_of(line.send_file(write(1))) == "failed"
+    assert "'../escaped'" in caplog.text
+    assert names_in(inbox) == []
+    assert not (inbox.parent / "escaped").exists()
+
+
+async def test_what_cannot_be_sent_is_said_at_once(serve, tmp_path, write):
+    path = write(1)
+    os.mkfifo(tmp_path / "pipe")
+    async with serve() as (line, _):
+        with pytest.raises(FileNotFoundError):
+            await line.send_file(tmp_path / "nothing")
+        for no_file in (tmp_path, tmp_path / "pipe", "/dev/null"):
+            with pytest.raises((landline.ConfigurationError, IsADirectoryError)):
+                await line.send_file(no_file, name="x")
+        with pytest.raises(landline.ConfigurationError, match="give another name"):
+            await line.send_file(path, name="a/b")
+        with pytest.raises(landline.ConfigurationError, match="65 characters"):
+            await line.send_file(path, to="x" * 65)
+
+
+async def test_a_file_that_changes_is_noticed_and_nothing_of_it_stays(serve, write, inbox, names_in, until):
+    path = write(30 * MIB)
+
+    def change(progress):
+        with path.open("ab") as file:
+            file.write(b"x")
+
+    async with serve() as (line, _):
+        with pytest.raises(landline.FileChanged, match="written to while it was sent"):
+            await line.send_file(path, progress=change)
+        await until(lambda: names_in(inbox) == [])
+
+
+async def test_a_file_that_shrinks_is_noticed(serve, write, inbox, names_in, until):
+    path = write(30 * MIB)
+    async with serve() as (line, _):
+        with pytest.raises(landline.FileChanged):
+            await line.send_file(path, progress=lambda progress: os.truncate(path, 5 * MIB))
+        await until(lambda: names_in(inbox) == [])
+
+
+async def test_cancelling_the_sender_keeps_what_is_there(serve, write, inbox, until):
+    path = write(40 * MIB)
+    done = asyncio.Event()
+    async with serve() as (line, _):
+        sending = asyncio.create_task(
+            line.send_file(path, progress=lambda told: told.bytes_done > 8 * MIB and done.set())
+        )
+        await done.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await until(lambda: list(inbox.glob("*.json")) or list(inbox.glob(".*.json")))
+        assert not (inbox / "photo.raw").exists()
+        receipt = await line.send_file(path)
+    assert receipt.resumed_from >= 8 * MIB
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_cancelling_the_receiver_tells_the_sender(serve, write, inbox, until, names_in, keep):
+    path = write(40 * MIB)
+
+    def progress(file, told):
+        if 8 * MIB < told.bytes_done < 40 * MIB and not told.resumed_from:
+            file.cancel("enough for today", keep=keep)
+
+    async with serve(progress=progress) as (line, _):
+        with pytest.raises(landline.FileRefused, match="enough for today") as caught:
+            await line.send_file(path)
+        assert caught.value.code == "cancelled"
+        if keep:
+            await until(lambda: any(name.endswith(".json") for name in names_in(inbox)))
+            assert (await line.send_file(path)).resumed_from >= 8 * MIB
+        else:
+            await until(lambda: names_in(inbox) == [])
+
+
+async def test_a_newer_transfer_of_the_same_file_takes_over(serve, write, inbox):
+    path = write(20 * MIB)
+    begun = asyncio.Event()
+    async with serve(accept=lambda file: begun.set()) as (line, _):
+        first = asyncio.create_task(line.send_file(path))
+        await begun.wait()
+        receipt = await line.send_file(path)
+        with pytest.raises(landline.FileRefused, match="superseded"):
+            await first
+    assert receipt.size_bytes == 20 * MIB
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+
+
+async def test_another_beginning_is_sent_anew(serve, write, inbox, until, names_in):
+    """Same name, size and time, and other bytes: what the receiver has is compared and dropped."""
+    path = write(40 * MIB)
+    found = os.stat(path)
+    done = asyncio.Event()
+    async with serve() as (line, _):
+        sending = asyncio.create_task(
+            line.send_file(path, progress=lambda told: told.bytes_done > 8 * MIB and done.set())
+        )
+        await done.wait()
+        sending.cancel()
+        await asyncio.wait({sending})
+        with path.open("r+b") as file:
+            file.write(b"another")
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        receipt = await line.send_file(path)
+    assert receipt.resumed_from == 0
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+
+
+async def test_files_under_way_are_limited(serve, write, until):
+    let_go = asyncio.Event()
+
+    async def accept(file):
+        await let_go.wait()
+
+    path = write(10)
+    async with serve(accept=accept, files_of_a_line=2) as (line, _):
+        sending = [asyncio.create_task(line.send_file(path, name=f"f{number}")) for number in range(5)]
+        await until(lambda: sum(task.done() for task in sending) == 3)
+        assert [await refusal_of(task) for task in sending if task.done()] == ["busy"] * 3
+        let_go.set()
+        await asyncio.gather(*(task for task in sending if not task.done()))
+
+
+async def test_the_end_of_the_line_ends_the_transfer(serve, write, inbox, until, names_in):
+    path = write(40 * MIB)
+    done = asyncio.Event()
+    async with serve() as (line, other):
+        sending = asyncio.create_task(
+            line.send_file(path, progress=lambda told: told.bytes_done > 8 * MIB and done.set())
+        )
+        await done.wait()
+        other.end(landline.Code.FORBIDDEN, "no more of this")
+        with pytest.raises(landline.LineClosed, match="no more of this"):
+            await sending
+        await until(lambda: any(name.endswith(".json") for name in names_in(inbox)))
+
+
+async def test_directories_and_names_that_cannot_be_used(inbox, tmp_path):
+    server = landline.Server()
+    with pytest.raises(landline.ConfigurationError, match="no directory"):
+        server.on_file(tmp_path / "nothing")
+    server.on_file(inbox)
+    with pytest.raises(landline.ConfigurationError, match="already"):
+        server.on_file(inbox)
+    for name in ("landline.file.chunk", "landline.other"):
+        with pytest.raises(landline.ConfigurationError, match="reserved"):
+            server.on(name)
+
+
+async def test_a_handler_of_messages_may_send_a_file_and_wait_for_it(quick, inbox, write):
+    """What the transfer needs to hear does not wait behind the handler that waits for the transfer."""
+    path = write(6 * MIB)
+    server = landline.Server()
+    receipts = []
+
+    @server.on_message
+    async def received(line, message):
+        receipts.append(await line.send_file(path))
+
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(str(endpoint), backoff=quick)
+        stored = asyncio.Event()
+        connector.on_file(inbox)(lambda file, receipt: stored.set())
+        async with connector as line:
+            await line.send("please")
+            await stored.wait()
+            await line.drain()
+    assert [receipt.name for receipt in receipts] == ["photo.raw"]

@@ -1,0 +1,152 @@
+"""The opening handshake of WebSocket and its framing, both sides, as targets of :mod:`tests.fuzz.targets`."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import events
+from collections.abc import Iterable
+from typing import Final
+
+from tests.fuzz.pieces import pieces_of
+from websockets.client import ClientProtocol
+from websockets.uri import parse_uri
+from websockets.utils import accept_key
+
+from landline.errors import ConnectFailed, ProtocolError
+from landline.transports import MESSAGE_BYTES_MAX
+from landline.transports.websocket_opening import OPENING_BYTES_MAX, ClientOpening, Entrance, ServerOpening
+from landline.transports.websocket_stream import WebSocketTransport
+
+KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
+URI: Final = parse_uri("ws://host/")
+REQUEST: Final = (
+    f"GET / HTTP/1.1\r\nHost: host\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: landline.1\r\nOrigin: http://host\r\n\r\n"
+).encode()
+ANSWER: Final = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    f"Sec-WebSocket-Accept: {accept_key(KEY)}\r\nSec-WebSocket-Protocol: landline.1\r\n\r\n"
+).encode()
+
+
+class StillLoop(asyncio.AbstractEventLoop):
+    """A loop in which no time passes."""
+
+    def call_later(self, delay, callback, *args, context=None):
+        return asyncio.TimerHandle(delay, callback, args, self, context)
+
+    def create_future(self):
+        return asyncio.Future(loop=self)
+
+    def get_debug(self):
+        return False
+
+    def _timer_handle_cancelled(self, handle):
+        """There are no timers."""
+
+
+class Below(asyncio.Transport):
+    """The TCP transport below: keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_over = False
+        self.protocol: asyncio.Protocol
+
+    def write(self, data) -> None:
+        assert not self.is_over, "written behind the end"
+        self.written += data
+
+    def set_protocol(self, protocol) -> None:
+        self.protocol = protocol
+
+    def close(self) -> None:
+        self.is_over = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.is_over
+
+
+class Line(asyncio.Protocol):
+    """The protocol of a line that only listens."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.is_open = False
+        self.is_lost = False
+
+    def connection_made(self, transport) -> None:
+        assert not self.is_open
+        self.is_open = True
+
+    def data_received(self, data) -> None:
+        assert self.is_open
+        assert not self.is_lost
+        assert isinstance(data, bytes)
+        assert data
+        self.received += data
+
+    def connection_lost(self, exc) -> None:
+        assert not self.is_lost
+        self.is_lost = True
+
+
+def websocket_server(data: bytes) -> None:
+    """What strangers send to a server of ``ws://``; the first byte puts a good request in front."""
+    stream = (REQUEST if data[:1] > b"\x20" else b"") + data[1:]
+
+    def make(line: Line) -> asyncio.Protocol:
+        return ServerOpening(Entrance("/", (), lambda: line))
+
+    _check(stream, make)
+
+
+def websocket_client(data: bytes) -> None:
+    """The same to a client, from whoever answers in the server's place."""
+    stream = (ANSWER if data[:1] > b"\x20" else b"") + data[1:]
+
+    def make(line: Line) -> asyncio.Protocol:
+        opening = ClientOpening(URI, {}, lambda: line)
+        opening._opening = ClientProtocol(URI, subprotocols=opening._opening.available_subprotocols)
+        opening._opening.key = KEY
+        return opening
+
+    _check(stream, make)
+
+
+def _check(stream: bytes, make) -> None:
+    events._set_running_loop(StillLoop())
+    try:
+        whole = _run(iter([stream]), make)
+        assert _run(pieces_of(stream, 0), make) == _run(pieces_of(stream, len(stream)), make) == whole
+    finally:
+        events._set_running_loop(None)
+
+
+def _run(pieces: Iterable[bytes], make) -> tuple[bool, bytes, bool]:
+    """Whether the WebSocket was opened, what the line got, and whether it was ended."""
+    below, line = Below(), Line()
+    opening = below.protocol = make(line)
+    opening.connection_made(below)
+    for piece in pieces:
+        if below.is_over:
+            break
+        below.protocol.data_received(piece)
+        if isinstance(below.protocol, WebSocketTransport):
+            assert len(below.protocol._frames.reader.buffer) <= MESSAGE_BYTES_MAX
+        elif below.protocol is opening:
+            assert len(opening._opening.reader.buffer) <= OPENING_BYTES_MAX
+        if isinstance(opening, ClientOpening) and opening.opened.done() and not line.is_open:
+            assert isinstance(opening.opened.exception(), ConnectFailed | ProtocolError)
+            below.close()
+    is_ending = below.is_over or (line.is_open and below.protocol.is_closing())
+    below.protocol.eof_received()
+    below.is_over = True
+    below.protocol.connection_lost(None)
+    if isinstance(opening, ClientOpening):
+        assert (opening.opened.exception() is None) == line.is_open
+    assert line.is_lost == line.is_open
+    return line.is_open, line.received, is_ending

@@ -1,0 +1,422 @@
+"""Lines over the WebSockets of an ASGI server: uvicorn with a real port, and each of three frameworks around it."""
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from litestar import Litestar
+from litestar import asgi as litestar_asgi
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from websockets.asyncio.client import connect as connect_websocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+import landline
+from landline.asgi_app import HIGH_WATER_BYTES, AsgiTransport
+from landline.transports import MESSAGE_BYTES_MAX
+
+DIRECT = landline.TransportOptions(proxy=False)
+
+
+class Uvicorn(uvicorn.Server):
+    """One of uvicorn's servers, inside the loop of the test."""
+
+    @contextmanager
+    def capture_signals(self):
+        yield
+
+
+@asynccontextmanager
+async def serve(app, **settings):
+    """Serves an ASGI application on a port of the system's choice; yields the port."""
+    config = uvicorn.Config(
+        app, log_config=None, ws_ping_interval=None, timeout_graceful_shutdown=1, **settings
+    )
+    server = Uvicorn(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.001)
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def alone(server):
+    return landline.asgi(server), "/"
+
+
+def in_starlette(server):
+    @asynccontextmanager
+    async def lifespan(app):
+        yield
+        await server.close()
+
+    return Starlette(routes=[Mount("/line", landline.asgi(server))], lifespan=lifespan), "/line/"
+
+
+def in_fastapi(server):
+    @asynccontextmanager
+    async def lifespan(app):
+        yield
+        await server.close()
+
+    app = FastAPI(lifespan=lifespan)
+    app.mount("/line", landline.asgi(server))
+    return app, "/line/"
+
+
+def in_litestar(server):
+    @asynccontextmanager
+    async def lifespan(app):
+        yield
+        await server.close()
+
+    mounted = litestar_asgi("/line", is_mount=True, copy_scope=True)(landline.asgi(server))
+    return Litestar([mounted], lifespan=[lifespan]), "/line"
+
+
+@pytest.mark.parametrize("mount", [alone, in_starlette, in_fastapi, in_litestar])
+async def test_a_line_is_asked_broken_and_resumed(mount, quick):
+    server = landline.Server(auth=landline.SharedToken("a secret of sixteen bytes"))
+    server.on("add")(lambda line, numbers: sum(numbers))
+    app, path = mount(server)
+    async with serve(app) as port:
+        connector = landline.connect(
+            f"ws://127.0.0.1:{port}{path}",
+            auth=landline.SharedToken("a secret of sixteen bytes"),
+            identity="kiosk-7",
+            backoff=quick,
+            options=DIRECT,
+        )
+        async with connector as line:
+            assert await line.request("add", [1, 2, 3]) == 6
+            [other] = server.lines
+            assert other.identity == "kiosk-7"
+            assert other.peer.startswith("127.0.0.1:")
+            body = bytes(range(256)) * 4096
+            assert len(body) > 4 * MESSAGE_BYTES_MAX
+            for breaking, sender, receiver in ((line, other, line), (other, line, other)):
+                epoch = line.epoch
+                breaking.break_link()
+                await sender.send(body)
+                async for message in receiver:
+                    assert message == body
+                    break
+                assert line.epoch == epoch + 1
+            assert server.lines == [other]
+    with pytest.raises(RuntimeError, match="a closed server cannot listen again"):
+        server.listen("tcp://127.0.0.1:0")._server._begin()
+
+
+async def test_a_line_closes_in_order(quick, until):
+    server = landline.Server()
+    async with serve(landline.asgi(server)) as port:
+        connector = landline.connect(f"ws://127.0.0.1:{port}", backoff=quick, options=DIRECT)
+        async with connector as line:
+            [other] = server.lines
+            await line.close(reason="enough")
+        await until(lambda: other.is_closed)
+        assert other.cause.detail == "enough"
+        async with landline.connect(f"ws://127.0.0.1:{port}", backoff=quick, options=DIRECT) as line:
+            [other] = server.lines
+            other.end(landline.Code.NORMAL, "enough of you")
+            assert [message async for message in line] == []
+            assert "enough of you" in line.cause.detail
+
+
+async def test_a_server_may_listen_elsewhere_as_well(quick):
+    server = landline.Server()
+    async with (
+        serve(landline.asgi(server)) as port,
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        landline.connect(f"ws://127.0.0.1:{port}", backoff=quick, options=DIRECT),
+        landline.connect(str(endpoint), backoff=quick),
+    ):
+        assert len(server.lines) == 2
+
+
+async def test_a_closed_server_accepts_nobody(quick):
+    server = landline.Server()
+    app = landline.asgi(server)
+    async with serve(app) as port:
+        assert app.endpoint == landline.Endpoint("ws")
+        await server.close()
+        with pytest.raises(InvalidStatus, match="HTTP 503"):
+            await connect_websocket(f"ws://127.0.0.1:{port}", subprotocols=["landline.1"], proxy=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ({"subprotocols": None}, 400),
+        ({"subprotocols": ["other"]}, 400),
+        ({"origin": "https://elsewhere.example"}, 403),
+    ],
+)
+async def test_a_websocket_that_is_not_ours_is_denied(arguments, status):
+    async with serve(landline.asgi(landline.Server())) as port:
+        with pytest.raises(InvalidStatus, match=f"HTTP {status}"):
+            await connect_websocket(
+                f"ws://127.0.0.1:{port}", **({"subprotocols": ["landline.1"], "proxy": None} | arguments)
+            )
+
+
+async def test_pages_that_may_connect():
+    app = landline.asgi(landline.Server(), origins=("https://elsewhere.example",))
+    async with serve(app) as port:
+        for origin in ("https://elsewhere.example", f"http://127.0.0.1:{port}"):
+            async with connect_websocket(
+                f"ws://127.0.0.1:{port}", origin=origin, subprotocols=["landline.1"], proxy=None
+            ) as websocket:
+                assert (await websocket.recv())[4] == 1
+
+
+async def test_plain_http_is_told_what_this_is():
+    async with serve(landline.asgi(landline.Server())) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answer = (await reader.read()).decode()
+        writer.close()
+    assert answer.startswith("HTTP/1.1 426 ")
+    assert "upgrade: websocket" in answer
+    assert "this is a line for programs that speak WebSocket" in answer
+
+
+@pytest.mark.parametrize(("message", "code"), [("text", 1003), (b"x" * (MESSAGE_BYTES_MAX + 1), 1009)])
+async def test_messages_that_are_not_taken(message, code):
+    async with (
+        serve(landline.asgi(landline.Server())) as port,
+        connect_websocket(f"ws://127.0.0.1:{port}", subprotocols=["landline.1"], proxy=None) as websocket,
+    ):
+        await websocket.recv()
+        await websocket.send(message)
+        with pytest.raises(ConnectionClosed) as caught:
+            await websocket.recv()
+        assert caught.value.rcvd.code == code
+
+
+async def test_what_uvicorn_does_not_take_pauses_the_line(quick):
+    much = 1 << 28
+    server = landline.Server(send_buffer=landline.SendBuffer(size_bytes=much))
+    async with (
+        serve(landline.asgi(server)) as port,
+        landline.connect(
+            f"ws://127.0.0.1:{port}",
+            backoff=quick,
+            options=DIRECT,
+            limits=landline.Limits(window_bytes=much, window_frames=1_000_000),
+        ) as line,
+    ):
+        [other] = server.lines
+        transport = other._link.transport
+        line._link.transport.pause_reading()
+        sent = paused_turns = 0
+        # The kernel's buffers take some megabytes first; until they are full, every pause is over within a turn.
+        while paused_turns < 50:
+            if transport._is_paused:
+                paused_turns += 1
+            else:
+                other.send_nowait(b"x" * 100_000)
+                sent += 1
+                paused_turns = 0
+            await asyncio.sleep(0)
+        held = transport.get_write_buffer_size()
+        assert held > HIGH_WATER_BYTES
+        other.send_nowait(b"x" * 100_000)
+        await asyncio.sleep(0)
+        assert transport.get_write_buffer_size() == held
+        line._link.transport.resume_reading()
+        count = 0
+        async for message in line:
+            assert len(message) == 100_000
+            count += 1
+            if count == sent + 1:
+                break
+        assert not transport._is_paused
+
+
+class Asgi:
+    """An ASGI server of the test's own: what it takes, and when."""
+
+    def __init__(self):
+        self.sent = []
+        self.received = asyncio.Queue()
+        self.takes = asyncio.Event()
+        self.takes.set()
+        self.error = None
+
+    async def receive(self):
+        return await self.received.get()
+
+    async def send(self, message):
+        await self.takes.wait()
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message)
+
+
+class Recorder(asyncio.Protocol):
+    def __init__(self):
+        self.events = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        self.events.append(data)
+
+    def connection_lost(self, exc):
+        self.events.append("lost")
+
+    def pause_writing(self):
+        self.events.append("pause")
+
+    def resume_writing(self):
+        self.events.append("resume")
+
+
+@pytest.fixture
+async def carried():
+    """A transport that runs, its ASGI server, its protocol, and its task."""
+    asgi, protocol = Asgi(), Recorder()
+    transport = AsgiTransport({"client": ["10.0.0.1", 5]}, asgi.receive, asgi.send, protocol)
+    running = asyncio.create_task(transport.run())
+    await asyncio.sleep(0)
+    yield transport, asgi, protocol, running
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_it_is_a_transport_of_asyncio(carried, until):
+    transport, asgi, protocol, _ = carried
+    assert protocol.transport is transport
+    assert transport.get_extra_info("peername") == ("10.0.0.1", 5)
+    assert transport.get_extra_info("socket") is None
+    assert transport.get_protocol() is protocol
+    assert not transport.can_write_eof()
+    assert transport.get_write_buffer_limits() == (16 * 1024, 64 * 1024)
+    transport.set_write_buffer_limits(high=100)
+    assert transport.get_write_buffer_limits() == (25, 100)
+    transport.set_write_buffer_limits()
+    assert transport.is_reading()
+    transport.pause_reading()
+    transport.pause_reading()
+    assert not transport.is_reading()
+    asgi.received.put_nowait({"type": "websocket.receive", "bytes": b"later"})
+    await until(lambda: asgi.received.empty())
+    await asyncio.sleep(0)
+    assert protocol.events == []
+    transport.resume_reading()
+    transport.resume_reading()
+    await until(lambda: protocol.events == [b"later"])
+    asgi.received.put_nowait({"type": "websocket.receive", "bytes": b""})
+    other = Recorder()
+    transport.set_protocol(other)
+    asgi.received.put_nowait({"type": "websocket.receive", "bytes": b"more", "text": None})
+    await until(lambda: other.events == [b"more"])
+
+
+async def test_writing_pauses_above_the_high_mark_and_resumes_at_the_low_one(carried, until):
+    transport, asgi, protocol, _ = carried
+    asgi.takes.clear()
+    transport.write(b"")
+    transport.write(b"x" * (HIGH_WATER_BYTES))
+    assert protocol.events == []
+    transport.write(b"y")
+    transport.write(b"z" * (MESSAGE_BYTES_MAX + 1))
+    assert protocol.events == ["pause"]
+    asgi.takes.set()
+    await until(lambda: protocol.events == ["pause", "resume"])
+    assert [len(message["bytes"]) for message in asgi.sent] == [HIGH_WATER_BYTES, 1, MESSAGE_BYTES_MAX, 1]
+    assert transport.get_write_buffer_size() == 0
+
+
+async def test_closing_comes_behind_what_was_written(carried, until):
+    transport, asgi, protocol, running = carried
+    transport.write(b"goodbye")
+    transport.close()
+    transport.close()
+    transport.write(b"too late")
+    assert transport.is_closing()
+    await until(lambda: len(asgi.sent) == 2)
+    assert [message["type"] for message in asgi.sent] == ["websocket.send", "websocket.close"]
+    asgi.received.put_nowait({"type": "websocket.receive", "bytes": b"not read any more"})
+    asgi.received.put_nowait({"type": "websocket.disconnect", "code": 1000})
+    await running
+    assert protocol.events == ["lost"]
+
+
+async def test_a_server_that_takes_nothing_is_left_in_time(carried, monkeypatch):
+    transport, asgi, protocol, running = carried
+    monkeypatch.setattr("landline.asgi_app.LEAVE_S", 0.02)
+    asgi.takes.clear()
+    transport.write(b"goodbye")
+    transport.close()
+    await running
+    assert protocol.events == ["lost"]
+    assert asgi.sent == []
+
+
+async def test_aborting_ends_at_once(carried):
+    transport, asgi, protocol, running = carried
+    asgi.takes.clear()
+    transport.write(b"never sent")
+    transport.abort()
+    transport.abort()
+    await running
+    assert protocol.events == ["lost"]
+    transport.abort()
+
+
+@pytest.mark.parametrize(("error", "is_logged"), [(OSError("gone"), False), (ValueError("broken"), True)])
+async def test_a_server_that_fails_to_send_ends_the_link(carried, error, is_logged, caplog):
+    transport, asgi, protocol, running = carried
+    asgi.error = error
+    transport.write(b"data")
+    await running
+    assert protocol.events == ["lost"]
+    assert ("the ASGI server failed to send" in caplog.text) is is_logged
+
+
+async def test_cancelling_breaks_the_link_and_is_not_swallowed(carried):
+    _, _, protocol, running = carried
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert protocol.events == ["lost"]
+
+
+async def test_a_time_out_of_the_servers_own_is_not_swallowed():
+    async def receive():
+        raise TimeoutError("of the ASGI server")
+
+    transport = AsgiTransport({}, receive, None, Recorder())
+    with pytest.raises(TimeoutError, match="of the ASGI server"):
+        await transport.run()
+    assert transport.get_extra_info("peername") == ""
+
+
+async def test_without_the_extension_for_answers_a_denial_has_no_text():
+    asgi = Asgi()
+    asgi.received.put_nowait({"type": "websocket.connect"})
+    await landline.asgi(landline.Server())({"type": "websocket", "headers": []}, asgi.receive, asgi.send)
+    assert asgi.sent == [{"type": "websocket.close"}]
+
+
+async def test_a_server_belongs_to_one_event_loop():
+    app = landline.asgi(landline.Server())
+
+    async def begin():
+        asgi = Asgi()
+        asgi.received.put_nowait({"type": "websocket.connect"})
+        await app({"type": "websocket", "headers": []}, asgi.receive, asgi.send)
+
+    await begin()
+    with pytest.raises(RuntimeError, match="belongs to the event loop in which it began"):
+        await asyncio.to_thread(asyncio.run, begin())
