@@ -324,6 +324,8 @@ async function breach({ direct }) {
     for await (const message of line) if (message === null) break;
   } catch (error) {
     return { read: [error.name, error.message] };
+  } finally {
+    line.end();
   }
   return { read: "nothing" };
 }

@@ -150,3 +150,16 @@ async def test_functions_of_the_application_that_fail_are_logged_and_change_noth
         await line.send_file(write(1000), progress=progress)
         await until(lambda: "no receipts today" in caplog.text)
     assert caplog.text.count("no progress today") >= 2
+
+
+async def test_small_limits_make_small_chunks(pair, inbox, write):
+    """A receiver that takes a kilobyte in a message, and a sender that keeps 64: the file goes through all the same."""
+    path = write(300_000)
+    server = landline.Server(
+        limits=landline.Limits(message_bytes=1024, window_bytes=65_536, window_frames=128)
+    )
+    server.on_file(inbox)
+    send_buffer = landline.SendBuffer(size_bytes=65_536, messages=128)
+    async with pair(server, send_buffer=send_buffer) as (line, _):
+        await line.send_file(path)
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()

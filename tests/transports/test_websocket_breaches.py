@@ -174,7 +174,7 @@ async def test_frames_may_be_cut_anywhere(stranger):
     assert stranger.handshake.welcome is not None
 
 
-async def test_pongs_do_not_pile_up_for_one_who_does_not_read():
+async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until):
     server = landline.Server()
     async with server.listen(URL) as endpoint, Stranger(endpoint) as stranger:
         [handshake] = server._handshakes
@@ -184,9 +184,10 @@ async def test_pongs_do_not_pile_up_for_one_who_does_not_read():
         for _ in range(200):
             stranger.write(pings)
             await stranger.drain()
-        assert stream._is_paused
+        await until(lambda: stream._is_paused)
+        # uvloop looks at its mark behind a whole read, of 256 KiB at most.
         _, high_bytes = stream.get_write_buffer_limits()
-        assert stream.get_write_buffer_size() <= high_bytes + 2 * 127
+        assert stream.get_write_buffer_size() <= high_bytes + 256 * 1024 < 200 * len(pings) / 10
         first, payload = await stranger.read()
         while payload != b"the last":
             assert (first, payload) == (FIN | PONG, b"x" * 125)

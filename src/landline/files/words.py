@@ -21,8 +21,9 @@ ALIVE: Final = PREFIX + "alive"
 TRANSFER_BYTES: Final = 8
 KEY_BYTES: Final = 16
 HASH_BYTES: Final = 32
-CHUNK_BYTES: Final = 128 * 1024
-"""What a sender puts into one chunk, unless the receiver takes less."""
+CHUNK_BYTES: Final = 7 * 16_384 - 16
+"""What a sender puts into one chunk, unless the receiver takes less: with its header seven whole fragments (§5.5), and
+below 128 KiB, from which on glibc maps and unmaps pages for each."""
 CHUNK_BYTES_MAX: Final = 256 * 1024
 """What a receiver takes in one chunk."""
 CHUNK_BYTES_MIN: Final = 512
