@@ -4,8 +4,8 @@
     python examples/fastapi_app.py join kiosk-1     # a machine; as many as you like
     curl -d '{"text": "lunch"}' -H 'content-type: application/json' http://127.0.0.1:8000/announcements
 
-The page shows who is there, and is away, as it changes. An announcement reaches a machine whose network is out just now
-when it is back. Needs FastAPI, uvicorn and `landline[ws]`.
+The page shows who is there, away or gone, since when and why. An announcement reaches a machine whose network is out
+just now when it is back. Needs FastAPI, uvicorn and `landline[ws]`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Annotated
 
 import uvicorn
@@ -38,9 +39,9 @@ PAGE = """<!doctype html>
   };
   async function refresh() {
     const machines = await (await fetch("machines")).json();
-    list.replaceChildren(...machines.map(({name, state, detail}) => {
+    list.replaceChildren(...machines.map(({name, state, detail, since_s}) => {
       const item = document.createElement("li");
-      item.textContent = `${name}: ${state} ${detail}`;
+      item.textContent = `${name}: ${state} for ${Math.round(since_s)} s ${detail}`;
       return item;
     }));
   }
@@ -61,10 +62,16 @@ class Machine(BaseModel):
     name: str
     state: str
     detail: str
+    since_s: float
 
 
 def make_app() -> FastAPI:
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=5, timeout_s=2))
+    names: set[str] = set()
+
+    @server.presence.on_change
+    def changed(name: str, info: landline.PresenceInfo) -> None:
+        names.add(name)
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
@@ -81,9 +88,11 @@ def make_app() -> FastAPI:
 
     @app.get("/machines")
     async def machines() -> list[Machine]:
+        known = {name: info for name in sorted(names) if (info := server.presence.state(name)) is not None}
+        names.intersection_update(known)  # those that left long ago are forgotten
         return [
-            Machine(name=line.identity, state=line.state, detail=line.cause.detail if line.cause else "")
-            for line in server.lines
+            Machine(name=name, state=info.state, detail=info.detail, since_s=monotonic() - info.since_at)
+            for name, info in known.items()
         ]
 
     @app.post("/announcements")

@@ -75,8 +75,10 @@ async def test_a_route_pushes_to_the_machines_that_are_there(start, until) -> No
         assert "coffee" not in far.out
         proxy.accept()
         await far.says("^announcement: coffee$")
-    assert await near.ends(signal.SIGINT) == 130
-    await until(lambda: "near" not in {machine["name"] for machine in app.ask("/machines")})
+        assert await near.ends(signal.SIGINT) == 130
+        await app.shows(near="gone", far="online")
+        assert app.announce("tea") == {"sent": 1}
+        await far.says("^announcement: tea$")
 
 
 async def test_the_page_and_what_does_not_fit(start, until) -> None:
