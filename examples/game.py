@@ -6,6 +6,10 @@
 
 A state that is late is worth nothing, for the next one is on its way: datagrams arrive at most once, or never, and
 nobody waits for them. A score must arrive once, whatever happens to the network: it is a message on the same line.
+Over QUIC datagrams are the network's own, and none waits behind one that was lost:
+
+    python examples/game.py server --listen quic://0.0.0.0:5463 --certificate game.pem --key game.key
+    python examples/game.py play carol --server quic://game.example:5463
 """
 
 from __future__ import annotations
@@ -98,7 +102,7 @@ class World:
         self.coin = (random.randrange(WIDTH), random.randrange(HEIGHT))
 
 
-async def serve(url: str) -> None:
+async def serve(url: str, options: landline.TransportOptions) -> None:
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=1, timeout_s=1), resume_window_s=20)
     world = World()
     numbers = itertools.count(1)
@@ -137,7 +141,7 @@ async def serve(url: str) -> None:
     def changed(line: landline.Line, change: landline.StateChange) -> None:
         world.moves.pop(line, None)  # whose network is out stands still
 
-    async with server.listen(url) as endpoint:
+    async with server.listen(url, options=options) as endpoint:
         print(f"listening on {endpoint}; Ctrl-C stops it", flush=True)
         loop = asyncio.get_running_loop()
         began_at = loop.time()
@@ -181,7 +185,7 @@ class Measured:
         )
 
 
-async def play(url: str, name: str, is_bot: bool) -> None:
+async def play(url: str, name: str, is_bot: bool, options: landline.TransportOptions) -> None:
     measured = Measured()
     me = 0
     names: dict[int, str] = {}
@@ -199,6 +203,7 @@ async def play(url: str, name: str, is_bot: bool) -> None:
         backoff=landline.Backoff(first=0.1, cap=2),
         on_state=changed,
         on_session_lost=forget,
+        options=options,
     )
 
     @connector.on("you", int)
@@ -294,6 +299,8 @@ def main() -> None:
     server.add_argument(
         "--listen", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
+    server.add_argument("--certificate", metavar="FILE", help="for quic://, as PEM")
+    server.add_argument("--key", metavar="FILE", help="of the certificate, as PEM")
     player = roles.add_parser("play", help="play")
     player.add_argument(
         "--server", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
@@ -301,6 +308,7 @@ def main() -> None:
     player.add_argument(
         "--bot", action="store_true", help="play by itself; so it does without a terminal, too"
     )
+    player.add_argument("--ca", metavar="FILE", help="for quic://: who vouches for the server, as PEM")
     player.add_argument("name", metavar="NAME")
     given = parser.parse_args()
     is_bot = given.role == "play" and (given.bot or not (sys.stdin.isatty() and sys.stdout.isatty()))
@@ -308,9 +316,14 @@ def main() -> None:
         # The log would spoil the screen.
         logging.getLogger("landline").setLevel(logging.ERROR)
     try:
-        landline.run(
-            serve(given.listen) if given.role == "server" else play(given.server, given.name, is_bot)
-        )
+        if given.role == "server":
+            options = landline.TransportOptions(
+                certificate_file=given.certificate, private_key_file=given.key
+            )
+            landline.run(serve(given.listen, options))
+        else:
+            options = landline.TransportOptions(ca_file=given.ca)
+            landline.run(play(given.server, given.name, is_bot, options))
     except (landline.LandlineError, OSError) as error:
         sys.exit(f"game.py: {error}")
     except KeyboardInterrupt:

@@ -2,9 +2,13 @@
 
 import re
 import signal
+from pathlib import Path
+
+import pytest
+import trustme
 
 from landline import parse_url
-from landline.testing import FaultProxy
+from landline.testing import DatagramFaults, DatagramProxy, FaultProxy
 
 MEASURED = r"^(\d+) states, (\d+) lost \(.*%\), 0 overtaken; age [\d.]+ ms, at most [\d.]+ ms$"
 
@@ -38,6 +42,33 @@ async def test_states_may_be_lost_and_scores_never(start, until) -> None:
         assert len(told) >= before + 2
         assert told == scores(server)[: len(told)]
     assert re.findall(MEASURED, near.out, flags=re.MULTILINE)[-1][1] == "0"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, ...]:
+    """The options for a certificate for 127.0.0.1; ``ca.pem``, where programs run, vouches for it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "game.pem"))
+    issued.private_key_pem.write_to_path(str(tmp_path / "game.key"))
+    return ("--certificate", "game.pem", "--key", "game.key")
+
+
+async def test_over_quic_a_lossy_network_costs_states_and_no_scores(start, certificate) -> None:
+    server = start("game.py", "server", "--listen", "quic://127.0.0.1:0", *certificate)
+    endpoint = parse_url(await server.listens())
+    async with DatagramProxy(endpoint.host, endpoint.port) as proxy:
+        proxy.down = DatagramFaults(loss=0.2)
+        far = start("game.py", "play", "far", "--server", proxy.url("quic"), "--ca", "ca.pem")
+        await far.says("^far joined$")
+        near = start("game.py", "play", "near", "--server", str(endpoint), "--ca", "ca.pem")
+        await far.says(r"^[1-9]\d\d states, [1-9]\d+ lost ")
+        await far.says(r"^near scored, \d+$")
+        assert await near.ends(signal.SIGINT) == 130
+        await far.says("^near left$")
+        told = scores(far)
+        assert told == scores(server)[: len(told)]
 
 
 async def test_a_game_that_was_ended_begins_anew(start) -> None:
