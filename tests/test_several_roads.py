@@ -13,8 +13,6 @@ from landline.session.handshake import Challenge, encode_body
 from landline.session.wire import Kind
 from landline.testing import FaultProxy, Faults
 from landline.transports import SCHEMES, Scheme
-from landline.transports.quic import QuicListener
-from landline.transports.quic_transport import QuicTransport
 
 ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
 BESIDE_S = 0.01
@@ -81,23 +79,6 @@ def options(tmp_path_factory):
         ),
         landline.TransportOptions(tls=client, ca_file=directory / "ca.pem", proxy=False),
     )
-
-
-@pytest.fixture
-async def datagrams_end(monkeypatch, until):
-    """QUIC says goodbye a moment longer than its line lives: a loop must not be closed before."""
-    made = []
-    for kind in (QuicListener, QuicTransport):
-
-        def make(self, *arguments, begin=kind.__init__):
-            begin(self, *arguments)
-            made.append(self)
-
-        monkeypatch.setattr(kind, "__init__", make)
-    yield
-    await until(lambda: not any(one.is_open for one in made))
-    # The event loop closes a socket in its next turn.
-    await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager

@@ -33,6 +33,7 @@ const OPTIONS = new Set([
   "limits",
   "sendBuffer",
   "on",
+  "onDatagram",
   "onMessage",
   "onState",
   "onSessionLost",
@@ -79,6 +80,17 @@ function handlersOf({ on = {}, onMessage }) {
     if (typeof handler !== "function") throw new ConfigurationError(`the handler for ${name} is no function`);
   }
   if (onMessage !== undefined) handlers.set("", onMessage);
+  return handlers;
+}
+
+/** What takes datagrams: one function for those without a name, or functions by name. */
+function datagramHandlersOf({ onDatagram = {} }) {
+  const given = typeof onDatagram === "function" ? { "": onDatagram } : onDatagram;
+  const handlers = new Map(given instanceof Map ? given : Object.entries(given));
+  for (const [name, handler] of handlers) {
+    if (encodeName(name).length > 255) throw new ConfigurationError("a handler's name has at most 255 bytes");
+    if (typeof handler !== "function") throw new ConfigurationError(`the handler for datagrams ${name} is no function`);
+  }
   return handlers;
 }
 
@@ -228,7 +240,8 @@ export class Connector {
     this.#onState = onState;
     this.#onSessionLost = onSessionLost;
     this.#logger = logger;
-    this.line = new Line(this, { identity, handlers: handlersOf(options), logger });
+    const handlers = handlersOf(options);
+    this.line = new Line(this, { identity, handlers, onDatagram: datagramHandlersOf(options), logger });
   }
 
   /** Connects, and goes on for as long as the line lives. Resolves to it once it is online for the first time. */

@@ -16,6 +16,8 @@ export const HANDSHAKE_BYTES_MAX = 8192;
 export const FRAME_BYTES_MAX = 17_408;
 export const FRAGMENT_BYTES = 16_384;
 export const NAME_BYTES_MAX = 255;
+/** Everything of a datagram behind its kind (§5.7). */
+export const DATAGRAM_BYTES_MAX = 1200;
 export const REASON_CHARACTERS_MAX = 500;
 
 export const LENGTH_BYTES = 4;
@@ -31,6 +33,7 @@ export const Kind = Object.freeze({
   ACK: 17,
   PING: 18,
   PONG: 19,
+  DATAGRAM: 20,
   EOF: 21,
   BYE: 22,
   NOTICE: 23,
@@ -176,6 +179,32 @@ export function decodeData(body) {
     correlation: readExactU64(view, 10),
     name: body.subarray(header, header + nameBytes),
     payload: body.subarray(header + nameBytes),
+  };
+}
+
+/** DATAGRAM (§5.7). */
+export function encodeDatagram(flags, name, payload) {
+  const { bytes } = frame(Kind.DATAGRAM, 2 + name.length + payload.length);
+  bytes[5] = flags;
+  bytes[6] = name.length;
+  bytes.set(name, 7);
+  bytes.set(payload, 7 + name.length);
+  return bytes;
+}
+
+/** The parts of a DATAGRAM's body. Throws ProtocolError when it is none. */
+export function decodeDatagram(body) {
+  if (body.length > DATAGRAM_BYTES_MAX) {
+    throw new ProtocolError(`a datagram of ${body.length} bytes; ${DATAGRAM_BYTES_MAX} are allowed`, Code.LIMIT_EXCEEDED);
+  }
+  if (body.length < 2 || body.length < 2 + body[1]) {
+    throw new ProtocolError(`a datagram of ${body.length} bytes, less than its header and name`);
+  }
+  if ((body[0] & ~Flag.PACKED) !== 0) throw new ProtocolError(`a datagram with the flags ${body[0]}`);
+  return {
+    name: decodeName(body.subarray(2, 2 + body[1])),
+    isPacked: body[0] === Flag.PACKED,
+    body: body.subarray(2 + body[1]).slice(),
   };
 }
 

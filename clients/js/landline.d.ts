@@ -72,6 +72,9 @@ export interface HandlerContext {
 /** What it returns, or resolves to, is the answer to a request; for a message it is dropped. */
 export type Handler = (value: any, context: HandlerContext) => unknown;
 
+/** Called at once; what it returns is dropped. */
+export type DatagramHandler = (value: any, context: { line: Line; name: string }) => void;
+
 export interface Backoff {
   /** Seconds; the n-th delay is drawn from U(0, min(capS, firstS * 2^n)). Default 0.5. */
   firstS?: number;
@@ -99,6 +102,8 @@ export interface Options {
   on?: { [name: string]: Handler } | Map<string, Handler>;
   /** Takes messages without a name; without it, they wait for `for await`. */
   onMessage?: Handler;
+  /** Takes datagrams, at once: those without a name, or by name. Without it they are dropped. */
+  onDatagram?: DatagramHandler | { [name: string]: DatagramHandler } | Map<string, DatagramHandler>;
   onState?: (change: StateChange, line: Line) => void;
   /** With it the line goes on with a new session when one is lost; without it, it ends if messages went down with it. */
   onSessionLost?: (unconfirmed: Unconfirmed[], line: Line) => void;
@@ -127,6 +132,8 @@ export class Line implements AsyncIterable<any>, AsyncDisposable {
   /** Once closed: what readers and senders get, or null after an orderly end. */
   readonly error: Error | null;
   readonly identity: string;
+  /** Datagrams of this session that were not written. */
+  readonly datagramsDropped: number;
   /** How many transports the session has ridden. */
   readonly epoch: number;
   readonly sessionId: Uint8Array | null;
@@ -146,6 +153,11 @@ export class Line implements AsyncIterable<any>, AsyncDisposable {
   send(value: Value, options?: { name?: string; bulk?: boolean; signal?: AbortSignal }): Promise<void>;
   /** As send, but throws BufferFull where that would wait. */
   sendNow(value: Value, options?: { name?: string; bulk?: boolean }): void;
+  /**
+   * Sends a datagram: at most once, never kept for another transport, the first to be dropped. Returns whether it was
+   * written. Throws MessageTooLarge above 1,200 bytes, and LineClosed.
+   */
+  sendDatagram(value: Value, options?: { name?: string }): boolean;
   /**
    * Asks the peer's handler `name`. `timeoutS` (default 30, null for none) covers everything, reconnecting included; when
    * it is over, or `signal` is aborted, the peer is told to cancel its handler.

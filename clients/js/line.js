@@ -9,11 +9,12 @@ import {
   Code,
   LineClosed,
   MessagePackError,
+  MessageTooLarge,
   RequestLost,
   SessionLost,
   codeText,
 } from "./errors.js";
-import { Operation } from "./frames.js";
+import { DATAGRAM_BYTES_MAX, Flag, NAME_BYTES_MAX, Operation } from "./frames.js";
 import { Queue } from "./lanes.js";
 import { Answers, Requests, decodeValue, encodeName, encodeValue, startTimer } from "./requests.js";
 
@@ -61,13 +62,16 @@ export class Line {
   #pings = new Map();
   #requests;
   #answers;
+  #onDatagram;
 
   /**
    * `owner` has now() in seconds, and is told: receiveChange(change), receiveDetached(cause, detail), receiveEnded(event).
-   * `handlers` is a Map of functions by name, that of the empty name for messages without one.
+   * `handlers` is a Map of functions by name, that of the empty name for messages without one; `onDatagram` another,
+   * for datagrams.
    */
-  constructor(owner, { identity, handlers, logger }) {
+  constructor(owner, { identity, handlers, onDatagram, logger }) {
     this.#owner = owner;
+    this.#onDatagram = onDatagram;
     this.#logger = logger;
     this.#requests = new Requests(this);
     this.#answers = new Answers(this, handlers, logger);
@@ -104,6 +108,10 @@ export class Line {
     return this.#session?.bufferedBytes ?? 0;
   }
 
+  get datagramsDropped() {
+    return this.#session?.datagramsDropped ?? 0;
+  }
+
   get duplicatesDropped() {
     return this.#session?.duplicatesDropped ?? 0;
   }
@@ -122,6 +130,19 @@ export class Line {
   sendNow(value, { name = "", bulk: isBulk = false } = {}) {
     const { body, isPacked } = encodeValue(value);
     this.transmitNow(Operation.MESSAGE, encodeName(name), body, { isPacked, isBulk });
+  }
+
+  sendDatagram(value, { name = "" } = {}) {
+    const { body, isPacked } = encodeValue(value);
+    const nameBytes = encodeName(name);
+    const size = 2 + nameBytes.length + body.length;
+    if (nameBytes.length > NAME_BYTES_MAX || size > DATAGRAM_BYTES_MAX) {
+      throw new MessageTooLarge(`a datagram of ${size} bytes; ${DATAGRAM_BYTES_MAX} are possible: send a message`);
+    }
+    if (this.isClosed) this.#liveSession();
+    if (!this.#hasSession || !this.#session.sendDatagram(isPacked ? Flag.PACKED : 0, nameBytes, body)) return false;
+    this.#flushSoon();
+    return true;
   }
 
   async request(name, value = null, { timeoutS = 30, signal } = {}) {
@@ -468,6 +489,9 @@ export class Line {
         // Only the answer to the last ping is reported; it answers those before it as well.
         for (const [number, { resolve }] of this.#pings) if (number <= event.number) resolve(event.roundTripS);
         return;
+      case "datagram":
+        this.#takeDatagram(event);
+        return;
       case "suspected":
         this.change({ state: "suspect", cause: "silent", detail: `nothing heard for ${event.silenceS.toFixed(1)} s` });
         return;
@@ -489,6 +513,17 @@ export class Line {
         this.#flush();
         this.#dropTransport();
         this.#owner.receiveEnded(event);
+    }
+  }
+
+  /** Hands a datagram to its handler at once; without one it is dropped. */
+  #takeDatagram(datagram) {
+    const handler = this.#onDatagram.get(datagram.name);
+    if (handler === undefined) return;
+    try {
+      handler(decodeValue(datagram), { line: this, name: datagram.name });
+    } catch (error) {
+      this.#logger.error(`landline: the handler of a datagram named ${JSON.stringify(datagram.name)} failed`, error);
     }
   }
 

@@ -19,12 +19,14 @@ import {
   Operation,
   REASON_CHARACTERS_MAX,
   decodeBye,
+  decodeDatagram,
   decodeData,
   decodeName,
   decodeNotice,
   decodeNumber,
   decodePing,
   encodeAck,
+  encodeDatagram,
   encodeBody,
   encodeEof,
   encodePing,
@@ -42,6 +44,8 @@ const ACK_WINDOW_SHARE = 8;
 export const WRITE_BYTES = 64 * 1024;
 /** Control frames written to a transport that is full; more would let a peer that never reads fill it. */
 const PAUSED_CONTROL_FRAMES_MAX = 8;
+/** Datagrams that wait to be written in a turn. */
+const DATAGRAMS_MAX = 64;
 const LANES = 2;
 
 /** What may happen in which state (§9). A pair that is not here cannot happen. */
@@ -65,6 +69,7 @@ export class Session {
   // Messages in fragments, by the number of the last one: kept whole to be reported, should they stay unconfirmed.
   #fragmented = new Map();
   #control = [];
+  #datagrams = [];
   #canWrite = false;
   #pausedFrames = 0;
   #eofWanted = false;
@@ -93,6 +98,7 @@ export class Session {
     this.state = "detached";
     this.epoch = 0;
     this.duplicatesDropped = 0;
+    this.datagramsDropped = 0;
     this.#peerLimits = peerLimits;
     this.#sendBuffer = sendBuffer;
     this.#windowBytes = Math.min(peerLimits.windowBytes, sendBuffer.sizeBytes);
@@ -226,6 +232,16 @@ export class Session {
   }
 
   /** Pings at once and returns the ping's number; a "pong" event will bear it. */
+  sendDatagram(flags, name, body) {
+    // At most once, never kept for another transport, and the first to be dropped (§5.7).
+    if (!this.isAttached || !this.#canWrite || this.#datagrams.length >= DATAGRAMS_MAX) {
+      this.datagramsDropped++;
+      return false;
+    }
+    this.#datagrams.push(encodeDatagram(flags, name, body));
+    return true;
+  }
+
   sendPing(now) {
     if (!this.isAttached) throw new LineClosed("the line is not connected just now");
     const number = this.#liveness.nextPing(now);
@@ -265,8 +281,9 @@ export class Session {
         }
       }
     }
-    for (const frame of this.#control) size += frames[frames.push(frame) - 1].length;
+    for (const frame of [...this.#control, ...this.#datagrams]) size += frames[frames.push(frame) - 1].length;
     this.#control = [];
+    this.#datagrams = [];
     if (this.#canWrite && this.state !== "closed") {
       while (size < WRITE_BYTES) {
         const frame = this.#replay.nextUnwritten() ?? this.#numberNext();
@@ -368,6 +385,8 @@ export class Session {
   #detach(input) {
     this.#enter(input);
     this.#canWrite = false;
+    this.datagramsDropped += this.#datagrams.length;
+    this.#datagrams = [];
     this.#ackDue = null;
   }
 
@@ -458,6 +477,9 @@ export class Session {
         if (roundTripS !== null) this.#events.push({ type: "pong", number, roundTripS });
         return;
       }
+      case Kind.DATAGRAM:
+        this.#events.push({ type: "datagram", ...decodeDatagram(body) });
+        return;
       case Kind.EOF:
         return this.#receiveEof(decodeNumber(body));
       case Kind.BYE:

@@ -330,7 +330,24 @@ async function breach({ direct }) {
   return { read: "nothing" };
 }
 
-const SCENARIOS = { talk, cuts, lose, wait, thin, silence, hang, crowd, move, refuse, breach };
+/** Datagrams both ways; what comes of those for nobody and of one that is too large. */
+async function datagrams({ direct }) {
+  const seen = [];
+  const all = Promise.withResolvers();
+  const take = (value, { name }) => (seen.push([name, value]), seen.length === 3 && all.resolve());
+  const line = await open(direct, { onDatagram: { "": take, state: take } });
+  const sent = [line.sendDatagram({ x: 1 }), line.sendDatagram("a", { name: "state" }), line.sendDatagram("b", { name: "state" })];
+  await all.promise;
+  const unheard = await line.request("unheard");
+  const large = await failure(Promise.resolve().then(() => line.sendDatagram(new Uint8Array(1199))));
+  const fits = line.sendDatagram(new Uint8Array(1198));
+  line.end();
+  const closed = await failure(Promise.resolve().then(() => line.sendDatagram(1)));
+  const handler = await failure(open(direct, { onDatagram: { state: 1 } }));
+  return { sent, seen, unheard, large, fits, closed, handler };
+}
+
+const SCENARIOS = { talk, datagrams, cuts, lose, wait, thin, silence, hang, crowd, move, refuse, breach };
 
 /** Plays one and returns `{found}`, or `{failed}` with the reason. */
 export async function play(name, options) {

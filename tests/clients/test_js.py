@@ -463,6 +463,38 @@ async def test_talking(play, until):
     }
 
 
+async def test_datagrams(play):
+    server = make_server()
+    heard = []
+
+    @server.on_datagram
+    def back(line, value):
+        heard.append(value)
+        line.send_datagram(value)
+
+    @server.on_datagram("state")
+    def state_back(line, value):
+        heard.append(value)
+        line.send_datagram(value, name="state")
+
+    @server.on("unheard")
+    def unheard(line, value):
+        return line.send_datagram("for nobody", name="nobody")
+
+    async with listening(server) as endpoint:
+        found = await play("datagrams", direct=str(endpoint))
+    assert found == {
+        "sent": [True, True, True],
+        "seen": [["", {"x": 1}], ["state", "a"], ["state", "b"]],
+        "unheard": True,
+        "large": "MessageTooLarge",
+        "fits": True,
+        "closed": "LineClosed 200",
+        "handler": "ConfigurationError",
+    }
+    assert heard[:3] == [{"x": 1}, "a", "b"]
+
+
 async def test_cuts_lose_nothing_double_nothing_and_keep_the_order(play):
     dice = random.Random(5463)
     server = make_server(send_buffer=landline.SendBuffer(size_bytes=128 * 1024, messages=128))

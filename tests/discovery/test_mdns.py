@@ -116,6 +116,41 @@ async def test_a_certificate_must_be_valid_for_the_name_that_was_asked_for(name,
                 assert len(server.lines) == 1
 
 
+@pytest.mark.usefixtures("datagrams_end")
+async def test_one_name_stands_for_all_that_is_encrypted(name, quick, tmp_path):
+    """The name is that in the certificates; the scheme in the URL chooses among them."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert(name)
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "server.key")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server_tls, client_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    certificate.configure_cert(server_tls)
+    authority.configure_trust(client_tls)
+    there = landline.TransportOptions(
+        tls=server_tls, certificate_file=tmp_path / "server.pem", private_key_file=tmp_path / "server.key"
+    )
+    here = landline.TransportOptions(tls=client_tls, ca_file=tmp_path / "ca.pem", proxy=False)
+    server = landline.Server()
+    async with (
+        server.listen("tls://0.0.0.0:0", options=there, announce=name),
+        server.listen("quic://0.0.0.0:0", options=there, announce=name),
+        server.listen("wss://0.0.0.0:0/line", options=there, announce=name),
+    ):
+        found = {one.scheme: one for one in await landline.discover(1.5) if one.name == name}
+        assert found.keys() == {"tls", "quic", "wss"}
+        assert {endpoint.path for endpoint in found["wss"].endpoints} == {"/line"}
+        for url, schemes in (
+            (f"mdns://{name}", {"tls", "quic", "wss"}),
+            (f"mdns+quic://{name}", {"quic"}),
+            (f"mdns+wss://{name}", {"wss"}),
+        ):
+            connector = landline.connect(url, options=here, backoff=quick)
+            async with connector as line:
+                await line.ping()
+                assert connector.endpoint.scheme in schemes
+
+
 async def test_a_name_that_is_taken_is_told(name):
     async with landline.Server().listen("tcp://0.0.0.0:0", announce=name):
         other = landline.Server()

@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 import landline
+from landline.transports.quic_transport import QuicTransport
 
 SERVER = """
 import sys
@@ -86,7 +87,21 @@ def cable():
         it.take_down()
 
 
-async def test_a_quic_line_goes_on_from_another_address(cable, states, quick, tmp_path, until):
+@pytest.fixture
+def transports(monkeypatch):
+    """Every transport that was made."""
+    made = []
+    make = QuicTransport.__init__
+
+    def record(self, *arguments):
+        make(self, *arguments)
+        made.append(self)
+
+    monkeypatch.setattr(QuicTransport, "__init__", record)
+    return made
+
+
+async def test_a_quic_line_goes_on_from_another_address(cable, states, quick, tmp_path, until, transports):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     issued = authority.issue_cert(cable.server)
@@ -110,6 +125,11 @@ async def test_a_quic_line_goes_on_from_another_address(cable, states, quick, tm
             assert (await line.request("address")).startswith(f"{cable.second}:")
             assert line.epoch == 1
             assert seen.names == ["online"]
+        # The goodbye is acknowledged.
+        await until(lambda: not any(one.is_open for one in transports))
     finally:
+        # A loop of uvloop does not close while a UDP socket is open and warnings are errors.
+        for one in transports:
+            one.abort()
         process.kill()
         await process.wait()
