@@ -129,6 +129,9 @@ async def call(url: str) -> None:
         lift_off, *halves = await asyncio.gather(slow, *quick)
         say(f"9. side by side: {len(halves)} divisions while counting down to {lift_off}")
 
+    third: Quotient = await landline.call(url, "divide", Division(9, 3), response_type=Quotient)
+    say(f"10. one call, and no line to keep: 9 / 3 = {third.value:g}")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A server that can be called, and a client that calls it.")

@@ -18,6 +18,7 @@ async def test_every_kind_of_call(start) -> None:
         "   the server asks: send 10 to mallory?",
         "8. and their errors: you did not confirm",
         "9. side by side: 100 divisions while counting down to lift-off",
+        "10. one call, and no line to keep: 9 / 3 = 3",
     ]
     await server.says(r"^cancelled with \d+ left of 1000$")
     await server.says(r"^cancelled with \d+ left of 500$")
