@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import landline
 from landline.asgi_app import HIGH_WATER_BYTES, AsgiTransport
+from landline.testing import FaultProxy
 from landline.transports import MESSAGE_BYTES_MAX
 
 DIRECT = landline.TransportOptions(proxy=False)
@@ -112,6 +113,23 @@ async def test_a_line_is_asked_broken_and_resumed(mount, quick):
             assert server.lines == [other]
     with pytest.raises(RuntimeError, match="a closed server cannot listen again"):
         server.listen("tcp://127.0.0.1:0")._server._begin()
+
+
+async def test_a_line_whose_network_broke_is_away_until_it_is_back(quick, until, caplog):
+    server = landline.Server()
+    async with (
+        serve(landline.asgi(server)) as port,
+        FaultProxy("127.0.0.1", port) as proxy,
+        landline.connect(f"ws://127.0.0.1:{proxy.port}", backoff=quick, options=DIRECT),
+    ):
+        [other] = server.lines
+        await proxy.refuse()
+        proxy.reset()
+        await until(lambda: other.state is landline.LineState.RECONNECTING)
+        proxy.accept()
+        await until(lambda: other.state is landline.LineState.ONLINE)
+        assert other.epoch == 2
+    assert "Exception" not in caplog.text
 
 
 async def test_a_line_closes_in_order(quick, until):
@@ -382,6 +400,14 @@ async def test_a_server_that_fails_to_send_ends_the_link(carried, error, is_logg
     await running
     assert protocol.events == ["lost"]
     assert ("the ASGI server failed to send" in caplog.text) is is_logged
+
+
+async def test_who_hears_of_the_end_may_abort(carried):
+    transport, asgi, protocol, running = carried
+    protocol.connection_lost = lambda exc: transport.abort()
+    asgi.received.put_nowait({"type": "websocket.disconnect", "code": 1006})
+    await running
+    assert transport.is_closing()
 
 
 async def test_cancelling_breaks_the_link_and_is_not_swallowed(carried):

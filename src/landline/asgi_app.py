@@ -131,6 +131,7 @@ class AsgiTransport(asyncio.Transport):
         self._close_code = 1000
         self._writing: asyncio.Task[None] | None = None
         self._reading_paused: asyncio.Future[None] | None = None
+        self._is_over = False
         # Its end is when the application gives the WebSocket up, whatever the ASGI server still waits for.
         self._deadline = asyncio.timeout(None)
 
@@ -144,7 +145,7 @@ class AsgiTransport(asyncio.Transport):
             if not self._deadline.expired():
                 raise
         finally:
-            self._is_closing = True
+            self._is_closing = self._is_over = True
             self._waiting.clear()
             if self._writing is not None:
                 self._writing.cancel()
@@ -237,8 +238,8 @@ class AsgiTransport(asyncio.Transport):
     def _end_at(self, in_s: float) -> None:
         when = self._deadline.when()
         due = asyncio.get_running_loop().time() + in_s
-        # Once it is over, or ending, there is nothing to hasten.
-        if not self._deadline.expired() and (when is None or due < when):
+        # Once it is over, or ending, there is nothing to hasten: a line aborts the transport whose end it hears of.
+        if not (self._is_over or self._deadline.expired()) and (when is None or due < when):
             self._deadline.reschedule(due)
 
     def _write_soon(self) -> None:

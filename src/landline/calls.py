@@ -58,7 +58,7 @@ async def call(
     :raises Rejected: the server said no; one that may be asked again leads to the next URL first.
     :raises ProtocolError: it is no landline server, or did not prove that it knows the token.
     :raises NoHandler: nobody answers to that name.
-    :raises RequestError: the handler's own error.
+    :raises RequestError: the handler's own error; with the code ``bad_response`` when the answer does not fit.
     :raises RequestTimeout: (a :class:`TimeoutError`) asked, and no answer in time: whether the handler ran is unknown.
     :raises RequestLost: the connection or the server ended before the answer came: whether it ran is unknown.
     :raises MessageTooLarge: the server takes no message of this size; nothing was asked.

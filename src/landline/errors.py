@@ -44,6 +44,9 @@ class ConfigurationError(LandlineError, ValueError):
 class AddressInUse(LandlineError, OSError):
     """A listener's address, or its announced name, is taken; the text names it and says what to do."""
 
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
 
 class ConnectFailed(LandlineError):
     """One attempt to connect failed: nobody answers, the transport broke, or the handshake did not finish."""

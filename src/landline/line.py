@@ -12,7 +12,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from landline.answers import Answers
 from landline.changes import LineState, LossKind, StateChange
@@ -64,6 +64,7 @@ _DROP_OLDEST = WhenFull.DROP_OLDEST
 
 
 StateCallback = Callable[["Line", StateChange], None]
+Response = TypeVar("Response")
 
 
 class LineOwner(Protocol):
@@ -426,6 +427,16 @@ class Line:
         self._live_session().send_eof()
         self._flush_soon()
 
+    @overload
+    async def request(
+        self, name: str, value: Any = ..., *, timeout: float | None = ..., response_type: type[Response]
+    ) -> Response: ...
+
+    @overload
+    async def request(
+        self, name: str, value: Any = ..., *, timeout: float | None = ..., response_type: Any = ...
+    ) -> Any: ...
+
     async def request(
         self, name: str, value: Any = None, *, timeout: float | None = 30.0, response_type: Any = Any
     ) -> Any:
@@ -435,7 +446,8 @@ class Line:
         Cancelling the call, or the timeout, tells the peer to cancel its handler.
 
         Raises :class:`RequestTimeout`, :class:`RequestLost` (the session ended; whether the peer acted is
-        unknown), :class:`NoHandler`, :class:`RequestError` for the handler's own error, and what :meth:`send` raises.
+        unknown), :class:`NoHandler`, :class:`RequestError` for the handler's own error (and with the code
+        ``bad_response`` for an answer that does not fit), and what :meth:`send` raises.
         """
         if self._eof_received and self._state is not LineState.CLOSED:
             raise RequestLost(name, "the peer said it sends no more")

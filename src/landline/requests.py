@@ -86,9 +86,12 @@ def read_answer(name: str, body: bytes, is_packed: bool, response_type: Any, *, 
     """The value of an answer, converted to ``response_type``; or raises the error it is."""
     if is_error:
         raise _decode_error(name, body)
-    if response_type is Any:
-        return decode_value(body, is_packed)
-    return Handler(_no_function, response_type).body_of(body, is_packed)
+    try:
+        if response_type is Any:
+            return decode_value(body, is_packed)
+        return Handler(_no_function, response_type).body_of(body, is_packed)
+    except msgspec.DecodeError as error:
+        raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
 
 
 def _no_function(line: Line | Caller, value: Any) -> None:

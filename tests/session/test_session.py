@@ -1,5 +1,6 @@
 """Transports come and go; how a session ends; what it knows of itself. Data and time have files of their own."""
 
+import msgspec
 import pytest
 
 from landline.errors import (
@@ -203,6 +204,12 @@ def test_a_session_the_server_forgot_is_reported_and_replaced():
 
 
 # What is unconfirmed.
+
+
+@pytest.mark.parametrize(("value", "is_packed"), [({"a": [1, None]}, True), (b"\x00raw", False)])
+def test_an_unconfirmed_message_gives_back_its_value(value, is_packed):
+    body = msgspec.msgpack.encode(value) if is_packed else value
+    assert Unconfirmed(Operation.MESSAGE, "", body, is_packed).value == value
 
 
 def test_everything_unconfirmed_is_reported_in_order(make_session):

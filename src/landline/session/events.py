@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from landline.session.codes import Code
@@ -86,3 +88,8 @@ class Unconfirmed(msgspec.Struct, frozen=True):
     name: str
     body: bytes
     is_packed: bool
+
+    @property
+    def value(self) -> Any:
+        """What was given to ``send``, as the peer would have seen it."""
+        return msgspec.msgpack.decode(self.body) if self.is_packed else self.body

@@ -1,0 +1,146 @@
+"""Lines in a FastAPI application: a web page, a REST route that pushes, and machines, all on one port.
+
+    python examples/fastapi_app.py serve            # http://127.0.0.1:8000
+    python examples/fastapi_app.py join kiosk-1     # a machine; as many as you like
+    curl -d '{"text": "lunch"}' -H 'content-type: application/json' http://127.0.0.1:8000/announcements
+
+The page shows who is there, away or gone, since when and why. An announcement reaches a machine whose network is out
+just now when it is back. Needs FastAPI, uvicorn and `landline[ws]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Annotated
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, Field
+
+import landline
+
+PAGE = """<!doctype html>
+<meta charset="utf-8"><title>Machines</title>
+<h1>Machines</h1>
+<form><input name="text" maxlength="500" required placeholder="Announcement"> <button>Send</button></form>
+<p role="status"></p><ul></ul>
+<script>
+  const [form, list, said] = ["form", "ul", "p"].map(name => document.querySelector(name));
+  form.onsubmit = async event => {
+    event.preventDefault();
+    const body = JSON.stringify({text: form.text.value});
+    const answer = await fetch("announcements", {method: "POST", headers: {"content-type": "application/json"}, body});
+    said.textContent = answer.ok ? `Sent to ${(await answer.json()).sent} machines.` : `Refused (${answer.status}).`;
+  };
+  async function refresh() {
+    const machines = await (await fetch("machines")).json();
+    list.replaceChildren(...machines.map(({name, state, detail, since_s}) => {
+      const item = document.createElement("li");
+      item.textContent = `${name}: ${state} for ${Math.round(since_s)} s ${detail}`;
+      return item;
+    }));
+  }
+  setInterval(() => refresh().catch(error => said.textContent = error), 1000);
+</script>
+"""
+
+
+class Announcement(BaseModel):
+    text: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class Sent(BaseModel):
+    sent: int
+
+
+class Machine(BaseModel):
+    name: str
+    state: str
+    detail: str
+    since_s: float
+
+
+def make_app() -> FastAPI:
+    server = landline.Server(heartbeat=landline.Heartbeat(interval_s=5, timeout_s=2))
+    names: set[str] = set()
+
+    @server.presence.on_change
+    def changed(name: str, info: landline.PresenceInfo) -> None:
+        names.add(name)
+
+    @asynccontextmanager
+    async def live(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        # An application that is mounted hears nothing of the end: this one says goodbye to the lines.
+        await server.close()
+
+    app = FastAPI(title="Machines", lifespan=live)
+    app.mount("/line", landline.asgi(server))
+
+    @app.get("/", response_class=HTMLResponse)
+    async def page() -> str:
+        return PAGE
+
+    @app.get("/machines")
+    async def machines() -> list[Machine]:
+        known = {name: info for name in sorted(names) if (info := server.presence.state(name)) is not None}
+        names.intersection_update(known)  # those that left long ago are forgotten
+        return [
+            Machine(name=name, state=info.state, detail=info.detail, since_s=monotonic() - info.since_at)
+            for name, info in known.items()
+        ]
+
+    @app.post("/announcements")
+    async def announce(announcement: Announcement) -> Sent:
+        result = server.broadcast(announcement.text, name="announcement")
+        return Sent(sent=result.sent)
+
+    return app
+
+
+async def join(url: str, name: str) -> None:
+    def changed(line: landline.Line, change: landline.StateChange) -> None:
+        print(f"-- {change.state}", flush=True)
+
+    backoff = landline.Backoff(first=0.2, cap=5)
+    connector = landline.connect(url, identity=name, backoff=backoff, on_state=changed)
+
+    @connector.on("announcement", str)
+    def announced(line: landline.Line, text: str) -> None:
+        print(f"announcement: {text}", flush=True)
+
+    async with connector as line:
+        async for _ in line:
+            pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A web application with lines in it.")
+    roles = parser.add_subparsers(dest="role", required=True)
+    server = roles.add_parser("serve", help="serve until Ctrl-C")
+    server.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    server.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    machine = roles.add_parser("join", help="be a machine until Ctrl-C")
+    machine.add_argument(
+        "--server", metavar="URL", default="ws://127.0.0.1:8000/line/", help="default: %(default)s"
+    )
+    machine.add_argument("name", metavar="NAME")
+    given = parser.parse_args()
+    try:
+        if given.role == "serve":
+            uvicorn.run(make_app(), host=given.host, port=given.port, log_level="warning")
+        else:
+            landline.run(join(given.server, given.name))
+    except (landline.LandlineError, OSError) as error:
+        sys.exit(f"fastapi_app.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

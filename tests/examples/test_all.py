@@ -1,0 +1,88 @@
+"""What all examples have in common."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SERVERS = {
+    "echo.py": ("server", "--listen"),
+    "chat.py": ("server", "--listen"),
+    "calls.py": ("server", "--listen"),
+    "telemetry.py": ("collector", "--listen"),
+    "workers.py": ("count", "--listen"),
+    "media.py": ("server", "--listen"),
+    "filedrop.py": ("receive", "inbox", "--listen"),
+    "game.py": ("server", "--listen"),
+}
+"""How to start what listens; a URL follows."""
+CLIENTS = {
+    "echo.py": ("client", "--server"),
+    "chat.py": ("join", "alice", "--server"),
+    "calls.py": ("client", "--server"),
+    "telemetry.py": ("sensors", "--count", "3", "--server"),
+    "workers.py": ("work", "--server"),
+    "media.py": ("view", "--server"),
+    "filedrop.py": ("send", "file.txt", "--server"),
+    "game.py": ("play", "alice", "--server"),
+    "fastapi_app.py": ("join", "kiosk", "--server"),
+}
+"""How to start what connects."""
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_explains_itself(path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    assert shown.startswith("usage: ")
+    listed = (ROOT / "examples" / "README.md").read_text()
+    assert f"[{path.name}]({path.name})" in listed
+    assert f"python examples/{path.name}" in path.read_text().split('"""')[1]
+    assert (Path(__file__).parent / f"test_{path.stem}.py").exists()
+
+
+def test_the_table_lists_no_others() -> None:
+    listed = set(re.findall(r"\]\((\w+\.py)\)", (ROOT / "examples" / "README.md").read_text()))
+    assert listed == {path.name for path in EXAMPLES} == set(CLIENTS)
+    assert set(CLIENTS) - set(SERVERS) == {"fastapi_app.py"}  # it serves HTTP, on a port
+
+
+@pytest.mark.parametrize(("name", "arguments"), [*SERVERS.items(), *CLIENTS.items()])
+async def test_bad_urls_get_one_sentence(name: str, arguments: tuple[str, ...], start) -> None:
+    program = start(name, *arguments, "http://127.0.0.1:5463")
+    assert await program.ends() == 1
+    assert re.fullmatch(rf"{name}: 'http://127.0.0.1:5463' does not begin with one of .*\n", program.err)
+
+
+@pytest.mark.parametrize(("name", "arguments"), SERVERS.items())
+async def test_ctrl_c_ends_in_order_and_a_taken_port_is_named(
+    name: str, arguments: tuple[str, ...], start
+) -> None:
+    first = start(name, *arguments, "tcp://127.0.0.1:0")
+    url = await first.listens()
+    second = start(name, *arguments, url)
+    assert await second.ends() == 1
+    assert second.err == f"{name}: {url} is taken by another program; stop that one or choose another port\n"
+    assert await first.ends(signal.SIGINT) == 130
+    assert first.err == ""
+
+
+@pytest.mark.parametrize(("name", "arguments"), CLIENTS.items())
+async def test_clients_say_that_nobody_answers_and_end_in_order(
+    name: str, arguments: tuple[str, ...], start, until
+) -> None:
+    with socket.socket() as taken:
+        # Bound and not listening: nobody answers, and nobody else gets it.
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        url = f"ws://127.0.0.1:{port}/line/" if name == "fastapi_app.py" else f"tcp://127.0.0.1:{port}"
+        client = start(name, *arguments, url)
+        await until(lambda: re.search("nobody answers|0 of 3 sensors are connected", client.out + client.err))
+        assert await client.ends(signal.SIGINT) == 130

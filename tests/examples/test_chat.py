@@ -1,0 +1,109 @@
+"""examples/chat.py"""
+
+import signal
+
+from landline import parse_url
+from landline.testing import FaultProxy
+
+
+async def open_room(start):
+    server = start("chat.py", "server", "--listen", "tcp://127.0.0.1:0")
+    return server, parse_url(await server.listens())
+
+
+def said(program, who: str) -> list[str]:
+    return [line.removeprefix(f"{who} says: ") for line in program.lines if line.startswith(f"{who} says: ")]
+
+
+async def test_people_join_talk_and_leave(start) -> None:
+    _, endpoint = await open_room(start)
+    alice = start("chat.py", "join", "--server", str(endpoint), "alice")
+    await alice.says("^alice joined$")
+    bob = start("chat.py", "join", "--server", str(endpoint), "bob")
+    await alice.says("^bob joined$")
+    bob.types("hello")
+    bob.types("a\x1b[2Jb")
+    await alice.says("^bob says: hello$")
+    await alice.says("^bob says: ", times=2)
+    assert "\x1b" not in alice.out
+    bob.types("/who")
+    await bob.says("^-- here: alice, bob$")
+    bob.types("/quit")
+    assert await bob.ends() == 0
+    await alice.says("^bob left$")
+    alice.closes_input()
+    assert await alice.ends() == 0
+
+
+async def test_what_is_written_while_the_cable_is_out_arrives(start) -> None:
+    _, endpoint = await open_room(start)
+    async with FaultProxy(endpoint.host, endpoint.port) as proxy:
+        alice = start("chat.py", "join", "--server", str(endpoint), "alice")
+        await alice.says("^alice joined$")
+        bob = start("chat.py", "join", "--server", proxy.url, "bob")
+        await alice.says("^bob joined$")
+        await proxy.refuse()
+        proxy.reset()
+        await alice.says("^bob is away ")
+        await bob.says("; what you write is sent later$")
+        texts = [f"line {number}" for number in range(20)]
+        for text in texts:
+            bob.types(text)
+        alice.types("where is bob?")
+        alice.types("/who")
+        await alice.says(r"^-- here: alice, bob \(away\)$")
+        proxy.accept()
+        await alice.says("^bob is back$")
+        await bob.says("^alice says: where is bob")
+        await bob.says("^-- online, nothing was lost$")
+        await alice.says("^bob says: line 19$")
+        await bob.says("^bob says: line 19$")
+    assert said(alice, "bob") == said(bob, "bob") == texts
+
+
+async def test_a_room_that_was_closed_and_opened_again_is_joined_again(start) -> None:
+    server, endpoint = await open_room(start)
+    alice = start("chat.py", "join", "--server", str(endpoint), "alice")
+    await alice.says("^alice joined$")
+    assert await server.ends(signal.SIGINT) == 130
+    await alice.says("^-- the server stops")
+    start("chat.py", "server", "--listen", str(endpoint))
+    await alice.says("^alice joined$", times=2)
+    alice.types("still here")
+    await alice.says("^alice says: still here$")
+    assert await alice.ends(signal.SIGINT) == 130
+
+
+async def test_a_nickname_is_one_persons_until_that_person_is_away(start) -> None:
+    _, endpoint = await open_room(start)
+    alice = start("chat.py", "join", "--server", str(endpoint), "alice")
+    await alice.says("^alice joined$")
+    other = start("chat.py", "join", "--server", str(endpoint), "alice")
+    assert await other.ends() == 1
+    assert other.err == "chat.py: the server closed the line: alice is here already\n"
+    bad = start("chat.py", "join", "--server", str(endpoint), "a b")
+    assert await bad.ends() == 1
+    assert "a nickname has 1 to 20 letters" in bad.err
+    alice.kill()
+    bob = start("chat.py", "join", "--server", str(endpoint), "bob")
+    await bob.says("^alice is away |^bob joined$")
+    again = start("chat.py", "join", "--server", str(endpoint), "alice")
+    await bob.says("^alice joined$")
+    assert again.process.poll() is None
+
+
+async def test_the_screen_of_a_terminal(start, start_on_terminal) -> None:
+    _, endpoint = await open_room(start)
+    bob = start("chat.py", "join", "--server", str(endpoint), "bob")
+    await bob.says("^bob joined$")
+    alice = start_on_terminal("chat.py", "join", "--server", str(endpoint), "alice")
+    await alice.shows("alice joined")
+    alice.presses("helo\x7flo\x1b[A")
+    await alice.shows(r"\[online\] alice> hello$")
+    alice.presses("\n")
+    await bob.says("^alice says: hello$")
+    await alice.shows("alice says: hello\r\n")
+    alice.presses("\x04")
+    assert await alice.ends() == 0
+    assert alice.err == ""
+    await bob.says("^alice left$")

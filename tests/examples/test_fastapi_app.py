@@ -1,0 +1,105 @@
+"""examples/fastapi_app.py"""
+
+import contextlib
+import json
+import random
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from landline.testing import FaultProxy
+
+
+class App:
+    """The application as a process, and what a browser does with it."""
+
+    def __init__(self, start: Callable, until: Callable, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.program = start("fastapi_app.py", "serve", "--port", str(port))
+        self._until = until
+
+    async def serves(self) -> None:
+        def is_up() -> bool:
+            assert not self.program.is_over(), self.program.err
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return True
+            return False
+
+        await self._until(is_up)
+
+    async def shows(self, **machines: str) -> None:
+        """Waits until the machines are in these states."""
+        await self._until(lambda: {each["name"]: each["state"] for each in self.ask("/machines")} == machines)
+
+    def announce(self, text: str) -> dict:
+        return self.ask("/announcements", {"text": text})
+
+    def ask(self, path: str, body: object = None) -> object:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read().decode()
+            return json.loads(text) if answer.headers["content-type"] == "application/json" else text
+
+
+def free_port() -> int:
+    """A port that nobody has, outside the range the system takes for outgoing connections."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+async def test_a_route_pushes_to_the_machines_that_are_there(start, until) -> None:
+    app = App(start, until, free_port())
+    await app.serves()
+    async with FaultProxy("127.0.0.1", app.port) as proxy:
+        near = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line/", "near")
+        far = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{proxy.port}/line/", "far")
+        await app.shows(near="online", far="online")
+        assert app.announce("lunch") == {"sent": 2}
+        for machine in (near, far):
+            await machine.says("^announcement: lunch$")
+        await proxy.refuse()
+        proxy.reset()
+        await app.shows(near="online", far="reconnecting")
+        assert app.announce("coffee") == {"sent": 2}
+        await near.says("^announcement: coffee$")
+        assert "coffee" not in far.out
+        proxy.accept()
+        await far.says("^announcement: coffee$")
+        assert await near.ends(signal.SIGINT) == 130
+        await app.shows(near="gone", far="online")
+        assert app.announce("tea") == {"sent": 1}
+        await far.says("^announcement: tea$")
+
+
+async def test_the_page_and_what_does_not_fit(start, until) -> None:
+    app = App(start, until, free_port())
+    await app.serves()
+    assert "<h1>Machines</h1>" in app.ask("/")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        app.announce("")
+    assert refused.value.code == 422
+    refused.value.close()
+
+
+async def test_machines_come_back_to_an_application_that_was_restarted(start, until) -> None:
+    app = App(start, until, free_port())
+    await app.serves()
+    machine = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line/", "kiosk")
+    await app.shows(kiosk="online")
+    assert await app.program.ends(signal.SIGINT) == 0
+    await machine.says("^-- reconnecting$")
+    again = App(start, until, app.port)
+    await again.serves()
+    await again.shows(kiosk="online")
+    assert again.announce("good morning") == {"sent": 1}
+    await machine.says("^announcement: good morning$")

@@ -1,0 +1,49 @@
+"""examples/telemetry.py"""
+
+import re
+import signal
+
+from landline import parse_url
+from landline.testing import FaultProxy
+
+
+async def test_a_thousand_sensors_are_read(start) -> None:
+    collector = start("telemetry.py", "collector", "--listen", "tcp://127.0.0.1:0")
+    sensors = start("telemetry.py", "sensors", "--server", await collector.listens())
+    await collector.says(
+        r"^1000 online, \d{2,4} readings/s, \d+ skipped: boiler .*, cellar .*, hall .*, roof .* °C$"
+    )
+    assert await sensors.ends(signal.SIGINT) == 130
+    await collector.says(r"^0 online, 0 readings/s, ")
+    assert await collector.ends(signal.SIGINT) == 130
+
+
+async def test_while_the_network_is_out_only_the_newest_reading_waits(start, until) -> None:
+    collector = start("telemetry.py", "collector", "--listen", "tcp://127.0.0.1:0", "--interval", "0.05")
+    endpoint = parse_url(await collector.listens())
+    async with FaultProxy(endpoint.host, endpoint.port) as proxy:
+        start("telemetry.py", "sensors", "--server", proxy.url, "--count", "20", "--interval", "0.02")
+        found = await collector.says(r"^20 online, [1-9]\d* readings/s, (\d+) skipped: ")
+        skipped = int(found.group(1))
+        await proxy.refuse()
+        proxy.reset()
+        await collector.says(r"^[1-9]\d* online, .*\n(0 online, .*\n){11}")
+        proxy.accept()
+
+        def newly_skipped() -> int:
+            return max(int(count) for count in re.findall(r"(\d+) skipped: ", collector.out)) - skipped
+
+        # Half a second without a network, and one reading of each sensor waited, not 25.
+        await until(lambda: newly_skipped() >= 20 * 10)
+
+
+async def test_the_plot_on_a_terminal(start, start_on_terminal) -> None:
+    collector = start_on_terminal(
+        "telemetry.py", "collector", "--listen", "tcp://127.0.0.1:0", "--interval", "0.1"
+    )
+    url = (await collector.shows(r"listening on (\S+?);")).group(1)
+    start("telemetry.py", "sensors", "--server", url, "--count", "8", "--interval", "0.1")
+    await collector.shows("8 of 8 sensors online")
+    await collector.shows(r"boiler.* 2 .*[▁▂▃▄▅▆▇█]{5}")
+    assert await collector.ends(signal.SIGINT) == 130
+    assert collector.err == ""
