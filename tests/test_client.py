@@ -664,24 +664,27 @@ async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until,
                 line.send_nowait("at once")
             refused.append(caught.type)
 
-    async with second.listen("tcp://127.0.0.1:0") as there, first.listen("tcp://127.0.0.1:0") as here:
-        async with landline.connect(str(here), on_state=changed) as line:
-            await until(lambda: first.lines)
-            sending = []
-            ended = line._owner.line_ended
+    async with (
+        second.listen("tcp://127.0.0.1:0") as there,
+        first.listen("tcp://127.0.0.1:0") as here,
+        landline.connect(str(here), on_state=changed) as line,
+    ):
+        await until(lambda: first.lines)
+        sending = []
+        ended = line._owner.line_ended
 
-            def line_ended(line, event):
-                # In the turn in which the goodbye is read, before the connector has seen it.
-                sending.append(asyncio.create_task(line.send("in between")))
-                with pytest.raises(landline.BufferFull):
-                    line.send_nowait("at once")
-                ended(line, event)
+        def line_ended(line, event):
+            # In the turn in which the goodbye is read, before the connector has seen it.
+            sending.append(asyncio.create_task(line.send("in between")))
+            with pytest.raises(landline.BufferFull):
+                line.send_nowait("at once")
+            ended(line, event)
 
-            line._owner.line_ended = line_ended
-            await first.close(retry_after_s=0.0, alternatives=[str(there)])
-            await until(lambda: second.lines)
-            assert await anext(second.lines[0]) == "in between"
-            await asyncio.gather(*sending)
+        line._owner.line_ended = line_ended
+        await first.close(retry_after_s=0.0, alternatives=[str(there)])
+        await until(lambda: second.lines)
+        assert await anext(second.lines[0]) == "in between"
+        await asyncio.gather(*sending)
     assert refused == [landline.BufferFull]
     [gone] = seen.find(landline.LineState.RECONNECTING)
     assert gone.code is landline.Code.GOING_AWAY

@@ -316,7 +316,12 @@ class Line:
             self.send_encoded(encoded_name, body, is_packed=is_packed, is_bulk=bulk)
             return True
         # The shortest way for the commonest case; send_encoded would do the same.
-        if dropped := session.send(_MESSAGE, encoded_name, body, is_packed=is_packed, is_bulk=bulk):
+        try:
+            dropped = session.send(_MESSAGE, encoded_name, body, is_packed=is_packed, is_bulk=bulk)
+        except LineClosed:
+            self._live_session()  # Raises BufferFull where another session may follow.
+            raise
+        if dropped:
             self._count_dropped(dropped)
         if not self._in_batch:
             self._flush_soon()
