@@ -74,3 +74,11 @@ def test_a_resume_proof_covers_everything():
     for name, value in others.items():
         assert not proofs_equal(proof, resume_proof(b"k" * 32, **{**fields, name: value}))
     assert not proofs_equal(proof, resume_proof(b"l" * 32, **fields))
+
+
+def test_what_datagrams_are_sealed_with_is_as_secret_as_the_token():
+    token = SharedToken("a secret of sixteen bytes")
+    assert token.seal_secret() == SharedToken("a secret of sixteen bytes").seal_secret()
+    assert token.seal_secret() != SharedToken("another secret, as long").seal_secret()
+    assert len(token.seal_secret()) == 32
+    assert Anonymous().seal_secret() == b""

@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+import trustme
 from aioquic.quic.events import HandshakeCompleted
 
 import landline
@@ -154,6 +155,27 @@ def make_options(files, name):
         "bad": landline.TransportOptions(certificate_file=folder / "bad.pem"),
         "keyless": landline.TransportOptions(certificate_file=folder / "certificate.pem"),
     }[name]
+
+
+@pytest.mark.parametrize("parts", [("certificate", "key"), ("key", "certificate")])
+async def test_certificate_and_key_may_stand_in_one_file(tmp_path, parts):
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    pems = {
+        "certificate": b"".join(pem.bytes() for pem in issued.cert_chain_pems),
+        # In the traditional form, "BEGIN EC PRIVATE KEY".
+        "key": issued.private_key_pem.bytes(),
+    }
+    (tmp_path / "both.pem").write_bytes(b"".join(pems[part] for part in parts))
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    there = landline.TransportOptions(certificate_file=tmp_path / "both.pem")
+    here = landline.TransportOptions(ca_file=tmp_path / "ca.pem")
+    server = echo_server()
+    async with (
+        server.listen("quic://127.0.0.1:0", options=there) as endpoint,
+        landline.connect(str(endpoint), options=here) as line,
+    ):
+        assert await line.request("echo", 1, timeout=5) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ only after three probe timeouts. All that depends on names it does not promise s
 from __future__ import annotations
 
 import os
+import re
 import ssl
+from pathlib import Path
 from typing import Any, Final
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
@@ -24,9 +26,14 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from landline.errors import ConfigurationError
 from landline.transports import Endpoint, TransportOptions
+
+_find_key: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL).search
 
 ALPN: Final = "landline/1"
 STREAM_ID: Final = 0
@@ -205,19 +212,36 @@ def server_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicC
         )
     configuration = _configuration(is_client=False)
     try:
-        configuration.load_cert_chain(options.certificate_file, options.private_key_file)
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        # TypeError for a key with a password, IndexError for a file without a certificate.
+        chain, key = _read_certificates(options.certificate_file, options.private_key_file)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        # TypeError for a key with a password.
         raise ConfigurationError(
             f"{endpoint}: certificate_file {os.fspath(options.certificate_file)!r} with private_key_file "
             f"{os.fspath(options.private_key_file or '')!r} cannot be used as PEM: {error}"
         ) from error
-    if configuration.private_key is None:
+    if key is None:
         raise ConfigurationError(
             f"{endpoint}: certificate_file {os.fspath(options.certificate_file)!r} holds no private key; "
             "pass private_key_file= as well"
         )
+    configuration.certificate, *configuration.certificate_chain = chain
+    configuration.private_key = key
     return configuration
+
+
+def _read_certificates(
+    certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None
+) -> tuple[list[x509.Certificate], Any]:
+    """The chain and the key, in whatever order and form they stand in the files (RFC 7468).
+
+    aioquic's own reader finds a key only behind the certificates, and only as PKCS #8.
+    """
+    text = Path(certificate_file).read_bytes()
+    keys = text if key_file is None else Path(key_file).read_bytes()
+    key = _find_key(keys)
+    return x509.load_pem_x509_certificates(text), key and serialization.load_pem_private_key(
+        key.group(), None
+    )
 
 
 def client_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicConfiguration:
