@@ -108,7 +108,7 @@ async def test_joining_and_leaving_are_told_once_each(pair, until, changes):
         assert changes.seen == [("room", "ada", True), ("hall", "ada", True), ("room", "ada", False)]
         # Who is away stays.
         other.break_link()
-        await until(lambda: other.epoch == 2)
+        await until(lambda: other.epoch == line.epoch == 2)
         room.add(other)
         await line.close()
         await until(lambda: other.is_closed)

@@ -41,7 +41,15 @@ from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
 from landline.session.session import SendBuffer, Session
 from landline.timers import TimerWheel
-from landline.transports import ADDRESS_STAGGER_S, Endpoint, LinkProtocol, TransportOptions, load, parse_url
+from landline.transports import (
+    ADDRESS_STAGGER_S,
+    LEAVE_AT_EXIT_S,
+    Endpoint,
+    LinkProtocol,
+    TransportOptions,
+    load,
+    parse_url,
+)
 
 logger = logging.getLogger("landline")
 
@@ -291,6 +299,8 @@ class Connector(TakesDatagrams):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         self.wheel.close()
+        if self._line is not None and self._line.leaving is not None:
+            await self._line.leaving.wait(LEAVE_AT_EXIT_S)
 
     async def _keep_connected(self, line: Line, online: asyncio.Future[None]) -> None:
         try:

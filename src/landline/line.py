@@ -49,7 +49,7 @@ from landline.session.session import WRITE_BYTES, Session
 from landline.session.state import State
 from landline.session.wire import Kind, Operation, encode_datagram
 from landline.timers import TimerWheel
-from landline.transports import LinkProtocol, close_in_time
+from landline.transports import Leaving, LinkProtocol, close_in_time
 
 logger = logging.getLogger("landline")
 
@@ -160,6 +160,7 @@ class Line:
         "data",
         "error",
         "identity",
+        "leaving",
         "timer_tick",
     )
 
@@ -187,6 +188,8 @@ class Line:
         # Of earlier sessions, and of the time between two.
         self._datagrams_dropped = self._datagrams_ignored = 0
         self.timer_tick: int | None = None
+        self.leaving: Leaving | None = None
+        """The last transport, once it is on its way out."""
         self.identity = identity
         """Who the peer proved to be (on a server's lines), or who this side said it is."""
         self.data: Any = None
@@ -790,7 +793,7 @@ class Line:
         link, self._link = self._link, None
         if link is not None:
             self._peer = _format_peer(link.transport.get_extra_info("peername"))
-            close_in_time(self._owner.loop, link.transport)
+            self.leaving = close_in_time(self._owner.loop, link.transport)
         self.error = error
         if self._session is not None and self._session.state is not State.CLOSED:
             self._session.close(Code.EXPIRED)
@@ -990,7 +993,7 @@ class Line:
             link, self._link = self._link, None
             if link is not None:
                 self._peer = _format_peer(link.transport.get_extra_info("peername"))
-                close_in_time(self._owner.loop, link.transport)
+                self.leaving = close_in_time(self._owner.loop, link.transport)
             self._owner.line_ended(self, event)
 
     def _drop_link(self, cause: LossKind, detail: str) -> None:

@@ -29,7 +29,6 @@ def test_a_receiver_that_is_killed_goes_on_where_its_disk_was(peer, inbox, write
     assert again.heard("stored") == path.name
     resumed_from = again.heard("resumed_from")
     assert resumed_from >= SIZE_BYTES // 2 - CHECKPOINT_BYTES
-    assert resumed_from % CHECKPOINT_BYTES < 4 * MIB
     assert sender.wait() == 0
     assert sender.words[-1]["hash"] == hash_of(inbox / path.name) == hash_of(path)
     assert [entry.name for entry in inbox.iterdir()] == [path.name]

@@ -422,3 +422,15 @@ async def test_the_system_s_lack_of_descriptors_is_survived(echo):
 def test_what_it_offers_is_in_the_library_document(name):
     text = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
     assert re.search(rf"\b{name}\b", text)
+
+
+async def test_a_connection_that_is_ended_before_it_is_relayed_holds_nobody_up(until):
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    async with server, FaultProxy(host, port) as proxy:
+        proxy.on_connection = lambda connection: connection.cut()
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        # It says nothing and does not close: only a proxy that waits for it would hang here.
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+        await until(lambda: not proxy.connections)

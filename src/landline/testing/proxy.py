@@ -249,6 +249,8 @@ class FaultProxy:
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             assert self._address is not None
+            # It does not inherit that from the listener, and may be ended before it is relayed.
+            client.setblocking(False)
             self._accepted += 1
             connection = ProxiedConnection(self, client, self._address, f"{self._seed}/{self._accepted}")
             task = self._connections[connection] = loop.create_task(connection.run())
@@ -400,8 +402,8 @@ class ProxiedConnection:
         await self.passes("up", "down")
         family, address = self._address
         server = self._server = socket.socket(family, socket.SOCK_STREAM)
+        server.setblocking(False)
         for sock in (self._client, server):
-            sock.setblocking(False)
             _make_small(sock)
         try:
             await loop.sock_connect(server, address)

@@ -29,6 +29,9 @@ ADDRESS_STAGGER_S: Final = 0.25
 
 LEAVE_S: Final = 3.0
 """How long a peer may take to read our last words."""
+LEAVE_AT_EXIT_S: Final = 0.5
+"""How long a client that ends waits for its transport to be closed. The event loop may be closed next, and one over TLS
+is not yet: it says goodbye to its peer first."""
 
 
 SUBPROTOCOL: Final = "landline.1"
@@ -240,15 +243,50 @@ def parse_url(url: str) -> Endpoint:
     )
 
 
-def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+class Leaving(LinkProtocol):
+    """The protocol of a transport that says its last words. It holds nobody else's memory."""
+
+    __slots__ = ("_gone", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport: asyncio.Transport | None = transport
+        self._gone: asyncio.Future[None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+
+    def abort(self) -> None:
+        """Closes it at once, if it is not closed yet."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns when it is closed; after that time it is closed whatever remains to be said."""
+        if self._transport is None:
+            return
+        self._gone = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._gone
+        except TimeoutError:
+            self.abort()
+            await asyncio.sleep(0)
+
+
+def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> Leaving:
     """Closes a transport once what was written is out, or after :data:`LEAVE_S`, whichever comes first.
 
-    A peer that does not read would keep it for ever. Nobody is told what becomes of it: its protocol, and all that
-    hangs on it, is let go at once. A timer of the loop does it, for the timer wheel ends with its owner.
+    A peer that does not read would keep it for ever. Its protocol, and all that hangs on it, is let go at once. A timer
+    of the loop does it, for the timer wheel ends with its owner. Who has to know when it is closed, waits for what is
+    returned.
     """
-    transport.set_protocol(LinkProtocol())
+    leaving = Leaving(transport)
+    transport.set_protocol(leaving)
     transport.close()
-    loop.call_later(LEAVE_S, transport.abort)
+    loop.call_later(LEAVE_S, leaving.abort)
+    return leaving
 
 
 def load(endpoint: Endpoint) -> TransportModule:

@@ -7,6 +7,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 from landline.errors import AddressInUse, ConfigurationError
@@ -49,9 +50,10 @@ async def connect(
     """See :class:`landline.transports.TransportModule`."""
     context = client_context(endpoint, options)
     loop = asyncio.get_running_loop()
-    # uvloop tries the addresses of a name one after the other and takes no such option.
+    # uvloop tries the addresses of a name one after the other and takes no such option. One address needs no race,
+    # whose winner asyncio forgets to close when it is cancelled in that very moment.
     beside: dict[str, Any] = {}
-    if isinstance(loop, asyncio.BaseEventLoop):
+    if isinstance(loop, asyncio.BaseEventLoop) and not _is_address(endpoint.host):
         beside["happy_eyeballs_delay"] = ADDRESS_STAGGER_S
     transport, _ = await loop.create_connection(
         protocol_factory,
@@ -97,6 +99,14 @@ async def listen(
 def client_context(endpoint: Endpoint, options: TransportOptions) -> ssl.SSLContext | None:
     """What a client encrypts with, by default what trusts the system's authorities; ``None`` without encryption."""
     return (options.tls or ssl.create_default_context()) if endpoint.is_encrypted else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def tune_socket(sock: socket.socket, user_timeout_s: float) -> None:
