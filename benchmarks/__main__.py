@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.render is not None:
         report = msgspec.json.decode(options.render.read_bytes(), type=Report)
-        document.render(report, document.PATH)
+        document.render(report)
         return 0
     names = list(dict.fromkeys(options.only or ROWS))
     unknown = [name for name in names if name not in ROWS]
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--render",
         type=Path,
         metavar="FILE",
-        help="write the tables of docs/benchmarks.md from FILE, and stop",
+        help="write the tables of docs/benchmarks.md and docs/transports.md from FILE, and stop",
     )
     parser.add_argument(
         "--load-sleeps",

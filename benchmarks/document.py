@@ -10,6 +10,7 @@ from typing import Final
 from benchmarks.report import Report, Row, format_cost, format_details, format_number
 
 PATH: Final = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+TRANSPORTS_PATH: Final = PATH.with_name("transports.md")
 QUIET_LOAD: Final = 0.5
 """A machine whose load average was below this when the run began did nothing else."""
 
@@ -19,9 +20,20 @@ def missing_for_plots() -> bool:
     return find_spec("matplotlib") is None
 
 
-def render(report: Report, path: Path) -> None:
-    """Replaces what is between the markers of every row that the report has."""
-    path.write_text(rendered(report, path.read_text(encoding="utf-8")), encoding="utf-8")
+def render(report: Report) -> None:
+    """Writes every row into docs/benchmarks.md, and that of the transports into docs/transports.md as well."""
+    PATH.write_text(rendered(report, PATH.read_text(encoding="utf-8")), encoding="utf-8")
+    TRANSPORTS_PATH.write_text(
+        with_transports(report, TRANSPORTS_PATH.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+
+
+def with_transports(report: Report, text: str) -> str:
+    """The document with the table of the transports."""
+    for row in report.rows:
+        if row.name == "transports":
+            text = filled(text, row.name, format_table(row))
+    return text
 
 
 def rendered(report: Report, text: str) -> str:

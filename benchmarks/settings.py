@@ -10,7 +10,7 @@ OURS: Final = "landline"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The defaults take about six minutes for everything."""
+    """The defaults take about nine minutes for everything."""
 
     seconds: float = 1.0
     """Measured in each round of echo, round_trip and request_response, after a quarter of it to warm up."""

@@ -23,6 +23,7 @@ from benchmarks import (
     reconnect,
     request_response,
     round_trip,
+    transports,
 )
 from benchmarks.__main__ import NUMBERS, ROWS, main
 from benchmarks.clients import CLIENTS, LANDLINE_WS, PAYLOAD, SOCKETIO, TEXT_PAYLOAD, WEBSOCKET, Frames
@@ -54,6 +55,7 @@ PEERS_OF = {
     "heartbeats": heartbeats.PEERS,
     "request_response": request_response.PEERS,
     "reconnect": reconnect.PEERS,
+    "transports": transports.PEERS,
 }
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's proc(5)")
@@ -94,6 +96,7 @@ def measure(directory: Path, *arguments: str) -> tuple[list[dict[str, Any]], str
         (["idle_memory"], ["landline_ws", "landline_tls", "websockets_tls"]),
         (["fan_out", "heartbeats"], ["nats", "websockets"]),
         (["request_response"], ["nats_py", "websockets", "socketio"]),
+        (["transports"], ["over_tls", "over_unix", "over_ws", "over_wss", "over_quic", "over_udp"]),
     ],
 )
 def test_rows_measure_each_peer_or_say_why_not(names: list[str], beside: list[str], tmp_path: Path) -> None:
@@ -294,6 +297,8 @@ def test_the_document_says_what_the_report_says() -> None:
     text = document.PATH.read_text(encoding="utf-8")
     assert [row.name for row in report.rows] == list(ROWS)
     assert document.rendered(report, text) == text
+    beside = document.TRANSPORTS_PATH.read_text(encoding="utf-8")
+    assert document.with_transports(report, beside) == beside
     for name in ROWS:
         assert f"(benchmarks/{name}.svg)" in text
         assert (ROOT / "docs" / "benchmarks" / f"{name}.svg").exists()
