@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from benchmarks.report import Cost, Figure, Row, missing_figures
 from benchmarks.settings import Settings
 
 PEERS: Final = ("landline", "landline_quic", "websockets", "socketio", "nats_py")
+Answers = list[dict[str, Any]]
+"""What a client said of each of its rounds."""
 SERVERS: Final = {"nats_py": "nats"}
 
 
@@ -22,8 +25,6 @@ def run(settings: Settings, progress: Progress) -> Row:
     peers = settings.choose(PEERS)
     names = installed(peers)
     many = settings.requests_in_flight
-    single: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
-    whole: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     with ExitStack() as stack:
         clients: dict[str, Child] = {}
         pids: dict[str, list[int]] = {}
@@ -39,17 +40,7 @@ def run(settings: Settings, progress: Progress) -> Row:
                 clients[peer] = stack.enter_context(Child("requesters", peer, *arguments))
                 clients[peer].read()
 
-        def measure(peer: str, in_flight: int) -> dict[str, Any]:
-            cpu = sum(map(cpu_seconds, pids[peer]))
-            answer = clients[peer].ask(in_flight=in_flight, seconds=settings.seconds)
-            cpu = sum(map(cpu_seconds, pids[peer])) - cpu
-            return {"server_cpu_s": cpu, **answer}
-
-        for number in range(1, settings.rounds + 1):
-            with progress.step(f"round {number} of {settings.rounds} with {', '.join(names)}"):
-                for peer in names:
-                    single[peer].append(measure(peer, 1))
-                    whole[peer].append(measure(peer, many))
+        single, whole = ask_in_rounds(clients, pids, settings, progress)
     return Row(
         name="request_response",
         title=f"requests answered each second, asked by one Python client, {many} in flight",
@@ -62,11 +53,36 @@ def run(settings: Settings, progress: Progress) -> Row:
             "load": "each library's own client",
         },
         cost_title=f"µs for one request, 1 → {many} in flight",
-        figures=[*(_figure(peer, single[peer], whole[peer]) for peer in names), *missing_figures(peers)],
+        figures=[*(figure_of(peer, single[peer], whole[peer]) for peer in names), *missing_figures(peers)],
     )
 
 
-def _figure(peer: str, single: list[dict[str, Any]], whole: list[dict[str, Any]]) -> Figure:
+def ask_in_rounds(
+    clients: Mapping[str, Child], pids: Mapping[str, Sequence[int]], settings: Settings, progress: Progress
+) -> tuple[dict[str, Answers], dict[str, Answers]]:
+    """Lets the clients ask in turn: what they say with one request in flight, and with many.
+
+    ``pids`` are the processes that answer each of them.
+    """
+
+    def measure(name: str, in_flight: int) -> dict[str, Any]:
+        cpu = sum(map(cpu_seconds, pids[name]))
+        answer = clients[name].ask(in_flight=in_flight, seconds=settings.seconds)
+        cpu = sum(map(cpu_seconds, pids[name])) - cpu
+        return {"server_cpu_s": cpu, **answer}
+
+    single: dict[str, Answers] = {name: [] for name in clients}
+    whole: dict[str, Answers] = {name: [] for name in clients}
+    for number in range(1, settings.rounds + 1):
+        with progress.step(f"round {number} of {settings.rounds} with {', '.join(clients)}"):
+            for name in clients:
+                single[name].append(measure(name, 1))
+                whole[name].append(measure(name, settings.requests_in_flight))
+    return single, whole
+
+
+def figure_of(peer: str, single: list[dict[str, Any]], whole: list[dict[str, Any]]) -> Figure:
+    """What the rounds of one came to: with many in flight, and what one request costs alone and among many."""
     alone = statistics.median(answer["rate"] for answer in single)
     return Figure(
         peer=peer,
