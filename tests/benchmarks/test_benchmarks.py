@@ -45,7 +45,7 @@ LINES = 40
 TINY = (
     *("--seconds", "0.1", "--rounds", "2", "--echo-connections", "4", "--lines", str(LINES)),
     *("--idle-connections", "20", "--idle-tls-connections", "4"),
-    *("--heartbeat-interval-s", "0.4", "--heartbeat-seconds", "0.8"),
+    *("--heartbeat-interval-s", "1", "--heartbeat-seconds", "1.5"),
 )
 PEERS_OF = {
     "echo": echo.PEERS,
