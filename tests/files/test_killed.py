@@ -1,6 +1,7 @@
 """Senders and receivers that die in the middle: what is on disk is compared and not sent twice."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -25,9 +26,12 @@ def test_a_receiver_that_is_killed_goes_on_where_its_disk_was(peer, inbox, write
     receiver.wait_done(SIZE_BYTES // 2)
     receiver.end(kill=True)
     assert not (inbox / path.name).exists()
+    [record] = inbox.glob(".landline-*.json")
+    on_disk_bytes = json.loads(record.read_bytes())["verified_bytes"]
     again = peer("receive", inbox, url)
     assert again.heard("stored") == path.name
     resumed_from = again.heard("resumed_from")
+    assert resumed_from == on_disk_bytes
     assert resumed_from >= SIZE_BYTES // 2 - CHECKPOINT_BYTES
     assert sender.wait() == 0
     assert sender.words[-1]["hash"] == hash_of(inbox / path.name) == hash_of(path)
