@@ -116,29 +116,34 @@ class _Caller(Connector):
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop, self._clock)
         self.outbox = Outbox(self.loop)
-        deadline = None if request.timeout_s is None else self.loop.time() + request.timeout_s
+        now = self.loop.time()
+        deadline = None if request.timeout_s is None else now + request.timeout_s
         try:
             for left in range(len(self._urls), 1, -1):
                 try:
-                    return await self._ask_one(self._urls[-left], request, deadline, left)
+                    return await self._ask_one(
+                        self._urls[-left], request, deadline, _share_s(deadline, now, left)
+                    )
                 except Rejected as error:
                     if not error.code.may_return:
                         raise
                 except ConnectFailed:
-                    continue
-            return await self._ask_one(self._urls[-1], request, deadline, 1)
+                    pass
+                now = self.loop.time()
+            return await self._ask_one(self._urls[-1], request, deadline, _share_s(deadline, now, 1))
         finally:
             self.wheel.close()
 
     async def _ask_one(
-        self, endpoint: Endpoint, request: _Request, deadline: float | None, urls_left: int
+        self, endpoint: Endpoint, request: _Request, deadline: float | None, share_s: float
     ) -> Any:
+        """Asks at one URL, which may take ``share_s`` to be reached, and until the deadline to answer."""
         if endpoint.is_connectionless:
-            return await self._ask_datagram(endpoint, request, self._share_s(deadline, urls_left))
+            return await self._ask_datagram(endpoint, request, share_s)
         line = Line(self, identity=self._identity)
         value = msgspec.Raw(request.body) if request.is_packed else request.body
         try:
-            await self._connect_in_time(line, endpoint, deadline, urls_left)
+            await self._connect_in_time(line, endpoint, share_s)
             try:
                 async with asyncio.timeout_at(deadline):
                     return await line.request(
@@ -151,11 +156,8 @@ class _Caller(Connector):
             # a time-out, the BYE cancels what still runs there.
             line.end(Code.NORMAL)
 
-    async def _connect_in_time(
-        self, line: Line, endpoint: Endpoint, deadline: float | None, urls_left: int
-    ) -> None:
+    async def _connect_in_time(self, line: Line, endpoint: Endpoint, share_s: float) -> None:
         """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""
-        share_s = self._share_s(deadline, urls_left)
         try:
             async with asyncio.timeout(share_s):
                 await self.connect_once(line, endpoint)
@@ -182,12 +184,6 @@ class _Caller(Connector):
             is_error=reply.operation is Operation.ERROR,
         )
 
-    def _share_s(self, deadline: float | None, urls_left: int) -> float:
-        """How long one URL may take: its share of what is left."""
-        if deadline is None:
-            return CONNECT_TIMEOUT_S + HANDSHAKE_TIMEOUT_S
-        return round(max(0.0, deadline - self.loop.time()) / urls_left, 3)
-
     # For the line.
 
     def line_detached(self, line: Line, cause: LossKind, detail: str) -> None:
@@ -196,6 +192,13 @@ class _Caller(Connector):
     def line_ended(self, line: Line, ended: Ended) -> None:
         cause = LossKind.CLOSED_BY_PEER if ended.by_peer else LossKind.PROTOCOL_ERROR
         _finish(line, cause, ended.reason or ended.code.name.lower().replace("_", " "), ended.code)
+
+
+def _share_s(deadline: float | None, now: float, urls_left: int) -> float:
+    """How long one URL may take: its share of what is left. Rounded, because messages name it."""
+    if deadline is None:
+        return CONNECT_TIMEOUT_S + HANDSHAKE_TIMEOUT_S
+    return round(max(0.0, deadline - now) / urls_left, 3)
 
 
 def _finish(line: Line, cause: LossKind, detail: str, code: Code | None) -> None:

@@ -1,6 +1,7 @@
 """Calls over real UDP sockets, both event loops."""
 
 import asyncio
+import itertools
 import logging
 import random
 import socket
@@ -231,6 +232,19 @@ async def test_no_answer_in_time_is_an_unknown_fate(desk, until, impatient):
         with pytest.raises(asyncio.CancelledError):
             await task
     await until(lambda: desk.cancelled == 2)
+
+
+async def test_the_error_names_the_timeout_that_was_asked_for(desk, monkeypatch, impatient):
+    """However late this process gets the processor."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        pytest.skip("uvloop's clock cannot be replaced")
+    looks = itertools.count()
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + next(looks) * 0.002)
+    async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
+        with pytest.raises(landline.RequestTimeout, match=r"within 0\.4 s"):
+            await call(endpoint, "wait", timeout=0.4)
 
 
 async def test_closing_the_server_waits_for_cancelled_handlers(desk, until):
