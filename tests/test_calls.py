@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 
 import msgspec
 import pytest
+import uvloop
 
 import landline
 from landline.session.wire import FrameReader, Kind
@@ -101,6 +103,21 @@ async def test_a_call_on_every_scheme(desk, scheme, tmp_path, certificates, unti
         answer = await landline.call(str(endpoint), "add", [1, 2], options=calling, response_type=Sum)
         assert answer == Sum(3)
         await until(lambda: not desk.server.lines)
+
+
+async def test_a_program_may_end_with_its_call(desk, certificates):
+    """TLS says goodbye in turns; a transport that is still open when its loop closes warns of a leak."""
+    calling = landline.TransportOptions(tls=certificates.client)
+
+    async def ask(url):
+        return await landline.call(url, "echo", 1, options=calling)
+
+    async with desk.server.listen(
+        "tls://127.0.0.1:0", options=landline.TransportOptions(tls=certificates.server)
+    ) as endpoint:
+        for run in (asyncio.run, uvloop.run):
+            assert await asyncio.to_thread(lambda run=run: run(ask(str(endpoint)))) == 1
+    gc.collect()
 
 
 async def test_who_calls_is_proven():

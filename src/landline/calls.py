@@ -26,7 +26,7 @@ from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits
 from landline.session.session import SendBuffer
 from landline.session.wire import Operation
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, TransportOptions
+from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -44,8 +44,8 @@ async def call(
 ) -> Any:
     """Asks a server's handler ``name`` and returns its answer, without keeping a line.
 
-    Connects, shakes hands, asks, and says goodbye without waiting for anything after the answer. The handler runs
-    at most once: nothing is repeated after the request may have been received.
+    Connects, shakes hands, asks, says goodbye and waits until the connection is closed. The handler runs at most once:
+    nothing is repeated after the request may have been received.
 
     :param url: one URL, or several that are tried in order. Only a failure to connect leads to the next one; each
         may take an equal share of the time that is left.
@@ -155,6 +155,9 @@ class _Caller(Connector):
             # The answer itself shows that the request was taken; there is nothing to drain. After a cancellation or
             # a time-out, the BYE cancels what still runs there.
             line.end(Code.NORMAL)
+            # The program may end its event loop with this call, and then a transport that is still open leaks.
+            if line.leaving is not None:
+                await line.leaving.wait(LEAVE_AT_EXIT_S)
 
     async def _connect_in_time(self, line: Line, endpoint: Endpoint, share_s: float) -> None:
         """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""
