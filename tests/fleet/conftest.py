@@ -232,6 +232,7 @@ class House:
         self.clock: Any = self.now
         self.machines: list[Machine] = []
         self.is_running = False
+        self.closing = contextlib.ExitStack()
 
     def now(self) -> float:
         """The time of day, which is the control server's clock unless a test gives it another."""
@@ -363,3 +364,4 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
                     machine.task.result()
         if it.is_running:
             await it.stop()
+        it.closing.close()

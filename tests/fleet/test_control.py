@@ -349,6 +349,7 @@ async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(house, unti
     loop = asyncio.get_running_loop()
     transport, card = await loop.create_datagram_endpoint(NetworkCard, local_addr=("127.0.0.1", 0))
     house.waker = MagicPackets(host="127.0.0.1", port=transport.get_extra_info("sockname")[1])
+    house.closing.callback(transport.close)
     await house.start()
     machine = house.machine()
     machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
@@ -367,8 +368,7 @@ async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(house, unti
     await until(lambda: len(card.packets) > sent)
     await machine.boot()
     woken = await house.over(job)
-    assert (woken.state, woken.detail) == (ExecutionState.DONE, "it came online")
-    transport.close()
+    assert (woken.state, woken.detail) == (ExecutionState.DONE, "it is online")
 
 
 async def test_a_wake_up_outlives_a_full_disk(house, until, monkeypatch) -> None:

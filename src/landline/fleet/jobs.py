@@ -251,7 +251,7 @@ def settle_on_join(
     """A machine is back: its boot id, and what its agent remembers, settle what was open."""
     boot_id = machine.facts.boot_id
     if job.action is Action.WAKE:
-        return advance(execution, ExecutionState.DONE, now, "it came online")
+        return advance(execution, ExecutionState.DONE, now, "it is online")
     if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
         if known is not None and known.is_running:
             return None
