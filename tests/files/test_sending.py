@@ -13,6 +13,9 @@ from landline.files.partial import Partial
 from landline.testing import FaultProxy, Faults
 
 MIB = 1024 * 1024
+PATIENCE_S = 1.0
+"""How long a sender waits here without a word: 20 words of the receiver, so that a busy machine may be late."""
+LONG_S = 1.5
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 128 * 1024, 5 * MIB + 17])
@@ -113,26 +116,26 @@ async def test_a_slow_disk_is_not_taken_for_a_dead_peer(pair, inbox, write, monk
     plain = getattr(Partial, slow)
 
     def slowly(self, *arguments, **named):
-        time.sleep(0.6)
+        time.sleep(LONG_S)
         return plain(self, *arguments, **named)
 
     monkeypatch.setattr(Partial, slow, slowly)
     server = landline.Server()
     server.on_file(inbox)
     async with pair(server) as (line, _):
-        assert (await line.send_file(write(1000), stall_timeout_s=0.3)).size_bytes == 1000
+        assert (await line.send_file(write(1000), stall_timeout_s=PATIENCE_S)).size_bytes == 1000
 
 
 async def test_a_person_may_think_about_an_offer(pair, inbox, write, monkeypatch):
     monkeypatch.setattr(threads, "ALIVE_EVERY_S", 0.05)
 
     async def accept(file):
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(LONG_S)
 
     server = landline.Server()
     server.on_file(inbox, accept=accept)
     async with pair(server) as (line, _):
-        assert (await line.send_file(write(1000), stall_timeout_s=0.3)).size_bytes == 1000
+        assert (await line.send_file(write(1000), stall_timeout_s=PATIENCE_S)).size_bytes == 1000
 
 
 async def test_functions_of_the_application_that_fail_are_logged_and_change_nothing(
