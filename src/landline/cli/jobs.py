@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Callable
 from typing import Annotated, Final, NamedTuple
 
 import typer
@@ -54,13 +55,17 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")]
 
 
+_ORDERS: Final = (
+    ("logoff", Action.LOG_OFF, "Log off the persons at machines, and follow the job until it is over."),
+    ("restart", Action.RESTART, "Restart machines, and follow the job until every one is back."),
+    ("shutdown", Action.SHUT_DOWN, "Shut down machines, and follow the job until they are off."),
+)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
-    app.command("logoff", help="Log off the persons at machines, and follow the job until it is over.")(
-        logoff
-    )
-    app.command("restart")(restart)
-    app.command("shutdown")(shutdown)
+    for name, action, help_text in _ORDERS:
+        app.command(name, help=help_text)(_ordering(action))
     app.command("wake")(wake)
     app.command("jobs")(jobs)
     app.command("cancel")(cancel)
@@ -75,70 +80,30 @@ class Order(NamedTuple):
     json: bool
 
 
-def logoff(
-    targets: Targets = None,
-    all_machines: All = False,
-    in_: In = None,
-    message: Message = "",
-    no_cancel: NoCancel = False,
-    no_postpone: NoPostpone = False,
-    valid_for: ValidFor = "2m",
-    queue_for: QueueFor = None,
-    yes: Yes = False,
-    no_wait: NoWait = False,
-    json: options.Json = False,
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
-) -> None:
-    """Log off the persons at machines, and follow the job until it is over."""
-    request = _request(
-        Action.LOG_OFF, targets, all_machines, in_, message, no_cancel, no_postpone, valid_for, queue_for
-    )
-    _carry_out(Order(request, yes, not no_wait, json), options.client(server, token_file))
+def _ordering(action: Action) -> Callable[..., None]:
+    """The command that makes machines do ``action``, each in agreement with its person."""
 
+    def order(
+        targets: Targets = None,
+        all_machines: All = False,
+        in_: In = None,
+        message: Message = "",
+        no_cancel: NoCancel = False,
+        no_postpone: NoPostpone = False,
+        valid_for: ValidFor = "2m",
+        queue_for: QueueFor = None,
+        yes: Yes = False,
+        no_wait: NoWait = False,
+        json: options.Json = False,
+        server: options.Server = None,
+        token_file: options.TokenFile = None,
+    ) -> None:
+        request = _request(
+            action, targets, all_machines, in_, message, no_cancel, no_postpone, valid_for, queue_for
+        )
+        _carry_out(Order(request, yes, not no_wait, json), options.client(server, token_file))
 
-def restart(
-    targets: Targets = None,
-    all_machines: All = False,
-    in_: In = None,
-    message: Message = "",
-    no_cancel: NoCancel = False,
-    no_postpone: NoPostpone = False,
-    valid_for: ValidFor = "2m",
-    queue_for: QueueFor = None,
-    yes: Yes = False,
-    no_wait: NoWait = False,
-    json: options.Json = False,
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
-) -> None:
-    """Restart machines, and follow the job until every one is back."""
-    request = _request(
-        Action.RESTART, targets, all_machines, in_, message, no_cancel, no_postpone, valid_for, queue_for
-    )
-    _carry_out(Order(request, yes, not no_wait, json), options.client(server, token_file))
-
-
-def shutdown(
-    targets: Targets = None,
-    all_machines: All = False,
-    in_: In = None,
-    message: Message = "",
-    no_cancel: NoCancel = False,
-    no_postpone: NoPostpone = False,
-    valid_for: ValidFor = "2m",
-    queue_for: QueueFor = None,
-    yes: Yes = False,
-    no_wait: NoWait = False,
-    json: options.Json = False,
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
-) -> None:
-    """Shut down machines, and follow the job until they are off."""
-    request = _request(
-        Action.SHUT_DOWN, targets, all_machines, in_, message, no_cancel, no_postpone, valid_for, queue_for
-    )
-    _carry_out(Order(request, yes, not no_wait, json), options.client(server, token_file))
+    return order
 
 
 def wake(
