@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import importlib.util
 import os
 import pty
 import shutil
@@ -15,27 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.fleet.web.fake_operations import FakeOperations
 
 from landline.fleet.web.serve import ApiServer
-
-FAKE = Path(__file__).parent.parent / "fleet" / "web" / "fake_operations.py"
-
-
-def load_fake_operations():
-    """The fake server of the API tests: tests are no package, so it is loaded by its path."""
-    name = "landline_fake_operations"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, FAKE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @pytest.fixture
 def fleet():
     """Three machines online: lab-1, lab-2, lab-3."""
-    return load_fake_operations().FakeOperations()
+    return FakeOperations()
 
 
 @pytest.fixture
