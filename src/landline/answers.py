@@ -10,18 +10,15 @@ import functools
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from landline.errors import BufferFull, LineClosed, MessageTooLarge
 from landline.handlers import Handler, Handlers, describe_failure, encode_value
-from landline.session.codes import Code
+from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
-
-if TYPE_CHECKING:
-    from landline.line import Line
 
 logger = logging.getLogger("landline")
 
@@ -37,7 +34,7 @@ class Answers:
 
     __slots__ = ("_backlog", "_handlers", "_line", "_loop", "_running", "_waiting", "_worker")
 
-    def __init__(self, line: Line, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, line: LineSending, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
         self._line = line
         self._handlers = handlers
         self._loop = loop
@@ -66,18 +63,20 @@ class Answers:
             self._line.take(message)
             self._run_plain(handler, message)
 
-    def receive_request(self, message: MessageReceived) -> None:
+    def receive_request(self, message: MessageReceived) -> bool:
         """Runs the handler of a request: at once, or when there is room for it and its answer.
 
-        What waits is not taken, so a peer that asks more than it lets us answer is stopped by its own window.
+        What waits is not taken, so a peer that asks more than it lets us answer is stopped by its own window. Returns
+        ``False`` for a request with the correlation id of one that waits: then the peer has broken the protocol.
         """
-        handler = self._handlers.find(message.name) if message.name else None
         if message.correlation in self._waiting:
-            self._line.end(Code.PROTOCOL_ERROR, "two requests with one correlation id")
-        elif self._can_start(handler):
+            return False
+        handler = self._handlers.find(message.name) if message.name else None
+        if self._can_start(handler):
             self._start_request(message, handler)
         else:
             self._waiting[message.correlation] = (message, handler)
+        return True
 
     def resume(self) -> None:
         """Starts what waited, as far as there is room now."""

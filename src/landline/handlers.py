@@ -5,20 +5,19 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import msgspec
 
 from landline.errors import ConfigurationError, RequestError
 
 if TYPE_CHECKING:
-    from landline.datagrams import Caller
     from landline.files.exchange import FileExchange
-    from landline.line import Line
 
 logger = logging.getLogger("landline")
 
-HandlerFunction = Callable[["Line | Caller", Any], Any]
+HandlerFunction = Callable[[Any, Any], Any]
+"""Takes who sent it, a :class:`landline.Line` or for a call in a datagram a :class:`landline.Caller`, and the value."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 RESERVED_PREFIX: Final = "landline."
@@ -94,14 +93,14 @@ class Handlers:
 
         return register
 
-    def reserve(self, name: str, function: Callable[[Line, Any], Any], body_type: Any) -> None:
+    def reserve(self, name: str, function: HandlerFunction, body_type: Any) -> None:
         """Registers one of the library's own functions for a name that begins with :data:`RESERVED_PREFIX`.
 
         They are only called for lines.
         """
         assert name.startswith(RESERVED_PREFIX)
         assert name not in self._by_name
-        self._by_name[name] = Handler(cast(HandlerFunction, function), body_type, is_reserved=True)
+        self._by_name[name] = Handler(function, body_type, is_reserved=True)
 
     def on_message(self, function: Function) -> Function:
         """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""

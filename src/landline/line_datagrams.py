@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import msgspec
 
@@ -12,9 +12,6 @@ from landline.handlers import Handlers
 from landline.session.session import Session
 from landline.session.wire import FRAME_HEADER_BYTES
 from landline.transports import DatagramTransport
-
-if TYPE_CHECKING:
-    from landline.line import Line
 
 logger = logging.getLogger("landline")
 
@@ -36,7 +33,7 @@ def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes) 
     return session.send_datagram(frame)
 
 
-def handle_datagrams(line: Line, session: Session, handlers: Handlers) -> None:
+def handle_datagrams(line: object, session: Session, handlers: Handlers) -> None:
     """Calls the handlers of what came; a datagram without one is counted and forgotten."""
     for datagram in session.next_datagrams():
         handler = handlers.find_datagram(datagram.name)

@@ -14,7 +14,8 @@ from landline.fleet import jobs
 from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
 from landline.fleet.model import ExecutionState
-from landline.line import Line, LineLink
+from landline.line import Line
+from landline.line_link import LineLink
 from landline.session.liveness import Liveness
 from landline.session.replay import ReplayBuffer
 from landline.session.session import Session
