@@ -135,6 +135,46 @@ async def test_a_handler_of_messages_that_fails_is_logged_and_the_next_message_t
     assert caplog.text.count("does not fit") == 4
 
 
+async def test_a_handler_that_waits_for_what_somebody_else_cancelled_fails_as_with_any_error(pair, caplog):
+    server = landline.Server()
+    seen = []
+
+    async def helped(line, message):
+        helper = asyncio.get_running_loop().create_future()
+        helper.cancel()
+        await helper
+
+    server.on("async")(helped)
+
+    @server.on("plain")
+    def plain(line, message):
+        helper = asyncio.get_running_loop().create_future()
+        helper.cancel()
+        helper.result()
+
+    @server.on_message
+    def take(line, message):
+        if message == "cancelled":
+            plain(line, message)
+        seen.append(message)
+
+    @server.on_datagram("datagram")
+    def take_datagram(line, message):
+        plain(line, message)
+
+    async with pair(server) as (line, _):
+        line.send_datagram(1, name="datagram")
+        for name, message in (("async", 1), ("plain", 1), ("", "cancelled"), ("async", 2), ("", "last")):
+            await line.send(message, name=name)
+        assert await line.drain()
+        assert seen == ["last"]
+        for name in ("async", "plain"):
+            with pytest.raises(landline.RequestError, match=f"the handler for '{name}' failed"):
+                await line.request(name, timeout=5.0)
+        assert line.epoch == 1
+    assert caplog.text.count("CancelledError") >= 7
+
+
 async def test_a_message_is_confirmed_only_after_its_async_handler(pair, until):
     server = landline.Server()
     go = asyncio.Event()

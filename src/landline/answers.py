@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from landline.errors import BufferFull, LineClosed, MessageTooLarge
-from landline.handlers import Handler, Handlers, describe_failure, encode_value
+from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
 from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
@@ -106,7 +106,7 @@ class Answers:
         for task in running.values():
             task.cancel()
 
-    def log_failed(self, message: MessageReceived, error: Exception) -> None:
+    def log_failed(self, message: MessageReceived, error: BaseException) -> None:
         """Logs what the handler of a message raised."""
         if isinstance(error, msgspec.DecodeError):
             logger.warning("%r sent a message %r that does not fit: %s", self._line, message.name, error)
@@ -116,7 +116,7 @@ class Answers:
     def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
         try:
             handler.function(self._line, handler.body_of(message.body, message.is_packed))
-        except Exception as error:  # noqa: BLE001 - it is logged
+        except FAILURES as error:
             self.log_failed(message, error)
 
     async def _work(self) -> None:
@@ -128,7 +128,9 @@ class Answers:
                 if handler.is_async:
                     try:
                         await handler.function(self._line, handler.body_of(message.body, message.is_packed))
-                    except Exception as error:  # noqa: BLE001 - it is logged
+                    except FAILURES as error:
+                        if is_cancelled(error):
+                            raise
                         self.log_failed(message, error)
                 else:
                     self._run_plain(handler, message)
@@ -159,7 +161,7 @@ class Answers:
         try:
             result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
             body, is_packed = encode_value(result)
-        except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+        except FAILURES as error:
             self._answer_error(message.correlation, *describe_failure(error, message.name, self._line))
         else:
             self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
@@ -171,7 +173,9 @@ class Answers:
                 result = await handler.function(self._line, handler.body_of(message.body, message.is_packed))
                 body, is_packed = encode_value(result)
                 operation = Operation.RESPONSE
-            except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+            except FAILURES as error:
+                if is_cancelled(error):
+                    raise
                 operation = Operation.ERROR
                 body, is_packed = encode_value(describe_failure(error, message.name, self._line))
             if self._line.session is not session:

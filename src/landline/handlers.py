@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable
@@ -22,6 +23,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 RESERVED_PREFIX: Final = "landline."
 """Names that begin so are the library's own (``docs/protocol.md`` §5.8)."""
+
+FAILURES: Final = (Exception, asyncio.CancelledError)
+"""What a function of the user's can fail with. The cancellation is somebody else's, whose result it asked for: nobody
+has cancelled a plain function, and a coroutine only if :func:`is_cancelled` says so."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -200,7 +205,13 @@ def decode_value(body: bytes, is_packed: bool) -> Any:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def describe_failure(error: Exception, name: str, asker: object) -> tuple[str, str]:
+def is_cancelled(error: BaseException) -> bool:
+    """Whether an error in the running task is the task's own cancellation, which must go on."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def describe_failure(error: BaseException, name: str, asker: object) -> tuple[str, str]:
     """The code and the text the peer is told of a handler's exception; anything unexpected stays in our own log."""
     if isinstance(error, RequestError):
         return error.code, error.message

@@ -20,7 +20,7 @@ from landline.errors import LineClosed, SessionLost
 from landline.files.exchange import exchange_of
 from landline.files.sending import STALL_TIMEOUT_S, ProgressCallback, send_file
 from landline.files.words import FileReceipt
-from landline.handlers import RESERVED_PREFIX, decode_value
+from landline.handlers import FAILURES, RESERVED_PREFIX, decode_value
 from landline.line_datagrams import handle_datagrams
 from landline.line_link import LineLink
 from landline.line_sending import DRAIN_TIMEOUT_S, LineResources
@@ -289,7 +289,7 @@ class Line(LineWaiting):
                     take(event)
                     try:
                         plain_message(self, decode_value(event.body, True) if event.is_packed else event.body)
-                    except Exception as error:  # noqa: BLE001 - it is logged
+                    except FAILURES as error:
                         self._answering().log_failed(event, error)
                 else:
                     self._dispatch(event)
@@ -538,7 +538,7 @@ def call_back(function: Callable[..., object], *arguments: object) -> None:
     """Calls a function of the user's; what it raises is logged, and upsets neither the line nor its owner."""
     try:
         function(*arguments)
-    except Exception:
+    except FAILURES:
         logger.exception("the callback %r failed", function)
 
 

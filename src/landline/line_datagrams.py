@@ -8,7 +8,7 @@ from typing import cast
 
 import msgspec
 
-from landline.handlers import Handlers
+from landline.handlers import FAILURES, Handlers
 from landline.session.session import Session
 from landline.session.wire import FRAME_HEADER_BYTES
 from landline.transports import DatagramTransport
@@ -45,5 +45,5 @@ def handle_datagrams(line: object, session: Session, handlers: Handlers) -> None
         except msgspec.DecodeError as error:
             session.count_datagram_ignored()
             logger.warning("%r sent a datagram %r that does not fit: %s", line, datagram.name, error)
-        except Exception:
+        except FAILURES:
             logger.exception("the handler for datagrams %r of %r failed", datagram.name, line)
