@@ -90,6 +90,7 @@ class Line(LineWaiting):
         "leaving",
     )
 
+    # The layers below know only what it shares.
     _owner: LineOwner
 
     def __init__(
