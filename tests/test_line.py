@@ -1,8 +1,6 @@
-"""Messages over one line: order, back-pressure, half-close, the end. Real sockets, both event loops."""
+"""One line: what its handlers get, how it ends, and what it says of itself. Real sockets, both event loops."""
 
 import asyncio
-import contextlib
-import datetime
 import logging
 
 import pytest
@@ -45,64 +43,6 @@ async def test_every_kind_of_value_arrives_in_both_directions(scheme, tmp_path, 
         await other.send_eof()
         assert await read_all(other) == values
         assert await read_all(line) == values
-
-
-async def test_what_looks_like_bytes_arrives_as_bytes_and_what_has_no_form_is_refused(pair):
-    async with pair() as (line, other):
-        await line.send(bytearray(b"one"))
-        await line.send(memoryview(b"two"))
-        assert [await anext(other), await anext(other)] == [b"one", b"two"]
-        with pytest.raises(TypeError):
-            await line.send(object())
-        now = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
-        await line.send(now)
-        assert await anext(other) == now
-
-
-async def test_a_message_that_is_too_large_is_refused_and_the_line_goes_on(pair):
-    server = landline.Server(limits=landline.Limits(message_bytes=1024))
-    async with pair(server) as (line, other):
-        with pytest.raises(landline.MessageTooLarge, match="1025 bytes; the peer takes 1024"):
-            await line.send(b"x" * 1025)
-        with pytest.raises(landline.MessageTooLarge, match="a name of 256 bytes"):
-            await line.send(1, name="n" * 256)
-        with pytest.raises(landline.MessageTooLarge):
-            line.send_nowait(b"x" * 1025)
-        await line.send(b"x" * 1024)
-        assert await anext(other) == b"x" * 1024
-        # The limit is what the other side takes, and each side states its own.
-        await other.send(b"y" * 2000)
-        assert await anext(line) == b"y" * 2000
-
-
-async def test_two_readers_of_one_line_are_a_mistake(pair):
-    async with pair() as (line, other):
-        first = asyncio.create_task(anext(other))
-        await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="two tasks read"):
-            await anext(other)
-        await line.send("for the first")
-        assert await first == "for the first"
-
-
-async def test_a_cancelled_reader_loses_nothing(pair):
-    async with pair() as (line, other):
-        for number in range(50):
-            reader = asyncio.create_task(anext(other))
-            await asyncio.sleep(0)
-            await line.send(number)
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                assert await reader == number
-                continue
-            assert await anext(other) == number
-
-
-async def test_a_message_nobody_handles_is_dropped_with_a_warning(pair, until, caplog):
-    async with pair() as (line, _):
-        await line.send(1, name="nobody")
-        await line.drain()
-        await until(lambda: "for which there is no handler" in caplog.text)
 
 
 # Handlers of messages.
@@ -195,6 +135,46 @@ async def test_a_handler_of_messages_that_fails_is_logged_and_the_next_message_t
     assert caplog.text.count("does not fit") == 4
 
 
+async def test_a_handler_that_waits_for_what_somebody_else_cancelled_fails_as_with_any_error(pair, caplog):
+    server = landline.Server()
+    seen = []
+
+    async def helped(line, message):
+        helper = asyncio.get_running_loop().create_future()
+        helper.cancel()
+        await helper
+
+    server.on("async")(helped)
+
+    @server.on("plain")
+    def plain(line, message):
+        helper = asyncio.get_running_loop().create_future()
+        helper.cancel()
+        helper.result()
+
+    @server.on_message
+    def take(line, message):
+        if message == "cancelled":
+            plain(line, message)
+        seen.append(message)
+
+    @server.on_datagram("datagram")
+    def take_datagram(line, message):
+        plain(line, message)
+
+    async with pair(server) as (line, _):
+        line.send_datagram(1, name="datagram")
+        for name, message in (("async", 1), ("plain", 1), ("", "cancelled"), ("async", 2), ("", "last")):
+            await line.send(message, name=name)
+        assert await line.drain()
+        assert seen == ["last"]
+        for name in ("async", "plain"):
+            with pytest.raises(landline.RequestError, match=f"the handler for '{name}' failed"):
+                await line.request(name, timeout=5.0)
+        assert line.epoch == 1
+    assert caplog.text.count("CancelledError") >= 7
+
+
 async def test_a_message_is_confirmed_only_after_its_async_handler(pair, until):
     server = landline.Server()
     go = asyncio.Event()
@@ -235,81 +215,6 @@ async def test_the_connector_has_handlers_for_messages_of_the_server(quick, unti
     assert seen == ["one", 2]
 
 
-# Back-pressure.
-
-
-async def test_a_sender_waits_while_the_buffer_is_full_and_the_queue_is_first_come_first_served(pair, until):
-    async with pair(send_buffer=SMALL) as (line, other):
-        for number in range(128):
-            line.send_nowait(number)
-        with pytest.raises(landline.BufferFull):
-            line.send_nowait("too much")
-        senders = [asyncio.create_task(line.send(number)) for number in range(128, 160)]
-        await asyncio.sleep(0)
-        # Messages cross the network, but nobody takes them.
-        await line.ping()
-        assert not any(sender.done() for sender in senders)
-        received = [await anext(other) for _ in range(160)]
-        await asyncio.gather(*senders)
-    assert received == list(range(160))
-
-
-async def test_a_large_message_at_the_head_of_the_queue_is_not_overtaken(pair):
-    async with pair(send_buffer=SMALL) as (line, other):
-        line.send_nowait(b"a" * 30_000)
-        line.send_nowait(b"b" * 30_000)
-        large = asyncio.create_task(line.send(b"c" * 30_000))
-        small = asyncio.create_task(line.send(b"d"))
-        await asyncio.sleep(0)
-        with pytest.raises(landline.BufferFull, match="others wait"):
-            line.send_nowait(b"e")
-        await line.ping()
-        assert not large.done()
-        assert not small.done()
-        assert [(await anext(other))[:1] for _ in range(4)] == [b"a", b"b", b"c", b"d"]
-        await asyncio.gather(large, small)
-
-
-async def test_a_cancelled_sender_sends_nothing_and_passes_its_turn(pair):
-    async with pair(send_buffer=SMALL) as (line, other):
-        for number in range(128):
-            line.send_nowait(number)
-        senders = [asyncio.create_task(line.send(number)) for number in range(128, 138)]
-        await asyncio.sleep(0)
-        for index in (0, 3, 9):
-            senders[index].cancel()
-        rest = [number for number in range(138) if number not in {128, 131, 137}]
-        assert [await anext(other) for _ in rest] == rest
-        results = await asyncio.gather(*senders, return_exceptions=True)
-        assert [isinstance(result, asyncio.CancelledError) for result in results] == [
-            index in {0, 3, 9} for index in range(10)
-        ]
-        await line.send("end")
-        assert await anext(other) == "end"
-
-
-async def test_a_sender_cancelled_at_the_moment_of_its_turn_passes_it_on(pair, monkeypatch):
-    async with pair(send_buffer=SMALL) as (line, other):
-        for number in range(128):
-            line.send_nowait(number)
-        first = asyncio.create_task(line.send("first"))
-        second = asyncio.create_task(line.send("second"))
-        await asyncio.sleep(0)
-        wake = landline.room.wake
-
-        def wake_and_cancel(future):
-            wake(future)
-            if future is turn:
-                first.cancel()
-
-        turn = line._room._senders[0]
-        monkeypatch.setattr("landline.room.wake", wake_and_cancel)
-        received = [await anext(other) for _ in range(129)]
-        await second
-        assert received == [*range(128), "second"]
-        assert first.cancelled()
-
-
 async def test_the_end_wakes_waiting_senders(pair):
     async with pair(send_buffer=SMALL) as (line, _):
         for number in range(128):
@@ -325,62 +230,6 @@ async def test_the_end_wakes_waiting_senders(pair):
             assert "enough" in str(outcome)
         with pytest.raises(StopAsyncIteration):
             await reader
-
-
-async def test_bulk_is_overtaken(pair, until):
-    async with pair() as (line, other):
-        # Nothing is written before this task awaits, so all of it waits together.
-        line.send_nowait(b"b" * 1_000_000, bulk=True)
-        line.send_nowait("urgent", name="")
-        await line.send("more")
-        order = [await anext(other) for _ in range(3)]
-    assert order[-1] == b"b" * 1_000_000
-    assert order[:2] == ["urgent", "more"]
-
-
-# Half-close.
-
-
-@pytest.mark.parametrize("who", ["client", "server"])
-async def test_after_eof_the_other_direction_goes_on(pair, who):
-    async with pair() as (line, other):
-        sender, receiver = (line, other) if who == "client" else (other, line)
-        for number in range(3):
-            await sender.send(number)
-        await sender.send_eof()
-        await sender.send_eof()
-        with pytest.raises(landline.LineClosed, match="after send_eof"):
-            await sender.send("too late")
-        assert await read_all(receiver) == [0, 1, 2]
-        assert not receiver.is_closed
-        await receiver.send("still here")
-        assert await anext(sender) == "still here"
-        with pytest.raises(landline.RequestLost, match="sends no more"):
-            await receiver.request("anything", timeout=None)
-
-
-async def test_eof_ends_requests_that_wait_for_an_answer(pair, until):
-    server = landline.Server()
-
-    @server.on("never")
-    async def never(line, body):
-        await line.send_eof()
-        await asyncio.Event().wait()
-
-    async with pair(server) as (line, _):
-        with pytest.raises(landline.RequestLost, match="sends no more"):
-            await line.request("never", timeout=None)
-
-
-async def test_eof_goes_out_behind_senders_that_wait(pair):
-    async with pair(send_buffer=SMALL) as (line, other):
-        for number in range(128):
-            line.send_nowait(number)
-        tasks = [asyncio.create_task(line.send(number)) for number in (128, 129)]
-        await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(line.send_eof()))
-        assert await read_all(other) == list(range(130))
-        await asyncio.gather(*tasks)
 
 
 # The end.
@@ -473,16 +322,6 @@ async def test_a_cancelled_close_closes_at_once(pair, until):
         await until(lambda: other.is_closed)
 
 
-async def test_two_who_wait_for_the_drain_are_both_told(pair):
-    async with pair() as (line, other):
-        await line.send("one")
-        short = asyncio.create_task(line.drain(0.01))
-        long = asyncio.create_task(line.drain(1000))
-        assert not await short
-        assert await anext(other) == "one"
-        assert await long
-
-
 async def test_an_exception_in_the_client_s_block_does_not_wait_for_the_peer(quick, until):
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
@@ -522,41 +361,7 @@ async def test_a_handler_may_end_the_line_it_serves(pair, until):
         assert seen[:2] == [0, 1]
 
 
-# Pings and other facts.
-
-
-async def test_pings_measure_and_may_overlap(pair):
-    async with pair() as (line, other):
-        assert line.round_trip_s > 0
-        assert other.round_trip_s > 0
-        results = await asyncio.gather(*(line.ping() for _ in range(5)), other.ping())
-        assert all(0 < result < 60 for result in results)
-        assert line.round_trip_s > 0
-
-
-async def test_a_ping_fails_when_the_link_is_lost(pair, until):
-    async with pair() as (line, _):
-        ping = asyncio.create_task(line.ping(timeout=None))
-        await asyncio.sleep(0)
-        line.break_link("gone")
-        with pytest.raises(landline.LineClosed, match="gone"):
-            await ping
-        with pytest.raises(landline.LineClosed, match="not connected just now"):
-            await line.ping()
-        await until(lambda: line.state is landline.LineState.ONLINE)
-        await line.ping()
-
-
-async def test_far_too_many_pings_are_warned_of_and_then_end_the_line(pair, until, caplog):
-    async with pair() as (line, other):
-        for _ in range(30):
-            await line.ping()
-        await until(lambda: "fewer pings" in caplog.text)
-        with pytest.raises(landline.LineClosed):
-            for _ in range(30):
-                await line.ping()
-        await until(lambda: other.is_closed)
-        assert other.cause.code is landline.Code.TOO_MANY_PINGS
+# Facts.
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix"])
@@ -581,15 +386,6 @@ async def test_what_a_line_says_of_itself(pair, scheme, tmp_path):
         peer = other.peer
     assert line.is_closed
     assert other.peer == peer
-
-
-async def test_ipv6_addresses_are_written_in_brackets(pair):
-    try:
-        async with pair(url="tcp://[::1]:0") as (line, other):
-            assert line.peer.startswith("[::1]:")
-            assert other.peer.startswith("[::1]:")
-    except OSError as error:
-        pytest.skip(f"no IPv6 here: {error}")
 
 
 async def test_a_callback_that_fails_is_logged_and_nothing_else(pair, caplog, until):

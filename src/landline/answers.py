@@ -10,18 +10,15 @@ import functools
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from landline.errors import BufferFull, LineClosed, MessageTooLarge
-from landline.handlers import Handler, Handlers, describe_failure, encode_value
-from landline.session.codes import Code
+from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
+from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
-
-if TYPE_CHECKING:
-    from landline.line import Line
 
 logger = logging.getLogger("landline")
 
@@ -37,7 +34,7 @@ class Answers:
 
     __slots__ = ("_backlog", "_handlers", "_line", "_loop", "_running", "_waiting", "_worker")
 
-    def __init__(self, line: Line, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, line: LineSending, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
         self._line = line
         self._handlers = handlers
         self._loop = loop
@@ -66,18 +63,20 @@ class Answers:
             self._line.take(message)
             self._run_plain(handler, message)
 
-    def receive_request(self, message: MessageReceived) -> None:
+    def receive_request(self, message: MessageReceived) -> bool:
         """Runs the handler of a request: at once, or when there is room for it and its answer.
 
-        What waits is not taken, so a peer that asks more than it lets us answer is stopped by its own window.
+        What waits is not taken, so a peer that asks more than it lets us answer is stopped by its own window. Returns
+        ``False`` for a request with the correlation id of one that waits: then the peer has broken the protocol.
         """
-        handler = self._handlers.find(message.name) if message.name else None
         if message.correlation in self._waiting:
-            self._line.end(Code.PROTOCOL_ERROR, "two requests with one correlation id")
-        elif self._can_start(handler):
+            return False
+        handler = self._handlers.find(message.name) if message.name else None
+        if self._can_start(handler):
             self._start_request(message, handler)
         else:
             self._waiting[message.correlation] = (message, handler)
+        return True
 
     def resume(self) -> None:
         """Starts what waited, as far as there is room now."""
@@ -107,7 +106,7 @@ class Answers:
         for task in running.values():
             task.cancel()
 
-    def log_failed(self, message: MessageReceived, error: Exception) -> None:
+    def log_failed(self, message: MessageReceived, error: BaseException) -> None:
         """Logs what the handler of a message raised."""
         if isinstance(error, msgspec.DecodeError):
             logger.warning("%r sent a message %r that does not fit: %s", self._line, message.name, error)
@@ -117,7 +116,7 @@ class Answers:
     def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
         try:
             handler.function(self._line, handler.body_of(message.body, message.is_packed))
-        except Exception as error:  # noqa: BLE001 - it is logged
+        except FAILURES as error:
             self.log_failed(message, error)
 
     async def _work(self) -> None:
@@ -129,7 +128,9 @@ class Answers:
                 if handler.is_async:
                     try:
                         await handler.function(self._line, handler.body_of(message.body, message.is_packed))
-                    except Exception as error:  # noqa: BLE001 - it is logged
+                    except FAILURES as error:
+                        if is_cancelled(error):
+                            raise
                         self.log_failed(message, error)
                 else:
                     self._run_plain(handler, message)
@@ -160,7 +161,7 @@ class Answers:
         try:
             result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
             body, is_packed = encode_value(result)
-        except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+        except FAILURES as error:
             self._answer_error(message.correlation, *describe_failure(error, message.name, self._line))
         else:
             self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
@@ -172,7 +173,9 @@ class Answers:
                 result = await handler.function(self._line, handler.body_of(message.body, message.is_packed))
                 body, is_packed = encode_value(result)
                 operation = Operation.RESPONSE
-            except Exception as error:  # noqa: BLE001 - it is logged or told to the peer
+            except FAILURES as error:
+                if is_cancelled(error):
+                    raise
                 operation = Operation.ERROR
                 body, is_packed = encode_value(describe_failure(error, message.name, self._line))
             if self._line.session is not session:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import msgspec
 
 from landline.errors import ConfigurationError, RequestError
 
 if TYPE_CHECKING:
-    from landline.datagrams import Caller
     from landline.files.exchange import FileExchange
-    from landline.line import Line
 
 logger = logging.getLogger("landline")
 
-HandlerFunction = Callable[["Line | Caller", Any], Any]
+HandlerFunction = Callable[[Any, Any], Any]
+"""Takes who sent it, a :class:`landline.Line` or for a call in a datagram a :class:`landline.Caller`, and the value."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 RESERVED_PREFIX: Final = "landline."
 """Names that begin so are the library's own (``docs/protocol.md`` §5.8)."""
+
+FAILURES: Final = (Exception, asyncio.CancelledError)
+"""What a function of the user's can fail with. The cancellation is somebody else's, whose result it asked for: nobody
+has cancelled a plain function, and a coroutine only if :func:`is_cancelled` says so."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -94,14 +98,14 @@ class Handlers:
 
         return register
 
-    def reserve(self, name: str, function: Callable[[Line, Any], Any], body_type: Any) -> None:
+    def reserve(self, name: str, function: HandlerFunction, body_type: Any) -> None:
         """Registers one of the library's own functions for a name that begins with :data:`RESERVED_PREFIX`.
 
         They are only called for lines.
         """
         assert name.startswith(RESERVED_PREFIX)
         assert name not in self._by_name
-        self._by_name[name] = Handler(cast(HandlerFunction, function), body_type, is_reserved=True)
+        self._by_name[name] = Handler(function, body_type, is_reserved=True)
 
     def on_message(self, function: Function) -> Function:
         """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""
@@ -201,7 +205,13 @@ def decode_value(body: bytes, is_packed: bool) -> Any:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def describe_failure(error: Exception, name: str, asker: object) -> tuple[str, str]:
+def is_cancelled(error: BaseException) -> bool:
+    """Whether an error in the running task is the task's own cancellation, which must go on."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def describe_failure(error: BaseException, name: str, asker: object) -> tuple[str, str]:
     """The code and the text the peer is told of a handler's exception; anything unexpected stays in our own log."""
     if isinstance(error, RequestError):
         return error.code, error.message

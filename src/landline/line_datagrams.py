@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import msgspec
 
-from landline.handlers import Handlers
+from landline.handlers import FAILURES, Handlers
 from landline.session.session import Session
 from landline.session.wire import FRAME_HEADER_BYTES
 from landline.transports import DatagramTransport
-
-if TYPE_CHECKING:
-    from landline.line import Line
 
 logger = logging.getLogger("landline")
 
@@ -36,7 +33,7 @@ def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes) 
     return session.send_datagram(frame)
 
 
-def handle_datagrams(line: Line, session: Session, handlers: Handlers) -> None:
+def handle_datagrams(line: object, session: Session, handlers: Handlers) -> None:
     """Calls the handlers of what came; a datagram without one is counted and forgotten."""
     for datagram in session.next_datagrams():
         handler = handlers.find_datagram(datagram.name)
@@ -48,5 +45,5 @@ def handle_datagrams(line: Line, session: Session, handlers: Handlers) -> None:
         except msgspec.DecodeError as error:
             session.count_datagram_ignored()
             logger.warning("%r sent a datagram %r that does not fit: %s", line, datagram.name, error)
-        except Exception:
+        except FAILURES:
             logger.exception("the handler for datagrams %r of %r failed", datagram.name, line)

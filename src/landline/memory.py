@@ -5,13 +5,11 @@ from __future__ import annotations
 import heapq
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from landline.line import Line
 from landline.session.session import WAITING_OVERHEAD_BYTES
-
-if TYPE_CHECKING:
-    from landline.line import Line
-    from landline.timers import TimerWheel
+from landline.timers import TimerWheel
 
 logger = logging.getLogger("landline")
 

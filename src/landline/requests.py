@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -17,12 +17,9 @@ from landline.errors import (
     RequestTimeout,
 )
 from landline.handlers import Handler, decode_value, encode_value
+from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
-
-if TYPE_CHECKING:
-    from landline.datagrams import Caller
-    from landline.line import Line
 
 
 class Requests:
@@ -30,7 +27,7 @@ class Requests:
 
     __slots__ = ("_correlations", "_line", "_loop", "_pending")
 
-    def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, line: LineSending, loop: asyncio.AbstractEventLoop) -> None:
         self._line = line
         self._loop = loop
         self._correlations = itertools.count(1)
@@ -94,7 +91,7 @@ def read_answer(name: str, body: bytes, is_packed: bool, response_type: Any, *, 
         raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
 
 
-def _no_function(line: Line | Caller, value: Any) -> None:
+def _no_function(line: object, value: object) -> None:
     raise AssertionError("never called")
 
 

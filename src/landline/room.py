@@ -7,13 +7,10 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from landline.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from landline.line import Line
-    from landline.session.session import Session
+from landline.session.session import Session
 
 logger = logging.getLogger("landline")
 
@@ -42,6 +39,14 @@ def check_policy(when_full: WhenFull, keep: int | None) -> None:
         )
 
 
+class HasSession(Protocol):
+    """A line, as far as its room needs to know it."""
+
+    @property
+    def session(self) -> Session | None:
+        """The session whose send buffer it is, just now."""
+
+
 class Room:
     """Those who wait for room, or for all of it, and what was dropped for want of it.
 
@@ -50,7 +55,7 @@ class Room:
 
     __slots__ = ("_drained", "_line", "_loop", "_senders", "is_dropping", "messages_dropped")
 
-    def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, line: HasSession, loop: asyncio.AbstractEventLoop) -> None:
         self._line = line
         self._loop = loop
         self._senders: deque[asyncio.Future[None]] = deque()

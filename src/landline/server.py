@@ -23,7 +23,8 @@ from landline.files.exchange import exchange_of
 from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
 from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
 from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
-from landline.line import DRAIN_TIMEOUT_S, Line, StateCallback, call_back
+from landline.line import Line, StateCallback, call_back
+from landline.line_sending import DRAIN_TIMEOUT_S
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
 from landline.presence import REMEMBERED_IDENTITIES, Presence

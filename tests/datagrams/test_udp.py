@@ -192,6 +192,26 @@ async def test_what_the_server_answers_with_is_raised(desk, caplog):
             await call(endpoint, "break")
 
 
+@pytest.mark.parametrize("name", ["plain", "async"])
+async def test_a_handler_that_asks_for_what_somebody_else_cancelled_is_answered_for(desk, name):
+    def cancelled():
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        return future
+
+    @desk.server.on("plain")
+    def plain(caller, value):
+        return cancelled().result()
+
+    @desk.server.on("async")
+    async def coroutine(caller, value):
+        return await cancelled()
+
+    async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
+        with pytest.raises(landline.RequestError, match=f"the handler for '{name}' failed"):
+            await call(endpoint, name, timeout=5.0)
+
+
 async def test_a_call_too_large_is_not_sent(desk):
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with pytest.raises(landline.MessageTooLarge, match="ask over tls:// or quic://"):

@@ -14,7 +14,8 @@ from landline.fleet import jobs
 from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
 from landline.fleet.model import ExecutionState
-from landline.line import Line, LineLink
+from landline.line import Line
+from landline.line_link import LineLink
 from landline.session.liveness import Liveness
 from landline.session.replay import ReplayBuffer
 from landline.session.session import Session
@@ -33,20 +34,27 @@ def _frames(patch) -> None:
     patch(Session, "_is_repetition", lambda self, sequence: False)
 
 
+class _Spared(asyncio.Transport):
+    """In the place of an older transport, which so stays open, with the protocol it has."""
+
+    def write(self, data) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def set_protocol(self, protocol) -> None: ...
+
+
 def _epoch(patch) -> None:
     # Three things keep an older transport out: it is given another protocol, its link is no longer the line's, and
     # its bytes carry an older epoch. Each of them suffices.
     attach = Line.attach
 
     def attach_beside(self, *arguments, **options):
-        old = self._link.transport if self._link is not None else None
-        if old is None:
-            attach(self, *arguments, **options)
-            return
-        protocol = old.get_protocol()
-        old.write = old.close = old.abort = lambda *nothing: None
+        if self._link is not None:
+            self._link.transport = _Spared()
         attach(self, *arguments, **options)
-        old.set_protocol(protocol)
 
     def data_received(self, data):
         self.line.receive_data(self.line._link or self, data)

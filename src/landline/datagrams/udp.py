@@ -23,7 +23,7 @@ from landline.errors import (
     RequestLost,
     RequestTimeout,
 )
-from landline.handlers import Handler, Handlers, describe_failure, encode_value
+from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
 from landline.session.auth import Anonymous, SharedToken
 from landline.session.handshake import RandomSource
 from landline.session.wire import Operation
@@ -288,7 +288,7 @@ class UdpListener(asyncio.DatagramProtocol):
             try:
                 result = handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
                 reply = _response(result)
-            except Exception as error:  # noqa: BLE001 - it is logged or told to the caller
+            except FAILURES as error:
                 reply = error_reply(*describe_failure(error, new.call.name, caller))
             self._answer(new, reply, addr)
 
@@ -298,7 +298,9 @@ class UdpListener(asyncio.DatagramProtocol):
         try:
             result = await handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
             reply = _response(result)
-        except Exception as error:  # noqa: BLE001 - it is logged or told to the caller
+        except FAILURES as error:
+            if is_cancelled(error):
+                raise
             reply = error_reply(*describe_failure(error, new.call.name, caller))
         self._answer(new, reply, addr)
 

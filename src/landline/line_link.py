@@ -1,0 +1,62 @@
+"""The seam between a line and its transport: what the transport calls, for as long as the line rides it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from landline.transports import LinkProtocol
+
+
+class LinkReceiver(Protocol):
+    """What a link tells all it hears to. It compares the link: one it has left may still speak."""
+
+    def receive_data(self, link: LineLink, data: bytes) -> None:
+        """Bytes of a transport."""
+
+    def receive_datagram(self, link: LineLink, data: bytes) -> None:
+        """A datagram that the transport carried outside of its stream."""
+
+    def receive_link_lost(self, link: LineLink, error: Exception | None) -> None:
+        """A transport ended."""
+
+    def pause_writing(self, link: LineLink) -> None:
+        """The transport's buffer is full."""
+
+    def resume_writing(self, link: LineLink) -> None:
+        """The transport takes data again."""
+
+
+class LineLink(LinkProtocol):
+    """One transport of a line."""
+
+    __slots__ = ("epoch", "line", "transport")
+
+    def __init__(self, line: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
+        self.line = line
+        self.transport = transport
+        self.epoch = epoch
+
+    @property
+    def peer(self) -> str:
+        """The address of the other end: ``IP:port``, a socket path, or ``local`` for a socket without a name."""
+        peername = self.transport.get_extra_info("peername")
+        if isinstance(peername, tuple) and len(peername) >= 2:
+            host, port = peername[:2]
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return "local" if peername == "" else str(peername or "")
+
+    def data_received(self, data: bytes) -> None:
+        self.line.receive_data(self, data)
+
+    def datagram_received(self, data: bytes) -> None:
+        self.line.receive_datagram(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.line.receive_link_lost(self, exc)
+
+    def pause_writing(self) -> None:
+        self.line.pause_writing(self)
+
+    def resume_writing(self) -> None:
+        self.line.resume_writing(self)
