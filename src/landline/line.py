@@ -45,7 +45,8 @@ from landline.session.events import (
 )
 from landline.session.handshake import Bye, encode_body
 from landline.session.liveness import LAG_TOLERANCE_S
-from landline.session.session import WRITE_BYTES, Session
+from landline.session.sending import WRITE_BYTES
+from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Kind, Operation, encode_datagram
 from landline.timers import TimerWheel

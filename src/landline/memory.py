@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from landline.session.session import WAITING_OVERHEAD_BYTES
+from landline.session.sending import WAITING_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     from landline.line import Line

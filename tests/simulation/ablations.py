@@ -16,8 +16,9 @@ from landline.fleet.ledger import Ledger
 from landline.fleet.model import ExecutionState
 from landline.line import Line, LineLink
 from landline.session.liveness import Liveness
+from landline.session.receiving import SessionReceiving
 from landline.session.replay import ReplayBuffer
-from landline.session.session import Session
+from landline.session.sending import SessionSending
 
 
 class Ablation(msgspec.Struct, frozen=True):
@@ -30,7 +31,7 @@ class Ablation(msgspec.Struct, frozen=True):
 
 
 def _frames(patch) -> None:
-    patch(Session, "_is_repetition", lambda self, sequence: False)
+    patch(SessionReceiving, "_is_repetition", lambda self, sequence: False)
 
 
 def _epoch(patch) -> None:
@@ -109,7 +110,7 @@ def _record_first(patch) -> None:
 
 
 def _limit(patch) -> None:
-    patch(Session, "has_room", lambda self, size_bytes, *rest, **options: True)
+    patch(SessionSending, "has_room", lambda self, size_bytes, *rest, **options: True)
 
 
 def _heartbeat(patch) -> None:
