@@ -8,6 +8,7 @@ from landline.session.handshake import Limits, Notice, encode_body
 from landline.session.receiving import ACK_DELAY_S, ACK_FRAMES, ACK_WINDOW_SHARE
 from landline.session.state import State
 from landline.session.wire import (
+    DATA_HEADER_BYTES,
     FLAG_BULK,
     FLAG_MORE,
     FLAG_PACKED,
@@ -182,10 +183,14 @@ def test_a_message_at_the_limit_is_taken_and_one_above_is_not(make_session):
     assert refused(session, data_frame(2, bytes(1000), name=b"n" * 25))[0] is Code.LIMIT_EXCEEDED
 
 
-@pytest.mark.parametrize("flags", [FLAG_BULK, FLAG_MORE, FLAG_BULK | FLAG_MORE])
-def test_the_limit_of_a_message_holds_on_both_lanes_and_for_fragments(make_session, flags):
+@pytest.mark.parametrize("flags", [0, FLAG_BULK, FLAG_MORE, FLAG_BULK | FLAG_MORE])
+@pytest.mark.parametrize("character", ["n", "\N{GREEK SMALL LETTER LAMDA}"])
+def test_the_limit_of_a_message_holds_on_both_lanes_and_for_fragments(make_session, flags, character):
     session = make_session(limits=SMALL)
-    code, reason = refused(session, data_frame(1, bytes(1000), name=b"n" * 25, flags=flags))
+    name = character.encode() * (26 // len(character.encode()))
+    (message,) = feed(make_session(limits=SMALL), data_frame(1, bytes(998), name=name))
+    assert message.size_bytes == DATA_HEADER_BYTES + 1024
+    code, reason = refused(session, data_frame(1, bytes(999), name=name, flags=flags))
     assert (code, "1024 bytes allowed" in reason) == (Code.LIMIT_EXCEEDED, True)
 
 

@@ -43,7 +43,8 @@ _KIND_DATA: Final = int(Kind.DATA)
 _KIND_ACK: Final = int(Kind.ACK)
 _KIND_EOF: Final = int(Kind.EOF)
 _OPERATIONS: Final = tuple(Operation)
-_LANES: Final = (0, FLAG_BULK)
+_NORMAL: Final = 0
+_LANES: Final = (_NORMAL, FLAG_BULK)
 _unpack_data = DATA_HEADER.unpack_from
 
 
@@ -146,7 +147,7 @@ class SessionReceiving(SessionSending, ABC):
                         sequence, _OPERATIONS[operation], correlation, name, body, flags != 0, size
                     )
                 else:
-                    whole = self._receive_fragment(sequence, flags, operation, correlation, name, body)
+                    whole = self._receive_other(sequence, flags, operation, correlation, name, body, size)
                     if whole is None:
                         continue
                     event = whole
@@ -192,8 +193,15 @@ class SessionReceiving(SessionSending, ABC):
                 Code.LIMIT_EXCEEDED,
             )
 
-    def _receive_fragment(
-        self, sequence: int, flags: int, operation: int, correlation: int, name: str, body: bytes
+    def _receive_other(
+        self,
+        sequence: int,
+        flags: int,
+        operation: int,
+        correlation: int,
+        name: str,
+        body: bytes,
+        size_bytes: int,
     ) -> MessageReceived | None:
         """Handles what is not a whole normal message in one frame; returns a message that became whole."""
         if self._eof_received:
@@ -214,10 +222,9 @@ class SessionReceiving(SessionSending, ABC):
             if self._assemblies is None:
                 self._assemblies = {}
             self._assemblies[lane] = assembly
-            self._is_strict = 0 in self._assemblies
+            self._is_strict = _NORMAL in self._assemblies
         else:
-            size = len(name) + len(body)
-            check_message_size(size, limit_bytes)
+            check_message_size(size_bytes - DATA_HEADER_BYTES, limit_bytes)
             return MessageReceived(
                 sequence,
                 _OPERATIONS[operation],
@@ -225,7 +232,7 @@ class SessionReceiving(SessionSending, ABC):
                 name,
                 body,
                 bool(flags & FLAG_PACKED),
-                DATA_HEADER_BYTES + size,
+                size_bytes,
             )
         if flags & FLAG_MORE:
             # Held by the assembly, whose size has a limit of its own: the window is for whole messages.
@@ -238,7 +245,7 @@ class SessionReceiving(SessionSending, ABC):
     def _forget_assembly(self, lane: int) -> None:
         assert self._assemblies is not None
         del self._assemblies[lane]
-        self._is_strict = 0 in self._assemblies
+        self._is_strict = _NORMAL in self._assemblies
         if not self._assemblies:
             self._assemblies = None
 
