@@ -30,6 +30,13 @@ class Ablation(msgspec.Struct, frozen=True):
     switch_off: Callable[[Callable[[Any, str, Any], None]], None]
 
 
+class _Mute:
+    """Stands for a transport that is kept from all that its line does to it."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: None
+
+
 def _frames(patch) -> None:
     patch(SessionReceiving, "_is_repetition", lambda self, sequence: False)
 
@@ -40,14 +47,11 @@ def _epoch(patch) -> None:
     attach = Line.attach
 
     def attach_beside(self, *arguments, **options):
-        old = self._link.transport if self._link is not None else None
-        if old is None:
-            attach(self, *arguments, **options)
-            return
-        protocol = old.get_protocol()
-        old.write = old.close = old.abort = lambda *nothing: None
+        old = self._link
+        if old is not None:
+            # It goes on as it was: neither told of its successor nor closed.
+            old.transport = _Mute()
         attach(self, *arguments, **options)
-        old.set_protocol(protocol)
 
     def data_received(self, data):
         self.line.receive_data(self.line._link or self, data)
