@@ -74,8 +74,8 @@ class SessionReceiving(SessionSending, ABC):
         "limits",
     )
 
-    def __init__(self, limits: Limits, peer_limits: Limits, send_buffer: SendBuffer) -> None:
-        super().__init__(peer_limits, send_buffer)
+    def __init__(self, *, limits: Limits, peer_limits: Limits, send_buffer: SendBuffer) -> None:
+        super().__init__(peer_limits=peer_limits, send_buffer=send_buffer)
         self.limits = limits
         self.duplicates_dropped = 0
         self.ack_due: float | None = None

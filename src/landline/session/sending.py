@@ -82,7 +82,7 @@ class SessionSending:
         "state",
     )
 
-    def __init__(self, peer_limits: Limits, send_buffer: SendBuffer) -> None:
+    def __init__(self, *, peer_limits: Limits, send_buffer: SendBuffer) -> None:
         self.state = State.DETACHED
         self._peer_limits = peer_limits
         self._send_buffer = send_buffer

@@ -59,7 +59,7 @@ class Session(SessionReceiving):
         heartbeat: Heartbeat,
         send_buffer: SendBuffer,
     ) -> None:
-        super().__init__(limits, peer_limits, send_buffer)
+        super().__init__(limits=limits, peer_limits=peer_limits, send_buffer=send_buffer)
         self.session_id = session_id
         self.secret = secret
         self.epoch = 0
