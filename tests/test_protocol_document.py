@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from landline.session import handshake, liveness, session, wire
+from landline.session import handshake, liveness, receiving, wire
 from landline.session.auth import IDENTITY_BYTES_MAX, SharedToken
 from landline.session.codes import Code
 from landline.session.events import Ended, MessageReceived
@@ -25,7 +25,8 @@ from landline.session.handshake import (
     encode_body,
 )
 from landline.session.liveness import Heartbeat
-from landline.session.session import SendBuffer, Session
+from landline.session.sending import SendBuffer
+from landline.session.session import Session
 from landline.session.state import TRANSITIONS, State
 from landline.session.wire import Kind, Operation
 
@@ -80,9 +81,9 @@ def test_the_table_of_limits() -> None:
         "reason": handshake.REASON_CHARACTERS_MAX,
         "identity": IDENTITY_BYTES_MAX,
         "handshake": handshake.HANDSHAKE_TIMEOUT_S,
-        "acknowledgement delay": session.ACK_DELAY_S,
-        "frames between acknowledgements": session.ACK_FRAMES,
-        "share of the window between acknowledgements": session.ACK_WINDOW_SHARE,
+        "acknowledgement delay": receiving.ACK_DELAY_S,
+        "frames between acknowledgements": receiving.ACK_FRAMES,
+        "share of the window between acknowledgements": receiving.ACK_WINDOW_SHARE,
         "pings before a warning": liveness.PINGS_PER_INTERVAL_WARN,
         "pings tolerated": liveness.PINGS_PER_INTERVAL_MAX,
     }

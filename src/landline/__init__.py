@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from landline.session.events import Unconfirmed
     from landline.session.handshake import Limits
     from landline.session.liveness import Heartbeat
-    from landline.session.session import SendBuffer
+    from landline.session.sending import SendBuffer
     from landline.transports import DEFAULT_PORT, Endpoint, TransportOptions, parse_url
 
 __version__ = "0.1.0"
@@ -107,7 +107,7 @@ _HOMES = {
     "landline.session.events": ("Unconfirmed",),
     "landline.session.handshake": ("Limits",),
     "landline.session.liveness": ("Heartbeat",),
-    "landline.session.session": ("SendBuffer",),
+    "landline.session.sending": ("SendBuffer",),
     "landline.transports": ("DEFAULT_PORT", "Endpoint", "TransportOptions", "parse_url"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

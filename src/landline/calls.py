@@ -23,7 +23,7 @@ from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits
-from landline.session.session import SendBuffer
+from landline.session.sending import SendBuffer
 from landline.session.wire import Operation
 from landline.timers import TimerWheel
 from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions

@@ -39,7 +39,8 @@ from landline.session.auth import IDENTITY_BYTES_MAX, Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
-from landline.session.session import SendBuffer, Session
+from landline.session.sending import SendBuffer
+from landline.session.session import Session
 from landline.timers import TimerWheel
 from landline.transports import (
     ADDRESS_STAGGER_S,

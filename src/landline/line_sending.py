@@ -18,7 +18,8 @@ from landline.line_link import LineLink
 from landline.outbox import Outbox
 from landline.room import Room, WhenFull, check_policy
 from landline.session.events import MessageReceived
-from landline.session.session import WRITE_BYTES, Session
+from landline.session.sending import WRITE_BYTES
+from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Operation, encode_datagram
 from landline.timers import TimerWheel

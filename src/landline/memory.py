@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from landline.line import Line
-from landline.session.session import WAITING_OVERHEAD_BYTES
+from landline.session.sending import WAITING_OVERHEAD_BYTES
 from landline.timers import TimerWheel
 
 logger = logging.getLogger("landline")

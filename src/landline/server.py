@@ -45,7 +45,8 @@ from landline.session.handshake import (
     reject_to_send,
 )
 from landline.session.liveness import READ_FIRST_S, Heartbeat
-from landline.session.session import SendBuffer, Session
+from landline.session.sending import SendBuffer
+from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Kind
 from landline.timers import TimerWheel

@@ -14,7 +14,8 @@ from landline.session.codes import Code
 from landline.session.events import Ended, EofReceived, MessageReceived
 from landline.session.handshake import Limits
 from landline.session.liveness import Heartbeat
-from landline.session.session import SendBuffer, Session
+from landline.session.sending import SendBuffer
+from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import (
     DATA_HEADER,

@@ -40,7 +40,8 @@ from landline.session.handshake import (
     encode_body,
 )
 from landline.session.liveness import Heartbeat
-from landline.session.session import WRITE_BYTES, SendBuffer, Session
+from landline.session.sending import WRITE_BYTES, SendBuffer
+from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import (
     DATAGRAM_BYTES_MAX,

@@ -7,7 +7,8 @@ import pytest
 
 from landline.session.handshake import Limits
 from landline.session.liveness import Heartbeat
-from landline.session.session import SendBuffer, Session
+from landline.session.sending import SendBuffer
+from landline.session.session import Session
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from landline.errors import BufferFull, MessageTooLarge
 from landline.session.handshake import Limits
-from landline.session.session import (
-    FRAME_OVERHEAD_BYTES,
-    UNTAKEN_OVERHEAD_BYTES,
-    WAITING_OVERHEAD_BYTES,
-    SendBuffer,
-)
+from landline.session.receiving import UNTAKEN_OVERHEAD_BYTES
+from landline.session.sending import FRAME_OVERHEAD_BYTES, WAITING_OVERHEAD_BYTES, SendBuffer
 from landline.session.wire import DATA_HEADER_BYTES, FRAGMENT_BYTES, Operation
 from landline.testing import Pair
 

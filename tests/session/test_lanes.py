@@ -1,8 +1,6 @@
 import pytest
 
-from landline.errors import ProtocolError
-from landline.session.codes import Code
-from landline.session.lanes import Assembly, Outgoing, SendLanes
+from landline.session.lanes import Outgoing, SendLanes
 from landline.session.wire import FLAG_BULK, FLAG_MORE, FLAG_PACKED, FRAGMENT_BYTES, Operation, encode_data
 
 
@@ -91,17 +89,3 @@ def test_a_message_with_a_number_cannot_be_dropped_any_more():
         lanes.drop_oldest(b"n")
     assert lanes.next_frame(2)[1:] == (begun, True)
     assert (lanes.count, lanes.size_bytes, lanes.begun_bytes) == (0, 0, 0)
-
-
-def test_an_assembly_grows_to_its_limit_and_no_further():
-    assembly = Assembly(Operation.MESSAGE, 0, 0, "name", b"12")
-    assembly.add(b"3456", 10)
-    assert (assembly.body, assembly.size_bytes) == (b"123456", 10)
-    with pytest.raises(ProtocolError) as refused:
-        assembly.add(b"7", 10)
-    assert refused.value.code is Code.LIMIT_EXCEEDED
-
-
-def test_an_empty_fragment_is_refused():
-    with pytest.raises(ProtocolError, match="empty fragment"):
-        Assembly(Operation.MESSAGE, 0, 0, "", b"1").add(b"", 10)

@@ -1,18 +1,14 @@
-"""Transports come and go; how a session ends; what it knows of itself. Data and time have files of their own."""
+"""Transports come and go; what is written first; how a session ends. Data and time have files of their own."""
 
-import msgspec
 import pytest
 
 from landline.errors import (
-    BufferFull,
-    ConfigurationError,
     ConnectFailed,
     LineClosed,
-    MessageTooLarge,
     ProtocolError,
 )
 from landline.session.codes import Code
-from landline.session.events import Ended, EofReceived, MessageReceived, Unconfirmed
+from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import (
     REASON_CHARACTERS_MAX,
     Bye,
@@ -21,17 +17,15 @@ from landline.session.handshake import (
     decode_body,
     encode_body,
 )
-from landline.session.session import SendBuffer
 from landline.session.state import State
 from landline.session.wire import (
-    FLAG_BULK,
-    FLAG_MORE,
     FRAGMENT_BYTES,
+    FRAME_BYTES_MAX,
+    FrameReader,
     Kind,
     Operation,
     encode_ack,
     encode_data,
-    encode_eof,
     encode_frame,
     encode_ping,
 )
@@ -203,61 +197,6 @@ def test_a_session_the_server_forgot_is_reported_and_replaced():
     assert pair.server.bodies == [b"new"]
 
 
-# What is unconfirmed.
-
-
-@pytest.mark.parametrize(("value", "is_packed"), [({"a": [1, None]}, True), (b"\x00raw", False)])
-def test_an_unconfirmed_message_gives_back_its_value(value, is_packed):
-    body = msgspec.msgpack.encode(value) if is_packed else value
-    assert Unconfirmed(Operation.MESSAGE, "", body, is_packed).value == value
-
-
-def test_everything_unconfirmed_is_reported_in_order(make_session):
-    session = make_session(peer_limits=Limits(window_bytes=4 * FRAGMENT_BYTES))
-    big = [bytes([65 + number]) * (FRAGMENT_BYTES + 1) for number in range(4)]
-    session.send(Operation.REQUEST, "näme".encode(), b"first", is_packed=True)
-    for body in big:
-        send(session, body)
-    send(session, b"small")
-    send(session, b"bulk", is_bulk=True)
-    session.send(Operation.CANCEL, b"", b"")
-    session.data_to_send(0.0)
-    # By now: the first, two fragmented ones, and the first half of the third. The others wait for the window.
-    assert session.buffered_messages - len(session.unconfirmed()) > 0
-    rest = [*big, b"small", b"", b"bulk"]
-    assert [entry.body for entry in session.unconfirmed()] == [b"first", *rest]
-    assert session.unconfirmed()[0] == Unconfirmed(Operation.REQUEST, "näme", b"first", True)
-    session.receive_data(encode_ack(1), 0.0, epoch=1)
-    assert [entry.body for entry in session.unconfirmed()] == rest
-
-
-def test_a_fragmented_message_is_unconfirmed_until_its_last_fragment_is_taken(make_session):
-    session = make_session()
-    big = bytes(2 * FRAGMENT_BYTES + 1)
-    session.send(Operation.REQUEST, b"n", big, is_packed=True)
-    send(session, bytes(FRAGMENT_BYTES + 1))
-    send(session, b"behind")
-    session.data_to_send(0.0)
-    for taken in (1, 2):
-        session.receive_data(encode_ack(taken), 0.0, epoch=1)
-        assert session.unconfirmed()[0] == Unconfirmed(Operation.REQUEST, "n", big, True)
-        assert len(session.unconfirmed()) == 3
-    session.receive_data(encode_ack(3), 0.0, epoch=1)
-    assert [len(entry.body) for entry in session.unconfirmed()] == [FRAGMENT_BYTES + 1, 6]
-    session.receive_data(encode_ack(5), 0.0, epoch=1)
-    assert [entry.body for entry in session.unconfirmed()] == [b"behind"]
-    session.receive_data(encode_ack(6), 0.0, epoch=1)
-    assert session.unconfirmed() == ()
-
-
-def test_eof_is_no_message(make_session):
-    session = make_session()
-    send(session, b"1")
-    session.send_eof()
-    session.data_to_send(0.0)
-    assert [entry.body for entry in session.unconfirmed()] == [b"1"]
-
-
 def test_closing_keeps_the_report(make_session):
     session = make_session()
     send(session, b"1")
@@ -265,180 +204,17 @@ def test_closing_keeps_the_report(make_session):
     assert [entry.body for entry in session.unconfirmed()] == [b"1"]
 
 
-# The send buffer.
+# What is written first.
 
 
-@pytest.mark.parametrize("options", [{"size_bytes": 4 * FRAGMENT_BYTES - 1}, {"messages": 127}])
-def test_a_send_buffer_too_small_to_work_is_refused(options):
-    with pytest.raises(ConfigurationError, match="too small"):
-        SendBuffer(**options)
-
-
-@pytest.mark.parametrize("attached", [True, False])
-def test_the_send_buffer_is_full_by_number(make_session, attached):
-    session = make_session(attached=attached, send_buffer=SendBuffer(messages=128))
-    for _ in range(128):
-        assert session.has_room(0)
-        send(session)
-    assert not session.has_room(0)
-    with pytest.raises(BufferFull, match="128 messages"):
-        send(session)
-    assert session.buffered_messages == 128
-
-
-@pytest.mark.parametrize("attached", [True, False])
-def test_the_send_buffer_is_full_by_size(make_session, attached):
-    session = make_session(attached=attached, send_buffer=SendBuffer(size_bytes=4 * FRAGMENT_BYTES))
+def test_control_frames_go_before_data(make_session):
+    session = make_session()
     for _ in range(3):
         send(session, bytes(FRAGMENT_BYTES))
-    assert session.has_room(FRAGMENT_BYTES - 200)
-    assert not session.has_room(FRAGMENT_BYTES + 1)
-    with pytest.raises(BufferFull):
-        send(session, bytes(FRAGMENT_BYTES + 1))
-    assert session.buffered_bytes <= 4 * FRAGMENT_BYTES
-
-
-def test_an_empty_send_buffer_takes_any_message(make_session):
-    session = make_session(attached=False, send_buffer=SendBuffer(size_bytes=4 * FRAGMENT_BYTES))
-    send(session, bytes(100 * FRAGMENT_BYTES))
-    assert not session.has_room(0)
-
-
-def test_acknowledgements_make_room(make_session):
-    session = make_session(send_buffer=SendBuffer(messages=128))
-    for _ in range(128):
-        send(session)
-    session.data_to_send(0.0)
-    session.receive_data(encode_ack(28), 0.0, epoch=1)
-    assert session.buffered_messages == 100
-    assert session.has_room(0)
-
-
-@pytest.mark.parametrize("attached", [True, False])
-def test_a_message_above_the_peers_limit_is_refused_and_the_line_goes_on(make_session, attached):
-    session = make_session(attached=attached, peer_limits=SMALL)
-    send(session, bytes(1024))
-    with pytest.raises(MessageTooLarge, match="1025 bytes; the peer takes 1024"):
-        send(session, bytes(1025))
-    with pytest.raises(MessageTooLarge, match="1025 bytes"):
-        session.send(Operation.MESSAGE, b"n" * 25, bytes(1000))
-    assert session.buffered_messages == 1
-
-
-@pytest.mark.parametrize("attached", [True, False])
-def test_a_name_too_long_is_refused(make_session, attached):
-    session = make_session(attached=attached)
-    session.send(Operation.MESSAGE, b"n" * 255, b"")
-    with pytest.raises(MessageTooLarge, match="a name of 256 bytes"):
-        session.send(Operation.MESSAGE, b"n" * 256, b"")
-
-
-# EOF.
-
-
-def test_eof_arrives_behind_everything_and_the_other_direction_goes_on():
-    pair = connected()
-    pair.client.send(b"1")
-    pair.client.send(bytes(3 * FRAGMENT_BYTES), bulk=True)
-    pair.client.session.send_eof()
-    pair.client.session.send_eof()
-    assert not pair.client.session.is_drained
-    pair.advance(1.0)
-    assert [type(event) for event in pair.server.events] == [MessageReceived, MessageReceived, EofReceived]
-    assert pair.client.session.is_drained
-    pair.client.session.send_eof()
-    pair.server.send(b"still open")
-    pair.advance(1.0)
-    assert pair.client.bodies == [b"still open"]
-    pair.server.session.send_eof()
-    pair.advance(1.0)
-    assert EofReceived() in pair.client.events
-    assert pair.server.session.is_drained
-    assert pair.server.events.count(EofReceived()) == 1
-    pair.advance(100.0)
-    assert pair.client.session.state is State.ATTACHED
-
-
-@pytest.mark.parametrize("flushed", [True, False])
-def test_nothing_is_sent_behind_eof(make_session, flushed):
-    session = make_session()
-    session.send_eof()
-    if flushed:
-        assert session.data_to_send(0.0) == encode_eof(1)
-    with pytest.raises(LineClosed, match="send_eof"):
-        send(session)
-
-
-@pytest.mark.parametrize("carried", [True, False])
-def test_eof_survives_its_transport(carried):
-    pair = connected()
-    pair.client.send(b"1")
-    pair.client.session.send_eof()
-    if carried:
-        pair.transfer(pair.client)
-    else:
-        pair.client.session.data_to_send(pair.clock())
-    pair.cut()
-    pair.connect()
-    with pytest.raises(LineClosed):
-        pair.client.send(b"2")
-    pair.advance(1.0)
-    assert pair.server.bodies == [b"1"]
-    assert pair.server.events.count(EofReceived()) == 1
-    assert pair.client.session.is_drained
-
-
-def test_eof_said_without_a_transport_is_sent_over_the_next():
-    pair = connected()
-    pair.cut()
-    pair.client.session.send_eof()
-    pair.connect()
-    pair.advance(1.0)
-    assert pair.server.events == [EofReceived()]
-
-
-def test_eof_keeps_to_the_window():
-    pair = connected(server_limits=SMALL, takes=False)
-    for _ in range(SMALL.window_frames):
-        pair.client.send(b"")
-    pair.client.session.send_eof()
-    pair.advance(1.0)
-    assert pair.server.session.state is State.ATTACHED
-    assert EofReceived() not in pair.server.events
-    pair.server.take_all()
-    pair.advance(1.0)
-    assert pair.server.events[-1] == EofReceived()
-    assert pair.client.session.is_drained
-
-
-@pytest.mark.parametrize(
-    ("behind", "reason"),
-    [
-        (data_frame(2), "data after EOF"),
-        (data_frame(2, b"x", flags=FLAG_BULK), "data after EOF"),
-        (data_frame(2, b"x", operation=Operation.CONTINUE), "data after EOF"),
-        (encode_eof(2), "a second EOF"),
-        (encode_eof(3), "frame 3 after frame 1"),
-    ],
-)
-def test_a_peer_that_goes_on_behind_eof_breaks_the_protocol(make_session, behind, reason):
-    session = make_session()
-    session.receive_data(encode_eof(1) + behind, 0.0, epoch=1)
-    assert session.next_events() == [EofReceived(), Ended(Code.PROTOCOL_ERROR, reason, False)]
-
-
-def test_eof_repeated_by_a_resume_is_dropped(make_session):
-    session = make_session()
-    session.receive_data(encode_eof(1) + encode_eof(1), 0.0, epoch=1)
-    assert session.next_events() == [EofReceived()]
-    assert session.duplicates_dropped == 1
-
-
-@pytest.mark.parametrize("flags", [FLAG_MORE, FLAG_MORE | FLAG_BULK])
-def test_eof_in_the_middle_of_a_message_breaks_the_protocol(make_session, flags):
-    session = make_session()
-    session.receive_data(data_frame(1, b"begun", flags=flags) + encode_eof(2), 0.0, epoch=1)
-    assert session.next_events() == [Ended(Code.PROTOCOL_ERROR, "EOF in the middle of a message", False)]
+    send(session, bytes(FRAGMENT_BYTES), is_bulk=True)
+    session.receive_data(encode_ping(Kind.PING, 1, 1, 0), 0.0, epoch=1)
+    kinds = [kind for kind, _ in FrameReader(FRAME_BYTES_MAX).receive_data(session.data_to_send(0.0))]
+    assert kinds == [Kind.PONG, Kind.DATA, Kind.DATA, Kind.DATA, Kind.DATA]
 
 
 # The end.

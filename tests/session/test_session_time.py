@@ -118,6 +118,18 @@ def test_a_ping_on_demand_is_answered_at_once():
     assert pair.client.session.round_trip_s == 0.25
 
 
+def test_a_pong_tells_the_round_trip_by_our_own_record(make_session):
+    session = make_session()
+    number = session.send_ping(1.0)
+    lie = encode_ping(Kind.PONG, number, 0, 0)
+    session.receive_data(lie, 1.5, epoch=1)
+    assert session.next_events() == [PongReceived(number, 0.5)]
+    assert session.round_trip_s == 0.5
+    session.receive_data(lie, 9.0, epoch=1)
+    assert session.next_events() == []
+    assert session.round_trip_s == 0.5
+
+
 # Silence.
 
 

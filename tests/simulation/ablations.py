@@ -17,8 +17,9 @@ from landline.fleet.model import ExecutionState
 from landline.line import Line
 from landline.line_link import LineLink
 from landline.session.liveness import Liveness
+from landline.session.receiving import SessionReceiving
 from landline.session.replay import ReplayBuffer
-from landline.session.session import Session
+from landline.session.sending import SessionSending
 
 
 class Ablation(msgspec.Struct, frozen=True):
@@ -30,20 +31,15 @@ class Ablation(msgspec.Struct, frozen=True):
     switch_off: Callable[[Callable[[Any, str, Any], None]], None]
 
 
+class _Mute:
+    """Stands for a transport that is kept from all that its line does to it."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: None
+
+
 def _frames(patch) -> None:
-    patch(Session, "_is_repetition", lambda self, sequence: False)
-
-
-class _Spared(asyncio.Transport):
-    """In the place of an older transport, which so stays open, with the protocol it has."""
-
-    def write(self, data) -> None: ...
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def set_protocol(self, protocol) -> None: ...
+    patch(SessionReceiving, "_is_repetition", lambda self, sequence: False)
 
 
 def _epoch(patch) -> None:
@@ -52,8 +48,10 @@ def _epoch(patch) -> None:
     attach = Line.attach
 
     def attach_beside(self, *arguments, **options):
-        if self._link is not None:
-            self._link.transport = _Spared()
+        old = self._link
+        if old is not None:
+            # It goes on as it was: neither told of its successor nor closed.
+            old.transport = _Mute()
         attach(self, *arguments, **options)
 
     def data_received(self, data):
@@ -117,7 +115,7 @@ def _record_first(patch) -> None:
 
 
 def _limit(patch) -> None:
-    patch(Session, "has_room", lambda self, size_bytes, *rest, **options: True)
+    patch(SessionSending, "has_room", lambda self, size_bytes, *rest, **options: True)
 
 
 def _heartbeat(patch) -> None:

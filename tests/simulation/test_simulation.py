@@ -62,6 +62,14 @@ def test_a_failure_is_shrunk_to_what_it_takes():
     assert simulate(outcome.seed).violation is None
 
 
+def test_an_epoch_fence_that_is_switched_off_breaks_promises_and_not_the_simulation():
+    # Over WebSocket too, whose transports take no attributes: an AttributeError would have proved nothing.
+    [ablation] = [each for each in ABLATIONS if each.name == "epoch fence"]
+    with without(ablation):
+        for seed in range(1, 30, 2):
+            assert "AttributeError" not in str(simulate(seed).violation)
+
+
 def test_without_jitter_a_crowd_comes_back_in_one_second():
     assert find_peak(jitter=False) > 1900
     assert find_peak(jitter=True) < 200

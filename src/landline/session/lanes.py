@@ -1,4 +1,4 @@
-"""Messages waiting to be numbered, and messages whose fragments are still arriving (``docs/protocol.md`` §5.5)."""
+"""Messages waiting to be numbered (``docs/protocol.md`` §5.5)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import msgspec
 
-from landline.errors import ProtocolError
-from landline.session.codes import Code
 from landline.session.wire import FLAG_BULK, FLAG_MORE, FRAGMENT_BYTES, Operation, encode_data
 
 
@@ -168,30 +166,3 @@ class Droppable:
         if not same_name:
             del self.by_name[message.name]
         self.size_bytes -= message.size_bytes
-
-
-class Assembly:
-    """A message of which not all fragments are here yet."""
-
-    __slots__ = ("body", "correlation", "flags", "name", "operation", "size_bytes")
-
-    def __init__(self, operation: Operation, flags: int, correlation: int, name: str, payload: bytes) -> None:
-        self.operation = operation
-        self.flags = flags
-        self.correlation = correlation
-        self.name = name
-        # One growing buffer: a list would cost a peer of tiny fragments many times their bytes.
-        self.body = bytearray(payload)
-        self.size_bytes = len(name) + len(payload)
-
-    def add(self, payload: bytes, limit_bytes: int) -> None:
-        """Adds a fragment. Raises :class:`ProtocolError` when the message grows above ``limit_bytes``."""
-        self.size_bytes += len(payload)
-        if self.size_bytes > limit_bytes:
-            raise ProtocolError(
-                f"a message of more than the {limit_bytes} bytes allowed", Code.LIMIT_EXCEEDED
-            )
-        if not payload:
-            # Empty fragments would let a peer send for ever without ever reaching the limit.
-            raise ProtocolError("an empty fragment")
-        self.body += payload

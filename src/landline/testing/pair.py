@@ -33,7 +33,8 @@ from landline.session.handshake import (
     encode_body,
 )
 from landline.session.liveness import Heartbeat
-from landline.session.session import SendBuffer, Session
+from landline.session.sending import SendBuffer
+from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Kind, Operation, encode_datagram
 

@@ -1,21 +1,14 @@
-"""DATA frames in and out: order, limits, fragments, lanes, acknowledgements."""
+"""What arrives from the peer: order, limits, fragments, EOF, and what is acknowledged when."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from landline.session.codes import Code
-from landline.session.events import Ended, MessageReceived, NoticeReceived, PongReceived
+from landline.session.events import Ended, EofReceived, MessageReceived, NoticeReceived
 from landline.session.handshake import Limits, Notice, encode_body
-from landline.session.session import (
-    ACK_DELAY_S,
-    ACK_FRAMES,
-    ACK_WINDOW_SHARE,
-    WRITE_BYTES,
-    SendBuffer,
-)
+from landline.session.receiving import ACK_DELAY_S, ACK_FRAMES, ACK_WINDOW_SHARE
 from landline.session.state import State
 from landline.session.wire import (
+    DATA_HEADER_BYTES,
     FLAG_BULK,
     FLAG_MORE,
     FLAG_PACKED,
@@ -181,14 +174,6 @@ def test_a_repeated_frame_is_dropped_and_counted(make_session):
     assert session.received == 2
 
 
-def test_an_acknowledgement_of_what_was_numbered_but_not_written_is_refused(make_session):
-    session = make_session()
-    send(session)
-    session.data_to_send(0.0)
-    send(session)
-    assert refused(session, encode_ack(2))[0] is Code.PROTOCOL_ERROR
-
-
 # Limits.
 
 
@@ -198,10 +183,14 @@ def test_a_message_at_the_limit_is_taken_and_one_above_is_not(make_session):
     assert refused(session, data_frame(2, bytes(1000), name=b"n" * 25))[0] is Code.LIMIT_EXCEEDED
 
 
-@pytest.mark.parametrize("flags", [FLAG_BULK, FLAG_MORE, FLAG_BULK | FLAG_MORE])
-def test_the_limit_of_a_message_holds_on_both_lanes_and_for_fragments(make_session, flags):
+@pytest.mark.parametrize("flags", [0, FLAG_BULK, FLAG_MORE, FLAG_BULK | FLAG_MORE])
+@pytest.mark.parametrize("character", ["n", "\N{GREEK SMALL LETTER LAMDA}"])
+def test_the_limit_of_a_message_holds_on_both_lanes_and_for_fragments(make_session, flags, character):
     session = make_session(limits=SMALL)
-    code, reason = refused(session, data_frame(1, bytes(1000), name=b"n" * 25, flags=flags))
+    name = character.encode() * (26 // len(character.encode()))
+    (message,) = feed(make_session(limits=SMALL), data_frame(1, bytes(998), name=name))
+    assert message.size_bytes == DATA_HEADER_BYTES + 1024
+    code, reason = refused(session, data_frame(1, bytes(999), name=name, flags=flags))
     assert (code, "1024 bytes allowed" in reason) == (Code.LIMIT_EXCEEDED, True)
 
 
@@ -275,46 +264,7 @@ def test_an_honest_sender_never_breaks_the_window_and_is_never_stuck(body):
     assert pair.client.session.is_drained
 
 
-def test_a_sender_waits_for_the_window(make_session):
-    session = make_session(peer_limits=SMALL, send_buffer=SendBuffer(messages=1000))
-    for _ in range(200):
-        send(session)
-    assert sequences_in(session.data_to_send(0.0)) == list(range(1, 129))
-    assert session.data_to_send(0.0) == b""
-    feed(session, encode_ack(2))
-    assert sequences_in(session.data_to_send(0.0)) == [129, 130]
-    assert session.buffered_messages == 198
-
-
-def test_one_write_is_not_much_more_than_its_share(make_session):
-    session = make_session(peer_limits=Limits(window_bytes=100 * FRAGMENT_BYTES))
-    for _ in range(20):
-        send(session, bytes(FRAGMENT_BYTES))
-    sizes = []
-    while data := session.data_to_send(0.0):
-        sizes.append(len(data))
-    assert len(sizes) > 3
-    assert max(sizes) <= WRITE_BYTES + FRAME_BYTES_MAX
-
-
-@given(
-    sizes=st.lists(st.sampled_from([0, 100, 5000, FRAGMENT_BYTES, 3 * FRAGMENT_BYTES]), max_size=200),
-    window_frames=st.sampled_from([128, 1000]),
-    bulk=st.booleans(),
-    with_eof=st.booleans(),
-)
-def test_less_than_a_write_means_that_it_was_all(make_session, sizes, window_frames, bulk, with_eof):
-    session = make_session(peer_limits=Limits(window_frames=window_frames))
-    for size in sizes:
-        send(session, bytes(size), is_bulk=bulk)
-    if with_eof:
-        session.send_eof()
-    while len(session.data_to_send(0.0)) >= WRITE_BYTES:
-        pass
-    assert session.data_to_send(0.0) == b""
-
-
-# Fragments and lanes.
+# Fragments.
 
 
 def test_a_large_message_arrives_whole():
@@ -326,18 +276,6 @@ def test_a_large_message_arrives_whole():
     (message,) = pair.server.events
     assert (message.body, message.name, message.sequence) == (body, "näme", 11)
     assert pair.client.session.is_drained
-
-
-def test_normal_messages_overtake_bulk_ones_between_fragments():
-    pair = Pair()
-    pair.connect()
-    bulk = bytes(20 * FRAGMENT_BYTES)
-    pair.client.send(bulk, bulk=True)
-    first = pair.client.session.data_to_send(pair.clock())
-    pair.client.send(b"urgent")
-    pair.server.session.receive_data(first, pair.clock(), epoch=1)
-    pair.deliver()
-    assert pair.server.bodies == [b"urgent", bulk]
 
 
 def test_two_messages_may_be_assembled_at_once_one_a_lane(make_session):
@@ -407,6 +345,39 @@ def test_fragments_are_acknowledged_as_they_come(make_session):
     session = make_session(limits=limits)
     feed(session, data_frame(1, bytes(FRAGMENT_BYTES // 2 + 1), flags=FLAG_MORE))
     assert session.data_to_send(0.0) == encode_ack(1)
+
+
+# EOF.
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason"),
+    [
+        (data_frame(2), "data after EOF"),
+        (data_frame(2, b"x", flags=FLAG_BULK), "data after EOF"),
+        (data_frame(2, b"x", operation=Operation.CONTINUE), "data after EOF"),
+        (encode_eof(2), "a second EOF"),
+        (encode_eof(3), "frame 3 after frame 1"),
+    ],
+)
+def test_a_peer_that_goes_on_behind_eof_breaks_the_protocol(make_session, behind, reason):
+    session = make_session()
+    session.receive_data(encode_eof(1) + behind, 0.0, epoch=1)
+    assert session.next_events() == [EofReceived(), Ended(Code.PROTOCOL_ERROR, reason, False)]
+
+
+def test_eof_repeated_by_a_resume_is_dropped(make_session):
+    session = make_session()
+    session.receive_data(encode_eof(1) + encode_eof(1), 0.0, epoch=1)
+    assert session.next_events() == [EofReceived()]
+    assert session.duplicates_dropped == 1
+
+
+@pytest.mark.parametrize("flags", [FLAG_MORE, FLAG_MORE | FLAG_BULK])
+def test_eof_in_the_middle_of_a_message_breaks_the_protocol(make_session, flags):
+    session = make_session()
+    session.receive_data(data_frame(1, b"begun", flags=flags) + encode_eof(2), 0.0, epoch=1)
+    assert session.next_events() == [Ended(Code.PROTOCOL_ERROR, "EOF in the middle of a message", False)]
 
 
 # Acknowledgements.
@@ -494,23 +465,3 @@ def test_an_acknowledgement_in_a_heartbeat_is_believed(make_session, kind):
     assert not session.is_drained
     feed(session, encode_ping(kind, 1, 1, 1))
     assert session.is_drained
-
-
-def test_control_frames_go_before_data(make_session):
-    session = make_session()
-    for _ in range(3):
-        send(session, bytes(FRAGMENT_BYTES))
-    send(session, bytes(FRAGMENT_BYTES), is_bulk=True)
-    feed(session, encode_ping(Kind.PING, 1, 1, 0))
-    kinds = [kind for kind, _ in frames_in(session.data_to_send(0.0))]
-    assert kinds == [Kind.PONG, Kind.DATA, Kind.DATA, Kind.DATA, Kind.DATA]
-
-
-def test_a_pong_tells_the_round_trip_by_our_own_record(make_session):
-    session = make_session()
-    number = session.send_ping(1.0)
-    lie = encode_ping(Kind.PONG, number, 0, 0)
-    assert feed(session, lie, now=1.5) == [PongReceived(number, 0.5)]
-    assert session.round_trip_s == 0.5
-    assert feed(session, lie, now=9.0) == []
-    assert session.round_trip_s == 0.5
