@@ -121,7 +121,7 @@ def _ablate(first: int, seeds: int) -> int:
                     continue
                 outcome = simulate(seed)
                 score.add(outcome)
-                if outcome.violation is not None:
+                if ablation.explains(outcome.violation):
                     found = outcome
                     break
         unmissed += found is None

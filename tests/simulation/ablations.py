@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,12 +24,18 @@ from landline.session.sending import SessionSending
 
 
 class Ablation(msgspec.Struct, frozen=True):
-    """What is switched off, and in which scenario that shows."""
+    """What is switched off, in which scenario that shows, and how."""
 
     name: str
     what: str
     scenario: str
+    shows_as: str
+    """A pattern of the violations that come of it. Any other could be a fault of the switching itself."""
     switch_off: Callable[[Callable[[Any, str, Any], None]], None]
+
+    def explains(self, violation: str | None) -> bool:
+        """Whether the violation shows that the safeguard is missed."""
+        return violation is not None and re.search(self.shows_as, violation) is not None
 
 
 class _Mute:
@@ -123,16 +130,52 @@ def _heartbeat(patch) -> None:
 
 
 ABLATIONS = (
-    Ablation("duplicate suppression", "frames that arrived before are dropped (§7.2)", "lines", _frames),
-    Ablation("epoch fence", "bytes of an older transport change nothing (§7.3)", "lines", _epoch),
-    Ablation("journal before acting", "an agent's journal has it before it acts", "fleet", _journal),
-    Ablation("expiry", "what has expired is not begun", "fleet", _expiry),
     Ablation(
-        "acknowledgement check", "only what was sent can be acknowledged (§5.3)", "lines", _acknowledgement
+        "duplicate suppression",
+        "frames that arrived before are dropped (§7.2)",
+        "lines",
+        r"arrived where|a message begun before the last one on its lane",
+        _frames,
     ),
-    Ablation("record before granting", "leave to act is on disk before it is given", "fleet", _record_first),
-    Ablation("send buffer limit", "senders wait where there is no room", "lines", _limit),
-    Ablation("heartbeat deadline", "a peer that is silent for too long is given up", "fleet", _heartbeat),
+    Ablation(
+        "epoch fence",
+        "bytes of an older transport change nothing (§7.3)",
+        "lines",
+        r"arrived where|has no place in a session",
+        _epoch,
+    ),
+    Ablation(
+        "journal before acting",
+        "an agent's journal has it before it acts",
+        "fleet",
+        r"and was done$|did .* times$",
+        _journal,
+    ),
+    Ablation("expiry", "what has expired is not begun", "fleet", r"after it had expired$", _expiry),
+    Ablation(
+        "acknowledgement check",
+        "only what was sent can be acknowledged (§5.3)",
+        "lines",
+        r"frames count as taken where",
+        _acknowledgement,
+    ),
+    Ablation(
+        "record before granting",
+        "leave to act is on disk before it is given",
+        "fleet",
+        r"on record$",
+        _record_first,
+    ),
+    Ablation(
+        "send buffer limit", "senders wait where there is no room", "lines", r"in a send buffer of", _limit
+    ),
+    Ablation(
+        "heartbeat deadline",
+        "a peer that is silent for too long is given up",
+        "fleet",
+        r"believes in its peer$",
+        _heartbeat,
+    ),
 )
 
 
