@@ -73,7 +73,7 @@ async def test_the_address_is_looked_up_again_at_every_attempt(name, quick, unti
 
 
 async def test_nobody_answers(name, monkeypatch):
-    monkeypatch.setattr("landline.client.SEARCH_S", 1.0)
+    monkeypatch.setattr("landline.attempts.SEARCH_S", 1.0)
     with pytest.raises(landline.GaveUp, match=f"no server is announced as '{name}'"):
         async with landline.connect(f"mdns://{name}", backoff=ONCE):
             pytest.fail("connected to nobody")
@@ -164,7 +164,7 @@ async def test_a_name_that_is_taken_is_told(name):
 
 
 async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog, monkeypatch):
-    monkeypatch.setattr("landline.client.SEARCH_S", 1.0)
+    monkeypatch.setattr("landline.attempts.SEARCH_S", 1.0)
     caplog.set_level(logging.WARNING, logger="landline")
     zeroconf = AsyncZeroconf()
     info = AsyncServiceInfo(
