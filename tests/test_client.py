@@ -487,6 +487,22 @@ async def test_a_line_closed_before_it_is_connected_does_not_keep_its_maker_wait
             pytest.fail("connected to nobody")
 
 
+async def test_a_line_closed_while_its_roads_are_tried_was_never_connected(nowhere, fake_server, quick):
+    lines = []
+
+    async def hang_up(reader, writer):
+        for line in lines:
+            line.end(landline.Code.NORMAL)
+
+    async with fake_server(hang_up) as url:
+        roads = [url, nowhere]
+        with pytest.raises(landline.LineClosed, match="closed before it was connected"):
+            async with landline.connect(
+                roads, backoff=quick, on_state=lambda line, change: lines.append(line)
+            ):
+                pytest.fail("connected to nobody")
+
+
 async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until, states):
     """The server says that it goes away and where to: the line goes on, and whoever sends meanwhile loses nothing."""
     first, second = landline.Server(), landline.Server()

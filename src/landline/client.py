@@ -311,6 +311,9 @@ class Connector(TakesDatagrams):
         while not line.is_closed:
             setback = await self._try_to_connect(line, may_close=not online.done())
             if setback is None:
+                if self._endpoint is None:
+                    # Closed while the roads were tried: it never was online.
+                    return
                 if not online.done():
                     online.set_result(None)
                 setback = await self._wait_for_loss(line)
@@ -319,7 +322,7 @@ class Connector(TakesDatagrams):
             await self._wait(line, setback)
 
     async def _try_to_connect(self, line: Line, *, may_close: bool) -> _Setback | None:
-        """Tries to connect; returns ``None`` when that worked. Raises what makes going on useless."""
+        """Tries to connect; ``None`` when that worked, or the line was closed. Raises what makes going on useless."""
         self._detached = self.loop.create_future()
 
         def take_welcome(welcomed: Welcomed) -> None:
