@@ -150,7 +150,7 @@ async def test_a_session_goes_on_over_any_road_in_mid_flow(schemes, options, tmp
                     left.remove(used)
                     if not left:
                         return
-                    server._listeners[schemes.index(used)].close()
+                    server._listeners.opened[schemes.index(used)].close()
                     line.break_link()
                     await until(lambda epoch=epoch: line.epoch > epoch)
 

@@ -160,7 +160,7 @@ async def test_a_name_that_is_taken_is_told(name):
             async with other.listen("tcp://0.0.0.0:0", announce=name):
                 pytest.fail("two have one name")
         # What was opened is closed.
-        assert other._listeners == []
+        assert other._listeners.opened == []
 
 
 async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog, monkeypatch):
@@ -209,7 +209,7 @@ async def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch, na
     ):
         with pytest.raises(landline.ConfigurationError, match=r"pip install 'landline\[mdns\]'"):
             await entering
-    assert server._listeners == []
+    assert server._listeners.opened == []
 
 
 # On another machine.
