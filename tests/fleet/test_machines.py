@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import landline
 from landline import Heartbeat
 from landline.fleet.api import MachineChanged, Snapshot
 from landline.fleet.machines import check_facts
-from landline.fleet.model import Action, Cause, Facts, Person, PresenceState
+from landline.fleet.model import Action, Cause, Facts, Machine, Person, PresenceState
+from landline.fleet.storage import StorageError
 from landline.testing import FaultProxy
 
 
@@ -157,3 +160,30 @@ async def test_names_that_change_hands_often_keep_nobody_out(house) -> None:
     await house.machine("innocent").boot()
     names = {machine.name for machine in house.control.machines()}
     assert names == {"pc", "pc.old-1", "pc.old-2", "innocent"}
+
+
+async def test_what_is_not_stored_when_the_control_server_stops_is_stored_then(
+    house, until, monkeypatch
+) -> None:
+    await house.start()
+    machines = [await house.machine(name).boot() for name in ("lab-1", "lab-2")]
+    begun = []
+
+    async def fail(machines: object) -> None:
+        raise StorageError("one of them does not fit")
+
+    async def take_for_ever(machine: Machine) -> None:
+        begun.append(machine)
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.storage, "save_machines", fail)
+        patch.setattr(house.storage, "save_machine", take_for_ever)
+        for machine in machines:
+            await machine.line.send({"name": machine.name, "os": "Debian"}, name="facts")
+        await until(lambda: begun and all(machine.known.facts.os == "Debian" for machine in machines))
+    await house.stop()
+    for machine in machines:
+        await machine.kill_agent()
+    await house.start()
+    assert [machine.facts.os for machine in house.control.machines()] == ["Debian", "Debian"]

@@ -234,13 +234,19 @@ class Machines:
             raise
 
     async def _save_one_by_one(self, machine_ids: set[str]) -> None:
+        # Those that are left when this is cancelled are not stored either.
+        self._unsaved |= machine_ids
         failure: StorageError | None = None
         for machine_id in sorted(machine_ids):
+            self._unsaved.discard(machine_id)
             try:
                 await self._storage.save_machine(self._machines[machine_id])
             except StorageError as error:
                 self._unsaved.add(machine_id)
                 failure = error
+            except BaseException:
+                self._unsaved.add(machine_id)
+                raise
         if failure is not None:
             raise failure
 
