@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("landline")
 
 Road: TypeAlias = Endpoint | Announced
 
-_FATAL_CODES = frozenset({Code.UNSUPPORTED_VERSION, Code.UNAUTHENTICATED})
+_FATAL_CODES: Final = frozenset({Code.UNSUPPORTED_VERSION, Code.UNAUTHENTICATED})
 
 
 class AttemptFailed(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Attempts:
 
         :param may_close: whether who answers and is no landline server closes a road: before the line has worked.
         :raises Rejected: a server refused; no further road was begun.
-        :raises LandlineError: what makes going on useless, also what ``take_welcome`` raised.
+        :raises LandlineError: what makes going on useless, such as a session that ``take_welcome`` found lost.
         """
         roads = self._worth_trying()
         is_alone = (self._stagger_s is None or len(roads) == 1) and not any(

@@ -71,7 +71,6 @@ class Control:
 
     def __init__(
         self,
-        server: Server,
         storage: Storage,
         *,
         waker: Waker,
@@ -79,7 +78,6 @@ class Control:
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
     ) -> None:
-        self._storage = storage
         self._clock = clock
         self._random = random or SystemRandom()
         self._tasks = Tasks()
@@ -107,7 +105,7 @@ class Control:
 
         Raises :class:`StorageError`.
         """
-        control = cls(server, storage, waker=waker, agents_url=agents_url, clock=clock, random=random)
+        control = cls(storage, waker=waker, agents_url=agents_url, clock=clock, random=random)
         await control._load()
         control._register(server)
         control._tasks.start(control._sweep_forever())
