@@ -72,6 +72,43 @@ def quick():
     return QUICK
 
 
+@pytest.fixture
+def nowhere():
+    """The URL of a port where nobody listens, and nobody will: it is bound."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{sock.getsockname()[1]}"
+
+
+@asynccontextmanager
+async def open_fake_server(handle):
+    """Something that listens and is no landline server; yields its URL."""
+    tasks = set()
+
+    async def connected(reader, writer):
+        tasks.add(asyncio.current_task())
+        try:
+            await handle(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+def fake_server():
+    return open_fake_server
+
+
 @asynccontextmanager
 async def open_pair(
     server: landline.Server | None = None, url: str = "tcp://127.0.0.1:0", **arguments

@@ -112,7 +112,7 @@ async def test_a_line_is_asked_broken_and_resumed(mount, quick):
                 assert line.epoch == epoch + 1
             assert server.lines == [other]
     with pytest.raises(RuntimeError, match="a closed server cannot listen again"):
-        server.listen("tcp://127.0.0.1:0")._server._begin()
+        await server.listen("tcp://127.0.0.1:0").__aenter__()
 
 
 async def test_a_line_whose_network_broke_is_away_until_it_is_back(quick, until, caplog):

@@ -536,8 +536,6 @@ async def test_a_loop_that_was_blocked_reads_before_it_calls_a_handshake_late(un
     async with server.listen("tcp://127.0.0.1:0") as endpoint, landline.connect(str(endpoint)) as line:
         peer = MutePeer(endpoint)
         peer.may_answer.clear()
-        begun = asyncio.Event()
-        monkeypatch.setattr(server, "handshake_begun", lambda link: begun.set())
 
         # Blocked while it reads: event loops look at their timers before they read again.
         @server.on_message
@@ -546,7 +544,7 @@ async def test_a_loop_that_was_blocked_reads_before_it_calls_a_handshake_late(un
             time.sleep(0.7)
 
         connecting = asyncio.create_task(asyncio.to_thread(peer._connect))
-        await begun.wait()
+        await until(lambda: server._acceptor.unfinished)
         line.send_nowait("block")
         await connecting
         await until(lambda: len(server.lines) == 2)

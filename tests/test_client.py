@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 
 import pytest
 
@@ -15,38 +14,6 @@ from landline.testing import FaultProxy
 
 ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
 ONLINE = landline.LineState.ONLINE
-
-
-@pytest.fixture
-def nowhere():
-    """The URL of a port where nobody listens, and nobody will: it is bound."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield f"tcp://127.0.0.1:{sock.getsockname()[1]}"
-
-
-@contextlib.asynccontextmanager
-async def fake_server(handle):
-    """Something that listens and is no landline server; yields its URL."""
-    tasks = set()
-
-    async def connected(reader, writer):
-        tasks.add(asyncio.current_task())
-        try:
-            await handle(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    try:
-        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # Arguments.
@@ -133,68 +100,8 @@ async def test_an_error_nobody_foresaw_is_raised_and_not_waited_out():
             pytest.fail("connected to nobody")
 
 
-# Servers that are none.
-
-
-async def test_something_else_that_answers_is_no_landline_server():
-    async def answer(reader, writer):
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        await writer.drain()
-        await reader.read()
-
-    async with fake_server(answer) as url:
-        with pytest.raises(landline.ProtocolError, match="a frame of 1213486160 bytes"):
-            async with landline.connect(url):
-                pytest.fail("connected to nobody")
-
-
-async def test_a_server_that_hangs_up_is_tried_again():
-    async def hang_up(reader, writer):
-        pass
-
-    async with fake_server(hang_up) as url:
-        with pytest.raises(landline.GaveUp, match="ended during the handshake"):
-            async with landline.connect(url, backoff=ONCE):
-                pytest.fail("connected to nobody")
-
-
-async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("landline.client.HANDSHAKE_TIMEOUT_S", 0.05)
-
-    async def listen(reader, writer):
-        await reader.read()
-
-    async with fake_server(listen) as url:
-        with pytest.raises(landline.GaveUp, match=r"no welcome within 0\.05 s; is it a landline server"):
-            async with landline.connect(url, backoff=ONCE):
-                pytest.fail("connected to nobody")
-
-
-async def test_a_server_that_cannot_be_reached_in_time_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("landline.client.CONNECT_TIMEOUT_S", 0.05)
-    # It accepts the TCP connection and never answers the TLS handshake.
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
-        with pytest.raises(landline.GaveUp, match=r"no connection within 0\.05 s"):
-            async with landline.connect(f"tls://127.0.0.1:{sock.getsockname()[1]}", backoff=ONCE):
-                pytest.fail("connected to nobody")
-
-
-async def test_a_server_of_another_version_is_named():
-    async def other_version(reader, writer):
-        writer.write(encode_body(Kind.CHALLENGE, Challenge(9, b"n" * 32)))
-        await writer.drain()
-        await reader.read()
-
-    async with fake_server(other_version) as url:
-        with pytest.raises(landline.ProtocolError, match="version 9 of the protocol, this is version 1"):
-            async with landline.connect(url):
-                pytest.fail("connected to nobody")
-
-
 @pytest.mark.parametrize("rest", [b"\0\0\0\x01\x63", b"\xff\xff\xff\xff\x10", b"\0\0\0\0"])
-async def test_a_server_that_breaks_the_protocol_ends_the_line(rest, states, until):
+async def test_a_server_that_breaks_the_protocol_ends_the_line(rest, states, until, fake_server):
     async def welcome(reader, writer):
         writer.write(encode_body(Kind.CHALLENGE, Challenge(1, b"n" * 32)))
         await reader.readexactly(5)
@@ -209,61 +116,6 @@ async def test_a_server_that_breaks_the_protocol_ends_the_line(rest, states, unt
         with pytest.raises(landline.ProtocolError, match="the server broke the protocol"):
             await anext(line)
         assert seen.changes[-1].cause is landline.LossKind.PROTOCOL_ERROR
-
-
-async def test_a_certificate_that_is_not_trusted_is_not_accepted(certificates):
-    server = landline.Server()
-    options = landline.TransportOptions(tls=certificates.server)
-    async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
-        with pytest.raises(landline.GaveUp, match=r"(?i)certificate"):
-            async with landline.connect(str(endpoint), backoff=ONCE):
-                pytest.fail("connected to a stranger")
-        assert not server.lines
-
-
-# Who is who.
-
-
-async def test_the_right_token_is_welcome_and_proves_the_identity(pair):
-    server = landline.Server(auth=landline.SharedToken("correct horse battery"))
-    auth = landline.SharedToken(b"correct horse battery")
-    async with pair(server, auth=auth, identity="lab-1") as (_, other):
-        assert other.identity == "lab-1"
-
-
-@pytest.mark.parametrize("auth", [landline.SharedToken("wrong horse battery!"), landline.Anonymous(), None])
-async def test_a_wrong_or_missing_token_is_refused_at_once(auth, states):
-    seen = states()
-    server = landline.Server(auth=landline.SharedToken("correct horse battery"))
-    async with server.listen("tcp://127.0.0.1:0") as endpoint:
-        with pytest.raises(landline.Rejected, match="the token is missing or wrong") as caught:
-            async with landline.connect(str(endpoint), auth=auth, on_state=seen):
-                pytest.fail("was let in")
-        assert caught.value.code is landline.Code.UNAUTHENTICATED
-        assert not server.lines
-    assert [(change.state.value, change.cause.value) for change in seen.changes] == [("closed", "rejected")]
-
-
-async def test_a_token_for_a_server_that_wants_none_is_refused():
-    async with landline.Server().listen("tcp://127.0.0.1:0") as endpoint:
-        with pytest.raises(landline.Rejected):
-            async with landline.connect(str(endpoint), auth=landline.SharedToken("x" * 16)):
-                pytest.fail("was let in")
-
-
-@pytest.mark.parametrize("proof", [None, b"x" * 32])
-async def test_a_server_that_cannot_prove_itself_is_left(proof):
-    class Impostor(landline.Anonymous):
-        def identify(self, claim, *, server_nonce, client_nonce):
-            return claim.identity
-
-        def server_proof(self, *, server_nonce, client_nonce, identity):
-            return proof
-
-    async with landline.Server(auth=Impostor()).listen("tcp://127.0.0.1:0") as endpoint:
-        with pytest.raises(landline.ProtocolError, match="did not prove that it knows the token"):
-            async with landline.connect(str(endpoint), auth=landline.SharedToken("x" * 16)):
-                pytest.fail("trusted an impostor")
 
 
 # Lost links.
@@ -526,7 +378,7 @@ async def test_giving_up_later_names_what_is_unconfirmed(states, until):
         await line.send(b"never taken")
         await line.ping()
         # As a server that crashes: no goodbye, and nobody listens any more.
-        for listener in server._listeners:
+        for listener in server._listeners.opened:
             listener.close()
         other.break_link()
         with pytest.raises(landline.SessionLost, match="gave up after 3 attempts") as caught:
@@ -550,7 +402,7 @@ async def test_giving_up_later_tells_the_callback(states, until):
         [other] = server.lines
         await line.send(b"never taken")
         await line.ping()
-        for listener in server._listeners:
+        for listener in server._listeners.opened:
             listener.close()
         other.break_link()
         with pytest.raises(landline.GaveUp):
@@ -626,22 +478,6 @@ async def test_alternatives_of_a_goodbye_are_tried_first(until):
             await until(lambda: line.state == "online")
 
 
-async def test_an_alternative_without_encryption_is_not_followed_from_encrypted_ones():
-    connector = landline.connect(["tls://one", "tls://two"])
-    connector._try_first(["tcp://three", "tls://four"])
-    assert [str(endpoint) for endpoint in connector._endpoints] == [
-        "tls://four:5463",
-        "tls://one:5463",
-        "tls://two:5463",
-    ]
-
-
-async def test_a_unix_socket_is_no_leave_to_speak_in_the_clear_on_a_network():
-    connector = landline.connect(["tls://one", "unix:///run/line"])
-    connector._try_first(["tcp://three"])
-    assert [str(endpoint) for endpoint in connector._endpoints] == ["tls://one:5463", "unix:///run/line"]
-
-
 async def test_a_line_closed_before_it_is_connected_does_not_keep_its_maker_waiting(nowhere):
     def close(line, change):
         line.end(landline.Code.NORMAL)
@@ -649,6 +485,22 @@ async def test_a_line_closed_before_it_is_connected_does_not_keep_its_maker_wait
     with pytest.raises(landline.LineClosed, match="closed before it was connected"):
         async with landline.connect(nowhere, on_state=close):
             pytest.fail("connected to nobody")
+
+
+async def test_a_line_closed_while_its_roads_are_tried_was_never_connected(nowhere, fake_server, quick):
+    lines = []
+
+    async def hang_up(reader, writer):
+        for line in lines:
+            line.end(landline.Code.NORMAL)
+
+    async with fake_server(hang_up) as url:
+        roads = [url, nowhere]
+        with pytest.raises(landline.LineClosed, match="closed before it was connected"):
+            async with landline.connect(
+                roads, backoff=quick, on_state=lambda line, change: lines.append(line)
+            ):
+                pytest.fail("connected to nobody")
 
 
 async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until, states):

@@ -36,7 +36,7 @@ async def test_unfinished_handshakes_are_limited(until, quick):
         assert answer[4] == 4  # REJECT, and nothing before it
         writer.close()
         silent.pop()[1].transport.abort()
-        await until(lambda: len(server._handshakes) < 3)
+        await until(lambda: len(server._acceptor.unfinished) < 3)
         async with landline.connect(str(endpoint), backoff=quick) as line:
             assert line.state is landline.LineState.ONLINE
         for _, writer in silent:

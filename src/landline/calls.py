@@ -10,23 +10,22 @@ from typing import Any, Final
 
 import msgspec
 
-from landline.backoff import Backoff
 from landline.changes import LineState, LossKind, StateChange
-from landline.client import CONNECT_TIMEOUT_S, Connector, check_identity, parse_urls, reason_of
 from landline.datagrams.scheme import load_calls
+from landline.dialing import CONNECT_TIMEOUT_S, Dialer, Welcomed, reason_of
 from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout
-from landline.handlers import encode_value
+from landline.handlers import Handlers, encode_value
 from landline.line import Line
 from landline.outbox import Outbox
 from landline.requests import read_answer
 from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended
-from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits
+from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits, RandomSource
 from landline.session.sending import SendBuffer
 from landline.session.wire import Operation
 from landline.timers import TimerWheel
-from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions
+from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions, parse_url
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -68,15 +67,19 @@ async def call(
     Cancelling tells the server to cancel the handler, and hangs up. Over ``udp://`` it stops asking; a handler that
     runs already goes on.
     """
-    endpoints = parse_urls(url, "call()")
+    endpoints = [parse_url(one) for one in ([url] if isinstance(url, str) else url)]
+    if not endpoints:
+        raise ConfigurationError("call() needs at least one URL")
     if timeout is None and any(endpoint.is_connectionless for endpoint in endpoints):
         raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
-    check_identity(identity)
-    body, is_packed = encode_value(value)
-    caller = _Caller(endpoints, auth or Anonymous(), identity, options or TransportOptions())
+    random = SystemRandom()
+    dialer = Dialer(
+        auth=auth or Anonymous(), identity=identity, limits=Limits(), clock=monotonic, random=random
+    )
     # Encoded before anything is started, so that a value without a form costs no connection.
+    body, is_packed = encode_value(value)
     request = _Request(name, body, is_packed, response_type, timeout)
-    return await caller.ask(request)
+    return await _Caller(dialer, options or TransportOptions(), random).ask(endpoints, request)
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -87,42 +90,30 @@ class _Request(msgspec.Struct, frozen=True):
     timeout_s: float | None
 
 
-class _Caller(Connector):
-    """A connector that tries each URL once, and whose line ends with its first transport."""
+class _Caller:
+    """Owns the lines of one call: one for each URL that is tried, which ends with its first transport."""
 
-    def __init__(
-        self, endpoints: list[Endpoint], auth: ClientAuth, identity: str, options: TransportOptions
-    ) -> None:
-        super().__init__(
-            endpoints,
-            auth=auth,
-            identity=identity,
-            backoff=Backoff(attempts=1),
-            on_state=None,
-            on_session_lost=None,
-            limits=Limits(),
-            send_buffer=SendBuffer(),
-            options=options,
-            stagger_s=None,
-            clock=monotonic,
-            random=SystemRandom(),
-        )
-        self._urls = endpoints
+    def __init__(self, dialer: Dialer, options: TransportOptions, random: RandomSource) -> None:
+        self._dialer = dialer
+        self._options = options
+        self._random = random
+        self.handlers = Handlers()
         # A server may greet every line, or broadcast: unread messages would close the window for the answer.
         self.handlers.on_message(_ignore)
-
-    async def ask(self, request: _Request) -> Any:
-        """The answer of the first server that can be reached."""
+        self.messages_dropped = 0
         self.loop = asyncio.get_running_loop()
-        self.wheel = TimerWheel(self.loop, self._clock)
+        self.wheel = TimerWheel(self.loop, dialer.clock)
         self.outbox = Outbox(self.loop)
+
+    async def ask(self, endpoints: Sequence[Endpoint], request: _Request) -> Any:
+        """The answer of the first server that can be reached."""
         now = self.loop.time()
         deadline = None if request.timeout_s is None else now + request.timeout_s
         try:
-            for left in range(len(self._urls), 1, -1):
+            for left in range(len(endpoints), 1, -1):
                 try:
                     return await self._ask_one(
-                        self._urls[-left], request, deadline, _share_s(deadline, now, left)
+                        endpoints[-left], request, deadline, _share_s(deadline, now, left)
                     )
                 except Rejected as error:
                     if not error.code.may_return:
@@ -130,7 +121,7 @@ class _Caller(Connector):
                 except ConnectFailed:
                     pass
                 now = self.loop.time()
-            return await self._ask_one(self._urls[-1], request, deadline, _share_s(deadline, now, 1))
+            return await self._ask_one(endpoints[-1], request, deadline, _share_s(deadline, now, 1))
         finally:
             self.wheel.close()
 
@@ -140,7 +131,7 @@ class _Caller(Connector):
         """Asks at one URL, which may take ``share_s`` to be reached, and until the deadline to answer."""
         if endpoint.is_connectionless:
             return await self._ask_datagram(endpoint, request, share_s)
-        line = Line(self, identity=self._identity)
+        line = Line(self, identity=self._dialer.identity)
         value = msgspec.Raw(request.body) if request.is_packed else request.body
         try:
             await self._connect_in_time(line, endpoint, share_s)
@@ -161,9 +152,14 @@ class _Caller(Connector):
 
     async def _connect_in_time(self, line: Line, endpoint: Endpoint, share_s: float) -> None:
         """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""
+
+        def take_welcome(welcomed: Welcomed) -> None:
+            session = welcomed.new_session(SendBuffer())
+            welcomed.attach(line, session, phase=self._random.random())
+
         try:
             async with asyncio.timeout(share_s):
-                await self.connect_once(line, endpoint)
+                await self._dialer.dial(endpoint, self._options, take_welcome, resume=None, turn=None)
         except TimeoutError as error:
             raise ConnectFailed(f"{endpoint}: no connection within {share_s:g} s") from error
         except (OSError, UnicodeError) as error:
@@ -175,8 +171,8 @@ class _Caller(Connector):
             request.name,
             request.body,
             is_packed=request.is_packed,
-            identity=self._identity,
-            auth=self._auth,
+            identity=self._dialer.identity,
+            auth=self._dialer.auth,
             timeout_s=timeout_s,
         )
         return read_answer(
@@ -187,7 +183,10 @@ class _Caller(Connector):
             is_error=reply.operation is Operation.ERROR,
         )
 
-    # For the line.
+    # For the lines.
+
+    def line_changed(self, line: Line, change: StateChange) -> None:
+        """Nobody watches a line that is there for one answer."""
 
     def line_detached(self, line: Line, cause: LossKind, detail: str) -> None:
         _finish(line, cause, detail, None)
@@ -195,6 +194,12 @@ class _Caller(Connector):
     def line_ended(self, line: Line, ended: Ended) -> None:
         cause = LossKind.CLOSED_BY_PEER if ended.by_peer else LossKind.PROTOCOL_ERROR
         _finish(line, cause, ended.reason or ended.code.name.lower().replace("_", " "), ended.code)
+
+    def line_too_slow(self, line: Line, detail: str) -> None:
+        _finish(line, LossKind.TOO_SLOW, detail, Code.TOO_SLOW)
+
+    def line_expired(self, line: Line) -> None:
+        raise AssertionError("a client's line does not expire by itself")
 
 
 def _share_s(deadline: float | None, now: float, urls_left: int) -> float:

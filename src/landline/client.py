@@ -6,17 +6,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from random import SystemRandom
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
-from landline.announcement import SEARCH_S, Announced, choose, load_discovery, parse_road
+from landline.announcement import parse_road
+from landline.attempts import Attempts, check_carries_lines
 from landline.backoff import Backoff, Schedule
 from landline.changes import LineState, LossKind, StateChange
+from landline.dialing import Dialer, Welcomed
 from landline.errors import (
     ConfigurationError,
     ConnectFailed,
@@ -33,34 +34,19 @@ from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedF
 from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
-from landline.race import first_of
-from landline.roads import Roads
-from landline.session.auth import IDENTITY_BYTES_MAX, Anonymous, ClientAuth
+from landline.session.auth import Anonymous, ClientAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
-from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
+from landline.session.handshake import Limits, RandomSource
 from landline.session.sending import SendBuffer
-from landline.session.session import Session
 from landline.timers import TimerWheel
-from landline.transports import (
-    ADDRESS_STAGGER_S,
-    LEAVE_AT_EXIT_S,
-    Endpoint,
-    LinkProtocol,
-    TransportOptions,
-    load,
-    parse_url,
-)
+from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions
 
 logger = logging.getLogger("landline")
-
-CONNECT_TIMEOUT_S: Final = 10.0
 
 STAGGER_S_MIN: Final = 0.01
 STAGGER_S_MAX: Final = 10.0
 """What RFC 8305 §8 allows at least, and as long as an attempt may take."""
-
-_FATAL_CODES: Final = frozenset({Code.UNSUPPORTED_VERSION, Code.UNAUTHENTICATED})
 
 SessionLostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
 
@@ -103,54 +89,49 @@ def connect(
     :param random: where nonces and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
     """
-    endpoints = [parse_road(url) for url in ([urls] if isinstance(urls, str) else urls)]
-    if not endpoints:
+    roads = [parse_road(url) for url in ([urls] if isinstance(urls, str) else urls)]
+    if not roads:
         raise ConfigurationError("connect() needs at least one URL")
-    for endpoint in endpoints:
-        if isinstance(endpoint, Endpoint):
-            check_carries_lines(endpoint)
+    for road in roads:
+        if isinstance(road, Endpoint):
+            check_carries_lines(road)
     if stagger_s is not None and not STAGGER_S_MIN <= stagger_s <= STAGGER_S_MAX:
         raise ConfigurationError(
             f"connect(stagger_s={stagger_s:g}): {STAGGER_S_MIN:g} to {STAGGER_S_MAX:g} seconds are possible"
         )
-    check_identity(identity)
-    return Connector(
-        endpoints,
-        auth=auth or Anonymous(),
-        identity=identity,
-        backoff=backoff or Backoff(),
-        on_state=on_state,
-        on_session_lost=on_session_lost,
-        limits=limits or Limits(),
-        send_buffer=send_buffer or SendBuffer(),
+    random = random or SystemRandom()
+    backoff = backoff or Backoff()
+    dialer = Dialer(
+        auth=auth or Anonymous(), identity=identity, limits=limits or Limits(), clock=clock, random=random
+    )
+    attempts = Attempts(
+        roads,
+        dialer,
         options=options or TransportOptions(),
         stagger_s=stagger_s,
-        clock=clock,
-        random=random or SystemRandom(),
+        stable_after_s=backoff.stable_after,
+    )
+    return Connector(
+        dialer,
+        attempts,
+        Schedule(backoff),
+        on_state=on_state,
+        on_session_lost=on_session_lost,
+        send_buffer=send_buffer or SendBuffer(),
+        random=random,
     )
 
 
-def parse_urls(urls: str | Sequence[str], function: str) -> list[Endpoint]:
-    """The endpoints of one URL or several. Raises :class:`ConfigurationError` for none, and for what is no URL."""
-    endpoints = [parse_url(url) for url in ([urls] if isinstance(urls, str) else urls)]
-    if not endpoints:
-        raise ConfigurationError(f"{function} needs at least one URL")
-    return endpoints
+class _Setback(msgspec.Struct, frozen=True):
+    """Why the line has to be connected again, and when the server wants it back."""
 
-
-def check_carries_lines(endpoint: Endpoint) -> None:
-    """Raises :class:`ConfigurationError` for a scheme without connections."""
-    if endpoint.is_connectionless:
-        raise ConfigurationError(
-            f"{endpoint} carries single calls, landline.call(), and no lines: a line needs tls:// or quic://, say"
-        )
-
-
-def check_identity(identity: str) -> None:
-    """Raises :class:`ConfigurationError` for an identity that no handshake has room for."""
-    size = len(identity.encode())
-    if size > IDENTITY_BYTES_MAX:
-        raise ConfigurationError(f"an identity of {size} bytes; {IDENTITY_BYTES_MAX} are allowed")
+    cause: LossKind
+    detail: str
+    error: Exception | None = None
+    """What an attempt failed with."""
+    code: Code | None = None
+    retry_after_s: float | None = None
+    spread_s: float = 0.0
 
 
 class Connector(TakesDatagrams):
@@ -158,42 +139,28 @@ class Connector(TakesDatagrams):
 
     def __init__(
         self,
-        endpoints: Sequence[Endpoint | Announced],
+        dialer: Dialer,
+        attempts: Attempts,
+        schedule: Schedule,
         *,
-        auth: ClientAuth,
-        identity: str,
-        backoff: Backoff,
         on_state: StateCallback | None,
         on_session_lost: SessionLostCallback | None,
-        limits: Limits,
         send_buffer: SendBuffer,
-        options: TransportOptions,
-        stagger_s: float | None,
-        clock: Callable[[], float],
         random: RandomSource,
     ) -> None:
         self.handlers = Handlers()
-        self._given = endpoints
-        self._endpoints = endpoints
-        self._endpoint: Endpoint | None = None
-        self._auth = auth
-        self._identity = identity
-        self._schedule = Schedule(backoff)
+        self._dialer = dialer
+        self._attempts = attempts
+        self._schedule = schedule
         self._on_state = on_state
         self._on_session_lost = on_session_lost
-        self._limits = limits
         self._send_buffer = send_buffer
-        self._options = options
-        self._stagger_s = stagger_s
-        self._roads: Roads[Endpoint | Announced] = Roads(backoff.stable_after)
-        self._clock = clock
         self._random = random
+        self._endpoint: Endpoint | None = None
         self._line: Line | None = None
         self._task: asyncio.Task[None] | None = None
         self._detached: asyncio.Future[tuple[LossKind, str, Ended | None]] | None = None
         self.messages_dropped = 0
-        self.server_name = ""
-        """What the server calls itself, as soon as it said so; also that of one that refused us."""
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
@@ -210,6 +177,11 @@ class Connector(TakesDatagrams):
     def endpoint(self) -> Endpoint | None:
         """The address the line goes to, or went to last; ``None`` before the first connection."""
         return self._endpoint
+
+    @property
+    def server_name(self) -> str:
+        """What the server calls itself, as soon as it said so; also that of one that refused us."""
+        return self._dialer.server_name
 
     def on_file(
         self,
@@ -236,9 +208,9 @@ class Connector(TakesDatagrams):
         if self._task is not None:
             raise RuntimeError("a connector can be entered once")
         self.loop = asyncio.get_running_loop()
-        self.wheel = TimerWheel(self.loop, self._clock)
+        self.wheel = TimerWheel(self.loop, self._dialer.clock)
         self.outbox = Outbox(self.loop)
-        line = self._line = Line(self, identity=self._identity)
+        line = self._line = Line(self, identity=self._dialer.identity)
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._keep_connected(line, online))
@@ -337,265 +309,97 @@ class Connector(TakesDatagrams):
     async def _run(self, line: Line, online: asyncio.Future[None]) -> None:
         """Connects, waits for the loss, waits for the next try; returns when the line is closed in order."""
         while not line.is_closed:
-            ended: Ended | None = None
-            code: Code | None = None
-            retry_after_s: float | None = None
-            spread_s = 0.0
-            failure: Exception | None = None
-            attempt = _Attempt(may_close=not online.done())
-            try:
-                self._detached = self.loop.create_future()
-                is_connected = await self._attempt(line, attempt)
-            except Rejected as error:
-                if not error.code.may_return:
-                    raise
-                cause, detail, failure, code = LossKind.REJECTED, str(error), error, error.code
-                retry_after_s, spread_s = error.retry_after_s, error.spread_s
-            else:
-                if is_connected:
-                    self._schedule.receive_connected(self.wheel.time())
-                    if not online.done():
-                        online.set_result(None)
-                    cause, detail, ended = await self._detached
-                    if cause is LossKind.CLOSED_HERE or line.is_closed:
-                        return
-                else:
-                    cause = LossKind.CONNECT_FAILED
-                    detail, failure = self._explain(attempt)
-                if ended is not None:
-                    if not ended.code.may_return:
-                        self._close_ended(line, cause, ended)
-                        return
-                    self._lose_session(line, f"the server ended the session: {detail}")
-                    code, retry_after_s, spread_s = ended.code, ended.retry_after_s, ended.spread_s
-                    self._try_first(ended.alternatives)
-                elif is_connected:
-                    self._roads.receive_lost(self.wheel.time(), detail)
-            await self._wait(line, cause, detail, failure, code, retry_after_s, spread_s)
+            setback = await self._try_to_connect(line, may_close=not online.done())
+            if setback is None:
+                if self._endpoint is None:
+                    # Closed while the roads were tried: it never was online.
+                    return
+                if not online.done():
+                    online.set_result(None)
+                setback = await self._wait_for_loss(line)
+                if setback is None:
+                    return
+            await self._wait(line, setback)
 
-    async def _attempt(self, line: Line, attempt: _Attempt) -> bool:
-        """Tries every road worth it until one leads to a welcome; returns whether one did.
+    async def _try_to_connect(self, line: Line, *, may_close: bool) -> _Setback | None:
+        """Tries to connect; ``None`` when that worked, or the line was closed. Raises what makes going on useless."""
+        self._detached = self.loop.create_future()
 
-        Raises :class:`Rejected` when a server refused, and what makes going on useless.
-        """
-        roads = self._roads.order(self._endpoints, self.wheel.time())
-        attempt.speaks_at_once = (self._stagger_s is None or len(roads) == 1) and not any(
-            isinstance(road, Announced) for road in roads
-        )
-        if await first_of([partial(self._try_road, line, road, attempt) for road in roads], self._stagger_s):
-            return True
-        if attempt.rejected is not None:
-            raise attempt.rejected
-        if not self._roads.order(self._endpoints, self.wheel.time()):
-            detail, failure = self._explain(attempt)
-            raise failure if len(self._endpoints) == 1 else ConnectFailed(f"no road works: {detail}")
-        return False
+        def take_welcome(welcomed: Welcomed) -> None:
+            self._take_welcome(line, welcomed)
 
-    def _explain(self, attempt: _Attempt) -> tuple[str, Exception]:
-        """Why an attempt failed, in a sentence that names each road, and as an exception."""
-        detail = self._roads.reasons(self._endpoints)
-        [*_, last] = attempt.failures
-        if len(self._endpoints) == 1:
-            return detail, last
-        failure = ConnectFailed(detail)
-        failure.__cause__ = last
-        return detail, failure
-
-    async def _try_road(self, line: Line, road: Endpoint | Announced, attempt: _Attempt) -> bool:
-        """Tries one road; whatever only says that it leads nowhere is recorded. A closed line needs none."""
-        if line.is_closed:
-            return True
-        if attempt.rejected is not None:
-            return False
-        failure: Exception
-        is_closed = False
         try:
-            if isinstance(road, Announced):
-                await self._connect_announced(line, road, attempt)
-            else:
-                await self._connect(line, road, attempt, self._options)
+            failed = await self._attempts.make(line, take_welcome, may_close=may_close)
         except Rejected as error:
             if not error.code.may_return:
                 raise
-            attempt.rejected = failure = error
-        except ConfigurationError as error:
-            failure, is_closed = error, True
-        except ProtocolError as error:
-            # Whoever answers in the server's place while it restarts (a proxy's error page, another program)
-            # is no reason to give up a road that has worked.
-            failure, is_closed = error, attempt.may_close or error.code in _FATAL_CODES
-        except (ConnectFailed, OSError, UnicodeError) as error:
-            failure = error
-        else:
-            self._roads.receive_connected(road, self.wheel.time())
-            return True
-        attempt.failures.append(failure)
-        reason = reason_of(failure)
-        if self._roads.receive_failed(road, self.wheel.time(), reason, is_closed=is_closed):
-            log = logger.warning if len(self._endpoints) > 1 else logger.debug
-            log("%s cannot be used: %s", road, reason)
-        return False
+            return _Setback(
+                LossKind.REJECTED, str(error), error, error.code, error.retry_after_s, error.spread_s
+            )
+        if failed is not None:
+            return _Setback(LossKind.CONNECT_FAILED, failed.detail, failed.error)
+        self._schedule.receive_connected(self.wheel.time())
+        return None
 
-    def _try_first(self, alternatives: Sequence[str]) -> None:
-        """The server named others that can take us: they go before the URLs we were given.
+    async def _wait_for_loss(self, line: Line) -> _Setback | None:
+        """Returns when the link is gone: why, or ``None`` when the line is closed with it."""
+        assert self._detached is not None
+        cause, detail, ended = await self._detached
+        if cause is LossKind.CLOSED_HERE or line.is_closed:
+            return None
+        if ended is None:
+            self._attempts.receive_lost(detail)
+            return _Setback(cause, detail)
+        if not ended.code.may_return:
+            self._close_ended(line, cause, ended)
+            return None
+        self._lose_session(line, f"the server ended the session: {detail}")
+        self._attempts.try_first(ended.alternatives)
+        return _Setback(
+            cause, detail, code=ended.code, retry_after_s=ended.retry_after_s, spread_s=ended.spread_s
+        )
 
-        One that would give up encryption where none of our own does is not followed; a unix socket is on this machine.
-        """
-        if not alternatives:
-            return
-        named: list[Endpoint | Announced] = []
-        for url in alternatives:
-            try:
-                endpoint = parse_url(url)
-                check_carries_lines(endpoint)
-            except ConfigurationError as error:
-                logger.warning("the server named an alternative that cannot be used: %s", error)
-                continue
-            if _is_exposed(endpoint) and not any(_is_exposed(own) for own in self._given):
-                logger.warning("the server named %s, which is not encrypted; not followed", endpoint)
-                continue
-            named.append(endpoint)
-        self._endpoints = named + [endpoint for endpoint in self._given if endpoint not in named]
-        self._roads.forget()
-
-    async def _wait(
-        self,
-        line: Line,
-        cause: LossKind,
-        detail: str,
-        failure: Exception | None,
-        code: Code | None,
-        retry_after_s: float | None,
-        spread_s: float,
-    ) -> None:
+    async def _wait(self, line: Line, setback: _Setback) -> None:
+        """Waits until the next attempt is due. Raises :class:`GaveUp` when the policy allows none."""
         if line.is_closed:
             return
-        delay = self._schedule.next_delay(
-            self.wheel.time(), self._random, retry_after_s=retry_after_s, spread_s=spread_s
+        delay_s = self._schedule.next_delay(
+            self.wheel.time(),
+            self._random,
+            retry_after_s=setback.retry_after_s,
+            spread_s=setback.spread_s,
         )
-        if delay is None:
-            raise GaveUp(self._schedule.failures, failure or ConnectFailed(detail))
-        logger.warning("%s; trying again in %.1f s (attempt %d)", detail, delay, self._schedule.failures + 1)
+        if delay_s is None:
+            raise GaveUp(self._schedule.failures, setback.error or ConnectFailed(setback.detail))
+        attempt = self._schedule.failures + 1
+        logger.warning("%s; trying again in %.1f s (attempt %d)", setback.detail, delay_s, attempt)
         line.change(
             StateChange(
                 state=LineState.RECONNECTING,
-                cause=cause,
-                detail=detail,
-                code=code,
-                attempt=self._schedule.failures + 1,
-                due_in_s=delay,
+                cause=setback.cause,
+                detail=setback.detail,
+                code=setback.code,
+                attempt=attempt,
+                due_in_s=delay_s,
             )
         )
-        await asyncio.sleep(delay)
+        await asyncio.sleep(delay_s)
         if not line.is_closed:
-            line.change(
-                StateChange(state=LineState.CONNECTING, cause=cause, attempt=self._schedule.failures + 1)
-            )
+            line.change(StateChange(state=LineState.CONNECTING, cause=setback.cause, attempt=attempt))
 
-    async def _connect_announced(self, line: Line, road: Announced, attempt: _Attempt) -> None:
-        """Looks for an announced server and tries its addresses beside each other; raises why none led to a welcome.
-
-        What is announced says where to go, not who is there: the certificate must be valid for the name.
-        """
-        name, endpoints = choose(road, await load_discovery().search(SEARCH_S, road))
-        options = self._options
-        if not options.server_name:
-            options = msgspec.structs.replace(options, server_name=name)
-        failures: list[tuple[Endpoint, Exception]] = []
-
-        async def try_address(endpoint: Endpoint) -> bool:
-            if failures and isinstance(failures[-1][1], Rejected):
-                return False
-            try:
-                await self._connect(line, endpoint, attempt, options)
-            except (ConnectFailed, ConfigurationError, ProtocolError, OSError, UnicodeError) as error:
-                failures.append((endpoint, error))
-                return False
-            return True
-
-        if not await first_of([partial(try_address, endpoint) for endpoint in endpoints], ADDRESS_STAGGER_S):
-            for _, error in failures:
-                if isinstance(error, Rejected) or (len(failures) == 1 and isinstance(error, ProtocolError)):
-                    raise error
-            raise ConnectFailed(
-                "; ".join(f"{endpoint}: {reason_of(error)}" for endpoint, error in failures)
-            ) from failures[-1][1]
-
-    async def connect_once(self, line: Line, endpoint: Endpoint) -> None:
-        """Tries one address: raises what went wrong, or returns with the line attached."""
-        await self._connect(line, endpoint, _Attempt(may_close=True), self._options)
-
-    async def _connect(
-        self, line: Line, endpoint: Endpoint, attempt: _Attempt, options: TransportOptions
-    ) -> None:
-        """Tries one address: raises what went wrong, or returns with the line attached."""
-        session = line.session
-        handshake = ClientHandshake(
-            random=self._random,
-            auth=self._auth,
-            identity=self._identity,
-            limits=self._limits,
-            resume=session.ticket if session is not None else None,
-        )
-        link = _HandshakeLink(self, line, endpoint, handshake, speaks_at_once=attempt.speaks_at_once)
-        try:
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await load(endpoint).connect(endpoint, lambda: link, options)
-            except TimeoutError as error:
-                raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
-            try:
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                    await link.shake_hands(attempt.turn)
-            except TimeoutError as error:
-                raise ConnectFailed(
-                    f"no welcome within {HANDSHAKE_TIMEOUT_S:g} s; is it a landline server?"
-                ) from error
-        finally:
-            link.give_up()
-
-    def receive_welcome(
-        self,
-        line: Line,
-        endpoint: Endpoint,
-        transport: asyncio.Transport,
-        welcome: Welcome,
-        *,
-        limits: Limits,
-        round_trip_s: float,
-        rest: bytes,
-    ) -> None:
-        """A handshake finished; called by its link."""
+    def _take_welcome(self, line: Line, welcomed: Welcomed) -> None:
         if line.is_closed:
             raise ConnectFailed("the line was closed meanwhile")
         session = line.session
-        peer_received = welcome.received
-        if not welcome.resumed:
+        if not welcomed.welcome.resumed:
             if session is not None:
                 self._lose_session(line, "the server no longer has the session")
-            session = Session(
-                session_id=welcome.session,
-                secret=welcome.secret,
-                is_server=False,
-                limits=limits,
-                peer_limits=welcome.limits,
-                heartbeat=welcome.heartbeat,
-                send_buffer=self._send_buffer,
-            )
-            peer_received = 0
+            session = welcomed.new_session(self._send_buffer)
+        # Nobody resumes a session that was not asked for: the handshake has seen to it.
         assert session is not None
         # Those who are told that the line is online may ask.
-        self._endpoint = endpoint
-        line.attach(
-            session,
-            transport,
-            epoch=welcome.epoch,
-            peer_received=peer_received,
-            phase=self._random.random(),
-            resumed=welcome.resumed,
-            round_trip_s=round_trip_s,
-            rest=rest,
-        )
+        self._endpoint = welcomed.endpoint
+        welcomed.attach(line, session, phase=self._random.random())
 
     def _lose_session(self, line: Line, why: str) -> None:
         """Tells the owner what is lost with a session, by the callback if there is one, else by ending the line."""
@@ -619,140 +423,3 @@ class Connector(TakesDatagrams):
         elif ended.code is not Code.NORMAL:
             error = LineClosed(text, ended.code)
         line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=text, code=ended.code), error)
-
-
-class _Attempt:
-    """One attempt to connect, over as many roads as there are."""
-
-    __slots__ = ("failures", "may_close", "rejected", "speaks_at_once", "turn")
-
-    def __init__(self, *, may_close: bool) -> None:
-        self.may_close = may_close
-        """Whether who answers and is no landline server closes a road: before the line has worked."""
-        self.speaks_at_once = True
-        """Whether no other road is under way at the same time."""
-        self.turn = asyncio.Lock()
-        """Held by the one road that may say HELLO."""
-        self.failures: list[Exception] = []
-        self.rejected: Rejected | None = None
-        """A server refused and said when to come back: no further road is begun."""
-
-
-class _HandshakeLink(LinkProtocol):
-    """The protocol of a transport until it is welcomed; then the line's own takes its place."""
-
-    def __init__(
-        self,
-        connector: Connector,
-        line: Line,
-        endpoint: Endpoint,
-        handshake: ClientHandshake,
-        *,
-        speaks_at_once: bool,
-    ) -> None:
-        self._connector = connector
-        self._line = line
-        self._endpoint = endpoint
-        self._handshake = handshake
-        self._speaks_at_once = speaks_at_once
-        # The server spoke, or never will.
-        self._greeted = asyncio.Event()
-        self._welcomed: asyncio.Future[None] = connector.loop.create_future()
-        self._transport: asyncio.Transport | None = None
-        self._hello_at = 0.0
-
-    async def shake_hands(self, turn: asyncio.Lock) -> None:
-        """Returns once the server's welcome was handed to the line; raises what came instead.
-
-        Of the roads of one attempt only the one whose turn it is says HELLO: were it said on two, the server would
-        resume the session on both. After a welcome the turn is kept, so that none of the others gets it.
-        """
-        if self._speaks_at_once:
-            await self._welcomed
-            return
-        await self._greeted.wait()
-        if self._welcomed.done():
-            # It ended or was refused before its turn.
-            self._welcomed.result()
-            return
-        await turn.acquire()
-        try:
-            self._speaks_at_once = True
-            self._say_hello()
-            await self._welcomed
-        except BaseException:
-            # Nothing must come of this HELLO any more when the next one is said.
-            self.give_up()
-            turn.release()
-            raise
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None or self._welcomed.done():
-            return
-        try:
-            try:
-                rest = self._handshake.receive_data(data)
-            finally:
-                self._connector.server_name = self._handshake.server_name
-            self._greeted.set()
-            if self._speaks_at_once:
-                self._say_hello()
-            welcome = self._handshake.welcome
-            if welcome is not None:
-                self._connector.receive_welcome(
-                    self._line,
-                    self._endpoint,
-                    transport,
-                    welcome,
-                    limits=self._handshake.limits,
-                    round_trip_s=self._connector.wheel.time() - self._hello_at,
-                    rest=rest,
-                )
-                self._transport = None
-                self._welcomed.set_result(None)
-        except LandlineError as error:
-            self._fail(error)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(ConnectFailed(f"the connection ended during the handshake{f': {exc}' if exc else ''}"))
-
-    def give_up(self) -> None:
-        """Drops the transport unless it was handed to the line. Nobody waits for the welcome any more."""
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
-        if not self._welcomed.cancel() and not self._welcomed.cancelled():
-            self._welcomed.exception()
-
-    def _say_hello(self) -> None:
-        """Sends HELLO if there is one, which is after the server's CHALLENGE."""
-        output = self._handshake.data_to_send()
-        if output and self._transport is not None:
-            self._transport.write(output)
-            self._hello_at = self._connector.wheel.time()
-
-    def _fail(self, error: Exception) -> None:
-        if not self._welcomed.done():
-            self._welcomed.set_exception(error)
-        self._greeted.set()
-
-
-def _is_exposed(road: Endpoint | Announced) -> bool:
-    """Whether others on a network can read what goes there."""
-    return not road.is_encrypted and road.scheme != "unix"
-
-
-def reason_of(error: Exception) -> str:
-    """An error as part of a sentence; the system's text where there is one."""
-    if isinstance(error, ConnectionRefusedError):
-        return "nobody answers (connection refused)"
-    if isinstance(error, FileNotFoundError):
-        return "no such socket"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The server's side: listen, admit, answer, broadcast, and close in order."""
+"""The server's side: listen, answer, broadcast, and close in order."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
 from time import monotonic
-from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from landline.admission import Admission, Gate
-from landline.announcement import Announcer, check_announceable, load_discovery
+from landline.accepting import Acceptor
+from landline.admission import Admission
+from landline.announcement import check_announceable
 from landline.changes import LineState, LossKind, StateChange
 from landline.datagrams import CallCounts
 from landline.datagrams.scheme import load_calls
-from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, ProtocolError
+from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge
 from landline.files.decisions import FileLimits
 from landline.files.exchange import exchange_of
 from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
@@ -25,51 +25,24 @@ from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, 
 from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
 from landline.line import Line, StateCallback, call_back
 from landline.line_sending import DRAIN_TIMEOUT_S
+from landline.listening import Listeners, Listening
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
 from landline.presence import REMEMBERED_IDENTITIES, Presence
 from landline.room import WhenFull
-from landline.session.auth import Anonymous, ServerAuth, proofs_equal, resume_proof
+from landline.session.auth import Anonymous, ServerAuth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
-from landline.session.handshake import (
-    SECRET_BYTES,
-    SESSION_ID_BYTES,
-    Hello,
-    Limits,
-    RandomSource,
-    Resume,
-    ServerHandshake,
-    Welcome,
-    encode_body,
-    reject_to_send,
-)
-from landline.session.liveness import READ_FIRST_S, Heartbeat
+from landline.session.handshake import Limits, RandomSource
+from landline.session.liveness import Heartbeat
 from landline.session.sending import SendBuffer
-from landline.session.session import Session
-from landline.session.state import State
-from landline.session.wire import Kind
 from landline.timers import TimerWheel
-from landline.transports import (
-    ClosesLater,
-    Endpoint,
-    LinkProtocol,
-    Listener,
-    ProtocolFactory,
-    TransportOptions,
-    close_in_time,
-    load,
-    parse_url,
-)
+from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, load, parse_url
 
 logger = logging.getLogger("landline")
 
 MAX_LINES: Final = 100_000
 RESUME_WINDOW_S: Final = 120.0
-BUSY_RETRY_AFTER_S: Final = 5.0
-BUSY_SPREAD_S: Final = 10.0
-RETRY_SPREAD_SHARE: Final = 0.1
-"""Clients that come too early are told when to come back, give or take this part of the time."""
 GOODBYE_TURN_S: Final = 0.05
 """How often a server that closes over some time ends some of its lines."""
 
@@ -137,25 +110,29 @@ class Server(TakesDatagrams):
         self.wheel: TimerWheel
         self.outbox: Outbox
         self._auth: ServerAuth = auth or Anonymous()
-        self._heartbeat = heartbeat or Heartbeat()
-        self._max_lines = max_lines
         self._resume_window_s = resume_window_s
-        self._limits = limits or Limits()
-        self._send_buffer = send_buffer or SendBuffer()
-        self._name = name
         self._clock = clock
         self._random: RandomSource = random or SystemRandom()
         self._sessions: dict[bytes, Line] = {}
+        self._acceptor = Acceptor(
+            self,
+            self._sessions,
+            self._line_begun,
+            auth=self._auth,
+            heartbeat=heartbeat or Heartbeat(),
+            max_lines=max_lines,
+            resume_window_s=resume_window_s,
+            limits=limits or Limits(),
+            send_buffer=send_buffer or SendBuffer(),
+            admission=admission or Admission(),
+            name=name,
+            random=self._random,
+        )
+        self._listeners = Listeners(self._open_listener, self.close)
         self._memory = MemoryWatch(memory_bytes, self._sessions)
-        self._admission = admission or Admission()
-        self._gate = Gate(self._admission)
         self._groups = Groups(self._broadcast)
         self._presence: Presence | None = None
         self._remembered_identities = remembered_identities
-        # In order of arrival.
-        self._handshakes: dict[_HandshakeLink, None] = {}
-        self._listeners: list[Listener] = []
-        self._announcers: list[Announcer] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._line_function: LineFunction | None = None
         self._state_callback: StateCallback | None = None
@@ -246,7 +223,16 @@ class Server(TakesDatagrams):
         """
         endpoint = parse_url(url)
         name = None if announce is None else check_announceable(endpoint, announce)
-        return Listening(self, endpoint, options or TransportOptions(), name)
+        return Listening(self._listeners, endpoint, options or TransportOptions(), name)
+
+    def add_listener(self, listener: Listener) -> ProtocolFactory:
+        """For those who bring transports of their own, as :func:`landline.asgi` does.
+
+        Returns what makes the protocol of each. The server closes the listener with its own.
+        """
+        protocol_factory = self._begin()
+        self._listeners.add(listener)
+        return protocol_factory
 
     async def serve_forever(self) -> None:
         """Returns when the server was closed. Cancelling it (Ctrl-C does) leaves the listening to be closed."""
@@ -277,10 +263,8 @@ class Server(TakesDatagrams):
                 await asyncio.shield(self._closed)
             return
         self._closing = True
-        for listener in self._listeners:
-            listener.close()
-        for handshake in list(self._handshakes):
-            handshake.reject(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+        self._listeners.close_all()
+        self._acceptor.close(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
         lines = list(self._sessions.values())
 
         def end(line: Line) -> None:
@@ -295,8 +279,7 @@ class Server(TakesDatagrams):
 
         try:
             # First, so that nobody finds a server that goes.
-            for announcer in self._announcers:
-                await announcer.close()
+            await self._listeners.withdraw()
             await self._end_paced(lines, end, over_s, timeout)
         finally:
             for line in lines:
@@ -313,6 +296,16 @@ class Server(TakesDatagrams):
                 self._closed.set_result(None)
 
     # Who is there.
+
+    @property
+    def name(self) -> str:
+        """What the server calls itself in its CHALLENGE."""
+        return self._acceptor.name
+
+    @property
+    def connections_refused(self) -> int:
+        """How many connections were told to come back later, because too many came at once."""
+        return self._acceptor.refused
 
     @property
     def lines(self) -> list[Line]:
@@ -408,6 +401,31 @@ class Server(TakesDatagrams):
 
     # Inside.
 
+    async def _open_listener(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
+        protocol_factory = self._begin()
+        if not endpoint.is_connectionless:
+            return await load(endpoint).listen(endpoint, protocol_factory, options)
+        return await load_calls(endpoint).listen(
+            endpoint,
+            handlers=self.handlers,
+            auth=self._auth,
+            random=self._random,
+            clock=self._clock,
+            counts=self.call_counts,
+            tasks=self._tasks,
+        )
+
+    def _begin(self) -> ProtocolFactory:
+        if self._closing:
+            raise RuntimeError("a closed server cannot listen again; make a new one")
+        if not self._listeners.opened:
+            self.loop = asyncio.get_running_loop()
+            self.wheel = TimerWheel(self.loop, self._clock)
+            self.outbox = Outbox(self.loop)
+            self._memory.start(self.wheel)
+            self._closed = self.loop.create_future()
+        return self._acceptor.make_link
+
     def _broadcast(
         self,
         lines: list[Line],
@@ -459,59 +477,23 @@ class Server(TakesDatagrams):
         else:
             logger.warning("%r ended with %d messages unconfirmed", line, len(lost))
 
-    async def start_listening(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
-        """Opens a listener; :class:`Listening` calls it."""
-        protocol_factory = self._begin()
-        listener: Listener
-        if endpoint.is_connectionless:
-            listener = await load_calls(endpoint).listen(
-                endpoint,
-                handlers=self.handlers,
-                auth=self._auth,
-                random=self._random,
-                clock=self._clock,
-                counts=self.call_counts,
-                tasks=self._tasks,
-            )
-        else:
-            listener = await load(endpoint).listen(endpoint, protocol_factory, options)
-        self._listeners.append(listener)
-        return listener
+    def _line_begun(self, line: Line) -> None:
+        function = self._line_function
+        if function is None:
+            return
 
-    def add_listener(self, listener: Listener) -> ProtocolFactory:
-        """For those who bring transports of their own, as :func:`landline.asgi` does.
+        async def run() -> None:
+            try:
+                await function(line)
+            except LineClosed as error:
+                logger.info("%r: %s", line, error)
+            except Exception:
+                logger.exception("the function for %r failed", line)
+                line.end(Code.GOING_AWAY, "the server failed")
 
-        Returns what makes the protocol of each. The server closes the listener with its own.
-        """
-        protocol_factory = self._begin()
-        self._listeners.append(listener)
-        return protocol_factory
-
-    def _begin(self) -> ProtocolFactory:
-        if self._closing:
-            raise RuntimeError("a closed server cannot listen again; make a new one")
-        if not self._listeners:
-            self.loop = asyncio.get_running_loop()
-            self.wheel = TimerWheel(self.loop, self._clock)
-            self.outbox = Outbox(self.loop)
-            self._memory.start(self.wheel)
-            self._closed = self.loop.create_future()
-        return lambda: _HandshakeLink(self)
-
-    def add_announcer(self, announcer: Announcer) -> None:
-        """Takes over an announcement, which is withdrawn at the latest when the server closes."""
-        self._announcers.append(announcer)
-
-    async def stop_listening(self, listener: Listener) -> None:
-        """Closes a listener, and the server with the last one."""
-        listener.close()
-        self._listeners.remove(listener)
-        try:
-            if not self._listeners:
-                await self.close()
-        finally:
-            if isinstance(listener, ClosesLater):
-                await listener.wait_closed()
+        task = self.loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _end_paced(
         self, lines: list[Line], end: Callable[[Line], None], over_s: float, timeout: float | None
@@ -533,250 +515,3 @@ class Server(TakesDatagrams):
                 if start:
                     await asyncio.sleep(over_s / turns)
                 ending.create_task(drain_and_end(lines[start : start + per_turn]))
-
-    def admit(self) -> float | None:
-        """``None`` lets one more connection in; else it is to come back after so many seconds."""
-        if len(self._handshakes) >= self._admission.unfinished:
-            return BUSY_RETRY_AFTER_S
-        return self._gate.admit(self.wheel.time())
-
-    @property
-    def connections_refused(self) -> int:
-        """How many connections were told to come back later, because too many came at once."""
-        return self._gate.refused
-
-    def make_handshake(self) -> ServerHandshake:
-        """The server's half of a new handshake."""
-        return ServerHandshake(random=self._random, now=self.wheel.time())
-
-    def handshake_begun(self, link: _HandshakeLink) -> None:
-        """A transport was accepted."""
-        self._handshakes[link] = None
-
-    def handshake_over(self, link: _HandshakeLink) -> None:
-        """A transport was welcomed, refused or lost."""
-        self._handshakes.pop(link, None)
-
-    @property
-    def name(self) -> str:
-        """What the server calls itself in its CHALLENGE."""
-        return self._name
-
-    def receive_hello(self, transport: asyncio.Transport, hello: Hello, handshake: ServerHandshake) -> bytes:
-        """Decides on a HELLO. Returns a REJECT to write, or nothing when the transport was welcomed."""
-        server_nonce = handshake.nonce
-        round_trip_s = handshake.round_trip_s(self.wheel.time())
-        identity = self._auth.identify(hello.auth, server_nonce=server_nonce, client_nonce=hello.nonce)
-        if identity is None:
-            return reject_to_send(Code.UNAUTHENTICATED, "the token is missing or wrong")
-        if self._closing:
-            return reject_to_send(Code.GOING_AWAY, "the server stops", retry_after_s=BUSY_RETRY_AFTER_S)
-        proof = self._auth.server_proof(
-            server_nonce=server_nonce, client_nonce=hello.nonce, identity=identity
-        )
-        line = self._find_resumable(hello.resume, identity, server_nonce)
-        if line is not None and hello.resume is not None:
-            session = line.session
-            assert session is not None
-            self._welcome(line, session, transport, hello.resume.received, proof, round_trip_s, resumed=True)
-            return b""
-        if len(self._sessions) >= self._max_lines:
-            return reject_to_send(
-                Code.OVERLOADED,
-                f"{self._max_lines} lines are open already",
-                retry_after_s=BUSY_RETRY_AFTER_S,
-                spread_s=BUSY_SPREAD_S,
-            )
-        session = Session(
-            session_id=self._random.randbytes(SESSION_ID_BYTES),
-            secret=self._random.randbytes(SECRET_BYTES),
-            is_server=True,
-            limits=self._limits,
-            peer_limits=hello.limits,
-            heartbeat=self._heartbeat,
-            send_buffer=self._send_buffer,
-        )
-        line = Line(self, identity=identity)
-        self._sessions[session.session_id] = line
-        self._welcome(line, session, transport, 0, proof, round_trip_s, resumed=False)
-        if self._line_function is not None and line.state is not LineState.CLOSED:
-            self._run_line_function(line, self._line_function)
-        return b""
-
-    def _find_resumable(self, resume: Resume | None, identity: str, server_nonce: bytes) -> Line | None:
-        """The line a client may go on with: it exists, is the same identity's, and the secret is proven."""
-        if resume is None:
-            return None
-        line = self._sessions.get(resume.session)
-        if line is None or line.identity != identity or line.session is None:
-            return None
-        expected = resume_proof(
-            line.session.secret,
-            server_nonce=server_nonce,
-            session=resume.session,
-            epoch=resume.epoch,
-            received=resume.received,
-        )
-        if not proofs_equal(resume.proof, expected) or line.session.state is State.CLOSED:
-            return None
-        try:
-            line.session.check_resumable(resume.received)
-        except ProtocolError as error:
-            logger.warning("%r cannot resume: %s", line, error)
-            return None
-        return line
-
-    def _welcome(
-        self,
-        line: Line,
-        session: Session,
-        transport: asyncio.Transport,
-        peer_received: int,
-        proof: bytes | None,
-        round_trip_s: float,
-        *,
-        resumed: bool,
-    ) -> None:
-        epoch = session.epoch + 1
-        welcome = Welcome(
-            session=session.session_id,
-            secret=session.secret,
-            epoch=epoch,
-            resumed=resumed,
-            received=session.received,
-            heartbeat=self._heartbeat,
-            limits=self._limits,
-            resume_window_s=self._resume_window_s,
-            proof=proof,
-        )
-        transport.write(encode_body(Kind.WELCOME, welcome))
-        line.attach(
-            session,
-            transport,
-            epoch=epoch,
-            peer_received=peer_received,
-            phase=self._random.random(),
-            resumed=resumed,
-            round_trip_s=round_trip_s,
-        )
-
-    def _run_line_function(self, line: Line, function: LineFunction) -> None:
-        async def run() -> None:
-            try:
-                await function(line)
-            except LineClosed as error:
-                logger.info("%r: %s", line, error)
-            except Exception:
-                logger.exception("the function for %r failed", line)
-                line.end(Code.GOING_AWAY, "the server failed")
-
-        task = self.loop.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-class Listening:
-    """Listens while it is entered; made by :meth:`Server.listen`."""
-
-    def __init__(
-        self, server: Server, endpoint: Endpoint, options: TransportOptions, announced_as: str | None
-    ) -> None:
-        self._server = server
-        self._endpoint = endpoint
-        self._options = options
-        self._announced_as = announced_as
-        self._announcer: Announcer | None = None
-        self._listener: Listener | None = None
-
-    async def __aenter__(self) -> Endpoint:
-        """Listens; returns the endpoint, with the port the system chose if the URL's was 0. ``str()`` is its URL."""
-        discovery = load_discovery() if self._announced_as is not None else None
-        self._listener = await self._server.start_listening(self._endpoint, self._options)
-        if discovery is not None and self._announced_as is not None:
-            try:
-                self._announcer = await discovery.announce(self._listener.endpoint, self._announced_as)
-            except BaseException:
-                await self._server.stop_listening(self._listener)
-                raise
-            self._server.add_announcer(self._announcer)
-        return self._listener.endpoint
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._listener is not None
-        try:
-            if self._announcer is not None:
-                await self._announcer.close()
-        finally:
-            await self._server.stop_listening(self._listener)
-
-
-class _HandshakeLink(LinkProtocol):
-    """The protocol of an accepted transport until it is welcomed; then the line's own takes its place."""
-
-    __slots__ = ("_handshake", "_is_late", "_server", "_transport", "timer_tick")
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._transport: asyncio.Transport | None = None
-        self._handshake = server.make_handshake()
-        self._is_late = False
-        self.timer_tick: int | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
-        self._transport = cast(asyncio.Transport, transport)
-        wait_s = self._server.admit()
-        if wait_s is not None:
-            spread_s = wait_s * RETRY_SPREAD_SHARE
-            self.reject(Code.OVERLOADED, "too many come at once", retry_after_s=wait_s, spread_s=spread_s)
-            return
-        self._server.handshake_begun(self)
-        self._server.wheel.schedule(self, self._handshake.deadline)
-        self._transport.write(self._handshake.challenge_to_send(self._server.name))
-
-    def data_received(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None:
-            return
-        try:
-            hello = self._handshake.receive_data(data)
-            if hello is not None:
-                rejection = self._server.receive_hello(transport, hello, self._handshake)
-                if rejection:
-                    self._end(rejection)
-                else:
-                    self._forget()
-        except ProtocolError as error:
-            self.reject(error.code or Code.PROTOCOL_ERROR, str(error))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-
-    def handle_timer(self, now: float) -> None:
-        """The timer wheel's call: the client took too long, unless it is we who did not come to read it."""
-        if self._transport is None:
-            return
-        if self._is_late:
-            self.reject(Code.HANDSHAKE_TIMEOUT, "the handshake took too long")
-        else:
-            self._is_late = True
-            self._server.wheel.schedule(self, now + READ_FIRST_S)
-
-    def reject(
-        self, code: Code, reason: str, *, retry_after_s: float | None = None, spread_s: float = 0.0
-    ) -> None:
-        """Says no and closes."""
-        self._end(reject_to_send(code, reason, retry_after_s=retry_after_s, spread_s=spread_s))
-
-    def _end(self, rejection: bytes) -> None:
-        transport = self._transport
-        self._forget()
-        if transport is not None:
-            transport.write(rejection)
-            close_in_time(self._server.loop, transport)
-
-    def _forget(self) -> None:
-        self._transport = None
-        self._server.handshake_over(self)

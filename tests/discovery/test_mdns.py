@@ -73,7 +73,7 @@ async def test_the_address_is_looked_up_again_at_every_attempt(name, quick, unti
 
 
 async def test_nobody_answers(name, monkeypatch):
-    monkeypatch.setattr("landline.client.SEARCH_S", 1.0)
+    monkeypatch.setattr("landline.attempts.SEARCH_S", 1.0)
     with pytest.raises(landline.GaveUp, match=f"no server is announced as '{name}'"):
         async with landline.connect(f"mdns://{name}", backoff=ONCE):
             pytest.fail("connected to nobody")
@@ -160,11 +160,11 @@ async def test_a_name_that_is_taken_is_told(name):
             async with other.listen("tcp://0.0.0.0:0", announce=name):
                 pytest.fail("two have one name")
         # What was opened is closed.
-        assert other._listeners == []
+        assert other._listeners.opened == []
 
 
 async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog, monkeypatch):
-    monkeypatch.setattr("landline.client.SEARCH_S", 1.0)
+    monkeypatch.setattr("landline.attempts.SEARCH_S", 1.0)
     caplog.set_level(logging.WARNING, logger="landline")
     zeroconf = AsyncZeroconf()
     info = AsyncServiceInfo(
@@ -209,7 +209,7 @@ async def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch, na
     ):
         with pytest.raises(landline.ConfigurationError, match=r"pip install 'landline\[mdns\]'"):
             await entering
-    assert server._listeners == []
+    assert server._listeners.opened == []
 
 
 # On another machine.

@@ -247,7 +247,7 @@ def wire():
 
 async def test_packets_that_the_kernel_drops(wire, states, until, monkeypatch, quick):
     # The first packet of a connection is dropped too; its repetition by the kernel is not waited for.
-    monkeypatch.setattr("landline.client.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("landline.dialing.CONNECT_TIMEOUT_S", 0.5)
     seen = states()
     async with child("serve", f"tcp://{wire.there}:0", prefix=wire.inside) as process:
         url = (await process.stdout.readline()).decode().strip()

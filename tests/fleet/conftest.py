@@ -15,6 +15,7 @@ import pytest
 import landline
 from landline import Backoff, Heartbeat, Server, SharedToken
 from landline.fleet import control as control_module
+from landline.fleet import deliveries
 from landline.fleet.agent import agent as agent_module
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Entry, Journal
@@ -350,7 +351,7 @@ def ada() -> Person:
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     """A control server that is not started yet; ended with all its machines."""
     monkeypatch.setattr(control_module, "SWEEP_EVERY_S", 0.02)
-    monkeypatch.setattr(control_module, "WAKE_AGAIN_S", 0.02)
+    monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.02)
     monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.02)
     it = House(tmp_path)
     try:

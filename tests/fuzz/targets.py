@@ -18,7 +18,7 @@ from tests.fuzz.pieces import pieces_of
 from tests.fuzz.websocket import websocket_client, websocket_server
 
 from landline.errors import ConfigurationError, ProtocolError, Rejected, RequestError
-from landline.fleet import control, messages
+from landline.fleet import machines, messages
 from landline.handlers import Handler, decode_value, encode_value
 from landline.session.auth import Anonymous, SharedToken, proofs_equal, resume_proof
 from landline.session.codes import Code
@@ -566,7 +566,7 @@ def check_handler(handler: Handler, body: bytes) -> None:
             value = value.facts
         if isinstance(value, messages.Facts):
             with contextlib.suppress(RequestError):
-                facts = control._checked(value)
+                facts = machines.check_facts(value)
                 assert len(msgspec.msgpack.encode(facts)) <= FACTS_BYTES_MAX
 
 

@@ -31,7 +31,7 @@ def echo_server(**arguments) -> landline.Server:
 
 
 def listener_of(server: landline.Server) -> QuicListener:
-    [listener] = server._listeners
+    [listener] = server._listeners.opened
     return listener
 
 
@@ -280,7 +280,7 @@ async def test_a_stream_that_is_given_up_ends_the_connection(files, until, stran
         one.flush()
         await until(lambda: one.closed is not None)
         assert one.closed.error_code == quic_transport.CODE_ABORTED
-        await until(lambda: not server._handshakes)
+        await until(lambda: not server._acceptor.unfinished)
 
 
 async def test_a_protocol_that_fails_ends_its_connection_only(files, until, stranger):

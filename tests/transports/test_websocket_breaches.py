@@ -177,7 +177,7 @@ async def test_frames_may_be_cut_anywhere(stranger):
 async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until):
     server = landline.Server()
     async with server.listen(URL) as endpoint, Stranger(endpoint) as stranger:
-        [handshake] = server._handshakes
+        [handshake] = server._acceptor.unfinished
         stream = handshake._transport
         stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         pings = frame(FIN | PING, b"x" * 125) * 500

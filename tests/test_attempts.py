@@ -36,14 +36,6 @@ JOURNEYS = [
 
 
 @pytest.fixture
-def nowhere():
-    """The URL of a port where nobody listens, and nobody will: it is bound."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield f"tcp://127.0.0.1:{sock.getsockname()[1]}"
-
-
-@pytest.fixture
 def silent():
     """The URL of somebody who takes connections and never says a word."""
     with socket.socket() as sock:
@@ -158,7 +150,7 @@ async def test_a_session_goes_on_over_any_road_in_mid_flow(schemes, options, tmp
                     left.remove(used)
                     if not left:
                         return
-                    server._listeners[schemes.index(used)].close()
+                    server._listeners.opened[schemes.index(used)].close()
                     line.break_link()
                     await until(lambda epoch=epoch: line.epoch > epoch)
 
@@ -331,7 +323,7 @@ def announced(monkeypatch):
         heard[:] = [landline.Announcement("lab", "box.local.", endpoints)] if urls else []
         return Discovery
 
-    monkeypatch.setattr("landline.client.load_discovery", Discovery)
+    monkeypatch.setattr("landline.attempts.load_discovery", Discovery)
     return announce
 
 
@@ -447,7 +439,7 @@ async def test_when_the_winner_fails_the_one_behind_it_goes_on(quick, until, mon
     """The first speaks first, takes the HELLO and never answers; the second has been greeted meanwhile."""
     impostor = Strangers(encode_body(Kind.CHALLENGE, Challenge(1, b"n" * 32)))
     server = landline.Server()
-    monkeypatch.setattr("landline.client.HANDSHAKE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("landline.dialing.HANDSHAKE_TIMEOUT_S", 0.3)
     async with impostor as first, server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect([first, str(endpoint)], backoff=quick, stagger_s=0.2)
         async with connector:
@@ -488,3 +480,22 @@ async def test_cancelling_a_race_closes_every_road(until):
             await entering
         await until(lambda: one.ended and two.ended)
     assert noise == []
+
+
+# Roads the server names.
+
+
+async def test_an_alternative_without_encryption_is_not_followed_from_encrypted_ones():
+    connector = landline.connect(["tls://one", "tls://two"])
+    connector._attempts.try_first(["tcp://three", "tls://four"])
+    assert [str(endpoint) for endpoint in connector._attempts.roads] == [
+        "tls://four:5463",
+        "tls://one:5463",
+        "tls://two:5463",
+    ]
+
+
+async def test_a_unix_socket_is_no_leave_to_speak_in_the_clear_on_a_network():
+    connector = landline.connect(["tls://one", "unix:///run/line"])
+    connector._attempts.try_first(["tcp://three"])
+    assert [str(endpoint) for endpoint in connector._attempts.roads] == ["tls://one:5463", "unix:///run/line"]

@@ -1,0 +1,47 @@
+"""Connections to a server without a client's help: the test says and reads each frame itself."""
+
+import asyncio
+import contextlib
+import random
+
+import landline
+from landline.session.handshake import ClientHandshake, Reject, decode_body
+from landline.session.wire import Kind
+
+
+@contextlib.asynccontextmanager
+async def raw_connection(endpoint):
+    reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def read_frame(reader) -> tuple[int, bytes]:
+    length = int.from_bytes(await reader.readexactly(4), "big")
+    frame = await reader.readexactly(length)
+    return frame[0], frame[1:]
+
+
+async def read_refusal(reader) -> Reject:
+    """The REJECT behind the challenge, and the end of the connection."""
+    kind, _ = await read_frame(reader)
+    assert kind == Kind.CHALLENGE
+    kind, body = await read_frame(reader)
+    assert kind == Kind.REJECT
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    return decode_body(body, Reject)
+
+
+async def shake_hands(reader, writer) -> ClientHandshake:
+    it = ClientHandshake(
+        random=random.SystemRandom(), auth=landline.Anonymous(), identity="raw", limits=landline.Limits()
+    )
+    while it.welcome is None:
+        it.receive_data(await reader.read(65536))
+        writer.write(it.data_to_send())
+    return it
