@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -77,6 +78,8 @@ def main() -> None:
     )
     client.add_argument("words", metavar="WORD", nargs="*")
     given = parser.parse_args()
+    # The states are printed here; the log would say the same again.
+    logging.getLogger("landline").setLevel(logging.ERROR)
     try:
         if given.role == "server":
             landline.run(serve(given.listen))

@@ -262,7 +262,7 @@ async def test_when_all_fail_each_is_named_with_its_reason(nowhere, broken_schem
         async with landline.connect(urls, backoff=ONCE, stagger_s=stagger_s):
             pytest.fail("connected to nobody")
     assert str(caught.value) == (
-        f"gave up after 1 attempts: {nowhere}: nobody answers (connection refused); {broken_scheme}: carrier:// "
+        f"gave up after 1 attempt: {nowhere}: nobody answers (connection refused); {broken_scheme}: carrier:// "
         f"needs more than the library alone: pip install 'landline[pigeons]'; unix://{tmp_path}/none: no such socket"
     )
     assert isinstance(caught.value.last, landline.ConnectFailed)

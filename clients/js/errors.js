@@ -29,7 +29,7 @@ export class Rejected extends ConnectFailed {
 /** The reconnect policy allows no further attempt; `cause` is what the last one failed of. */
 export class GaveUp extends LandlineError {
   constructor(attempts, last) {
-    super(`gave up after ${attempts} attempts: ${last.message}`, { cause: last });
+    super(`gave up after ${attempts} attempt${attempts === 1 ? "" : "s"}: ${last.message}`, { cause: last });
     this.attempts = attempts;
   }
 }

@@ -69,7 +69,8 @@ class GaveUp(LandlineError):
     """The reconnect policy allows no further attempt; ``last`` is what the last one failed with."""
 
     def __init__(self, attempts: int, last: BaseException | None) -> None:
-        super().__init__(f"gave up after {attempts} attempts: {last}")
+        reason = last.strerror if isinstance(last, OSError) and last.strerror else last
+        super().__init__(f"gave up after {attempts} attempt{'s' * (attempts != 1)}: {reason}")
         self.attempts = attempts
         self.last = last
 

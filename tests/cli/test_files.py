@@ -65,6 +65,54 @@ async def test_other_machines_need_a_token(cli, directory):
     assert "no directory" in ended.err
 
 
+async def test_a_file_that_cannot_be_read_needs_no_receiver(cli, directory):
+    nobody = f"unix://{directory}/nobody"
+    ended = await cli.run("send-file", nobody, str(directory / "nothing"))
+    assert (ended.status, ended.err) == (
+        SOME_NOT_DONE,
+        f"{directory}/nothing: no such file or directory.\n",
+    )
+    ended = await cli.run("send-file", nobody, str(directory))
+    assert ended.status == WRONG_USE
+    assert ended.err == f"{directory} is not a file that can be sent; name a regular file.\n"
+
+
+async def test_an_attempt_that_fails_is_told_once(cli, directory):
+    (directory / "photo.raw").write_bytes(b"data")
+    program = await cli.start("send-file", f"unix://{directory}/nobody", str(directory / "photo.raw"))
+    told = [(await program.stderr.readline()).decode() for _ in range(3)]
+    program.kill()
+    await program.communicate()
+    assert [line.partition("; attempt ")[2].split()[0] for line in told] == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("udp://127.0.0.1:0", "'receive-files' needs lines"),
+        ("tls://127.0.0.1:0", "needs a certificate"),
+        ("quic://127.0.0.1:0", "needs a certificate"),
+        ("mdns://lab", "an address is needed"),
+        ("unix:///nowhere/line", "/nowhere/line: no such file or directory."),
+    ],
+)
+async def test_where_nothing_can_be_received(cli, directory, url, words):
+    ended = await cli.run("receive-files", str(directory), "--listen", url)
+    assert ended.status in (WRONG_USE, SOME_NOT_DONE)
+    assert ended.out == ""
+    assert words in ended.err
+    assert "SSLContext" not in ended.err
+
+
+async def test_an_empty_token_file_is_no_way_to_go_without(cli, directory):
+    (directory / "token").write_text("\n")
+    ended = await cli.run("receive-files", str(directory), "--token-file", str(directory / "token"))
+    assert (ended.status, ended.err) == (
+        WRONG_USE,
+        f"The token file {directory}/token is empty; put the token into it.\n",
+    )
+
+
 async def test_a_terminal_shows_how_far_it_is(terminal, directory, receiver):
     path = directory / "large.raw"
     with path.open("wb") as file:

@@ -158,6 +158,19 @@ async def test_watch_on_a_terminal_is_live(cli, fleet, server, terminal):
     assert "Traceback" not in screen.text
 
 
+async def test_a_narrow_screen_keeps_names_and_presence(cli, fleet, server, terminal):
+    screen = await terminal("watch", COLUMNS="36")
+    await screen.shows("3 machines: 3 online")
+    await screen.shows("NAME")
+    await screen.shows("PRESENCE")
+    for name in ("lab-1", "lab-2", "lab-3"):
+        await screen.shows(name)
+        await screen.shows("online")
+    assert "…" not in screen.text
+    screen.interrupt()
+    assert await screen.ended() == 0
+
+
 async def test_watch_on_a_terminal_waits_for_a_server_that_went_away(cli, fleet, directory, terminal):
     path = directory / "control.sock"
     async with ApiServer(fleet, unix_path=path):

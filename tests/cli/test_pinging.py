@@ -64,7 +64,37 @@ async def test_tls_needs_an_authority_to_trust(cli, tmp_path):
         assert (ended.status, ended.err) == (0, "")
         ended = await cli.run("ping", str(endpoint), "--count", "1")
     assert ended.status == 3
-    assert "certificate verify failed" in ended.err.lower()
+    assert "the server's certificate is not accepted: " in ended.err
+
+
+async def test_quic_takes_the_same_authority(cli, tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    options = landline.TransportOptions(certificate_file=tmp_path / "server.pem")
+    async with landline.Server().listen("quic://127.0.0.1:0", options=options) as endpoint:
+        ended = await cli.run("ping", str(endpoint), "--count", "1", "--ca", str(tmp_path / "ca.pem"))
+        assert (ended.status, ended.err) == (0, "")
+        ended = await cli.run("ping", str(endpoint), "--count", "1")
+    assert ended.status == 3
+    # One sentence, and nothing of what the library below it logs.
+    assert ended.err.count("\n") == 1
+    assert ended.err.startswith(f"{endpoint}: the QUIC connection failed: ")
+
+
+async def test_a_file_without_a_certificate_is_named(cli, token_file):
+    ended = await cli.run("ping", "tls://127.0.0.1:1", "--ca", token_file)
+    assert (ended.status, ended.err) == (
+        2,
+        f"Cannot read the certificate {token_file}: it holds no certificate (PEM).\n",
+    )
+
+
+async def test_an_announced_name_may_be_given(cli):
+    ended = await cli.run("ping", "mdns://nobody-of-that-name")
+    assert ended.status == 3
+    assert ended.err.startswith("mdns://nobody-of-that-name: ")
 
 
 async def test_one_that_refuses_has_said_its_name(cli):

@@ -207,6 +207,11 @@ def test_a_second_control_server_of_the_same_user(processes, control, place):
         (["--listen", "http://127.0.0.1:1"], WRONG_USE, "'http://127.0.0.1:1'"),
         (["--listen", "tcp://127.0.0.1:99999"], WRONG_USE, "99999"),
         (["--listen", ""], WRONG_USE, "tcp://"),
+        (["--listen", "tls://127.0.0.1:0"], WRONG_USE, "needs a certificate"),
+        (["--listen", "wss://127.0.0.1:0"], WRONG_USE, "needs a certificate"),
+        (["--listen", "quic://127.0.0.1:0"], WRONG_USE, "needs a certificate"),
+        (["--listen", "udp://127.0.0.1:0"], WRONG_USE, "'serve' needs lines"),
+        (["--listen", "mdns://lab"], WRONG_USE, "an address is needed"),
         (["--listen", "tcp://192.0.2.1:5463"], SOME_NOT_DONE, "tcp://192.0.2.1:5463"),
         (["--listen", "tcp://no.such.host.invalid:1"], SOME_NOT_DONE, "no.such.host.invalid"),
         (["--http", "127.0.0.1"], WRONG_USE, "HOST:PORT"),
@@ -228,6 +233,37 @@ def test_serve_refuses(processes, place, options, status, words):
     arguments = [part for option in given.items() for part in option]
     refuses(processes.run("serve", *arguments), status, words)
     assert not (place / "run" / "socket").exists()
+
+
+def test_the_command_for_agents_names_this_machine(processes, place):
+    program = processes.start(
+        *(
+            "serve",
+            "--data",
+            str(place / "data"),
+            "--listen",
+            "tcp://0.0.0.0:0",
+            "--socket",
+            str(place / "socket"),
+        )
+    )
+    program.says("Ctrl-C stops it")
+    assert program.ends(signal.SIGTERM) == ALL_DONE
+    assert re.search(
+        rf"landline agent --server tcp://{re.escape(socket.gethostname())}:\d+ --token", program.out
+    )
+
+
+def test_an_agent_tells_an_attempt_once(processes, control, place):
+    url = f"tcp://127.0.0.1:{load_processes().free_port()}"
+    program = processes.start(
+        *("agent", "--server", url, "--token-file", control.token_file, "--data", str(place / "agent")),
+        *("--power", "dry-run", "--prompt", "none"),
+    )
+    program.says("attempt 3 in")
+    assert program.ends(signal.SIGTERM) == ALL_DONE
+    assert "nobody answers" in program.out
+    assert "nobody answers" not in program.err
 
 
 @pytest.mark.parametrize("command", ["serve", "agent"])

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import landline
+
 FORBIDDEN = {
     "litestar",
     "uvicorn",
@@ -50,6 +52,11 @@ def test_no_server_code_is_imported(arguments, directory):
     assert loaded & forbidden == set()
     ours = {m for m in loaded if m.startswith("landline.") and not m.startswith("landline.cli")}
     assert ours <= {"landline.fleet", "landline.fleet.api", "landline.fleet.model", "landline.fleet.paths"}
+
+
+async def test_the_version(cli):
+    ended = await cli.run("--version")
+    assert (ended.status, ended.out) == (0, f"landline {landline.__version__}\n")
 
 
 def test_without_typer_one_sentence_says_what_to_install():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from landline.cli.ages import age, moment
-from landline.cli.tables import CELL_COLUMNS_MAX, Cell, table_lines
+from landline.cli.tables import CELL_COLUMNS_MAX, Cell, fitting, table_lines
 from landline.cli.terminal import Colour, printable, printable_json, shortened, width
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\r\nnext\x9b5n\u202eevil\u2028\x7f\ud800"
@@ -84,3 +84,22 @@ def test_ages(seconds, text):
 def test_moments_name_the_day_when_it_is_another():
     assert len(moment(1_750_000_000, 1_750_000_000)) == len("12:34:56")
     assert len(moment(1_750_000_000, 1_750_000_000 + 90_000)) == len("2025-06-15 12:34:56")
+
+
+@pytest.mark.parametrize(
+    ("columns", "places"),
+    [(100, [0, 1, 2, 3]), (20, [0, 1, 2, 3]), (19, [0, 1, 3]), (13, [0, 1, 3]), (12, [0, 1]), (1, [0, 1])],
+)
+def test_what_a_narrow_screen_does_without(columns, places):
+    header = ("NAME", "IS", "HOST", "OS")
+    rows = [
+        [Cell("lab-1"), Cell("on"), Cell("a.b"), Cell("ä")],
+        [Cell("x"), Cell(""), Cell("a.bcd"), Cell("")],
+    ]
+    # Five, two, five and two columns, and two between each of them.
+    assert fitting(header, rows, columns, ("HOST", "OS")) == places
+
+
+def test_an_empty_table_has_its_header():
+    assert fitting(("NAME", "OS"), [], 8, ("OS",)) == [0, 1]
+    assert fitting(("NAME", "OS"), [], 7, ("OS",)) == [0]

@@ -30,5 +30,6 @@ async def test_numbers_go_on_over_cuts_and_a_restart(start) -> None:
         last = int((await client.says(r"^(\d+)[: ]")).group(1))
         await client.says(rf"^{last + 3}  ")
         assert await client.ends(signal.SIGINT) == 130
+    assert "trying again" not in client.err
     numbers = [int(number) for number in re.findall(r"^(\d+)[: ]", client.out, flags=re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))

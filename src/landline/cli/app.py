@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -28,6 +29,7 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_landline)
     register_machines(app)
     register_jobs(app)
     register_serving(app)
@@ -35,6 +37,23 @@ def build() -> typer.Typer:
     register_pinging(app)
     register_files(app)
     return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import landline
+
+        sys.stdout.write(f"landline {landline.__version__}\n")
+        raise typer.Exit
+
+
+def _landline(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    del version
 
 
 class _Group(TyperGroup):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from landline.cli import options
-from landline.cli.exits import INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse
+from landline.cli.exits import INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
 from landline.cli.tables import Cell, table_lines
 from landline.cli.terminal import Colour, printable, wants_colour
 
@@ -28,7 +28,7 @@ def discover(
     seconds: Annotated[str, typer.Option("--seconds", metavar="S", help="How long to listen.")] = "3",
     json: options.Json = False,
 ) -> None:
-    """List the control servers that are announced on this network. Anybody there can announce one."""
+    """List the servers that are announced on this network. Anybody there can announce one."""
     if not (seconds.isascii() and seconds.isdigit()) or not 1 <= int(seconds[:9]) <= SECONDS_MAX:
         raise WrongUse(
             f"--seconds takes a whole number from 1 to {SECONDS_MAX}, not {printable(seconds[:40])!r}."
@@ -51,9 +51,9 @@ def _search(seconds: float) -> list[Announcement]:
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except landline.ConfigurationError as error:
-        raise WrongUse(_sentence(str(error))) from error
+        raise WrongUse(sentence(str(error))) from error
     except OSError as error:
-        raise CommandFailed(_sentence(error.strerror or str(error)), SOME_NOT_DONE) from error
+        raise CommandFailed(sentence(error.strerror or str(error)), SOME_NOT_DONE) from error
 
 
 def _row(one: Announcement) -> list[Cell]:
@@ -70,7 +70,3 @@ def _document(one: Announcement) -> dict[str, object]:
         "host": one.host.rstrip("."),
         "url": one.url,
     }
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from landline.cli.exits import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, CommandFailed, WrongUse
+from landline.cli.exits import (
+    ALL_DONE,
+    INTERRUPTED,
+    NO_SERVER,
+    SOME_NOT_DONE,
+    CommandFailed,
+    WrongUse,
+    sentence,
+)
+from landline.cli.listening import listen_endpoint
+from landline.cli.logs import quiet_logs
 from landline.cli.options import read_token
 from landline.cli.terminal import printable
 
@@ -29,12 +39,6 @@ Token = Annotated[
         show_default=False,
     ),
 ]
-To = Annotated[
-    str,
-    typer.Option(
-        "--to", metavar="LABEL", help="Which directory of the receiver: its --to.", show_default=False
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,9 +54,16 @@ def send_file(
     path: Annotated[str, typer.Argument(metavar="PATH", help="The file.")],
     name: Annotated[
         str | None,
-        typer.Option("--name", help="What to call it there. Default: its own name.", show_default=False),
+        typer.Option(
+            "--name", metavar="NAME", help="What to call it there. Default: its own name.", show_default=False
+        ),
     ] = None,
-    to: To = "",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="LABEL", help="Which directory of the receiver: its --to.", show_default=False
+        ),
+    ] = "",
     token_file: Token = None,
 ) -> None:
     """Send a file to a machine that runs receive-files; sent again after an interruption, it goes on."""
@@ -65,7 +76,12 @@ def receive_files(
         str,
         typer.Option("--listen", metavar="URL", help="Where senders connect. Other machines need a token."),
     ] = "tcp://127.0.0.1:5463",
-    to: To = "",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="LABEL", help="Only what is sent with the same --to.", show_default=False
+        ),
+    ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same name.")] = False,
     token_file: Token = None,
 ) -> None:
@@ -76,7 +92,10 @@ def receive_files(
 async def _send(url: str, path: Path, name: str | None, to: str, token: str | None) -> int:
     import landline
     from landline.cli.file_progress import show_progress
+    from landline.files.source import Source
 
+    # Nobody is to be waited for with a file that cannot be read.
+    Source(path).close()
     async with landline.connect(
         url,
         auth=landline.SharedToken(token) if token else None,
@@ -96,7 +115,7 @@ async def _receive(directory: Path, listen: str, to: str, token: str | None, *, 
     import landline
     from landline.cli.file_progress import show_progress
 
-    endpoint = landline.parse_url(listen)
+    endpoint = listen_endpoint(listen, "receive-files")
     if token is None and endpoint.scheme != "unix" and endpoint.host not in ("127.0.0.1", "::1", "localhost"):
         raise WrongUse(
             f"--listen {printable(listen)} lets other machines send files; give --token-file or set LANDLINE_TOKEN."
@@ -143,21 +162,17 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
     """Runs a command; what is expected to go wrong becomes one sentence and an exit status."""
     import landline
 
+    quiet_logs()
     try:
         return landline.run(main)
     except KeyboardInterrupt:
         return INTERRUPTED
     except landline.ConfigurationError as error:
-        raise WrongUse(_sentence(str(error))) from error
+        raise WrongUse(sentence(str(error))) from error
     except (landline.GaveUp, landline.ConnectFailed, landline.ProtocolError) as error:
-        raise CommandFailed(_sentence(str(error)), NO_SERVER) from error
+        raise CommandFailed(sentence(str(error)), NO_SERVER) from error
     except landline.LandlineError as error:
-        raise CommandFailed(_sentence(str(error)), SOME_NOT_DONE) from error
+        raise CommandFailed(sentence(str(error)), SOME_NOT_DONE) from error
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         raise CommandFailed(f"{name}{(error.strerror or str(error)).lower()}.", SOME_NOT_DONE) from error
-
-
-def _sentence(text: str) -> str:
-    text = printable(text)
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

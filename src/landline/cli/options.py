@@ -53,6 +53,8 @@ def read_token(token_file: str | None) -> str | None:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise WrongUse(f"Cannot read the token file {token_file}: {reason.lower()}.") from error
     token = token.strip()
+    if token_file is not None and not token:
+        raise WrongUse(f"The token file {token_file} is empty; put the token into it.")
     if not token.isascii() or not (token.isprintable() or not token):
         raise WrongUse("The token holds characters no token has; check --token-file or LANDLINE_TOKEN.")
     return token or None

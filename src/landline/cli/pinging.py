@@ -12,7 +12,8 @@ import typer
 
 from landline.cli import options
 from landline.cli.durations import parse_duration
-from landline.cli.exits import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, WrongUse
+from landline.cli.exits import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, WrongUse, sentence
+from landline.cli.logs import quiet_logs
 from landline.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def register(app: typer.Typer) -> None:
 
 
 def ping(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Such as tcp://host:5463 or udp://host.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="Such as tcp://host:5463, udp://host or mdns://NAME.")
+    ],
     count: Annotated[str, typer.Option("--count", metavar="N", help="How many round trips.")] = "3",
     interval: Annotated[
         str, typer.Option("--interval", metavar="DURATION", help="Between two of them.")
@@ -64,7 +67,12 @@ def ping(
     ] = None,
     ca: Annotated[
         str | None,
-        typer.Option("--ca", metavar="FILE", help="Certificate to trust for tls://.", show_default=False),
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            help="The authority to trust, as PEM, for tls://, wss://, quic://.",
+            show_default=False,
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -103,6 +111,9 @@ def _measure(
     import asyncio
 
     import landline
+    from landline.announcement import Announced, parse_road
+
+    quiet_logs()
 
     async def repeat(once: Callable[[], Awaitable[float | None]]) -> None:
         if not quiet:
@@ -118,14 +129,15 @@ def _measure(
     try:
         auth = landline.SharedToken(token) if token else None
         transport = _transport_options(ca)
-        if landline.parse_url(report.url).is_connectionless:
+        road = parse_road(report.url)
+        if not isinstance(road, Announced) and road.is_connectionless:
             landline.run(_over_calls(report, auth, timeout_s, repeat))
         else:
             landline.run(_over_a_line(report, auth, transport, timeout_s, repeat))
     except landline.ConfigurationError as error:
-        raise WrongUse(_sentence(str(error))) from error
+        raise WrongUse(sentence(str(error))) from error
     except landline.LandlineError as error:
-        report.problem = _sentence(_reason(report, error))
+        report.problem = sentence(_reason(report, error))
 
 
 async def _over_a_line(
@@ -196,22 +208,26 @@ def _transport_options(ca: str | None) -> landline.TransportOptions:
     import ssl
 
     try:
-        return landline.TransportOptions(tls=ssl.create_default_context(cafile=Path(ca)))
-    except (OSError, ssl.SSLError) as error:
-        reason = (error.strerror or "it holds no certificate").lower()
+        # The file is read here for QUIC too, which would only say later that it cannot be used.
+        return landline.TransportOptions(tls=ssl.create_default_context(cafile=Path(ca)), ca_file=ca)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        if isinstance(error, ssl.SSLError):
+            reason = "it holds no certificate (PEM)"
         raise WrongUse(f"Cannot read the certificate {ca}: {reason}.") from error
 
 
 def _reason(report: Report, error: landline.LandlineError) -> str:
     """What went wrong; of a policy that made one attempt, only what the attempt failed with."""
     import landline
+    from landline.announcement import parse_road
 
     cause: BaseException | None = error.last if isinstance(error, landline.GaveUp) else error
     if isinstance(cause, OSError):
         cause = landline.ConnectFailed(cause.strerror or str(cause))
     who = f"'{report.server}' at {report.url}" if report.server else report.url
     # A call names the server itself, for it may have tried several.
-    return f"{who}: {str(cause).removeprefix(f'{landline.parse_url(report.url)}: ')}"
+    return f"{who}: {str(cause).removeprefix(f'{parse_road(report.url)}: ')}"
 
 
 def _greeting(report: Report) -> str:
@@ -240,7 +256,3 @@ def _milliseconds(duration_s: float) -> str:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else text + "."

@@ -15,9 +15,10 @@ from rich.text import Text
 from landline.cli.api import ApiClient
 from landline.cli.board import Board
 from landline.cli.live import Gone, live_updates
-from landline.cli.tables import Cell
+from landline.cli.tables import Cell, fitting
 from landline.cli.terminal import Colour, printable
 from landline.cli.views import (
+    DISPENSABLE_OF_MACHINE,
     EXECUTION_HEADER,
     MACHINE_HEADER,
     execution_row,
@@ -84,6 +85,7 @@ class _Picture:
         below: list[RenderableType] = []
         footer_rows = self._footer.count("\n") + 2 if self._footer else 0
         rows_left = self._console.size.height - 4 - footer_rows
+        columns = self._console.size.width
         for view in jobs:
             shown = view.executions[:EXECUTIONS_SHOWN_MAX]
             if rows_left < len(shown) + 8:
@@ -92,19 +94,28 @@ class _Picture:
             below.append(Text(f"\n{printable(view.job.id)}  {job_summary(view)}", style="bold"))
             below.append(_table(EXECUTION_HEADER, [execution_row(e, now_at) for e in shown]))
             rows_left -= len(shown) + 3
-        fitting = machines[: max(1, rows_left)]
+        shown_machines = machines[: max(1, rows_left)]
         title = Text(machine_count(machines), style="bold")
         if gone is not None:
             title = Text(f"{gone.sentence} Waiting for it; what follows is old.", style="bold red")
         body: list[RenderableType] = [
             title,
-            _table(MACHINE_HEADER, [machine_row(machine, now_at) for machine in fitting]),
+            _machine_table([machine_row(machine, now_at) for machine in shown_machines], columns),
         ]
-        if len(fitting) < len(machines):
-            body.append(Text(f"… {len(machines) - len(fitting)} more; 'landline ls' shows all.", style="dim"))
+        if len(shown_machines) < len(machines):
+            body.append(
+                Text(f"… {len(machines) - len(shown_machines)} more; 'landline ls' shows all.", style="dim")
+            )
         if self._footer:
             below.append(Text(f"\n{self._footer}", style="dim"))
         return Group(*body, *below)
+
+
+def _machine_table(rows: Sequence[Sequence[Cell]], columns: int) -> Table:
+    places = fitting(MACHINE_HEADER, rows, columns, DISPENSABLE_OF_MACHINE)
+    return _table(
+        [MACHINE_HEADER[place] for place in places], [[row[place] for place in places] for row in rows]
+    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:

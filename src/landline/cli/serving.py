@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse
+from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
+from landline.cli.listening import listen_endpoint
+from landline.cli.logs import quiet_logs, show_logs
 from landline.cli.options import Json
 from landline.cli.terminal import printable
 
@@ -76,14 +78,19 @@ def demo(
     duration = None if seconds is None else _whole_number("--seconds", seconds, 3, 86_400)
     if json and duration is None:
         raise WrongUse("--json prints the figures of a demo that ends; give --seconds too.")
-    _quiet_logs()
+    quiet_logs()
     sys.exit(_run(_demo(count, duration, as_json=json)))
 
 
 def serve(
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DIR", help="Database and tokens. Default: ~/.local/share/landline."),
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Database and tokens. Default: ~/.local/share/landline/control.",
+            show_default=False,
+        ),
     ] = None,
     listen: Annotated[
         str,
@@ -108,7 +115,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the control server until Ctrl-C or SIGTERM."""
-    _show_logs()
+    show_logs()
     directory = None if data is None else _path("--data", data)
     unix_path = None if socket is None else _path("--socket", socket)
     tcp = None if http is None else _host_and_port(http)
@@ -121,7 +128,7 @@ def agent(
         typer.Option(
             "--server",
             metavar="URL",
-            help="The control server: tcp://host:5463, or mdns://NAME as announced. May be repeated.",
+            help="The control server: tcp://host:5463, or mdns+tcp://NAME as announced. May be repeated.",
         ),
     ],
     token_file: Annotated[
@@ -132,7 +139,9 @@ def agent(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="The machine's name. Default: its host name.", show_default=False),
+        typer.Option(
+            "--name", metavar="NAME", help="The machine's name. Default: its host name.", show_default=False
+        ),
     ] = None,
     power: Annotated[
         str, typer.Option("--power", metavar="KIND", help=f"How to act: {', '.join(POWERS)}.")
@@ -148,7 +157,12 @@ def agent(
     ] = "auto",
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DIR", help="The machine's id and journal.", show_default=False),
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="The machine's id and journal. Default: ~/.local/share/landline/agent.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Keep this machine connected to a control server, and carry out its jobs."""
@@ -161,7 +175,7 @@ def agent(
         raise WrongUse(f"--power {power!r} is not one of {', '.join(POWERS)}.")
     if prompt not in PROMPTS:
         raise WrongUse(f"--prompt {prompt!r} is not one of {', '.join(PROMPTS)}.")
-    _show_logs()
+    show_logs(lines=False)
     sys.exit(_run(_agent(server, _agents_token(token_file), name, power, config, prompt, data)))
 
 
@@ -249,10 +263,7 @@ async def _serve(
     from landline.fleet.paths import control_socket, data_directory
     from landline.fleet.serve import ControlPlan, control_server
 
-    if listen.startswith("tls:"):
-        raise WrongUse(
-            "--listen tls:// needs a certificate, which 'serve' cannot take yet; use tcp:// on a network you trust."
-        )
+    listen_endpoint(listen, "serve")
     directory = data or data_directory() / "control"
     plan = ControlPlan(
         data=directory,
@@ -267,7 +278,7 @@ async def _serve(
     async with control_server(plan) as running:
         sys.stdout.write(
             f"Agents connect to {running.agents} with the token in {directory / 'agents.token'}:\n"
-            f"    landline agent --server {running.agents} --token-file {directory / 'agents.token'}\n"
+            f"    landline agent --server {_for_agents(running.agents)} --token-file {directory / 'agents.token'}\n"
             + _announced_hint(announce, running.agents)
             + f"Operators use unix://{plan.socket}"
         )
@@ -279,6 +290,17 @@ async def _serve(
         await stopping.wait()
         sys.stdout.write("Saying goodbye to the agents ...\n")
     return ALL_DONE
+
+
+def _for_agents(listening: landline.Endpoint) -> str:
+    """What other machines connect to: every address of this one stands for none of them."""
+    import socket
+
+    import msgspec
+
+    if listening.host in {"0.0.0.0", "::"}:  # noqa: S104 - it is compared
+        return str(msgspec.structs.replace(listening, host=socket.gethostname()))
+    return str(listening)
 
 
 def _announced_hint(name: str | None, agents: landline.Endpoint) -> str:
@@ -422,13 +444,13 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         return ALL_DONE
     except landline.ConfigurationError as error:
-        raise WrongUse(_sentence(str(error))) from error
+        raise WrongUse(sentence(str(error))) from error
     except OSError as error:
-        raise CommandFailed(_sentence(_system_error(error)), SOME_NOT_DONE) from error
+        raise CommandFailed(sentence(_system_error(error)), SOME_NOT_DONE) from error
     except Exception as error:
         if not isinstance(error, (landline.LandlineError, *_expected_errors())):
             raise
-        raise CommandFailed(_sentence(str(error)), SOME_NOT_DONE) from error
+        raise CommandFailed(sentence(str(error)), SOME_NOT_DONE) from error
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
@@ -441,13 +463,6 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 def _system_error(error: OSError) -> str:
     reason = error.strerror or str(error)
     return reason if error.filename is None else f"{error.filename} cannot be used: {reason.lower()}"
-
-
-def _sentence(text: str) -> str:
-    # A path or a URL that begins it stays as it is.
-    if text.split(maxsplit=1)[:1] and text.split(maxsplit=1)[0].isalpha():
-        text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def _path(option: str, text: str) -> Path:
@@ -483,17 +498,3 @@ def _agents_token(token_file: str | None) -> str:
             "An agent needs the token of its control server: give --token-file or set LANDLINE_TOKEN."
         )
     return token
-
-
-def _show_logs() -> None:
-    import logging
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
-def _quiet_logs() -> None:
-    import logging
-
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s", stream=sys.stderr)

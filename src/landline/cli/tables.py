@@ -10,6 +10,9 @@ from landline.cli.terminal import Colour, coloured, printable, shortened, width
 CELL_COLUMNS_MAX: Final = 60
 """A longer cell is cut: one talkative machine must not push everything else off the screen."""
 
+SPACES: Final = "  "
+"""Between two columns."""
+
 
 class Cell(NamedTuple):
     """One field of a table."""
@@ -28,9 +31,29 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, colour
     return [_line(row, widths, colours) for row in (head, *safe)]
 
 
+def fitting(
+    header: Sequence[str], rows: Sequence[Sequence[Cell]], columns: int, dispensable: Sequence[str]
+) -> list[int]:
+    """Which fields to show where there are ``columns``, as their places in ``header``.
+
+    Those of ``dispensable`` are left out, the first one first, until the others fit whole.
+    """
+    widths = {
+        title: max(width(title), *(width(printable(row[place].text)) for row in rows))
+        if rows
+        else width(title)
+        for place, title in enumerate(header)
+    }
+    for title in dispensable:
+        if sum(widths.values()) + len(SPACES) * (len(widths) - 1) <= columns:
+            break
+        del widths[title]
+    return [place for place, title in enumerate(header) if title in widths]
+
+
 def _line(row: Sequence[Cell], widths: Sequence[int], colours: bool) -> str:
     cells = [
         coloured(cell.text, cell.colour, wanted=colours) + " " * (columns - width(cell.text))
         for cell, columns in zip(row, widths, strict=True)
     ]
-    return "  ".join(cells).rstrip()
+    return SPACES.join(cells).rstrip()

@@ -13,6 +13,8 @@ from landline.fleet.api import JobView
 from landline.fleet.model import Execution, ExecutionState, Machine, Presence, PresenceState
 
 MACHINE_HEADER: Final = ("NAME", "PRESENCE", "PERSON", "ADDRESS", "HOST", "OS", "SINCE", "RTT")
+DISPENSABLE_OF_MACHINE: Final = ("HOST", "OS", "RTT", "ADDRESS", "SINCE", "PERSON")
+"""What a narrow screen does without, the first one first: which machine it is, and whether it is there, stay."""
 JOB_HEADER: Final = ("JOB", "ACTION", "TARGETS", "BY", "AGE", "MACHINES")
 EXECUTION_HEADER: Final = ("MACHINE", "STATE", "SINCE", "DETAIL")
 

@@ -22,11 +22,13 @@ class Source:
         self.path = path
         # Without waiting: opening a pipe nobody writes to would never end.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        self._file = open(os.open(path, flags), "rb", buffering=0)  # noqa: SIM115 - close() closes it
-        found = os.fstat(self._file.fileno())
+        descriptor = os.open(path, flags)
+        found = os.fstat(descriptor)
+        # Before it is wrapped: open() refuses the descriptor of a directory, names that number, and does not close it.
         if not stat.S_ISREG(found.st_mode):
-            self._file.close()
+            os.close(descriptor)
             raise ConfigurationError(f"{path} is not a file that can be sent; name a regular file")
+        self._file = open(descriptor, "rb", buffering=0)  # noqa: SIM115 - close() closes it
         self.size_bytes = found.st_size
         self._modified_ns = found.st_mtime_ns
         self._hash = new_hash()

@@ -217,6 +217,11 @@ def parse_url(url: str) -> Endpoint:
         port = parts.port
     except ValueError as error:
         raise ConfigurationError(f"{url!r} is not a URL of a server: {error}") from error
+    if parts.scheme == "mdns" or parts.scheme.startswith("mdns+"):
+        raise ConfigurationError(
+            f"{url!r} is the name of an announced server, which landline.connect() looks for; here an address "
+            f"is needed, such as tls://127.0.0.1:{DEFAULT_PORT}"
+        )
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
         raise ConfigurationError(f"{url!r} does not begin with one of {known}")

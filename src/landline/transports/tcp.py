@@ -18,6 +18,7 @@ from landline.transports import (
     TransportOptions,
     lengthen_queue,
 )
+from landline.transports.tls_failures import told_plainly
 
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
@@ -55,14 +56,15 @@ async def connect(
     beside: dict[str, Any] = {}
     if isinstance(loop, asyncio.BaseEventLoop) and not _is_address(endpoint.host):
         beside["happy_eyeballs_delay"] = ADDRESS_STAGGER_S
-    transport, _ = await loop.create_connection(
-        protocol_factory,
-        endpoint.host,
-        endpoint.port,
-        ssl=context,
-        server_hostname=(options.server_name or endpoint.host) if context else None,
-        **beside,
-    )
+    with told_plainly():
+        transport, _ = await loop.create_connection(
+            protocol_factory,
+            endpoint.host,
+            endpoint.port,
+            ssl=context,
+            server_hostname=(options.server_name or endpoint.host) if context else None,
+            **beside,
+        )
     tune_socket(transport.get_extra_info("socket"), options.user_timeout_s)
 
 

@@ -70,6 +70,11 @@ def bind_private_socket(path: Path) -> socket.socket:
             sock.bind(str(path))
         finally:
             os.umask(previous)
+    except OSError as error:
+        sock.close()
+        # The system says "no such file or directory", and not which.
+        error.filename = error.filename or str(path)
+        raise
     except BaseException:
         sock.close()
         raise

@@ -14,6 +14,7 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from landline.errors import ConfigurationError, ConnectFailed
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, tcp
+from landline.transports.tls_failures import told_plainly
 from landline.transports.websocket_opening import OPENING_TIMEOUT_S, ClientOpening, Entrance, ServerOpening
 
 _is_header_name: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+").fullmatch
@@ -124,9 +125,10 @@ async def _connect_through(
     transport.set_protocol(opening)
     context = tcp.client_context(endpoint, options)
     if context is not None:
-        encrypted = await asyncio.get_running_loop().start_tls(
-            transport, opening, context, server_hostname=options.server_name or endpoint.host
-        )
+        with told_plainly():
+            encrypted = await asyncio.get_running_loop().start_tls(
+                transport, opening, context, server_hostname=options.server_name or endpoint.host
+            )
         assert encrypted is not None
         transport = encrypted
     opening.connection_made(transport)

@@ -1,0 +1,39 @@
+"""What went wrong with TLS on a client, in words that say what to do about it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+_UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21})
+"""``X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT`` and its kin (OpenSSL, x509_vfy.h): nobody we trust vouches for it."""
+_NOT_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"}
+)
+"""What OpenSSL says of bytes that are no TLS record."""
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Gives an :class:`ssl.SSLError` that passes :func:`tls_sentence` as its text; it keeps its class and codes."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        error.strerror = tls_sentence(error)
+        raise
+
+
+def tls_sentence(error: ssl.SSLError) -> str:
+    """The error as part of a sentence, without OpenSSL's constants and source lines."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.removesuffix(".")
+        if error.verify_code in _UNKNOWN_AUTHORITY:
+            why += "; if you trust it, give the certificate of its authority"
+        return f"the server's certificate is not accepted: {why}"
+    if error.reason in _NOT_TLS:
+        return "what answers there does not speak TLS; is the scheme of the URL right?"
+    return (
+        f"TLS failed: {error.reason.replace('_', ' ').lower() if error.reason else error.strerror or error}"
+    )

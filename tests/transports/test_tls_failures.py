@@ -1,0 +1,70 @@
+"""What a client is told when TLS does not come about."""
+
+import datetime
+import ssl
+
+import pytest
+import trustme
+
+import landline
+
+ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+
+
+async def reason_of_failure(url: str, context: ssl.SSLContext) -> str:
+    options = landline.TransportOptions(tls=context)
+    with pytest.raises(landline.GaveUp) as caught:
+        async with landline.connect(url, backoff=ONCE, options=options):
+            pytest.fail("connected")
+    assert isinstance(caught.value.last, ssl.SSLError)
+    with pytest.raises(landline.ConnectFailed) as called:
+        await landline.call(url, "add", options=options, timeout=10)
+    text = str(caught.value).removeprefix("gave up after 1 attempt: ")
+    assert str(called.value) == f"{landline.parse_url(url)}: {text}"
+    return text
+
+
+@pytest.fixture(params=["tls", "wss"])
+async def listening(request):
+    """A function that listens with a certificate, and its authority."""
+    authority = trustme.CA()
+
+    def listen(**certificate):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("localhost", **certificate).configure_cert(context)
+        options = landline.TransportOptions(tls=context)
+        return landline.Server().listen(f"{request.param}://localhost:0", options=options)
+
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    return listen, trusting
+
+
+async def test_nobody_vouches_for_the_server(listening):
+    listen, _ = listening
+    async with listen() as endpoint:
+        text = await reason_of_failure(str(endpoint), ssl.create_default_context())
+    assert text.startswith("the server's certificate is not accepted: ")
+    assert text.endswith("; if you trust it, give the certificate of its authority")
+    assert "_ssl.c" not in text
+
+
+async def test_a_certificate_that_has_expired(listening):
+    listen, trusting = listening
+    async with listen(not_after=datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)) as endpoint:
+        text = await reason_of_failure(str(endpoint), trusting)
+    assert text == "the server's certificate is not accepted: certificate has expired"
+
+
+async def test_a_certificate_for_another_name(listening):
+    listen, trusting = listening
+    async with listen() as endpoint:
+        text = await reason_of_failure(str(endpoint).replace("localhost", "127.0.0.1"), trusting)
+    assert text.startswith("the server's certificate is not accepted: IP address mismatch")
+
+
+@pytest.mark.parametrize("scheme", ["tls", "wss"])
+async def test_what_answers_speaks_no_tls(scheme):
+    async with landline.Server().listen("tcp://127.0.0.1:0") as endpoint:
+        text = await reason_of_failure(f"{scheme}://127.0.0.1:{endpoint.port}", ssl.create_default_context())
+    assert text == "what answers there does not speak TLS; is the scheme of the URL right?"
