@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from landline.errors import BufferFull, LineClosed, MessageTooLarge
+from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError
 from landline.handlers import Handler, Handlers, describe_failure, encode_value
 from landline.session.codes import Code
 from landline.session.events import MessageReceived
@@ -111,6 +111,9 @@ class Answers:
         """Logs what the handler of a message raised."""
         if isinstance(error, msgspec.DecodeError):
             logger.warning("%r sent a message %r that does not fit: %s", self._line, message.name, error)
+        elif isinstance(error, RequestError):
+            # So a handler says no. Nobody waits for an answer to a message, and peers must not write tracebacks.
+            logger.warning("%r sent a message %r that was refused: %s", self._line, message.name, error)
         else:
             logger.error("the handler for messages %r of %r failed", message.name, self._line, exc_info=error)
 
