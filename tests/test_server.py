@@ -16,6 +16,7 @@ from landline.session.handshake import (
     Challenge,
     ClientHandshake,
     Hello,
+    Notice,
     Reject,
     ServerHandshake,
     decode_body,
@@ -566,6 +567,18 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_ended(data, code, u
         assert line.cause.cause is landline.LossKind.PROTOCOL_ERROR
         with pytest.raises(landline.LineClosed):
             await anext(line)
+
+
+async def test_a_client_that_warns_without_end_is_heard_once(until, caplog):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
+        await shake_hands(reader, writer)
+        received = []
+        server.on_message(lambda line, body: received.append(body))
+        writer.write(encode_body(Kind.NOTICE, Notice(206, "fewer")) * 1000)
+        writer.write(encode_data(1, 0, 1, 0, b"", b"x"))
+        await until(lambda: received)
+    assert caplog.text.count("the peer warns: fewer") == 1
 
 
 async def test_a_message_that_says_messagepack_and_is_not_does_not_hurt_others(pair, until, caplog):

@@ -96,12 +96,13 @@ class LineOwner(Protocol):
 class LineLink(LinkProtocol):
     """One transport of a line."""
 
-    __slots__ = ("epoch", "line", "transport")
+    __slots__ = ("epoch", "has_warned", "line", "transport")
 
     def __init__(self, line: Line, transport: asyncio.Transport, epoch: int) -> None:
         self.line = line
         self.transport = transport
         self.epoch = epoch
+        self.has_warned = False
 
     def data_received(self, data: bytes) -> None:
         self.line.receive_data(self, data)
@@ -987,7 +988,11 @@ class Line:
             if self._waiting is not None:
                 wake(self._waiting.reader)
         elif isinstance(event, NoticeReceived):
-            logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
+            link = self._link
+            if link is not None and not link.has_warned:
+                # Once a transport: a peer must not fill the log.
+                link.has_warned = True
+                logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
         elif isinstance(event, Ended):
             self._flush()
             link, self._link = self._link, None
