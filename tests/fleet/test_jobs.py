@@ -279,6 +279,16 @@ def test_postponements_are_bounded_together() -> None:
     assert (reply.granted, reply.reason, nothing) == (False, "it can be postponed by 8 hours in all", None)
 
 
+def test_an_agent_that_postpones_by_an_instant_comes_to_an_end() -> None:
+    execution = make_execution(S.PROMPTED)
+    for _ in range(480):
+        reply, later = jobs.postpone(make_job(), execution, 1e-9, T0, "")
+        assert reply.granted
+        assert later is not None
+        execution = msgspec.structs.replace(later, state=S.PROMPTED)
+    assert not jobs.postpone(make_job(), execution, 1e-9, T0, "")[0].granted
+
+
 def test_postponements_that_are_refused() -> None:
     reply, nothing = jobs.postpone(make_job(may_postpone=False), make_execution(S.PROMPTED), 60.0, T0, "")
     assert not reply.granted
