@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from landline.fleet import jobs
 from landline.fleet.api import JobRequest, OperationError
-from landline.fleet.messages import Goodbye, KnownExecution
+from landline.fleet.messages import Goodbye, Grant, KnownExecution
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
@@ -308,6 +308,13 @@ def test_only_what_has_not_begun_is_cancelled(state: ExecutionState) -> None:
     else:
         assert cancelled is not None
         assert (cancelled.state, cancelled.detail) == (S.CANCELLED, "cancelled by root")
+
+
+def test_why_a_leave_is_not_given_is_no_longer_than_an_agent_takes() -> None:
+    cancelled = jobs.cancel(make_execution(S.PROMPTED), T0, cancelled_by="x" * 10_000)
+    assert cancelled is not None
+    grant, _ = jobs.claim(cancelled, T0, boot_id="b")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(grant), type=Grant) == grant
 
 
 # Deadlines.

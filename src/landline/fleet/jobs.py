@@ -14,7 +14,14 @@ from typing import Final
 import msgspec
 
 from landline.fleet.api import JobRequest, OperationError
-from landline.fleet.messages import Goodbye, Grant, KnownExecution, Order, Postponed
+from landline.fleet.messages import (
+    TEXT_CHARACTERS_MAX,
+    Goodbye,
+    Grant,
+    KnownExecution,
+    Order,
+    Postponed,
+)
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
@@ -168,7 +175,7 @@ def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Exe
     """
     if execution.state.is_final:
         why = f": {execution.detail}" if execution.detail else ""
-        return Grant(False, f"it is {execution.state.value}{why}"), None
+        return Grant(False, f"it is {execution.state.value}{why}"[:TEXT_CHARACTERS_MAX]), None
     is_repeated = execution.state is ExecutionState.ACTING
     if is_repeated and execution.boot_id_before != boot_id:
         return Grant(False, "it began in an earlier boot of the machine"), None
