@@ -172,6 +172,8 @@ class TestSurvey:
         found = self.look(inbox, key="k1", active=("k1",))
         assert (found.used_bytes, found.there_bytes, found.promised_bytes) == (120, 10, 7)
         assert found.free_bytes > 0
+        assert found.used_files == 1
+        assert self.look(inbox, key="k1", active=("k1", "k2")).used_files == 2
 
     def test_partial_files_that_are_too_old_go_unless_they_are_being_sent(self, inbox, names_in):
         self.add(inbox, "old", 101)

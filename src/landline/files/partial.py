@@ -314,6 +314,8 @@ def survey(
     :class:`OSError`.
     """
     used_bytes = there_bytes = 0
+    # What is under way may have nothing on disk yet.
+    used_files = len([other for other in active if other != key])
     idle: list[tuple[float, int, str]] = []
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -326,7 +328,9 @@ def survey(
             used_bytes += found.st_size
             if entry.name == f"{PREFIX}{key}{PART}":
                 there_bytes = found.st_size
-            elif entry.name.startswith(PREFIX) and entry.name[len(PREFIX) :].split(".")[0] not in active:
+            elif not entry.name.startswith(PREFIX):
+                used_files += 1
+            elif entry.name[len(PREFIX) :].split(".")[0] not in active:
                 idle.append((found.st_mtime, found.st_size, entry.name))
     # A partial file and its record are two of them.
     idle.sort()
@@ -338,6 +342,7 @@ def survey(
             used_bytes -= size_bytes
     return Surroundings(
         used_bytes=used_bytes,
+        used_files=used_files,
         free_bytes=shutil.disk_usage(directory).free,
         promised_bytes=promised_bytes,
         there_bytes=there_bytes,
