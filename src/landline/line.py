@@ -53,6 +53,9 @@ from landline.transports import Leaving, LinkProtocol, close_in_time
 
 logger = logging.getLogger("landline")
 
+COMPLAINTS_MAX: Final = 50
+"""Messages that fit no handler, or are refused by one, that are logged of one transport."""
+
 DRAIN_TIMEOUT_S: Final = 5.0
 
 
@@ -96,12 +99,13 @@ class LineOwner(Protocol):
 class LineLink(LinkProtocol):
     """One transport of a line."""
 
-    __slots__ = ("epoch", "has_warned", "line", "transport")
+    __slots__ = ("complaints", "epoch", "has_warned", "line", "transport")
 
     def __init__(self, line: Line, transport: asyncio.Transport, epoch: int) -> None:
         self.line = line
         self.transport = transport
         self.epoch = epoch
+        self.complaints = 0
         self.has_warned = False
 
     def data_received(self, data: bytes) -> None:
@@ -955,10 +959,26 @@ class Line:
             if self._requests is not None:
                 self._requests.receive_answer(message)
 
+    def complain(self, sentence: str, *arguments: object) -> None:
+        """Logs what the peer does wrong, a few times for each transport: the log is not the peer's to fill.
+
+        ``sentence`` begins with ``%r`` for this line.
+        """
+        link = self._link
+        complaints = COMPLAINTS_MAX + 1 if link is None else link.complaints
+        if complaints < COMPLAINTS_MAX:
+            logger.warning(sentence, self, *arguments)
+        elif complaints == COMPLAINTS_MAX:
+            logger.warning("%r goes on like that; no more is told of it on this connection", self)
+        else:
+            return
+        assert link is not None
+        link.complaints += 1
+
     def _receive_unhandled(self, message: MessageReceived) -> None:
         if message.name:
             self.take(message)
-            logger.warning("%r sent a message named %r, for which there is no handler", self, message.name)
+            self.complain("%r sent a message named %r, for which there is no handler", message.name)
             return
         if self._inbox is None:
             self._inbox = deque()

@@ -47,6 +47,6 @@ def handle_datagrams(line: Line, session: Session, handlers: Handlers) -> None:
             handler.function(line, handler.body_of(datagram.body, datagram.is_packed))
         except msgspec.DecodeError as error:
             session.count_datagram_ignored()
-            logger.warning("%r sent a datagram %r that does not fit: %s", line, datagram.name, error)
+            line.complain("%r sent a datagram %r that does not fit: %s", datagram.name, error)
         except Exception:
             logger.exception("the handler for datagrams %r of %r failed", datagram.name, line)
