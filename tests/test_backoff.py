@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landline.backoff import Backoff, Schedule
+from landline.backoff import WISHES_AT_ONCE_MAX, Backoff, Schedule
 from landline.errors import ConfigurationError
 
 
@@ -68,6 +68,17 @@ def test_a_server_that_names_a_time_gets_its_wish():
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=100.0, spread_s=60.0) == 130.0
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=0.0) == 0.0
     assert schedule.failures == 2
+
+
+def test_a_server_that_calls_back_at_once_for_ever_does_not_make_its_client_spin():
+    schedule = Schedule(Backoff(first=0.5))
+    wishes = [schedule.next_delay(0.0, Dice(0.5), retry_after_s=0.0) for _ in range(10)]
+    assert wishes == [0.0] * WISHES_AT_ONCE_MAX + [0.5, 0.5]
+    # Later than that is its right.
+    assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=3.0) == 3.0
+    # A link that lasted shows that its word is good.
+    schedule.receive_connected(0.0)
+    assert schedule.next_delay(10.0, Dice(0.5), retry_after_s=0.0) == 0.0
 
 
 def test_a_servers_wish_does_not_outlive_the_attempts():

@@ -175,6 +175,26 @@ async def test_a_handler_that_waits_for_what_somebody_else_cancelled_fails_as_wi
     assert caplog.text.count("CancelledError") >= 7
 
 
+async def test_a_message_a_handler_says_no_to_is_a_line_in_the_log(pair, caplog):
+    """A peer that may provoke it must not fill the log with tracebacks."""
+    server = landline.Server()
+
+    @server.on("plain")
+    def plain(line, message):
+        raise landline.RequestError("not_joined", "join first")
+
+    @server.on("async")
+    async def coroutine(line, message):
+        raise landline.RequestError("not_joined", "join first")
+
+    async with pair(server) as (line, _):
+        await line.send(1, name="plain")
+        await line.send(1, name="async")
+        assert await line.drain()
+    assert caplog.text.count("was refused: ") == caplog.text.count("join first") == 2
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 async def test_a_message_is_confirmed_only_after_its_async_handler(pair, until):
     server = landline.Server()
     go = asyncio.Event()

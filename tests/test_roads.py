@@ -41,6 +41,13 @@ def test_each_further_failure_is_remembered_for_twice_as_long():
         assert roads.order(ABC, now)[0] == "a"
 
 
+def test_failures_without_an_end_are_counted_without_an_end():
+    roads = Roads(STABLE_S)
+    for number in range(1100):
+        roads.receive_failed("a", float(number), "refused")
+    assert roads.order(ABC, 1100.0) == ["b", "c", "a"]
+
+
 def test_when_all_have_failed_the_one_whose_failure_is_oldest_is_first():
     roads = Roads(STABLE_S)
     for now, road in enumerate(["c", "a", "b"]):

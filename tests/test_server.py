@@ -8,8 +8,9 @@ import pytest
 from tests.raw_connections import raw_connection, shake_hands
 
 import landline
+from landline.line_link import COMPLAINTS_MAX
 from landline.session.codes import code_from_wire
-from landline.session.handshake import Bye, decode_body
+from landline.session.handshake import Bye, Notice, decode_body, encode_body
 from landline.session.wire import FrameReader, Kind, encode_ack, encode_data
 
 URL = "tcp://127.0.0.1:0"
@@ -393,6 +394,41 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_ended(data, code, u
         assert line.cause.cause is landline.LossKind.PROTOCOL_ERROR
         with pytest.raises(landline.LineClosed):
             await anext(line)
+
+
+async def test_a_client_that_sends_nonsense_without_end_does_not_fill_the_log(until, caplog):
+    server = landline.Server()
+    received = []
+    server.on_message(lambda line, body: received.append(body))
+    server.on("typed", int)(lambda line, body: body)
+    server.on_datagram("typed", int)(lambda line, body: body)
+    async with server.listen(URL) as endpoint, landline.connect(str(endpoint)) as line:
+        for _ in range(100):
+            await line.send("text", name="typed")
+            await line.send("text", name="unknown")
+            line.send_datagram("text", name="typed")
+        await line.send("the last")
+        await until(lambda: received)
+        told = [record for record in caplog.records if "sent a " in record.message]
+        assert len(told) == COMPLAINTS_MAX
+        assert caplog.text.count("no more is told of it on this connection") == 1
+        # Another connection is another peer.
+        async with landline.connect(str(endpoint)) as other:
+            await other.send("text", name="typed")
+            assert await other.drain()
+    assert len([record for record in caplog.records if "sent a " in record.message]) == COMPLAINTS_MAX + 1
+
+
+async def test_a_client_that_warns_without_end_is_heard_once(until, caplog):
+    server = landline.Server()
+    async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
+        await shake_hands(reader, writer)
+        received = []
+        server.on_message(lambda line, body: received.append(body))
+        writer.write(encode_body(Kind.NOTICE, Notice(206, "fewer")) * 1000)
+        writer.write(encode_data(1, 0, 1, 0, b"", b"x"))
+        await until(lambda: received)
+    assert caplog.text.count("the peer warns: fewer") == 1
 
 
 async def test_a_message_that_says_messagepack_and_is_not_does_not_hurt_others(pair, until, caplog):

@@ -22,6 +22,9 @@ export function checkBackoff(wanted = {}) {
   return backoff;
 }
 
+/** So often in a row a server may call a client back at once; then no sooner than after the policy's first delay. */
+const WISHES_AT_ONCE_MAX = 8;
+
 /** One client's course through a policy. */
 export class Schedule {
   #backoff;
@@ -55,6 +58,8 @@ export class Schedule {
     if (attempts !== null && this.failures >= attempts + (isLoss ? 1 : 0)) return null;
     const ceiling = Math.min(capS, firstS * 2 ** Math.min(this.#delays, 64));
     this.#delays += 1;
-    return retryAfterS === null ? random * ceiling : retryAfterS + random * spreadS;
+    if (retryAfterS === null) return random * ceiling;
+    // A server that calls back at once, again and again, does not make its clients spin.
+    return Math.max(this.failures > WISHES_AT_ONCE_MAX ? firstS : 0, retryAfterS + random * spreadS);
   }
 }

@@ -55,6 +55,7 @@ export class Line {
   #timer = null;
   #timerDue = Infinity;
   #isEofReceived = false;
+  #hasWarned = false;
   #inbox = new Queue();
   #readers = new Queue();
   #senders = new Set();
@@ -266,6 +267,7 @@ export class Line {
     this.#session = session;
     this.#link = link;
     this.#isFull = false;
+    this.#hasWarned = false;
     this.change({ state: "online", resumed, epoch });
     this.#flush();
     this.#wakeSenders();
@@ -507,6 +509,9 @@ export class Line {
         this.#feedReaders();
         return;
       case "notice":
+        // Once a transport: the log is not the peer's to fill.
+        if (this.#hasWarned) return;
+        this.#hasWarned = true;
         this.#logger.warn(`landline: the peer warns: ${event.reason} (${codeText(event.code)})`);
         return;
       case "ended":

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from landline.errors import BufferFull, LineClosed, MessageTooLarge
+from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError
 from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
 from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
@@ -109,7 +109,10 @@ class Answers:
     def log_failed(self, message: MessageReceived, error: BaseException) -> None:
         """Logs what the handler of a message raised."""
         if isinstance(error, msgspec.DecodeError):
-            logger.warning("%r sent a message %r that does not fit: %s", self._line, message.name, error)
+            self._line.complain("%r sent a message %r that does not fit: %s", message.name, error)
+        elif isinstance(error, RequestError):
+            # So a handler says no. Nobody waits for an answer to a message, and peers must not write tracebacks.
+            self._line.complain("%r sent a message %r that was refused: %s", message.name, error)
         else:
             logger.error("the handler for messages %r of %r failed", message.name, self._line, exc_info=error)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from landline.errors import ConfigurationError
 from landline.session.handshake import RandomSource
+
+WISHES_AT_ONCE_MAX: Final = 8
+"""So often in a row a server may call a client back at once; then no sooner than after its policy's first delay."""
 
 
 class Backoff(msgspec.Struct, frozen=True):
@@ -63,7 +68,8 @@ class Schedule:
     ) -> float | None:
         """Seconds to wait after a failed attempt or a lost link; ``None`` when the policy gives up.
 
-        A server that named a time gets its wish: ``retry_after_s`` plus a random part of ``spread_s``.
+        A server that named a time gets its wish: ``retry_after_s`` plus a random part of ``spread_s``. One that never
+        keeps its word does not make its clients spin.
         """
         is_loss = self._connected_at is not None
         if self._connected_at is not None and now - self._connected_at >= self._backoff.stable_after:
@@ -79,5 +85,6 @@ class Schedule:
         ceiling = min(self._backoff.cap, self._backoff.first * 2.0 ** min(self._delays, 64))
         self._delays += 1
         if retry_after_s is not None:
-            return retry_after_s + random.random() * spread_s
+            least = self._backoff.first if self.failures > WISHES_AT_ONCE_MAX else 0.0
+            return max(least, retry_after_s + random.random() * spread_s)
         return random.random() * ceiling

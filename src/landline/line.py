@@ -402,7 +402,11 @@ class Line(LineWaiting):
         elif isinstance(event, EofReceived):
             self._receive_eof()
         elif isinstance(event, NoticeReceived):
-            logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
+            link = self._link
+            if link is not None and not link.has_warned:
+                # Once a transport: a peer must not fill the log.
+                link.has_warned = True
+                logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
         elif isinstance(event, Ended):
             self._flush()
             self._leave_link()

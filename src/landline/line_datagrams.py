@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import cast
+from typing import Protocol, cast
 
 import msgspec
 
@@ -33,7 +33,14 @@ def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes) 
     return session.send_datagram(frame)
 
 
-def handle_datagrams(line: object, session: Session, handlers: Handlers) -> None:
+class DatagramLine(Protocol):
+    """What handlers of datagrams are called with."""
+
+    def complain(self, sentence: str, *arguments: object) -> None:
+        """Logs what the peer does wrong, a few times."""
+
+
+def handle_datagrams(line: DatagramLine, session: Session, handlers: Handlers) -> None:
     """Calls the handlers of what came; a datagram without one is counted and forgotten."""
     for datagram in session.next_datagrams():
         handler = handlers.find_datagram(datagram.name)
@@ -44,6 +51,6 @@ def handle_datagrams(line: object, session: Session, handlers: Handlers) -> None
             handler.function(line, handler.body_of(datagram.body, datagram.is_packed))
         except msgspec.DecodeError as error:
             session.count_datagram_ignored()
-            logger.warning("%r sent a datagram %r that does not fit: %s", line, datagram.name, error)
+            line.complain("%r sent a datagram %r that does not fit: %s", datagram.name, error)
         except FAILURES:
             logger.exception("the handler for datagrams %r of %r failed", datagram.name, line)

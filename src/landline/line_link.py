@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+import logging
+from typing import Final, Protocol
 
 from landline.transports import LinkProtocol
+
+logger = logging.getLogger("landline")
+
+COMPLAINTS_MAX: Final = 50
+"""Messages that fit no handler, or are refused by one, that are logged of one transport."""
 
 
 class LinkReceiver(Protocol):
@@ -30,12 +36,28 @@ class LinkReceiver(Protocol):
 class LineLink(LinkProtocol):
     """One transport of a line."""
 
-    __slots__ = ("epoch", "line", "transport")
+    __slots__ = ("complaints", "epoch", "has_warned", "line", "transport")
 
     def __init__(self, line: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
         self.line = line
         self.transport = transport
         self.epoch = epoch
+        self.complaints = 0
+        self.has_warned = False
+        """Whether the peer has sent a NOTICE."""
+
+    def complain(self, sentence: str, *arguments: object) -> None:
+        """Logs what the peer does wrong, :data:`COMPLAINTS_MAX` times: the log is not the peer's to fill.
+
+        ``sentence`` begins with ``%r`` for the line.
+        """
+        if self.complaints < COMPLAINTS_MAX:
+            logger.warning(sentence, self.line, *arguments)
+        elif self.complaints == COMPLAINTS_MAX:
+            logger.warning("%r goes on like that; no more is told of it on this connection", self.line)
+        else:
+            return
+        self.complaints += 1
 
     @property
     def peer(self) -> str:

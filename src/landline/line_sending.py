@@ -384,6 +384,11 @@ class LineSending(ABC):
 
     # Where the whole line is needed: landline.Line.
 
+    def complain(self, sentence: str, *arguments: object) -> None:
+        """Logs what the peer does wrong, a few times for each transport; see :meth:`LineLink.complain`."""
+        if self._link is not None:
+            self._link.complain(sentence, *arguments)
+
     @abstractmethod
     def end_too_slow(self, detail: str) -> None:
         """Ends the line because its peer does not take what is sent to it, or holds too much of our memory."""

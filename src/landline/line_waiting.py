@@ -76,7 +76,7 @@ class LineWaiting(LineSending):
     def _receive_unhandled(self, message: MessageReceived) -> None:
         if message.name:
             self.take(message)
-            logger.warning("%r sent a message named %r, for which there is no handler", self, message.name)
+            self.complain("%r sent a message named %r, for which there is no handler", message.name)
             return
         if self._inbox is None:
             self._inbox = deque()

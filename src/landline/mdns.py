@@ -141,10 +141,17 @@ class _Search:
         """The browser's call."""
         if state_change is ServiceStateChange.Removed:
             self.found.pop(name, None)
+        elif not self._may_be_wanted(name.removesuffix(f".{service_type}")):
+            return
         elif name in self._asking or len(self._asking) < ANSWERS_MAX:
             before = self._asking.get(name)
             if before is None or before.done():
                 self._asking[name] = asyncio.get_running_loop().create_task(self._ask(service_type, name))
+
+    def _may_be_wanted(self, label: str) -> bool:
+        """Whoever announces a thousand other names does not hide the one that is looked for."""
+        wanted = self._wanted
+        return wanted is None or not wanted.name or label.lower().rpartition(" ")[0] == wanted.name
 
     async def _ask(self, type_: str, full_name: str) -> None:
         try:

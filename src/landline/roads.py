@@ -129,4 +129,5 @@ class Roads(Generic[Road]):
 
 
 def _forget_s(failures: int) -> float:
-    return min(FORGET_S_MAX, FORGET_S * 2.0 ** (failures - 1))
+    # The exponent is bounded too: 2.0 ** 1024 is no float, and so many attempts fail in one night.
+    return min(FORGET_S_MAX, FORGET_S * 2.0 ** min(failures - 1, 64))

@@ -672,6 +672,9 @@ test("delays are drawn from a range that doubles, and the server's wish goes fir
   assert.equal(schedule.nextDelay(0, 0.5, { retryAfterS: 100, spreadS: 10 }), 105);
   schedule.receiveConnected(100);
   assert.equal(schedule.nextDelay(111, 0.5), 0.5);
+  const hasty = new Schedule(checkBackoff({ firstS: 0.5 }));
+  const waits = Array.from({ length: 10 }, () => hasty.nextDelay(0, 0.5, { retryAfterS: 0 }));
+  assert.deepEqual(waits, [0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0.5], "called back at once, again and again");
   const few = new Schedule(checkBackoff({ attempts: 2 }));
   assert.notEqual(few.nextDelay(0, 0), null);
   assert.equal(few.nextDelay(0, 0), null);

@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.server import serve
 
 import landline
-from landline.session.handshake import Bye, Challenge, Welcome, encode_body
+from landline.session.handshake import Bye, Challenge, Limits, Notice, Welcome, encode_body
 from landline.session.liveness import Heartbeat
 from landline.session.wire import FLAG_PACKED, Kind, Operation, encode_data
 from landline.testing import FaultProxy, Faults
@@ -201,6 +201,36 @@ async def test_the_program_of_the_document_runs(name):
         out, _ = await process.communicate()
     assert process.returncode == 0
     assert [line for line in out.decode().splitlines() if line[0] in "4{"] == ["42", "{ temperature: 21.5 }"]
+
+
+@needs_node
+async def test_a_server_that_warns_without_end_is_heard_once():
+    limits = Limits()
+    welcome = Welcome(bytes(16), bytes(32), 1, False, 0, Heartbeat(), limits, 60.0)
+
+    async def warn(socket):
+        await socket.send(encode_body(Kind.CHALLENGE, Challenge(1, bytes(32))))
+        await socket.recv()
+        await socket.send(encode_body(Kind.WELCOME, welcome))
+        await socket.send(encode_body(Kind.NOTICE, Notice(206, "fewer")) * 100)
+        await socket.send(encode_body(Kind.BYE, Bye(200)))
+        await socket.wait_closed()
+
+    program = """
+        import { connect } from "LANDLINE";
+        const logger = { warn: (text) => console.log(text), error: (text) => console.log(text) };
+        const line = await connect("URL", { logger });
+        for await (const message of line);
+    """
+    async with serve(warn, "127.0.0.1", 0, subprotocols=["landline.1"]) as server:
+        port = server.sockets[0].getsockname()[1]
+        program = program.replace("URL", f"ws://127.0.0.1:{port}/")
+        program = program.replace("LANDLINE", (ROOT / "clients" / "js" / "landline.js").as_uri())
+        process = await asyncio.create_subprocess_exec(
+            str(NODE), "--input-type=module", "--eval", program, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await process.communicate()
+    assert out.decode().splitlines() == ["landline: the peer warns: fewer (TOO_MANY_PINGS)"]
 
 
 def test_every_exported_name_has_a_type():

@@ -11,10 +11,12 @@ import sys
 
 import pytest
 import trustme
-from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+from zeroconf import DNSOutgoing, DNSPointer, const
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 import landline
 from landline.announcement import STREAM_TYPE
+from landline.mdns import ANSWERS_MAX
 
 ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
 
@@ -184,6 +186,39 @@ async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog,
     finally:
         await zeroconf.async_close()
     assert any("no address that others can come to" in record.message for record in caplog.records)
+
+
+async def test_a_flood_of_other_names_does_not_hide_the_one_that_is_looked_for(name, quick, until):
+    """Somebody on the network announces more servers than are looked into."""
+    flood = DNSOutgoing(const._FLAGS_QR_RESPONSE | const._FLAGS_AA)
+    for number in range(2 * ANSWERS_MAX):
+        alias = f"{name}-{number} tcp.{STREAM_TYPE}"
+        flood.add_answer_at_time(
+            DNSPointer(STREAM_TYPE, const._TYPE_PTR, const._CLASS_IN, 120, alias), now=0.0
+        )
+    heard = set()
+    zeroconf = AsyncZeroconf()
+    browser = AsyncServiceBrowser(
+        zeroconf.zeroconf, [STREAM_TYPE], handlers=[lambda *, name, **_: heard.add(name)]
+    )
+
+    async def lie():
+        while True:
+            zeroconf.zeroconf.async_send(flood)
+            await asyncio.sleep(0.05)
+
+    lying = asyncio.create_task(lie())
+    try:
+        await until(lambda: len(heard) >= 2 * ANSWERS_MAX)
+        async with (
+            landline.Server().listen("tcp://0.0.0.0:0", announce=name),
+            landline.connect(f"mdns+tcp://{name}", backoff=quick) as line,
+        ):
+            assert await line.ping() > 0
+    finally:
+        lying.cancel()
+        await browser.async_cancel()
+        await zeroconf.async_close()
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 5, 8, 50])

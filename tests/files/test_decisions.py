@@ -181,10 +181,14 @@ class TestOffers:
         assert code_of(check_count, 2, 2, limits) == "busy"
 
     def test_room_on_the_disk_and_in_the_quota(self):
-        found = Surroundings(used_bytes=5000, free_bytes=1500, promised_bytes=300, there_bytes=200)
+        found = Surroundings(
+            used_bytes=5000, used_files=3, free_bytes=1500, promised_bytes=300, there_bytes=200
+        )
         check_room(offer(), FileLimits(free_bytes=400, quota_bytes=6100), found)
         assert code_of(check_room, offer(), FileLimits(free_bytes=401), found) == "no_space"
         assert code_of(check_room, offer(), FileLimits(free_bytes=0, quota_bytes=6099), found) == "over_quota"
+        check_room(offer(), FileLimits(free_bytes=0, files_kept=4), found)
+        assert code_of(check_room, offer(), FileLimits(free_bytes=0, files_kept=3), found) == "over_quota"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Peers that break the rules of a transfer: each is refused, and nothing they do grows without a bound."""
 
 import asyncio
+import io
 import os
 import threading
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 import landline
-from landline.files import words
+from landline.files import partial, threads, words
 from landline.files.partial import Partial
 
 MIB = 1024 * 1024
@@ -118,7 +119,7 @@ async def test_more_than_the_window_is_refused(rogue, inbox, monkeypatch):
             let_go.set()
 
 
-async def test_chunks_and_ends_of_nothing_are_dropped(rogue, inbox, names_in):
+async def test_chunks_and_ends_of_nothing_are_dropped(rogue, inbox, names_in, caplog):
     async with rogue() as (peer, server):
         for number in range(200):
             await peer.chunk(number, bytes(1000))
@@ -129,6 +130,9 @@ async def test_chunks_and_ends_of_nothing_are_dropped(rogue, inbox, names_in):
         assert await peer.line.ping() > 0
         assert names_in(inbox) == []
         assert server.memory_held_bytes < MIB
+    # A peer's nonsense is a line in the log, and not a traceback.
+    assert "'landline.file.chunk' that does not fit: a chunk of 5 bytes; 16 are its header" in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_a_wrong_hash_or_an_early_end_stores_nothing(rogue, inbox, names_in, until):
@@ -292,10 +296,43 @@ async def test_a_receiver_that_says_nothing(pair, write):
             await line.send_file(write(10), stall_timeout_s=0.2)
 
 
+class Endless(io.BytesIO):
+    """A file that is read for ever."""
+
+    def __init__(self, begun):
+        self.begun = begun
+
+    def read(self, size_bytes):
+        self.begun.release()
+        return b"data"
+
+
+async def test_files_that_are_hashed_for_nobody_do_not_occupy_the_threads(rogue, inbox, until, monkeypatch):
+    """Offers of a file that is there already, given up while it is hashed: the threads are free again at once."""
+    (inbox / "large").write_bytes(b"data")
+    os.utime(inbox / "large", ns=(5, 5))
+    begun = threading.Semaphore(0)
+    monkeypatch.setattr(partial, "_open_to_read", lambda path: Endless(begun))
+    async with rogue() as (peer, server):
+        answers = []
+        for _ in range(threads.THREADS):
+            peer.transfer = os.urandom(words.TRANSFER_BYTES)
+            answers.append(peer.offer("large", size_bytes=4, modified_ns=5))
+            await peer.accepted.get()
+        for receiving in list(server.handlers.files.receivings.values()):
+            receiving.receive_end(words.End(receiving._offer.transfer, bytes(words.HASH_BYTES)))
+        await until(lambda: begun.acquire(blocking=False))
+        for answer in answers:
+            answer.cancel()
+        await until(lambda: not server.handlers.files.receivings)
+        idle = [threads.submit(lambda: None) for _ in range(threads.THREADS)]
+        await asyncio.gather(*map(asyncio.wrap_future, idle))
+
+
 def test_a_chunk_can_be_taken_apart():
     body = words.encode_chunk(b"t" * 8, 2**64 - 1, b"data")
     transfer, offset, data = words.decode_chunk(body)
     assert (transfer, offset, bytes(data)) == (b"t" * 8, 2**64 - 1, b"data")
-    with pytest.raises(ValueError, match="16 are its header"):
+    with pytest.raises(msgspec.ValidationError, match="16 are its header"):
         words.decode_chunk(body[:15])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(words.Stored("a"))) == {"name": "a"}

@@ -1,6 +1,7 @@
 """Partial files on disk: what is left of them is proven, not believed."""
 
 import os
+from contextlib import suppress
 
 import pytest
 
@@ -171,6 +172,8 @@ class TestSurvey:
         found = self.look(inbox, key="k1", active=("k1",))
         assert (found.used_bytes, found.there_bytes, found.promised_bytes) == (120, 10, 7)
         assert found.free_bytes > 0
+        assert found.used_files == 1
+        assert self.look(inbox, key="k1", active=("k1", "k2")).used_files == 2
 
     def test_partial_files_that_are_too_old_go_unless_they_are_being_sent(self, inbox, names_in):
         self.add(inbox, "old", 101)
@@ -193,3 +196,58 @@ class TestSurvey:
             self.add(inbox, f"k{number}", 100 - number)
         self.look(inbox, partials=2)
         assert {name.split(".")[1] for name in names_in(inbox)} == {"landline-k3", "landline-k4"}
+
+
+class TestWhatOthersPutThere:
+    """Somebody who may write to the directory as well must not reach further than that, nor stop the threads."""
+
+    def test_a_link_in_place_of_the_record_is_not_written_through(self, make, inbox, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.write_bytes(b"not ours")
+        first = make()
+        first.write(bytearray(b"data"), restart=False)
+        (inbox / f".landline-{KEY}.json.new").symlink_to(elsewhere)
+        first.close(keep=True)
+        assert elsewhere.read_bytes() == b"not ours"
+        assert make().resume() == (4, digest(b"data"))
+
+    @pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
+    def test_a_record_that_is_no_file_is_not_read(self, make, inbox, make_it):
+        first = make()
+        first.write(bytearray(b"data"), restart=False)
+        first.close(keep=True)
+        record = inbox / f".landline-{KEY}.json"
+        record.unlink()
+        make_it(record)
+        opened = len(os.listdir("/proc/self/fd"))
+        again = make()
+        with suppress(IsADirectoryError):
+            assert again.resume() == (0, digest(b""))
+        with suppress(IsADirectoryError):
+            again.close(keep=False)
+        assert len(os.listdir("/proc/self/fd")) == opened
+
+    @pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
+    def test_what_is_no_file_has_no_hash(self, make, inbox, make_it):
+        make_it(inbox / "a")
+        with pytest.raises(OSError, match="no regular file"):
+            make().hash_of(inbox / "a")
+
+
+def test_one_that_was_closed_opens_nothing_any_more(make):
+    """The thread that resumes may get its turn behind the one that closes."""
+    first = make()
+    first.write(bytearray(b"data"), restart=False)
+    first.close(keep=True)
+    late = make()
+    late.close(keep=True)
+    assert late.resume() == (0, digest(b""))
+    assert make().resume() == (4, digest(b"data")), "it was locked"
+
+
+def test_a_hash_that_nobody_waits_for_is_not_computed(make, inbox):
+    (inbox / "a").write_bytes(b"data")
+    assert make().hash_of(inbox / "a") == digest(b"data")
+    stopped = make()
+    stopped.stop()
+    assert stopped.hash_of(inbox / "a") == digest(b"")

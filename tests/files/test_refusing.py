@@ -56,6 +56,17 @@ async def test_too_large_no_room_or_over_quota(serve, write, inbox):
         await line.send_file(path)
 
 
+async def test_empty_files_are_counted_too(serve, write, inbox, names_in):
+    """They take nothing of a quota."""
+    async with serve(quota_bytes=1500, files_kept=2) as (line, _):
+        await line.send_file(write(0), name="a")
+        await line.send_file(write(0), name="b")
+        with pytest.raises(landline.FileRefused, match="2 files of the 2 there may be") as caught:
+            await line.send_file(write(0), name="c")
+        assert caught.value.code == "over_quota"
+        assert names_in(inbox) == ["a", "b"]
+
+
 async def test_a_name_that_exists_is_not_overwritten_unless_asked(serve, write, inbox, names_in):
     path = write(1000)
     (inbox / "photo.raw").write_text("mine")

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from landline.fleet import jobs
 from landline.fleet.api import JobRequest, OperationError
-from landline.fleet.messages import Goodbye, KnownExecution
+from landline.fleet.messages import Goodbye, Grant, KnownExecution
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
@@ -279,6 +279,16 @@ def test_postponements_are_bounded_together() -> None:
     assert (reply.granted, reply.reason, nothing) == (False, "it can be postponed by 8 hours in all", None)
 
 
+def test_an_agent_that_postpones_by_an_instant_comes_to_an_end() -> None:
+    execution = make_execution(S.PROMPTED)
+    for _ in range(480):
+        reply, later = jobs.postpone(make_job(), execution, 1e-9, T0, "")
+        assert reply.granted
+        assert later is not None
+        execution = msgspec.structs.replace(later, state=S.PROMPTED)
+    assert not jobs.postpone(make_job(), execution, 1e-9, T0, "")[0].granted
+
+
 def test_postponements_that_are_refused() -> None:
     reply, nothing = jobs.postpone(make_job(may_postpone=False), make_execution(S.PROMPTED), 60.0, T0, "")
     assert not reply.granted
@@ -298,6 +308,13 @@ def test_only_what_has_not_begun_is_cancelled(state: ExecutionState) -> None:
     else:
         assert cancelled is not None
         assert (cancelled.state, cancelled.detail) == (S.CANCELLED, "cancelled by root")
+
+
+def test_why_a_leave_is_not_given_is_no_longer_than_an_agent_takes() -> None:
+    cancelled = jobs.cancel(make_execution(S.PROMPTED), T0, cancelled_by="x" * 10_000)
+    assert cancelled is not None
+    grant, _ = jobs.claim(cancelled, T0, boot_id="b")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(grant), type=Grant) == grant
 
 
 # Deadlines.

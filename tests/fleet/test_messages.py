@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -11,12 +12,17 @@ from landline.fleet.messages import (
     Claim,
     FactsChecked,
     Goodbye,
+    Grant,
     Identifier,
     Join,
+    Joined,
     KnownExecution,
     Name,
+    Order,
     Postpone,
+    Postponed,
     Report,
+    Withdraw,
 )
 from landline.fleet.model import Cause, ExecutionState, Facts
 
@@ -103,3 +109,39 @@ def test_bodies_come_back_as_they_were_and_unknown_fields_are_passed_over() -> N
     ):
         assert take(type(body), body) == body
         assert take(type(body), msgspec.to_builtins(body) | {"of a later version": 1}) == body
+
+
+ORDER = {
+    "execution_id": "j-1",
+    "action": "restart",
+    "requested_by": "root",
+    "message": "Updates",
+    "due_in_s": 0.0,
+    "has_delay": False,
+    "expires_in_s": 10.0,
+    "may_cancel": True,
+    "may_postpone": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "changes"),
+    [
+        (Order, ORDER, {"due_in_s": math.nan}),
+        (Order, ORDER, {"due_in_s": math.inf}),
+        (Order, ORDER, {"due_in_s": -1.0}),
+        (Order, ORDER, {"expires_in_s": 1e308}),
+        (Order, ORDER, {"message": "x" * 501}),
+        (Order, ORDER, {"requested_by": "x" * 501}),
+        (Order, ORDER, {"execution_id": "../x"}),
+        (Withdraw, {"execution_id": "j-1", "reason": ""}, {"execution_id": "\n"}),
+        (Joined, {"name": "lab-1"}, {"name": "\x1b[31m"}),
+        (Grant, {"granted": True}, {"valid_s": math.inf}),
+        (Postponed, {"granted": True}, {"due_in_s": math.nan}),
+    ],
+)
+def test_what_an_agent_does_not_take(kind: Any, body: Any, changes: Any) -> None:
+    """A time that is no number ended the agent: it is on the machine to stay."""
+    take(kind, body)
+    with pytest.raises(msgspec.ValidationError):
+        take(kind, body | changes)

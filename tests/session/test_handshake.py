@@ -18,6 +18,8 @@ from landline.session.handshake import (
     ClientHandshake,
     Hello,
     Limits,
+    Notice,
+    Reject,
     ResumeTicket,
     ServerHandshake,
     Welcome,
@@ -150,6 +152,15 @@ def test_a_reject_says_why_and_when_to_return(size):
     assert rejected.value.code is Code.OVERLOADED
     assert rejected.value.reason == "r" * REASON_CHARACTERS_MAX
     assert (rejected.value.retry_after_s, rejected.value.spread_s) == (5.0, 2.0)
+
+
+@pytest.mark.parametrize("kind", [Reject, Bye, Notice])
+def test_a_reason_is_one_line_that_can_be_shown(kind):
+    """It goes into logs and errors: nobody writes lines of their own there, or steers the terminal that shows them."""
+    reason = "no\n2026-11-21 ERROR root: \x1b[31mall is lost\u202e"
+    said = decode_body(msgspec.msgpack.encode({"code": 101, "reason": reason}), kind)
+    assert said.reason == "no 2026-11-21 ERROR root: \ufffd[31mall is lost\ufffd"
+    assert decode_body(msgspec.msgpack.encode(kind(101, "voilà – 好")), kind).reason == "voilà – 好"
 
 
 @pytest.mark.parametrize("first", [welcome(), encode_frame(Kind.DATA, b""), encode_frame(Kind.HELLO, b"")])

@@ -2,19 +2,23 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import HandshakeCompleted, StreamDataReceived
+from aioquic.quic.events import HandshakeCompleted, PingAcknowledged, StreamDataReceived
+from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.retry import QuicRetryTokenHandler
+from aioquic.tls import Epoch
 
 import landline
 from landline.transports import quic, quic_transport
 from landline.transports.quic import QuicListener
-from landline.transports.quic_connection import WINDOW_BYTES
+from landline.transports.quic_connection import PIECES_MAX, WINDOW_BYTES
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 URL = "quic://127.0.0.1:0"
@@ -262,6 +266,66 @@ async def test_a_hole_in_the_stream_is_kept_no_longer_than_the_window(files, unt
         one.send(b"far behind")
         await until(lambda: one.closed is not None)
         assert one.closed.error_code == 3  # FLOW_CONTROL_ERROR
+
+
+def in_pieces(one, count, *, of_handshake):
+    """Packets with every second byte of a stream, one frame for each."""
+    quic, written = one.quic, []
+    kind, epoch = (
+        (QuicPacketType.INITIAL, Epoch.INITIAL) if of_handshake else (QuicPacketType.ONE_RTT, Epoch.ONE_RTT)
+    )
+    offsets = iter(range(1001, 1001 + 2 * count, 2))
+    while (first := next(offsets, None)) is not None:
+        builder = QuicPacketBuilder(
+            host_cid=quic.host_cid,
+            is_client=True,
+            packet_number=quic._packet_number,
+            peer_cid=quic._peer_cid.cid,
+            spin_bit=False,
+            version=quic._version,
+            max_datagram_size=1200,
+        )
+        builder.start_packet(kind, quic._cryptos[epoch])
+        for offset in itertools.chain([first], itertools.islice(offsets, 100)):
+            if of_handshake:
+                frame = builder.start_frame(QuicFrameType.CRYPTO)
+            else:
+                frame = builder.start_frame(QuicFrameType.STREAM_BASE | 4 | 2)  # with offset and length
+                frame.push_uint_var(0)
+            frame.push_uint_var(offset)
+            frame.push_uint_var(1)
+            frame.push_bytes(b"x")
+        written += builder.flush()[0]
+        quic._packet_number = builder.packet_number
+    return written
+
+
+@pytest.mark.parametrize("of_handshake", [True, False], ids=["handshake", "line"])
+async def test_a_stream_in_a_thousand_pieces_ends_the_connection(files, until, stranger, of_handshake):
+    """Whoever opens a connection may send them; to keep 100,000 in order would hold up the server for minutes."""
+    async with landline.Server().listen(URL, options=files.server) as endpoint:
+        one = stranger()
+        await one.open(endpoint)
+        if of_handshake:
+            # The handshake is not gone on with: its keys are those of the first packet.
+            one.is_mute = True
+            await until(lambda: one.answers)
+            one.is_mute = False
+        else:
+            await until(lambda: one.has(HandshakeCompleted))
+            one.send(b"\x01")
+            await until(lambda: one.has(StreamDataReceived))
+        for packet in in_pieces(one, PIECES_MAX - 1, of_handshake=of_handshake):
+            one.udp.sendto(packet)
+        one.quic.send_ping(1)
+        one.flush()
+        if not of_handshake:
+            await until(lambda: one.has(PingAcknowledged))
+        assert one.closed is None
+        for packet in in_pieces(one, 1000, of_handshake=of_handshake):
+            one.udp.sendto(packet)
+        await until(lambda: one.closed is not None)
+        assert one.closed.reason_phrase == f"a stream in more than {PIECES_MAX} pieces"
 
 
 @pytest.mark.parametrize("how", ["reset", "stop"])

@@ -174,6 +174,19 @@ async def test_frames_may_be_cut_anywhere(stranger):
     assert stranger.handshake.welcome is not None
 
 
+@pytest.mark.parametrize(
+    "nothing",
+    [frame(FIN | PING), frame(FIN | PONG), frame(FIN | BINARY), frame(BINARY) + frame(FIN | CONTINUATION)],
+    ids=["pings", "pongs", "messages", "fragments"],
+)
+async def test_frames_that_carry_nothing_are_not_read_without_end(stranger, nothing):
+    """They cost a stranger six bytes each, and kept the server from all others for a second for each megabyte."""
+    stranger.write(nothing * 200_000)
+    # Behind pongs the close may not get through: the rest of what we wrote is not read.
+    with suppress(ConnectionResetError):
+        assert await stranger.read_close() == (1008, "too many frames that carry nothing")
+
+
 async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until):
     server = landline.Server()
     async with server.listen(URL) as endpoint, Stranger(endpoint) as stranger:

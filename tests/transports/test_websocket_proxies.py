@@ -145,6 +145,8 @@ async def test_the_proxy_is_told_who_we_are():
     ],
 )
 async def test_a_proxy_that_says_no_is_asked_again(answer, text):
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
     async with Proxy(answer) as proxy:
         with pytest.raises(landline.GaveUp) as caught:
             async with landline.connect(
@@ -153,6 +155,7 @@ async def test_a_proxy_that_says_no_is_asked_again(answer, text):
                 pytest.fail("connected")
         assert f"the proxy 127.0.0.1:{proxy.port} " in str(caught.value)
         assert text in str(caught.value)
+    assert reported == []
 
 
 async def test_a_proxy_that_is_not_there():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from landline.cli.terminal import printable, shortened
 
 if TYPE_CHECKING:
     import landline
 
-NAME_COLUMNS = 40
+NAME_COLUMNS: Final = 40
+BARS_MAX: Final = 64
+"""More than files are received at once. A sender that gives up file after file would leave a bar for each."""
 
 
 class Bars:
@@ -31,6 +33,9 @@ class Bars:
             return
         bar = self._bars.get(title)
         if bar is None:
+            if len(self._bars) >= BARS_MAX:
+                # The one begun longest ago; if it goes on, it comes again.
+                self._drawn.remove_task(self._bars.pop(next(iter(self._bars))))
             text = shortened(printable(title), NAME_COLUMNS)
             bar = self._bars[title] = self._drawn.add_task(text, total=None, rate="", left="")
         self._drawn.update(

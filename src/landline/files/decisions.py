@@ -26,6 +26,9 @@ class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The largest file."""
     quota_bytes: Annotated[int, Meta(ge=0)] | None = None
     """What may lie in the directory (not below it), partial files included. Counted at each offer."""
+    files_kept: Annotated[int, Meta(ge=1)] = 100_000
+    """How many files may lie in the directory: empty ones fill no quota, but the disk's list of files. All of them are
+    looked at with each offer."""
     free_bytes: Annotated[int, Meta(ge=0)] = 64 * _MIB
     """What stays free on the file system. It is no promise: others write there too."""
     files_at_once: Annotated[int, Meta(ge=1)] = 32
@@ -197,6 +200,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     used_bytes: int
     """What lies in the directory."""
+    used_files: int
+    """How many files that is, this one's partial file not among them, with those that are under way."""
     free_bytes: int
     """What is free on its file system."""
     promised_bytes: int
@@ -225,6 +230,10 @@ def check_count(in_all: int, of_line: int, limits: FileLimits) -> None:
 
 def check_room(offer: Offer, limits: FileLimits, found: Surroundings) -> None:
     """Raises :class:`FileRefused` when the quota or the disk has no room for the rest of the file."""
+    if found.used_files >= limits.files_kept:
+        raise FileRefused(
+            "over_quota", f"there are {found.used_files} files of the {limits.files_kept} there may be"
+        )
     missing = max(0, offer.size_bytes - found.there_bytes) + found.promised_bytes
     if limits.quota_bytes is not None and found.used_bytes + missing > limits.quota_bytes:
         raise FileRefused(

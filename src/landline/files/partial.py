@@ -7,6 +7,7 @@ again up to there, and what is not as the record says is not believed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -53,6 +54,8 @@ else:
 
 
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+# Opening a pipe nobody writes to would never end, and hold one of the few threads for ever.
+_TO_READ: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _NO_LINK
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -96,9 +99,12 @@ class Partial:
         """Finds what is left of an earlier try. Returns how much of it is good, and the hash of that.
 
         Returns ``None`` when another transfer, of this program or of another, has the file open. Returns early, with
-        less, when it is closed meanwhile.
+        less, when it is stopped or closed meanwhile.
         """
         with self._lock:
+            if self._is_closed:
+                # Nobody would close, and so unlock, what is opened now.
+                return 0, self._hash.digest()
             if not self._open_existing():
                 return None
             record = self._read_record()
@@ -151,6 +157,21 @@ class Partial:
             _sync_directory(self._directory)
             self._close()
 
+    def hash_of(self, path: Path) -> bytes:
+        """BLAKE2b-256 of a file that is there already. Raises :class:`OSError`, also for what is no regular file.
+
+        Returns early, with the hash of less, when it is stopped or closed meanwhile.
+        """
+        digest = new_hash()
+        with _open_to_read(path) as file:
+            while not self._is_closed and (data := file.read(READ_BYTES)):
+                digest.update(data)
+        return digest.digest()
+
+    def stop(self) -> None:
+        """What is still at work here ends with its step. Does not wait: for the event loop, before :meth:`close`."""
+        self._is_closed = True
+
     def close(self, *, keep: bool) -> None:
         """Ends the work. With ``keep`` what was written can be resumed later; else nothing of it stays."""
         self._is_closed = True
@@ -161,11 +182,13 @@ class Partial:
                 except OSError as error:
                     # Where the disk is full an earlier record may still be good; without one it begins anew.
                     logger.warning("%s: its record could not be written: %s", self._part, error)
-            if not keep and self._descriptor >= 0:
-                # Before another transfer can have them.
-                self._part.unlink(missing_ok=True)
-                self._remove_record()
-            self._close()
+            try:
+                if not keep and self._descriptor >= 0:
+                    # Before another transfer can have them.
+                    self._part.unlink(missing_ok=True)
+                    self._remove_record()
+            finally:
+                self._close()
 
     def _ensure_open(self) -> None:
         if self._descriptor < 0:
@@ -219,7 +242,11 @@ class Partial:
         os.fsync(self._descriptor)
         record = Record(self._name, self._size_bytes, self._written_bytes, self._hash.hexdigest())
         try:
-            self._fresh_record.write_bytes(msgspec.json.encode(record))
+            # One whose writer was killed; or a link, and what that leads to is not ours to write.
+            self._fresh_record.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+            with open(os.open(self._fresh_record, flags, 0o666), "wb") as file:
+                file.write(msgspec.json.encode(record))
             os.replace(self._fresh_record, self._record)
         except OSError:
             self._fresh_record.unlink(missing_ok=True)
@@ -233,7 +260,7 @@ class Partial:
 
     def _read_record(self) -> Record | None:
         try:
-            with open(os.open(self._record, os.O_RDONLY | _NO_LINK), "rb") as file:
+            with _open_to_read(self._record) as file:
                 record = _decode_record(file.read(RECORD_BYTES_MAX))
         except FileNotFoundError:
             return None
@@ -278,12 +305,6 @@ def is_there(final: Path, size_bytes: int, modified_ns: int) -> bool:
     raise FileRefused("exists", f"there is a file {final.name!r} already")
 
 
-def hash_of(path: Path) -> bytes:
-    """BLAKE2b-256 of a file."""
-    with open(os.open(path, os.O_RDONLY | _NO_LINK), "rb") as file:
-        return hashlib.file_digest(file, new_hash).digest()
-
-
 def survey(
     directory: Path, key: str, active: Collection[str], promised_bytes: int, limits: FileLimits, now: float
 ) -> Surroundings:
@@ -293,6 +314,8 @@ def survey(
     :class:`OSError`.
     """
     used_bytes = there_bytes = 0
+    # What is under way may have nothing on disk yet.
+    used_files = len([other for other in active if other != key])
     idle: list[tuple[float, int, str]] = []
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -305,7 +328,9 @@ def survey(
             used_bytes += found.st_size
             if entry.name == f"{PREFIX}{key}{PART}":
                 there_bytes = found.st_size
-            elif entry.name.startswith(PREFIX) and entry.name[len(PREFIX) :].split(".")[0] not in active:
+            elif not entry.name.startswith(PREFIX):
+                used_files += 1
+            elif entry.name[len(PREFIX) :].split(".")[0] not in active:
                 idle.append((found.st_mtime, found.st_size, entry.name))
     # A partial file and its record are two of them.
     idle.sort()
@@ -317,10 +342,23 @@ def survey(
             used_bytes -= size_bytes
     return Surroundings(
         used_bytes=used_bytes,
+        used_files=used_files,
         free_bytes=shutil.disk_usage(directory).free,
         promised_bytes=promised_bytes,
         there_bytes=there_bytes,
     )
+
+
+def _open_to_read(path: Path) -> BinaryIO:
+    """Opens a regular file. Raises :class:`OSError` for anything else that others may have put there."""
+    descriptor = os.open(path, _TO_READ)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _move_to_new(part: Path, final: Path) -> None:

@@ -172,6 +172,8 @@ class Receiving:
         finally:
             del inbox.active[self._key]
             del self._exchange.receivings[self.line, offer.transfer]
+            # At once, and not when a thread gets to it: all of them may be reading for transfers that are over.
+            self._partial.stop()
             submit(lambda: self._partial.close(keep=self._keeps))
             self._over.set()
         assert self._hash is not None
@@ -245,7 +247,7 @@ class Receiving:
         await self._take_bytes()
         assert self._hash is not None
         if is_there and self._reception.resumed_from == offer.size_bytes:
-            if await self._in_thread(disk.hash_of, final) != self._hash:
+            if await self._in_thread(self._partial.hash_of, final) != self._hash:
                 raise FileRefused("exists", f"there is another file {final.name!r} already")
         else:
             await self._in_thread(

@@ -107,6 +107,8 @@ async def send_file(
                 duration_s=asyncio.get_running_loop().time() - started,
             )
     finally:
+        # At once, and not when a thread gets to it: all of them may be reading for transfers that are over.
+        source.stop()
         submit(source.close)
 
 

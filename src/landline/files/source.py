@@ -55,7 +55,7 @@ class Source:
     def read_prefix(self, size_bytes: int) -> bytes:
         """Reads from the beginning so far, and returns the hash. Raises what :meth:`read_chunk` does.
 
-        Returns early, with the hash of less, when the file is closed meanwhile.
+        Returns early, with the hash of less, when it is stopped or closed meanwhile.
         """
         with self._lock:
             self._rewind()
@@ -75,6 +75,10 @@ class Source:
         """Begins anew."""
         with self._lock:
             self._rewind()
+
+    def stop(self) -> None:
+        """What is still at work here ends with its step. Does not wait: for the event loop, before :meth:`close`."""
+        self._is_closed = True
 
     def close(self) -> None:
         """Closes the file, once the thread that reads it has done a step."""

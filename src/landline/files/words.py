@@ -119,8 +119,8 @@ def encode_chunk(transfer: bytes, offset: int, data: bytes) -> bytes:
 
 
 def decode_chunk(body: bytes) -> tuple[bytes, int, memoryview]:
-    """The parts of a CHUNK. Raises :class:`ValueError` for one that is too short."""
+    """The parts of a CHUNK. Raises :class:`msgspec.ValidationError` for one that is too short."""
     if len(body) < CHUNK_HEADER_BYTES:
-        raise ValueError(f"a chunk of {len(body)} bytes; {CHUNK_HEADER_BYTES} are its header")
+        raise msgspec.ValidationError(f"a chunk of {len(body)} bytes; {CHUNK_HEADER_BYTES} are its header")
     transfer, offset = _CHUNK_HEADER.unpack_from(body)
     return transfer, offset, memoryview(body)[CHUNK_HEADER_BYTES:]

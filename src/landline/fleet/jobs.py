@@ -14,7 +14,14 @@ from typing import Final
 import msgspec
 
 from landline.fleet.api import JobRequest, OperationError
-from landline.fleet.messages import Goodbye, Grant, KnownExecution, Order, Postponed
+from landline.fleet.messages import (
+    TEXT_CHARACTERS_MAX,
+    Goodbye,
+    Grant,
+    KnownExecution,
+    Order,
+    Postponed,
+)
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
@@ -32,6 +39,8 @@ GRANT_VALID_S: Final = 10.0
 """A machine that was given leave to act must do so within this time of asking; else it was stopped in between."""
 POSTPONED_S_MAX: Final = 8 * 3600.0
 """All postponements of one execution together."""
+POSTPONED_S_LEAST: Final = 60.0
+"""What each of them counts at least: an agent that asks for an instant again and again must not fill the disk."""
 DELAY_S_MAX: Final = 30 * 86_400.0
 MESSAGE_CHARACTERS_MAX: Final = 500
 TARGETS_MAX: Final = 1000
@@ -166,7 +175,7 @@ def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Exe
     """
     if execution.state.is_final:
         why = f": {execution.detail}" if execution.detail else ""
-        return Grant(False, f"it is {execution.state.value}{why}"), None
+        return Grant(False, f"it is {execution.state.value}{why}"[:TEXT_CHARACTERS_MAX]), None
     is_repeated = execution.state is ExecutionState.ACTING
     if is_repeated and execution.boot_id_before != boot_id:
         return Grant(False, "it began in an earlier boot of the machine"), None
@@ -196,7 +205,8 @@ def postpone(
     if postpone_s <= 0:
         return Postponed(False, "it can only be put off to a later time"), None
     # Counted in elapsed time too: wishes add up to less than the questions in between take.
-    if execution.postponed_s + postpone_s > POSTPONED_S_MAX or due_at > latest_at:
+    postponed_s = execution.postponed_s + max(postpone_s, POSTPONED_S_LEAST)
+    if postponed_s > POSTPONED_S_MAX or due_at > latest_at:
         return Postponed(False, f"it can be postponed by {POSTPONED_S_MAX / 3600:g} hours in all"), None
     later = msgspec.structs.replace(
         execution,
@@ -205,7 +215,7 @@ def postpone(
         detail=detail,
         due_at=due_at,
         expires_at=max(execution.expires_at, due_at + DEFAULT_COUNTDOWN_S + job.valid_for_s),
-        postponed_s=execution.postponed_s + postpone_s,
+        postponed_s=postponed_s,
     )
     return Postponed(True, "", postpone_s, later.expires_at - now), later
 

@@ -31,7 +31,8 @@ NOT_JOINED: Final = "not_joined"
 STORAGE_FAILED: Final = "storage_failed"
 """The code of a request's error: nothing was recorded, and it may be asked again."""
 
-Text = Annotated[str, Meta(max_length=500)]
+TEXT_CHARACTERS_MAX: Final = 500
+Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)]
 Seconds = Annotated[float, Meta(ge=0, le=31_622_400)]
 
 
@@ -57,14 +58,14 @@ class Join(msgspec.Struct, frozen=True):
 class Withdraw(msgspec.Struct, frozen=True):
     """An execution is not wanted any more."""
 
-    execution_id: str
-    reason: str
+    execution_id: Identifier
+    reason: Text
 
 
 class Joined(msgspec.Struct, frozen=True):
     """The answer to :class:`Join`: the name the machine goes by."""
 
-    name: str
+    name: Name
     over: tuple[Withdraw, ...] = ()
     """Of what the agent said it is at, what ended while it was away."""
 
@@ -86,8 +87,8 @@ class Grant(msgspec.Struct, frozen=True):
     """The answer to :class:`Claim`. A grant is worthless ``valid_s`` seconds after it was asked for."""
 
     granted: bool
-    reason: str = ""
-    valid_s: float = 0.0
+    reason: Text = ""
+    valid_s: Seconds = 0.0
 
 
 class Postpone(msgspec.Struct, frozen=True):
@@ -102,9 +103,9 @@ class Postponed(msgspec.Struct, frozen=True):
     """The answer to :class:`Postpone`."""
 
     granted: bool
-    reason: str = ""
-    due_in_s: float = 0.0
-    expires_in_s: float = 0.0
+    reason: Text = ""
+    due_in_s: Seconds = 0.0
+    expires_in_s: Seconds = 0.0
 
 
 class Goodbye(msgspec.Struct, frozen=True):
@@ -119,15 +120,15 @@ class Goodbye(msgspec.Struct, frozen=True):
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """An execution for a machine. Times count from the moment the control server sent it."""
 
-    execution_id: str
+    execution_id: Identifier
     action: Action
-    requested_by: str
-    message: str
-    due_in_s: float
+    requested_by: Text
+    message: Text
+    due_in_s: Seconds
     """Seconds until it is to be done, where the operator gave a delay."""
     has_delay: bool
     """Whether the operator gave a delay; if not, a person who is on gets the agent's default countdown."""
-    expires_in_s: float
+    expires_in_s: Seconds
     may_cancel: bool
     may_postpone: bool
 

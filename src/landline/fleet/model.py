@@ -199,6 +199,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     boot_id_before: str = ""
     """The machine's boot id when the action began: another one afterwards proves a restart."""
     postponed_s: float = 0.0
+    """All postponements together; each counts a minute at least."""
 
 
 class ExecutionEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,6 +32,16 @@ Agent = Annotated[str, Meta(max_length=100)]
 Delay = Annotated[float, Meta(ge=0, le=86_400)]
 
 
+def _keep_to_one_line(body: Reject | Bye | Notice) -> None:
+    """The peer's words go into logs and errors: they must not look like lines of their own, nor steer a terminal."""
+    if not body.reason.isprintable():
+        signs = (
+            sign if sign.isprintable() else " " if sign.isspace() else "\N{REPLACEMENT CHARACTER}"
+            for sign in body.reason
+        )
+        msgspec.structs.force_setattr(body, "reason", "".join(signs))
+
+
 class RandomSource(Protocol):
     """What is needed of :class:`random.Random`; secrets need :class:`random.SystemRandom`."""
 
@@ -100,6 +110,9 @@ class Reject(msgspec.Struct, frozen=True):
     retry_after_s: Delay | None = None
     spread_s: Delay = 0.0
 
+    def __post_init__(self) -> None:
+        _keep_to_one_line(self)
+
 
 class Bye(msgspec.Struct, frozen=True, omit_defaults=True):
     """BYE: the orderly end of a session (§8)."""
@@ -110,12 +123,18 @@ class Bye(msgspec.Struct, frozen=True, omit_defaults=True):
     spread_s: Delay = 0.0
     alternatives: Annotated[tuple[Annotated[str, Meta(max_length=500)], ...], Meta(max_length=16)] = ()
 
+    def __post_init__(self) -> None:
+        _keep_to_one_line(self)
+
 
 class Notice(msgspec.Struct, frozen=True):
     """NOTICE: a warning of what may end the line if it goes on (§6.4)."""
 
     code: int
     reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        _keep_to_one_line(self)
 
 
 Body = TypeVar("Body", bound=msgspec.Struct)

@@ -13,15 +13,18 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
     QuicConnection,
+    QuicConnectionError,
     QuicConnectionState,
+    QuicReceiveContext,
 )
 from aioquic.quic.events import ConnectionTerminated
-from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicProtocolVersion
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
@@ -40,6 +43,10 @@ STREAM_ID: Final = 0
 """The first bidirectional stream a client opens (RFC 9000 section 2.1)."""
 WINDOW_BYTES: Final = 1024 * 1024
 """How far a peer may send ahead of what our protocol has taken: what a hole in its data can make us keep."""
+PIECES_MAX: Final = 256
+"""How many pieces of a stream are kept behind holes. aioquic looks through them with each frame: 300,000 of one byte,
+2 MB to send, would be minutes of work, and the stream of the handshake is anybody's. The window holds 900 full packets;
+so many holes at once are half of them lost in turns."""
 CONNECTION_ID_BYTES: Final = 8
 DATAGRAM_FRAME_BYTES: Final = 65_535
 """The longest DATAGRAM frame taken: RFC 9221 section 3 asks for whatever fits a packet."""
@@ -167,6 +174,16 @@ class LineConnection(QuicConnection):
             space.ack_at = now
         return super().datagrams_to_send(now)
 
+    def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        super()._handle_crypto_frame(context, frame_type, buf)
+        _check_pieces(self._crypto_streams[context.epoch], frame_type)
+
+    def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        super()._handle_stream_frame(context, frame_type, buf)
+        stream = self._stream
+        if stream is not None:
+            _check_pieces(stream, frame_type)
+
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         """Moves MAX_DATA (RFC 9000 section 4.1) on; the numbers of streams never change."""
         limit = self._local_max_data
@@ -201,6 +218,16 @@ class LineConnection(QuicConnection):
         """The end of a window: moved once half of it is used, so that not every packet moves it."""
         end = self.taken_bytes + WINDOW_BYTES
         return end if end - value >= WINDOW_BYTES // 2 else value
+
+
+def _check_pieces(stream: QuicStream, frame_type: int) -> None:
+    """Ends a connection that keeps more than :data:`PIECES_MAX` pieces."""
+    if len(stream.receiver._ranges) > PIECES_MAX:
+        raise QuicConnectionError(
+            error_code=QuicErrorCode.INTERNAL_ERROR,
+            frame_type=frame_type,
+            reason_phrase=f"a stream in more than {PIECES_MAX} pieces",
+        )
 
 
 def server_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicConfiguration:

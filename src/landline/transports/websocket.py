@@ -7,7 +7,7 @@ import re
 import ssl
 from typing import Final
 
-from websockets.asyncio.client import connect_http_proxy
+from websockets.asyncio.client import HTTPProxyConnection
 from websockets.exceptions import InvalidProxy, ProxyError
 from websockets.proxy import Proxy, get_proxy, parse_proxy
 from websockets.uri import WebSocketURI, parse_uri
@@ -106,14 +106,37 @@ def choose_proxy(uri: WebSocketURI, wanted: str | bool) -> Proxy | None:
     return proxy
 
 
+class _Tunnel(HTTPProxyConnection):
+    """The library tells its reader twice of the end where a proxy hangs up early, which that answers with an exception
+    in the event loop, and that with a traceback in the log."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.reader.eof:
+            super().connection_lost(exc)
+
+
+async def _open_tunnel(proxy: Proxy, uri: WebSocketURI) -> asyncio.Transport:
+    """Raises :class:`ProxyError` and :class:`OSError`."""
+    transport, tunnel = await asyncio.get_running_loop().create_connection(
+        lambda: _Tunnel(uri, proxy),
+        proxy.host,
+        proxy.port,
+        ssl=ssl.create_default_context() if proxy.scheme == "https" else None,
+    )
+    try:
+        await tunnel.response
+    except BaseException:
+        transport.abort()
+        raise
+    return transport
+
+
 async def _connect_through(
     proxy: Proxy, uri: WebSocketURI, endpoint: Endpoint, opening: ClientOpening, options: TransportOptions
 ) -> None:
     """The same as :func:`tcp.connect`, through a tunnel that the proxy makes (CONNECT, RFC 9110, section 9.3.6)."""
     try:
-        transport = await connect_http_proxy(
-            proxy, uri, ssl=ssl.create_default_context() if proxy.scheme == "https" else None
-        )
+        transport = await _open_tunnel(proxy, uri)
     except ProxyError as error:
         raise ConnectFailed(
             f"the proxy {proxy.host}:{proxy.port} made no way: {error.__cause__ or error}"

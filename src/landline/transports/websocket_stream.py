@@ -22,6 +22,13 @@ _CONTINUATION: Final = Opcode.CONT
 _ORDERLY: Final = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
 
 
+READ_STEP_BYTES: Final = 16 * 1024
+"""A larger read is looked through in such steps."""
+IDLE_FRAMES_MAX: Final = 512
+"""Pings, pongs and empty fragments in one step. Each byte of small ones costs us a microsecond, whoever sent it: a
+stranger's megabyte would hold up everybody else for a second. Who pings now and then never has so many together."""
+
+
 class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     """An open WebSocket: the protocol of its TCP or TLS transport, and the transport of a line.
 
@@ -118,16 +125,14 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         frames = self._frames
         was_closing = self._is_closing
-        frames.receive_data(data)
-        payload = []
-        # Requests and responses are events of opening handshakes only.
-        for frame in cast(list[Frame], frames.events_received()):
-            if frame.opcode is _BINARY or frame.opcode is _CONTINUATION:
-                payload.append(frame.data)
-            elif frame.opcode is Opcode.TEXT:
-                # Nothing behind it counts any more.
-                frames.fail(CloseCode.UNSUPPORTED_DATA, "a line takes binary messages only")
-                break
+        payload: list[bytes | bytearray | memoryview] = []
+        if len(data) <= READ_STEP_BYTES:
+            self._read_frames(data, payload)
+        else:
+            for start in range(0, len(data), READ_STEP_BYTES):
+                if frames.state is not State.OPEN:
+                    break
+                self._read_frames(data[start : start + READ_STEP_BYTES], payload)
         self._send()
         if frames.state is not State.OPEN:
             self._leave()
@@ -135,6 +140,24 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         # after our own close.
         if not was_closing and (received := b"".join(payload)):
             self._protocol.data_received(received)
+
+    def _read_frames(self, data: bytes, payload: list[bytes | bytearray | memoryview]) -> None:
+        """Adds what the frames carry to ``payload``."""
+        frames = self._frames
+        frames.receive_data(data)
+        idle = 0
+        # Requests and responses are events of opening handshakes only.
+        for frame in cast(list[Frame], frames.events_received()):
+            if (frame.opcode is _BINARY or frame.opcode is _CONTINUATION) and frame.data:
+                payload.append(frame.data)
+            elif frame.opcode is Opcode.TEXT:
+                # Nothing behind it counts any more.
+                frames.fail(CloseCode.UNSUPPORTED_DATA, "a line takes binary messages only")
+                return
+            else:
+                idle += 1
+        if idle > IDLE_FRAMES_MAX and frames.state is State.OPEN:
+            frames.fail(CloseCode.POLICY_VIOLATION, "too many frames that carry nothing")
 
     def eof_received(self) -> None:
         """The peer's TCP ended, in order or not; the transport below closes itself then."""

@@ -16,6 +16,7 @@ from landline.fleet.agent.power import OutcomeUnknown, PowerError
 from landline.fleet.agent.power.dry_run import DryRunPower
 from landline.fleet.agent.prompt import Answer, Choice, PromptError
 from landline.fleet.api import CancelRequest
+from landline.fleet.jobs import POSTPONED_S_LEAST
 from landline.fleet.messages import Goodbye, KnownExecution, Report
 from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
 from landline.fleet.storage import StorageError
@@ -138,7 +139,7 @@ async def test_the_person_postpones(house, person, ada) -> None:
     machine = await house.machine(persons=(ada,), prompt=person(postpone(0.05), NOW)).boot()
     ended = await house.over(await house.order(Action.LOG_OFF))
     assert ended.state is ExecutionState.DONE
-    assert ended.postponed_s == 0.05
+    assert ended.postponed_s == POSTPONED_S_LEAST
     assert machine.acted == [Action.LOG_OFF]
     assert len(machine.prompt.questions) == 2
 

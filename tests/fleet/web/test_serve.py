@@ -12,6 +12,7 @@ import time
 import pytest
 
 from landline.fleet.paths import UnsafeDirectory
+from landline.fleet.web import serve
 from landline.fleet.web.serve import AddressInUse, ApiServer, CannotListen, tcp_listener
 
 
@@ -181,6 +182,50 @@ async def test_a_client_that_leaves_ends_its_stream(fleet, directory):
         writer.close()
         while fleet.readers:
             await asyncio.sleep(0.001)
+
+
+def status_of(address):
+    connection = http.client.HTTPConnection(*address, timeout=10)
+    try:
+        connection.request("GET", "/api/v1/status", headers={"Authorization": "Bearer a token"})
+        with connection.getresponse() as response:
+            response.read()
+            return response.status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET /api/v1/status HTTP/1.1\r\nHo"], ids=["nothing", "half a request"]
+)
+async def test_strangers_that_say_nothing_lock_nobody_out(fleet, monkeypatch, said):
+    """They know no token, and need none to open as many connections as there may be."""
+    monkeypatch.setattr(serve, "CONNECTIONS_MAX", 20)
+    monkeypatch.setattr(serve, "REQUEST_S_OF_MANY", 0.3)
+    async with ApiServer(fleet, tcp=("127.0.0.1", 0), token="a token") as server:
+        strangers = []
+        for _ in range(20):
+            _, writer = await asyncio.open_connection(*server.tcp_address)
+            writer.write(said)
+            strangers.append(writer)
+        while await asyncio.to_thread(status_of, server.tcp_address) != 200:
+            await asyncio.sleep(0.05)
+        for writer in strangers:
+            writer.close()
+
+
+async def test_a_stream_of_updates_is_not_taken_for_silence(fleet, directory, monkeypatch):
+    monkeypatch.setattr(serve, "REQUEST_S", 0.0)
+    path = directory / "control.sock"
+    async with ApiServer(fleet, unix_path=path, keep_alive_s=0.05):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        heard = b""
+        while heard.count(b": keep-alive") < 12:
+            piece = await reader.read(65536)
+            assert piece, "it was dropped"
+            heard += piece
+        writer.close()
 
 
 async def test_a_client_that_does_not_read_cannot_hold_the_server(fleet, directory, caplog):

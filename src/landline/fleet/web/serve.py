@@ -32,6 +32,12 @@ OPERATION_S_MAX: Final = 3
 CONNECTIONS_MAX: Final = 1000
 """More connections than this at once are answered with 503: a guard for file descriptors, not a quota."""
 
+REQUEST_S: Final = 10.0
+"""How long a connection may have nothing to say, or half a request; uvicorn waits for the first one for ever."""
+
+REQUEST_S_OF_MANY: Final = 1.0
+"""The same while more than half of :data:`CONNECTIONS_MAX` are there: who opens them all locks nobody out."""
+
 PROBE_S: Final = 1.0
 """How long somebody on an existing unix socket has to accept; then it counts as busy, not gone."""
 
@@ -155,6 +161,7 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._silent_since: dict[Any, float] = {}
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -163,6 +170,25 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.listening.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        self._drop_silent(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    def _drop_silent(self, now: float) -> None:
+        """Drops connections that have said no whole request for too long."""
+        connections = self.server_state.connections
+        allowed_s = REQUEST_S if 2 * len(connections) <= CONNECTIONS_MAX else REQUEST_S_OF_MANY
+        silent: dict[Any, float] = {}
+        for connection in list(connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                continue
+            since = silent[connection] = self._silent_since.get(connection, now)
+            if now - since > allowed_s:
+                connection.transport.abort()
+        self._silent_since = silent
 
     def abort_connections(self) -> None:
         """Drops every connection that is still there, with what was not read of it."""
