@@ -19,7 +19,7 @@ from landline.handlers import encode_value
 from landline.line import Line
 from landline.outbox import Outbox
 from landline.requests import read_answer
-from landline.session.auth import Anonymous, ClientAuth
+from landline.session.auth import ClientAuth, client_auth
 from landline.session.codes import Code
 from landline.session.events import Ended
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits
@@ -73,7 +73,7 @@ async def call(
         raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
     check_identity(identity)
     body, is_packed = encode_value(value)
-    caller = _Caller(endpoints, auth or Anonymous(), identity, options or TransportOptions())
+    caller = _Caller(endpoints, client_auth(auth), identity, options or TransportOptions())
     # Encoded before anything is started, so that a value without a form costs no connection.
     request = _Request(name, body, is_packed, response_type, timeout)
     return await caller.ask(request)

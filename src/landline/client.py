@@ -35,7 +35,7 @@ from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
 from landline.race import first_of
 from landline.roads import Roads
-from landline.session.auth import IDENTITY_BYTES_MAX, Anonymous, ClientAuth
+from landline.session.auth import IDENTITY_BYTES_MAX, ClientAuth, client_auth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, ClientHandshake, Limits, RandomSource, Welcome
@@ -115,7 +115,7 @@ def connect(
     check_identity(identity)
     return Connector(
         endpoints,
-        auth=auth or Anonymous(),
+        auth=client_auth(auth),
         identity=identity,
         backoff=backoff or Backoff(),
         on_state=on_state,
