@@ -23,7 +23,7 @@ def build() -> typer.Typer:
         name="landline",
         cls=_Group,
         help="Keeps a line open to every machine you look after, and lets you act on them.",
-        epilog="Exit status: 0 all done, 1 some not, 2 wrong use, 3 no control server, 130 Ctrl-C.",
+        epilog="Exit status: 0 all done, 1 some not, 2 wrong use, 3 no control server, 130 Ctrl-C before the end.",
         rich_markup_mode=None,
         add_completion=False,
         no_args_is_help=True,
