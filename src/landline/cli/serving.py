@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
+from landline.cli.exits import ALL_DONE, INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
 from landline.cli.listening import listen_endpoint
 from landline.cli.logs import quiet_logs, show_logs
 from landline.cli.options import Json
@@ -79,7 +79,9 @@ def demo(
     if json and duration is None:
         raise WrongUse("--json prints the figures of a demo that ends; give --seconds too.")
     quiet_logs()
-    sys.exit(_run(_demo(count, duration, as_json=json)))
+    # One that would have ended by itself has not done what was asked.
+    interrupted = ALL_DONE if duration is None else INTERRUPTED
+    sys.exit(_run(_demo(count, duration, as_json=json), interrupted))
 
 
 def serve(
@@ -433,8 +435,11 @@ def _prompt(kind: str) -> Prompt | None:
 # shared
 
 
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs a coroutine; what is expected to go wrong becomes one sentence and an exit status."""
+def _run(main: Coroutine[Any, Any, int], interrupted: int = ALL_DONE) -> int:
+    """Runs a coroutine; what is expected to go wrong becomes one sentence and an exit status.
+
+    ``interrupted`` is that of Ctrl-C.
+    """
     import asyncio
 
     import landline
@@ -442,7 +447,7 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
     try:
         return landline.run(main)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return ALL_DONE
+        return interrupted
     except landline.ConfigurationError as error:
         raise WrongUse(sentence(str(error))) from error
     except OSError as error:
