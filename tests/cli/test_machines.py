@@ -167,13 +167,16 @@ async def test_whatever_stops_watch_it_gives_the_terminal_back(server, terminal,
     await screen.shows("3 machines: 3 online")
     for number in numbers:
         screen.process.send_signal(number)
-    assert await screen.ended() == 0
+    # A second one may arrive so late that Python has put its handlers away; the terminal is given back before.
+    assert await screen.ended() in ({0} if len(numbers) == 1 else {0, -signal.SIGTERM})
     await until(lambda: SHOW_CURSOR in screen.text and LEAVE_SCREEN in screen.text)
     assert "Traceback" not in screen.text
 
 
 async def test_a_demo_gives_the_terminal_back(terminal, until):
     screen = await terminal("demo", "--machines", "1")
+    # It proposes what can be done here.
+    await screen.shows("landline restart sim-01 ")
     await screen.shows("1 machine: 1 online")
     screen.interrupt()
     assert await screen.ended() == 0

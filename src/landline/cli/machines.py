@@ -73,7 +73,8 @@ def _stop_once(number: int, frame: FrameType | None) -> None:
     """
     del number, frame
     for each in _STOPPING:
-        signal.signal(each, signal.SIG_IGN)
+        # A function, not SIG_IGN: of one that has arrived already Python would complain that nobody takes it.
+        signal.signal(each, lambda *_: None)
     raise KeyboardInterrupt
 
 

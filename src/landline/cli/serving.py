@@ -222,16 +222,18 @@ async def _show_demo(shown: Demo) -> None:
 
     from landline.fleet.paths import control_socket
 
+    # One that there is.
+    commands = [line.replace("sim-03", f"sim-{min(3, shown.machines):02d}") for line in TRY]
     sys.stdout.write(
         f"\n{shown.machines} machines are online.\n"
         f"The control server listens for agents on {shown.running.agents}\n"
         f"and for operators on unix://{control_socket()}\n\n"
         "Try in a second terminal:\n"
-        + "".join(f"    {line}\n" for line in TRY)
+        + "".join(f"    {line}\n" for line in commands)
         + "\nCtrl-C ends the demo.\n\n"
     )
     sys.stdout.flush()
-    footer = "Try in a second terminal:\n" + "\n".join(f"  {line}" for line in TRY)
+    footer = "Try in a second terminal:\n" + "\n".join(f"  {line}" for line in commands)
     watching = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
