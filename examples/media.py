@@ -173,7 +173,8 @@ async def view(url: str, deadline_s: float, wav: Path | None) -> None:
 
 @contextmanager
 def open_wav(path: Path) -> Iterator[wave.Wave_write]:
-    with closing(wave.open(str(path), "wb")) as recording:
+    # Opened here: a path that wave cannot open leaves it with half an object.
+    with path.open("wb") as file, closing(wave.open(file, "wb")) as recording:
         recording.setnchannels(1)
         recording.setsampwidth(2)
         recording.setframerate(SAMPLES_PER_S)

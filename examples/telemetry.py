@@ -187,6 +187,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.interval <= 0:
         parser.error("--interval: more than 0 seconds are needed")
+    if given.role == "sensors" and given.count < 1:
+        parser.error("--count: at least 1 is needed")
     # A thousand lines that lose their collector at once are a thousand lines of log.
     logging.getLogger("landline").setLevel(logging.ERROR)
     # Each line is a file descriptor, and many systems allow 1,024 of them to those who do not ask (getrlimit(2)).

@@ -117,3 +117,13 @@ def test_whatever_is_wrong_with_a_body_is_one_error(body, body_type):
 def test_arbitrary_bodies_raise_nothing_but_what_is_said(data):
     for choice in range(targets.CHOICES):
         targets.values(bytes([choice]) + data)
+
+
+def test_a_decorator_without_a_name_says_so():
+    with pytest.raises(
+        landline.ConfigurationError, match=r"such as @server\.on\('add'\), not with 'function'"
+    ):
+
+        @landline.Server().on
+        def add(line, numbers):
+            return sum(numbers)

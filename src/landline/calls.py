@@ -18,7 +18,7 @@ from landline.handlers import Handlers, encode_value
 from landline.line import Line
 from landline.outbox import Outbox
 from landline.requests import read_answer
-from landline.session.auth import Anonymous, ClientAuth
+from landline.session.auth import ClientAuth, client_auth
 from landline.session.codes import Code
 from landline.session.events import Ended
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits, RandomSource
@@ -74,7 +74,7 @@ async def call(
         raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
     random = SystemRandom()
     dialer = Dialer(
-        auth=auth or Anonymous(), identity=identity, limits=Limits(), clock=monotonic, random=random
+        auth=client_auth(auth), identity=identity, limits=Limits(), clock=monotonic, random=random
     )
     # Encoded before anything is started, so that a value without a form costs no connection.
     body, is_packed = encode_value(value)

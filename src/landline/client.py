@@ -34,7 +34,7 @@ from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedF
 from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
-from landline.session.auth import Anonymous, ClientAuth
+from landline.session.auth import ClientAuth, client_auth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import Limits, RandomSource
@@ -102,7 +102,7 @@ def connect(
     random = random or SystemRandom()
     backoff = backoff or Backoff()
     dialer = Dialer(
-        auth=auth or Anonymous(), identity=identity, limits=limits or Limits(), clock=clock, random=random
+        auth=client_auth(auth), identity=identity, limits=limits or Limits(), clock=clock, random=random
     )
     attempts = Attempts(
         roads,

@@ -173,6 +173,10 @@ class TakesDatagrams:
 
 
 def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            f"a handler is registered with its name, such as @server.on('add'), not with {type(name).__name__!r}"
+        )
     if name.startswith(RESERVED_PREFIX):
         raise ConfigurationError(
             f"names that begin with {RESERVED_PREFIX!r} are reserved; choose another than {name[:40]!r}"

@@ -30,7 +30,7 @@ from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
 from landline.presence import REMEMBERED_IDENTITIES, Presence
 from landline.room import WhenFull
-from landline.session.auth import Anonymous, ServerAuth
+from landline.session.auth import ServerAuth, server_auth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import Limits, RandomSource
@@ -109,7 +109,7 @@ class Server(TakesDatagrams):
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
-        self._auth: ServerAuth = auth or Anonymous()
+        self._auth = server_auth(auth)
         self._resume_window_s = resume_window_s
         self._clock = clock
         self._random: RandomSource = random or SystemRandom()

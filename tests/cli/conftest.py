@@ -97,7 +97,7 @@ class Screen:
         self.text = ""
         self._seen = 0
         self._primary = primary
-        self._process = process
+        self.process = process
         self._arrived = asyncio.Event()
         asyncio.get_running_loop().add_reader(primary, self._read)
 
@@ -114,7 +114,7 @@ class Screen:
     async def shows(self, text: str) -> None:
         """Returns when ``text`` has appeared after what was waited for before."""
         while (found := self.text.find(text, self._seen)) < 0:
-            assert self._process.returncode is None, self.text
+            assert self.process.returncode is None, self.text
             self._arrived.clear()
             await self._arrived.wait()
         self._seen = found + len(text)
@@ -126,13 +126,13 @@ class Screen:
         self.types("\x03")
 
     async def ended(self) -> int:
-        return await self._process.wait()
+        return await self.process.wait()
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._primary)
         os.close(self._primary)
-        if self._process.returncode is None:
-            self._process.kill()
+        if self.process.returncode is None:
+            self.process.kill()
 
 
 @pytest.fixture

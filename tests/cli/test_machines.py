@@ -10,6 +10,9 @@ from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
 from landline.fleet.web.serve import ApiServer
 
+LEAVE_SCREEN = "\x1b[?1049l"
+SHOW_CURSOR = "\x1b[?25h"
+
 
 async def test_ls(cli, fleet, server):
     fleet.add("office", PresenceState.AWAY, Cause.RESTARTING)
@@ -155,6 +158,29 @@ async def test_watch_on_a_terminal_is_live(cli, fleet, server, terminal):
     await screen.shows("10 minutes more")
     screen.interrupt()
     assert await screen.ended() == 0
+    assert "Traceback" not in screen.text
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]], ids=["one", "both"])
+async def test_whatever_stops_watch_it_gives_the_terminal_back(server, terminal, until, numbers):
+    screen = await terminal("watch")
+    await screen.shows("3 machines: 3 online")
+    for number in numbers:
+        screen.process.send_signal(number)
+    # A second one may arrive so late that Python has put its handlers away; the terminal is given back before.
+    assert await screen.ended() in ({0} if len(numbers) == 1 else {0, -signal.SIGTERM})
+    await until(lambda: SHOW_CURSOR in screen.text and LEAVE_SCREEN in screen.text)
+    assert "Traceback" not in screen.text
+
+
+async def test_a_demo_gives_the_terminal_back(terminal, until):
+    screen = await terminal("demo", "--machines", "1")
+    # It proposes what can be done here.
+    await screen.shows("landline restart sim-01 ")
+    await screen.shows("1 machine: 1 online")
+    screen.interrupt()
+    assert await screen.ended() == 0
+    await until(lambda: SHOW_CURSOR in screen.text and LEAVE_SCREEN in screen.text)
     assert "Traceback" not in screen.text
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from landline.cli.exits import ALL_DONE, NO_SERVER, SOME_NOT_DONE, WRONG_USE
+from landline.cli.exits import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, WRONG_USE
 from landline.fleet.agent.journal import Entry
 from landline.fleet.api import JobView
 from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
@@ -233,6 +233,16 @@ def test_serve_refuses(processes, place, options, status, words):
     arguments = [part for option in given.items() for part in option]
     refuses(processes.run("serve", *arguments), status, words)
     assert not (place / "run" / "socket").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_stopped_before_its_figures_is_not_done(processes, place, monkeypatch, number):
+    monkeypatch.setitem(processes.environment, "LANDLINE_RUNTIME_DIR", str(place))
+    program = processes.start("demo", "--machines", "1", "--seconds", "60")
+    program.says("Driving itself")
+    assert program.ends(number) == INTERRUPTED
+    assert "messages lost" not in program.out
+    assert "Traceback" not in program.err
 
 
 def test_the_command_for_agents_names_this_machine(processes, place):

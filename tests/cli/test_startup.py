@@ -1,5 +1,6 @@
 """Starting fast: what the command line must not import before it needs it."""
 
+import re
 import subprocess
 import sys
 
@@ -52,6 +53,14 @@ def test_no_server_code_is_imported(arguments, directory):
     assert loaded & forbidden == set()
     ours = {m for m in loaded if m.startswith("landline.") and not m.startswith("landline.cli")}
     assert ours <= {"landline.fleet", "landline.fleet.api", "landline.fleet.model", "landline.fleet.paths"}
+
+
+@pytest.mark.parametrize("command", ["jobs", "ping", "restart", "send-file", "receive-files", "agent"])
+async def test_help_is_for_people_who_know_no_python(cli, command):
+    ended = await cli.run(command, "--help")
+    assert ended.status == 0
+    assert "str" not in re.findall(r"\w+", ended.out)
+    assert "[[" not in ended.out
 
 
 async def test_the_version(cli):

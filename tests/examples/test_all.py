@@ -86,3 +86,31 @@ async def test_clients_say_that_nobody_answers_and_end_in_order(
         client = start(name, *arguments, url)
         await until(lambda: re.search("nobody answers|0 of 3 sensors are connected", client.out + client.err))
         assert await client.ends(signal.SIGINT) == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (
+            ("telemetry.py", "sensors", "--count", "0"),
+            2,
+            "telemetry.py: error: --count: at least 1 is needed",
+        ),
+        (
+            ("media.py", "view", "--wav", "/nowhere/x.wav"),
+            1,
+            "media.py: [Errno 2] No such file or directory:",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_is_told_in_one_line(arguments, status: int, told: str) -> None:
+    example, *options = arguments
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example), *options],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == status
+    assert ended.stderr.splitlines()[-1].startswith(told)

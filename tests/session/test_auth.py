@@ -1,7 +1,16 @@
 import pytest
 
+import landline
 from landline.errors import ConfigurationError
-from landline.session.auth import Anonymous, AuthClaim, SharedToken, proofs_equal, resume_proof
+from landline.session.auth import (
+    Anonymous,
+    AuthClaim,
+    SharedToken,
+    client_auth,
+    proofs_equal,
+    resume_proof,
+    server_auth,
+)
 
 NONCES = {"server_nonce": b"s" * 32, "client_nonce": b"c" * 32}
 TOKEN = "a token of more than 16 bytes"
@@ -60,6 +69,30 @@ def test_a_short_token_is_a_configuration_error():
     SharedToken("x" * 16)
     with pytest.raises(ConfigurationError, match="15 bytes"):
         SharedToken("x" * 15)
+
+
+@pytest.mark.parametrize("given", [TOKEN, TOKEN.encode(), "", 5, SharedToken, Anonymous])
+@pytest.mark.parametrize("check", [client_auth, server_auth])
+def test_what_is_no_authentication_is_refused_and_not_shown(check, given):
+    with pytest.raises(ConfigurationError, match=r"auth= takes landline\.SharedToken\(\.\.\.\)") as caught:
+        check(given)
+    assert TOKEN not in str(caught.value)
+
+
+def test_only_none_is_anonymous():
+    token = SharedToken(TOKEN)
+    assert client_auth(token) is server_auth(token) is token
+    assert isinstance(client_auth(None), Anonymous)
+    assert isinstance(server_auth(None), Anonymous)
+
+
+async def test_a_secret_in_place_of_a_token_is_noticed_before_anything_is_started():
+    with pytest.raises(ConfigurationError, match="this is a str"):
+        landline.connect("tcp://127.0.0.1:1", auth=TOKEN)
+    with pytest.raises(ConfigurationError, match="this is a str"):
+        landline.Server(auth=TOKEN)
+    with pytest.raises(ConfigurationError, match="this is a str"):
+        await landline.call("tcp://127.0.0.1:1", "add", auth=TOKEN)
 
 
 def test_a_token_does_not_show_itself():

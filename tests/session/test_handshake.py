@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.fuzz import targets
 from tests.fuzz.seeds import seeds_of
 
-from landline.errors import ProtocolError, Rejected
+from landline.errors import ConfigurationError, ProtocolError, Rejected
 from landline.session.auth import Anonymous, SharedToken, resume_proof
 from landline.session.codes import Code
 from landline.session.handshake import (
@@ -391,3 +391,10 @@ def test_no_bit_of_a_resume_can_be_changed(field):
     for other in wrong:
         forged = msgspec.structs.replace(genuine, **{name: other})
         assert not targets.is_proven(forged, targets.SERVER_RANDOM)
+
+
+@pytest.mark.parametrize("field", ["message_bytes", "window_bytes", "window_frames"])
+@pytest.mark.parametrize("value", [0, -1, 2**80, 1e6, None])
+def test_limits_no_peer_would_take_are_refused_where_they_are_made(field, value):
+    with pytest.raises(ConfigurationError, match=rf"Limits\({field}=.*\): Expected"):
+        Limits(**{field: value})

@@ -23,7 +23,7 @@ def build() -> typer.Typer:
         name="landline",
         cls=_Group,
         help="Keeps a line open to every machine you look after, and lets you act on them.",
-        epilog="Exit status: 0 all done, 1 some not, 2 wrong use, 3 no control server, 130 Ctrl-C.",
+        epilog="Exit status: 0 all done, 1 some not, 2 wrong use, 3 no control server, 130 Ctrl-C before the end.",
         rich_markup_mode=None,
         add_completion=False,
         no_args_is_help=True,
@@ -67,7 +67,9 @@ class _Group(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
         if command is not None:
-            _take_as_it_is(command.get_params(ctx))
+            parameters = command.get_params(ctx)
+            _take_as_it_is(parameters)
+            _without_types(parameters)
         return command
 
 
@@ -82,6 +84,13 @@ def _take_as_it_is(parameters: Iterable[Any]) -> None:
         is_plain = annotation in {str, list[str]} or (annotation is bool and not parameter.envvar)
         if is_plain and hasattr(parameter, "_runtime_param"):
             parameter._runtime_param = _AsItIs()
+
+
+def _without_types(parameters: Iterable[Any]) -> None:
+    """Keeps ``<list[str]>`` out of the help of arguments: whoever reads it need not know Python's types."""
+    for parameter in parameters:
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None
 
 
 class _AsItIs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -92,10 +93,11 @@ def receive_files(
 async def _send(url: str, path: Path, name: str | None, to: str, token: str | None) -> int:
     import landline
     from landline.cli.file_progress import show_progress
-    from landline.files.source import Source
 
     # Nobody is to be waited for with a file that cannot be read.
-    Source(path).close()
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise WrongUse(f"{path} is not a file that can be sent; name a regular file.")
+    path.open("rb").close()
     async with landline.connect(
         url,
         auth=landline.SharedToken(token) if token else None,

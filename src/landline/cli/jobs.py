@@ -124,7 +124,7 @@ def wake(
 def jobs(
     job_id: Annotated[
         str | None,
-        typer.Argument(metavar="[ID]", help="One job, or the beginning of its id.", show_default=False),
+        typer.Argument(metavar="ID", help="One job, or the beginning of its id.", show_default=False),
     ] = None,
     limit: Annotated[str, typer.Option("--limit", metavar="N", help="How many of the newest jobs.")] = "20",
     json: options.Json = False,

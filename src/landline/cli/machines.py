@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Final
 
 import typer
 
@@ -16,6 +18,8 @@ from landline.cli.live import Gone, live_updates
 from landline.cli.tables import table_lines
 from landline.cli.terminal import wants_colour
 from landline.cli.views import MACHINE_HEADER, machine_count, machine_row
+
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +52,8 @@ def watch(
 ) -> None:
     """Show machines and open jobs live, until Ctrl-C. Without a terminal: a line for every change."""
     api = options.client(server, token_file)
+    for number in _STOPPING:
+        signal.signal(number, _stop_once)
     try:
         if sys.stdout.isatty():
             from landline.cli.screen import show_live
@@ -57,6 +63,19 @@ def watch(
             _print_changes(api)
     except KeyboardInterrupt:
         return
+
+
+def _stop_once(number: int, frame: FrameType | None) -> None:
+    """Ends the watching with the first signal.
+
+    A demo's Ctrl-C brings two, one from the terminal and one from the demo: the second one must not interrupt what
+    gives the terminal back, nor end the program before it does.
+    """
+    del number, frame
+    for each in _STOPPING:
+        # A function, not SIG_IGN: of one that has arrived already Python would complain that nobody takes it.
+        signal.signal(each, lambda *_: None)
+    raise KeyboardInterrupt
 
 
 def _print_changes(api: ApiClient) -> None:

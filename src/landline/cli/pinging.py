@@ -111,7 +111,6 @@ def _measure(
     import asyncio
 
     import landline
-    from landline.announcement import Announced, parse_road
 
     quiet_logs()
 
@@ -129,8 +128,7 @@ def _measure(
     try:
         auth = landline.SharedToken(token) if token else None
         transport = _transport_options(ca)
-        road = parse_road(report.url)
-        if not isinstance(road, Announced) and road.is_connectionless:
+        if report.url.lower().startswith("udp:"):
             landline.run(_over_calls(report, auth, timeout_s, repeat))
         else:
             landline.run(_over_a_line(report, auth, transport, timeout_s, repeat))
@@ -220,14 +218,14 @@ def _transport_options(ca: str | None) -> landline.TransportOptions:
 def _reason(report: Report, error: landline.LandlineError) -> str:
     """What went wrong; of a policy that made one attempt, only what the attempt failed with."""
     import landline
-    from landline.announcement import parse_road
 
     cause: BaseException | None = error.last if isinstance(error, landline.GaveUp) else error
     if isinstance(cause, OSError):
         cause = landline.ConnectFailed(cause.strerror or str(cause))
     who = f"'{report.server}' at {report.url}" if report.server else report.url
     # A call names the server itself, for it may have tried several.
-    return f"{who}: {str(cause).removeprefix(f'{parse_road(report.url)}: ')}"
+    address = landline.parse_url(report.url) if report.url.lower().startswith("udp:") else report.url
+    return f"{who}: {str(cause).removeprefix(f'{address}: ')}"
 
 
 def _greeting(report: Report) -> str:

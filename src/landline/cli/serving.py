@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
+from landline.cli.exits import ALL_DONE, INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
 from landline.cli.listening import listen_endpoint
 from landline.cli.logs import quiet_logs, show_logs
 from landline.cli.options import Json
@@ -79,7 +79,9 @@ def demo(
     if json and duration is None:
         raise WrongUse("--json prints the figures of a demo that ends; give --seconds too.")
     quiet_logs()
-    sys.exit(_run(_demo(count, duration, as_json=json)))
+    # One that would have ended by itself has not done what was asked.
+    interrupted = ALL_DONE if duration is None else INTERRUPTED
+    sys.exit(_run(_demo(count, duration, as_json=json), interrupted))
 
 
 def serve(
@@ -220,16 +222,18 @@ async def _show_demo(shown: Demo) -> None:
 
     from landline.fleet.paths import control_socket
 
+    # One that there is.
+    commands = [line.replace("sim-03", f"sim-{min(3, shown.machines):02d}") for line in TRY]
     sys.stdout.write(
         f"\n{shown.machines} machines are online.\n"
         f"The control server listens for agents on {shown.running.agents}\n"
         f"and for operators on unix://{control_socket()}\n\n"
         "Try in a second terminal:\n"
-        + "".join(f"    {line}\n" for line in TRY)
+        + "".join(f"    {line}\n" for line in commands)
         + "\nCtrl-C ends the demo.\n\n"
     )
     sys.stdout.flush()
-    footer = "Try in a second terminal:\n" + "\n".join(f"  {line}" for line in TRY)
+    footer = "Try in a second terminal:\n" + "\n".join(f"  {line}" for line in commands)
     watching = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -433,8 +437,11 @@ def _prompt(kind: str) -> Prompt | None:
 # shared
 
 
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs a coroutine; what is expected to go wrong becomes one sentence and an exit status."""
+def _run(main: Coroutine[Any, Any, int], interrupted: int = ALL_DONE) -> int:
+    """Runs a coroutine; what is expected to go wrong becomes one sentence and an exit status.
+
+    ``interrupted`` is that of Ctrl-C.
+    """
     import asyncio
 
     import landline
@@ -442,7 +449,7 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
     try:
         return landline.run(main)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return ALL_DONE
+        return interrupted
     except landline.ConfigurationError as error:
         raise WrongUse(sentence(str(error))) from error
     except OSError as error:

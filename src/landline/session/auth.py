@@ -51,6 +51,35 @@ class ServerAuth(Protocol):
         ...
 
 
+def client_auth(given: ClientAuth | None) -> ClientAuth:
+    """What ``auth=`` of a client stands for: :class:`Anonymous` for ``None`` only.
+
+    Raises :class:`ConfigurationError` for what is no such scheme. An empty string, which an unset variable leaves, is
+    no way to go without.
+    """
+    if given is None:
+        return Anonymous()
+    _check_auth(given, "ClientAuth", ("claim", "accepts_server"))
+    return given
+
+
+def server_auth(given: ServerAuth | None) -> ServerAuth:
+    """The same for ``auth=`` of a server."""
+    if given is None:
+        return Anonymous()
+    _check_auth(given, "ServerAuth", ("identify", "server_proof"))
+    return given
+
+
+def _check_auth(given: object, protocol: str, methods: tuple[str, ...]) -> None:
+    # Its type only: it may be the secret itself.
+    if isinstance(given, type) or not all(hasattr(given, method) for method in methods):
+        what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        raise ConfigurationError(
+            f"auth= takes landline.SharedToken(...), or another landline.{protocol}; this is {what}"
+        )
+
+
 class Anonymous:
     """No authentication: clients may state an identity and nobody checks it. For trusted networks and tests."""
 

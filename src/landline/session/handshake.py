@@ -11,7 +11,7 @@ from typing import Annotated, Final, Protocol, TypeVar
 import msgspec
 from msgspec import Meta
 
-from landline.errors import ProtocolError, Rejected
+from landline.errors import ConfigurationError, ProtocolError, Rejected
 from landline.session.auth import AuthClaim, ClientAuth, Proof, resume_proof
 from landline.session.codes import Code, code_from_wire
 from landline.session.liveness import Heartbeat
@@ -58,6 +58,18 @@ class Limits(msgspec.Struct, frozen=True):
     """Frames sent and not yet acknowledged, in bytes."""
     window_frames: Annotated[int, Meta(ge=128, le=1_000_000)] = 16_384
     """Frames sent and not yet acknowledged, in number."""
+
+    def __post_init__(self) -> None:
+        # msgspec checks the annotations only of what it decodes: a peer would refuse what is wrong here.
+        for field in _LIMITS:
+            value = getattr(self, field.name)
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                raise ConfigurationError(f"Limits({field.name}={value!r}): {error}") from error
+
+
+_LIMITS: Final = msgspec.structs.fields(Limits)
 
 
 class Resume(msgspec.Struct, frozen=True):

@@ -288,7 +288,9 @@ class LogindPower:
             raise PowerError(f"The system bus did not answer in {self._call_timeout_s:g} s.") from error
         except (OSError, EOFError, DBusFastError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            raise PowerError(f"The system bus cannot be reached: {reason}") from error
+            raise PowerError(
+                f"The system bus cannot be reached: {reason.lower()}; where there is no logind, choose another --power"
+            ) from error
 
     def _connected_bus(self) -> MessageBus:
         # A call on a connection that ended would never return.
