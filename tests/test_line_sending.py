@@ -142,6 +142,18 @@ async def test_eof_goes_out_behind_senders_that_wait(pair):
         await asyncio.gather(*tasks)
 
 
+async def test_a_line_that_is_closed_says_why(pair):
+    async with pair() as (line, other):
+        line.end(landline.Code.NORMAL)
+        with pytest.raises(landline.LineClosed, match=r"^the line is closed: closed here$"):
+            line.send_nowait(1)
+        with pytest.raises(StopAsyncIteration):
+            await anext(other)
+        with pytest.raises(landline.LineClosed, match=r"^the line is closed: normal$") as closed:
+            await other.send(1)
+    assert closed.value.code is landline.Code.NORMAL
+
+
 async def test_two_who_wait_for_the_drain_are_both_told(pair):
     async with pair() as (line, other):
         await line.send("one")

@@ -56,3 +56,8 @@ class StateChange(msgspec.Struct, frozen=True, kw_only=True):
     """When online: whether the session went on (``True``) or is a new one (``False``)."""
     epoch: int = 0
     """When online: how many transports the session has ridden."""
+
+    @property
+    def reason(self) -> str:
+        """The detail, or only the cause where there is none."""
+        return self.detail or self.cause.value

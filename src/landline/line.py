@@ -500,10 +500,10 @@ class Line(LineWaiting):
         if self._session is not None and self._session.state is not State.CLOSED:
             self._session.close(Code.EXPIRED)
         self.change(change)
-        self._fail_requests(change.detail or change.cause.value)
+        self._fail_requests(change.reason)
         if self._answers is not None:
             self._answers.abandon()
-        ended = error or LineClosed(f"the line is closed: {change.detail or change.cause.value}", change.code)
+        ended = error or LineClosed(f"the line is closed: {change.reason}", change.code)
         if self._room is not None:
             self._room.fail(ended)
         self._fail_pings(ended)

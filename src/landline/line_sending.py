@@ -324,7 +324,8 @@ class LineSending(ABC):
 
     def _live_session(self) -> Session:
         if self._state is _CLOSED:
-            raise self.error or LineClosed(f"the line is closed: {self._cause.detail if self._cause else ''}")
+            assert self._cause is not None
+            raise self.error or LineClosed(f"the line is closed: {self._cause.reason}", self._cause.code)
         # One that the peer has ended stays here until its owner has seen what is lost with it.
         if self._session is None or self._session.state is State.CLOSED:
             raise BufferFull("the line has no session just now")
