@@ -42,7 +42,8 @@ from landline.session.sending import SendBuffer
 from landline.timers import TimerWheel
 from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions
 
-logger = logging.getLogger("landline")
+# A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
+logger = logging.getLogger("landline.client")
 
 STAGGER_S_MIN: Final = 0.01
 STAGGER_S_MAX: Final = 10.0

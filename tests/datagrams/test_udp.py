@@ -310,7 +310,9 @@ async def test_wrong_uses_are_named(desk):
         await call("udp://host", "echo", timeout=None)
 
     class Other:
-        pass
+        """Proves itself in a handshake, and has no secret for datagrams."""
+
+        claim = accepts_server = identify = server_proof = None
 
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with pytest.raises(landline.AddressInUse, match="is taken by another program"):

@@ -157,7 +157,7 @@ def test_frozen_for_longer_than_an_agent_waits(fleet, machines, poll):
     try:
         busy.open_gate()
         for machine in machines:
-            poll(lambda machine=machine: "nothing heard for 15" in machine.agent.err)
+            poll(lambda machine=machine: "nothing heard for 15" in machine.agent.out)
     finally:
         control.program.thaw()
     assert control.ended(acting).state is ExecutionState.DONE

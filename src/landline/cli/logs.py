@@ -6,18 +6,16 @@ import logging
 import sys
 
 
-def show_logs(*, lines: bool = True) -> None:
+def show_logs(*, attempts: bool = True) -> None:
     """Everything that happens, with its time, on standard error.
 
-    Without ``lines``, what a line says of its attempts to connect is left out: the command prints its states itself.
+    Without ``attempts``, those to connect are left out: the command prints the states of its line itself.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    if not lines:
-        logging.getLogger("landline").setLevel(logging.ERROR)
-        logging.getLogger("landline.agent").setLevel(logging.INFO)
-        logging.getLogger("landline.fleet").setLevel(logging.INFO)
+    if not attempts:
+        logging.getLogger("landline.client").setLevel(logging.ERROR)
 
 
 def quiet_logs() -> None:

@@ -177,7 +177,7 @@ def agent(
         raise WrongUse(f"--power {power!r} is not one of {', '.join(POWERS)}.")
     if prompt not in PROMPTS:
         raise WrongUse(f"--prompt {prompt!r} is not one of {', '.join(PROMPTS)}.")
-    show_logs(lines=False)
+    show_logs(attempts=False)
     sys.exit(_run(_agent(server, _agents_token(token_file), name, power, config, prompt, data)))
 
 
