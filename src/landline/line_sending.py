@@ -175,11 +175,13 @@ class LineSending(ABC):
         when_full: WhenFull = _WAIT,
         keep: int | None = None,
         turn: int = 0,
+        now: float | None = None,
     ) -> int:
         """Sends a value encoded before, as a broadcast does once for all lines.
 
         With a ``turn`` of the outbox the first such message of that turn is written at once: to go over thousands of
-        lines again at its end would mean to fetch all of them into the processor's cache a second time.
+        lines again at its end would mean to fetch all of them into the processor's cache a second time. ``now`` saves
+        looking at the clock for each of them.
 
         Returns how many older messages were dropped for it. Raises :class:`BufferFull` when there is no room;
         :meth:`receive_full` then does what the policy says.
@@ -208,7 +210,7 @@ class LineSending(ABC):
             self._count_dropped(dropped)
         if turn and turn != self._written_in and not self._flush_scheduled and not self._in_batch:
             self._written_in = turn
-            self._flush()
+            self._flush(now)
         else:
             self._flush_soon()
         return dropped

@@ -439,7 +439,7 @@ class Server(TakesDatagrams):
         body, is_packed = encode_value(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
-        turn = self.outbox.turn() if lines else 0
+        turn, now = (self.outbox.turn(), self.wheel.time()) if lines else (0, 0.0)
         for line in lines:
             try:
                 dropped += line.send_encoded(
@@ -450,6 +450,7 @@ class Server(TakesDatagrams):
                     when_full=when_full,
                     keep=keep,
                     turn=turn,
+                    now=now,
                 )
                 sent += 1
             except BufferFull:

@@ -186,6 +186,19 @@ class Session(SessionReceiving):
         or the peer's window or the transport has no room for more.
         """
         control = self._control
+        replay = self._replay
+        if (
+            replay.written + 1 == len(replay.frames)
+            and self._direct
+            and self._taken == self._told
+            and self._datagrams is None
+            and not control
+        ):
+            # The commonest case by a short way: one frame and nothing else, as of a broadcast, a request or an answer.
+            replay.written += 1
+            replay.unwritten_bytes = 0
+            self._liveness.said_at = now
+            return replay.frames[-1]
         if self.state is not State.CLOSED:
             if self._taken > self._told:
                 self._schedule_ack(now)
@@ -194,7 +207,6 @@ class Session(SessionReceiving):
                     control += self._datagrams.take_waiting()
                 if self._lanes is not None or self._eof_wanted:
                     self._number_waiting()
-                replay = self._replay
                 if replay.unwritten_bytes:
                     self._liveness.said_at = now
                     frames = replay.next_unwritten(WRITE_BYTES)
