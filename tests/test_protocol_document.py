@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.protocol_document import DOCUMENT, rows_under
 
 from landline.session import handshake, liveness, receiving, wire
 from landline.session.auth import IDENTITY_BYTES_MAX, SharedToken
@@ -31,7 +32,6 @@ from landline.session.state import TRANSITIONS, State
 from landline.session.wire import Kind, Operation
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 TOKEN = "an example, not a secret"
 IDENTITY = "lab-1"
@@ -44,18 +44,6 @@ SECRET = bytes(range(0xC0, 0xE0))
 
 
 # The tables.
-
-
-def rows_under(heading: str) -> list[tuple[str, ...]]:
-    """The rows of all tables in the section of that number, without their header rows."""
-    match = re.search(rf"^#+ {re.escape(heading)} .*?(?=^#)", DOCUMENT + "\n#", re.MULTILINE | re.DOTALL)
-    assert match is not None, f"the document has no section {heading}"
-    rows = [
-        tuple(cell.strip().strip("`") for cell in line.strip("|").split("|"))
-        for line in match[0].splitlines()
-        if line.startswith("|")
-    ]
-    return [row for row in rows if not set(row[0]) <= set("-: ")]
 
 
 @pytest.mark.parametrize(("heading", "kinds"), [("2.3", Kind), ("5.1", Operation), ("8.1", Code)])

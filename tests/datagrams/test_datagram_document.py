@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
+from tests.protocol_document import DOCUMENT, rows_under
 
 from landline.datagrams import CallCounts, answering, asking, wire
 from landline.datagrams.answering import AnsweredCalls, NewCall
@@ -15,20 +15,8 @@ from landline.datagrams.wire import DatagramKind, Reply, Seal
 from landline.session.auth import SharedToken
 from landline.session.wire import Operation
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 TOKEN = SharedToken("an example, not a secret")
 SEAL = Seal(TOKEN.seal_secret())
-
-
-def rows_under(heading: str) -> list[tuple[str, ...]]:
-    match = re.search(rf"^#+ {re.escape(heading)} .*?(?=^#)", DOCUMENT + "\n#", re.MULTILINE | re.DOTALL)
-    assert match is not None, f"the document has no section {heading}"
-    rows = [
-        tuple(cell.strip().strip("`") for cell in line.strip("|").split("|"))
-        for line in match[0].splitlines()
-        if line.startswith("|")
-    ]
-    return [row for row in rows if not set(row[0]) <= set("-: ")]
 
 
 def test_the_table_of_kinds() -> None:

@@ -1,13 +1,12 @@
 """A machine that gets another address, on a network of its own: what the kernel really says, and what a line does."""
 
 import asyncio
-import os
-import shutil
 import subprocess
 import sys
 
 import pytest
 import trustme
+from tests.faults.cable import laid
 
 import landline
 from landline.transports.quic_transport import QuicTransport
@@ -36,55 +35,9 @@ landline.run(serve(*sys.argv[1:]))
 """
 
 
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
-
-
-class Cable:
-    """A cable between this machine, which can change its address, and a server in a namespace."""
-
-    def __init__(self) -> None:
-        self.name, self.ours, self.theirs = (f"{prefix}{os.getpid()}" for prefix in ("move", "ma", "mb"))
-        net = os.getpid() % 8_000 * 8
-        self.server, self.first, self.second = (
-            f"198.19.{net // 256}.{net % 256 + host}" for host in (1, 2, 3)
-        )
-
-    @property
-    def inside(self) -> tuple[str, ...]:
-        return ("ip", "netns", "exec", self.name)
-
-    def set_up(self) -> None:
-        run("ip", "netns", "add", self.name)
-        run("ip", "link", "add", self.ours, "type", "veth", "peer", "name", self.theirs, "netns", self.name)
-        run("ip", "address", "add", f"{self.first}/29", "dev", self.ours)
-        run("ip", "link", "set", self.ours, "up")
-        run(*self.inside, "ip", "address", "add", f"{self.server}/29", "dev", self.theirs)
-        run(*self.inside, "ip", "link", "set", self.theirs, "up")
-
-    def take_down(self) -> None:
-        subprocess.run(("ip", "netns", "del", self.name), check=False, capture_output=True)
-        subprocess.run(("ip", "link", "del", self.ours), check=False, capture_output=True)
-
-    def move(self) -> None:
-        """Takes the address away, with which go the routes it brought, and gives another one."""
-        run("ip", "address", "del", f"{self.first}/29", "dev", self.ours)
-        run("ip", "address", "add", f"{self.second}/29", "dev", self.ours)
-
-
 @pytest.fixture
 def cable():
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("needs root and ip")
-    it = Cable()
-    try:
-        try:
-            it.set_up()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-        yield it
-    finally:
-        it.take_down()
+    yield from laid("move", "198.19")
 
 
 @pytest.fixture

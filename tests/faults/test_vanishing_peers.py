@@ -5,14 +5,12 @@ No test here says how fast: only that silence is called silence, that it was as 
 
 import asyncio
 import contextlib
-import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 
 import pytest
+from tests.faults.cable import laid
 
 import landline
 from landline.testing import FaultProxy
@@ -187,75 +185,22 @@ async def test_a_short_silence_is_suspected_and_forgiven(states, until, quick):
         assert line.epoch == other.epoch == 1
 
 
-# A network of our own.
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
-
-
-class Wire:
-    """A namespace with a server's address in it, on the other end of a cable that can drop every packet."""
-
-    def __init__(self) -> None:
-        self.name = f"line{os.getpid()}"
-        self.ours, self.theirs = f"la{os.getpid()}", f"lb{os.getpid()}"
-        net = os.getpid() % 16_000 * 4
-        self.here, self.there = (f"198.18.{net // 256}.{net % 256 + host}" for host in (1, 2))
-
-    @property
-    def inside(self) -> tuple[str, ...]:
-        return ("ip", "netns", "exec", self.name)
-
-    def set_up(self) -> None:
-        run("ip", "netns", "add", self.name)
-        run("ip", "link", "add", self.ours, "type", "veth", "peer", "name", self.theirs, "netns", self.name)
-        run("ip", "address", "add", f"{self.here}/30", "dev", self.ours)
-        run("ip", "link", "set", self.ours, "up")
-        run(*self.inside, "ip", "address", "add", f"{self.there}/30", "dev", self.theirs)
-        run(*self.inside, "ip", "link", "set", self.theirs, "up")
-        run(*self.inside, "nft", "add", "table", "inet", "hole")
-
-    def take_down(self) -> None:
-        subprocess.run(("ip", "netns", "del", self.name), check=False, capture_output=True)
-        subprocess.run(("ip", "link", "del", self.ours), check=False, capture_output=True)
-
-    def drop(self) -> None:
-        for hook in ("input", "output"):
-            rule = f"add chain inet hole {hook} {{ type filter hook {hook} priority 0; policy drop; }}"
-            run(*self.inside, "nft", rule)
-
-    def heal(self) -> None:
-        for hook in ("input", "output"):
-            run(*self.inside, "nft", "delete", "chain", "inet", "hole", hook)
-
-
 @pytest.fixture
-def wire():
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nft"):
-        pytest.skip("needs root, ip and nft")
-    it = Wire()
-    try:
-        try:
-            it.set_up()
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces with nftables here: {error.stderr.strip()}")
-        yield it
-    finally:
-        it.take_down()
+def cable():
+    yield from laid("line", "198.18", "nft")
 
 
-async def test_packets_that_the_kernel_drops(wire, states, until, monkeypatch, quick):
+async def test_packets_that_the_kernel_drops(cable, states, until, monkeypatch, quick):
     # The first packet of a connection is dropped too; its repetition by the kernel is not waited for.
     monkeypatch.setattr("landline.dialing.CONNECT_TIMEOUT_S", 0.5)
     seen = states()
-    async with child("serve", f"tcp://{wire.there}:0", prefix=wire.inside) as process:
+    async with child("serve", f"tcp://{cable.server}:0", prefix=cable.inside) as process:
         url = (await process.stdout.readline()).decode().strip()
         async with landline.connect(url, backoff=quick, on_state=seen) as line:
             await line.send(0)
             assert await anext(line) == 0
             assert await process.stdout.readline() == b"online|||False\n"
-            wire.drop()
+            cable.drop()
             seen.changes.clear()
             for number in range(1, 6):
                 await line.send(number)
@@ -264,7 +209,7 @@ async def test_packets_that_the_kernel_drops(wire, states, until, monkeypatch, q
             told = []
             while not told or not told[-1].startswith("reconnecting"):
                 told.append((await process.stdout.readline()).decode().strip())
-            wire.heal()
+            cable.heal()
             for number in range(6, 11):
                 await line.send(number)
             assert await read_numbers(line, 10) == list(range(1, 11))

@@ -13,7 +13,7 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
-from aioquic.buffer import Buffer  # type: ignore[attr-defined]
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # it re-exports without saying so
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,

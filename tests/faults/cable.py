@@ -1,0 +1,85 @@
+"""A network of our own: a namespace on the other end of a cable. For tests that need what only a kernel does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+
+def run(*command: str) -> None:
+    """Runs a program, and raises what it said when it failed."""
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+class Cable:
+    """A virtual cable between this machine and a namespace in which a server has an address.
+
+    :param name: at most 5 characters (a device's name has 15), other than those of other tests.
+    :param network: the first two numbers of the addresses; the rest is drawn from the id of this process.
+    """
+
+    def __init__(self, name: str, network: str) -> None:
+        self.name = f"{name}{os.getpid()}"
+        self.ours, self.theirs = f"{name}a{os.getpid()}", f"{name}b{os.getpid()}"
+        net = os.getpid() % 8_000 * 8
+        self.server, self.first, self.second = (
+            f"{network}.{net // 256}.{net % 256 + host}" for host in (1, 2, 3)
+        )
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """What a command that runs in the namespace begins with."""
+        return ("ip", "netns", "exec", self.name)
+
+    def set_up(self) -> None:
+        """Lays the cable."""
+        run("ip", "netns", "add", self.name)
+        run("ip", "link", "add", self.ours, "type", "veth", "peer", "name", self.theirs, "netns", self.name)
+        run("ip", "address", "add", f"{self.first}/29", "dev", self.ours)
+        run("ip", "link", "set", self.ours, "up")
+        run(*self.inside, "ip", "address", "add", f"{self.server}/29", "dev", self.theirs)
+        run(*self.inside, "ip", "link", "set", self.theirs, "up")
+
+    def take_down(self) -> None:
+        """Takes away what there is of it."""
+        subprocess.run(("ip", "netns", "del", self.name), check=False, capture_output=True)
+        subprocess.run(("ip", "link", "del", self.ours), check=False, capture_output=True)
+
+    def move(self) -> None:
+        """Takes our address away, with which go the routes it brought, and gives us another one."""
+        run("ip", "address", "del", f"{self.first}/29", "dev", self.ours)
+        run("ip", "address", "add", f"{self.second}/29", "dev", self.ours)
+
+    def drop(self) -> None:
+        """The namespace drops every packet, in both directions and without a word."""
+        run(*self.inside, "nft", "add", "table", "inet", "hole")
+        for hook in ("input", "output"):
+            rule = f"add chain inet hole {hook} {{ type filter hook {hook} priority 0; policy drop; }}"
+            run(*self.inside, "nft", rule)
+
+    def heal(self) -> None:
+        """Ends :meth:`drop`."""
+        run(*self.inside, "nft", "delete", "table", "inet", "hole")
+
+
+def laid(name: str, network: str, *programs: str) -> Iterator[Cable]:
+    """The body of a fixture. Skips without root, without one of these programs, and where there are no namespaces."""
+    missing = [program for program in ("ip", *programs) if not shutil.which(program)]
+    if os.geteuid() != 0 or missing:
+        pytest.skip(f"needs root, and {', '.join(('ip', *programs))}")
+    cable = Cable(name, network)
+    try:
+        try:
+            cable.set_up()
+            if "nft" in programs:
+                cable.drop()
+                cable.heal()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+        yield cable
+    finally:
+        cable.take_down()
