@@ -84,20 +84,7 @@ class Server(TakesDatagrams):
         clock: Callable[[], float] = monotonic,
         random: RandomSource | None = None,
     ) -> None:
-        if max_lines < 1:
-            raise ConfigurationError(f"Server(max_lines={max_lines}): at least one line is needed")
-        if not 0 <= resume_window_s <= 86_400:
-            raise ConfigurationError(
-                f"Server(resume_window_s={resume_window_s:g}): 0 to 86400 seconds are possible"
-            )
-        if memory_bytes < MEMORY_BYTES_MIN:
-            raise ConfigurationError(
-                f"Server(memory_bytes={memory_bytes}): {MEMORY_BYTES_MIN} are the least that makes sense"
-            )
-        if remembered_identities < 0:
-            raise ConfigurationError(
-                f"Server(remembered_identities={remembered_identities}): 0 remembers nobody, fewer cannot be"
-            )
+        _check(max_lines, resume_window_s, memory_bytes, remembered_identities)
         self.handlers = Handlers()
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
@@ -516,3 +503,20 @@ class Server(TakesDatagrams):
                 if start:
                     await asyncio.sleep(over_s / turns)
                 ending.create_task(drain_and_end(lines[start : start + per_turn]))
+
+
+def _check(max_lines: int, resume_window_s: float, memory_bytes: int, remembered_identities: int) -> None:
+    if max_lines < 1:
+        raise ConfigurationError(f"Server(max_lines={max_lines}): at least one line is needed")
+    if not 0 <= resume_window_s <= 86_400:
+        raise ConfigurationError(
+            f"Server(resume_window_s={resume_window_s:g}): 0 to 86400 seconds are possible"
+        )
+    if memory_bytes < MEMORY_BYTES_MIN:
+        raise ConfigurationError(
+            f"Server(memory_bytes={memory_bytes}): {MEMORY_BYTES_MIN} are the least that makes sense"
+        )
+    if remembered_identities < 0:
+        raise ConfigurationError(
+            f"Server(remembered_identities={remembered_identities}): 0 remembers nobody, fewer cannot be"
+        )

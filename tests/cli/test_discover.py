@@ -1,35 +1,22 @@
 """``serve --announce``, ``discover`` and an agent that goes by a name: real processes, real multicast."""
 
-import importlib.util
 import json
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from tests.faults import processes as processes_module
 
 from landline.cli.exits import ALL_DONE, SOME_NOT_DONE, WRONG_USE
-
-
-def load_processes():
-    """The helpers of the fault tests: tests are no package, so they are loaded by their path."""
-    name = "landline_test_processes"
-    if name not in sys.modules:
-        path = Path(__file__).parent.parent / "faults" / "processes.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @pytest.fixture
 def processes():
     directory = Path(tempfile.mkdtemp(prefix="ll-"))
-    with load_processes().run_processes(directory) as running:
+    with processes_module.run_processes(directory) as running:
         yield running
     shutil.rmtree(directory)
 

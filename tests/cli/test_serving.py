@@ -1,17 +1,16 @@
 """``serve``, ``agent`` and ``demo`` as processes: that they work together, and how they refuse what cannot work."""
 
-import importlib.util
 import re
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.faults import processes as processes_module
 
 from landline.cli.exits import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, WRONG_USE
 from landline.fleet.agent.journal import Entry
@@ -19,22 +18,10 @@ from landline.fleet.api import JobView
 from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
 
 
-def load_processes():
-    """The helpers of the fault tests: tests are no package, so they are loaded by their path."""
-    name = "landline_test_processes"
-    if name not in sys.modules:
-        path = Path(__file__).parent.parent / "faults" / "processes.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="module")
 def processes() -> Iterator:
     directory = Path(tempfile.mkdtemp(prefix="ll-"))
-    with load_processes().run_processes(directory) as running:
+    with processes_module.run_processes(directory) as running:
         yield running
     shutil.rmtree(directory)
 
@@ -42,7 +29,7 @@ def processes() -> Iterator:
 @pytest.fixture(scope="module")
 def control(processes):
     """A control server, with the API on TCP too."""
-    return load_processes().Control(processes, "--http", "127.0.0.1:0")
+    return processes_module.Control(processes, "--http", "127.0.0.1:0")
 
 
 @pytest.fixture
@@ -110,7 +97,7 @@ def test_dry_run(processes, control, agent):
 
 
 def test_commands(processes, control):
-    machine = load_processes().CommandMachine(processes, control, "commands")
+    machine = processes_module.CommandMachine(processes, control, "commands")
     logged_off = processes.run("logoff", "commands", "--message", "Go home", "--yes", "--json")
     view = msgspec.json.decode(logged_off.out, type=JobView)
     assert (logged_off.process.returncode, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
@@ -160,7 +147,7 @@ def test_api_on_tcp_wants_the_token(processes, control, place):
 
 
 def test_control_server_stops_in_order_and_starts_again(directory):
-    with load_processes().run_fleet(directory) as fleet:
+    with processes_module.run_fleet(directory) as fleet:
         control = fleet.control
         machine = fleet.machine("loyal")
         control.shows("loyal", PresenceState.ONLINE)
@@ -265,7 +252,7 @@ def test_the_command_for_agents_names_this_machine(processes, place):
 
 
 def test_an_agent_tells_an_attempt_once(processes, control, place):
-    url = f"tcp://127.0.0.1:{load_processes().free_port()}"
+    url = f"tcp://127.0.0.1:{processes_module.free_port()}"
     program = processes.start(
         *("agent", "--server", url, "--token-file", control.token_file, "--data", str(place / "agent")),
         *("--power", "dry-run", "--prompt", "none"),

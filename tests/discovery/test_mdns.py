@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-import os
 import secrets
-import shutil
 import ssl
-import subprocess
 import sys
 
 import pytest
 import trustme
+from tests.cable import laid
 from zeroconf import DNSOutgoing, DNSPointer, const
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
@@ -264,44 +262,19 @@ landline.run(serve(sys.argv[1]))
 
 
 @pytest.fixture
-def other_machine():
-    """A network namespace on the other end of a cable; what runs a command in it, and its address."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("needs root and ip")
-    namespace, ours, theirs = f"mdns{os.getpid()}", f"ma{os.getpid()}", f"mb{os.getpid()}"
-    net = os.getpid() % 16_000 * 4
-    here, there = (f"198.19.{net // 256}.{net % 256 + host}" for host in (1, 2))
-    inside = ("ip", "netns", "exec", namespace)
-    commands = (
-        f"ip netns add {namespace}",
-        f"ip link add {ours} type veth peer name {theirs} netns {namespace}",
-        f"ip address add {here}/30 dev {ours}",
-        f"ip link set {ours} up",
-        f"ip netns exec {namespace} ip address add {there}/30 dev {theirs}",
-        f"ip netns exec {namespace} ip link set {theirs} up",
-        f"ip netns exec {namespace} ip link set lo up",
-    )
-    try:
-        for command in commands:
-            done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
-        yield inside, there
-    finally:
-        subprocess.run(("ip", "netns", "del", namespace), check=False, capture_output=True)
-        subprocess.run(("ip", "link", "del", ours), check=False, capture_output=True)
+def cable():
+    yield from laid("mdns", "198.19")
 
 
-async def test_a_server_on_another_machine_is_found_and_its_end_is_heard(other_machine, name, quick, until):
-    inside, address = other_machine
+async def test_a_server_on_another_machine_is_found_and_its_end_is_heard(cable, name, quick, until):
     process = await asyncio.create_subprocess_exec(
-        *inside, sys.executable, "-c", SERVE, name, stdout=asyncio.subprocess.PIPE
+        *cable.inside, sys.executable, "-c", SERVE, name, stdout=asyncio.subprocess.PIPE
     )
     try:
         port = int(await process.stdout.readline())
         connector = landline.connect(f"mdns+tcp://{name}", backoff=quick)
         async with connector as line:
-            assert str(connector.endpoint) == f"tcp://{address}:{port}"
+            assert str(connector.endpoint) == f"tcp://{cable.server}:{port}"
             await line.ping()
     finally:
         process.terminate()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import trustme
-from tests.faults.cable import laid
+from tests.cable import laid
 
 import landline
 from landline.transports.quic_transport import QuicTransport

@@ -10,7 +10,7 @@ import signal
 import sys
 
 import pytest
-from tests.faults.cable import laid
+from tests.cable import laid
 
 import landline
 from landline.testing import FaultProxy

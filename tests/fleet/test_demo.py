@@ -1,40 +1,27 @@
 """``landline demo``: a whole fleet on one machine, driven by itself or by the other commands."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from tests.faults import processes as processes_module
 
 from landline.fleet.api import JobView
 from landline.fleet.model import ExecutionState, Machine
 
 
-def load_processes():
-    """The helpers of the fault tests: tests are no package, so they are loaded by their path."""
-    name = "landline_test_processes"
-    if name not in sys.modules:
-        path = Path(__file__).parent.parent / "faults" / "processes.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
 @pytest.fixture
 def processes() -> Iterator:
     directory = Path(tempfile.mkdtemp(prefix="ll-"))
-    with load_processes().run_processes(directory) as running:
+    with processes_module.run_processes(directory) as running:
         yield running
     shutil.rmtree(directory)
 
@@ -53,7 +40,7 @@ def test_drives_itself(processes):
 
 
 def test_other_commands_find_it(processes):
-    poll = load_processes().until
+    poll = processes_module.until
     demo = processes.start("demo", "--machines", "4")
     poll(lambda: states(processes) == ["online"] * 4, lambda: f"{states(processes)} {demo.err}")
     demo.says("4 machines are online")
@@ -91,7 +78,7 @@ def test_other_commands_find_it(processes):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_ends_while_it_starts(processes, number):
     demo = processes.start("demo", "--machines", "2")
-    children = load_processes().until(lambda: descendants_of(demo.process.pid))
+    children = processes_module.until(lambda: descendants_of(demo.process.pid))
     assert demo.ends(number) == 0
     assert demo.err == ""
     assert_nothing_is_left(processes, children)
@@ -153,7 +140,7 @@ def command_of(pid: int) -> bytes:
 
 
 def assert_nothing_is_left(processes, children: set[int]) -> None:
-    load_processes().until(lambda: not [pid for pid in children if is_alive(pid)])
+    processes_module.until(lambda: not [pid for pid in children if is_alive(pid)])
     assert not list((processes.directory / "run").glob("*.sock"))
 
 

@@ -445,7 +445,7 @@ class QuicTransport(asyncio.Transport):
         """Calls the protocol. What it raises is reported and ends the transport, as with asyncio's own."""
         try:
             return function(*arguments)
-        except Exception as error:  # noqa: BLE001 - reported
+        except Exception as error:  # noqa: BLE001 - reported, and the transport ends
             self._report(error, f"the protocol of {self!r} failed")
             self.fail(error)
             return None

@@ -19,7 +19,7 @@ class Cable:
     """A virtual cable between this machine and a namespace in which a server has an address.
 
     :param name: at most 5 characters (a device's name has 15), other than those of other tests.
-    :param network: the first two numbers of the addresses; the rest is drawn from the id of this process.
+    :param network: the first two numbers of the addresses, of 198.18.0.0/15 (RFC 2544, section C.2.2); the rest is drawn from the id of this process.
     """
 
     def __init__(self, name: str, network: str) -> None:
@@ -43,6 +43,7 @@ class Cable:
         run("ip", "link", "set", self.ours, "up")
         run(*self.inside, "ip", "address", "add", f"{self.server}/29", "dev", self.theirs)
         run(*self.inside, "ip", "link", "set", self.theirs, "up")
+        run(*self.inside, "ip", "link", "set", "lo", "up")
 
     def take_down(self) -> None:
         """Takes away what there is of it."""
