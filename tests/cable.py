@@ -19,7 +19,8 @@ class Cable:
     """A virtual cable between this machine and a namespace in which a server has an address.
 
     :param name: at most 5 characters (a device's name has 15), other than those of other tests.
-    :param network: the first two numbers of the addresses, of 198.18.0.0/15 (RFC 2544, section C.2.2); the rest is drawn from the id of this process.
+    :param network: the first two numbers of the addresses, of 198.18.0.0/15 (RFC 2544, section C.2.2); the rest is
+        drawn from the id of this process.
     """
 
     def __init__(self, name: str, network: str) -> None:
