@@ -14,6 +14,7 @@ import uvloop
 
 import landline
 from landline.announcement import is_reachable
+from tests import skips
 
 HERE = Path(__file__).parent
 ON_BOTH_LOOPS = {
@@ -32,6 +33,10 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
     if item.path.parent in ON_BOTH_LOOPS:
         return {"uvloop": new_uvloop, "asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    skips.register(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,12 @@ import pytest
 import landline
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    path
+    for folder in (ROOT, *(ROOT / name for name in ("docs", "examples", "benchmarks", "clients", "tests")))
+    for path in sorted(folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))
+    if "node_modules" not in path.parts
+]
 COMMANDS = (
     "demo",
     "serve",
@@ -78,14 +83,58 @@ def test_the_tests_that_are_named_exist() -> None:
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    broken = [
-        (document.name, target)
-        for document in DOCUMENTS
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
-        if not (document.parent / target).exists()
+def prose_of(document: Path) -> str:
+    """The document without its blocks of code, in which brackets and ``#`` mean other things."""
+    return re.sub(r"^(```|~~~).*?^\1[^\n]*$", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(document: Path) -> set[str]:
+    """The anchors of a document's headings, named as the web pages of code hosts name them."""
+    anchors: dict[str, int] = {}
+    found = set()
+    for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", prose_of(document), flags=re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        number = anchors.get(slug, 0)
+        anchors[slug] = number + 1
+        found.add(f"{slug}-{number}" if number else slug)
+    return found
+
+
+def links_of(document: Path) -> list[tuple[str, str]]:
+    """``(path, anchor)`` of every relative link; the path is empty for a link within the document."""
+    targets = re.findall(r"\]\(<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\)", prose_of(document))
+    return [
+        (path, anchor)
+        for path, _, anchor in (target.partition("#") for target in targets)
+        if not re.match(r"[a-z][a-z0-9+.-]*:", path)
     ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_document_says_something_and_its_links_lead_somewhere(document: Path) -> None:
+    assert len(document.read_text().split()) >= 20, "a merge once emptied a document"
+    broken = []
+    for path, anchor in links_of(document):
+        target = document.parent / path if path else document
+        if not target.exists():
+            broken.append(f"{path}: no such file")
+        elif anchor and (target.suffix != ".md" or anchor not in anchors_of(target)):
+            broken.append(f"{path}#{anchor}: no such heading")
     assert broken == []
+
+
+def test_the_documents_that_must_exist_do() -> None:
+    names = {str(document.relative_to(ROOT)) for document in DOCUMENTS}
+    assert names >= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/library.md", "docs/fleet.md"}
+
+
+def test_anchors_are_those_of_the_headings(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("# One `two` (three)!\n```\n# no heading\n```\n## Same\n## Same\n## See [it](x.md)\n")
+    assert anchors_of(document) == {"one-two-three", "same", "same-1", "see-it"}
+    document.write_text("[a](b.md#c) ![d](e.svg) [f](https://g/h#i) [j](#k)\n```\n[l](m.md)\n```\n")
+    assert links_of(document) == [("b.md", "c"), ("e.svg", ""), ("", "k")]
 
 
 @pytest.mark.parametrize(
