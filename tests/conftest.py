@@ -11,10 +11,10 @@ import ifaddr
 import pytest
 import trustme
 import uvloop
+from tests import skips
 
 import landline
 from landline.announcement import is_reachable
-from tests import skips
 
 HERE = Path(__file__).parent
 ON_BOTH_LOOPS = {

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.skips import ALLOWED, refused
 
 ROOT = Path(__file__).parent.parent
