@@ -45,11 +45,12 @@ bench: setup
 fuzz: setup
 	@$(BIN)/python -m tests.fuzz --minutes 10 $(ARGS)
 
-# Some tests drive real programs: a virtual screen, a message bus, a clock that jumps. Where CI runs as root they are
-# installed; elsewhere those tests are skipped, and say which package they want.
-system-programs:
+# Some tests drive real programs: a browser, a virtual screen, a message bus, a clock that jumps; others draw plots. Where CI
+# runs as root they are installed; elsewhere those tests are skipped, and say which package they want.
+system-programs: setup
 	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		missing=; \
+		command -v chromium >/dev/null || missing="$$missing chromium"; \
 		command -v Xvfb >/dev/null || missing="$$missing xvfb"; \
 		command -v xdotool >/dev/null || missing="$$missing xdotool"; \
 		command -v dbus-daemon >/dev/null || missing="$$missing dbus"; \
@@ -60,6 +61,9 @@ system-programs:
 			echo "Installing for the tests:$$missing"; \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
 		fi; \
+	fi
+	@if [ "$$CI" = true ]; then \
+		VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --all-extras --group plots --inexact --quiet --python $(BIN)/python; \
 	fi
 
 test: setup system-programs

@@ -30,7 +30,7 @@ QUICK = landline.Backoff(first=0.01, cap=0.05)
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
     """Tests of the library run on uvloop and on asyncio's own loop; the fleet's on the latter."""
-    if item.path.parent in ON_BOTH_LOOPS:
+    if item.path.parent in ON_BOTH_LOOPS and item.get_closest_marker("asyncio_only") is None:
         return {"uvloop": new_uvloop, "asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 

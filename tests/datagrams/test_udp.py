@@ -254,11 +254,10 @@ async def test_no_answer_in_time_is_an_unknown_fate(desk, until, impatient):
     await until(lambda: desk.cancelled == 2)
 
 
+@pytest.mark.asyncio_only(reason="uvloop's clock cannot be replaced")
 async def test_the_error_names_the_timeout_that_was_asked_for(desk, monkeypatch, impatient):
     """However late this process gets the processor."""
     loop = asyncio.get_running_loop()
-    if not isinstance(loop, asyncio.BaseEventLoop):
-        pytest.skip("uvloop's clock cannot be replaced")
     looks = itertools.count()
     time = loop.time
     monkeypatch.setattr(loop, "time", lambda: time() + next(looks) * 0.002)
