@@ -75,6 +75,10 @@ class SimulatedPerson:
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
 
+    def unavailable_reason(self) -> str | None:
+        """Return ``None``: a simulated person can always be asked."""
+        return None
+
     async def ask(self, question: Question) -> Answer:
         """Thinks for a moment, then answers; or lets the countdown run out."""
         mood = self._dice.random()

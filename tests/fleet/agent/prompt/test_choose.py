@@ -8,6 +8,7 @@ from landline.fleet.agent.prompt.choose import (
     can_open_terminal,
     choose_prompt,
     prompt_kind,
+    unavailable_reason,
 )
 from landline.fleet.agent.prompt.terminal import TerminalPrompt
 from landline.fleet.agent.prompt.tk import TkPrompt
@@ -49,6 +50,37 @@ def test_choosing() -> None:
     assert isinstance(choose_prompt(X11, platform="linux", has_tkinter=yes, has_terminal=yes), TkPrompt)
     assert isinstance(choose_prompt({}, platform="linux", has_tkinter=yes, has_terminal=yes), TerminalPrompt)
     assert choose_prompt({}, platform="linux", has_tkinter=yes, has_terminal=no) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "platform", "has_tkinter", "has_terminal", "reason"),
+    [
+        ({}, "linux", True, False, "no display and no terminal (runs as a service)"),
+        (WAYLAND, "linux", True, False, "no X display (only Wayland) and no terminal (runs as a service)"),
+        (
+            X11,
+            "linux",
+            False,
+            False,
+            "no tkinter (on Debian: apt install python3-tk) and no terminal (runs as a service)",
+        ),
+        ({}, "linux", True, True, None),
+        (X11, "linux", True, False, None),
+        ({}, "win32", True, False, None),
+        ({}, "win32", False, True, "no tkinter (on Debian: apt install python3-tk)"),
+    ],
+)
+def test_why_there_is_no_way(
+    environ: dict[str, str], platform: str, has_tkinter: bool, has_terminal: bool, reason: str | None
+) -> None:
+    found = unavailable_reason(
+        environ, platform=platform, has_tkinter=lambda: has_tkinter, has_terminal=lambda: has_terminal
+    )
+    assert found == reason
+    chosen = choose_prompt(
+        environ, platform=platform, has_tkinter=lambda: has_tkinter, has_terminal=lambda: has_terminal
+    )
+    assert (chosen is None) == (reason is not None)
 
 
 def test_looking_at_this_machine() -> None:

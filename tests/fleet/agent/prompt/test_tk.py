@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
-from landline.fleet.agent.prompt.tk import DIALOG_COMMAND, TkPrompt, parse_answer
+from landline.fleet.agent.prompt.tk import DIALOG_COMMAND, TkPrompt, display_seat, parse_answer
 from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE, LINE_BYTES_MAX
 from landline.fleet.model import Action
 
@@ -27,6 +27,10 @@ QUESTION = Question(
     message="The new kernel is ready.\n<b>Save</b> your work, please.",
     countdown_s=600,
 )
+
+
+SOME_DISPLAY = {**os.environ, "DISPLAY": ":987"}
+"""For children that show nothing."""
 
 
 class Desk:
@@ -184,10 +188,26 @@ async def test_a_window_that_dies_without_an_answer(desk: Desk, tmp_path: Path) 
 
 
 async def test_no_display() -> None:
-    pytest.importorskip("tkinter", reason="tkinter is missing: apt install python3-tk")
     environ = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
-    with pytest.raises(PromptError, match="ended without an answer: The window cannot be shown: no display"):
-        await TkPrompt(environ=environ).ask(QUESTION)
+    # A program that cannot be started: it is not even tried.
+    prompt = TkPrompt(environ=environ, command=("/nowhere/python",))
+    assert prompt.unavailable_reason() == "no display"
+    with pytest.raises(PromptError, match=r"^The window cannot be shown: no display\.$"):
+        await prompt.ask(QUESTION)
+
+
+async def test_a_display_that_is_not_there() -> None:
+    pytest.importorskip("tkinter", reason="tkinter is missing: apt install python3-tk")
+    with pytest.raises(
+        PromptError, match="ended without an answer: The window cannot be shown: couldn't conn"
+    ):
+        await TkPrompt(environ=SOME_DISPLAY).ask(QUESTION)
+
+
+def test_the_seat_of_a_display() -> None:
+    names = (":0", ":1.0", "unix:2.1", "localhost:10.0", "", "nonsense")
+    assert [display_seat({"DISPLAY": name}) for name in names] == [":0", ":1", ":2", "localhost:10", "", ""]
+    assert display_seat({}) == ""
 
 
 @pytest.mark.parametrize(
@@ -203,15 +223,23 @@ async def test_no_display() -> None:
 )
 async def test_a_child_that_misbehaves(code: str, message: str) -> None:
     with pytest.raises(PromptError, match=message):
-        await TkPrompt(command=(sys.executable, "-c", code)).ask(QUESTION)
+        await TkPrompt(environ=SOME_DISPLAY, command=(sys.executable, "-c", code)).ask(QUESTION)
 
 
-async def test_a_child_that_says_nothing_is_killed(tmp_path: Path) -> None:
-    code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [("shown", "not even that time was up"), ("", r"^The window did not appear within 2 s\.$")],
+)
+async def test_a_child_that_gives_no_answer_is_killed(tmp_path: Path, says: str, message: str) -> None:
+    code = (
+        "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "print(sys.argv[2], end=sys.argv[2] and '\\n', flush=True); time.sleep(600)"
+    )
     pid = tmp_path / "pid"
-    question = msgspec.structs.replace(QUESTION, countdown_s=0.1)
-    prompt = TkPrompt(command=(sys.executable, "-c", code, str(pid)), start_timeout_s=2.0)
-    with pytest.raises(PromptError, match="not even that time was up"):
+    question = msgspec.structs.replace(QUESTION, countdown_s=0.1 if says else 600.0)
+    command = (sys.executable, "-c", code, str(pid), says)
+    prompt = TkPrompt(environ=SOME_DISPLAY, command=command, start_timeout_s=2.0)
+    with pytest.raises(PromptError, match=message):
         await prompt.ask(question)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
@@ -219,7 +247,7 @@ async def test_a_child_that_says_nothing_is_killed(tmp_path: Path) -> None:
 
 async def test_a_program_that_cannot_be_started() -> None:
     with pytest.raises(PromptError, match="cannot be started: No such file or directory"):
-        await TkPrompt(command=("/nowhere/python",)).ask(QUESTION)
+        await TkPrompt(environ=SOME_DISPLAY, command=("/nowhere/python",)).ask(QUESTION)
 
 
 @pytest.mark.parametrize(

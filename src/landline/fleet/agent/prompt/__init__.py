@@ -1,17 +1,22 @@
-"""Asking the person at the machine, behind one interface: :class:`Prompt`."""
+"""Asking and telling the person at the machine: :class:`Prompt` brings back an answer, :class:`Notices` none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
-from landline.fleet.model import Action
+from landline.fleet.model import Action, Person
 
 
 class Choice(StrEnum):
-    """What the person chose. ``TIMED_OUT`` is the countdown running out without an answer, which is consent."""
+    """What the person chose.
+
+    ``TIMED_OUT`` is no choice: the question was shown and the countdown ran out without an answer. That is not
+    consent; whether the action may happen then is decided by the one who asked.
+    """
 
     NOW = "now"
     POSTPONE = "postpone"
@@ -36,6 +41,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     choice: Choice
     postpone_s: float = 0.0
+    seat: str = ""
+    """Where the question was shown and the key came from, as in :attr:`Person.seat`: the X display (``:0``) or the
+    terminal (``pts/3``, ``tty2``); empty where that cannot be told."""
 
 
 class PromptError(Exception):
@@ -47,9 +55,39 @@ class Prompt(Protocol):
 
     name: str
 
-    async def ask(self, question: Question) -> Answer:
-        """Asks, and returns the answer within ``question.countdown_s`` (plus the time to draw).
+    def unavailable_reason(self) -> str | None:
+        """Return why nobody can be asked this way right now, or ``None`` when it can be tried.
 
-        Cancelling takes the question off the screen. Raises :class:`PromptError` when nobody can be asked.
+        The reason is a phrase to follow "cannot ask: ", without a full stop. Cheap, and shows nothing.
+        """
+        ...
+
+    async def ask(self, question: Question) -> Answer:
+        """Ask, and return the answer within ``question.countdown_s`` (plus the time to draw).
+
+        Cancelling takes the question off the screen. Raises :class:`PromptError` when nobody can be asked, at
+        once where :meth:`unavailable_reason` knows why.
+        """
+        ...
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """What persons are told where they are not asked: what happens, who wants it, why, and when."""
+
+    action: Action
+    requested_by: str
+    message: str
+    due_in_s: float
+    may_cancel: bool = False
+    """Whether the person may object; a notice takes no answer, so it says whom to turn to."""
+
+
+class Notices(Protocol):
+    """Tells persons something and takes no answer; :func:`~.notices.send_notices` is the real one."""
+
+    async def __call__(self, notice: Notice, persons: Sequence[Person]) -> tuple[str, ...]:
+        """Tell ``persons``, and return the ways that worked (``wall``, ``notification to anna``).
+
+        Raises nothing for a way that fails. Takes a bounded time; cancelling leaves no child process.
         """
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,10 +9,13 @@ from enum import StrEnum
 from typing import Final
 
 from landline.fleet.agent.prompt import Prompt
-from landline.fleet.agent.prompt.tk import TkPrompt
+from landline.fleet.agent.prompt.tk import TkPrompt, can_import_tkinter, window_reason
 
 TERMINAL_PATH: Final = "/dev/tty"
 """The terminal a process was started from (tty(4)); a service has none."""
+
+NO_TERMINAL: Final = "no terminal (runs as a service)"
+"""Why there is none where the process has no controlling terminal."""
 
 
 class PromptKind(StrEnum):
@@ -28,21 +30,13 @@ def prompt_kind(
 ) -> PromptKind | None:
     """The best way to ask: a window where one can be shown, else the terminal, else ``None``.
 
-    On X11 and Wayland a window needs ``DISPLAY``: Tk 8.6 does not speak Wayland, and where there is only
-    that, ``WAYLAND_DISPLAY`` alone promises a window that never appears. Windows has no terminal of this
-    kind.
+    Windows has no terminal of this kind.
     """
-    has_display = platform in ("win32", "darwin") or bool(environ.get("DISPLAY"))
-    if has_display and has_tkinter:
+    if window_reason(environ, platform, has_tkinter=has_tkinter) is None:
         return PromptKind.TK
     if has_terminal and platform != "win32":
         return PromptKind.TERMINAL
     return None
-
-
-def can_import_tkinter() -> bool:
-    """Whether this Python was built with Tk; Debian keeps it apart, in ``python3-tk``."""
-    return all(importlib.util.find_spec(name) is not None for name in ("_tkinter", "tkinter"))
 
 
 def can_open_terminal() -> bool:
@@ -55,6 +49,23 @@ def can_open_terminal() -> bool:
     return True
 
 
+def unavailable_reason(
+    environ: Mapping[str, str] | None = None,
+    *,
+    platform: str = sys.platform,
+    has_tkinter: Callable[[], bool] = can_import_tkinter,
+    has_terminal: Callable[[], bool] = can_open_terminal,
+) -> str | None:
+    """Return why :func:`choose_prompt` finds no way to ask, or ``None`` when it finds one. Cheap.
+
+    The reason is a phrase to follow "cannot ask: ": ``no display and no terminal (runs as a service)``.
+    """
+    reason = window_reason(os.environ if environ is None else environ, platform, has_tkinter=has_tkinter())
+    if reason is None or platform == "win32":
+        return reason
+    return None if has_terminal() else f"{reason} and {NO_TERMINAL}"
+
+
 def choose_prompt(
     environ: Mapping[str, str] | None = None,
     *,
@@ -62,7 +73,9 @@ def choose_prompt(
     has_tkinter: Callable[[], bool] = can_import_tkinter,
     has_terminal: Callable[[], bool] = can_open_terminal,
 ) -> Prompt | None:
-    """The prompt for this machine, or ``None`` when nobody can be asked. Shows nothing yet.
+    """The prompt for this machine, or ``None`` when nobody can be asked (:func:`unavailable_reason` says why).
+
+    Shows nothing yet.
 
     ``environ`` is the process's own environment by default; a window is shown on the display it names.
     """

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import re
+import struct
+import sys
 import termios
 import tty
 from enum import Enum
 from typing import Final
 
-from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
-from landline.fleet.agent.prompt.wording import asked_by, countdown, duration, plain, title, verb
+import msgspec
 
-GRACE_S: Final = 1.0
-"""How long keys are ignored at first: the person may be typing something else when the question appears."""
+from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
+from landline.fleet.agent.prompt.choose import NO_TERMINAL
+from landline.fleet.agent.prompt.wording import (
+    SAVE_WORK,
+    asked_by,
+    at_end,
+    can_postpone,
+    cancel_label,
+    countdown,
+    duration,
+    now_label,
+    plain,
+    title,
+)
+
+GRACE_S: Final = 1.5
+"""How long no key may have come before one is an answer: a person who types when the question appears is still
+typing something else."""
 
 COLUMNS_DEFAULT: Final = 80
 """The width of a terminal that does not tell."""
@@ -24,6 +43,9 @@ READ_BYTES_MAX: Final = 256
 """How much is read at a time; a key is at most a dozen bytes."""
 
 _REDRAW_S: Final = 1.0
+_TIOCGDEV: Final = 0x80045432
+"""Asks Linux for the number of the real terminal, also of one opened as ``/dev/tty`` (ioctl_tty(2))."""
+
 _ESCAPE_SEQUENCE: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]?|O.?|.?)", re.DOTALL)
 
 
@@ -43,19 +65,33 @@ class TerminalPrompt:
         self._path = path
         self._grace_s = grace_s
 
+    def unavailable_reason(self) -> str | None:
+        """Return why this terminal cannot be used right now, or ``None``. Opens it, and writes nothing."""
+        try:
+            os.close(_opened(self._path))
+        except _Unavailable as error:
+            return str(error)
+        return None
+
     async def ask(self, question: Question) -> Answer:
-        """Shows the question and returns the answer; without one :attr:`Choice.TIMED_OUT` when time is up.
+        """Show the question and return the answer; without one :attr:`Choice.TIMED_OUT` when time is up.
+
+        A key is an answer only when none came for ``grace_s`` before it.
 
         Raises :class:`PromptError` when the terminal cannot be opened, is lost, or belongs to another job.
         Cancelling says on the terminal that no answer is needed any more, and restores it.
         """
         question = plain(question)
-        descriptor = _opened(self._path)
+        try:
+            descriptor = _opened(self._path)
+        except _Unavailable as error:
+            raise PromptError(f"The question cannot be shown: {error}.") from error
         try:
             before = _settings(descriptor)
             try:
                 tty.setcbreak(descriptor, termios.TCSAFLUSH)
-                return await self._ask(descriptor, question)
+                answer = await self._ask(descriptor, question)
+                return msgspec.structs.replace(answer, seat=seat(descriptor))
             finally:
                 # Not TCSADRAIN: it would wait for ever on a terminal stopped with Ctrl-S.
                 with contextlib.suppress(
@@ -69,17 +105,21 @@ class TerminalPrompt:
         loop = asyncio.get_running_loop()
         keys: asyncio.Queue[str | None] = asyncio.Queue()
 
+        listens_at = loop.time() + self._grace_s
+
         def handle_readable() -> None:
+            nonlocal listens_at
             data = _read(descriptor)
             if data == b"":
                 loop.remove_reader(descriptor)
                 keys.put_nowait(None)
-            elif data is not None and loop.time() >= listens_at:
+            elif data is not None and loop.time() < listens_at:
+                listens_at = loop.time() + self._grace_s
+            elif data is not None:
                 for key in keys_in(data):
                     keys.put_nowait(key)
 
         _write(descriptor, heading(question))
-        listens_at = loop.time() + self._grace_s
         deadline = loop.time() + question.countdown_s
         loop.add_reader(descriptor, handle_readable)
         last_words = "No answer is needed any more."
@@ -122,11 +162,16 @@ def next_step(question: Question, view: View, key: str) -> Answer | View:
     match key.lower():
         case "n":
             return Answer(choice=Choice.NOW)
-        case "p" if question.may_postpone and question.postpone_choices_s:
+        case "p" if can_postpone(question):
             return View.POSTPONE
-        case "c" if question.may_cancel:
+        case key_pressed if question.may_cancel and key_pressed == cancel_key(question):
             return Answer(choice=Choice.CANCEL)
     return View.MAIN
+
+
+def cancel_key(question: Question) -> str:
+    """The key that stops it: the first letter of its words, ``d`` for ``Do not restart``."""
+    return cancel_label(question)[0].lower()
 
 
 def keys_in(data: bytes) -> str:
@@ -135,10 +180,11 @@ def keys_in(data: bytes) -> str:
 
 
 def heading(question: Question) -> str:
-    """What is written once: a bell, what happens, who asks, and why."""
+    """What is written once: a bell, what happens, who asks and why, what happens at the end, and what to do."""
     lines = [f"\a\n*** {title(question)} ***", asked_by(question)]
     if question.message:
         lines += [f"  {line}" for line in question.message.split("\n")]
+    lines.append(f"{at_end(question)} {SAVE_WORK}")
     return "\n".join(lines) + "\n"
 
 
@@ -150,23 +196,52 @@ def choices_line(question: Question, view: View, left_s: float) -> str:
     if view is View.POSTPONE:
         keys = [f"[{n}] {duration(s)}" for n, s in enumerate(question.postpone_choices_s, start=1)]
         return f"{countdown(left_s)}  Postpone by: {'  '.join(keys)}  [other key] back"
-    keys = [f"[n] {verb(question)} now"]
-    if question.may_postpone and question.postpone_choices_s:
+    keys = [f"[n] {now_label(question)}"]
+    if can_postpone(question):
         keys.append("[p] Postpone")
     if question.may_cancel:
-        keys.append("[c] Cancel")
+        keys.append(f"[{cancel_key(question)}] {cancel_label(question)}")
     return f"{countdown(left_s)}  {'  '.join(keys)}"
 
 
 def outcome(question: Question, answer: Answer) -> str:
-    """What is written at the end, as a sentence."""
+    """What is written at the end: what was chosen. What becomes of it is not known here."""
     match answer.choice:
         case Choice.POSTPONE:
-            return f"Postponed by {duration(answer.postpone_s)}."
+            return f"You chose: Postpone by {duration(answer.postpone_s)}."
         case Choice.CANCEL:
-            return "Cancelled."
-        case Choice.NOW | Choice.TIMED_OUT:
-            return f"{verb(question)} now."
+            return f"You chose: {cancel_label(question)}."
+        case Choice.NOW:
+            return f"You chose: {now_label(question)}."
+        case Choice.TIMED_OUT:
+            return "The time is up."
+
+
+def seat(descriptor: int) -> str:
+    """The terminal's name as logind and who(1) have it (``pts/3``, ``tty2``); empty where that cannot be told."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            answer = fcntl.ioctl(descriptor, _TIOCGDEV, bytes(4))
+            (number,) = struct.unpack("I", answer)
+            return device_name(os.major(number), os.minor(number))
+    try:
+        name = os.ttyname(descriptor).removeprefix("/dev/")
+    except OSError:
+        return ""
+    return "" if name == "tty" else name
+
+
+def device_name(major: int, minor: int) -> str:
+    """The name of a Linux terminal by its numbers (the kernel's ``devices.txt``); empty for other devices."""
+    if 136 <= major <= 143:
+        return f"pts/{(major - 136) * 256 + minor}"
+    if major == 4:
+        return f"tty{minor}" if minor < 64 else f"ttyS{minor - 64}"
+    return ""
+
+
+class _Unavailable(Exception):
+    """The terminal cannot be used; the text says why, as a phrase."""
 
 
 def _opened(path: str) -> int:
@@ -174,7 +249,9 @@ def _opened(path: str) -> int:
         # A description of our own: not blocking here must not make the shell's terminal non-blocking.
         descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise PromptError(f"The terminal {path} cannot be opened: {error.strerror}.") from error
+        if error.errno == errno.ENXIO:
+            raise _Unavailable(NO_TERMINAL) from error
+        raise _Unavailable(f"the terminal {path} cannot be opened: {error.strerror}") from error
     try:
         is_background = os.tcgetpgrp(descriptor) != os.getpgrp()
     except OSError:
@@ -182,7 +259,7 @@ def _opened(path: str) -> int:
     if is_background:
         # Changing its settings would stop the whole process (SIGTTOU, termios(3)).
         os.close(descriptor)
-        raise PromptError(f"The terminal {path} is in use by another job.")
+        raise _Unavailable(f"the terminal {path} is in use by another job")
     return descriptor
 
 

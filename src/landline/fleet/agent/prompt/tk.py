@@ -1,14 +1,15 @@
 """Asking in a window: a child process shows it, so that no display can stall or end the agent.
 
 The child is ``python -m landline.fleet.agent.prompt.tk_dialog``. It takes the question as one line of JSON on
-its standard input and gives the answer as one line of JSON on its standard output. When its standard input
-ends, the agent is gone, and so is the window.
+its standard input. On its standard output it writes one line when the window is on the screen, and the answer
+as one line of JSON. When its standard input ends, the agent is gone, and so is the window.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -25,6 +26,9 @@ START_TIMEOUT_S: Final = 20.0
 
 ERRORS_BYTES_MAX: Final = 4096
 """How much of what the child wrote to standard error is looked at, for its last line."""
+
+SHOWN_LINE: Final = b"shown\n"
+"""What the child writes once the window is on the screen."""
 
 # -P: a module called "tkinter" in the directory the agent happens to run in must not be imported.
 DIALOG_COMMAND: Final = (sys.executable, "-P", "-m", "landline.fleet.agent.prompt.tk_dialog")
@@ -46,13 +50,20 @@ class TkPrompt:
         self._command = tuple(command)
         self._start_timeout_s = start_timeout_s
 
-    async def ask(self, question: Question) -> Answer:
-        """Shows the window and returns the answer. When this returns, window and child are gone.
+    def unavailable_reason(self) -> str | None:
+        """Return why no window can be shown, or ``None``. Looks at the environment and for Tk, at no display."""
+        return window_reason(self._current_environ(), sys.platform, has_tkinter=can_import_tkinter())
 
-        Raises :class:`PromptError` when the window cannot be shown, ends without an answer, gives one that
-        was not on offer, or gives none ``start_timeout_s`` after the countdown. Cancelling takes the window
-        away.
+    async def ask(self, question: Question) -> Answer:
+        """Show the window and return the answer. When this returns, window and child are gone.
+
+        Raises :class:`PromptError` at once when the window cannot be shown, ``start_timeout_s`` later when it
+        does not appear, and when it ends without an answer, gives one that was not on offer, or gives none
+        ``start_timeout_s`` after the countdown. Cancelling takes the window away.
         """
+        reason = self.unavailable_reason()
+        if reason is not None:
+            raise PromptError(f"The window cannot be shown: {reason}.")
         question = plain(question)
         with tempfile.TemporaryFile() as errors:
             try:
@@ -71,7 +82,8 @@ class TkPrompt:
                 await _end(process)
             if not line.strip():
                 raise PromptError(f"The window ended without an answer{_last_words(errors)}.")
-            return parse_answer(line, question)
+            answer = parse_answer(line, question)
+            return msgspec.structs.replace(answer, seat=display_seat(self._current_environ()))
 
     async def _exchange(self, process: asyncio.subprocess.Process, question: Question) -> bytes:
         assert process.stdin is not None
@@ -81,12 +93,48 @@ class TkPrompt:
             process.stdin.write(msgspec.json.encode(question) + b"\n")
             await process.stdin.drain()
         try:
+            async with asyncio.timeout(self._start_timeout_s):
+                line = await process.stdout.readline()
+        except TimeoutError as error:
+            raise PromptError(f"The window did not appear within {self._start_timeout_s:g} s.") from error
+        except ValueError as error:
+            raise PromptError("The window gave an answer that is far too long.") from error
+        if line != SHOWN_LINE:
+            return line
+        try:
             async with asyncio.timeout(question.countdown_s + self._start_timeout_s):
                 return await process.stdout.readline()
         except TimeoutError as error:
             raise PromptError("The window gave no answer, not even that time was up.") from error
         except ValueError as error:
             raise PromptError("The window gave an answer that is far too long.") from error
+
+    def _current_environ(self) -> Mapping[str, str]:
+        return os.environ if self._environ is None else self._environ
+
+
+def window_reason(environ: Mapping[str, str], platform: str, *, has_tkinter: bool) -> str | None:
+    """Return why no window can be shown, as a phrase, or ``None``.
+
+    On X11 and Wayland a window needs ``DISPLAY``: Tk 8.6 does not speak Wayland, and where there is only
+    that, ``WAYLAND_DISPLAY`` alone promises a window that never appears.
+    """
+    if platform not in ("win32", "darwin") and not environ.get("DISPLAY"):
+        return "no X display (only Wayland)" if environ.get("WAYLAND_DISPLAY") else "no display"
+    if not has_tkinter:
+        return "no tkinter (on Debian: apt install python3-tk)"
+    return None
+
+
+def can_import_tkinter() -> bool:
+    """Whether this Python was built with Tk; Debian keeps it apart, in ``python3-tk``."""
+    return all(importlib.util.find_spec(name) is not None for name in ("_tkinter", "tkinter"))
+
+
+def display_seat(environ: Mapping[str, str]) -> str:
+    """The display as logind names it: ``DISPLAY`` without the number of the screen, ``:0`` for ``:0.0``."""
+    host, colon, number = environ.get("DISPLAY", "").rpartition(":")
+    return f"{'' if host == 'unix' else host}{colon}{number.partition('.')[0]}" if colon else ""
 
 
 def parse_answer(line: bytes, question: Question) -> Answer:

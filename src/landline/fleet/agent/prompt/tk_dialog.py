@@ -23,14 +23,15 @@ from typing import Final
 import msgspec
 
 from landline.fleet.agent.prompt import Answer, Choice, Question
+from landline.fleet.agent.prompt.tk import SHOWN_LINE
 from landline.fleet.agent.prompt.wording import (
     CHOICES_MAX,
     asked_by,
     countdown,
     duration,
+    now_label,
     plain,
     title,
-    verb,
 )
 
 LINE_BYTES_MAX: Final = 64 * 1024
@@ -67,6 +68,8 @@ def main() -> int:
     except tkinter.TclError as error:
         sys.stderr.write(f"The window cannot be shown: {error}\n")
         return 1
+    sys.stdout.buffer.write(SHOWN_LINE)
+    sys.stdout.buffer.flush()
     answer = dialog.run()
     if answer is None:
         return 3
@@ -204,7 +207,7 @@ class Dialog:
             button = self._button(row, "cancel", "Cancel", Answer(choice=Choice.CANCEL))
             button.configure(underline=0)
             button.grid(row=0, column=0, sticky="w")
-        text = f"{verb(self._question)} now"
+        text = now_label(self._question)
         button = self._button(row, "now", text, Answer(choice=Choice.NOW))
         button.configure(style="Now.TButton", underline=len(text) - 3)
         button.grid(row=0, column=1, sticky="e")

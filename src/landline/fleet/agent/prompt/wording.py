@@ -1,17 +1,17 @@
-"""The words of a question, the same on a terminal and in a window. Pure."""
+"""The words of a question and of a notice, the same on a terminal, in a window and in a notification. Pure."""
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
-from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
+from landline.fleet.agent.prompt import Answer, Choice, Notice, PromptError, Question
 from landline.fleet.model import Action
 
 NAME_CHARACTERS_MAX: Final = 100
-"""How much of who asks is shown: one line."""
+"""How much of who asks is shown: one line, two on a small screen."""
 
 MESSAGE_CHARACTERS_MAX: Final = 4000
 """How much of the operator's message is shown: two printed pages."""
@@ -19,30 +19,100 @@ MESSAGE_CHARACTERS_MAX: Final = 4000
 CHOICES_MAX: Final = 9
 """How many times to postpone by can be offered: each is chosen by one digit."""
 
+SAVE_WORK: Final = "Save your work now."
+
+_AT_END: Final = {
+    Action.LOG_OFF: "you are logged off",
+    Action.RESTART: "this computer restarts",
+    Action.SHUT_DOWN: "this computer shuts down",
+    Action.WAKE: "this computer wakes up",
+}
+_ASKS_TO: Final = {
+    Action.LOG_OFF: "asks to log you off",
+    Action.RESTART: "asks to restart this computer",
+    Action.SHUT_DOWN: "asks to shut down this computer",
+    Action.WAKE: "asks to wake this computer",
+}
+
+_Shown = TypeVar("_Shown", Question, Notice)
+
 
 def title(question: Question) -> str:
-    """What is about to happen: ``This machine is about to restart``."""
+    """What is about to happen: ``This computer is about to restart``."""
     return {
         Action.LOG_OFF: "You are about to be logged off",
-        Action.RESTART: "This machine is about to restart",
-        Action.SHUT_DOWN: "This machine is about to shut down",
-        Action.WAKE: "This machine is about to be woken",
+        Action.RESTART: "This computer is about to restart",
+        Action.SHUT_DOWN: "This computer is about to shut down",
+        Action.WAKE: "This computer is about to be woken",
     }[question.action]
 
 
-def verb(question: Question) -> str:
-    """What is asked for, as on a button: ``Restart``."""
-    return {
+def notice_title(notice: Notice) -> str:
+    """What happens, and when: ``This computer restarts in 5 minutes``."""
+    happens = _AT_END[notice.action]
+    when = f"in {rough_duration(notice.due_in_s)}" if notice.due_in_s > 0 else "now"
+    return f"{happens[0].upper()}{happens[1:]} {when}"
+
+
+def now_label(question: Question) -> str:
+    """The button that agrees: ``Restart now``."""
+    verb = {
         Action.LOG_OFF: "Log off",
         Action.RESTART: "Restart",
         Action.SHUT_DOWN: "Shut down",
         Action.WAKE: "Wake",
     }[question.action]
+    return f"{verb} now"
 
 
-def asked_by(question: Question) -> str:
-    """Who asks, as a sentence."""
-    return f"Asked for by {question.requested_by}." if question.requested_by else "Asked for by an operator."
+def cancel_label(question: Question) -> str:
+    """The button that stops it, so that nobody can take it for closing the window: ``Do not restart``."""
+    return {
+        Action.LOG_OFF: "Stay logged on",
+        Action.RESTART: "Do not restart",
+        Action.SHUT_DOWN: "Do not shut down",
+        Action.WAKE: "Do not wake",
+    }[question.action]
+
+
+def asked_by(shown: Question | Notice) -> str:
+    """Who asks for what, as a sentence.
+
+    A command line gives the operator as ``user@host``; ``root@vm`` means nothing to a person.
+    """
+    user, _, host = shown.requested_by.partition("@")
+    if not shown.requested_by:
+        who = "An administrator"
+    elif user == "root":
+        who = f"The administrator (root on {host})" if host else "The administrator (root)"
+    else:
+        who = shown.requested_by
+    return f"{who} {_ASKS_TO[shown.action]}."
+
+
+def at_end(question: Question) -> str:
+    """What happens when the countdown has run out, and whether the person can do something about it."""
+    sentence = f"At 0:00 {_AT_END[question.action]}."
+    if can_postpone(question) or question.may_cancel:
+        return sentence
+    return f"{sentence} You cannot stop this here."
+
+
+def can_postpone(question: Question) -> bool:
+    """Whether there is a time to postpone by."""
+    return question.may_postpone and bool(question.postpone_choices_s)
+
+
+def notice_body(notice: Notice) -> str:
+    """Everything a notice says after its title: who, why, and what to do."""
+    parts = [asked_by(notice)]
+    if notice.message:
+        parts.append(notice.message)
+    advice = SAVE_WORK
+    if notice.may_cancel:
+        advice += " If this is a bad time, tell the administrator."
+    parts.append(advice)
+    return "\n\n".join(parts)
 
 
 def countdown(seconds: float) -> str:
@@ -61,14 +131,21 @@ def duration(seconds: float) -> str:
     return f"{whole // size} {unit}" + ("" if whole == size else "s")
 
 
-def plain(question: Question) -> Question:
-    """The question with its texts made harmless to show: no control characters, no endless lengths."""
-    return msgspec.structs.replace(
-        question,
-        requested_by=plain_text(question.requested_by.replace("\n", " "))[:NAME_CHARACTERS_MAX].strip(),
-        message=plain_text(question.message)[:MESSAGE_CHARACTERS_MAX].strip(),
-        postpone_choices_s=question.postpone_choices_s[:CHOICES_MAX],
+def rough_duration(seconds: float) -> str:
+    """A span of time to the second below two minutes, else to the minute: ``45 seconds``, ``5 minutes``."""
+    return duration(seconds if seconds < 120 else round(seconds / 60) * 60)
+
+
+def plain(shown: _Shown) -> _Shown:
+    """The question or notice with its texts made harmless to show: no control characters, no endless lengths."""
+    clean: _Shown = msgspec.structs.replace(
+        shown,
+        requested_by=plain_text(shown.requested_by.replace("\n", " "))[:NAME_CHARACTERS_MAX].strip(),
+        message=plain_text(shown.message)[:MESSAGE_CHARACTERS_MAX].strip(),
     )
+    if isinstance(clean, Question):
+        clean = msgspec.structs.replace(clean, postpone_choices_s=clean.postpone_choices_s[:CHOICES_MAX])
+    return clean
 
 
 def plain_text(text: str) -> str:

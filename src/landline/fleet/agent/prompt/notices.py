@@ -1,0 +1,213 @@
+"""Telling persons what happens where they cannot be asked: wall(1), their terminals, a desktop notification.
+
+On Linux. Nothing here takes an answer. The ways run at the same time, each for at most :data:`WAY_LIMIT_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import IO, Final
+
+import msgspec
+
+from landline.fleet.agent.prompt import Notice
+from landline.fleet.agent.prompt.wording import notice_body, notice_title, plain
+from landline.fleet.model import Person
+
+WAY_LIMIT_S: Final = 10.0
+"""How long one way may take. wall needs milliseconds; a desktop that starts its notification service, seconds."""
+
+PERSONS_MAX: Final = 32
+"""How many persons get a notification of their own: each costs a process. wall reaches the others."""
+
+ERRORS_BYTES_MAX: Final = 4096
+"""How much of what a program wrote to standard error is looked at, for its last line."""
+
+WALL: Final = ("wall",)
+
+# -P: a module called "dbus_fast" in the directory the agent happens to run in must not be imported.
+NOTIFICATION_COMMAND: Final = (
+    sys.executable,
+    "-P",
+    "-m",
+    "landline.fleet.agent.prompt.notification",
+)
+
+# A terminal as logind and who(1) name it. Nothing else is opened: the name comes from outside.
+_TERMINAL: Final = re.compile(r"(?:tty|pts/|ttyS|ttyUSB|ttyAMA)[0-9]{1,6}")
+
+log = logging.getLogger(__name__)
+
+
+class NotificationTask(msgspec.Struct, frozen=True):
+    """What the program that shows one notification is given: as whom to run, where, and what to say."""
+
+    uid: int
+    gid: int
+    address: str
+    summary: str
+    body: str
+
+
+class _WayFailed(Exception):
+    """One way did not work; the text is the reason."""
+
+
+async def send_notices(
+    notice: Notice,
+    persons: Sequence[Person],
+    *,
+    wall: Sequence[str] = WALL,
+    runtime_directory: str = "/run/user",
+    limit_s: float = WAY_LIMIT_S,
+) -> tuple[str, ...]:
+    """Tell ``persons`` what happens, in every way there is, and return the ways that worked.
+
+    ``wall``: wall(1) ran, and one of ``persons`` is at a terminal. ``terminal pts/3``: written there directly,
+    as wall is missing or failed. ``notification to anna``: the person's desktop took it and shows it when it
+    likes. Without persons nothing is done. A way that fails is logged at INFO with the reason and raises
+    nothing. Takes little longer than ``limit_s``. Cancelling ends the child processes.
+
+    :param wall: the command to run; the text goes to its standard input.
+    :param runtime_directory: where each person's message bus is, as ``UID/bus``.
+    :param limit_s: how long one way may take.
+    """
+    if not persons or not sys.platform.startswith("linux"):
+        return ()
+    notice = plain(notice)
+    seats = [seat for seat in dict.fromkeys(person.seat for person in persons) if _TERMINAL.fullmatch(seat)]
+    names = list(dict.fromkeys(person.name for person in persons if person.name))[:PERSONS_MAX]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_tell_terminals(notice, seats, wall, limit_s))]
+        tasks += [group.create_task(_notify(notice, name, runtime_directory, limit_s)) for name in names]
+    return tuple(way for task in tasks for way in task.result())
+
+
+def terminal_text(notice: Notice) -> str:
+    """What is written to terminals."""
+    return f"*** {notice_title(notice)} ***\n\n{notice_body(notice)}\n"
+
+
+async def _tell_terminals(
+    notice: Notice, seats: Sequence[str], wall: Sequence[str], limit_s: float
+) -> tuple[str, ...]:
+    text = terminal_text(notice)
+    try:
+        if shutil.which(wall[0]) is None:
+            raise _WayFailed(f"{wall[0]} is not on this machine")
+        # On standard input no text can be taken for an option or for the name of a file. In a UTF-8 locale wall
+        # writes more than ASCII as it is.
+        await _run(wall, text.encode(), {**os.environ, "LC_ALL": "C.UTF-8"}, limit_s)
+    except _WayFailed as error:
+        _log_failure("wall", error)
+    else:
+        return ("wall",) if seats else ()
+    written = []
+    for seat in seats:
+        try:
+            write_to_terminal(f"/dev/{seat}", f"\a\n{text}")
+        except OSError as error:
+            _log_failure(f"terminal {seat}", error.strerror or error)
+        else:
+            written.append(f"terminal {seat}")
+    return tuple(written)
+
+
+def write_to_terminal(path: str, text: str) -> None:
+    """Write ``text`` to the terminal at ``path`` without waiting for it. Raises :class:`OSError`."""
+    flags = os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags)
+    try:
+        if not os.isatty(descriptor):
+            raise OSError(0, "it is not a terminal")
+        data = text.replace("\n", "\r\n").encode()
+        if os.write(descriptor, data) < len(data):
+            raise OSError(0, "it takes no more text")
+    finally:
+        os.close(descriptor)
+
+
+async def _notify(notice: Notice, name: str, runtime_directory: str, limit_s: float) -> tuple[str, ...]:
+    way = f"notification to {name}"
+    try:
+        task = notification_task(notice, name, runtime_directory)
+        # Nothing of our environment: the program changes to the person's account.
+        await _run(NOTIFICATION_COMMAND, msgspec.json.encode(task), {"PATH": os.defpath}, limit_s)
+    except _WayFailed as error:
+        _log_failure(way, error)
+        return ()
+    return (way,)
+
+
+def notification_task(notice: Notice, name: str, runtime_directory: str) -> NotificationTask:
+    """As whom and where to show the notification to the account ``name``."""
+    import pwd  # there is none on Windows
+
+    try:
+        account = pwd.getpwnam(name)
+    except (KeyError, ValueError) as error:
+        raise _WayFailed("there is no such account") from error
+    if os.geteuid() not in (0, account.pw_uid):
+        raise _WayFailed("only root may notify other persons")
+    socket = f"{runtime_directory}/{account.pw_uid}/bus"
+    if not os.path.exists(socket):
+        raise _WayFailed(f"{socket} is missing: there is no desktop session")
+    return NotificationTask(
+        uid=account.pw_uid,
+        gid=account.pw_gid,
+        address=f"unix:path={socket}",
+        summary=notice_title(notice),
+        body=notice_body(notice),
+    )
+
+
+async def _run(argv: Sequence[str], stdin: bytes, environ: Mapping[str, str], limit_s: float) -> None:
+    """Run a program and whatever it starts to its end; raises :class:`_WayFailed` unless it ends well."""
+    with tempfile.TemporaryFile() as words, tempfile.TemporaryFile() as errors:
+        words.write(stdin)
+        words.seek(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=words,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=environ,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _WayFailed(f"{argv[0]} cannot be run: {error.strerror or error}") from error
+        try:
+            async with asyncio.timeout(limit_s):
+                status = await process.wait()
+        except TimeoutError as error:
+            raise _WayFailed(f"it took longer than {limit_s:g} s") from error
+        finally:
+            # The whole group, even after a good end: wall leaves a child for each terminal that is stopped
+            # with Ctrl-S, for up to five minutes.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if status != 0:
+            raise _WayFailed(_last_line(errors) or f"{argv[0]} ended with status {status}")
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, size - ERRORS_BYTES_MAX))
+    lines = errors.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "").rstrip(".")
+
+
+def _log_failure(way: str, reason: object) -> None:
+    log.info("no %s: %s", way, reason)
