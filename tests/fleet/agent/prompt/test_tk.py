@@ -29,6 +29,9 @@ QUESTION = Question(
 )
 
 
+QUICK_GRACE_S = "0.05"
+"""For tests of what comes after the grace period."""
+
 SOME_DISPLAY = {**os.environ, "DISPLAY": ":987"}
 """For children that show nothing."""
 
@@ -40,23 +43,27 @@ class Desk:
         self.display = display
         self._geometry = geometry
         self.environ = {**os.environ, "DISPLAY": display, GEOMETRY_VARIABLE: str(geometry)}
-        self.prompt: Prompt = TkPrompt(environ=self.environ)
+        self.prompt: Prompt = TkPrompt(environ=self.environ, command=(*DIALOG_COMMAND, QUICK_GRACE_S))
 
     async def buttons(self) -> dict[str, list[int]]:
         """The places of the buttons, once they can be clicked."""
-        while not self._geometry.exists():
+        while True:
+            if self._geometry.exists() and (data := json.loads(self._geometry.read_text()))["enabled"]:
+                buttons: dict[str, list[int]] = data["buttons"]
+                return buttons
             await asyncio.sleep(0.02)
-        buttons: dict[str, list[int]] = json.loads(self._geometry.read_text())["buttons"]
-        return buttons
+
+    async def clicks_into_the_window(self) -> None:
+        """Clicks where there is no button: the person means this window."""
+        x, y, *_ = (await self.buttons())["now"]
+        await self.xdotool("mousemove", str(x - 20), str(y - 2), "click", "1")
 
     async def clicks(self, name: str) -> None:
         x, y, width, height = (await self.buttons())[name]
         await self.xdotool("mousemove", str(x + width // 2), str(y + height // 2), "click", "1")
 
     async def presses(self, *keys: str) -> None:
-        # Nothing manages windows here, so keys go to the window below the pointer.
-        x, y, *_ = (await self.buttons())["now"]
-        await self.xdotool("mousemove", str(x - 2), str(y - 2))
+        await self.clicks_into_the_window()
         for key in keys:
             await self.xdotool("key", key)
 
@@ -97,14 +104,14 @@ def desk(display: str, tmp_path: Path) -> Desk:
 async def test_a_click_answers(desk: Desk, button: str, answer: Answer) -> None:
     asking = asyncio.create_task(desk.prompt.ask(QUESTION))
     await desk.clicks(button)
-    assert await asking == answer
+    assert await asking == msgspec.structs.replace(answer, seat=desk.display)
 
 
 @pytest.mark.parametrize(
     ("keys", "answer"),
     [
         (["alt+n"], Answer(choice=Choice.NOW)),
-        (["alt+c"], Answer(choice=Choice.CANCEL)),
+        (["alt+d"], Answer(choice=Choice.CANCEL)),
         (["alt+p", "Tab", "Return"], Answer(choice=Choice.POSTPONE, postpone_s=900.0)),
         (["alt+p", "space"], Answer(choice=Choice.POSTPONE, postpone_s=300.0)),
     ],
@@ -112,17 +119,17 @@ async def test_a_click_answers(desk: Desk, button: str, answer: Answer) -> None:
 async def test_the_keyboard_answers(desk: Desk, keys: list[str], answer: Answer) -> None:
     asking = asyncio.create_task(desk.prompt.ask(QUESTION))
     await desk.presses(*keys)
-    assert await asking == answer
+    assert await asking == msgspec.structs.replace(answer, seat=desk.display)
 
 
 async def test_what_is_not_allowed_is_not_offered(desk: Desk) -> None:
     question = msgspec.structs.replace(QUESTION, may_cancel=False, may_postpone=False)
     asking = asyncio.create_task(desk.prompt.ask(question))
     assert set(await desk.buttons()) == {"now"}
-    await desk.presses("alt+c", "alt+p", "Return", "space", "c", "n")
+    await desk.presses("alt+d", "alt+p", "Return", "space", "c", "n")
     assert not asking.done()
     await desk.clicks("now")
-    assert await asking == Answer(choice=Choice.NOW)
+    assert await asking == Answer(choice=Choice.NOW, seat=desk.display)
 
 
 async def test_closing_the_window_answers_nothing(desk: Desk) -> None:
@@ -132,12 +139,12 @@ async def test_closing_the_window_answers_nothing(desk: Desk) -> None:
     await desk.closes_the_window()
     # The display keeps the order of what happens on it: an answer by closing would have come first.
     await desk.clicks("postpone 1")
-    assert await asking == Answer(choice=Choice.POSTPONE, postpone_s=900.0)
+    assert await asking == Answer(choice=Choice.POSTPONE, postpone_s=900.0, seat=desk.display)
 
 
 async def test_time_runs_out(desk: Desk) -> None:
     question = msgspec.structs.replace(QUESTION, countdown_s=0.5)
-    assert await desk.prompt.ask(question) == Answer(choice=Choice.TIMED_OUT)
+    assert await desk.prompt.ask(question) == Answer(choice=Choice.TIMED_OUT, seat=desk.display)
 
 
 async def test_hostile_texts_are_shown_as_texts(desk: Desk) -> None:
@@ -150,7 +157,7 @@ async def test_hostile_texts_are_shown_as_texts(desk: Desk) -> None:
     )
     asking = asyncio.create_task(desk.prompt.ask(question))
     await desk.clicks("postpone 8")
-    assert await asking == Answer(choice=Choice.POSTPONE, postpone_s=540.0)
+    assert await asking == Answer(choice=Choice.POSTPONE, postpone_s=540.0, seat=desk.display)
 
 
 async def test_cancelling_takes_the_window_away(desk: Desk) -> None:
@@ -171,7 +178,7 @@ async def test_the_window_goes_when_the_one_who_asked_is_gone(desk: Desk) -> Non
     await desk.buttons()
     process.stdin.close()
     output, _ = await process.communicate()
-    assert (process.returncode, output) == (3, b"")
+    assert (process.returncode, output) == (3, b"shown\n")
 
 
 async def test_a_window_that_dies_without_an_answer(desk: Desk, tmp_path: Path) -> None:
@@ -179,7 +186,9 @@ async def test_a_window_that_dies_without_an_answer(desk: Desk, tmp_path: Path) 
     code = (
         "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
     )
-    prompt = TkPrompt(environ=desk.environ, command=(sys.executable, "-c", code, str(pid), *DIALOG_COMMAND))
+    prompt = TkPrompt(
+        environ=desk.environ, command=(sys.executable, "-c", code, str(pid), *DIALOG_COMMAND, QUICK_GRACE_S)
+    )
     asking = asyncio.create_task(prompt.ask(QUESTION))
     await desk.buttons()
     os.kill(int(pid.read_text()), signal.SIGTERM)
@@ -282,7 +291,7 @@ def test_answers() -> None:
 async def start_dialog(desk: Desk) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        *DIALOG_COMMAND, env=desk.environ, stdin=pipe, stdout=pipe, stderr=pipe
+        *DIALOG_COMMAND, QUICK_GRACE_S, env=desk.environ, stdin=pipe, stdout=pipe, stderr=pipe
     )
 
 

@@ -1,8 +1,15 @@
 """The window that asks the person: a program of its own, run by :class:`~.tk.TkPrompt`.
 
-Standard input: one line of JSON, a :class:`Question`; its end takes the window away. Standard output: one
-line of JSON, an :class:`Answer`. Exit status: 0 answered, 1 the window cannot be shown, 2 the question is not
-understood, 3 nobody waits for the answer any more.
+Standard input: one line of JSON, a :class:`Question`; its end takes the window away. Standard output: the line
+``shown`` when the window is on the screen, then one line of JSON, an :class:`Answer`. Exit status: 0 answered,
+1 the window cannot be shown, 2 the question is not understood, 3 nobody waits for the answer any more. The one
+argument there may be is the grace period in seconds, for tests.
+
+The window appears while a person works, so it must neither take what they type nor act on it:
+
+* It asks the window manager not to focus it, and takes the focus only when it is clicked or chosen.
+* Its buttons are disabled for the first :data:`GRACE_S`.
+* Keys do nothing in a window that has the focus without the person's own act (:class:`Attention`).
 
 Closing the window, Escape and Alt+F4 answer nothing: a person who sweeps a window away has not decided to
 stop a restart, and must not have stopped it. The window says so and stays.
@@ -11,28 +18,21 @@ stop a restart, and must not have stopped it. The window says so and stays.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
 import tkinter
 from pathlib import Path
-from tkinter import font, ttk
 from typing import Final
 
 import msgspec
 
 from landline.fleet.agent.prompt import Answer, Choice, Question
 from landline.fleet.agent.prompt.tk import SHOWN_LINE
-from landline.fleet.agent.prompt.wording import (
-    CHOICES_MAX,
-    asked_by,
-    countdown,
-    duration,
-    now_label,
-    plain,
-    title,
-)
+from landline.fleet.agent.prompt.tk_layout import Rectangle, monitor_at, place, scale_of, smaller, usable_size
+from landline.fleet.agent.prompt.tk_page import Page
+from landline.fleet.agent.prompt.tk_x11 import X11
+from landline.fleet.agent.prompt.wording import CHOICES_MAX, cancel_label, countdown, plain, title
 
 LINE_BYTES_MAX: Final = 64 * 1024
 """The longest question that is read: 4000 characters of message, escaped, and the rest."""
@@ -40,41 +40,34 @@ LINE_BYTES_MAX: Final = 64 * 1024
 COUNTDOWN_S_MAX: Final = 7 * 24 * 3600.0
 """The longest countdown that is believed."""
 
-GEOMETRY_VARIABLE: Final = "LANDLINE_PROMPT_GEOMETRY"
-"""Names a file to write the place of every button to, once they can be clicked: for tests."""
+GRACE_S: Final = 1.5
+"""How long buttons are disabled at first, and keys dead after the window got the focus by other means than a click:
+a person who types or clicks needs about a second to notice that the window in front changed."""
 
-MESSAGE_COLUMNS: Final = 54
-MESSAGE_LINES_MAX: Final = 8
+GEOMETRY_VARIABLE: Final = "LANDLINE_PROMPT_GEOMETRY"
+"""Names a file to write the place of every button to, and whether it can be pressed yet: for tests."""
+
 TICK_MS: Final = 200
 URGENT_S: Final = 10.0
 
-_PAPER: Final = "#ffffff"
-_INK: Final = "#1f2933"
-_FADED: Final = "#616e7c"
-_ACCENT: Final = "#0b6e99"
-_ALARM: Final = "#b42318"
-_LINE: Final = "#d5dbe1"
-
 
 def main() -> int:
-    """Reads the question, shows the window, writes the answer; returns the exit status."""
+    """Read the question, show the window, write the answer; return the exit status."""
     try:
+        grace_s = float(sys.argv[1]) if len(sys.argv) > 1 else GRACE_S
         question = parse_question(sys.stdin.buffer.readline(LINE_BYTES_MAX + 1))
     except ValueError as error:
         sys.stderr.write(f"The question is not understood: {error}\n")
         return 2
     try:
-        dialog = Dialog(question)
+        dialog = Dialog(question, grace_s)
     except tkinter.TclError as error:
         sys.stderr.write(f"The window cannot be shown: {error}\n")
         return 1
-    sys.stdout.buffer.write(SHOWN_LINE)
-    sys.stdout.buffer.flush()
     answer = dialog.run()
     if answer is None:
         return 3
-    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-    sys.stdout.buffer.flush()
+    _say(msgspec.json.encode(answer) + b"\n")
     return 0
 
 
@@ -91,164 +84,193 @@ def parse_question(line: bytes) -> Question:
     return plain(question)
 
 
-def message_lines(message: str) -> int:
-    """How many lines the message takes in the window, roughly, for choosing the height of its box."""
-    return sum(max(1, math.ceil(len(line) / MESSAGE_COLUMNS)) for line in message.split("\n"))
+class Attention:
+    """Whether the person means the window, so that its buttons and keys may act. Pure: times are given, in seconds.
+
+    Buttons may be pressed ``grace_s`` after the window appeared. Keys count when the person clicked into the
+    window, or when it got the focus later than that and has had it for ``grace_s``. The focus that a window gets
+    as it appears is nobody's act.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._shown_at: float | None = None
+        self._keys_from: float | None = None
+        self._has_focus = False
+
+    def show(self, now: float) -> None:
+        """The window is on the screen, for the first time or again."""
+        self._shown_at = now
+        self._keys_from = None
+
+    def set_focus(self, has_focus: bool, now: float) -> None:
+        """The window has the focus, or has it no longer."""
+        if not has_focus:
+            self._keys_from = None
+        elif not self._has_focus and self.takes_clicks(now):
+            self._keys_from = now + self._grace_s
+        self._has_focus = has_focus
+
+    def click(self, now: float) -> None:
+        """The person pressed a mouse button in the window."""
+        if self.takes_clicks(now):
+            self._keys_from = now
+
+    def takes_clicks(self, now: float) -> bool:
+        """Whether a button may be pressed with the mouse."""
+        return self._shown_at is not None and now >= self._shown_at + self._grace_s
+
+    def takes_keys(self, now: float) -> bool:
+        """Whether a key may do something."""
+        return self.takes_clicks(now) and self._keys_from is not None and now >= self._keys_from
 
 
 class Dialog:
     """The window. :meth:`run` returns the answer."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, grace_s: float = GRACE_S) -> None:
         self._question = question
+        self._grace_s = grace_s
+        self._attention = Attention(grace_s)
         self._answer: Answer | None = None
+        self._was_shown = False
+        self._geometry_file = os.environ.get(GEOMETRY_VARIABLE)
         self._root = tkinter.Tk(className="Landline")
         self._root.withdraw()
         self._root.title(f"{title(question)} (landline)")
-        self._root.configure(background=_PAPER)
         self._root.resizable(False, False)
         self._root.attributes("-topmost", True)
-        self._buttons: dict[str, ttk.Button] = {}
-        self._style()
-        self._draw()
+        self._x11 = self._connect_x11()
+        self._monitor = self._find_monitor()
+        self._page = self._fitting_page()
         self._bind()
 
     def run(self) -> Answer | None:
-        """Shows the window until there is an answer; ``None`` when the one who asked is gone."""
-        self._place()
+        """Show the window until there is an answer; ``None`` when the one who asked is gone."""
         self._deadline = time.monotonic() + self._question.countdown_s
         self._tick()
-        if (path := os.environ.get(GEOMETRY_VARIABLE)) is not None:
-            self._root.after_idle(self._write_geometry, Path(path))
+        self._show()
         self._root.mainloop()
         return self._answer
 
     # Drawing
 
-    def _style(self) -> None:
-        base = font.nametofont("TkDefaultFont").actual()["family"]
-        style = ttk.Style(self._root)
-        style.theme_use("clam")
-        style.configure(".", background=_PAPER, foreground=_INK, font=(base, 11))
-        style.configure("Title.TLabel", font=(base, 17, "bold"))
-        style.configure("Faded.TLabel", foreground=_FADED)
-        style.configure("Note.TLabel", foreground=_ALARM)
-        style.configure("Countdown.TLabel", font=(base, 44, "bold"), foreground=_ACCENT)
-        style.configure("Urgent.Countdown.TLabel", foreground=_ALARM)
-        style.configure(
-            "Horizontal.TProgressbar", background=_ACCENT, troughcolor=_LINE, borderwidth=0, thickness=6
-        )
-        style.configure("TButton", padding=(14, 8), background="#f1f4f7", bordercolor=_LINE)
-        style.configure("Now.TButton", background=_ACCENT, foreground=_PAPER, bordercolor=_ACCENT)
-        style.map("Now.TButton", background=[("active", "#095a7d"), ("pressed", "#07475f")])
+    def _connect_x11(self) -> X11 | None:
+        if self._root.tk.call("tk", "windowingsystem") != "x11":
+            return None
+        try:
+            return X11(self._root.winfo_screen())
+        except OSError as error:
+            # The window can do without: it may be given the focus then, and still acts on no key.
+            sys.stderr.write(f"The window manager cannot be told about the window: {error}\n")
+            return None
 
-    def _draw(self) -> None:
-        question = self._question
-        page = ttk.Frame(self._root, padding=(28, 24))
-        page.grid(sticky="nsew")
-        page.columnconfigure(0, weight=1)
-        ttk.Label(page, text=title(question), style="Title.TLabel").grid(sticky="w")
-        ttk.Label(page, text=asked_by(question), style="Faded.TLabel").grid(sticky="w", pady=(4, 0))
-        if question.message:
-            self._draw_message(page).grid(sticky="ew", pady=(14, 0))
-        self._time = ttk.Label(page, style="Countdown.TLabel", anchor="center")
-        self._time.grid(sticky="ew", pady=(14, 4))
-        self._bar = ttk.Progressbar(page, maximum=question.countdown_s)
-        self._bar.grid(sticky="ew")
-        self._note = ttk.Label(page, style="Note.TLabel", anchor="center", wraplength=560)
-        self._note.grid(sticky="ew", pady=(10, 0))
-        if question.may_postpone and question.postpone_choices_s:
-            self._draw_choices(page).grid(sticky="ew", pady=(10, 0))
-        self._draw_decisions(page).grid(sticky="ew", pady=(16, 0))
-
-    def _draw_message(self, page: ttk.Frame) -> tkinter.Frame:
-        # The darker ground shows through as a line at the left, as beside a quotation.
-        frame = tkinter.Frame(page, background=_ACCENT)
-        lines = message_lines(self._question.message)
-        text = tkinter.Text(
-            frame,
-            width=MESSAGE_COLUMNS,
-            height=min(lines, MESSAGE_LINES_MAX),
-            wrap="word",
-            font="TkDefaultFont",
-            background="#f7f9fb",
-            foreground=_INK,
-            relief="flat",
-            borderwidth=0,
-            highlightthickness=0,
-            padx=12,
-            pady=10,
-            takefocus=False,
-            cursor="arrow",
-        )
-        text.insert("1.0", self._question.message)
-        text.configure(state="disabled")
-        text.pack(side="left", fill="both", expand=True, padx=(3, 0))
-        if lines > MESSAGE_LINES_MAX:
-            bar = ttk.Scrollbar(frame, command=text.yview)
-            text.configure(yscrollcommand=bar.set)
-            bar.pack(side="right", fill="y")
-        return frame
-
-    def _draw_choices(self, page: ttk.Frame) -> ttk.Frame:
-        row = ttk.Frame(page)
-        ttk.Label(row, text="Postpone by", underline=0).grid(row=0, column=0, padx=(0, 8))
-        for index, seconds in enumerate(self._question.postpone_choices_s):
-            answer = Answer(choice=Choice.POSTPONE, postpone_s=seconds)
-            button = self._button(row, f"postpone {index}", duration(seconds), answer)
-            button.grid(row=index // 3, column=1 + index % 3, sticky="ew", padx=(0, 8), pady=(0, 6))
-            row.columnconfigure(1 + index % 3, weight=1)
-        return row
-
-    def _draw_decisions(self, page: ttk.Frame) -> ttk.Frame:
-        row = ttk.Frame(page)
-        row.columnconfigure(0, weight=1)
-        if self._question.may_cancel:
-            button = self._button(row, "cancel", "Cancel", Answer(choice=Choice.CANCEL))
-            button.configure(underline=0)
-            button.grid(row=0, column=0, sticky="w")
-        text = now_label(self._question)
-        button = self._button(row, "now", text, Answer(choice=Choice.NOW))
-        button.configure(style="Now.TButton", underline=len(text) - 3)
-        button.grid(row=0, column=1, sticky="e")
-        return row
-
-    def _button(self, row: ttk.Frame, name: str, text: str, answer: Answer) -> ttk.Button:
-        button = ttk.Button(row, text=text, command=lambda: self._finish(answer))
-        button.bind("<Return>", lambda _event: button.invoke())
-        self._buttons[name] = button
-        return button
-
-    def _place(self) -> None:
+    def _find_monitor(self) -> Rectangle:
         root = self._root
-        root.update_idletasks()
-        x = max(0, (root.winfo_screenwidth() - root.winfo_reqwidth()) // 2)
-        y = max(0, (root.winfo_screenheight() - root.winfo_reqheight()) // 2)
-        root.geometry(f"+{x}+{y}")
+        monitors = self._x11.monitors() if self._x11 else []
+        whole = Rectangle(0, 0, root.winfo_screenwidth(), root.winfo_screenheight())
+        return monitor_at(monitors or [whole], *root.winfo_pointerxy())
+
+    def _fitting_page(self) -> Page:
+        """The page, as large as the screen's resolution asks for, or as much smaller as its size asks for."""
+        dpi = (self._x11.dpi() if self._x11 else None) or self._root.winfo_fpixels("1i")
+        scale = scale_of(dpi)
+        while True:
+            page = Page(self._root, self._question, scale, usable_size(self._monitor, scale), self._finish)
+            if page.fits or smaller(scale) == scale:
+                return page
+            page.destroy()
+            scale = smaller(scale)
+
+    def _show(self) -> None:
+        root = self._root
+        width, height = self._page.size
+        x, y = place(self._monitor, width, height, root.winfo_pointerxy())
+        root.geometry(f"{width}x{height}+{x}+{y}")
+        if self._x11 is not None:
+            # The window manager may send WM_TAKE_FOCUS, and must not set the focus itself (ICCCM 4.1.7,
+            # "globally active"). Naming the group makes Tk create the window that the window manager sees.
+            root.focusmodel("active")
+            root.wm_group(root)  # type: ignore[no-untyped-call]
+            root.winfo_pointerxy()  # waits for the server, which the other connection needs
+            self._x11.keep_from_focus(self._x11.parent(root.winfo_id()))
         root.deiconify()
-        root.lift()
 
     # What happens
 
     def _bind(self) -> None:
-        root = self._root
+        root, buttons = self._root, self._page.buttons
         # No button has the focus at first and every shortcut needs Alt: they may be typing something else.
-        root.bind("<Alt-n>", lambda _event: self._buttons["now"].invoke())
-        if "cancel" in self._buttons:
-            root.bind("<Alt-c>", lambda _event: self._buttons["cancel"].invoke())
-        if "postpone 0" in self._buttons:
-            root.bind("<Alt-p>", lambda _event: self._buttons["postpone 0"].focus_set())
+        root.bind("<Alt-n>", lambda _event: buttons["now"].invoke())
+        if "cancel" in buttons:
+            key = cancel_label(self._question)[0].lower()
+            root.bind(f"<Alt-{key}>", lambda _event: buttons["cancel"].invoke())
+        if "postpone 0" in buttons:
+            root.bind("<Alt-p>", lambda _event: buttons["postpone 0"].focus_set())
         root.bind("<Escape>", lambda _event: self._stay())
         root.bind("<Alt-F4>", lambda _event: self._stay())
+        root.bind("<Map>", self._handle_map)
+        root.bind("<Button-1>", lambda _event: self._handle_click())
+        for name in ("<FocusIn>", "<FocusOut>"):
+            # Later: between two widgets of the window nothing has the focus for a moment.
+            root.bind(name, lambda _event: root.after_idle(self._look_for_focus))
         root.protocol("WM_DELETE_WINDOW", self._stay)
+        root.protocol("WM_TAKE_FOCUS", self._handle_take_focus)
+        self._guard_keys(root)
         if sys.platform != "win32":  # Tk watches sockets only on Windows
             root.createfilehandler(sys.stdin, tkinter.READABLE, self._handle_stdin)
 
+    def _guard_keys(self, widget: tkinter.Misc) -> None:
+        """Let no key through to ``widget`` and what is in it while the person does not mean the window."""
+        widget.bind_class("Guard", "<Key>", self._handle_key)
+        widget.bindtags(("Guard", *widget.bindtags()))
+        for child in widget.winfo_children():
+            self._guard_keys(child)
+
+    def _handle_key(self, _event: object) -> str | None:
+        return None if self._attention.takes_keys(time.monotonic()) else "break"
+
+    def _handle_map(self, event: tkinter.Event[tkinter.Misc]) -> None:
+        if event.widget is not self._root:
+            return
+        self._attention.show(time.monotonic())
+        self._page.enable(False)
+        self._root.after(round(self._grace_s * 1000) + 1, self._enable_when_due)
+        if self._x11 is not None:
+            # Not before: Tk sets the hints as it maps a window.
+            self._x11.call_attention(self._x11.parent(self._root.winfo_id()))
+        if not self._was_shown:
+            self._was_shown = True
+            _say(SHOWN_LINE)
+        self._root.after_idle(self._write_geometry, False)
+
+    def _enable_when_due(self) -> None:
+        # Not yet, when the window went from the screen and came back meanwhile.
+        if self._attention.takes_clicks(time.monotonic()):
+            self._page.enable(True)
+            self._write_geometry(True)
+
+    def _handle_click(self) -> None:
+        now = time.monotonic()
+        self._attention.click(now)
+        if self._attention.takes_clicks(now):
+            self._root.focus_force()
+
+    def _handle_take_focus(self) -> None:
+        # A window manager sends this when the person chose the window, some also when it appears.
+        if self._attention.takes_clicks(time.monotonic()):
+            self._root.focus_force()
+
+    def _look_for_focus(self) -> None:
+        self._attention.set_focus(self._root.focus_displayof() is not None, time.monotonic())
+
     def _stay(self) -> None:
-        what = "Choose Cancel to stop it." if self._question.may_cancel else "It goes on when the time is up."
-        self._note.configure(text=f"Closing this window changes nothing. {what}")
+        if self._question.may_cancel:
+            what = f"To stop it, choose “{cancel_label(self._question)}”."
+        else:
+            what = "The countdown runs on."
+        self._page.show_note(f"Closing this window changes nothing. {what}")
         self._root.deiconify()
-        self._root.lift()
         self._root.bell()
 
     def _tick(self) -> None:
@@ -256,11 +278,7 @@ class Dialog:
         if left_s <= 0:
             self._finish(Answer(choice=Choice.TIMED_OUT))
             return
-        is_urgent = left_s <= URGENT_S
-        self._time.configure(
-            text=countdown(left_s), style="Urgent.Countdown.TLabel" if is_urgent else "Countdown.TLabel"
-        )
-        self._bar.configure(value=left_s)
+        self._page.show_time(countdown(left_s), left_s, is_urgent=left_s <= URGENT_S)
         self._root.after(TICK_MS, self._tick)
 
     def _finish(self, answer: Answer) -> None:
@@ -271,22 +289,36 @@ class Dialog:
         if not os.read(sys.stdin.fileno(), LINE_BYTES_MAX):
             self._root.destroy()
 
-    def _write_geometry(self, path: Path) -> None:
-        self._root.update()
-        if not self._root.winfo_viewable():
-            self._root.after(TICK_MS, self._write_geometry, path)
+    def _write_geometry(self, is_enabled: bool) -> None:
+        if self._geometry_file is None:
             return
-        places = {
-            name: (button.winfo_rootx(), button.winfo_rooty(), button.winfo_width(), button.winfo_height())
-            for name, button in self._buttons.items()
+        self._root.update_idletasks()
+        places = {name: _rectangle(button) for name, button in self._page.buttons.items()}
+        data = {
+            "enabled": is_enabled,
+            "window": self._root.winfo_id(),
+            "page": _rectangle(self._root),
+            "buttons": places,
+            "texts": {name: _rectangle(text) for name, text in self._page.texts.items()},
+            "scrolls": self._page.scrolls,
         }
+        path = Path(self._geometry_file)
         unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps({"window": self._root.winfo_id(), "buttons": places}))
+        unfinished.write_text(json.dumps(data))
         unfinished.replace(path)
 
 
 class _StrictQuestion(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question that may have no field this version does not know."""
+
+
+def _rectangle(widget: tkinter.Misc) -> Rectangle:
+    return Rectangle(widget.winfo_rootx(), widget.winfo_rooty(), widget.winfo_width(), widget.winfo_height())
+
+
+def _say(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
