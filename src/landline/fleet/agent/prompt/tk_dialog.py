@@ -105,9 +105,9 @@ class Attention:
 
     def set_focus(self, has_focus: bool, now: float) -> None:
         """The window has the focus, or has it no longer."""
-        if not has_focus:
+        if self._has_focus and not has_focus:
             self._keys_from = None
-        elif not self._has_focus and self.takes_clicks(now):
+        elif has_focus and not self._has_focus and self._keys_from is None and self.takes_clicks(now):
             self._keys_from = now + self._grace_s
         self._has_focus = has_focus
 
