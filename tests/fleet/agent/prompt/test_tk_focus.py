@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.fleet.agent.prompt.screens import geometry, screen
 
 from landline.fleet.agent.prompt import Answer, Choice, Question
 from landline.fleet.agent.prompt.tk import DIALOG_COMMAND, TkPrompt
-from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE
+from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE, Attention
 from landline.fleet.model import Action
 
 QUESTION = Question(action=Action.RESTART, requested_by="root@vm", message="Updates", countdown_s=600)
@@ -42,12 +43,27 @@ root.mainloop()
 """
 
 
-class Editor:
+class Keyboard:
+    """The keyboard and the mouse of a display."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self._environ = environ
+
+    async def xdotool(self, *arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            "xdotool", *arguments, env=self._environ, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0
+        return output.decode().strip()
+
+
+class Editor(Keyboard):
     """A window with a text in it, and somebody who types."""
 
     def __init__(self, process: asyncio.subprocess.Process, environ: dict[str, str]) -> None:
+        super().__init__(environ)
         self._process = process
-        self._environ = environ
         self.seen: list[str] = []
 
     async def sees(self, words: str) -> str:
@@ -58,14 +74,6 @@ class Editor:
             if line.startswith(words):
                 return line.removeprefix(words)
         raise AssertionError(f"the editor ended before it said {words!r}")
-
-    async def xdotool(self, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            "xdotool", *arguments, env=self._environ, stdout=asyncio.subprocess.PIPE
-        )
-        output, _ = await process.communicate()
-        assert process.returncode == 0
-        return output.decode().strip()
 
     async def text(self) -> str:
         """What has arrived."""
@@ -117,12 +125,17 @@ async def editor(display: str, *, has_manager: bool) -> AsyncIterator[Editor]:
         await process.wait()
 
 
-@pytest.fixture(params=["none", "openbox", "metacity"])
-def manager(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(autouse=True)
+def _programs() -> None:
     pytest.importorskip("tkinter", reason="tkinter is missing: apt install python3-tk")
     for program, package in (("Xvfb", "xvfb"), ("xdotool", "xdotool")):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is missing: apt install {package}")
+
+
+@pytest.fixture(params=["none", "openbox", "metacity"])
+def manager(request: pytest.FixtureRequest) -> str:
+    """The window manager of the screen."""
     return str(request.param)
 
 
@@ -175,3 +188,76 @@ async def test_a_window_that_is_given_the_focus_all_the_same_acts_on_no_key(
             asking.cancel()
             await asyncio.wait({asking})
             assert asking.cancelled()
+
+
+async def test_a_window_that_appears_under_the_pointer_takes_no_keys_for_an_answer(tmp_path: Path) -> None:
+    """Without a window manager keys go to the window under the pointer: it has the focus by appearing."""
+    question = msgspec.structs.replace(
+        QUESTION, message="long\n" * 100, postpone_choices_s=tuple(60.0 * n for n in range(1, 10))
+    )
+    file = tmp_path / "geometry.json"
+    with screen("800x600") as display:
+        environ = {**os.environ, "DISPLAY": display, GEOMETRY_VARIABLE: str(file)}
+        asking = asyncio.create_task(TkPrompt(environ=environ).ask(question))
+        shown = await geometry(file, asking)
+        x, y, width, height = shown["page"]
+        assert x < 400 < x + width
+        assert y < 300 < y + height
+        desk = Keyboard(environ)
+        await desk.xdotool(
+            "key", "n", "d", "space", "Return", "alt+n", "alt+d", "alt+p", "space", "Tab", "space"
+        )
+        x, y, *_ = shown["buttons"]["now"]
+        await desk.xdotool(
+            "mousemove", str(x - 20), str(y - 2), "click", "1", "key", "alt+p", "Tab", "Return"
+        )
+        assert await asking == Answer(choice=Choice.POSTPONE, postpone_s=120.0, seat=display)
+
+
+def test_what_the_person_means() -> None:
+    attention = Attention(1.5)
+    assert not attention.takes_clicks(0.0)
+    attention.show(10.0)
+    attention.set_focus(True, 10.1)
+    assert not attention.takes_clicks(11.4)
+    assert attention.takes_clicks(11.5)
+    # The focus came with the window, and is never taken for an act of the person's.
+    assert not attention.takes_keys(1000.0)
+    attention.click(11.0)
+    assert not attention.takes_keys(1000.0)
+    attention.click(12.0)
+    attention.set_focus(True, 12.1)
+    assert attention.takes_keys(12.0)
+
+
+def test_a_focus_that_comes_later_counts_after_a_while() -> None:
+    attention = Attention(1.5)
+    attention.show(10.0)
+    attention.set_focus(True, 20.0)
+    assert not attention.takes_keys(21.4)
+    assert attention.takes_keys(21.5)
+    attention.set_focus(False, 22.0)
+    assert not attention.takes_keys(30.0)
+    attention.set_focus(True, 31.0)
+    assert not attention.takes_keys(32.4)
+    assert attention.takes_keys(32.5)
+
+
+def test_a_window_that_comes_back_begins_again() -> None:
+    attention = Attention(1.5)
+    attention.show(10.0)
+    attention.click(20.0)
+    attention.set_focus(True, 20.0)
+    assert attention.takes_keys(20.0)
+    attention.show(30.0)
+    assert not attention.takes_clicks(31.4)
+    assert not attention.takes_keys(40.0)
+
+
+def test_a_click_counts_before_the_focus_follows_it() -> None:
+    attention = Attention(1.5)
+    attention.show(10.0)
+    attention.click(12.0)
+    attention.set_focus(False, 12.1)
+    attention.set_focus(True, 12.2)
+    assert attention.takes_keys(12.3)
