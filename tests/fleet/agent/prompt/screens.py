@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import subprocess
@@ -53,3 +54,17 @@ async def geometry(file: Path, asking: asyncio.Task[Any], *, is_enabled: bool = 
         await asyncio.sleep(0.02)
     await asking
     raise AssertionError("the window went before its buttons could be pressed")
+
+
+def set_resources(display: str, text: str) -> None:
+    """Set the resources of a display, as a desktop does for the resolution that the person chose (``Xft.dpi``)."""
+    xlib: Any = ctypes.CDLL("libX11.so.6")
+    xlib.XOpenDisplay.restype = ctypes.c_void_p
+    xlib.XDefaultRootWindow.restype = ctypes.c_ulong
+    connection = ctypes.c_void_p(xlib.XOpenDisplay(display.encode()))
+    assert connection.value
+    root = ctypes.c_ulong(xlib.XDefaultRootWindow(connection))
+    resource_manager, string, bits, replace = ctypes.c_ulong(23), ctypes.c_ulong(31), 8, 0
+    data = text.encode()
+    xlib.XChangeProperty(connection, root, resource_manager, string, bits, replace, data, len(data))
+    xlib.XCloseDisplay(connection)

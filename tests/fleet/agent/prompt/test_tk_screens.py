@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fleet.agent.prompt.screens import geometry, screen
+from tests.fleet.agent.prompt.screens import geometry, screen, set_resources
 
 from landline.fleet.agent.prompt import Question
 from landline.fleet.agent.prompt.tk import DIALOG_COMMAND, TkPrompt
@@ -48,10 +48,13 @@ def _programs() -> None:
         pytest.skip("Xvfb is missing: apt install xvfb")
 
 
-async def shown(question: Question, size: str, dpi: int, tmp_path: Path) -> dict[str, Any]:
+async def shown(
+    question: Question, size: str, dpi: int, tmp_path: Path, resources: str = ""
+) -> dict[str, Any]:
     """What the window says of itself on a screen of that size."""
     file = tmp_path / "geometry.json"
     with screen(size, dpi) as display:
+        set_resources(display, resources)
         environ = {**os.environ, "DISPLAY": display, GEOMETRY_VARIABLE: str(file)}
         asking = asyncio.create_task(
             TkPrompt(environ=environ, command=(*DIALOG_COMMAND, "600")).ask(question)
@@ -105,6 +108,18 @@ async def test_buttons_grow_with_the_resolution(tmp_path: Path) -> None:
     told = await shown(USUAL, "3840x2160", 192, tmp_path)
     assert all(height >= 88 for *_, height in told["buttons"].values())
     assert told["page"][2] == 1200
+
+
+@pytest.mark.parametrize(("set_dpi", "scale"), [("192", 2), ("144", 1.5), ("96", 1), ("nonsense", 1)])
+async def test_the_resolution_that_the_person_set_counts(set_dpi: str, scale: float, tmp_path: Path) -> None:
+    told = await shown(USUAL, "2560x1440", 96, tmp_path, f"Xft.dpi: {set_dpi}\n")
+    page = Rectangle(*told["page"])
+    assert page.width == 600 * scale
+    [title] = [Rectangle(*place) for text, place in told["texts"].items() if text.startswith("This computer")]
+    # The letters grow as the window does.
+    assert 20 * scale <= title.height <= 45 * scale
+    assert 0.5 * page.width < title.width < page.width
+    assert all(is_inside(Rectangle(*place), page) for place in told["buttons"].values())
 
 
 @pytest.mark.parametrize(

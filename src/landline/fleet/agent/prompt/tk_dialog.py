@@ -173,10 +173,13 @@ class Dialog:
 
     def _fitting_page(self) -> Page:
         """The page, as large as the screen's resolution asks for, or as much smaller as its size asks for."""
-        dpi = (self._x11.dpi() if self._x11 else None) or self._root.winfo_fpixels("1i")
+        root = self._root
+        screen_dpi = root.winfo_fpixels("1i")
+        dpi = (self._x11.dpi() if self._x11 else None) or screen_dpi
         scale = scale_of(dpi)
         while True:
-            page = Page(self._root, self._question, scale, usable_size(self._monitor, scale), self._finish)
+            usable = usable_size(self._monitor, scale)
+            page = Page(root, self._question, scale, usable, screen_dpi / dpi, self._finish)
             if page.fits or smaller(scale) == scale:
                 return page
             page.destroy()

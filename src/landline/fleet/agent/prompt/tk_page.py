@@ -36,7 +36,9 @@ TIME_PX: Final = 42
 class Page:
     """The widgets, at ``scale``, in a window that may be as large as ``usable``.
 
-    ``finish`` is called with the answer of a button that is pressed.
+    ``font_scale`` is what sizes of fonts are multiplied with beside that: Tk reckons pixels into points with the
+    resolution of the screen, and Xft points into pixels with the one that the person set. ``finish`` is called
+    with the answer of a button that is pressed.
     """
 
     def __init__(
@@ -45,11 +47,14 @@ class Page:
         question: Question,
         scale: float,
         usable: tuple[int, int],
+        font_scale: float,
         finish: Callable[[Answer], None],
     ) -> None:
         self._root = root
         self._question = question
         self._scale = scale
+        self._font_scale = font_scale
+        self._family = font.nametofont("TkDefaultFont").actual()["family"]
         self._finish = finish
         self._width = min(self._px(layout.WIDTH_PX), usable[0])
         self.buttons: dict[str, ttk.Button] = {}
@@ -93,25 +98,25 @@ class Page:
     def _px(self, pixels: float) -> int:
         return round(pixels * self._scale)
 
+    def _font(self, pixels: float) -> tuple[str, int]:
+        # Negative sizes are pixels: the scale is ours, not the one Tk derives from the screen's millimetres.
+        return self._family, -round(pixels * self._scale * self._font_scale)
+
     @property
     def _inner_px(self) -> int:
         return self._width - 2 * self._px(20)
 
     def _style(self) -> None:
-        family = font.nametofont("TkDefaultFont").actual()["family"]
-        # Negative sizes are pixels: the scale is ours, not the one Tk derives from the screen's millimetres.
-        text = (family, -self._px(TEXT_PX))
+        text = self._font(TEXT_PX)
         style = ttk.Style(self._root)
         style.theme_use("clam")
         self._root.configure(background=layout.PAPER)
         style.configure(".", background=layout.PAPER, foreground=layout.INK, font=text)
-        style.configure("Title.TLabel", font=(family, -self._px(TITLE_PX), "bold"))
+        style.configure("Title.TLabel", font=(*self._font(TITLE_PX), "bold"))
         style.configure("Faded.TLabel", foreground=layout.FADED)
         style.configure("Strong.TLabel", font=(*text, "bold"))
         style.configure("Note.TLabel", foreground=layout.ALARM)
-        style.configure(
-            "Countdown.TLabel", font=(family, -self._px(TIME_PX), "bold"), foreground=layout.ACCENT
-        )
+        style.configure("Countdown.TLabel", font=(*self._font(TIME_PX), "bold"), foreground=layout.ACCENT)
         style.configure("Urgent.Countdown.TLabel", foreground=layout.ALARM)
         style.configure(
             "Horizontal.TProgressbar",
@@ -180,7 +185,7 @@ class Page:
         text = tkinter.Text(
             box,
             wrap="word",
-            font=(font.nametofont("TkDefaultFont").actual()["family"], -self._px(TEXT_PX)),
+            font=self._font(TEXT_PX),
             background=layout.QUOTE,
             foreground=layout.INK,
             relief="flat",

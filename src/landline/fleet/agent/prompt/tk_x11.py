@@ -14,6 +14,10 @@ from landline.fleet.agent.prompt.tk_layout import Rectangle
 ALL_DESKTOPS: Final = 0xFFFFFFFF
 """The number of no desktop, for a window that is on every one (EWMH, ``_NET_WM_DESKTOP``)."""
 
+DPI_MIN: Final = 20.0
+DPI_MAX: Final = 2000.0
+"""What is believed of a resolution that somebody set; no screen has less or more."""
+
 _CARDINAL: Final = 6
 _REPLACE: Final = 0
 _URGENCY_HINT: Final = 1 << 8
@@ -113,9 +117,10 @@ class X11:
         """The dots per inch that the person set (the resource ``Xft.dpi``), or ``None``."""
         text = self._xlib.XGetDefault(self._display, b"Xft", b"dpi")
         try:
-            return float(text) if text else None
+            dpi = float(text or "nan")
         except ValueError:
             return None
+        return dpi if DPI_MIN <= dpi <= DPI_MAX else None
 
     def monitors(self) -> list[Rectangle]:
         """The monitors, the first one first; none where the server or its library does not tell."""
