@@ -28,16 +28,22 @@ QUESTION = Question(
 )
 
 
-async def take(question: Question, size: str, dpi: int, path: Path, *, is_enabled: bool = True) -> None:
-    """Show ``question`` on a screen of ``size`` (``1366x768``) and write the picture to ``path``, as PNG."""
+async def take(
+    question: Question, size: str, dpi: int, path: Path, *, is_enabled: bool = True, is_whole: bool = False
+) -> None:
+    """Show ``question`` on a screen of ``size`` (``1366x768``) and write a picture to ``path``, as PNG.
+
+    The picture is of the window, or of the whole screen when ``is_whole``.
+    """
     with screen(size, dpi) as display, tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "geometry.json"
         environ = {**os.environ, "DISPLAY": display, GEOMETRY_VARIABLE: str(file)}
         asking = asyncio.create_task(TkPrompt(environ=environ).ask(question))
         try:
-            await geometry(file, asking, is_enabled=is_enabled)
+            told = await geometry(file, asking, is_enabled=is_enabled)
+            window = "root" if is_whole else str(told["window"])
             process = await asyncio.create_subprocess_exec(
-                "import", "-window", "root", "+dither", "-colors", "128", f"png8:{path}", env=environ
+                "import", "-window", window, "+dither", "-colors", "128", f"png8:{path}", env=environ
             )
             if await process.wait() != 0:
                 raise SystemExit("ImageMagick's import failed.")
@@ -54,6 +60,7 @@ def main() -> None:
     parser.add_argument("--dpi", type=int, default=96, help="of the screen (default: 96)")
     parser.add_argument("--question", help="as JSON; fields that are missing are as in the docs")
     parser.add_argument("--disabled", action="store_true", help="as it looks for the first 1.5 s")
+    parser.add_argument("--screen", action="store_true", help="the whole screen, not the window alone")
     arguments = parser.parse_args()
     if shutil.which("import") is None:
         raise SystemExit("ImageMagick is missing: apt install imagemagick")
