@@ -53,6 +53,7 @@ system-programs: setup
 		command -v chromium >/dev/null || missing="$$missing chromium"; \
 		command -v Xvfb >/dev/null || missing="$$missing xvfb"; \
 		command -v xdotool >/dev/null || missing="$$missing xdotool"; \
+		command -v openbox >/dev/null || missing="$$missing openbox"; \
 		command -v dbus-daemon >/dev/null || missing="$$missing dbus"; \
 		command -v ip >/dev/null || missing="$$missing iproute2"; \
 		command -v nft >/dev/null || missing="$$missing nftables"; \
