@@ -17,10 +17,11 @@ from landline import Backoff, Heartbeat, Server, SharedToken
 from landline.fleet import control as control_module
 from landline.fleet import deliveries
 from landline.fleet.agent import agent as agent_module
+from landline.fleet.agent import asking
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.power.simulated import SimulatedPower
-from landline.fleet.agent.prompt import Answer, Question
+from landline.fleet.agent.prompt import Answer, Notice, Question
 from landline.fleet.api import JobRequest, JobView
 from landline.fleet.control import Control
 from landline.fleet.messages import Goodbye
@@ -60,7 +61,10 @@ class ScriptedPerson:
 
     def __init__(self, *answers: Answer | Exception) -> None:
         self._answers = list(answers)
-        self._open: asyncio.Future[Answer] | None = None
+        self._open: asyncio.Future[Answer | Exception] | None = None
+        self.shown_at = ADA.seat
+        self.problem = ""
+        """Why nobody can be asked; empty when they can."""
         self.questions: list[Question] = []
         self.withdrawn = 0
 
@@ -68,6 +72,12 @@ class ScriptedPerson:
     def is_asked(self) -> bool:
         """Whether a question is on the screen."""
         return self._open is not None
+
+    def unavailable_reason(self) -> str | None:
+        return self.problem or None
+
+    def seat(self) -> str:
+        return self.shown_at
 
     async def ask(self, question: Question) -> Answer:
         self.questions.append(question)
@@ -78,17 +88,32 @@ class ScriptedPerson:
             return answer
         self._open = asyncio.get_running_loop().create_future()
         try:
-            return await self._open
+            answer = await self._open
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
         except asyncio.CancelledError:
             self.withdrawn += 1
             raise
         finally:
             self._open = None
 
-    def answer(self, answer: Answer) -> None:
-        """Answers the question that is open."""
+    def answer(self, answer: Answer | Exception) -> None:
+        """Answers the question that is open, or lets it fail."""
         assert self._open is not None
         self._open.set_result(answer)
+
+
+class ScriptedNotices:
+    """Remembers whom it was to tell what."""
+
+    def __init__(self, *ways: str) -> None:
+        self.ways = ways
+        self.sent: list[tuple[Notice, tuple[Person, ...]]] = []
+
+    async def __call__(self, notice: Notice, persons: Any) -> tuple[str, ...]:
+        self.sent.append((notice, tuple(persons)))
+        return self.ways
 
 
 class Switch(SimulatedPower):
@@ -97,6 +122,16 @@ class Switch(SimulatedPower):
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine.persons)
         self._machine = machine
+        self.cannot_tell: Exception | None = None
+
+    async def persons(self) -> tuple[Person, ...]:
+        if self.cannot_tell is not None:
+            raise self.cannot_tell
+        return await super().persons()
+
+    def log_off(self) -> None:
+        """Everybody leaves."""
+        self._persons = ()
 
     async def act(self, action: Action, *, reason: str) -> None:
         await self._machine.may_act.wait()
@@ -131,6 +166,7 @@ class Machine:
         self.directory = directory
         self.persons = persons
         self.prompt = prompt
+        self.notices = ScriptedNotices("wall")
         self.boots = 0
         self.boot_id = ""
         self.acted: list[Action] = []
@@ -162,6 +198,7 @@ class Machine:
             ),
             power=self.power,
             prompt=self.prompt,
+            notices=self.notices,
             journal=self.journal,
             backoff=QUICK,
         )
@@ -353,6 +390,8 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(control_module, "SWEEP_EVERY_S", 0.02)
     monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.02)
     monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.02)
+    monkeypatch.setattr(asking, "LOOK_WAITING_S", 0.02)
+    monkeypatch.setattr(asking, "RETRY_FIRST_S", 0.02)
     it = House(tmp_path)
     try:
         yield it

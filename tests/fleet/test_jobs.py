@@ -25,11 +25,13 @@ from landline.fleet.model import (
     Machine,
     Presence,
     PresenceState,
+    Unasked,
 )
 
 S = ExecutionState
 P = PresenceState
 T0 = 1000.0
+BEFORE_ACTING = [S.QUEUED, S.DELIVERED, S.WAITING, S.PROMPTED, S.POSTPONED, S.ACCEPTED]
 
 
 def make_job(action: Action = Action.RESTART, **changes: Any) -> Job:
@@ -217,7 +219,7 @@ def test_an_order_that_comes_after_its_time_gives_the_delay_again() -> None:
 # Claims.
 
 
-@pytest.mark.parametrize("state", [S.QUEUED, S.DELIVERED, S.PROMPTED, S.POSTPONED, S.ACCEPTED])
+@pytest.mark.parametrize("state", BEFORE_ACTING)
 def test_a_claim_is_granted_once_and_again_only_in_the_same_boot(state: ExecutionState) -> None:
     grant, acting = jobs.claim(make_execution(state), T0 + 1, boot_id="boot-1")
     assert grant.granted
@@ -320,7 +322,7 @@ def test_why_a_leave_is_not_given_is_no_longer_than_an_agent_takes() -> None:
 # Deadlines.
 
 
-@pytest.mark.parametrize("state", [S.QUEUED, S.DELIVERED, S.PROMPTED, S.POSTPONED, S.ACCEPTED])
+@pytest.mark.parametrize("state", BEFORE_ACTING)
 def test_what_has_not_begun_expires(state: ExecutionState) -> None:
     execution = make_execution(state)
     assert jobs.overdue(make_job(), execution, T0 + 179.999) is None
@@ -381,7 +383,10 @@ def test_reports_follow_the_life_cycle() -> None:
     for before in S:
         for told in S:
             after = report(make_job(Action.LOG_OFF), before, told)
-            assert after is None or after in LIFE_CYCLE[before]
+            if before in {S.WAITING, S.PROMPTED} and told is before:
+                assert after is before  # For another reason.
+            else:
+                assert after is None or after in LIFE_CYCLE[before]
     assert report(make_job(), S.QUEUED, S.QUEUED) is S.DELIVERED
     assert report(make_job(), S.PROMPTED, S.DELIVERED) is None
     assert report(make_job(), S.ACTING, S.FAILED) is S.FAILED
@@ -464,7 +469,7 @@ def test_what_had_begun_is_settled_by_the_join(
     assert (settled.state if settled else None) is expected
 
 
-@pytest.mark.parametrize("state", [S.QUEUED, S.DELIVERED, S.PROMPTED, S.POSTPONED, S.ACCEPTED])
+@pytest.mark.parametrize("state", BEFORE_ACTING)
 @pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
 def test_what_had_not_begun_waits_or_expires(state: ExecutionState, action: Action) -> None:
     execution, job, machine = make_execution(state), make_job(action), make_machine(boot_id="boot-2")
@@ -516,6 +521,7 @@ class AnyOrder(RuleBasedStateMachine):
         may_cancel=st.booleans(),
         may_postpone=st.booleans(),
         queue_for_s=st.none() | st.floats(0, 3600),
+        unasked=st.sampled_from(list(Unasked)),
         presence=st.sampled_from(list(P)),
     )
     def begin(self, presence: PresenceState, **values: Any) -> None:
@@ -528,7 +534,9 @@ class AnyOrder(RuleBasedStateMachine):
     def put(self, after: Execution | None) -> None:
         if after is None:
             return
-        assert after.state in LIFE_CYCLE[self.execution.state]
+        is_other_reason = after.state is self.execution.state and after.state in {S.WAITING, S.PROMPTED}
+        assert is_other_reason or after.state in LIFE_CYCLE[self.execution.state]
+        assert after.rounds <= jobs.ROUNDS_MAX
         assert after.updated_at == self.now
         assert after.expires_at >= self.execution.expires_at
         self.execution = after
@@ -546,10 +554,16 @@ class AnyOrder(RuleBasedStateMachine):
             or self.now < self.execution.expires_at
         )
 
-    @rule(told=st.sampled_from(list(S)), power=st.sampled_from(["logind", "dry-run"]))
-    def report(self, told: ExecutionState, power: str) -> None:
+    @rule(
+        told=st.sampled_from(list(S)),
+        power=st.sampled_from(["logind", "dry-run"]),
+        detail=st.sampled_from(["", "no display", "logind does not answer"]),
+        asked=st.sampled_from(["", "ada (:0)"]),
+        answered_by=st.sampled_from(["", "ada (:0)"]),
+    )
+    def report(self, told: ExecutionState, power: str, detail: str, asked: str, answered_by: str) -> None:
         before = self.execution
-        known = KnownExecution("j-1", told)
+        known = KnownExecution("j-1", told, detail, asked=asked, answered_by=answered_by)
         self.put(jobs.receive_report(self.job, self.execution, known, self.now, power=power))
         assert self.execution.state is not S.ACTING or before.state is S.ACTING
 
@@ -598,6 +612,8 @@ class AnyOrder(RuleBasedStateMachine):
         order = jobs.order_for(self.job, self.execution, self.now)
         assert order.due_in_s >= 0
         assert order.expires_in_s >= 0
+        assert 0 <= order.countdown_s <= jobs.DEFAULT_COUNTDOWN_S
+        assert not order.is_postponed or (order.due_in_s > 0 and self.execution.postponed_s > 0)
 
     @invariant()
     def a_cancellation_by_the_person_was_allowed(self) -> None:

@@ -124,6 +124,9 @@ HOSTILE_FACTS = [
     {"boot_id": "x" * 501},
     {"agent_version": "x" * 501},
     {"power": "x" * 501},
+    {"persons_problem": "x" * 501},
+    {"asks_by": "x" * 501},
+    {"asking_problem": "x" * 501},
     {"mac_addresses": ("02:00:00:00:00:0g",)},
     {"mac_addresses": ("02:00:00:00:00:00\n",)},
     {"mac_addresses": ("02:00:00:00:00:01",) * 33},
@@ -146,6 +149,10 @@ def test_facts_that_fit_are_kept_as_they_are() -> None:
         os="<img src=x onerror=alert(1)>",  # Text is text: it is for the console to show it as such.
         mac_addresses=("02:00:00:00:00:01",) * 32,
         persons=(Person("ada", "seat0", True, 1.5),) * 100,
+        knows_persons=True,
+        persons_problem="p" * 500,
+        asks_by="a" * 500,
+        asking_problem="q" * 500,
     )
     assert check_facts(facts) == facts
 

@@ -86,6 +86,11 @@ def test_identifiers_that_are_refused(identifier: str) -> None:
         (Goodbye, {"cause": "shut down", "execution_id": "x" * 81}),
         (Report, {"execution": {"id": "x", "state": "finished"}}),
         (Report, {"execution": {"id": "x", "state": "done", "detail": "x" * 501}}),
+        *[
+            (Report, {"execution": {"id": "x", "state": "waiting", field: "x" * 501}})
+            for field in ("asked", "answered_by", "notices")
+        ],
+        (Postpone, {"execution_id": "x", "postpone_s": 60.0, "answered_by": "x" * 501}),
         (Join, {"facts": {}}),
         (Join, {"facts": {"name": "a"}, "executions": [{"id": "x", "state": "done"}] * 10_001}),
         (FactsChecked, {"name": "a", "mac_addresses": ["02-00-00-00-00-01"]}),
@@ -99,7 +104,9 @@ def test_bodies_that_are_refused(kind: Any, body: Any) -> None:
 
 
 def test_bodies_come_back_as_they_were_and_unknown_fields_are_passed_over() -> None:
-    known = KnownExecution("j-1", ExecutionState.ACTING, "d", "boot", is_running=True)
+    known = KnownExecution(
+        "j-1", ExecutionState.ACTING, "d", "boot", is_running=True, asked="a", answered_by="b", notices="c"
+    )
     for body in (
         Join(Facts(name="lab-1"), (known,)),
         Report(known),
@@ -134,6 +141,9 @@ ORDER = {
         (Order, ORDER, {"message": "x" * 501}),
         (Order, ORDER, {"requested_by": "x" * 501}),
         (Order, ORDER, {"execution_id": "../x"}),
+        (Order, ORDER, {"countdown_s": math.nan}),
+        (Order, ORDER, {"countdown_s": -1.0}),
+        (Order, ORDER, {"unasked": "perhaps"}),
         (Withdraw, {"execution_id": "j-1", "reason": ""}, {"execution_id": "\n"}),
         (Joined, {"name": "lab-1"}, {"name": "\x1b[31m"}),
         (Grant, {"granted": True}, {"valid_s": math.inf}),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from landline.fleet.model import FINAL_STATES, LIFE_CYCLE, Action, ExecutionState
+from landline.fleet.model import FINAL_STATES, LIFE_CYCLE, Action, ExecutionState, Facts, Person
 
 S = ExecutionState
 
-ORDER = [S.QUEUED, S.DELIVERED, S.PROMPTED, S.POSTPONED, S.ACCEPTED, S.ACTING]
+ORDER = [S.QUEUED, S.DELIVERED, S.WAITING, S.PROMPTED, S.POSTPONED, S.ACCEPTED, S.ACTING]
+BEFORE_CONSENT = {S.WAITING, S.PROMPTED, S.POSTPONED}
 
 
 def test_every_state_has_a_row_and_every_entry_is_a_state() -> None:
@@ -26,11 +27,36 @@ def test_final_states_lead_nowhere_but_for_an_unknown_outcome_that_is_settled(st
 
 
 @pytest.mark.parametrize("state", ORDER)
-def test_there_is_no_way_back_but_between_prompted_and_postponed(state: ExecutionState) -> None:
+def test_there_is_no_way_back_but_among_waiting_prompted_and_postponed(state: ExecutionState) -> None:
     earlier = {
         after for after in LIFE_CYCLE[state] if after in ORDER and ORDER.index(after) < ORDER.index(state)
     }
-    assert earlier == ({S.PROMPTED} if state is S.POSTPONED else set())
+    assert earlier <= (BEFORE_CONSENT - {state} if state in BEFORE_CONSENT else set())
+
+
+@pytest.mark.parametrize("state", sorted(BEFORE_CONSENT))
+def test_waiting_prompted_and_postponed_follow_each_other_as_needed(state: ExecutionState) -> None:
+    assert BEFORE_CONSENT - {state} <= LIFE_CYCLE[state]
+    assert state in LIFE_CYCLE[S.QUEUED]
+    assert state in LIFE_CYCLE[S.DELIVERED]
+    assert state not in LIFE_CYCLE[S.ACCEPTED]
+
+
+@pytest.mark.parametrize(
+    ("facts", "is_free", "says_how_it_asks"),
+    [
+        (Facts(name="a"), False, False),
+        (Facts(name="a", knows_persons=True), True, False),
+        (Facts(name="a", knows_persons=True, persons=(Person("ada"),)), False, False),
+        (Facts(name="a", persons=(Person("ada"),)), False, False),
+        (Facts(name="a", persons_problem="no bus", asks_by="tk"), False, True),
+        (Facts(name="a", asking_problem="no display"), False, True),
+    ],
+)
+def test_a_machine_is_free_only_where_that_is_known(
+    facts: Facts, is_free: bool, says_how_it_asks: bool
+) -> None:
+    assert (facts.is_free, facts.says_how_it_asks) == (is_free, says_how_it_asks)
 
 
 def test_nothing_begins_twice() -> None:

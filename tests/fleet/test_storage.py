@@ -33,6 +33,7 @@ from landline.fleet.model import (
     Person,
     Presence,
     PresenceState,
+    Unasked,
 )
 from landline.fleet.storage import VALUES_PER_LIST_MAX, NameTaken, Storage, StorageError, metadata
 
@@ -106,6 +107,10 @@ async def test_machines_come_back_as_they_were(path: Path) -> None:
             os="Debian 12",
             boot_id="b" * 36,
             persons=(Person("ana", "seat0", since_at=5.5), Person("o'hara; --", is_remote=True)),
+            knows_persons=True,
+            persons_problem="none",
+            asks_by="tk on :0",
+            asking_problem="none either",
             mac_addresses=("02:00:00:00:00:01",),
             agent_version="0.1.0",
             power="logind",
@@ -180,6 +185,7 @@ async def test_jobs_come_back_as_they_were(storage: Storage, action: Action) -> 
         queue_for_s=3600.0,
         may_cancel=False,
         may_postpone=False,
+        unasked=Unasked.REFUSE,
         request_id="r1",
         created_at=2_000.000001,
     )
@@ -204,6 +210,10 @@ async def test_executions_and_events_come_back_as_they_were(storage: Storage, st
         detail="because",
         boot_id_before="b",
         postponed_s=30.5,
+        asked="ana (:0), o'hara (tty3)",
+        answered_by="ana (:0)",
+        notices="wall",
+        rounds=3,
     )
     await storage.record([changed])
     assert await storage.executions_of(["j1"]) == (changed,)

@@ -335,6 +335,8 @@ async def _agent(
     from landline.fleet.agent.agent import Agent
     from landline.fleet.agent.facts import machine_facts, machine_id
     from landline.fleet.agent.journal import Journal
+    from landline.fleet.agent.prompt.choose import unavailable_reason
+    from landline.fleet.agent.prompt.notices import send_notices
     from landline.fleet.paths import data_directory
 
     directory = data_directory() / "agent" if data is None else _path("--data", data)
@@ -354,6 +356,8 @@ async def _agent(
             facts=machine_facts(name, power=power, version=landline.__version__),
             power=switch,
             prompt=_prompt(prompt),
+            no_prompt="it was started with --prompt none" if prompt == "none" else unavailable_reason() or "",
+            notices=send_notices,
             journal=journal,
             on_state=_say_state,
         )

@@ -12,7 +12,16 @@ from typing import Protocol
 
 import msgspec
 
-from landline.fleet.model import Action, Execution, ExecutionEvent, Job, Machine, Person, PresenceState
+from landline.fleet.model import (
+    Action,
+    Execution,
+    ExecutionEvent,
+    Job,
+    Machine,
+    Person,
+    PresenceState,
+    Unasked,
+)
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +39,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     queue_for_s: float | None = None
     may_cancel: bool = True
     may_postpone: bool = True
+    unasked: Unasked = Unasked.WAIT
+    """What happens on a machine where a person is on, or may be, and nobody can be asked."""
     request_id: str | None = None
 
 
@@ -41,6 +52,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     presence: PresenceState
     detail: str = ""
     persons: tuple[Person, ...] = ()
+    knows_persons: bool = False
+    persons_problem: str = ""
+    asks_by: str = ""
+    asking_problem: str = ""
+    """As in :class:`landline.fleet.model.Facts`."""
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):

@@ -167,6 +167,7 @@ class Control:
             queue_for_s=request.queue_for_s,
             may_cancel=request.may_cancel,
             may_postpone=request.may_postpone,
+            unasked=request.unasked,
             request_id=request.request_id,
         )
         executions = [
@@ -313,4 +314,8 @@ def _target(machine: Machine) -> Target:
         presence=machine.presence.state,
         detail=machine.presence.cause.value,
         persons=machine.facts.persons,
+        knows_persons=machine.facts.knows_persons,
+        persons_problem=machine.facts.persons_problem,
+        asks_by=machine.facts.asks_by,
+        asking_problem=machine.facts.asking_problem,
     )

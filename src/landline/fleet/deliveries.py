@@ -159,7 +159,14 @@ class Deliveries:
         if execution is None:
             return Postponed(False, "there is no such job any more")
         job = self._ledger.job_of(execution)
-        reply, after = jobs.postpone(job, execution, request.postpone_s, self._clock(), request.detail)
+        reply, after = jobs.postpone(
+            job,
+            execution,
+            request.postpone_s,
+            self._clock(),
+            request.detail,
+            answered_by=request.answered_by,
+        )
         if after is not None:
             await self._ledger.record([after])
         return reply
@@ -187,8 +194,12 @@ class Deliveries:
         under_way = self._under_way.setdefault(line, set())
         if execution_id in under_way:
             return
-        under_way.add(execution_id)
         job = self._ledger.job_of(execution)
+        refusal = jobs.delivery_refusal(job, self._machines[execution.machine_id])
+        if refusal is not None:
+            await self._note_delivery(execution_id, ExecutionState.REFUSED, refusal)
+            return
+        under_way.add(execution_id)
         order = jobs.order_for(job, execution, self._clock())
         try:
             await line.request("execute", order, timeout=None)
@@ -200,6 +211,9 @@ class Deliveries:
         else:
             state, detail = ExecutionState.DELIVERED, ""
             under_way.discard(execution_id)
+        await self._note_delivery(execution_id, state, detail)
+
+    async def _note_delivery(self, execution_id: str, state: ExecutionState, detail: str) -> None:
         try:
             await self._advance(execution_id, state, detail)
         except RequestError as error:

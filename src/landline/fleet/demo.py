@@ -38,7 +38,12 @@ SETTLE_S_MAX: Final = 10.0
 OVERTIME_S_MAX: Final = 10.0
 """How much longer than asked a self-driven demo may take, for executions that have begun to end."""
 JOB_EVERY_S: Final = 1.0
-WAITING_STATES: Final = {ExecutionState.QUEUED, ExecutionState.DELIVERED, ExecutionState.POSTPONED}
+WAITING_STATES: Final = {
+    ExecutionState.QUEUED,
+    ExecutionState.DELIVERED,
+    ExecutionState.WAITING,
+    ExecutionState.POSTPONED,
+}
 
 
 _Message = TypeVar("_Message", FleetReady, FleetResult)

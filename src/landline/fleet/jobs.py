@@ -15,6 +15,7 @@ import msgspec
 
 from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.messages import (
+    DEFAULT_COUNTDOWN_S,
     TEXT_CHARACTERS_MAX,
     Goodbye,
     Grant,
@@ -31,16 +32,17 @@ from landline.fleet.model import (
     Machine,
     Presence,
     PresenceState,
+    Unasked,
 )
 
-DEFAULT_COUNTDOWN_S: Final = 60.0
-"""How long a person has to answer where the operator gave no delay."""
 GRANT_VALID_S: Final = 10.0
 """A machine that was given leave to act must do so within this time of asking; else it was stopped in between."""
 POSTPONED_S_MAX: Final = 8 * 3600.0
 """All postponements of one execution together."""
 POSTPONED_S_LEAST: Final = 60.0
 """What each of them counts at least: an agent that asks for an instant again and again must not fill the disk."""
+ROUNDS_MAX: Final = 400
+"""How often one execution begins to wait or to ask: an agent that goes back and forth must not fill the disk."""
 DELAY_S_MAX: Final = 30 * 86_400.0
 MESSAGE_CHARACTERS_MAX: Final = 500
 TARGETS_MAX: Final = 1000
@@ -142,6 +144,23 @@ def order_for(job: Job, execution: Execution, now: float) -> Order:
         expires_in_s=max(0.0, execution.expires_at - now),
         may_cancel=job.may_cancel,
         may_postpone=job.may_postpone,
+        countdown_s=_countdown_s(job, execution),
+        is_postponed=execution.postponed_s > 0 and execution.due_at > now,
+        unasked=job.unasked,
+    )
+
+
+def delivery_refusal(job: Job, machine: Machine) -> str | None:
+    """Why the job must not be given to the agent that has joined, or ``None`` when it may.
+
+    An agent that says neither how it asks nor why it cannot is older than the promise never to act because nobody
+    can be asked: it would act at once.
+    """
+    if job.action is Action.WAKE or job.unasked is Unasked.ACT or machine.facts.says_how_it_asks:
+        return None
+    return (
+        "its agent is too old to say whether it can ask a person, and would act without asking; "
+        "update the agent, or use --unasked act"
     )
 
 
@@ -164,7 +183,40 @@ def receive_report(
         return None  # Both are the control server's own decision, made when the agent asked for it.
     if known.state is ExecutionState.DONE and job.action is not Action.LOG_OFF and power != "dry-run":
         return None
-    return advance(execution, known.state, now, known.detail)
+    record = _record_told(execution, known)
+    if known.state in {ExecutionState.WAITING, ExecutionState.PROMPTED}:
+        return _next_round(execution, known, record, now)
+    after = advance(execution, known.state, now, known.detail)
+    return None if after is None else msgspec.structs.replace(after, **record)
+
+
+def _record_told(execution: Execution, known: KnownExecution) -> dict[str, str]:
+    """Who was asked, who answered and how others were told, as the agent knows it now.
+
+    An answer belongs to its question: a new question that nobody has answered has no answer.
+    """
+    is_new = bool(known.asked or known.answered_by)
+    return {
+        "asked": known.asked if is_new else execution.asked,
+        "answered_by": known.answered_by if is_new else execution.answered_by,
+        "notices": known.notices or execution.notices,
+    }
+
+
+def _next_round(
+    execution: Execution, known: KnownExecution, record: dict[str, str], now: float
+) -> Execution | None:
+    """It waits or asks; perhaps as before, but for another reason, or asks other persons."""
+    if execution.rounds >= ROUNDS_MAX:
+        return None
+    after = advance(execution, known.state, now, known.detail)
+    if after is None and known.state is execution.state:
+        same = {"asked": execution.asked, "answered_by": execution.answered_by, "notices": execution.notices}
+        if (known.detail, record) != (execution.detail, same):
+            after = msgspec.structs.replace(execution, updated_at=now, detail=known.detail)
+    if after is None:
+        return None
+    return msgspec.structs.replace(after, rounds=execution.rounds + 1, **record)
 
 
 def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Execution | None]:
@@ -193,7 +245,7 @@ def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Exe
 
 
 def postpone(
-    job: Job, execution: Execution, postpone_s: float, now: float, detail: str
+    job: Job, execution: Execution, postpone_s: float, now: float, detail: str, *, answered_by: str = ""
 ) -> tuple[Postponed, Execution | None]:
     """The person wants it later."""
     if not job.may_postpone:
@@ -216,6 +268,7 @@ def postpone(
         due_at=due_at,
         expires_at=max(execution.expires_at, due_at + DEFAULT_COUNTDOWN_S + job.valid_for_s),
         postponed_s=postponed_s,
+        answered_by=answered_by or execution.answered_by,
     )
     return Postponed(True, "", postpone_s, later.expires_at - now), later
 
@@ -241,10 +294,12 @@ def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
         )
     if now < execution.expires_at:
         return None
-    reached = (
-        "it never reached the machine" if execution.state is ExecutionState.QUEUED else "its time ran out"
-    )
-    return advance(execution, ExecutionState.EXPIRED, now, reached)
+    why = "its time ran out"
+    if execution.state is ExecutionState.QUEUED:
+        why = "it never reached the machine"
+    elif execution.state is ExecutionState.WAITING and execution.detail:
+        why += f"; {execution.detail}"
+    return advance(execution, ExecutionState.EXPIRED, now, why)
 
 
 def settle_on_goodbye(job: Job, execution: Execution, goodbye: Goodbye, now: float) -> Execution | None:
@@ -289,6 +344,13 @@ def settle_on_join(
     if known is not None:
         return receive_report(job, execution, known, now, power=machine.facts.power)
     return None
+
+
+def _countdown_s(job: Job, execution: Execution) -> float:
+    """How long a person has to answer at least: as long as the operator chose, but no longer than the default."""
+    if job.delay_s is None or execution.postponed_s > 0:
+        return DEFAULT_COUNTDOWN_S
+    return min(job.delay_s, DEFAULT_COUNTDOWN_S)
 
 
 def _refusal(job: Job, machine: Machine) -> str | None:

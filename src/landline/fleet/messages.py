@@ -21,7 +21,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from landline.fleet.model import Action, Cause, ExecutionState, Facts
+from landline.fleet.model import Action, Cause, ExecutionState, Facts, Unasked
 
 # "\Z", not "$", which also matches in front of a line end at the end.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
@@ -31,6 +31,8 @@ NOT_JOINED: Final = "not_joined"
 STORAGE_FAILED: Final = "storage_failed"
 """The code of a request's error: nothing was recorded, and it may be asked again."""
 
+DEFAULT_COUNTDOWN_S: Final = 60.0
+"""How long a person has to answer where the operator gave no delay."""
 TEXT_CHARACTERS_MAX: Final = 500
 Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)]
 Seconds = Annotated[float, Meta(ge=0, le=31_622_400)]
@@ -46,6 +48,10 @@ class KnownExecution(msgspec.Struct, frozen=True):
     """The boot in which it began to act, if it did."""
     is_running: bool = False
     """Whether this very agent process is at it; otherwise it only read of it in its journal."""
+    asked: Text = ""
+    answered_by: Text = ""
+    notices: Text = ""
+    """As in :class:`landline.fleet.model.Execution`; empty where there is nothing new to say."""
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -97,6 +103,8 @@ class Postpone(msgspec.Struct, frozen=True):
     execution_id: Identifier
     postpone_s: Seconds
     detail: Text = ""
+    answered_by: Text = ""
+    """As in :class:`landline.fleet.model.Execution`."""
 
 
 class Postponed(msgspec.Struct, frozen=True):
@@ -127,10 +135,15 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     due_in_s: Seconds
     """Seconds until it is to be done, where the operator gave a delay."""
     has_delay: bool
-    """Whether the operator gave a delay; if not, a person who is on gets the agent's default countdown."""
+    """Whether the operator gave a delay; if not, and nobody is on, it is done at once."""
     expires_in_s: Seconds
     may_cancel: bool
     may_postpone: bool
+    countdown_s: Seconds = DEFAULT_COUNTDOWN_S
+    """How long a person has to answer at least, counted from the question."""
+    is_postponed: bool = False
+    """Whether a person put it off until ``due_in_s`` is over: nobody is asked before."""
+    unasked: Unasked = Unasked.WAIT
 
 
 class FactsChecked(Facts, frozen=True, kw_only=True):
@@ -142,6 +155,9 @@ class FactsChecked(Facts, frozen=True, kw_only=True):
     boot_id: Text = ""
     agent_version: Text = ""
     power: Text = ""
+    persons_problem: Text = ""
+    asks_by: Text = ""
+    asking_problem: Text = ""
     mac_addresses: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")], ...], Meta(max_length=32)
     ] = ()

@@ -28,11 +28,24 @@ class Action(StrEnum):
         ]
 
 
+class Unasked(StrEnum):
+    """What becomes of a job on a machine where a person is on, or may be, and nobody can be asked."""
+
+    WAIT = "wait"
+    """It waits until a person can be asked or nobody is on; if neither happens in time, it expires."""
+    REFUSE = "refuse"
+    """The machine refuses it at once, with the reason."""
+    ACT = "act"
+    """It is done after the full countdown, and recorded as one for which nobody could be asked."""
+
+
 class ExecutionState(StrEnum):
     """Where one job stands on one machine. :data:`LIFE_CYCLE` says what may follow what."""
 
     QUEUED = "queued"
     DELIVERED = "delivered"
+    WAITING = "waiting"
+    """Nobody can be asked at the moment, though a person is on or may be; the detail says why."""
     PROMPTED = "prompted"
     POSTPONED = "postponed"
     ACCEPTED = "accepted"
@@ -59,16 +72,17 @@ _S = ExecutionState
 FINAL_STATES: Final = frozenset({_S.DONE, _S.CANCELLED, _S.REFUSED, _S.FAILED, _S.EXPIRED, _S.UNKNOWN})
 
 _STOPPED: Final = frozenset({_S.CANCELLED, _S.REFUSED, _S.FAILED, _S.EXPIRED})
+_BEFORE_CONSENT: Final = frozenset({_S.WAITING, _S.PROMPTED, _S.POSTPONED})
+_AFTER_BEING_DELIVERED: Final = _BEFORE_CONSENT | {_S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN} | _STOPPED
 
 LIFE_CYCLE: Final[dict[ExecutionState, frozenset[ExecutionState]]] = {
     # A report may be overtaken by a later one while a machine is away, so states may be skipped, never revisited
-    # (but for prompted <-> postponed).
-    _S.QUEUED: frozenset({_S.DELIVERED, _S.PROMPTED, _S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE})
-    | _STOPPED,
-    _S.DELIVERED: frozenset({_S.PROMPTED, _S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN})
-    | _STOPPED,
-    _S.PROMPTED: frozenset({_S.POSTPONED, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
-    _S.POSTPONED: frozenset({_S.PROMPTED, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
+    # (but among waiting, prompted and postponed).
+    _S.QUEUED: frozenset({_S.DELIVERED, *_BEFORE_CONSENT, _S.ACCEPTED, _S.ACTING, _S.DONE}) | _STOPPED,
+    _S.DELIVERED: frozenset({*_BEFORE_CONSENT, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
+    _S.WAITING: _AFTER_BEING_DELIVERED - {_S.WAITING},
+    _S.PROMPTED: _AFTER_BEING_DELIVERED - {_S.PROMPTED},
+    _S.POSTPONED: _AFTER_BEING_DELIVERED - {_S.POSTPONED},
     _S.ACCEPTED: frozenset({_S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
     _S.ACTING: frozenset({_S.DONE, _S.FAILED, _S.UNKNOWN}),
     # Evidence that arrives late (the machine comes back with another boot id) settles an unknown outcome.
@@ -128,9 +142,27 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     os: str = ""
     boot_id: str = ""
     persons: tuple[Person, ...] = ()
+    knows_persons: bool = False
+    """Whether the agent could tell who is on. Without that, no persons does not mean that nobody is."""
+    persons_problem: str = ""
+    """Why it could not tell, as one sentence."""
+    asks_by: str = ""
+    """The way in which a person can be asked here, such as ``tk``; empty when nobody can, or it is not known."""
+    asking_problem: str = ""
+    """Why nobody can be asked here, as one sentence."""
     mac_addresses: tuple[str, ...] = ()
     agent_version: str = ""
     power: str = ""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is known that nobody is on."""
+        return self.knows_persons and not self.persons
+
+    @property
+    def says_how_it_asks(self) -> bool:
+        """Whether the agent told how it asks, or why it cannot. One that did not is older than this question."""
+        return bool(self.asks_by or self.asking_problem)
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,13 +202,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     requested_by: str = ""
     message: str = ""
     delay_s: float | None = None
-    """Countdown before acting. ``None``: the default countdown where a person is on, none elsewhere."""
+    """Countdown before acting. ``None``: none where it is known that nobody is on, elsewhere the default countdown."""
     valid_for_s: float = 120.0
     """How long after it became due the job may still begin on a machine."""
     queue_for_s: float | None = None
     """How long a job waits for a machine that is offline. ``None``: offline machines are refused."""
     may_cancel: bool = True
     may_postpone: bool = True
+    unasked: Unasked = Unasked.WAIT
+    """What happens where a person is on, or may be, and nobody can be asked."""
     request_id: str | None = None
     """Chosen by the caller; a second request with the same value returns the first job instead of a new one."""
 
@@ -200,6 +234,14 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """The machine's boot id when the action began: another one afterwards proves a restart."""
     postponed_s: float = 0.0
     """All postponements together; each counts a minute at least."""
+    asked: str = ""
+    """The persons who were asked last, each with the display or terminal: ``anna (:0), bob (tty3)``."""
+    answered_by: str = ""
+    """Who gave the last answer, as far as the display or terminal it came from tells; empty while nobody did."""
+    notices: str = ""
+    """In which ways persons who could not be asked were told: ``wall, notification to anna``."""
+    rounds: int = 0
+    """How often it began to wait or to ask, or did so for another reason."""
 
 
 class ExecutionEvent(msgspec.Struct, frozen=True, kw_only=True):

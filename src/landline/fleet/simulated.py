@@ -37,6 +37,11 @@ RESTART_S: Final = (2.0, 4.0)
 """How long a simulated machine takes to come back, at random."""
 LOG_ON_AGAIN_S: Final = (5.0, 15.0)
 POSTPONE_S: Final = 15.0
+SEAT: Final = "seat0"
+SHY_EVERY: Final = 6
+"""Every so manieth machine cannot ask its person all the time: sim-06, sim-12, ..."""
+SHY_S: Final = 8.0
+"""How long such a machine cannot ask, and then can: short, so that a job in the demo waits and still goes on."""
 MAGIC_HEADER: Final = b"\xff" * 6
 
 
@@ -68,16 +73,26 @@ class FleetResult(msgspec.Struct, tag="result"):
 
 
 class SimulatedPerson:
-    """Answers as people do: some at once, some not at all, some later, some never."""
+    """Answers as people do: some at once, some not at all, some later, some never.
+
+    :param is_shy: whether the display comes and goes, so that a job waits for a while: for :data:`SHY_S`, then it can
+        be asked for as long.
+    """
 
     name = "simulated"
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, dice: random.Random, *, is_shy: bool = False) -> None:
         self._dice = dice
+        self._is_shy = is_shy
 
     def unavailable_reason(self) -> str | None:
-        """Return ``None``: a simulated person can always be asked."""
-        return None
+        """Return why nobody can be asked at the moment: the simulated display of a shy person comes and goes."""
+        is_away = self._is_shy and asyncio.get_running_loop().time() % (2 * SHY_S) < SHY_S
+        return "no display" if is_away else None
+
+    def seat(self) -> str:
+        """Return where the person sits."""
+        return SEAT
 
     async def ask(self, question: Question) -> Answer:
         """Thinks for a moment, then answers; or lets the countdown run out."""
@@ -119,6 +134,7 @@ class SimulatedMachine:
         self._every_s = every_s
         self._os = dice.choice(SYSTEMS)
         self._person = dice.choice(PERSONS) if dice.random() < 0.7 else None
+        self._is_shy = number % SHY_EVERY == 0
         self._on = asyncio.Event()
         self._on.set()
         self._stopping = False
@@ -170,7 +186,7 @@ class SimulatedMachine:
                     power=power.name,
                 ),
                 power=power,
-                prompt=SimulatedPerson(self._dice),
+                prompt=SimulatedPerson(self._dice, is_shy=self._is_shy),
                 journal=journal,
                 backoff=Backoff(first=0.5, cap=5.0),
             )
@@ -191,14 +207,14 @@ class SimulatedMachine:
                 self._tally.send(agent.line)
 
     def _persons(self) -> tuple[Person, ...]:
-        return (Person(self._person, "seat0"),) if self._person else ()
+        return (Person(self._person, SEAT),) if self._person else ()
 
     def _person_returns_later(self) -> None:
         if self._person is None:
             return
         power, person = self._power, self._person
         delay_s = self._dice.uniform(*LOG_ON_AGAIN_S)
-        asyncio.get_running_loop().call_later(delay_s, power.log_on, Person(person, "seat0"))
+        asyncio.get_running_loop().call_later(delay_s, power.log_on, Person(person, SEAT))
 
 
 class _NetworkCards(asyncio.DatagramProtocol):

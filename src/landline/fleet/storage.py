@@ -30,7 +30,15 @@ from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from landline.fleet.model import FINAL_STATES, Execution, ExecutionEvent, ExecutionState, Job, Machine
+from landline.fleet.model import (
+    FINAL_STATES,
+    Execution,
+    ExecutionEvent,
+    ExecutionState,
+    Job,
+    Machine,
+    Unasked,
+)
 
 READERS_MAX: Final = 3
 """Reads at one time, beside the one writer. Each holds a connection, and with SQLite a thread."""
@@ -287,6 +295,7 @@ _jobs = sa.Table(
     sa.Column("may_cancel", sa.Boolean, nullable=False),
     sa.Column("may_postpone", sa.Boolean, nullable=False),
     sa.Column("request_id", sa.String, unique=True),
+    sa.Column("unasked", sa.String, nullable=False, server_default=Unasked.WAIT.value),
 )
 
 _executions = sa.Table(
@@ -304,6 +313,10 @@ _executions = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("boot_id_before", sa.String, nullable=False),
     sa.Column("postponed_s", sa.Double, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("answered_by", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("notices", sa.Text, nullable=False, server_default=sa.text("''")),
+    sa.Column("rounds", sa.Integer, nullable=False, server_default="0"),
     # A job runs at most once on a machine (promise P4). Its index also finds the executions of a job.
     sa.UniqueConstraint("job_id", "machine_id"),
 )

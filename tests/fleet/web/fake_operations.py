@@ -62,12 +62,23 @@ class FakeOperations:
         os: str = "Debian",
         person: str = "ada",
         since_s: float = 60,
+        **facts: object,
     ) -> None:
         online = state is PresenceState.ONLINE
         self.put(
             Machine(
                 id=f"m-{name}",
-                facts=Facts(name=name, host_name=f"{name}.lan", os=os, persons=(Person(name=person),)),
+                facts=Facts(
+                    **{
+                        "name": name,
+                        "host_name": f"{name}.lan",
+                        "os": os,
+                        "persons": (Person(name=person),) if person else (),
+                        "knows_persons": True,
+                        "asks_by": "tk on :0",
+                        **facts,
+                    }
+                ),
                 presence=Presence(
                     state=state,
                     cause=cause,
@@ -130,7 +141,15 @@ class FakeOperations:
         matched = self._matched(request.targets, request.all_machines)
         return Preview(
             machines=tuple(
-                Target(machine_id=m.id, name=m.name, presence=m.presence.state, persons=m.facts.persons)
+                Target(
+                    machine_id=m.id,
+                    name=m.name,
+                    presence=m.presence.state,
+                    persons=m.facts.persons,
+                    knows_persons=m.facts.knows_persons,
+                    asks_by=m.facts.asks_by,
+                    asking_problem=m.facts.asking_problem,
+                )
                 for m in matched
             )
         )
@@ -159,6 +178,7 @@ class FakeOperations:
             created_at=self.now,
             requested_by=request.requested_by,
             message=request.message,
+            unasked=request.unasked,
             request_id=request.request_id,
         )
         chosen = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import time
@@ -13,10 +14,12 @@ import msgspec
 
 import landline
 from landline import Backoff, ClientAuth, Line, LineState, StateChange
+from landline.fleet.agent import consent
+from landline.fleet.agent.asking import Asking, Record
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.journal_file import JournalError
 from landline.fleet.agent.power import OutcomeUnknown, Power, PowerError
-from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
+from landline.fleet.agent.prompt import Notices, Prompt
 from landline.fleet.messages import (
     NOT_JOINED,
     STORAGE_FAILED,
@@ -32,12 +35,10 @@ from landline.fleet.messages import (
     Report,
     Withdraw,
 )
-from landline.fleet.model import Action, Cause, ExecutionState, Facts, Person
+from landline.fleet.model import Action, Cause, ExecutionState, Facts
 
 logger = logging.getLogger("landline.agent")
 
-DEFAULT_COUNTDOWN_S: Final = 60.0
-"""How long a person has to answer where the operator gave no delay."""
 PERSONS_EVERY_S: Final = 15.0
 """How often the agent looks who is on."""
 GOODBYE_TIMEOUT_S: Final = 3.0
@@ -66,7 +67,8 @@ class Agent:
     :param urls: where the control server listens for agents.
     :param machine_id: names the machine for ever.
     :param facts: what to tell of the machine; persons are filled in from ``power``.
-    :param prompt: asks the person; ``None`` where nobody can be asked, then countdowns just run.
+    :param prompt: asks the person; ``None`` where nobody can be asked, ``no_prompt`` says then why.
+    :param notices: tells persons who cannot be asked; ``None`` where nothing does.
     :param connect: how the line is made, for those who run it in a simulation.
     :param boot_clock: seconds that go on while the machine is suspended; a leave to act is measured with it.
     """
@@ -81,6 +83,8 @@ class Agent:
         power: Power,
         prompt: Prompt | None,
         journal: Journal,
+        no_prompt: str = "the agent has no way to ask",
+        notices: Notices | None = None,
         backoff: Backoff | None = None,
         on_state: Callable[[Line, StateChange], None] | None = None,
         connect: Callable[..., landline.Connector] = landline.connect,
@@ -88,16 +92,18 @@ class Agent:
     ) -> None:
         self._facts = facts
         self._power = power
-        self._prompt = prompt
+        self._asking = Asking(self, prompt=prompt, no_prompt=no_prompt, notices=notices)
         self._journal = journal
         self._on_state = on_state
         self._boot_clock = boot_clock or boot_time
         self._known: dict[str, KnownExecution] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
+        self._records: dict[str, Record] = {}
+        self._facts_changed = asyncio.Event()
+        self._told_facts: Facts | None = None
         # The order being carried out; and the one the system has accepted, so that the machine is going.
         self._acting: tuple[str, Action] | None = None
         self._going: tuple[str, Action] | None = None
-        self._one_dialog = asyncio.Lock()
         self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
         self._ending: asyncio.Future[Goodbye | None] = asyncio.get_running_loop().create_future()
@@ -210,30 +216,47 @@ class Agent:
             self._refuse(f"the control server does not take this machine: {error.message}")
             return True
         logger.info("joined as %s", joined.name)
+        if self._told_facts is None:
+            _log_how_it_asks(facts)
+        self._told_facts = facts
         for withdraw in joined.over:
             await self._receive_withdraw(line, withdraw)
         self._joined.set()
         return True
 
     async def _current_facts(self) -> Facts:
-        persons: tuple[Person, ...] = ()
+        before = self._facts
+        facts = self._asking.facts_with_asking(before)
         try:
             persons = await self._power.persons()
         except PowerError as error:
-            logger.warning("who is on cannot be told: %s", error)
-        self._facts = msgspec.structs.replace(self._facts, persons=persons)
-        return self._facts
+            # Not "nobody": whether somebody is on is not known.
+            facts = msgspec.structs.replace(
+                facts,
+                persons=(),
+                knows_persons=False,
+                persons_problem=_bounded(str(error).rstrip(".")) or "no reason given",
+            )
+        else:
+            facts = msgspec.structs.replace(facts, persons=persons, knows_persons=True, persons_problem="")
+        self._facts = facts
+        if facts != before:
+            self._facts_changed.set()
+            self._facts_changed = asyncio.Event()
+            _log_persons(before, facts)
+        return facts
 
     async def _watch_persons(self) -> None:
         while True:
             await asyncio.sleep(PERSONS_EVERY_S)
             await self._tell_persons()
 
-    async def _tell_persons(self) -> None:
-        before = self._facts
+    async def _tell_persons(self) -> Facts:
         facts = await self._current_facts()
-        if facts != before and self._joined.is_set() and self.line is not None:
+        if facts != self._told_facts and self._joined.is_set() and self.line is not None:
+            self._told_facts = facts
             await self.line.send(facts, name="facts")
+        return facts
 
     # Orders.
 
@@ -245,11 +268,19 @@ class Agent:
         if known is not None:
             self._start(self._report(known))
             return True
+        logger.info(
+            "%s %s: received, requested by %s, due in %.0f s, expires in %.0f s",
+            order.action.value,
+            order.execution_id,
+            _one_line(order.requested_by) or "an operator",
+            order.due_in_s,
+            order.expires_in_s,
+        )
         self._note(order, ExecutionState.DELIVERED)
         task = asyncio.get_running_loop().create_task(self._carry_out(order))
         self._orders[order.execution_id] = task
         self._keep(task)
-        task.add_done_callback(lambda _: self._orders.pop(order.execution_id, None))
+        task.add_done_callback(lambda _: self._forget_order(order.execution_id))
         return True
 
     async def _receive_withdraw(self, line: Line, withdraw: Withdraw) -> bool:
@@ -272,75 +303,75 @@ class Agent:
         if refusal is not None:
             await self._report_state(order, ExecutionState.REFUSED, refusal)
             return
+        terms = consent.terms_of(order, asyncio.get_running_loop().time())
         try:
-            accepted = await self._ask(order)
-            if accepted is None:
-                return
-            await self._report_state(order, ExecutionState.ACCEPTED, accepted)
-            async with self._one_action:
-                act_before = await self._claim(order)
-                if act_before is not None:
-                    await self._act(order, act_before)
+            while (agreed := await self._asking.agree(order, terms)) is not None:
+                if await self._begin(order, agreed):
+                    return
         except landline.RequestError as error:
             # Not asked for again, and so not done: it expires on the control server.
             logger.error("%s of %s is dropped: %s", order.action.value, order.execution_id, error)
             self._known.pop(order.execution_id, None)
 
-    async def _ask(self, order: Order) -> str | None:
-        """Waits for the time and the person. Returns why it may go on, or ``None`` when it may not."""
-        persons = (await self._current_facts()).persons
-        if not persons or self._prompt is None:
-            await asyncio.sleep(order.due_in_s)
-            return "nobody is on" if not persons else "nobody can be asked here"
-        countdown_s = order.due_in_s if order.has_delay else DEFAULT_COUNTDOWN_S
-        who = ", ".join(person.name for person in persons)
-        may_postpone = order.may_postpone
-        loop = asyncio.get_running_loop()
-        while True:
-            shown_at = loop.time()
-            try:
-                async with self._one_dialog:
-                    await self._report_state(order, ExecutionState.PROMPTED, f"asking {who}")
-                    shown_at = loop.time()
-                    answer = await self._show(self._prompt, order, countdown_s, may_postpone)
-            except PromptError as error:
-                await asyncio.sleep(max(0.0, countdown_s - (loop.time() - shown_at)))
-                return f"{who} could not be asked: {error}"
-            if answer.choice is Choice.NOW:
-                return f"{who} agreed"
-            if answer.choice is Choice.TIMED_OUT:
-                return f"{who} did not answer"
-            if answer.choice is Choice.CANCEL and order.may_cancel:
-                await self._report_state(order, ExecutionState.CANCELLED, f"cancelled by {who}")
-                return None
-            if answer.choice is Choice.POSTPONE and may_postpone:
-                reply = await self._postpone(order, answer.postpone_s, who)
-                if reply.granted:
-                    await asyncio.sleep(reply.due_in_s)
-                    countdown_s = DEFAULT_COUNTDOWN_S
-                    continue
-                may_postpone = False
-            # Refused or not allowed: the question goes on with the time that is left.
-            countdown_s = max(0.0, countdown_s - (loop.time() - shown_at))
+    async def _begin(self, order: Order, agreed: consent.Act) -> bool:
+        """Act, in turn and with the control server's leave. Return False when persons are to be asked after all."""
+        if not agreed.is_free:
+            await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
+        had_to_wait = self._one_action.locked()
+        async with self._one_action:
+            if agreed.is_free:
+                # Another action may have taken long: somebody may have logged on meanwhile.
+                if had_to_wait and not (await self.look()).is_free:
+                    return False
+                await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
+            logger.info("%s %s: asks for leave to act", order.action.value, order.execution_id)
+            act_before = await self._claim(order)
+            if act_before is None:
+                return True
+            # The claim may have waited for the control server, and cannot be taken back.
+            if agreed.is_free and not (facts := await self.look()).is_free:
+                detail = f"nothing was done: nobody was on, and now {consent.who_is_on(facts)} is"
+                await self.report_state(order, ExecutionState.FAILED, detail)
+                return True
+            await self._act(order, act_before)
+            return True
 
-    async def _show(self, prompt: Prompt, order: Order, countdown_s: float, may_postpone: bool) -> Answer:
-        question = Question(
-            action=order.action,
-            requested_by=order.requested_by,
-            message=order.message,
-            countdown_s=countdown_s,
-            may_cancel=order.may_cancel,
-            may_postpone=may_postpone,
-        )
-        return await prompt.ask(question)
+    # For the one who asks.
 
-    async def _postpone(self, order: Order, postpone_s: float, who: str) -> Postponed:
-        detail = f"postponed by {who} for {_duration(postpone_s)}"
-        body = Postpone(order.execution_id, postpone_s, detail)
+    async def look(self) -> Facts:
+        """Who is on and how they can be asked, as of now; the control server hears of what changed."""
+        return await self._tell_persons()
+
+    async def wait_changed(self, timeout_s: float) -> None:
+        """Return when :meth:`look` found something else than before, at the latest after ``timeout_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._facts_changed.wait()
+
+    def record_of(self, order: Order) -> Record:
+        """What goes on record of this order; told with its next state."""
+        return self._records.setdefault(order.execution_id, Record())
+
+    def note_postponed(self, order: Order, detail: str) -> None:
+        """The order is put off; the control server knows."""
+        self._note(order, ExecutionState.POSTPONED, detail)
+
+    async def postpone(self, order: Order, postpone_s: float, detail: str) -> Postponed:
+        """Ask the control server for more time."""
+        answered_by = _bounded(self.record_of(order).answered_by)
+        body = Postpone(order.execution_id, postpone_s, _bounded(detail), answered_by)
         reply: Postponed = await self._request_until_answered("postpone", body, Postponed)
         if reply.granted:
             self._note(order, ExecutionState.POSTPONED, detail)
         return reply
+
+    async def report_state(self, order: Order, state: ExecutionState, detail: str = "") -> None:
+        """Tell the control server."""
+        await self._report_state(order, state, detail)
+
+    def _forget_order(self, execution_id: str) -> None:
+        self._orders.pop(execution_id, None)
+        self._records.pop(execution_id, None)
 
     async def _claim(self, order: Order) -> float | None:
         """Asks for leave to act, as often as the answer gets lost. A leave that took too long to come is worthless.
@@ -453,12 +484,23 @@ class Agent:
     # Saying.
 
     def _note(self, order: Order, state: ExecutionState, detail: str = "") -> KnownExecution:
+        record = self._records.get(order.execution_id, Record())
         known = KnownExecution(
             order.execution_id,
             state,
             detail[:DETAIL_CHARACTERS_MAX],
             self._facts.boot_id,
             is_running=not state.is_final,
+            asked=_bounded(record.asked),
+            answered_by=_bounded(record.answered_by),
+            notices=_bounded(record.notices),
+        )
+        logger.info(
+            "%s %s: %s%s",
+            order.action.value,
+            order.execution_id,
+            state.value,
+            f" ({_one_line(detail)})" if detail else "",
         )
         self._known[order.execution_id] = known
         return known
@@ -528,8 +570,42 @@ class Agent:
             await asyncio.wait(tasks)
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _log_how_it_asks(facts: Facts) -> None:
+    """Say at the start whether persons can be asked, and what it means when they cannot."""
+    if facts.asks_by:
+        logger.info("a person at this machine is asked by %s", facts.asks_by)
+        return
+    logger.warning(
+        "nobody at this machine can be asked: %s; while a person is on, or may be, jobs wait and then expire, "
+        "unless the operator gives --unasked refuse or --unasked act",
+        _one_line(facts.asking_problem),
+    )
+
+
+def _log_persons(before: Facts, facts: Facts) -> None:
+    """What is new of who is on and of how they can be asked, one line each."""
+    if (facts.persons, facts.persons_problem) != (before.persons, before.persons_problem):
+        if facts.knows_persons:
+            logger.info("on now: %s", _one_line(consent.who_is_on(facts)))
+        else:
+            logger.warning("cannot tell who is on: %s", _one_line(facts.persons_problem))
+    if (facts.asks_by, facts.asking_problem) != (
+        before.asks_by,
+        before.asking_problem,
+    ) and before.says_how_it_asks:
+        if facts.asks_by:
+            logger.info("a person can be asked again, by %s", facts.asks_by)
+        else:
+            logger.warning("nobody can be asked now: %s", _one_line(facts.asking_problem))
+
+
+def _bounded(text: str) -> str:
+    """No longer than the control server takes it."""
+    return text[:DETAIL_CHARACTERS_MAX]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def boot_time() -> float:

@@ -280,6 +280,38 @@ async def test_the_real_who_is_understood() -> None:
     await CommandPower({}).persons()
 
 
+def speaking(directory: Path, text: str, platform: str, status: int = 0) -> CommandPower:
+    """A power switch whose list of persons is ``text``."""
+    script = directory / "persons"
+    script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\nexit {status}\n")
+    script.chmod(0o755)
+    return CommandPower({}, persons_command=[str(script)], platform=platform)
+
+
+@pytest.mark.parametrize(
+    ("platform", "text"),
+    [
+        ("linux", "anna tty2 since yesterday\n"),
+        ("linux", "USER  TTY  IDLE  TIME  HOST\n"),
+        ("darwin", "anna console a while ago\n"),
+        ("win32", " USERNAME  SESSIONNAME  ID\n anna: console, active\n"),
+    ],
+)
+async def test_a_list_that_is_not_understood_is_not_an_empty_one(
+    tmp_path: Path, platform: str, text: str
+) -> None:
+    with pytest.raises(PowerError, match="not understood"):
+        await speaking(tmp_path, text, platform).persons()
+
+
+@pytest.mark.parametrize(
+    ("platform", "text"),
+    [("linux", ""), ("darwin", "_mbsetupuser console Oct  2 08:11\n"), ("win32", "No User exists for *\n")],
+)
+async def test_an_empty_list_says_that_nobody_is_on(tmp_path: Path, platform: str, text: str) -> None:
+    assert await speaking(tmp_path, text, platform).persons() == ()
+
+
 async def test_waiting_for_going_down_ends_by_cancelling_only() -> None:
     power = CommandPower({})
     waiting = asyncio.create_task(power.wait_going_down())

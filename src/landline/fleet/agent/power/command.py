@@ -149,12 +149,19 @@ class CommandPower:
         if self._platform == "win32":
             status, output, errors = await self._run(self._persons_command)
             entries = logged_on_from_query_user(output)
-            # `query user` ends with 1 both when it listed persons and when nobody is on.
+            # `query user` ends with 1 both when it listed persons and when nobody is on. Its first line is a heading.
+            if not entries:
+                _check_says_nobody(self._persons_command, output.splitlines()[1:])
             if status not in (0, 1) or (not entries and last_line(errors) and "No User exists" not in errors):
                 raise PowerError(failure_sentence(self._persons_command, status, errors))
             return entries
         output = await self._run_well(self._persons_command)
-        return logged_on_from_who(output, self._platform)
+        entries = logged_on_from_who(output, self._platform)
+        if not entries:
+            is_mac = self._platform == "darwin"
+            others = [line for line in output.splitlines() if not (is_mac and line.startswith("_"))]
+            _check_says_nobody(self._persons_command, others)
+        return entries
 
     async def _run_well(self, argv: Sequence[str]) -> str:
         status, output, errors = await self._run(argv)
@@ -189,6 +196,13 @@ class CommandPower:
                     _kill_group(process)
                     await process.wait()
             return status, _read_end(output), _read_end(errors)
+
+
+def _check_says_nobody(argv: Sequence[str], lines: Iterable[str]) -> None:
+    """Raise :class:`PowerError` when ``lines`` say something: that nobody is understood is not that nobody is on."""
+    line = last_line("\n".join(lines))
+    if line:
+        raise PowerError(f"{argv[0]} lists persons in a way that is not understood: {line[:100]}.")
 
 
 def is_per_person(command: Sequence[str]) -> bool:

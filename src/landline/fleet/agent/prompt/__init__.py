@@ -62,6 +62,10 @@ class Prompt(Protocol):
         """
         ...
 
+    def seat(self) -> str:
+        """Return where a question would be shown, as in :attr:`Answer.seat`. Cheap, and shows nothing."""
+        ...
+
     async def ask(self, question: Question) -> Answer:
         """Ask, and return the answer within ``question.countdown_s`` (plus the time to draw).
 

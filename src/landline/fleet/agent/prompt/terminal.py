@@ -73,6 +73,17 @@ class TerminalPrompt:
             return str(error)
         return None
 
+    def seat(self) -> str:
+        """Return the terminal's name; empty where it cannot be opened or told. Writes nothing."""
+        try:
+            descriptor = _opened(self._path)
+        except _Unavailable:
+            return ""
+        try:
+            return seat(descriptor)
+        finally:
+            os.close(descriptor)
+
     async def ask(self, question: Question) -> Answer:
         """Show the question and return the answer; without one :attr:`Choice.TIMED_OUT` when time is up.
 

@@ -54,6 +54,10 @@ class TkPrompt:
         """Return why no window can be shown, or ``None``. Looks at the environment and for Tk, at no display."""
         return window_reason(self._current_environ(), sys.platform, has_tkinter=can_import_tkinter())
 
+    def seat(self) -> str:
+        """Return the display, as logind names it; empty on Windows and macOS, which name none."""
+        return display_seat(self._current_environ())
+
     async def ask(self, question: Question) -> Answer:
         """Show the window and return the answer. When this returns, window and child are gone.
 

@@ -1,0 +1,477 @@
+"""Who is asked before a machine acts, and what happens where nobody can be: a real agent and control server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from tests.fleet.conftest import wait_until
+
+from landline.fleet.agent import asking
+from landline.fleet.agent.asking import Asking
+from landline.fleet.agent.power import PowerError
+from landline.fleet.agent.prompt import Answer, Choice, PromptError
+from landline.fleet.api import CancelRequest
+from landline.fleet.messages import DEFAULT_COUNTDOWN_S
+from landline.fleet.model import Action, ExecutionState, Person, Unasked
+
+S = ExecutionState
+NOW = Answer(choice=Choice.NOW)
+CANCEL = Answer(choice=Choice.CANCEL)
+TIMED_OUT = Answer(choice=Choice.TIMED_OUT)
+BOB = Person("bob", "pts/1", is_remote=True)
+ACT, REFUSE = Unasked.ACT, Unasked.REFUSE
+
+
+def postpone(seconds: float) -> Answer:
+    return Answer(choice=Choice.POSTPONE, postpone_s=seconds)
+
+
+async def said(house, job, detail: str) -> None:
+    """Waits until this stands in the history of the only execution of a job."""
+
+    async def is_there() -> bool:
+        return detail in [event.detail for event in (await house.control.job(job.job.id)).events]
+
+    await wait_until(is_there, detail)
+
+
+# Nobody can be asked.
+
+
+async def test_a_machine_that_cannot_ask_its_person_waits_until_the_job_expires(house, ada) -> None:
+    """With the unit file of the documentation it restarted 0.6 s after the command."""
+    await house.start()
+    machine = await house.machine(persons=(ada,)).boot()
+    job = await house.order(Action.RESTART)
+    waiting = await house.reached(job, S.WAITING)
+    assert waiting.detail == "ada cannot be asked: the agent has no way to ask"
+    house.offset_s += 60.0 + 120.0 + 1.0
+    expired = await house.over(job)
+    assert (expired.state, expired.detail) == (S.EXPIRED, f"its time ran out; {waiting.detail}")
+    assert machine.acted == []
+    assert (expired.asked, expired.answered_by, expired.notices) == ("", "", "")
+
+
+async def test_it_refuses_where_the_operator_wants_that(house, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,)).boot()
+    refused = await house.over(await house.order(Action.RESTART, unasked=REFUSE))
+    assert (refused.state, refused.detail) == (S.REFUSED, "ada cannot be asked: the agent has no way to ask")
+    assert machine.acted == []
+
+
+async def test_it_acts_after_the_countdown_where_the_operator_wants_that_and_says_so(house, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,)).boot()
+    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1, message="exam", requested_by="root")
+    done = await house.over(job)
+    assert done.state is S.DONE
+    await said(house, job, "ada could not be asked: the agent has no way to ask")
+    assert done.notices == "wall"
+    [(notice, persons)] = machine.notices.sent
+    assert persons == (ada,)
+    assert (notice.action, notice.requested_by, notice.message) == (Action.LOG_OFF, "root", "exam")
+    assert 0 <= notice.due_in_s <= 0.1
+
+
+async def test_it_does_not_act_before_the_countdown_is_over(house, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,)).boot()
+    job = await house.order(Action.LOG_OFF, unasked=ACT)
+    waiting = await house.reached(job, S.WAITING)
+    assert waiting.detail.endswith("; it is done after the countdown all the same")
+    [(notice, _)] = machine.notices.sent
+    assert DEFAULT_COUNTDOWN_S - 20 < notice.due_in_s <= DEFAULT_COUNTDOWN_S
+    # It looks again and again meanwhile, and nothing happens.
+    looks = 0
+    look = machine.power.persons
+
+    async def counted() -> tuple[Person, ...]:
+        nonlocal looks
+        looks += 1
+        return await look()
+
+    machine.power.persons = counted
+    await until(lambda: looks >= 5)
+    assert machine.acted == []
+    assert (await house.execution(job)).state is S.WAITING
+
+
+async def test_it_goes_on_when_the_person_has_left(house, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,)).boot()
+    job = await house.order(Action.LOG_OFF)
+    await house.reached(job, S.WAITING)
+    machine.power.log_off()
+    assert (await house.over(job)).state is S.DONE
+    await said(house, job, "nobody is on")
+    await house.passed(job, S.DONE)
+    assert [step for step in await house.steps(job) if step != "delivered"] == [
+        "queued",
+        "waiting",
+        "accepted",
+        "acting",
+        "done",
+    ]
+
+
+async def test_it_goes_on_when_somebody_can_be_asked(house, person, ada, until) -> None:
+    await house.start()
+    prompt = person()
+    prompt.problem = "the display :0 does not answer"
+    machine = await house.machine(persons=(ada,), prompt=prompt).boot()
+    await until(lambda: machine.known.facts.asking_problem == prompt.problem)
+    job = await house.order(Action.LOG_OFF)
+    waiting = await house.reached(job, S.WAITING)
+    assert waiting.detail == "ada cannot be asked: the display :0 does not answer"
+    assert prompt.questions == []
+    prompt.problem = ""
+    prompted = await house.reached(job, S.PROMPTED)
+    assert (prompted.detail, prompted.asked) == ("asking ada", "ada (seat0)")
+    await until(lambda: machine.known.facts.asks_by == "scripted on seat0")
+    await until(lambda: prompt.is_asked)
+    assert prompt.questions[0].countdown_s == DEFAULT_COUNTDOWN_S
+    prompt.answer(NOW)
+    done = await house.over(job)
+    assert (done.state, done.answered_by) == (S.DONE, "ada (seat0)")
+    await said(house, job, "ada (seat0) agreed")
+
+
+async def test_an_operator_can_cancel_what_waits(house, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,)).boot()
+    job = await house.order(Action.RESTART)
+    await house.reached(job, S.WAITING)
+    await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
+    assert (await house.over(job)).detail == "cancelled by root"
+    assert machine.acted == []
+
+
+# The agent cannot tell who is on.
+
+
+async def test_a_machine_that_cannot_tell_who_is_on_does_not_act(house, until) -> None:
+    """It took "the system does not answer" for "nobody is on", and restarted 0.2 s after the command."""
+    await house.start()
+    machine = await house.machine().boot()
+    machine.power.cannot_tell = PowerError("logind did not answer")
+    job = await house.order(Action.RESTART)
+    waiting = await house.reached(job, S.WAITING)
+    assert waiting.detail.startswith("a person who may be on (logind did not answer) cannot be asked")
+    await until(lambda: not machine.known.facts.knows_persons)
+    assert machine.known.facts.persons_problem == "logind did not answer"
+    assert machine.acted == []
+    machine.power.cannot_tell = None
+    await house.reached(job, S.ACTING)
+    await machine.ended()
+    assert machine.acted == [Action.RESTART]
+
+
+async def test_a_person_who_may_be_on_is_asked(house, person, until) -> None:
+    await house.start()
+    machine = await house.machine(prompt=person()).boot()
+    machine.power.cannot_tell = PowerError("logind did not answer")
+    job = await house.order(Action.LOG_OFF)
+    prompted = await house.reached(job, S.PROMPTED)
+    assert prompted.detail == "asking on seat0; logind did not answer"
+    assert prompted.asked == "somebody at seat0"
+    await until(lambda: machine.prompt.is_asked)
+    assert machine.prompt.questions[0].countdown_s == DEFAULT_COUNTDOWN_S
+    machine.prompt.answer(CANCEL)
+    cancelled = await house.over(job)
+    assert (cancelled.state, cancelled.detail) == (S.CANCELLED, "cancelled by somebody at seat0")
+
+
+async def test_an_agent_that_knows_nothing_of_asking_gets_no_order(house, monkeypatch) -> None:
+    """It is older, and would act at once."""
+
+    monkeypatch.setattr(Asking, "facts_with_asking", lambda self, facts: facts)
+    await house.start()
+    machine = await house.machine().boot()
+    refused = await house.over(await house.order(Action.RESTART))
+    assert refused.state is S.REFUSED
+    assert "agent is too old" in refused.detail
+    assert machine.acted == []
+    assert (await house.over(await house.order(Action.LOG_OFF, unasked=ACT))).state is S.DONE
+
+
+# The question cannot be shown after all.
+
+
+async def test_a_display_that_dies_is_not_consent(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF)
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(PromptError("the display went away"))
+    await house.passed(job, S.WAITING)
+    await said(house, job, "ada cannot be asked: the display went away")
+    assert machine.acted == []
+    # It is tried again by itself.
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).state is S.DONE
+
+
+async def test_a_display_that_dies_is_a_refusal_where_the_operator_wants_that(house, person, ada) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
+    refused = await house.over(await house.order(Action.LOG_OFF, unasked=REFUSE))
+    assert (refused.state, refused.detail) == (S.REFUSED, "ada cannot be asked: no display")
+    assert refused.asked == "ada (seat0)"
+    assert machine.acted == []
+
+
+async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(house, person, ada, monkeypatch) -> None:
+    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
+    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    assert (await house.over(job)).state is S.DONE
+    await said(house, job, "ada could not be asked: no display")
+    assert machine.acted == [Action.LOG_OFF]
+
+
+async def test_a_question_that_always_fails_does_not_fill_the_record(house, person, ada, monkeypatch) -> None:
+    monkeypatch.setattr(asking, "RETRY_S_MAX", 0.04)
+    broken = person(*[PromptError("no display")] * 1000)
+    await house.start()
+    await house.machine(persons=(ada,), prompt=broken).boot()
+    monkeypatch.setattr("landline.fleet.jobs.ROUNDS_MAX", 10)
+    job = await house.order(Action.LOG_OFF)
+    for _ in range(2000):
+        if len(broken.questions) > 20:
+            break
+        await asyncio.sleep(0.01)
+    assert len(broken.questions) > 20
+    assert (await house.execution(job)).rounds == 10
+    assert len(await house.steps(job)) <= 12
+
+
+# Who answered.
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "detail", "answered_by"),
+    [
+        (NOW, S.DONE, "ada (seat0) agreed", "ada (seat0)"),
+        (Answer(choice=Choice.NOW, seat="pts/1"), S.DONE, "bob (pts/1) agreed", "bob (pts/1)"),
+        (Answer(choice=Choice.NOW, seat="pts/9"), S.DONE, "somebody at pts/9 agreed", "somebody at pts/9"),
+        (CANCEL, S.CANCELLED, "cancelled by ada", "ada (seat0)"),
+        (Answer(choice=Choice.CANCEL, seat="pts/1"), S.CANCELLED, "cancelled by bob", "bob (pts/1)"),
+        (TIMED_OUT, S.DONE, "nobody answered (asked on seat0: ada)", ""),
+    ],
+)
+async def test_one_answer_is_one_persons(house, person, ada, answer, state, detail, answered_by) -> None:
+    """The names of all persons were joined: one key press, and ten had agreed."""
+    await house.start()
+    await house.machine(persons=(ada, BOB), prompt=person(answer)).boot()
+    job = await house.order(Action.LOG_OFF)
+    ended = await house.over(job)
+    assert (ended.state, ended.answered_by) == (state, answered_by)
+    await said(house, job, detail)
+    assert ended.asked == "ada (seat0)"
+
+
+async def test_an_administrators_terminal_is_not_the_person(house, person, ada) -> None:
+    await house.start()
+    prompt = person(NOW)
+    prompt.shown_at = "pts/3"
+    await house.machine(persons=(ada,), prompt=prompt).boot()
+    job = await house.order(Action.LOG_OFF)
+    ended = await house.over(job)
+    assert ended.answered_by == "somebody at pts/3"
+    await said(house, job, "somebody at pts/3 agreed")
+
+
+async def test_persons_whom_the_question_does_not_reach_are_told(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada, BOB), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF)
+    await until(lambda: machine.notices.sent)
+    [(notice, persons)] = machine.notices.sent
+    assert persons == (BOB,)
+    assert 0 < notice.due_in_s <= DEFAULT_COUNTDOWN_S
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).notices == "wall"
+
+
+async def test_notices_that_take_too_long_hold_up_nothing(house, ada, until, monkeypatch) -> None:
+    monkeypatch.setattr(asking, "NOTICES_TIMEOUT_S", 0.02)
+
+    async def stuck(notice, persons) -> tuple[str, ...]:
+        await asyncio.Event().wait()
+        return ()
+
+    await house.start()
+    machine = house.machine(persons=(ada,))
+    machine.notices = stuck
+    await machine.boot()
+    done = await house.over(await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1))
+    assert (done.state, done.notices) == (S.DONE, "")
+
+
+async def test_an_answer_belongs_to_its_question(house, person, ada) -> None:
+    """Who postponed has not agreed to what is done later without an answer."""
+    await house.start()
+    await house.machine(persons=(ada,), prompt=person(postpone(0.05), TIMED_OUT)).boot()
+    job = await house.order(Action.LOG_OFF)
+    ended = await house.over(job)
+    assert (ended.state, ended.asked, ended.answered_by) == (S.DONE, "ada (seat0)", "")
+    await said(house, job, "postponed by ada for 0 s")
+    await said(house, job, "nobody answered (asked on seat0: ada)")
+
+
+# Persons come while it is under way.
+
+
+async def test_somebody_who_logs_on_during_the_delay_is_asked(house, person, ada, until) -> None:
+    await house.start()
+    machine = await house.machine(prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF, delay_s=3600.0)
+    await house.reached(job, S.DELIVERED)
+    machine.power.log_on(ada)
+    await machine.agent.look()
+    await house.reached(job, S.PROMPTED)
+    await until(lambda: machine.prompt.is_asked)
+    assert 3500 < machine.prompt.questions[0].countdown_s <= 3600
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).state is S.DONE
+
+
+async def test_somebody_who_logs_on_while_another_job_acts_is_asked(house, person, ada, until) -> None:
+    await house.start()
+    machine = house.machine(prompt=person())
+    machine.may_act.clear()
+    await machine.boot()
+    first = await house.order(Action.LOG_OFF)
+    await house.reached(first, S.ACTING)
+    second = await house.order(Action.RESTART)
+    await house.reached(second, S.DELIVERED)
+    # Logged on after the first one logged everybody off.
+    machine.power._logged_off = lambda: machine.power.log_on(ada)
+    machine.may_act.set()
+    await house.reached(first, S.DONE)
+    await house.reached(second, S.PROMPTED)
+    assert machine.acted == [Action.LOG_OFF]
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(CANCEL)
+    assert (await house.over(second)).state is S.CANCELLED
+
+
+async def test_nothing_is_done_to_somebody_who_logs_on_while_the_claim_is_answered(
+    house, person, ada
+) -> None:
+    await house.start()
+    machine = await house.machine(prompt=person()).boot()
+    claim = machine.agent._claim
+
+    async def slow_claim(order):
+        granted = await claim(order)
+        machine.power.log_on(ada)
+        return granted
+
+    machine.agent._claim = slow_claim
+    failed = await house.over(await house.order(Action.RESTART))
+    assert (failed.state, failed.detail) == (
+        S.FAILED,
+        "nothing was done: nobody was on, and now ada is",
+    )
+    assert machine.acted == []
+
+
+# A postponement outlives everybody's restart.
+
+
+@pytest.mark.parametrize("restarts_server", [False, True])
+async def test_who_postponed_is_not_asked_again_by_a_new_agent(
+    house, person, ada, until, restarts_server: bool
+) -> None:
+    """It asked again at once."""
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person(postpone(1800.0))).boot()
+    job = await house.order(Action.LOG_OFF)
+    await house.reached(job, S.POSTPONED)
+    await machine.kill_agent()
+    if restarts_server:
+        await house.stop()
+        await house.start()
+    await machine.start_agent()
+    execution_id = job.executions[0].id
+    await until(
+        lambda: (
+            execution_id in machine.agent._known and machine.agent._known[execution_id].state is S.POSTPONED
+        )
+    )
+    assert len(machine.prompt.questions) == 1
+    assert (await house.execution(job)).state is S.POSTPONED
+    # When its time has come, a new agent asks at once, with the full countdown.
+    await machine.kill_agent()
+    house.offset_s += 1801.0
+    await machine.start_agent()
+    await until(lambda: machine.prompt.is_asked)
+    assert machine.prompt.questions[1].countdown_s == DEFAULT_COUNTDOWN_S
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).state is S.DONE
+
+
+async def test_a_new_agent_gives_the_full_countdown_again(house, person, ada, until) -> None:
+    """The operator's time is over; the person is asked all the same, not given 0 seconds."""
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF, delay_s=600.0)
+    await until(lambda: machine.prompt.is_asked)
+    await machine.kill_agent()
+    house.offset_s += 601.0
+    await machine.start_agent()
+    await until(lambda: machine.prompt.is_asked)
+    assert machine.prompt.questions[1].countdown_s == DEFAULT_COUNTDOWN_S
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).state is S.DONE
+
+
+# What the agent's log says.
+
+
+async def test_the_log_tells_a_job_from_beginning_to_end(house, person, ada, caplog) -> None:
+    caplog.set_level(logging.INFO, "landline.agent")
+    await house.start()
+    await house.machine(persons=(ada,), prompt=person(NOW)).boot()
+    job = await house.order(Action.LOG_OFF, requested_by="root\n@pc")
+    await house.over(job)
+    execution_id = job.executions[0].id
+    lines = [record.getMessage() for record in caplog.records if record.name == "landline.agent"]
+    assert "a person at this machine is asked by scripted on seat0" in lines
+    assert "on now: ada" in lines
+    told = [line for line in lines if line.startswith(f"logoff {execution_id}: ")]
+    # The answer to the claim is "acting".
+    assert [line.partition(": ")[2] for line in told] == [
+        "received, requested by root @pc, due in 0 s, expires in 180 s",
+        "delivered",
+        "prompted (asking ada)",
+        "shown by scripted on seat0, 60 s to answer",
+        "accepted (ada (seat0) agreed)",
+        "asks for leave to act",
+        "acting",
+        "done",
+    ]
+    assert not any("\n" in line for line in lines)
+
+
+async def test_the_log_says_at_the_start_that_nobody_can_be_asked(house, ada, caplog) -> None:
+    await house.start()
+    machine = await house.machine(persons=(ada,)).boot()
+    [warning] = [record for record in caplog.records if "can be asked" in record.getMessage()]
+    assert warning.levelno == logging.WARNING
+    assert "the agent has no way to ask" in warning.getMessage()
+    assert "jobs wait and then expire" in warning.getMessage()
+    machine.power.cannot_tell = PowerError("the bus is gone")
+    await machine.agent.look()
+    await machine.agent.look()
+    told = [
+        record for record in caplog.records if record.getMessage() == "cannot tell who is on: the bus is gone"
+    ]
+    assert len(told) == 1
