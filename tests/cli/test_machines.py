@@ -1,6 +1,7 @@
 """``ls`` and ``watch``, as processes of their own against a real server."""
 
 import json
+import re
 import signal
 
 import msgspec
@@ -21,13 +22,42 @@ async def test_ls(cli, fleet, server):
     assert ended.status == 0, ended.err
     assert ended.out.splitlines() == [
         "5 machines: 3 online, 1 away, 1 offline",
-        "NAME    PRESENCE             PERSON  ADDRESS         HOST        OS          SINCE       RTT",
-        "lab-1   online               ada     10.0.0.7:40112  lab-1.lan   Debian      1 min       12.3 ms",
-        "lab-2   online               ada     10.0.0.7:40112  lab-2.lan   Debian      1 min       12.3 ms",
-        "lab-3   online               ada     10.0.0.7:40112  lab-3.lan   Debian      1 min       12.3 ms",
-        "office  away (restarting)    ada     -               office.lan  Debian      1 min       -",
-        "old     offline (link lost)  bob     -               old.lan     Windows 11  2 h 05 min  -",
+        "NAME    PRESENCE             PERSON  ASK       ADDRESS         HOST        OS          SINCE       RTT",
+        "lab-1   online               ada     tk on :0  10.0.0.7:40112  lab-1.lan   Debian      1 min       12.3 ms",
+        "lab-2   online               ada     tk on :0  10.0.0.7:40112  lab-2.lan   Debian      1 min       12.3 ms",
+        "lab-3   online               ada     tk on :0  10.0.0.7:40112  lab-3.lan   Debian      1 min       12.3 ms",
+        "office  away (restarting)    ada     tk on :0  -               office.lan  Debian      1 min       -",
+        "old     offline (link lost)  bob     tk on :0  -               old.lan     Windows 11  2 h 05 min  -",
     ]
+
+
+async def test_ls_tells_who_cannot_be_asked_and_where_it_is_not_known_who_is_on(cli, fleet, server):
+    fleet.by_id.clear()
+    fleet.add("free", person="")
+    fleet.add("hall", asks_by="", asking_problem="no display\x1b[2J")
+    fleet.add("lab-1", person="", knows_persons=False, persons_problem="the bus is gone")
+    fleet.add("lab-2", person="", knows_persons=False, persons_problem="the bus is gone")
+    fleet.add("old", person="", knows_persons=False, asks_by="")
+    ended = await cli.run("ls")
+    lines = ended.out.splitlines()
+    assert [re.split(r"  +", line)[:4] for line in lines[2:7]] == [
+        ["free", "online", "-", "tk on :0"],
+        ["hall", "online", "ada", "no"],
+        ["lab-1", "online", "unknown", "tk on :0"],
+        ["lab-2", "online", "unknown", "tk on :0"],
+        ["old", "online", "unknown", "unknown"],
+    ]
+    assert lines[7:] == [
+        "hall cannot ask a person: no display\N{REPLACEMENT CHARACTER}[2J",
+        "lab-1, lab-2 cannot tell who is on: the bus is gone",
+        "old cannot ask a person: the agent did not say how it asks",
+        "old cannot tell who is on: the agent did not say",
+    ]
+    document = json.loads((await cli.run("ls", "--json")).out)
+    facts = {machine["facts"]["name"]: machine["facts"] for machine in document["machines"]}
+    assert facts["hall"]["asking_problem"] == "no display\x1b[2J"
+    assert facts["lab-1"]["persons_problem"] == "the bus is gone"
+    assert (facts["free"]["knows_persons"], facts["free"]["asks_by"]) == (True, "tk on :0")
 
 
 async def test_ls_without_machines(cli, fleet, server):

@@ -120,6 +120,74 @@ def test_command_that_fails(processes, control, agent, place):
     assert "failing: refused (No command is set for restart on this machine.)" in refused.out
 
 
+@pytest.fixture
+def service(processes, control, agent, place):
+    """An agent as in the unit of the documentation: no terminal, no display. Returns how its ``who`` is set."""
+
+    def set_who(script: str) -> None:
+        (place / "bin" / "who").write_text(f"#!/bin/sh\n{script}\n")
+
+    config = place / "commands.toml"
+    config.write_text(f"""[commands]\nlogoff = ["touch", "{place}/acted"]\n""")
+    (place / "bin").mkdir()
+    (place / "bin" / "wall").write_text(f"#!/bin/sh\ncat >> {place}/told\n")
+    set_who("echo 'anna     tty2         2024-05-01 10:00 (tty2)'")
+    for name in ("who", "wall"):
+        (place / "bin" / name).chmod(0o755)
+    processes.extra_environment = {"PATH": f"{place / 'bin'}:{processes.environment['PATH']}"}
+    program = processes.start(*agent, "--name", "service", "--power", "command", "--config", str(config))
+    processes.extra_environment = {}
+    assert control.shows("service", PresenceState.ONLINE).facts.persons[0].name == "anna"
+    warning = r"WARNING nobody at this machine can be asked: no display and no terminal .* jobs wait"
+    processes_module.until(lambda: re.search(warning, program.err), lambda: f"no warning: {program.err}")
+    yield set_who
+    assert program.ends(signal.SIGTERM) == ALL_DONE
+
+
+def test_a_service_that_can_ask_nobody_waits(processes, service, place):
+    """It acted 0.6 s after the command, with a person on."""
+    following = processes.start("logoff", "service", "--yes")
+    following.says(r"service: waiting \(anna cannot be asked: no display and no terminal")
+    following.says("1 machine waits because nobody can be asked; .*'landline cancel")
+    listed = processes.run("ls").out
+    assert re.search(r"service +online +anna +no ", listed)
+    assert "service cannot ask a person: no display and no terminal (runs as a service)" in listed
+    assert not (place / "acted").exists()
+    # The person goes.
+    service("true")
+    following.says("service: done")
+    assert following.ends() == ALL_DONE
+    assert (place / "acted").exists()
+
+
+def test_a_service_that_cannot_tell_who_is_on_waits(processes, service, place):
+    """It took that for "nobody is on"."""
+    service("echo broken >&2; exit 1")
+    following = processes.start("logoff", "service", "--yes")
+    following.says(
+        r"service: waiting \(a person who may be on \(who failed with status 1: broken\) cannot be"
+    )
+    listed = processes.run("ls").out
+    assert re.search(r"service +online +unknown +no ", listed)
+    assert "service cannot tell who is on: who failed with status 1: broken" in listed
+    assert not (place / "acted").exists()
+    service("true")
+    assert following.ends() == ALL_DONE
+
+
+def test_a_service_that_is_to_act_or_to_refuse_where_it_can_ask_nobody(processes, service, place):
+    refused = processes.run("logoff", "service", "--yes", "--unasked", "refuse")
+    assert refused.process.returncode == SOME_NOT_DONE
+    assert "service: refused (anna cannot be asked: " in refused.out
+    assert not (place / "acted").exists()
+    told = ("--message", "Exam at noon", "--in", "2s", "--unasked", "act")
+    acted = processes.run("logoff", "service", "--yes", *told)
+    assert acted.process.returncode == ALL_DONE
+    assert "service: accepted (anna could not be asked: " in acted.out
+    assert "Exam at noon" in (place / "told").read_text()
+    assert (place / "acted").exists()
+
+
 def test_simulated(processes, control, agent):
     """The agent goes down with its machine, which nobody starts again here."""
     program = processes.start(*agent, "--name", "simulated", "--power", "simulated")

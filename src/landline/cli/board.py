@@ -7,7 +7,7 @@ from typing import Final
 from landline.cli.terminal import printable
 from landline.cli.views import execution_line, machine_count, presence_text
 from landline.fleet.api import JobChanged, JobView, MachineChanged, Snapshot, Update
-from landline.fleet.model import Machine
+from landline.fleet.model import Machine, PresenceState
 
 ENDED_JOBS_KEPT: Final = 3
 """Jobs that ended while they were watched stay in view until this many newer ones ended."""
@@ -71,10 +71,9 @@ class Board:
             return []
         persons = ", ".join(printable(person.name) for person in machine.facts.persons)
         detail = f": {printable(machine.presence.detail)}" if machine.presence.detail else ""
-        return [
-            f"{printable(machine.name)} {presence_text(machine.presence)}{detail}"
-            + (f" [{persons}]" * bool(persons))
-        ]
+        line = f"{printable(machine.name)} {presence_text(machine.presence)}{detail}"
+        line += f" [{persons}]" * bool(persons)
+        return [line + _problems(machine)]
 
     def _put_job(self, view: JobView) -> list[str]:
         before = self._jobs.pop(view.job.id, None)
@@ -94,4 +93,17 @@ def changed_lines(before: JobView | None, after: JobView) -> list[str]:
 
 def _shown(machine: Machine) -> tuple[object, ...]:
     presence = machine.presence
-    return machine.name, presence.state, presence.cause, presence.detail, machine.facts.persons
+    shown = machine.name, presence.state, presence.cause, presence.detail, machine.facts.persons
+    return *shown, _problems(machine)
+
+
+def _problems(machine: Machine) -> str:
+    """What a machine that is on says against acting on it, as the end of a line."""
+    if machine.presence.state is PresenceState.OFFLINE:
+        return ""
+    facts = machine.facts
+    parts = [
+        f"; cannot tell who is on: {printable(facts.persons_problem)}" if facts.persons_problem else "",
+        f"; cannot ask a person: {printable(facts.asking_problem)}" if facts.asking_problem else "",
+    ]
+    return "".join(parts)

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from landline.cli.exits import INTERRUPTED, SOME_NOT_DONE, CommandFailed
 from landline.cli.tables import Cell, table_lines
-from landline.cli.terminal import Colour, wants_colour
-from landline.cli.views import PRESENCE_COLOUR, counted
+from landline.cli.terminal import Colour, printable, wants_colour
+from landline.cli.views import PRESENCE_COLOUR, counted, listed, persons_cell
 from landline.fleet.api import Target
-from landline.fleet.model import Action
+from landline.fleet.model import Action, PresenceState, Unasked
 
 PLAIN_QUESTION_MACHINES_MAX: Final = 3
 """More machines than this are confirmed by typing their number: a reflex must not be enough."""
@@ -46,7 +46,30 @@ def question(action: Action, machines: int) -> Question:
     )
 
 
-def ask_to_go_on(action: Action, machines: Sequence[Target]) -> None:
+def cannot_ask_line(action: Action, machines: Sequence[Target], unasked: Unasked) -> str:
+    """Which machines cannot ask a person who is on, or may be, and what they do then; empty when there are none."""
+    names = [
+        target.name
+        for target in machines
+        if target.presence is not PresenceState.OFFLINE
+        and not target.asks_by
+        and (target.persons or not target.knows_persons)
+    ]
+    if not names or action is Action.WAKE:
+        return ""
+    one = len(names) == 1
+    then = {
+        Unasked.WAIT: "it waits" if one else "they wait",
+        Unasked.REFUSE: "it refuses" if one else "they refuse",
+        Unasked.ACT: ("it acts" if one else "they act") + " after the countdown without an answer",
+    }[unasked]
+    return printable(
+        f"{len(names)} of {counted(len(machines), 'machine')} cannot ask the person: {listed(names)}; "
+        f"with --unasked {unasked} {then}."
+    )
+
+
+def ask_to_go_on(action: Action, machines: Sequence[Target], unasked: Unasked = Unasked.WAIT) -> None:
     """Shows the machines on standard error and asks on the terminal.
 
     Returns when the answer is yes; raises :class:`CommandFailed` otherwise.
@@ -56,11 +79,13 @@ def ask_to_go_on(action: Action, machines: Sequence[Target]) -> None:
         (
             Cell(target.name, Colour.STRONG),
             Cell(str(target.presence), PRESENCE_COLOUR[target.presence]),
-            Cell(", ".join(person.name for person in target.persons)),
+            persons_cell(target.persons, target.knows_persons, target.presence),
         )
         for target in machines
     ]
     table = table_lines(("MACHINE", "PRESENCE", "PERSON"), rows, colours=wants_colour(sys.stderr))
+    if line := cannot_ask_line(action, machines, unasked):
+        table.append(line)
     try:
         sys.stderr.write("\n".join(table) + "\n" + asked.text)
         sys.stderr.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Final, Protocol, TextIO
@@ -12,12 +13,16 @@ from landline.cli.board import changed_lines, is_over
 from landline.cli.exits import NO_SERVER, CommandFailed
 from landline.cli.live import Gone, live_updates
 from landline.cli.terminal import Colour, coloured, printable, shortened, wants_colour, width
-from landline.cli.views import execution_colour, job_summary
+from landline.cli.views import execution_colour, job_summary, waiting_hint
 from landline.fleet.api import JobChanged, JobView, Snapshot
 from landline.fleet.model import Execution
 
 GONE_S_MAX: Final = 60.0
 """How long a server that went away is waited for: time enough to start it again."""
+
+
+HINT_ROWS_MIN: Final = 10
+"""A smaller terminal shows machines only."""
 
 
 class Progress(Protocol):
@@ -88,10 +93,16 @@ class LineProgress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._last: JobView | None = None
+        self._hint = ""
 
     def show(self, view: JobView) -> None:
         for line in changed_lines(self._last, view):
             self._stream.write(line + "\n")
+        hint = waiting_hint(view)
+        if hint and not self._hint:
+            self._stream.write(hint + "\n")
+        # Once, until all of them have gone on.
+        self._hint = hint
         self._stream.flush()
         self._last = view
 
@@ -129,7 +140,9 @@ def progress_lines(view: JobView, columns: int, rows: int, *, colours: bool) -> 
 
     Where not all fit, the last line counts what is left out.
     """
-    room = max(2, rows - 1)
+    # What can be done about waiting is whole or not there: half a command helps nobody.
+    hint = textwrap.wrap(waiting_hint(view), max(20, columns - 1)) if rows >= HINT_ROWS_MIN else []
+    room = max(2, rows - 1 - len(hint))
     executions = list(view.executions)
     left_out = ""
     if len(executions) > room:
@@ -138,7 +151,7 @@ def progress_lines(view: JobView, columns: int, rows: int, *, colours: bool) -> 
         executions = executions[: room - 1]
     names = max((width(printable(e.machine_name)) for e in executions), default=0)
     lines = [_progress_line(e, min(names, 30), columns - 1, colours) for e in executions]
-    return [*lines, shortened(left_out, columns - 1)] if left_out else lines
+    return [*lines, *([shortened(left_out, columns - 1)] if left_out else []), *hint]
 
 
 def _progress_line(execution: Execution, names: int, columns: int, colours: bool) -> str:

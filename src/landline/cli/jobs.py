@@ -20,9 +20,17 @@ from landline.cli.exits import ALL_DONE, INTERRUPTED, SOME_NOT_DONE, CommandFail
 from landline.cli.following import LineProgress, PlaceProgress, Progress, follow
 from landline.cli.tables import table_lines
 from landline.cli.terminal import printable, wants_colour
-from landline.cli.views import JOB_HEADER, counted, execution_line, job_row, job_summary, life_lines
+from landline.cli.views import (
+    JOB_HEADER,
+    counted,
+    execution_line,
+    job_row,
+    job_summary,
+    life_lines,
+    waiting_hint,
+)
 from landline.fleet.api import CancelRequest, JobRequest, JobView, PreviewRequest
-from landline.fleet.model import Action, ExecutionState
+from landline.fleet.model import Action, ExecutionState, Unasked
 
 JOBS_MAX: Final = 1000
 """What the server lists at most."""
@@ -50,6 +58,15 @@ ValidFor = Annotated[
 QueueFor = Annotated[
     str | None,
     typer.Option("--queue-for", metavar="TIME", help="Wait this long for machines that are offline."),
+]
+OnUnasked = Annotated[
+    str,
+    typer.Option(
+        "--unasked",
+        metavar="WHAT",
+        help="Where a person is on, or may be, and nobody can be asked: wait until somebody can be or nobody is on, "
+        "refuse at once, or act after the full countdown.",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")]
@@ -92,6 +109,7 @@ def _ordering(action: Action) -> Callable[..., None]:
         no_postpone: NoPostpone = False,
         valid_for: ValidFor = "2m",
         queue_for: QueueFor = None,
+        unasked: OnUnasked = "wait",
         yes: Yes = False,
         no_wait: NoWait = False,
         json: options.Json = False,
@@ -99,7 +117,7 @@ def _ordering(action: Action) -> Callable[..., None]:
         token_file: options.TokenFile = None,
     ) -> None:
         request = _request(
-            action, targets, all_machines, in_, message, no_cancel, no_postpone, valid_for, queue_for
+            action, targets, all_machines, in_, message, no_cancel, no_postpone, valid_for, queue_for, unasked
         )
         _carry_out(Order(request, yes, not no_wait, json), options.client(server, token_file))
 
@@ -143,6 +161,7 @@ def jobs(
         if view.job.requested_by:
             lines[0] += f" Requested by {printable(view.job.requested_by)}."
         lines += life_lines(view, api.status().now_at)
+        lines += filter(None, [waiting_hint(view)])
     else:
         views = api.jobs(most)
         if json:
@@ -184,6 +203,7 @@ def _request(
     no_postpone: bool,
     valid_for: str,
     queue_for: str | None,
+    unasked: str = "wait",
 ) -> JobRequest:
     """The job these options describe, not yet bound to machines. Raises :class:`WrongUse`."""
     check_targets(action, targets or [], all_machines)
@@ -200,9 +220,19 @@ def _request(
         queue_for_s=None if queue_for is None else parse_duration(queue_for, "--queue-for"),
         may_cancel=not no_cancel,
         may_postpone=not no_postpone,
+        unasked=_unasked(unasked),
         # Chosen here, so that a request repeated after a broken connection is not a second job.
         request_id=os.urandom(16).hex(),
     )
+
+
+def _unasked(text: str) -> Unasked:
+    try:
+        return Unasked(text)
+    except ValueError as error:
+        raise WrongUse(
+            f"--unasked takes {', '.join(list(Unasked)[:-1])} or {Unasked.ACT}, not '{printable(text[:40])}'."
+        ) from error
 
 
 def check_targets(action: Action, targets: list[str], all_machines: bool) -> None:
@@ -226,7 +256,7 @@ def _carry_out(order: Order, api: ApiClient) -> None:
     if not preview.machines:
         raise WrongUse("No machine matches; nothing was sent. See 'landline ls' for those there are.")
     if not order.yes:
-        ask_to_go_on(request.action, preview.machines)
+        ask_to_go_on(request.action, preview.machines, request.unasked)
     view = _send(api, request, tuple(target.machine_id for target in preview.machines))
     if order.wait:
         view = _follow(api, view, order.json)

@@ -17,7 +17,7 @@ from landline.cli.board import Board
 from landline.cli.live import Gone, live_updates
 from landline.cli.tables import table_lines
 from landline.cli.terminal import wants_colour
-from landline.cli.views import MACHINE_HEADER, machine_count, machine_row
+from landline.cli.views import MACHINE_HEADER, machine_count, machine_row, problem_lines
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def ls(
     server: options.Server = None, token_file: options.TokenFile = None, json: options.Json = False
 ) -> None:
-    """Show the machines: presence and its cause, person, address, OS, since when, round trip."""
+    """Show the machines: presence and its cause, person, how they can be asked, address, OS, since when, round trip."""
     api = options.client(server, token_file)
     now_at = api.status().now_at
     machines = api.machines()
@@ -42,6 +42,7 @@ def ls(
     if machines:
         rows = [machine_row(machine, now_at) for machine in machines]
         lines += table_lines(MACHINE_HEADER, rows, colours=wants_colour(sys.stdout))
+        lines += problem_lines(machines)
     sys.stdout.write("\n".join(lines) + "\n")
 
 

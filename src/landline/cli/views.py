@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from landline.cli.ages import age, moment
 from landline.cli.tables import Cell
 from landline.cli.terminal import Colour, printable
 from landline.fleet.api import JobView
-from landline.fleet.model import Execution, ExecutionState, Machine, Presence, PresenceState
+from landline.fleet.model import (
+    Execution,
+    ExecutionState,
+    Facts,
+    Machine,
+    Person,
+    Presence,
+    PresenceState,
+    Unasked,
+)
 
-MACHINE_HEADER: Final = ("NAME", "PRESENCE", "PERSON", "ADDRESS", "HOST", "OS", "SINCE", "RTT")
-DISPENSABLE_OF_MACHINE: Final = ("HOST", "OS", "RTT", "ADDRESS", "SINCE", "PERSON")
+MACHINE_HEADER: Final = ("NAME", "PRESENCE", "PERSON", "ASK", "ADDRESS", "HOST", "OS", "SINCE", "RTT")
+DISPENSABLE_OF_MACHINE: Final = ("HOST", "OS", "RTT", "ADDRESS", "SINCE", "ASK", "PERSON")
 """What a narrow screen does without, the first one first: which machine it is, and whether it is there, stay."""
+NAMES_LISTED_MAX: Final = 5
+"""Names in one sentence; the others are counted."""
 JOB_HEADER: Final = ("JOB", "ACTION", "TARGETS", "BY", "AGE", "MACHINES")
 EXECUTION_HEADER: Final = ("MACHINE", "STATE", "SINCE", "DETAIL")
 
@@ -61,12 +72,66 @@ def machine_row(machine: Machine, now_at: float) -> tuple[Cell, ...]:
     return (
         Cell(facts.name, Colour.STRONG),
         Cell(presence_text(presence), PRESENCE_COLOUR[presence.state]),
-        Cell(", ".join(person.name for person in facts.persons)),
+        persons_cell(facts.persons, facts.knows_persons, presence.state),
+        asking_cell(facts),
         Cell(presence.address),
         Cell(facts.host_name),
         Cell(facts.os),
         Cell(age(now_at - presence.since_at)),
         Cell("" if trip is None else f"{trip * 1000:.1f} ms"),
+    )
+
+
+def persons_cell(persons: Sequence[Person], knows_persons: bool, state: PresenceState) -> Cell:
+    """Who is on; nothing where nobody is or the machine is off, ``unknown`` where the agent cannot tell."""
+    if persons or knows_persons or state is PresenceState.OFFLINE:
+        return Cell(", ".join(person.name for person in persons))
+    return Cell("unknown", Colour.WAITING)
+
+
+def asking_cell(facts: Facts) -> Cell:
+    """How a person is asked: ``tk on :0``, ``no``, or ``unknown`` where an agent never said."""
+    if facts.asks_by:
+        return Cell(facts.asks_by)
+    return Cell("no" if facts.asking_problem else "unknown", Colour.WAITING)
+
+
+def problem_lines(machines: Iterable[Machine]) -> list[str]:
+    """One printable line for every reason why machines cannot ask a person, or cannot tell who is on."""
+    reasons: dict[str, list[str]] = {}
+    for machine in machines:
+        facts = machine.facts
+        if machine.presence.state is PresenceState.OFFLINE:
+            continue
+        if not facts.asks_by:
+            why = facts.asking_problem or "the agent did not say how it asks"
+            reasons.setdefault(f"cannot ask a person: {why}", []).append(facts.name)
+        if not facts.knows_persons:
+            why = facts.persons_problem or "the agent did not say"
+            reasons.setdefault(f"cannot tell who is on: {why}", []).append(facts.name)
+    return [printable(f"{listed(names)} {what}") for what, names in reasons.items()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """``lab-1, lab-2 and 4 more``."""
+    left = len(names) - NAMES_LISTED_MAX
+    return ", ".join(names[:NAMES_LISTED_MAX]) + (f" and {left} more" if left > 0 else "")
+
+
+def waiting_hint(view: JobView) -> str:
+    """What the operator can do for machines that wait for a person; empty when none waits."""
+    number = sum(execution.state is ExecutionState.WAITING for execution in view.executions)
+    if not number:
+        return ""
+    one, job_id = number == 1, printable(view.job.id)
+    waits = f"{counted(number, 'machine')} {'waits' if one else 'wait'} because nobody can be asked"
+    if view.job.unasked is Unasked.ACT:
+        then = "it acts" if one else "they act"
+        return f"{waits}; {then} after the countdown. 'landline cancel {job_id}' stops what has not begun."
+    then = "it goes on" if one else "they go on"
+    return (
+        f"{waits}; {then} when somebody can be asked or nobody is on, else the job expires. "
+        f"'landline cancel {job_id}' stops it; --unasked act would act without an answer."
     )
 
 
@@ -116,8 +181,20 @@ def life_lines(view: JobView, now_at: float) -> list[str]:
     lines = []
     for execution in view.executions:
         lines.append(execution_line(execution))
+        lines += _record_lines(execution)
         for event in view.events:
             if event.execution_id == execution.id:
                 detail = f"  {printable(event.detail)}" if event.detail else ""
                 lines.append(f"  {moment(event.at, now_at)}  {event.state}{detail}")
     return lines
+
+
+def _record_lines(execution: Execution) -> list[str]:
+    """Who was asked, who answered, and how others were told, as far as any of it happened."""
+    parts = [
+        f"asked: {execution.asked}" if execution.asked else "",
+        f"answered: {execution.answered_by or 'nobody'}" if execution.asked else "",
+        f"told by: {execution.notices}" if execution.notices else "",
+    ]
+    record = "; ".join(filter(None, parts))
+    return [f"  {printable(record)}"] if record else []
