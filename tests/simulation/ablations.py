@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from landline.fleet import jobs
+from landline.fleet.agent import consent
 from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
-from landline.fleet.model import ExecutionState
+from landline.fleet.model import ExecutionState, Facts
 from landline.line import Line
 from landline.line_link import LineLink
 from landline.session.liveness import Liveness
@@ -129,6 +130,23 @@ def _heartbeat(patch) -> None:
     patch(Liveness, "_dead_due", lambda self: math.inf)
 
 
+def _consent(patch) -> None:
+    original = consent.next_step
+
+    def next_step(terms, facts, now, since):
+        step = original(terms, facts, now, since)
+        if isinstance(step, consent.Hold) and step.is_asking_impossible:
+            return consent.Act("nobody can be asked here")
+        return step
+
+    patch(consent, "next_step", next_step)
+
+
+def _knowledge(patch) -> None:
+    # As it was: no list of persons is an empty one.
+    patch(Facts, "is_free", property(lambda self: not self.persons))
+
+
 ABLATIONS = (
     Ablation(
         "duplicate suppression",
@@ -165,6 +183,20 @@ ABLATIONS = (
         "fleet",
         r"on record$",
         _record_first,
+    ),
+    Ablation(
+        "consent",
+        "where nobody can be asked, it waits, or acts after the countdown if the operator wants that",
+        "fleet",
+        r"although nobody could be asked$|before its countdown was over, and nobody was asked$",
+        _consent,
+    ),
+    Ablation(
+        "knowing that nobody is on",
+        "that it cannot be told who is on is not that nobody is",
+        "fleet",
+        r"although nobody could be asked$|before its countdown was over, and nobody was asked$",
+        _knowledge,
     ),
     Ablation(
         "send buffer limit", "senders wait where there is no room", "lines", r"in a send buffer of", _limit

@@ -20,11 +20,12 @@ import landline
 from landline import Backoff, LandlineError, Line, LineState, Server
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Journal
+from landline.fleet.agent.power import PowerError
 from landline.fleet.agent.power.simulated import SimulatedPower
-from landline.fleet.agent.prompt import Answer, Choice, Question
+from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
 from landline.fleet.api import CancelRequest, JobRequest, OperationError
 from landline.fleet.control import Control
-from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
+from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState, Unasked
 from landline.fleet.storage import StorageError
 
 RESUME_WINDOW_S = 30.0
@@ -39,6 +40,13 @@ class Machine(Node):
     """A machine that goes down when told, and comes back."""
 
     persons: tuple[Person, ...] = ()
+    is_shy: bool = False
+    """Whether its display, and what tells who is on, come and go."""
+
+    def fails_now(self, what: str) -> bool:
+        """Whether ``what`` does not work at the moment: so many seconds, then as many not."""
+        period_s = {"display": 20, "sessions": 13}[what]
+        return self.is_shy and int(self.world.now_s / period_s) % 2 == 0
 
 
 class MachinePower(SimulatedPower):
@@ -52,19 +60,40 @@ class MachinePower(SimulatedPower):
     async def act(self, action: Action, *, reason: str) -> None:
         if self._node.loop is not asyncio.get_running_loop():
             return
-        self._scenario.acted(self._node, action, reason)
+        self._scenario.acted(self._node, action, reason, is_anybody_on=bool(self._persons))
         await super().act(action, reason=reason)
+
+    async def persons(self) -> tuple[Person, ...]:
+        if self._node.fails_now("sessions"):
+            raise PowerError("the sessions cannot be listed")
+        return await super().persons()
 
 
 class AnsweringPerson:
-    """Answers as people do."""
+    """Answers as people do; on a shy machine there may be nothing to show the question on."""
 
     name = "simulated"
 
-    def __init__(self, dice: Random) -> None:
+    def __init__(self, scenario: FleetScenario, node: Machine, dice: Random) -> None:
+        self._scenario = scenario
+        self._node = node
         self._dice = dice
 
+    def unavailable_reason(self) -> str | None:
+        return "no display" if self._node.fails_now("display") else None
+
+    def seat(self) -> str:
+        return "seat0"
+
     async def ask(self, question: Question) -> Answer:
+        answer = await self._answer(question)
+        if self._node.fails_now("display"):
+            raise PromptError("the display went away")
+        if answer.choice in {Choice.NOW, Choice.TIMED_OUT}:
+            self._scenario.agreed(self._node, question.message)
+        return answer
+
+    async def _answer(self, question: Question) -> Answer:
         think_s = self._dice.uniform(0.1, 10.0)
         if think_s >= question.countdown_s:
             await asyncio.sleep(question.countdown_s)
@@ -92,6 +121,8 @@ class FleetScenario:
         self._orders = 0
         self._accepted: dict[str, str] = {}
         self._acts: Counter[tuple[str, str]] = Counter()
+        # By machine: the orders to which its agent that runs now got an answer, or nobody's after the countdown.
+        self._agreed: dict[Node, set[str]] = {node: set() for node in self.clients}
         self._running: tuple[Server, Control] | None = None
         self._agents: dict[Node, Agent] = {}
         self._sessions: dict[Node, set[bytes]] = {node: set() for node in (self.server, *self.clients)}
@@ -106,6 +137,10 @@ class FleetScenario:
             node.on_end = self._agent_ended
             if self._dice.random() < 0.5:
                 node.persons = (Person("ada", "seat0"),)
+        # Dice of their own: what a seed drew before there were shy machines, it draws still.
+        shy_dice = world.dice("shy")
+        for node in self.clients:
+            node.is_shy = shy_dice.random() < 0.3
 
     def begin(self) -> None:
         self.server.power_on()
@@ -130,8 +165,12 @@ class FleetScenario:
         for node in (self.server, *self.clients):
             node.disk_full_until_ns = 0
 
-    def acted(self, node: Machine, action: Action, reason: str) -> None:
-        """A machine does what an order says: the moment that must not come twice, nor too late."""
+    def agreed(self, node: Machine, tag: str) -> None:
+        """The person agreed, or did not answer while the question was on the screen."""
+        self._agreed[node].add(tag)
+
+    def acted(self, node: Machine, action: Action, reason: str, *, is_anybody_on: bool) -> None:
+        """A machine does what an order says: the moment that must not come twice, nor too late, nor without asking."""
         self.world.note(f"{node.name} acts: {action.value} ({reason})")
         key = (reason, node.name)
         self._acts[key] += 1
@@ -145,6 +184,8 @@ class FleetScenario:
         elif self.server.wall() > execution.expires_at + LATE_S:
             late_s = self.server.wall() - execution.expires_at
             self.world.fail(f"{node.name} did {reason!r} {late_s:.3f} s after it had expired")
+        elif is_anybody_on and reason not in self._agreed[node]:
+            self._check_unasked(node, reason, execution)
         if action is Action.LOG_OFF:
             persons, node.persons = node.persons, ()
             self.world.after(self._dice.uniform(1, 20), lambda: setattr(node, "persons", persons))
@@ -154,6 +195,15 @@ class FleetScenario:
         if action is Action.SHUT_DOWN:
             self._stays_off.add(node)
         self.world.after(self._dice.uniform(0.2, 4), lambda: self._goes_down(node, action, boot))
+
+    def _check_unasked(self, node: Machine, reason: str, execution: Execution) -> None:
+        """A person is on who was not asked: only where the operator wants that, and after the whole countdown."""
+        job = self.server.disk["jobs"][execution.job_id]
+        countdown_s = 60.0 if job.delay_s is None else min(job.delay_s, 60.0)
+        if job.unasked is not Unasked.ACT:
+            self.world.fail(f"{node.name} did {reason!r}, although nobody could be asked")
+        elif self.server.wall() < job.created_at + countdown_s - LATE_S:
+            self.world.fail(f"{node.name} did {reason!r} before its countdown was over, and nobody was asked")
 
     def check_rest(self) -> None:
         if self._running is None:
@@ -242,7 +292,7 @@ class FleetScenario:
                 name=node.name, boot_id=node.boot_id, power="simulated", mac_addresses=(_mac(node.name),)
             ),
             power=MachinePower(self, node),
-            prompt=AnsweringPerson(dice),
+            prompt=AnsweringPerson(self, node, dice),
             journal=Journal(JournalDisk(node)),
             backoff=Backoff(first=0.5, cap=5.0),
             connect=connect,
@@ -270,6 +320,7 @@ class FleetScenario:
 
     async def _operate(self, control: Control, dice: Random) -> None:
         known: list[str] = []
+        unasked_dice = Random(f"{self.world.seed}/unasked")
         while not self._is_over:
             await asyncio.sleep(dice.expovariate(1 / 3))
             try:
@@ -289,6 +340,7 @@ class FleetScenario:
                     queue_for_s=dice.choice([None, 60.0]),
                     may_cancel=dice.random() < 0.7,
                     may_postpone=dice.random() < 0.7,
+                    unasked=unasked_dice.choice(list(Unasked)),
                     request_id=tag,
                 )
                 view = await control.create_job(request)
@@ -396,6 +448,7 @@ class FleetScenario:
             self._running = None
         else:
             self._agents.pop(node, None)
+            self._agreed[node].clear()
 
     def _execution(self, tag: str, machine_name: str):
         jobs = self.server.disk["jobs"]
