@@ -6,12 +6,13 @@ from pathlib import Path
 
 import alembic.command
 import msgspec
+import pytest
 import sqlalchemy as sa
 from alembic.config import Config
 from tests.fleet.test_storage import execute
 
 from landline.fleet.model import ExecutionState, Unasked
-from landline.fleet.storage import Storage
+from landline.fleet.storage import Storage, StorageError
 
 
 async def test_rows_from_before_the_question_of_consent_are_read_as_the_harmless_thing(
@@ -51,3 +52,24 @@ async def test_rows_from_before_the_question_of_consent_are_read_as_the_harmless
     assert (execution.asked, execution.answered_by, execution.notices, execution.rounds) == ("", "", "", 0)
     await storage.record([msgspec.structs.replace(execution, state=ExecutionState.WAITING)])
     await storage.close()
+
+
+async def test_migrating_twice_is_the_same_as_once(tmp_path: Path) -> None:
+    path = tmp_path / "landline.db"
+    await (await Storage.open(path)).close()
+    before = path.read_bytes()
+    await (await Storage.open(str(path))).close()
+    await (await Storage.open(f"sqlite+aiosqlite:///{path}")).close()
+    assert path.read_bytes() == before
+    assert not Path(f"{path}-wal").exists()
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "landline.db"
+    await (await Storage.open(path)).close()
+    execute(path, "UPDATE alembic_version SET version_num = '9999'")
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(StorageError, match="was made by a newer landline; upgrade this program"):
+            await Storage.open(path)
+    assert path.read_bytes() == before

@@ -375,15 +375,6 @@ async def test_the_database_is_private_durable_and_checked(storage: Storage, pat
     )
 
 
-async def test_migrating_twice_is_the_same_as_once(path: Path) -> None:
-    await (await Storage.open(path)).close()
-    before = path.read_bytes()
-    await (await Storage.open(str(path))).close()
-    await (await Storage.open(f"sqlite+aiosqlite:///{path}")).close()
-    assert path.read_bytes() == before
-    assert not Path(f"{path}-wal").exists()
-
-
 async def test_migrations_and_metadata_agree(storage: Storage) -> None:
     def differences(connection: sa.Connection) -> list[object]:
         context = MigrationContext.configure(
@@ -429,16 +420,6 @@ async def test_a_second_control_server_is_refused(path: Path, tmp_path: Path) ->
     storage = await Storage.open(path)
     assert await storage.load_machines() == (make_machine(),)
     await storage.close()
-
-
-async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
-    await (await Storage.open(path)).close()
-    execute(path, "UPDATE alembic_version SET version_num = '9999'")
-    before = path.read_bytes()
-    for _ in range(2):
-        with pytest.raises(StorageError, match="was made by a newer landline; upgrade this program"):
-            await Storage.open(path)
-    assert path.read_bytes() == before
 
 
 async def test_the_database_of_another_program_is_refused(path: Path) -> None:

@@ -294,3 +294,9 @@ def test_lines() -> None:
     assert choices_line(stays, View.MAIN, 5) == "0:05  [n] Log off now  [s] Stay logged on"
     assert next_step(stays, View.MAIN, "S") == Answer(choice=Choice.CANCEL)
     assert next_step(stays, View.MAIN, "d") is View.MAIN
+
+
+async def test_where_a_question_would_be_shown(person: Person, tmp_path: Path) -> None:
+    assert TerminalPrompt(person.path).seat() == person.path.removeprefix("/dev/")
+    assert person.settings_now() == person.settings
+    assert TerminalPrompt(str(tmp_path / "none")).seat() == ""

@@ -323,3 +323,8 @@ def send_delete_window(display: str, window: int) -> None:
     event.data[0] = xlib.XInternAtom(connection, b"WM_DELETE_WINDOW", 0)
     xlib.XSendEvent(connection, ctypes.c_ulong(window), 0, ctypes.c_long(0), ctypes.byref(event))
     xlib.XCloseDisplay(connection)  # flushes, and waits until the server has it
+
+
+def test_where_a_window_would_be_shown() -> None:
+    assert TkPrompt(environ={"DISPLAY": ":7.0"}).seat() == ":7"
+    assert TkPrompt(environ={}).seat() == ""
