@@ -139,3 +139,14 @@ async def test_a_fleet_that_is_cancelled_ends(tmp_path: Path, until) -> None:
         await asyncio.wait([fleet])
         assert fleet.cancelled()
         await until(lambda: not server.lines)
+
+
+def test_a_shy_person_can_be_asked_half_of_the_time() -> None:
+    def reason_at(seconds: float, *, is_shy: bool = True) -> str | None:
+        person = SimulatedPerson(random.Random(1), is_shy=is_shy, clock=lambda: seconds)
+        assert person.seat() == simulated.SEAT
+        return person.unavailable_reason()
+
+    shy_s = simulated.SHY_S
+    assert reason_at(0.0) == reason_at(shy_s - 0.1) == reason_at(2 * shy_s) == "no display"
+    assert reason_at(shy_s) is reason_at(2 * shy_s - 0.1) is reason_at(0.0, is_shy=False) is None

@@ -13,8 +13,9 @@ import logging
 import os
 import random
 import sys
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,7 @@ LOG_ON_AGAIN_S: Final = (5.0, 15.0)
 POSTPONE_S: Final = 15.0
 SEAT: Final = "seat0"
 SHY_EVERY: Final = 6
-"""Every so manieth machine cannot ask its person all the time: sim-06, sim-12, ..."""
+"""Of so many machines one cannot always ask its person: sim-06, sim-12, ..."""
 SHY_S: Final = 8.0
 """How long such a machine cannot ask, and then can: short, so that a job in the demo waits and still goes on."""
 MAGIC_HEADER: Final = b"\xff" * 6
@@ -81,13 +82,16 @@ class SimulatedPerson:
 
     name = "simulated"
 
-    def __init__(self, dice: random.Random, *, is_shy: bool = False) -> None:
+    def __init__(
+        self, dice: random.Random, *, is_shy: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._dice = dice
         self._is_shy = is_shy
+        self._clock = clock
 
     def unavailable_reason(self) -> str | None:
         """Return why nobody can be asked at the moment: the simulated display of a shy person comes and goes."""
-        is_away = self._is_shy and asyncio.get_running_loop().time() % (2 * SHY_S) < SHY_S
+        is_away = self._is_shy and self._clock() % (2 * SHY_S) < SHY_S
         return "no display" if is_away else None
 
     def seat(self) -> str:
@@ -133,8 +137,8 @@ class SimulatedMachine:
         self._tally = tally
         self._every_s = every_s
         self._os = dice.choice(SYSTEMS)
-        self._person = dice.choice(PERSONS) if dice.random() < 0.7 else None
         self._is_shy = number % SHY_EVERY == 0
+        self._person = dice.choice(PERSONS) if dice.random() < 0.7 or self._is_shy else None
         self._on = asyncio.Event()
         self._on.set()
         self._stopping = False
