@@ -23,6 +23,7 @@ from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Operation, encode_datagram
 from landline.timers import TimerWheel
+from landline.transports.lingering import Closer
 
 DRAIN_TIMEOUT_S: Final = 5.0
 
@@ -39,6 +40,7 @@ class LineResources(Protocol):
     loop: asyncio.AbstractEventLoop
     wheel: TimerWheel
     outbox: Outbox
+    closer: Closer
     handlers: Handlers
     messages_dropped: int
     """Of all lines, for want of room in their send buffers."""

@@ -110,6 +110,11 @@ class SessionReceiving(SessionSending, ABC):
             self._events = []
         return events
 
+    def take_rest(self) -> bytes:
+        """The beginning of a frame of which the end has not come, which is forgotten here."""
+        rest, self._buffer = self._buffer, b""
+        return rest
+
     # Frames.
 
     def _receive_frames(self, buffer: bytes, now: float) -> None:
