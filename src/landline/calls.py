@@ -94,6 +94,8 @@ class _Request(msgspec.Struct, frozen=True):
 class _Caller:
     """Owns the lines of one call: one for each URL that is tried, which ends with its first transport."""
 
+    continues_lines = False
+
     def __init__(self, dialer: Dialer, options: TransportOptions, random: RandomSource) -> None:
         self._dialer = dialer
         self._options = options

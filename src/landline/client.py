@@ -139,6 +139,9 @@ class _Setback(msgspec.Struct, frozen=True):
 class Connector(TakesDatagrams):
     """Made by :func:`connect`: keeps one line connected."""
 
+    continues_lines = True
+    """The line may get another session; see :class:`landline.line_sending.LineResources`."""
+
     def __init__(
         self,
         dialer: Dialer,

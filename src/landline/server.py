@@ -69,6 +69,9 @@ class Server(TakesDatagrams):
     :raises ConfigurationError: when an argument makes no sense.
     """
 
+    continues_lines = False
+    """A line ends with its session; see :class:`landline.line_sending.LineResources`."""
+
     def __init__(
         self,
         *,
