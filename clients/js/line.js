@@ -230,6 +230,16 @@ export class Line {
     return this.#hasSession && this.#session.hasRoom(sizeBytes);
   }
 
+  /** Whether an answer to the peer's requests can still be sent. */
+  get canAnswer() {
+    return this.#session?.canAnswer ?? false;
+  }
+
+  /** Whether nothing can be sent any more in the session that the line has, or had. */
+  get hasEnded() {
+    return this.isClosed || !this.#hasSession;
+  }
+
   /** Sends a message of any operation, waiting for room and for those who wait already. */
   async transmit(operation, name, body, { correlation, isPacked, isBulk, signal, onSent } = {}) {
     this.#session?.checkSizes(name.length, body.length);
