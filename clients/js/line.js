@@ -316,7 +316,7 @@ export class Line {
     // What arrived stays readable, but there is nobody left to acknowledge it to.
     for (const message of [...this.#inbox, ...this.#answers.untaken()]) message.sequence = 0;
     const lost = this.unconfirmed();
-    session.close(Code.EXPIRED);
+    session.abandon();
     this.#session = null;
     this.#isEofReceived = false;
     this.#requests.fail(why);
@@ -330,7 +330,7 @@ export class Line {
     if (this.isClosed) return;
     this.#error = error;
     this.#dropTransport();
-    this.#session?.close(Code.EXPIRED);
+    this.#session?.abandon();
     this.change(change);
     const why = change.detail || change.cause;
     this.#requests.fail(why);

@@ -266,6 +266,11 @@ export class Session {
     this.#end();
   }
 
+  /** Ends the session without a BYE: no transport carries it, or it is lost already. */
+  abandon() {
+    if (this.state !== "closed") this.#end();
+  }
+
   /**
    * The bytes to write now, control frames first, or null. Call it again until it is null, or the transport is full:
    * tell that with pauseWriting.

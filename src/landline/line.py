@@ -474,8 +474,7 @@ class Line(LineWaiting):
         for message in [*(self._inbox or ()), *(self._answers.untaken() if self._answers else ())]:
             message.sequence = 0
         lost = unconfirmed_messages(session)
-        if session.state is not State.CLOSED:
-            session.close(Code.EXPIRED)
+        session.abandon()
         self._fail_requests(why)
         if self._answers is not None:
             self._answers.abandon()
@@ -494,8 +493,8 @@ class Line(LineWaiting):
             return
         self._leave_link()
         self.error = error
-        if self._session is not None and self._session.state is not State.CLOSED:
-            self._session.close(Code.EXPIRED)
+        if self._session is not None:
+            self._session.abandon()
         self.change(change)
         self._fail_requests(change.reason)
         if self._answers is not None:

@@ -396,7 +396,7 @@ class Server(TakesDatagrams):
         detail = f"not resumed within {self._resume_window_s:g} s"
         if before is not None and before.detail:
             detail = f"{before.detail}; {detail}"
-        self._end_line(line, LossKind.EXPIRED, detail, Code.EXPIRED)
+        self._end_line(line, LossKind.EXPIRED, detail, None)
 
     # Inside.
 
@@ -464,7 +464,7 @@ class Server(TakesDatagrams):
         self._memory.grow(sent, len(encoded_name) + len(body))
         return BroadcastResult(sent, skipped, disconnected, dropped)
 
-    def _end_line(self, line: Line, cause: LossKind, detail: str, code: Code) -> None:
+    def _end_line(self, line: Line, cause: LossKind, detail: str, code: Code | None) -> None:
         lost = line.abandon_session(detail)
         error = None if code is Code.NORMAL and cause is LossKind.CLOSED_BY_PEER else LineClosed(detail, code)
         line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)

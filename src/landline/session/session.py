@@ -393,6 +393,11 @@ class Session(SessionReceiving):
             self._control.append(encode_body(Kind.BYE, bye))
         self._end()
 
+    def abandon(self) -> None:
+        """End the session without a BYE: no transport carries it any more, or it is lost already."""
+        if self.state is not State.CLOSED:
+            self._end()
+
     def _receive_bye(self, bye: Bye) -> None:
         code = code_from_wire(bye.code)
         if code is Code.LINK_REPLACED:
