@@ -58,6 +58,12 @@ class End(asyncio.Transport):
 
     abort = close
 
+    def linger(self, discard_bytes_max: int) -> None:
+        self.close()
+
+    def resume_reading(self) -> None:
+        """Nobody pauses it."""
+
     def is_closing(self) -> bool:
         return self._is_closing
 

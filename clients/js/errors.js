@@ -103,7 +103,6 @@ export class MessagePackError extends LandlineError {}
 export const Code = Object.freeze({
   GOING_AWAY: 100,
   OVERLOADED: 101,
-  SILENT: 102,
   HANDSHAKE_TIMEOUT: 103,
   TOO_SLOW: 104,
   LINK_REPLACED: 105,
@@ -115,7 +114,6 @@ export const Code = Object.freeze({
   REPLACED: 205,
   TOO_MANY_PINGS: 206,
   LIMIT_EXCEEDED: 207,
-  EXPIRED: 208,
 });
 
 const NAMES = new Map(Object.entries(Code).map(([name, code]) => [code, name]));

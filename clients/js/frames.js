@@ -167,16 +167,18 @@ export function decodeNumber(body) {
 /** The body of a DATA frame, behind its kind. The name stays bytes until the number was looked at. */
 export function decodeData(body) {
   const header = DATA_HEADER_BYTES - LENGTH_BYTES - 1;
-  const nameBytes = body.length < header ? 0 : body[18];
-  if (body.length < header + nameBytes) {
-    throw new ProtocolError(`a DATA frame of ${body.length + 1} bytes, too short for what it says it holds`);
+  const frameBytes = LENGTH_BYTES + 1 + body.length;
+  if (body.length < header) {
+    throw new ProtocolError(`a DATA frame of ${frameBytes} bytes, less than its header of ${DATA_HEADER_BYTES}`);
   }
+  const nameBytes = body[18];
   const view = viewOf(body);
   return {
     sequence: readU64(view, 0),
     flags: body[8],
     operation: body[9],
     correlation: readExactU64(view, 10),
+    nameFits: body.length >= header + nameBytes,
     name: body.subarray(header, header + nameBytes),
     payload: body.subarray(header + nameBytes),
   };

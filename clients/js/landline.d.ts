@@ -211,7 +211,6 @@ export const Code: Readonly<
   Record<
     | "GOING_AWAY"
     | "OVERLOADED"
-    | "SILENT"
     | "HANDSHAKE_TIMEOUT"
     | "TOO_SLOW"
     | "LINK_REPLACED"
@@ -222,8 +221,7 @@ export const Code: Readonly<
     | "FORBIDDEN"
     | "REPLACED"
     | "TOO_MANY_PINGS"
-    | "LIMIT_EXCEEDED"
-    | "EXPIRED",
+    | "LIMIT_EXCEEDED",
     number
   >
 >;

@@ -230,6 +230,16 @@ export class Line {
     return this.#hasSession && this.#session.hasRoom(sizeBytes);
   }
 
+  /** Whether an answer to the peer's requests can still be sent. */
+  get canAnswer() {
+    return this.#session?.canAnswer ?? false;
+  }
+
+  /** Whether nothing can be sent any more in the session that the line has, or had. */
+  get hasEnded() {
+    return this.isClosed || !this.#hasSession;
+  }
+
   /** Sends a message of any operation, waiting for room and for those who wait already. */
   async transmit(operation, name, body, { correlation, isPacked, isBulk, signal, onSent } = {}) {
     this.#session?.checkSizes(name.length, body.length);
@@ -306,7 +316,7 @@ export class Line {
     // What arrived stays readable, but there is nobody left to acknowledge it to.
     for (const message of [...this.#inbox, ...this.#answers.untaken()]) message.sequence = 0;
     const lost = this.unconfirmed();
-    session.close(Code.EXPIRED);
+    session.abandon();
     this.#session = null;
     this.#isEofReceived = false;
     this.#requests.fail(why);
@@ -320,7 +330,7 @@ export class Line {
     if (this.isClosed) return;
     this.#error = error;
     this.#dropTransport();
-    this.#session?.close(Code.EXPIRED);
+    this.#session?.abandon();
     this.change(change);
     const why = change.detail || change.cause;
     this.#requests.fail(why);

@@ -216,7 +216,9 @@ export class Answers {
         // Waiting for what is no promise would put off the next message for nothing.
         if (typeof result?.then === "function") await result;
       } catch (error) {
-        this.#logger.error(`landline: the handler for messages ${JSON.stringify(message.name)} failed`, error);
+        // One that cannot send because the peer has ended the session has not failed.
+        const isEnd = (error instanceof LineClosed || error instanceof BufferFull) && this.#line.hasEnded;
+        if (!isEnd) this.#logger.error(`landline: the handler for messages ${JSON.stringify(message.name)} failed`, error);
       }
       this.#backlog.shift();
       this.#line.take(message);
@@ -231,6 +233,8 @@ export class Answers {
   #start(message, handler) {
     const { correlation, name } = message;
     this.#line.take(message);
+    // Nobody would learn what became of it.
+    if (!this.#line.canAnswer) return;
     if (this.#cancellable.has(correlation)) {
       this.#run(message, refusing("bad_request", "two requests with one correlation id"));
     } else this.#run(message, handler ?? refusing("no_handler", name));

@@ -141,6 +141,11 @@ export class Session {
     return count === 0 || (count < messages && this.bufferedBytes + sizeBytes <= bytesMax);
   }
 
+  /** Whether an answer can still be sent: not after EOF, and not after the end (§5.4). */
+  get canAnswer() {
+    return this.state !== "closed" && !this.#eofWanted && !this.#eofSent;
+  }
+
   /** Messages (no requests, no answers) that the peer's application has not confirmed, `{name, body, isPacked}`. */
   unconfirmed() {
     const found = [];
@@ -259,6 +264,11 @@ export class Session {
       this.#control.push(encodeBody(Kind.BYE, { code, reason: [...reason].slice(0, REASON_CHARACTERS_MAX).join("") }));
     }
     this.#end();
+  }
+
+  /** Ends the session without a BYE: no transport carries it, or it is lost already. */
+  abandon() {
+    if (this.state !== "closed") this.#end();
   }
 
   /**
@@ -445,12 +455,15 @@ export class Session {
   /** A peer that keeps to our window cannot get here (§3.2 explains the margin). */
   #checkWindow() {
     const { windowBytes, windowFrames, messageBytes } = this.limits;
+    const frames = this.#received - this.#taken;
+    if (frames > windowFrames) {
+      const why = `${frames} frames received and not taken; ${windowFrames} are allowed`;
+      throw new ProtocolError(why, Code.LIMIT_EXCEEDED);
+    }
     const bytesMax = windowBytes + LANES * (messageBytes + DATA_HEADER_BYTES);
-    if (this.#received - this.#taken > windowFrames || this.#untakenBytes > bytesMax) {
-      throw new ProtocolError(
-        `more than ${windowFrames} frames or ${windowBytes} bytes unacknowledged`,
-        Code.LIMIT_EXCEEDED,
-      );
+    if (this.#untakenBytes > bytesMax) {
+      const why = `messages of ${this.#untakenBytes} bytes received and not taken; ${bytesMax} are allowed`;
+      throw new ProtocolError(why, Code.LIMIT_EXCEEDED);
     }
   }
 
@@ -494,8 +507,12 @@ export class Session {
     }
   }
 
-  #receiveMessage({ sequence, flags, operation, correlation, name, payload }, frameBytes) {
+  #receiveMessage({ sequence, flags, operation, correlation, nameFits, name, payload }, frameBytes) {
+    // Of a frame it has, only the number is looked at (§5.2).
     if (this.#isRepetition(sequence)) return;
+    if (!nameFits) {
+      throw new ProtocolError(`a DATA frame of ${frameBytes} bytes with a name that does not fit into it`);
+    }
     if (this.#eofReceived) throw new ProtocolError("data after EOF");
     if (flags & ~FLAGS_KNOWN || operation > OPERATION_MAX) {
       throw new ProtocolError(`unknown flags ${flags} or operation ${operation} in a DATA frame`);

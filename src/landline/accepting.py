@@ -29,7 +29,7 @@ from landline.session.sending import SendBuffer
 from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Kind
-from landline.transports import LinkProtocol, close_in_time
+from landline.transports import LinkProtocol
 
 logger = logging.getLogger("landline")
 
@@ -267,7 +267,7 @@ class _HandshakeLink(LinkProtocol):
         self._forget()
         if transport is not None:
             transport.write(rejection)
-            close_in_time(self._acceptor.owner.loop, transport)
+            self._acceptor.owner.closer.close(transport)
 
     def _forget(self) -> None:
         self._transport = None

@@ -108,13 +108,19 @@ class Answers:
 
     def log_failed(self, message: MessageReceived, error: BaseException) -> None:
         """Logs what the handler of a message raised."""
-        if isinstance(error, msgspec.DecodeError):
+        if self._is_caused_by_end(error):
+            logger.info("%r ended while its handler for messages %r ran", self._line, message.name)
+        elif isinstance(error, msgspec.DecodeError):
             self._line.complain("%r sent a message %r that does not fit: %s", message.name, error)
         elif isinstance(error, RequestError):
             # So a handler says no. Nobody waits for an answer to a message, and peers must not write tracebacks.
             self._line.complain("%r sent a message %r that was refused: %s", message.name, error)
         else:
             logger.error("the handler for messages %r of %r failed", message.name, self._line, exc_info=error)
+
+    def _is_caused_by_end(self, error: BaseException) -> bool:
+        """Whether a handler could not send because the peer has ended the session. Peers must not write tracebacks."""
+        return isinstance(error, LineClosed | BufferFull) and self._line.has_ended
 
     def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
         try:
@@ -151,6 +157,10 @@ class Answers:
 
     def _start_request(self, message: MessageReceived, handler: Handler | None) -> None:
         self._line.take(message)
+        session = self._line.session
+        if session is None or not session.can_answer:
+            # Nobody would learn what became of it.
+            return
         if handler is None:
             self._answer_error(message.correlation, "no_handler", message.name)
         elif message.correlation in self._running:
@@ -165,6 +175,9 @@ class Answers:
             result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
             body, is_packed = encode_value(result)
         except FAILURES as error:
+            if self._is_caused_by_end(error):
+                logger.info("%r ended while its handler for %r ran", self._line, message.name)
+                return
             self._answer_error(message.correlation, *describe_failure(error, message.name, self._line))
         else:
             self._answer_nowait(Operation.RESPONSE, message.correlation, body, is_packed)
@@ -179,6 +192,9 @@ class Answers:
             except FAILURES as error:
                 if is_cancelled(error):
                     raise
+                if self._is_caused_by_end(error):
+                    logger.info("%r ended while its handler for %r ran", self._line, message.name)
+                    return
                 operation = Operation.ERROR
                 body, is_packed = encode_value(describe_failure(error, message.name, self._line))
             if self._line.session is not session:

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, cast
 
 from landline.server import Server
-from landline.transports import LEAVE_S, MESSAGE_BYTES_MAX, SUBPROTOCOL, Endpoint, ProtocolFactory, origins
+from landline.transports import MESSAGE_BYTES_MAX, SUBPROTOCOL, Endpoint, ProtocolFactory, origins
+from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S
 
 logger = logging.getLogger("landline")
 
@@ -129,6 +130,7 @@ class AsgiTransport(asyncio.Transport):
         self._is_paused = False
         self._is_closing = False
         self._close_code = 1000
+        self._discard_bytes = DISCARD_BYTES_MAX
         self._writing: asyncio.Task[None] | None = None
         self._reading_paused: asyncio.Future[None] | None = None
         self._is_over = False
@@ -160,6 +162,9 @@ class AsgiTransport(asyncio.Transport):
                 await self._reading_paused
             data = message.get("bytes")
             if self._is_closing:
+                self._discard_bytes -= len(data or b"")
+                if self._discard_bytes < 0:
+                    self.abort()
                 continue
             if data is None:
                 self._close(1003)
@@ -183,8 +188,15 @@ class AsgiTransport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def close(self) -> None:
-        """Closes the WebSocket behind what was written; gives it up after :data:`landline.transports.LEAVE_S`."""
+        """Closes the WebSocket behind what was written; gives it up after
+        :data:`landline.transports.lingering.LINGER_S`.
+        """
         self._close(1000)
+
+    def linger(self, discard_bytes_max: int) -> None:
+        """See :class:`landline.transports.lingering.Lingers`."""
+        self._discard_bytes = discard_bytes_max
+        self.close()
 
     def abort(self) -> None:
         """Gives the WebSocket up, and what was not taken with it."""
@@ -233,7 +245,7 @@ class AsgiTransport(asyncio.Transport):
             self._is_closing = True
             self._close_code = code
             self._write_soon()
-            self._end_at(LEAVE_S)
+            self._end_at(LINGER_S)
 
     def _end_at(self, in_s: float) -> None:
         when = self._deadline.when()

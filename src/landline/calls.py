@@ -25,7 +25,8 @@ from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits, RandomSource
 from landline.session.sending import SendBuffer
 from landline.session.wire import Operation
 from landline.timers import TimerWheel
-from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions, parse_url
+from landline.transports import Endpoint, TransportOptions, parse_url
+from landline.transports.lingering import Closer
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -93,6 +94,8 @@ class _Request(msgspec.Struct, frozen=True):
 class _Caller:
     """Owns the lines of one call: one for each URL that is tried, which ends with its first transport."""
 
+    continues_lines = False
+
     def __init__(self, dialer: Dialer, options: TransportOptions, random: RandomSource) -> None:
         self._dialer = dialer
         self._options = options
@@ -104,6 +107,7 @@ class _Caller:
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop, dialer.clock)
         self.outbox = Outbox(self.loop)
+        self.closer = Closer(self.loop)
 
     async def ask(self, endpoints: Sequence[Endpoint], request: _Request) -> Any:
         """The answer of the first server that can be reached."""
@@ -146,9 +150,8 @@ class _Caller:
             # The answer itself shows that the request was taken; there is nothing to drain. After a cancellation or
             # a time-out, the BYE cancels what still runs there.
             line.end(Code.NORMAL)
-            # The program may end its event loop with this call, and then a transport that is still open leaks.
-            if line.leaving is not None:
-                await line.leaving.wait(LEAVE_AT_EXIT_S)
+            # The program may end its event loop with this call.
+            await self.closer.wait()
 
     async def _connect_in_time(self, line: Line, endpoint: Endpoint, share_s: float) -> None:
         """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""

@@ -40,7 +40,8 @@ from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import Limits, RandomSource
 from landline.session.sending import SendBuffer
 from landline.timers import TimerWheel
-from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions
+from landline.transports import Endpoint, TransportOptions
+from landline.transports.lingering import Closer
 
 # A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
 logger = logging.getLogger("landline.client")
@@ -138,6 +139,9 @@ class _Setback(msgspec.Struct, frozen=True):
 class Connector(TakesDatagrams):
     """Made by :func:`connect`: keeps one line connected."""
 
+    continues_lines = True
+    """The line may get another session; see :class:`landline.line_sending.LineResources`."""
+
     def __init__(
         self,
         dialer: Dialer,
@@ -165,6 +169,7 @@ class Connector(TakesDatagrams):
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
+        self.closer: Closer
 
     def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
         """Registers a handler for the server's requests and messages called ``name``; see :meth:`Server.on`."""
@@ -211,6 +216,7 @@ class Connector(TakesDatagrams):
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop, self._dialer.clock)
         self.outbox = Outbox(self.loop)
+        self.closer = Closer(self.loop)
         line = self._line = Line(self, identity=self._dialer.identity)
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()
@@ -273,8 +279,7 @@ class Connector(TakesDatagrams):
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         self.wheel.close()
-        if self._line is not None and self._line.leaving is not None:
-            await self._line.leaving.wait(LEAVE_AT_EXIT_S)
+        await self.closer.wait()
 
     async def _keep_connected(self, line: Line, online: asyncio.Future[None]) -> None:
         try:

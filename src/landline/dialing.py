@@ -26,6 +26,7 @@ from landline.session.handshake import (
 from landline.session.sending import SendBuffer
 from landline.session.session import Session
 from landline.transports import Endpoint, LinkProtocol, TransportOptions, load
+from landline.transports.lingering import read_arrived
 
 CONNECT_TIMEOUT_S: Final = 10.0
 
@@ -219,6 +220,8 @@ class _HandshakeLink(LinkProtocol):
             self._fail(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, OSError) and self._transport is not None and not self._welcomed.done():
+            self._read_rejection(self._transport)
         self._fail(ConnectFailed(f"the connection ended during the handshake{f': {exc}' if exc else ''}"))
 
     def give_up(self) -> None:
@@ -228,6 +231,17 @@ class _HandshakeLink(LinkProtocol):
             self._transport = None
         if not self._welcomed.cancel() and not self._welcomed.cancelled():
             self._welcomed.exception()
+
+    def _read_rejection(self, transport: asyncio.Transport) -> None:
+        """Looks for a REJECT in what had arrived before HELLO could not be written."""
+        try:
+            for data in read_arrived(transport):
+                self._handshake.receive_data(data)
+                if self._handshake.welcome is not None:
+                    # Nothing can come of it.
+                    return
+        except LandlineError as error:
+            self._fail(error)
 
     def _say_hello(self) -> None:
         """Sends HELLO if there is one, which is after the server's CHALLENGE."""

@@ -42,8 +42,8 @@ from landline.session.handshake import Bye, encode_body
 from landline.session.liveness import LAG_TOLERANCE_S
 from landline.session.session import Session
 from landline.session.state import State
-from landline.session.wire import Kind, Operation
-from landline.transports import Leaving, close_in_time
+from landline.session.wire import ByeFinder, Kind, Operation
+from landline.transports.lingering import DISCARD_BYTES_MAX
 
 logger = logging.getLogger("landline")
 
@@ -87,7 +87,6 @@ class Line(LineWaiting):
         "_peer",
         "data",
         "identity",
-        "leaving",
     )
 
     # The layers below know only what it shares.
@@ -103,8 +102,6 @@ class Line(LineWaiting):
         self._answers: Answers | None = None
         # Of earlier sessions, and of the time between two.
         self._datagrams_ignored = 0
-        self.leaving: Leaving | None = None
-        """The last transport, once it is on its way out."""
         self.identity = identity
         """Who the peer proved to be (on a server's lines), or who this side said it is."""
         self.data: Any = None
@@ -409,7 +406,7 @@ class Line(LineWaiting):
                 logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
         elif isinstance(event, Ended):
             self._flush()
-            self._leave_link()
+            self._leave_link(event)
             self._owner.line_ended(self, event)
 
     # For the owner.
@@ -439,7 +436,7 @@ class Line(LineWaiting):
             old.transport.write(
                 encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
             )
-            close_in_time(self._owner.loop, old.transport)
+            self._owner.closer.close(old.transport, discard_bytes_max=_discard_bytes_max(session))
         link = self._link = LineLink(self, transport, epoch)
         transport.set_protocol(link)
         self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
@@ -477,8 +474,7 @@ class Line(LineWaiting):
         for message in [*(self._inbox or ()), *(self._answers.untaken() if self._answers else ())]:
             message.sequence = 0
         lost = unconfirmed_messages(session)
-        if session.state is not State.CLOSED:
-            session.close(Code.EXPIRED)
+        session.abandon()
         self._fail_requests(why)
         if self._answers is not None:
             self._answers.abandon()
@@ -497,8 +493,8 @@ class Line(LineWaiting):
             return
         self._leave_link()
         self.error = error
-        if self._session is not None and self._session.state is not State.CLOSED:
-            self._session.close(Code.EXPIRED)
+        if self._session is not None:
+            self._session.abandon()
         self.change(change)
         self._fail_requests(change.reason)
         if self._answers is not None:
@@ -520,12 +516,22 @@ class Line(LineWaiting):
 
     # Inside: its transport.
 
-    def _leave_link(self) -> None:
-        """Lets the transport go once it has written our last words."""
+    def _leave_link(self, ended: Ended | None = None) -> None:
+        """Close the transport so that the BYE arrives; ``ended`` is the end of the session, unless it is ours."""
         link, self._link = self._link, None
-        if link is not None:
-            self._peer = link.peer
-            self.leaving = close_in_time(self._owner.loop, link.transport)
+        if link is None:
+            return
+        self._peer = link.peer
+        session = self._session
+        assert session is not None
+        # Of a peer that broke the protocol nobody knows where a frame begins.
+        says_bye = ByeFinder(session.take_rest()).receive_data if ended is None else None
+        self._owner.closer.close(
+            link.transport,
+            discard_bytes_max=_discard_bytes_max(session),
+            says_bye=says_bye,
+            is_ended_by_peer=ended is not None and ended.by_peer,
+        )
 
     def _drop_link(self, cause: LossKind, detail: str) -> None:
         link, self._link = self._link, None
@@ -537,6 +543,11 @@ class Line(LineWaiting):
         self._session.receive_link_lost()
         self._fail_pings(LineClosed(detail))
         self._owner.line_detached(self, cause, detail)
+
+
+def _discard_bytes_max(session: Session) -> int:
+    """A peer that keeps to its window has not more than this under way when it reads our BYE."""
+    return session.limits.window_bytes + DISCARD_BYTES_MAX
 
 
 def call_back(function: Callable[..., object], *arguments: object) -> None:

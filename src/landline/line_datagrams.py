@@ -8,8 +8,10 @@ from typing import Protocol, cast
 
 import msgspec
 
+from landline.errors import BufferFull, LineClosed
 from landline.handlers import FAILURES, Handlers
 from landline.session.session import Session
+from landline.session.state import State
 from landline.session.wire import FRAME_HEADER_BYTES
 from landline.transports import DatagramTransport
 
@@ -52,5 +54,9 @@ def handle_datagrams(line: DatagramLine, session: Session, handlers: Handlers) -
         except msgspec.DecodeError as error:
             session.count_datagram_ignored()
             line.complain("%r sent a datagram %r that does not fit: %s", datagram.name, error)
-        except FAILURES:
+        except FAILURES as error:
+            if isinstance(error, LineClosed | BufferFull) and session.state is State.CLOSED:
+                # Peers must not write tracebacks by ending the session.
+                logger.info("%r ended while its handler for datagrams %r ran", line, datagram.name)
+                continue
             logger.exception("the handler for datagrams %r of %r failed", datagram.name, line)

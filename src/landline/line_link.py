@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from landline.transports import LinkProtocol
+from landline.transports.lingering import BrokenTransport, read_arrived
 
 logger = logging.getLogger("landline")
 
@@ -75,6 +76,12 @@ class LineLink(LinkProtocol):
         self.line.receive_datagram(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, OSError):
+            # A write failed, perhaps before the peer's BYE was read.
+            broken = self.transport
+            self.transport = cast(asyncio.Transport, BrokenTransport(broken))
+            for data in read_arrived(broken):
+                self.line.receive_data(self, data)
         self.line.receive_link_lost(self, exc)
 
     def pause_writing(self) -> None:

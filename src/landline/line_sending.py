@@ -23,6 +23,7 @@ from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Operation, encode_datagram
 from landline.timers import TimerWheel
+from landline.transports.lingering import Closer
 
 DRAIN_TIMEOUT_S: Final = 5.0
 
@@ -39,7 +40,10 @@ class LineResources(Protocol):
     loop: asyncio.AbstractEventLoop
     wheel: TimerWheel
     outbox: Outbox
+    closer: Closer
     handlers: Handlers
+    continues_lines: bool
+    """Whether a line whose session has ended may get another one."""
     messages_dropped: int
     """Of all lines, for want of room in their send buffers."""
 
@@ -88,6 +92,12 @@ class LineSending(ABC):
     def session(self) -> Session | None:
         """The session behind the line."""
         return self._session
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be sent any more in the session that the line has, or had."""
+        session = self._session
+        return self._state is _CLOSED or session is None or session.state is State.CLOSED
 
     @property
     def buffered_bytes(self) -> int:
@@ -295,7 +305,7 @@ class LineSending(ABC):
         session, link = self._session, self._link
         if self._state is _CLOSED:
             self._live_session()
-        if session is None or link is None:
+        if session is None or link is None or session.state is State.CLOSED:
             self._datagrams_dropped += 1
             return False
         is_taken = send_datagram(session, link.transport, frame)
@@ -330,6 +340,8 @@ class LineSending(ABC):
             raise self.error or LineClosed(f"the line is closed: {self._cause.reason}", self._cause.code)
         # One that the peer has ended stays here until its owner has seen what is lost with it.
         if self._session is None or self._session.state is State.CLOSED:
+            if self._session is not None and not self._owner.continues_lines:
+                raise LineClosed("the session has ended, and the line with it")
             raise BufferFull("the line has no session just now")
         return self._session
 

@@ -38,6 +38,7 @@ from landline.session.liveness import Heartbeat
 from landline.session.sending import SendBuffer
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, load, parse_url
+from landline.transports.lingering import Closer
 
 logger = logging.getLogger("landline")
 
@@ -68,6 +69,9 @@ class Server(TakesDatagrams):
     :raises ConfigurationError: when an argument makes no sense.
     """
 
+    continues_lines = False
+    """A line ends with its session; see :class:`landline.line_sending.LineResources`."""
+
     def __init__(
         self,
         *,
@@ -96,6 +100,7 @@ class Server(TakesDatagrams):
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
+        self.closer: Closer
         self._auth = server_auth(auth)
         self._resume_window_s = resume_window_s
         self._clock = clock
@@ -241,6 +246,7 @@ class Server(TakesDatagrams):
         """Stops listening, lets every line drain (``timeout`` seconds at most), and says goodbye.
 
         With ``over_s`` the goodbyes are spread evenly over so many seconds, and lines not yet ended go on meanwhile.
+        Returns when the goodbyes have arrived: when each peer has closed its end, or 3 s later.
         Clients come back if ``code`` says so, after ``retry_after_s`` and a random part of ``spread_s``, and try the
         URLs of ``alternatives`` (16 at most, 500 characters each) before those they know. Messages
         that stay unconfirmed are reported as :meth:`on_session_lost` says. Cancelling closes at once.
@@ -264,10 +270,12 @@ class Server(TakesDatagrams):
             )
             self._report_lost(line, lost)
 
+        is_in_order = False
         try:
             # First, so that nobody finds a server that goes.
             await self._listeners.withdraw()
             await self._end_paced(lines, end, over_s, timeout)
+            is_in_order = True
         finally:
             for line in lines:
                 end(line)
@@ -275,12 +283,16 @@ class Server(TakesDatagrams):
             tasks = self._tasks - {asyncio.current_task()}
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
-            if hasattr(self, "wheel"):
-                self.wheel.close()
-            if self._closed is not None and not self._closed.done():
-                self._closed.set_result(None)
+            try:
+                if tasks:
+                    await asyncio.wait(tasks)
+                if is_in_order and hasattr(self, "closer"):
+                    await self.closer.wait()
+            finally:
+                if hasattr(self, "wheel"):
+                    self.wheel.close()
+                if self._closed is not None and not self._closed.done():
+                    self._closed.set_result(None)
 
     # Who is there.
 
@@ -384,7 +396,7 @@ class Server(TakesDatagrams):
         detail = f"not resumed within {self._resume_window_s:g} s"
         if before is not None and before.detail:
             detail = f"{before.detail}; {detail}"
-        self._end_line(line, LossKind.EXPIRED, detail, Code.EXPIRED)
+        self._end_line(line, LossKind.EXPIRED, detail, None)
 
     # Inside.
 
@@ -409,6 +421,7 @@ class Server(TakesDatagrams):
             self.loop = asyncio.get_running_loop()
             self.wheel = TimerWheel(self.loop, self._clock)
             self.outbox = Outbox(self.loop)
+            self.closer = Closer(self.loop)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
         return self._acceptor.make_link
@@ -451,7 +464,7 @@ class Server(TakesDatagrams):
         self._memory.grow(sent, len(encoded_name) + len(body))
         return BroadcastResult(sent, skipped, disconnected, dropped)
 
-    def _end_line(self, line: Line, cause: LossKind, detail: str, code: Code) -> None:
+    def _end_line(self, line: Line, cause: LossKind, detail: str, code: Code | None) -> None:
         lost = line.abandon_session(detail)
         error = None if code is Code.NORMAL and cause is LossKind.CLOSED_BY_PEER else LineClosed(detail, code)
         line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)

@@ -317,6 +317,23 @@ function lastFrame(bytes) {
   return bytes.slice(bytes.length - last.bytes);
 }
 
+test("of a frame it has only the number is looked at", () => {
+  const line = session();
+  const impossible = corrupted(data(1, "x", { flags: 0xff, operation: 99 }), 23, 0xff);
+  line.receiveData(joined(data(1, "x"), impossible, corrupted(impossible, 12, 0)), 1, 1);
+  assert.equal(line.state, "attached");
+  assert.equal(line.duplicatesDropped, 2);
+});
+
+test("what ends a session is said by its bound", () => {
+  const reasonOf = (bytes) => {
+    const line = session();
+    line.receiveData(bytes, 1, 1);
+    return line.nextEvents().at(-1).reason;
+  };
+  assert.equal(reasonOf(Uint8Array.of(0, 0, 0, 2, 16, 0)), "a DATA frame of 6 bytes, less than its header of 24");
+});
+
 test("what is no breach", () => {
   const line = session();
   line.send(Operation.MESSAGE, NONE, utf8.encode("x"));

@@ -124,7 +124,7 @@ def test_frames_arrive_the_same_byte_by_byte_and_trailing_bytes_wait(make_sessio
     ("frame", "code", "reason"),
     [
         (b"\0\0\0\0", Code.PROTOCOL_ERROR, "an empty frame"),
-        (b"\0\0\0\0\x10" + bytes(20), Code.PROTOCOL_ERROR, "a DATA frame of 0 bytes"),
+        (b"\0\0\0\0\x10" + bytes(20), Code.PROTOCOL_ERROR, "an empty frame"),
         (b"\xff\xff\xff\xff", Code.LIMIT_EXCEEDED, "a frame of 4294967295 bytes"),
         ((FRAME_BYTES_MAX + 1).to_bytes(4, "big"), Code.LIMIT_EXCEEDED, f"{FRAME_BYTES_MAX} are allowed"),
         (
@@ -132,8 +132,13 @@ def test_frames_arrive_the_same_byte_by_byte_and_trailing_bytes_wait(make_sessio
             Code.LIMIT_EXCEEDED,
             f"{FRAME_BYTES_MAX} are allowed",
         ),
-        (b"\0\0\0\x0a\x10" + bytes(9), Code.PROTOCOL_ERROR, "kind 16"),
-        (b"\0\0\0\x0a\x10" + bytes(30), Code.PROTOCOL_ERROR, "a DATA frame of 10 bytes"),
+        (b"\0\0\0\x0a\x10" + bytes(9), Code.PROTOCOL_ERROR, "a DATA frame of 14 bytes, less than its header"),
+        (
+            b"\0\0\0\x0a\x10" + bytes(30),
+            Code.PROTOCOL_ERROR,
+            "a DATA frame of 14 bytes, less than its header",
+        ),
+        (b"\0\0\0\x0a\x10\0\0\0\0\0\0\0\x01" + bytes(30), Code.PROTOCOL_ERROR, "less than its header of 24"),
         (data_frame(1)[:23] + b"\x01", Code.PROTOCOL_ERROR, "with a name of 1"),
         (data_frame(1, name=b"\xff"), Code.PROTOCOL_ERROR, "not UTF-8"),
         (data_frame(2), Code.PROTOCOL_ERROR, "frame 2 after frame 0"),
@@ -164,6 +169,35 @@ def test_the_good_frames_before_a_bad_one_count(make_session):
     good, ended = feed(session, data_frame(1, b"good"), data_frame(3))
     assert (good.body, ended.code) == (b"good", Code.PROTOCOL_ERROR)
     assert session.received == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_of_a_repeated_frame_only_its_number_is_looked_at(make_session, number, is_alone):
+    session = make_session()
+    feed(session, data_frame(1, b"1"))
+    impossible = data_frame(number, flags=0xFF, operation=99)[:-1] + b"\xff"
+    assert feed(session, impossible + (b"" if is_alone else data_frame(2, b"2")))[1:] == []
+    assert session.duplicates_dropped == 1
+    assert session.is_attached
+
+
+def test_a_repeated_frame_without_its_header_is_refused(make_session):
+    session = make_session()
+    feed(session, data_frame(1, b"1"))
+    short = encode_frame(Kind.DATA, (1).to_bytes(8, "big") + bytes(10))
+    assert refused(session, short + data_frame(2)) == (
+        Code.PROTOCOL_ERROR,
+        "a DATA frame of 23 bytes, less than its header of 24",
+    )
+
+
+def test_the_rest_of_a_frame_can_be_taken_after_the_end(make_session):
+    session = make_session()
+    feed(session, data_frame(1)[:9])
+    session.close(Code.NORMAL)
+    assert session.take_rest() == data_frame(1)[:9]
+    assert session.take_rest() == b""
 
 
 def test_a_repeated_frame_is_dropped_and_counted(make_session):
@@ -207,7 +241,10 @@ def test_a_peer_may_fill_the_window_of_frames_and_no_more(make_session):
     session.take(events[0])
     assert len(feed(session, data_frame(129))) == 1
     code, reason = refused(session, data_frame(130))
-    assert (code, "128 frames" in reason) == (Code.LIMIT_EXCEEDED, True)
+    assert (code, reason) == (
+        Code.LIMIT_EXCEEDED,
+        "129 frames received and not taken; 128 are allowed",
+    )
 
 
 def test_a_peer_may_fill_the_window_of_bytes_and_little_more(make_session):

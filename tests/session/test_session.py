@@ -265,7 +265,14 @@ def test_what_was_taken_before_a_bye_is_not_unconfirmed():
 
 def test_closing_without_a_transport_says_nothing(make_session):
     session = make_session(attached=False)
-    session.close(Code.EXPIRED)
+    session.close(Code.NORMAL)
+    assert (session.state, session.data_to_send(0.0)) == (State.CLOSED, b"")
+
+
+def test_a_session_that_is_abandoned_says_nothing(make_session):
+    session = make_session()
+    session.abandon()
+    session.abandon()
     assert (session.state, session.data_to_send(0.0)) == (State.CLOSED, b"")
 
 

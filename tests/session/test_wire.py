@@ -16,6 +16,7 @@ from landline.session.wire import (
     HANDSHAKE_BYTES_MAX,
     LENGTH_BYTES,
     NAME_BYTES_MAX,
+    ByeFinder,
     FrameReader,
     Kind,
     Operation,
@@ -175,3 +176,25 @@ def test_every_kind_of_frame_comes_back_as_it_was(frames, seed):
 @settings(deadline=None, max_examples=200, derandomize=True)
 def test_the_reader_holds_to_what_is_fuzzed(data):
     targets.wire(data)
+
+
+# Looking for a BYE in what is discarded.
+
+BYE = encode_frame(Kind.BYE, b"\x81\xa4code\xcc\xc8")
+OTHERS = encode_data(1, 0, 1, 0, b"n", b"\x16" * 40) + encode_ack(1) + encode_eof(2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 1000])
+@pytest.mark.parametrize("cut", [0, 3, 5, 30])
+def test_a_bye_is_found_when_it_is_whole_however_the_bytes_come(size, cut):
+    finder = ByeFinder(OTHERS[:cut])
+    data = OTHERS[cut:] + OTHERS + BYE
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    assert [finder.receive_data(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+def test_no_bye_is_found_where_there_is_none():
+    finder = ByeFinder()
+    assert not finder.receive_data(OTHERS + BYE[:-1])
+    # What is no frame is passed over.
+    assert not ByeFinder().receive_data(b"\0\0\0\0\x10" + OTHERS)

@@ -72,6 +72,7 @@ class Transport(asyncio.Transport):
         self._received = bytearray()
         self._is_closing = False
         self._is_paused = False
+        self._ends = False
         self._fin_sent = False
         self._was_read_soon = False
         self._early: list[object] = []
@@ -114,6 +115,16 @@ class Transport(asyncio.Transport):
             self._is_paused = True
             self.protocol.pause_writing()
 
+    def resume_reading(self) -> None:
+        """Nobody pauses it."""
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self._ends = True
+        self.pump()
+
     def close(self) -> None:
         if not self.is_closing():
             self._is_closing = True
@@ -140,9 +151,12 @@ class Transport(asyncio.Transport):
         if self._is_paused and len(self._out) <= LOW_WATER_BYTES and not self.is_lost:
             self._is_paused = False
             self.loop.call_soon(self.protocol.resume_writing)
-        if self._is_closing and not self._out and not self._fin_sent and not self.is_lost:
+        if self._out or self.is_lost or not (self._is_closing or self._ends):
+            return
+        if not self._fin_sent:
             self._fin_sent = True
             network.send(self, FIN)
+        if self._is_closing:
             self._lose(None)
 
     def arrive(self, piece: object) -> None:

@@ -201,8 +201,8 @@ async def test_a_network_that_breaks_and_cuts_everything_to_pieces(quick):
 
 @pytest.mark.parametrize("end", ["client", "server"])
 async def test_a_peer_that_does_not_answer_the_close_is_let_go_in_time(end, pair, until, monkeypatch):
-    monkeypatch.setattr("landline.transports.LEAVE_S", 0.05)
-    monkeypatch.setattr("landline.transports.websocket_stream.LEAVE_S", 0.05)
+    monkeypatch.setattr("landline.transports.lingering.LINGER_S", 0.05)
+    monkeypatch.setattr("landline.transports.websocket_stream.LINGER_S", 0.05)
     async with pair(url=URL, options=DIRECT) as (line, other):
         here, there = (line, other) if end == "client" else (other, line)
         stubborn, leaving = there._link.transport, here._link.transport

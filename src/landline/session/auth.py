@@ -98,7 +98,8 @@ class Anonymous:
     def identify(self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes) -> str | None:
         if claim is None:
             return ""
-        return claim.identity if claim.method == "none" else None
+        # A proof without a method to check it is a client that believes to have proven something.
+        return claim.identity if claim.method == "none" and not claim.proof else None
 
     def server_proof(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> bytes | None:
         return None

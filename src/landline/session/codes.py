@@ -12,8 +12,6 @@ class Code(IntEnum):
     """The server stops or restarts."""
     OVERLOADED = 101
     """No room for another line just now."""
-    SILENT = 102
-    """Nothing was heard from the peer in time."""
     HANDSHAKE_TIMEOUT = 103
     """The handshake took too long."""
     TOO_SLOW = 104
@@ -37,8 +35,6 @@ class Code(IntEnum):
     """The peer pings far more often than it was told to."""
     LIMIT_EXCEEDED = 207
     """The peer sent more than it was allowed: a frame, a message or a window too large."""
-    EXPIRED = 208
-    """The session was not resumed in time."""
 
     @property
     def may_return(self) -> bool:

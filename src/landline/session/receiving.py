@@ -17,6 +17,7 @@ from landline.session.sending import SendBuffer, SessionSending
 from landline.session.wire import (
     DATA_HEADER,
     DATA_HEADER_BYTES,
+    DATA_LENGTH_BASE,
     FLAG_BULK,
     FLAG_MORE,
     FLAG_PACKED,
@@ -110,6 +111,11 @@ class SessionReceiving(SessionSending, ABC):
             self._events = []
         return events
 
+    def take_rest(self) -> bytes:
+        """The beginning of a frame of which the end has not come, which is forgotten here."""
+        rest, self._buffer = self._buffer, b""
+        return rest
+
     # Frames.
 
     def _receive_frames(self, buffer: bytes, now: float) -> None:
@@ -131,11 +137,18 @@ class SessionReceiving(SessionSending, ABC):
                     check_length(length, FRAME_BYTES_MAX)
                     break
                 body_start = position + DATA_HEADER_BYTES + name_length
+                if sequence != self._received + 1:
+                    _check_header(length)
+                    if self._is_repetition(sequence):
+                        position = frame_end
+                        continue
                 if body_start > frame_end:
-                    raise ProtocolError(f"a DATA frame of {length} bytes with a name of {name_length}")
+                    _check_header(length)
+                    raise ProtocolError(
+                        f"a DATA frame of {length + LENGTH_BYTES} bytes with a name of {name_length} bytes, "
+                        "which does not fit into it"
+                    )
                 position = frame_end
-                if sequence != self._received + 1 and self._is_repetition(sequence):
-                    continue
                 self._received = sequence
                 name = str(buffer[body_start - name_length : body_start], "utf-8") if name_length else ""
                 body = buffer[body_start:frame_end]
@@ -162,6 +175,8 @@ class SessionReceiving(SessionSending, ABC):
             kind = buffer[position + LENGTH_BYTES]
             body = buffer[position + LENGTH_BYTES + 1 : frame_end]
             position = frame_end
+            if kind == _KIND_DATA:
+                _check_header(length)
             if kind == _KIND_ACK:
                 self._receive_taken(_sequence_of(body))
             elif kind == _KIND_EOF:
@@ -186,10 +201,16 @@ class SessionReceiving(SessionSending, ABC):
         # Our taken is never behind what the peer knows of it, so a peer that keeps count cannot get here. Of one
         # message a lane, though, the first fragments may be acknowledged and still count here with the whole.
         limits = self.limits
-        bytes_max = limits.window_bytes + len(_LANES) * (limits.message_bytes + DATA_HEADER_BYTES)
-        if self._received - self._taken > limits.window_frames or self._untaken_bytes > bytes_max:
+        frames = self._received - self._taken
+        if frames > limits.window_frames:
             raise ProtocolError(
-                f"more than {limits.window_frames} frames or {limits.window_bytes} bytes unacknowledged",
+                f"{frames} frames received and not taken; {limits.window_frames} are allowed",
+                Code.LIMIT_EXCEEDED,
+            )
+        bytes_max = limits.window_bytes + len(_LANES) * (limits.message_bytes + DATA_HEADER_BYTES)
+        if self._untaken_bytes > bytes_max:
+            raise ProtocolError(
+                f"messages of {self._untaken_bytes} bytes received and not taken; {bytes_max} are allowed",
                 Code.LIMIT_EXCEEDED,
             )
 
@@ -318,6 +339,15 @@ class SessionReceiving(SessionSending, ABC):
         if self._assemblies:
             held += sum(assembly.size_bytes for assembly in self._assemblies.values())
         return held
+
+
+def _check_header(length: int) -> None:
+    """Raise :class:`ProtocolError` for a DATA frame, of that length field, which is shorter than its header."""
+    if length < DATA_LENGTH_BASE:
+        check_length(length, FRAME_BYTES_MAX)
+        raise ProtocolError(
+            f"a DATA frame of {length + LENGTH_BYTES} bytes, less than its header of {DATA_HEADER_BYTES}"
+        )
 
 
 def _sequence_of(body: bytes) -> int:

@@ -119,6 +119,11 @@ class SessionSending:
         return self.buffered_messages == 0 and not self._eof_wanted
 
     @property
+    def can_answer(self) -> bool:
+        """Whether an answer can still be sent: not after EOF, and not after the end (§5.4)."""
+        return self.state is not State.CLOSED and not (self._eof_wanted or self._eof_sent)
+
+    @property
     def is_roomy(self) -> bool:
         """Whether less than half of the send buffer is in use."""
         limit = self._send_buffer

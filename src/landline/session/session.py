@@ -393,15 +393,22 @@ class Session(SessionReceiving):
             self._control.append(encode_body(Kind.BYE, bye))
         self._end()
 
+    def abandon(self) -> None:
+        """End the session without a BYE: no transport carries it any more, or it is lost already."""
+        if self.state is not State.CLOSED:
+            self._end()
+
     def _receive_bye(self, bye: Bye) -> None:
         code = code_from_wire(bye.code)
         if code is Code.LINK_REPLACED:
             self._detach(Input.LINK_LOST)
             return
+        self._buffer = b""
         self._end()
         self._events.append(Ended(code, bye.reason, True, bye.retry_after_s, bye.spread_s, bye.alternatives))
 
     def _fail(self, code: Code, reason: str) -> None:
+        self._buffer = b""
         self.close(code, reason)
         self._events.append(Ended(code, reason, by_peer=False))
 
@@ -409,5 +416,4 @@ class Session(SessionReceiving):
         self.state = next_state(self.state, Input.END)
         self._drop_datagrams()
         self._set_writable(False)
-        self._buffer = b""
         self.ack_due = None

@@ -201,6 +201,44 @@ class FrameReader:
         return rest
 
 
+class ByeFinder:
+    """Looks for a BYE in bytes of a session that nobody reads any more, and keeps none of them.
+
+    :param rest: the beginning of a frame that came before them.
+    """
+
+    __slots__ = ("_head", "_is_bye", "_left_bytes")
+
+    def __init__(self, rest: bytes = b"") -> None:
+        self._head = b""
+        self._is_bye = False
+        # Of the body of the frame that has begun.
+        self._left_bytes = 0
+        self.receive_data(rest)
+
+    def receive_data(self, data: bytes) -> bool:
+        """Return whether a BYE is whole. What is no frame is passed over."""
+        position = 0
+        end = len(data)
+        while position < end:
+            if not self._left_bytes:
+                wanted = FRAME_HEADER_BYTES - len(self._head)
+                self._head += data[position : position + wanted]
+                position += wanted
+                if len(self._head) < FRAME_HEADER_BYTES:
+                    break
+                length, kind = FRAME_HEADER.unpack(self._head)
+                self._head = b""
+                self._is_bye = kind == Kind.BYE
+                self._left_bytes = max(length - 1, 0)
+            step = min(self._left_bytes, end - position)
+            self._left_bytes -= step
+            position += step
+            if self._is_bye and not self._left_bytes:
+                return True
+        return False
+
+
 def check_length(length: int, limit_bytes: int) -> None:
     """Raises :class:`ProtocolError` unless a length field is between 1 and ``limit_bytes``."""
     if length == 0:

@@ -19,7 +19,6 @@ from random import Random
 
 from landline.errors import ConnectFailed
 from landline.session.auth import Anonymous, proofs_equal, resume_proof
-from landline.session.codes import Code
 from landline.session.events import DatagramReceived, Event, MessageReceived, Unconfirmed
 from landline.session.handshake import (
     SECRET_BYTES,
@@ -229,7 +228,7 @@ class Pair:
     def forget(self) -> None:
         """The server loses its session; the next :meth:`connect` begins a new one."""
         self.server.session.receive_link_lost()
-        self.server.session.close(Code.EXPIRED)
+        self.server.session.abandon()
 
     def transfer(self, sender: Side) -> int:
         """Carries what one side has to send now to the other; returns the bytes written."""

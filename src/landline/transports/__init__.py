@@ -27,13 +27,6 @@ DEFAULT_PORT: Final = 5463
 ADDRESS_STAGGER_S: Final = 0.25
 """When the next address of one host is tried beside the one before (RFC 8305 §5)."""
 
-LEAVE_S: Final = 3.0
-"""How long a peer may take to read our last words."""
-LEAVE_AT_EXIT_S: Final = 0.5
-"""How long a client that ends waits for its transport to be closed. The event loop may be closed next, and one over TLS
-is not yet: it says goodbye to its peer first."""
-
-
 SUBPROTOCOL: Final = "landline.1"
 """Says that the messages of a WebSocket carry version 1 of the protocol (docs/protocol.md §2.4)."""
 
@@ -246,52 +239,6 @@ def parse_url(url: str) -> Endpoint:
         scheme.default_port if port is None else port,
         (parts.path or "/") if scheme.has_path else "",
     )
-
-
-class Leaving(LinkProtocol):
-    """The protocol of a transport that says its last words. It holds nobody else's memory."""
-
-    __slots__ = ("_gone", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport: asyncio.Transport | None = transport
-        self._gone: asyncio.Future[None] | None = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
-
-    def abort(self) -> None:
-        """Closes it at once, if it is not closed yet."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def wait(self, timeout_s: float) -> None:
-        """Returns when it is closed; after that time it is closed whatever remains to be said."""
-        if self._transport is None:
-            return
-        self._gone = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._gone
-        except TimeoutError:
-            self.abort()
-            await asyncio.sleep(0)
-
-
-def close_in_time(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> Leaving:
-    """Closes a transport once what was written is out, or after :data:`LEAVE_S`, whichever comes first.
-
-    A peer that does not read would keep it for ever. Its protocol, and all that hangs on it, is let go at once. A timer
-    of the loop does it, for the timer wheel ends with its owner. Who has to know when it is closed, waits for what is
-    returned.
-    """
-    leaving = Leaving(transport)
-    transport.set_protocol(leaving)
-    transport.close()
-    loop.call_later(LEAVE_S, leaving.abort)
-    return leaving
 
 
 def load(endpoint: Endpoint) -> TransportModule:

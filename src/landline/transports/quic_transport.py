@@ -206,6 +206,10 @@ class QuicTransport(asyncio.Transport):
         else:
             self.abort()
 
+    def linger(self, discard_bytes_max: int) -> None:
+        """As :meth:`close`, which discards what the peer sends. Flow control bounds how much that is."""
+        self.close()
+
     def abort(self) -> None:
         """Closes the connection at once. What was not sent is dropped; the peer is told in one datagram."""
         if self._is_over:

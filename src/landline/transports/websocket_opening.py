@@ -20,7 +20,8 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from landline.errors import ConnectFailed, LandlineError, ProtocolError
-from landline.transports import SUBPROTOCOL, ProtocolFactory, close_in_time, origins
+from landline.transports import SUBPROTOCOL, ProtocolFactory, origins
+from landline.transports.lingering import linger
 from landline.transports.websocket_stream import WebSocketTransport
 
 OPENING_TIMEOUT_S: Final = 5.0
@@ -172,7 +173,7 @@ class ServerOpening(asyncio.Protocol):
         self._forget()
         if transport is not None:
             transport.write(answer if isinstance(answer, bytes) else answer.serialize())
-            close_in_time(asyncio.get_running_loop(), transport)
+            linger(asyncio.get_running_loop(), transport, peer_waits=True)
 
     def _forget(self) -> None:
         if self._transport is not None:

@@ -14,7 +14,8 @@ from uuid import UUID
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
-from landline.transports import LEAVE_S, MESSAGE_BYTES_MAX
+from landline.transports import MESSAGE_BYTES_MAX
+from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S, BrokenTransport, read_arrived
 
 _NO_ID: Final = UUID(int=0)
 _BINARY: Final = Opcode.BINARY
@@ -40,7 +41,15 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     :param protocol: the line's. Its ``connection_made`` is called by :meth:`begin`.
     """
 
-    __slots__ = ("_frames", "_is_closing", "_is_paused", "_letting_go", "_protocol", "_transport")
+    __slots__ = (
+        "_discard_bytes",
+        "_frames",
+        "_is_closing",
+        "_is_paused",
+        "_letting_go",
+        "_protocol",
+        "_transport",
+    )
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, side: Side) -> None:
         # asyncio.Transport would make a dictionary for each connection, of which nothing is read here.
@@ -51,6 +60,8 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._frames.id = _NO_ID
         self._is_closing = False
         self._is_paused = False
+        # How much more is discarded once it is closing.
+        self._discard_bytes = DISCARD_BYTES_MAX
         self._letting_go: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
 
@@ -74,12 +85,18 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     def close(self) -> None:
         """Begins the closing handshake (RFC 6455, section 7.1.2); what was written goes before it.
 
-        A peer that does not answer it, or does not read, is let go after :data:`landline.transports.LEAVE_S`.
+        What the peer sends meanwhile is discarded. One that does not answer, or does not read, is let go after
+        :data:`landline.transports.lingering.LINGER_S`.
         """
         if not self.is_closing():
             self._frames.send_close(CloseCode.NORMAL_CLOSURE)
             self._send()
             self._leave()
+
+    def linger(self, discard_bytes_max: int) -> None:
+        """See :class:`landline.transports.lingering.Lingers`."""
+        self._discard_bytes = discard_bytes_max
+        self.close()
 
     def abort(self) -> None:
         """Drops the connection at once, and what was not sent with it."""
@@ -125,12 +142,19 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         frames = self._frames
         was_closing = self._is_closing
+        if was_closing:
+            self._discard_bytes -= len(data)
+            if self._discard_bytes < 0:
+                self.abort()
+                return
+        if self._frames.eof_sent:
+            return
         payload: list[bytes | bytearray | memoryview] = []
         if len(data) <= READ_STEP_BYTES:
             self._read_frames(data, payload)
         else:
             for start in range(0, len(data), READ_STEP_BYTES):
-                if frames.state is not State.OPEN:
+                if frames.eof_sent:
                     break
                 self._read_frames(data[start : start + READ_STEP_BYTES], payload)
         self._send()
@@ -166,12 +190,21 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._is_closing = True
         if self._letting_go is not None:
             self._letting_go.cancel()
+        if isinstance(exc, OSError):
+            self._read_arrived()
         # It holds what holds it: thousands of connections lost at once are not left to the garbage collector.
         self._frames.parser.close()
         close = self._frames.close_rcvd or self._frames.close_sent
         if exc is None and close is not None and close.code not in _ORDERLY:
             exc = ConnectionAbortedError(f"the WebSocket was closed with {close}")
         self._protocol.connection_lost(exc)
+
+    def _read_arrived(self) -> None:
+        """Hands on what came before the transport broke: there may be a BYE in it."""
+        broken = self._transport
+        self._transport = cast(asyncio.Transport, BrokenTransport(broken))
+        for data in read_arrived(broken):
+            self.data_received(data)
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -191,10 +224,18 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
                 if not self._is_paused or data[0] & 0x0F != Opcode.PONG:
                     self._transport.write(data)
             else:
-                # The library's sign that its side of the connection is over.
-                self._transport.close()
+                self._end_stream()
+
+    def _end_stream(self) -> None:
+        """The library's side of the connection is over: both sent a close frame, or this server failed the other's."""
+        if self._frames.close_rcvd is not None:
+            self._transport.close()
+        elif self._transport.can_write_eof():
+            # The peer may be sending still, and closing now would reset the connection before it reads why.
+            self._transport.write_eof()
+        # Else TLS: the peer closes when it has read why, or is let go in time.
 
     def _leave(self) -> None:
         self._is_closing = True
         if self._letting_go is None:
-            self._letting_go = asyncio.get_running_loop().call_later(LEAVE_S, self._transport.abort)
+            self._letting_go = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)

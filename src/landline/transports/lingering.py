@@ -1,0 +1,253 @@
+"""Lingering close: the last frame arrives, although the peer is still sending.
+
+Closing a socket with unread input makes TCP reset the connection, and a unix socket does the same: the peer's next
+write fails, and what was on its way to it may be lost. So the side that has written BYE, REJECT or an answer of HTTP
+continues to read, and discards, until the peer closes its end, within bounds of time and bytes. Where a transport has a
+half-close, the peer also reads the end of the stream. asyncio has none for TLS: there the peer closes first, because
+the BYE tells it to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol, cast, runtime_checkable
+
+from landline.transports import LinkProtocol
+
+LINGER_S: Final = 3.0
+"""How long a peer may take to read the last frame and to close its end (docs/protocol.md §8.2)."""
+DISCARD_BYTES_MAX: Final = 1024 * 1024
+"""Input that is discarded beyond the window of a session: acknowledgements, heartbeats and datagrams on their way. A
+peer that sends more does not read the last frame."""
+READ_BYTES: Final = 64 * 1024
+ARRIVED_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of a broken transport so much is read at most; Linux holds 6 MiB by default (tcp_rmem in tcp(7))."""
+
+SaysBye = Callable[[bytes], bool]
+"""Called with all input that is discarded; returns whether the peer sends nothing after it."""
+
+
+@runtime_checkable
+class Lingers(Protocol):
+    """A transport of ours that reads on by itself after its ``close()``, because it has an orderly end of its own."""
+
+    def linger(self, discard_bytes_max: int) -> None:
+        """As ``close()``. Aborts if the peer sends more than that meanwhile."""
+        ...
+
+
+class Lingering(LinkProtocol):
+    """The protocol of a transport after its last frame. It keeps nobody else's memory."""
+
+    __slots__ = ("_discard_bytes", "_forget", "_says_bye", "_timer", "_transport")
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        discard_bytes_max: int,
+        says_bye: SaysBye | None,
+        forget: Callable[[Lingering], None] | None,
+    ) -> None:
+        self._transport: asyncio.Transport | None = transport
+        self._discard_bytes = discard_bytes_max
+        self._says_bye = says_bye
+        self._forget = forget
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Abort the transport after :data:`LINGER_S`. A timer of the loop, for the timer wheel ends with its owner."""
+        self._timer = loop.call_later(LINGER_S, self.abort)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._transport is None
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        self._discard_bytes -= len(data)
+        if self._discard_bytes < 0:
+            transport.abort()
+        elif self._says_bye is not None and self._says_bye(data):
+            # Both have said BYE, and neither would close first.
+            self._says_bye = None
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = self._says_bye = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._forget is not None:
+            self._forget(self)
+
+    def abort(self) -> None:
+        """Close the transport at once, if it is not closed yet."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def linger(
+    loop: asyncio.AbstractEventLoop,
+    transport: asyncio.Transport,
+    *,
+    discard_bytes_max: int = DISCARD_BYTES_MAX,
+    says_bye: SaysBye | None = None,
+    is_ended_by_peer: bool = False,
+    peer_waits: bool = False,
+    forget: Callable[[Lingering], None] | None = None,
+) -> Lingering:
+    """Close a transport so that what was written arrives, within :data:`LINGER_S`.
+
+    :param says_bye: over TLS, finds the peer's own BYE in what is discarded.
+    :param is_ended_by_peer: the peer has said that it sends nothing more, so that nothing is to be discarded.
+    :param peer_waits: the peer waits for us to close, as a client of HTTP does; over TLS this side then closes first.
+    :param forget: called when it is closed.
+    """
+    lingering = Lingering(transport, discard_bytes_max, says_bye, forget)
+    transport.set_protocol(lingering)
+    lingering.start_timer(loop)
+    if isinstance(transport, Lingers):
+        transport.linger(discard_bytes_max)
+    elif is_ended_by_peer:
+        transport.close()
+    elif transport.can_write_eof():
+        _write_eof(transport)
+    elif peer_waits:
+        transport.close()
+    # Else TLS: the peer closes when it has read the last frame.
+    transport.resume_reading()
+    return lingering
+
+
+def _write_eof(transport: asyncio.Transport) -> None:
+    if transport.is_closing():
+        return
+    try:
+        transport.write_eof()
+    except OSError:
+        # The peer has reset the connection.
+        transport.abort()
+
+
+class Closer:
+    """Closes the transports of one server or client, and knows which of them are not closed yet."""
+
+    __slots__ = ("_all_closed", "_lingering", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lingering: set[Lingering] = set()
+        self._all_closed: asyncio.Future[None] | None = None
+
+    def close(
+        self,
+        transport: asyncio.Transport,
+        *,
+        discard_bytes_max: int = DISCARD_BYTES_MAX,
+        says_bye: SaysBye | None = None,
+        is_ended_by_peer: bool = False,
+    ) -> None:
+        """See :func:`linger`."""
+        lingering = linger(
+            self._loop,
+            transport,
+            discard_bytes_max=discard_bytes_max,
+            says_bye=says_bye,
+            is_ended_by_peer=is_ended_by_peer,
+            forget=self._forget,
+        )
+        if not lingering.is_closed:
+            self._lingering.add(lingering)
+
+    async def wait(self) -> None:
+        """Return when all are closed, after :data:`LINGER_S` at most. Cancelling closes them at once.
+
+        The event loop, or the process, may end next, which would close them with unread input.
+        """
+        if not self._lingering:
+            return
+        if self._all_closed is None:
+            self._all_closed = self._loop.create_future()
+        try:
+            await asyncio.wait([self._all_closed], timeout=LINGER_S)
+        finally:
+            for lingering in list(self._lingering):
+                lingering.abort()
+        # The event loop closes what was aborted in its next turn.
+        await asyncio.sleep(0)
+
+    def _forget(self, lingering: Lingering) -> None:
+        self._lingering.discard(lingering)
+        if not self._lingering and self._all_closed is not None:
+            self._all_closed.set_result(None)
+            self._all_closed = None
+
+
+class BrokenTransport:
+    """Stands for a transport that broke while what had arrived on it is still read: nothing can be written to it."""
+
+    __slots__ = ("_protocol", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._protocol: asyncio.Protocol | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Drop the bytes: the session keeps what matters."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def resume_reading(self) -> None:
+        """There is nothing to resume."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast(asyncio.Protocol, protocol)
+
+    def close(self) -> None:
+        """It is closed already, and a protocol that was set meanwhile hears of it."""
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connection_lost(None)
+
+    def abort(self) -> None:
+        self.close()
+
+    def linger(self, discard_bytes_max: int) -> None:
+        self.close()
+
+
+def read_arrived(transport: asyncio.Transport) -> Iterator[bytes]:
+    """Yield what had arrived on a TCP or unix transport that broke; to be called in its ``connection_lost``.
+
+    Event loops drop a connection on which a write fails without reading what came before: a BYE, perhaps. What came
+    over TLS cannot be read any more.
+    """
+    if not transport.can_write_eof():
+        return
+    try:
+        sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    except OSError:
+        return
+    with sock:
+        sock.setblocking(False)
+        read_bytes = 0
+        while read_bytes < ARRIVED_BYTES_MAX:
+            try:
+                data = sock.recv(READ_BYTES)
+            except OSError:
+                return
+            if not data:
+                return
+            read_bytes += len(data)
+            yield data
