@@ -169,6 +169,21 @@ async def test_a_machine_that_cannot_tell_who_is_on_does_not_act(house, until) -
     assert machine.acted == [Action.RESTART]
 
 
+async def test_nobody_was_on_is_said_only_where_that_is_known(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    assert (await house.over(await house.order(Action.LOG_OFF))).detail == "nobody was on"
+    machine.power.cannot_tell = PowerError("logind did not answer")
+    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.05)
+    done = await house.over(job)
+    assert (done.state, done.detail) == (S.DONE, "")
+    await said(
+        house,
+        job,
+        "a person who may be on (logind did not answer) could not be asked: the agent has no way to ask",
+    )
+
+
 async def test_a_person_who_may_be_on_is_asked(house, person, until) -> None:
     await house.start()
     machine = await house.machine(prompt=person()).boot()

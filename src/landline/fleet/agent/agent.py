@@ -395,7 +395,7 @@ class Agent:
     async def _act(self, order: Order, act_before: float) -> None:
         self._acting = (order.execution_id, order.action)
         try:
-            was_anybody_on = bool((await self._current_facts()).persons)
+            was_anybody_on = not (await self._current_facts()).is_free
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
             if self._boot_clock() > act_before:
