@@ -182,6 +182,9 @@ async def test_nobody_was_on_is_said_only_where_that_is_known(house) -> None:
         job,
         "a person who may be on (logind did not answer) could not be asked: the agent has no way to ask",
     )
+    # Everybody who can be reached without a name was warned.
+    assert done.notices == "wall"
+    assert [persons for _, persons in machine.notices.sent] == [()]
 
 
 async def test_a_person_who_may_be_on_is_asked(house, person, until) -> None:

@@ -21,8 +21,8 @@ import pytest
 from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
 
-from landline.fleet.agent.prompt import Notice, Notices
-from landline.fleet.agent.prompt.notices import PERSONS_MAX, send_notices, terminal_text
+from landline.fleet.agent.prompt import Notice
+from landline.fleet.agent.prompt.notices import PERSONS_MAX, WALL_TO_UNKNOWN, send_notices, terminal_text
 from landline.fleet.model import Action, Person
 
 NOTICE = Notice(
@@ -248,9 +248,11 @@ async def test_persons_without_a_desktop(tmp_path: Path, caplog: pytest.LogCaptu
     }
 
 
-async def test_nobody_is_on(tmp_path: Path) -> None:
-    notices: Notices = send_notices
-    assert await notices(NOTICE, []) == ()
+async def test_where_it_is_not_known_who_is_on_wall_tells_everybody(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wall = (sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write(sys.stdin.read())", str(out))
+    assert await send_notices(NOTICE, [], wall=wall) == (WALL_TO_UNKNOWN,)
+    assert out.read_text().startswith("*** ")
 
 
 async def test_many_persons_are_a_bounded_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

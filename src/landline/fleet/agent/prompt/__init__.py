@@ -92,6 +92,7 @@ class Notices(Protocol):
     async def __call__(self, notice: Notice, persons: Sequence[Person]) -> tuple[str, ...]:
         """Tell ``persons``, and return the ways that worked (``wall``, ``notification to anna``).
 
+        No persons means that it is not known who is on: then everybody who can be reached without a name is told.
         Raises nothing for a way that fails. Takes a bounded time; cancelling leaves no child process.
         """
         ...

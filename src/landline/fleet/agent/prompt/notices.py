@@ -35,6 +35,9 @@ ERRORS_BYTES_MAX: Final = 4096
 
 WALL: Final = ("wall",)
 
+WALL_TO_UNKNOWN: Final = "wall (it is not known to whom)"
+"""The way that is reported when wall ran and it is not known who is on."""
+
 # -P: a module called "dbus_fast" in the directory the agent happens to run in must not be imported.
 NOTIFICATION_COMMAND: Final = (
     sys.executable,
@@ -75,20 +78,21 @@ async def send_notices(
 
     ``wall``: wall(1) ran, and one of ``persons`` is at a terminal. ``terminal pts/3``: written there directly,
     as wall is missing or failed. ``notification to anna``: the person's desktop took it and shows it when it
-    likes. Without persons nothing is done. A way that fails is logged at INFO with the reason and raises
-    nothing. Takes little longer than ``limit_s``. Cancelling ends the child processes.
+    likes. No ``persons`` means that it is not known who is on: then only wall is tried, and
+    :data:`WALL_TO_UNKNOWN` says so. A way that fails is logged at INFO with the reason and raises nothing. Takes
+    little longer than ``limit_s``. Cancelling ends the child processes.
 
     :param wall: the command to run; the text goes to its standard input.
     :param runtime_directory: where each person's message bus is, as ``UID/bus``.
     :param limit_s: how long one way may take.
     """
-    if not persons or not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):
         return ()
     notice = plain(notice)
     seats = [seat for seat in dict.fromkeys(person.seat for person in persons) if _TERMINAL.fullmatch(seat)]
     names = list(dict.fromkeys(person.name for person in persons if person.name))[:PERSONS_MAX]
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_tell_terminals(notice, seats, wall, limit_s))]
+        tasks = [group.create_task(_tell_terminals(notice, seats, wall, limit_s, is_known=bool(persons)))]
         tasks += [group.create_task(_notify(notice, name, runtime_directory, limit_s)) for name in names]
     return tuple(way for task in tasks for way in task.result())
 
@@ -99,7 +103,7 @@ def terminal_text(notice: Notice) -> str:
 
 
 async def _tell_terminals(
-    notice: Notice, seats: Sequence[str], wall: Sequence[str], limit_s: float
+    notice: Notice, seats: Sequence[str], wall: Sequence[str], limit_s: float, *, is_known: bool
 ) -> tuple[str, ...]:
     text = terminal_text(notice)
     try:
@@ -111,6 +115,8 @@ async def _tell_terminals(
     except _WayFailed as error:
         _log_failure("wall", error)
     else:
+        if not is_known:
+            return (WALL_TO_UNKNOWN,)
         return ("wall",) if seats else ()
     written = []
     for seat in seats:
