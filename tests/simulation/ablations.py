@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from landline.fleet import jobs
+from landline.fleet import jobs, presence
 from landline.fleet.agent import consent
 from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
@@ -103,6 +103,10 @@ def _expiry(patch) -> None:
     patch(jobs, "settle_on_join", settle_late)
 
 
+def _gone(patch) -> None:
+    patch(presence, "is_gone", lambda presence, now, **options: bool(presence.execution_id))
+
+
 def _acknowledgement(patch) -> None:
     original = ReplayBuffer.receive_ack
     patch(
@@ -170,6 +174,13 @@ ABLATIONS = (
         _journal,
     ),
     Ablation("expiry", "what has expired is not begun", "fleet", r"after it had expired$", _expiry),
+    Ablation(
+        "end of the line",
+        "a goodbye proves nothing before the line has ended",
+        "fleet",
+        r"is done, and the machine is in the same boot$",
+        _gone,
+    ),
     Ablation(
         "acknowledgement check",
         "only what was sent can be acknowledged (§5.3)",

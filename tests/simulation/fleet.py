@@ -20,7 +20,7 @@ import landline
 from landline import Backoff, LandlineError, Line, LineState, Server
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Journal
-from landline.fleet.agent.power import PowerError
+from landline.fleet.agent.power import Leave, PowerError
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
 from landline.fleet.api import CancelRequest, JobRequest, OperationError
@@ -33,6 +33,10 @@ NOTICED_S = 12.0
 """The heartbeat's interval and timeout, what a clogged network may still deliver, and some slack."""
 LATE_S = 0.05
 """How much later an act may seem on another machine's clock: drift over the ten seconds of a leave."""
+CALLED_OFF = 0.2
+"""How often a restart or shutdown is called off before it comes to the end of the agent."""
+TERMINATED = 0.5
+"""How often a system that goes down ends its agent in order, instead of losing its power with the agent in it."""
 NOT_DONE = {ExecutionState.CANCELLED, ExecutionState.EXPIRED, ExecutionState.REFUSED, ExecutionState.FAILED}
 
 
@@ -57,11 +61,12 @@ class MachinePower(SimulatedPower):
         self._scenario = scenario
         self._node = node
 
-    async def act(self, action: Action, *, reason: str) -> None:
+    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
         if self._node.loop is not asyncio.get_running_loop():
             return
+        leave.check()
         self._scenario.acted(self._node, action, reason, is_anybody_on=bool(self._persons))
-        await super().act(action, reason=reason)
+        await super().act(action, reason=reason, leave=leave)
 
     async def persons(self) -> tuple[Person, ...]:
         if self._node.fails_now("sessions"):
@@ -123,6 +128,8 @@ class FleetScenario:
         self._acts: Counter[tuple[str, str]] = Counter()
         # By machine: the orders to which its agent that runs now got an answer, or nobody's after the countdown.
         self._agreed: dict[Node, set[str]] = {node: set() for node in self.clients}
+        self._called_off: set[tuple[str, str]] = set()
+        self._powers: dict[Node, MachinePower] = {}
         self._running: tuple[Server, Control] | None = None
         self._agents: dict[Node, Agent] = {}
         self._sessions: dict[Node, set[bytes]] = {node: set() for node in (self.server, *self.clients)}
@@ -192,9 +199,17 @@ class FleetScenario:
             return
         boot = node.boots
         self._going.add(node)
+        ends_after_s = self._dice.uniform(0.2, 4)
+        fate = self._dice.random()
+        if fate < CALLED_OFF:
+            self.world.after(ends_after_s, lambda: self._is_called_off(node, key, boot))
+            return
         if action is Action.SHUT_DOWN:
             self._stays_off.add(node)
-        self.world.after(self._dice.uniform(0.2, 4), lambda: self._goes_down(node, action, boot))
+        if fate < CALLED_OFF + (1 - CALLED_OFF) * TERMINATED:
+            self.world.after(ends_after_s, lambda: self._terminate(node, boot))
+            ends_after_s += self._dice.uniform(0.0, 2)
+        self.world.after(ends_after_s, lambda: self._goes_down(node, action, boot))
 
     def _check_unasked(self, node: Machine, reason: str, execution: Execution) -> None:
         """A person is on who was not asked: only where the operator wants that, and after the whole countdown."""
@@ -237,10 +252,20 @@ class FleetScenario:
             what = f"{job.message!r} ({job.action.value}) on {execution.machine_name}"
             if not execution.state.is_final and by_id[execution.machine_name].is_running:
                 self.world.fail(f"{what} is still {execution.state.value}")
-            if execution.state in NOT_DONE and acts:
+            is_called_off = (job.message, execution.machine_name) in self._called_off
+            if execution.state in NOT_DONE and acts and not is_called_off:
                 self.world.fail(f"{what} is {execution.state.value} ({execution.detail}), and was done")
             if execution.state is ExecutionState.DONE and not acts:
                 self._check_done(job.action, execution, what)
+
+    def recorded(self, execution: Execution) -> None:
+        """An execution's state is on disk: what is called done must have happened by then."""
+        job = self.server.disk["jobs"].get(execution.job_id)
+        if job is None or execution.state is not ExecutionState.DONE:
+            return
+        if job.action in {Action.RESTART, Action.SHUT_DOWN}:
+            what = f"{job.message!r} ({job.action.value}) on {execution.machine_name}"
+            self._check_done(job.action, execution, what)
 
     def _check_done(self, action: Action, execution: Execution, what: str) -> None:
         """What is called done and was not done by the agent: its effect must be there all the same."""
@@ -253,7 +278,7 @@ class FleetScenario:
     # Processes.
 
     async def _control(self, node: Node) -> None:
-        storage = Database(node)
+        storage = Database(node, self.recorded)
         server = Server(
             auth=TOKEN,
             heartbeat=HEARTBEAT,
@@ -284,6 +309,7 @@ class FleetScenario:
     async def _agent(self, node: Machine) -> None:
         dice = Random(node.dice.random())
         connect = functools.partial(self._connect, node)
+        power = self._powers[node] = MachinePower(self, node)
         agent = Agent(
             urls=["tcp://control:5463"],
             auth=TOKEN,
@@ -291,7 +317,7 @@ class FleetScenario:
             facts=Facts(
                 name=node.name, boot_id=node.boot_id, power="simulated", mac_addresses=(_mac(node.name),)
             ),
-            power=MachinePower(self, node),
+            power=power,
             prompt=AnsweringPerson(self, node, dice),
             journal=Journal(JournalDisk(node)),
             backoff=Backoff(first=0.5, cap=5.0),
@@ -389,6 +415,22 @@ class FleetScenario:
         node.power_off()
         if action is Action.RESTART:
             self._power_on_after(node, self._dice.uniform(1, 10))
+
+    def _terminate(self, node: Machine, boot: int) -> None:
+        """The last the system does before it goes: it ends its processes."""
+        agent = self._agents.get(node)
+        if node.boots == boot and node.is_powered and node.loop is not None and agent is not None:
+            self.world.note(f"{node.name} ends its agent")
+            node.loop.call_soon(agent.stop)
+
+    def _is_called_off(self, node: Machine, key: tuple[str, str], boot: int) -> None:
+        self._called_off.add(key)
+        if node.boots != boot or not node.is_powered:
+            return
+        self.world.note(f"{node.name} stays up: {key[0]!r} is called off")
+        self._going.discard(node)
+        if node.loop is not None:
+            node.loop.call_soon(self._powers[node].call_off)
 
     def _power_on_after(self, node: Node, seconds: float) -> None:
         def power_on() -> None:

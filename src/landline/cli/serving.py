@@ -361,6 +361,11 @@ async def _agent(
             journal=journal,
             on_state=_say_state,
         )
+        if power == "simulated":
+            from landline.fleet.agent.power.simulated import SimulatedPower
+
+            if isinstance(switch, SimulatedPower):
+                switch.terminate = running.stop
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, running.stop)
         goodbye = await running.run()

@@ -19,7 +19,6 @@ from landline.fleet.ledger import Ledger
 from landline.fleet.machines import Machines
 from landline.fleet.messages import (
     Claim,
-    Goodbye,
     Grant,
     KnownExecution,
     Postpone,
@@ -93,28 +92,26 @@ class Deliveries:
                 self._tasks.start(self._deliver(execution.id))
         return self._over(known)
 
-    async def receive_goodbye(self, machine: Machine, goodbye: Goodbye) -> None:
-        """A machine goes: settles what that settles."""
-        now = self._clock()
-        settled = [
-            execution
-            for before in self._ledger.for_machine(machine.id)
-            if (execution := jobs.settle_on_goodbye(self._ledger.job_of(before), before, goodbye, now))
-            is not None
-        ]
-        await self._ledger.record(settled)
-
     async def receive_time(self, now: float) -> None:
         """Ends what was not begun or not done in time."""
         late = [
             execution
             for before in self._ledger.executions()
-            if (execution := jobs.overdue(self._ledger.job_of(before), before, now)) is not None
+            if (execution := self._settle_in_time(before, now)) is not None
         ]
         await self._ledger.record(late)
         for execution in late:
             if execution.state is ExecutionState.EXPIRED:
                 self._withdraw(execution)
+
+    def _settle_in_time(self, execution: Execution, now: float) -> Execution | None:
+        job = self._ledger.job_of(execution)
+        machine = self._machines[execution.machine_id]
+        if self._machines.is_gone(machine, now):
+            gone = jobs.settle_when_gone(job, execution, machine.presence, now)
+            if gone is not None:
+                return gone
+        return jobs.overdue(job, execution, now)
 
     async def cancel(self, job: Job, *, cancelled_by: str) -> None:
         """Stops what has not begun of a job."""
@@ -189,7 +186,8 @@ class Deliveries:
         if execution is None or execution.state.is_final:
             return
         line = self._machines.line_of(execution.machine_id)
-        if line is None:
+        if line is None or self._machines[execution.machine_id].presence.state is PresenceState.AWAY:
+            # One that goes down gets it when it joins again, in this boot or the next.
             return
         under_way = self._under_way.setdefault(line, set())
         if execution_id in under_way:

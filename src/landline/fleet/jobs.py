@@ -17,7 +17,6 @@ from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.messages import (
     DEFAULT_COUNTDOWN_S,
     TEXT_CHARACTERS_MAX,
-    Goodbye,
     Grant,
     KnownExecution,
     Order,
@@ -26,6 +25,7 @@ from landline.fleet.messages import (
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
+    Cause,
     Execution,
     ExecutionState,
     Job,
@@ -302,10 +302,14 @@ def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
     return advance(execution, ExecutionState.EXPIRED, now, why)
 
 
-def settle_on_goodbye(job: Job, execution: Execution, goodbye: Goodbye, now: float) -> Execution | None:
-    """A machine said goodbye: a shutdown that made it go is done."""
-    is_its_shutdown = job.action is Action.SHUT_DOWN and goodbye.execution_id == execution.id
-    if execution.state is not ExecutionState.ACTING or not is_its_shutdown:
+def settle_when_gone(job: Job, execution: Execution, presence: Presence, now: float) -> Execution | None:
+    """A machine that said goodbye is gone for certain: the shutdown that made it go is done.
+
+    A goodbye alone proves nothing, as a shutdown can be called off after it.
+    """
+    if job.action is not Action.SHUT_DOWN or presence.execution_id != execution.id:
+        return None
+    if presence.cause is not Cause.SHUT_DOWN:
         return None
     return advance(execution, ExecutionState.DONE, now, "it said goodbye and went")
 
@@ -313,37 +317,65 @@ def settle_on_goodbye(job: Job, execution: Execution, goodbye: Goodbye, now: flo
 def settle_on_join(
     job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
 ) -> Execution | None:
-    """A machine is back: its boot id, and what its agent remembers, settle what was open."""
-    boot_id = machine.facts.boot_id
+    """A machine is back: its boot id, and what its agent remembers, settle what was open.
+
+    Of a restart or shutdown that had begun:
+
+    ====================================  =======================  ==============================================
+    what the agent knows                  boot id                  the execution
+    ====================================  =======================  ==============================================
+    it is still at it                     any                      goes on
+    it failed, or was called off          any                      failed
+    nothing                               any                      failed: its journal would say that it began
+    it began                              another                  done
+    it began                              the same                 unknown: it was not restarted since
+    it began                              not known, now or then   unknown: whether it restarted cannot be told
+    its outcome is not known              as for "it began"        as for "it began"
+    ====================================  =======================  ==============================================
+
+    What is unknown is settled in the same way by a later join.
+    """
     if job.action is Action.WAKE:
         return advance(execution, ExecutionState.DONE, now, "it is online")
     if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
-        if known is not None and known.is_running:
-            return None
-        if known is not None and known.state is ExecutionState.FAILED:
-            # What the machine refused to do did not make it go; it may have gone for another reason.
-            return receive_report(job, execution, known, now, power=machine.facts.power)
-        if known is None:
-            # It would stand in the journal if it had begun, whatever boot this is.
-            return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
-        if job.action is not Action.LOG_OFF and boot_id and execution.boot_id_before not in {"", boot_id}:
-            went = (
-                "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
-            )
-            return advance(execution, ExecutionState.DONE, now, went)
-        if known.state.is_final:
-            return receive_report(job, execution, known, now, power=machine.facts.power)
-        if known.state is not ExecutionState.ACTING:
-            return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
-        since = "" if job.action is Action.LOG_OFF else f", and the machine was not {job.action.past} since"
-        return advance(
-            execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
-        )
+        return _settle_begun(job, execution, machine, known, now)
     if now >= execution.expires_at:
         return overdue(job, execution, now)
     if known is not None:
         return receive_report(job, execution, known, now, power=machine.facts.power)
     return None
+
+
+def _settle_begun(
+    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
+) -> Execution | None:
+    if known is not None and known.is_running:
+        return None
+    if known is not None and known.state is ExecutionState.FAILED:
+        # What the machine refused to do did not make it go; it may have gone for another reason.
+        return receive_report(job, execution, known, now, power=machine.facts.power)
+    if known is None:
+        # It would stand in the journal if it had begun, whatever boot this is.
+        return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
+    before, boot_id = execution.boot_id_before, machine.facts.boot_id
+    if job.action is not Action.LOG_OFF and before and boot_id and boot_id != before:
+        went = "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
+        return advance(execution, ExecutionState.DONE, now, went)
+    if known.state.is_final:
+        return receive_report(job, execution, known, now, power=machine.facts.power)
+    if known.state is not ExecutionState.ACTING:
+        return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
+    if job.action is Action.LOG_OFF:
+        since = ""
+    elif before and boot_id:
+        since = f", and the machine was not {job.action.past} since"
+    else:
+        since = (
+            f"; whether the machine was {job.action.past} cannot be told, as it does not know its boots apart"
+        )
+    return advance(
+        execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
+    )
 
 
 def _countdown_s(job: Job, execution: Execution) -> float:

@@ -57,11 +57,13 @@ class Machines:
         *,
         clock: Callable[[], float],
         random: Random,
+        gone_grace_s: float = presence.GONE_GRACE_S,
     ) -> None:
         self._storage = storage
         self._changed = changed
         self._clock = clock
         self._random = random
+        self._gone_grace_s = gone_grace_s
         self._machines: dict[str, Machine] = {}
         self._lines: dict[str, Line] = {}
         self._unsaved: set[str] = set()
@@ -71,7 +73,7 @@ class Machines:
     async def load(self, now: float) -> None:
         """Reads from disk what is known. Raises :class:`StorageError`."""
         for machine in await self._storage.load_machines():
-            after = presence.after_server_start(machine.presence, now)
+            after = presence.after_server_start(machine.presence, now, grace_s=self._gone_grace_s)
             self._machines[machine.id] = msgspec.structs.replace(machine, presence=after)
 
     # Looking.
@@ -100,6 +102,10 @@ class Machines:
     def line_of(self, machine_id: str) -> Line | None:
         """The line over which a machine joined last, unless it is closed."""
         return self._lines.get(machine_id)
+
+    def is_gone(self, machine: Machine, now: float) -> bool:
+        """Whether a machine that said it goes down is gone for certain."""
+        return presence.is_gone(machine.presence, now, grace_s=self._gone_grace_s)
 
     def machine_of(self, line: Line) -> Machine:
         """The machine that joined over this line; identity comes from the handshake, never from a body.
@@ -203,21 +209,25 @@ class Machines:
         )
         self._set_machine(msgspec.structs.replace(machine, facts=kept))
 
-    def receive_goodbye(self, line: Line, goodbye: Goodbye) -> bool:
-        """A machine is about to go. Returns whether it is this line's to say."""
+    def receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
+        """A machine is about to go; it takes that back with its next join."""
         machine = self.machine_of(line)
         if self._lines.get(machine.id) is not line:
-            return False  # Another agent took over this identity since: the machine has not gone.
+            return  # Another agent took over this identity since: the machine has not gone.
         after = presence.said_goodbye(
-            machine.presence, self._clock(), join=line.data.join, cause=goodbye.cause, detail=goodbye.detail
+            machine.presence,
+            self._clock(),
+            join=line.data.join,
+            cause=goodbye.cause,
+            detail=goodbye.detail,
+            execution_id=goodbye.execution_id,
         )
         self._set_presence(machine, after)
-        return True
 
     def receive_time(self, now: float) -> None:
         """Ends the waits that took too long."""
         for machine in list(self._machines.values()):
-            self._set_presence(machine, presence.overdue(machine.presence, now))
+            self._set_presence(machine, presence.overdue(machine.presence, now, grace_s=self._gone_grace_s))
 
     # Storing.
 

@@ -105,7 +105,7 @@ class PresenceState(StrEnum):
     RESUMING = "resuming"
     """The link is gone; the session is kept, and the machine may still come back to it."""
     AWAY = "away"
-    """It said it is restarting, and is expected back."""
+    """It said that it goes down; after a restart it is expected back."""
     OFFLINE = "offline"
     """It is gone; the cause says why."""
 
@@ -118,6 +118,8 @@ class Cause(StrEnum):
     SILENT = "silent"
     RESTARTING = "restarting"
     SHUT_DOWN = "shut down"
+    GOING_DOWN = "going down"
+    """The system goes down, and does not say whether it comes back."""
     AGENT_STOPPED = "agent stopped"
     DID_NOT_RETURN = "did not return"
     SERVER_STARTED = "control server started"
@@ -174,6 +176,10 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     address: str = ""
     """Where the line comes from, as ``IP:port`` or a socket path; empty when there is none."""
+    gone_at: float | None = None
+    """Since when no line leads to a machine that said goodbye; ``None`` while its goodbye can still be taken back."""
+    execution_id: str = ""
+    """The execution that made it say goodbye, if one did."""
     join: str = ""
     """Names the join this record belongs to, so that a stale leave removes only its own entry."""
 

@@ -18,7 +18,7 @@ from landline.fleet.agent import consent
 from landline.fleet.agent.asking import Asking, Record
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.journal_file import JournalError
-from landline.fleet.agent.power import OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.prompt import Notices, Prompt
 from landline.fleet.messages import (
     NOT_JOINED,
@@ -44,16 +44,21 @@ PERSONS_EVERY_S: Final = 15.0
 GOODBYE_TIMEOUT_S: Final = 3.0
 """How long the last words may take: a system that goes down does not wait long (logind: 5 s)."""
 GOING_DOWN_S_MAX: Final = 120.0
-"""How long nothing else begins after the system took an order to restart or shut down."""
+"""How long nothing else begins after the system took an order to restart or shut down and announced nothing."""
+UNCERTAIN_S_MAX: Final = 20.0
+"""How long a restart or shutdown whose answer got lost may still show itself before its outcome is called unknown."""
 CONTROL_RETRY_S: Final = 2.0
 """When to ask again after the control server could not record an answer."""
-POWER_RETRY_S: Final = 30.0
-"""How long after losing the system's bus the agent tries to reach it again."""
+POWER_RETRY_FIRST_S: Final = 1.0
+POWER_RETRY_CAP_S: Final = 30.0
+"""When the agent tries to reach the system's bus again after losing it: a restart of it takes a second or two, so the
+first pause is short, and each is twice as long as the one before up to the cap."""
 DETAIL_CHARACTERS_MAX: Final = 500
 
-_LAST_WORDS: Final = {
+_LAST_WORDS: Final[dict[Action | None, Cause]] = {
     Action.RESTART: Cause.RESTARTING,
     Action.SHUT_DOWN: Cause.SHUT_DOWN,
+    None: Cause.GOING_DOWN,
 }
 
 
@@ -104,6 +109,13 @@ class Agent:
         # The order being carried out; and the one the system has accepted, so that the machine is going.
         self._acting: tuple[str, Action] | None = None
         self._going: tuple[str, Action] | None = None
+        # What was said when the system began to go down; from then on nothing begins, unless it is called off.
+        self._leaving: Goodbye | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._told: Goodbye | None = None
+        self._stays = asyncio.Event()
+        self._stays.set()
+        self._announced = asyncio.Event()
         self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
         self._ending: asyncio.Future[Goodbye | None] = asyncio.get_running_loop().create_future()
@@ -121,9 +133,10 @@ class Agent:
         self.connector.on("withdraw", Withdraw)(self._receive_withdraw)
 
     async def run(self) -> Goodbye:
-        """Stays connected until the machine goes down, :meth:`stop` is called, or the server does not want it.
+        """Stays connected until :meth:`stop` is called or the server does not want it.
 
-        Returns the goodbye that was said. Raises :class:`AgentRefused`, :class:`landline.Rejected`,
+        A system that goes down stops its agent last of all: until then a shutdown can be called off, and the agent is
+        needed again. Returns the goodbye that was said. Raises :class:`AgentRefused`, :class:`landline.Rejected`,
         :class:`landline.GaveUp`, :class:`landline.LineClosed` when the control server ended the line (with the code
         ``REPLACED`` for another agent), or :class:`PowerError`. Cancelling leaves without a goodbye.
         """
@@ -138,6 +151,7 @@ class Agent:
                 goodbye = await self._ending
                 if goodbye is None:
                     raise line.error or AgentRefused("the control server closed the line")
+                goodbye = await self._last_words(goodbye)
                 await self._say_goodbye(line, goodbye)
                 return goodbye
             finally:
@@ -165,8 +179,9 @@ class Agent:
         return None
 
     def stop(self, cause: Cause = Cause.AGENT_STOPPED, detail: str = "") -> None:
-        """Makes :meth:`run` say goodbye and return. When it is a job that makes us go, that is the cause told."""
-        self._end(self._last_words(self._going, cause, detail))
+        """Makes :meth:`run` say goodbye and return. When the system goes down, that is the cause told."""
+        if not self._ending.done():
+            self._ending.set_result(Goodbye(cause, detail))
 
     @property
     def is_ending(self) -> bool:
@@ -317,8 +332,9 @@ class Agent:
         """Act, in turn and with the control server's leave. Return False when persons are to be asked after all."""
         if not agreed.is_free:
             await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
-        had_to_wait = self._one_action.locked()
+        had_to_wait = self._one_action.locked() or not self._stays.is_set()
         async with self._one_action:
+            await self._stays.wait()
             if agreed.is_free:
                 # Another action may have taken long: somebody may have logged on meanwhile.
                 if had_to_wait and not (await self.look()).is_free:
@@ -398,22 +414,18 @@ class Agent:
             was_anybody_on = bool((await self._current_facts()).persons)
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
-            if self._boot_clock() > act_before:
-                raise PowerError(
-                    "nothing was done: looking and writing the journal took longer than the leave to act"
-                )
-            await self._power.act(order.action, reason=order.message)
+            leave = Leave(act_before, self._boot_clock)
+            leave.check()
+            await self._power.act(order.action, reason=order.message, leave=leave)
         except JournalError as error:
             # Not on record, so not done: doing it might do it twice.
             self._acting = None
             await self._report_state(order, ExecutionState.FAILED, f"nothing was done: {error}")
+        except OutcomeUnknown as error:
+            await self._wait_for_outcome(order, str(error))
         except PowerError as error:
             self._acting = None
-            await self._tell_outcome(
-                order,
-                ExecutionState.UNKNOWN if isinstance(error, OutcomeUnknown) else ExecutionState.FAILED,
-                str(error),
-            )
+            await self._tell_outcome(order, ExecutionState.FAILED, str(error))
         else:
             if order.action is Action.LOG_OFF or self._power.name == "dry-run":
                 self._acting = None
@@ -423,14 +435,35 @@ class Agent:
                 await self._tell_outcome(order, ExecutionState.DONE, detail)
                 await self._tell_persons()
             else:
-                # A restart or shutdown ends this agent; the way it goes and comes back tells the rest. Until then no
-                # other order begins: what is left of it is for the machine's next life.
                 self._going = self._acting
-                try:
-                    await asyncio.sleep(GOING_DOWN_S_MAX)
-                finally:
-                    if not self._ending.done():
-                        self._acting = self._going = None
+                await self._wait_for_end(order, GOING_DOWN_S_MAX)
+
+    async def _wait_for_outcome(self, order: Order, detail: str) -> None:
+        """The system was asked, and what it answered is not known: what it does tells, if it does it soon."""
+        if order.action is not Action.LOG_OFF and await self._wait_for_end(order, UNCERTAIN_S_MAX):
+            return
+        self._acting = None
+        await self._tell_outcome(order, ExecutionState.UNKNOWN, detail)
+
+    async def _wait_for_end(self, order: Order, seconds: float) -> bool:
+        """A restart or shutdown ends this agent; the way it goes and comes back tells the rest.
+
+        Until then no other order begins: what is left of it is for the machine's next life. Returns whether it began:
+        when the system announces nothing within ``seconds``, it did not, as far as can be told.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._announced.wait()
+        except TimeoutError:
+            return False
+        else:
+            await self._stays.wait()
+            self._acting = None
+            await self._tell_outcome(order, ExecutionState.FAILED, "it was called off on the machine")
+            return True
+        finally:
+            if not self._ending.done():
+                self._acting = self._going = None
 
     async def _tell_outcome(self, order: Order, state: ExecutionState, detail: str) -> None:
         try:
@@ -443,28 +476,81 @@ class Agent:
     # Going.
 
     async def _watch_going_down(self) -> None:
+        pause_s = POWER_RETRY_FIRST_S
         while True:
             try:
-                await self._power.wait_going_down()
-                break
+                if self._leaving is None:
+                    await self._leave(await self._power.wait_going_down())
+                await self._power.wait_called_off()
+                self._stay()
+                continue
             except PowerError as error:
-                logger.warning("%s; trying again in %g s", error, POWER_RETRY_S)
-            await asyncio.sleep(POWER_RETRY_S)
+                logger.warning("%s; trying again in %g s", error, pause_s)
+            await asyncio.sleep(pause_s)
             try:
+                # What was announced or called off meanwhile is found out there.
                 await self._power.open()
+                pause_s = POWER_RETRY_FIRST_S
             except PowerError as error:
                 logger.warning("%s", error)
+                pause_s = min(2 * pause_s, POWER_RETRY_CAP_S)
+
+    async def _leave(self, going_down: GoingDown) -> None:
+        """The system goes down: the control server hears of it while the system waits for us."""
         # The system may say so before it has answered the very request that makes it go.
-        self._end(self._last_words(self._going or self._acting, Cause.AGENT_STOPPED, "the system goes down"))
+        self._leaving = self._goodbye(going_down, self._going or self._acting)
+        self._stays.clear()
+        self._announced.set()
+        self._telling = asyncio.get_running_loop().create_task(self._tell_leaving(self._leaving))
+        self._keep(self._telling)
+        # What is not told in this time is told while the system goes down, if it lets us.
+        await asyncio.wait({self._telling}, timeout=GOODBYE_TIMEOUT_S)
+        await self._power.release_going_down()
 
-    def _last_words(self, going: tuple[str, Action] | None, cause: Cause, detail: str) -> Goodbye:
-        if going is not None and (told := _LAST_WORDS.get(going[1])) is not None:
-            return Goodbye(told, detail, going[0])
-        return Goodbye(cause, detail)
+    async def _tell_leaving(self, goodbye: Goodbye) -> None:
+        try:
+            await self._request_until_answered("goodbye", goodbye, type(None))
+        except landline.RequestError as error:
+            logger.warning("the goodbye was not taken: %s", error)
+        else:
+            self._told = goodbye
+            logger.info("said goodbye: %s", goodbye.cause.value)
 
-    def _end(self, goodbye: Goodbye) -> None:
-        if not self._ending.done():
-            self._ending.set_result(goodbye)
+    def _stay(self) -> None:
+        """The shutdown was called off. The control server takes the goodbye back when this machine joins again."""
+        logger.info("the shutdown was called off; staying")
+        if self._telling is not None:
+            self._telling.cancel()
+        self._leaving = self._telling = self._told = None
+        self._announced.clear()
+        self._stays.set()
+        if self.line is not None and self._joined.is_set():
+            self._joined.clear()
+            self._start(self._join(self.line))
+
+    async def _last_words(self, goodbye: Goodbye) -> Goodbye:
+        """Why this agent goes: because the system does, or for the reason it was stopped with."""
+        going = self._going
+        try:
+            going_down = await self._power.going_down()
+        except PowerError as error:
+            logger.debug("whether the system goes down cannot be told: %s", error)
+            going_down = None if going is None else GoingDown(going[1])
+        if going_down is not None:
+            return self._goodbye(going_down, going or self._acting)
+        if (acting := self._acting) is not None:
+            # Whether the system does it all the same, its next boot shows.
+            detail = f"stopped while the machine was to be {acting[1].past}"
+            return Goodbye(goodbye.cause, goodbye.detail or detail, acting[0])
+        return goodbye
+
+    def _goodbye(self, going_down: GoingDown, order: tuple[str, Action] | None) -> Goodbye:
+        if order is not None and order[1] is Action.LOG_OFF:
+            order = None
+        action = going_down.action
+        if order is not None and action in {None, order[1]}:
+            return Goodbye(_LAST_WORDS[order[1]], "", order[0])
+        return Goodbye(_LAST_WORDS[action], "the system goes down")
 
     def _refuse(self, sentence: str) -> None:
         if not self._ending.done():
@@ -475,8 +561,9 @@ class Agent:
             logger.warning("the goodbye cannot be said: the control server is not connected")
             return
         try:
-            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await line.send(goodbye, name="goodbye")
+            if goodbye != self._told:
+                async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                    await line.send(goodbye, name="goodbye")
             await line.close(timeout=GOODBYE_TIMEOUT_S)
         except (landline.LineClosed, TimeoutError) as error:
             logger.warning("the goodbye may not have arrived: %s", error)
