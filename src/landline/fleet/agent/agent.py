@@ -16,6 +16,7 @@ import landline
 from landline import Backoff, ClientAuth, Line, LineState, StateChange
 from landline.fleet.agent import consent
 from landline.fleet.agent.asking import Asking, Record
+from landline.fleet.agent.boot import BootRecord
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.journal_file import JournalError
 from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, Power, PowerError
@@ -39,6 +40,8 @@ from landline.fleet.model import Action, Cause, ExecutionState, Facts
 
 logger = logging.getLogger("landline.agent")
 
+BOOT_RECORD_EVERY_S: Final = 60.0
+"""How often the agent remembers how long the machine is up. A restart before the first time may not be proven."""
 PERSONS_EVERY_S: Final = 15.0
 """How often the agent looks who is on."""
 GOODBYE_TIMEOUT_S: Final = 3.0
@@ -75,6 +78,7 @@ class Agent:
     :param prompt: asks the person; ``None`` where nobody can be asked, ``no_prompt`` says then why.
     :param notices: tells persons who cannot be asked; ``None`` where nothing does.
     :param connect: how the line is made, for those who run it in a simulation.
+    :param boot_record: what is refreshed while this boot lasts, where the system has no boot id of its own.
     :param boot_clock: seconds that go on while the machine is suspended; a leave to act is measured with it.
     """
 
@@ -94,6 +98,7 @@ class Agent:
         on_state: Callable[[Line, StateChange], None] | None = None,
         connect: Callable[..., landline.Connector] = landline.connect,
         boot_clock: Callable[[], float] | None = None,
+        boot_record: BootRecord | None = None,
     ) -> None:
         self._facts = facts
         self._power = power
@@ -101,6 +106,7 @@ class Agent:
         self._journal = journal
         self._on_state = on_state
         self._boot_clock = boot_clock or boot_time
+        self._boot_record = boot_record
         self._known: dict[str, KnownExecution] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
         self._records: dict[str, Record] = {}
@@ -143,6 +149,8 @@ class Agent:
         await self._power.open()
         try:
             self._start(self._watch_going_down())
+            if self._boot_record is not None:
+                self._start(self._watch_boot(self._boot_record))
             line = await self._connect()
             if line is None:
                 return await self._ending or Goodbye(Cause.AGENT_STOPPED)
@@ -265,6 +273,11 @@ class Agent:
         while True:
             await asyncio.sleep(PERSONS_EVERY_S)
             await self._tell_persons()
+
+    async def _watch_boot(self, record: BootRecord) -> None:
+        while True:
+            record.refresh()
+            await asyncio.sleep(BOOT_RECORD_EVERY_S)
 
     async def _tell_persons(self) -> Facts:
         facts = await self._current_facts()
