@@ -485,14 +485,14 @@ def test_what_had_begun_is_settled_by_the_join(
         (
             "boot-1",
             "",
-            "; whether the machine was restarted cannot be told, as it does not know its boots apart",
+            "; whether the machine was restarted cannot be told, because it has no boot id",
         ),
         (
             "",
             "boot-1",
-            "; whether the machine was restarted cannot be told, as it does not know its boots apart",
+            "; whether the machine was restarted cannot be told, because it has no boot id",
         ),
-        ("", "", "; whether the machine was restarted cannot be told, as it does not know its boots apart"),
+        ("", "", "; whether the machine was restarted cannot be told, because it has no boot id"),
     ],
 )
 def test_that_a_machine_was_not_restarted_is_said_only_where_it_is_known(

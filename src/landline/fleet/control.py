@@ -17,7 +17,7 @@ from typing import Final
 
 import landline
 from landline import Line, RequestError, Server
-from landline.fleet import jobs
+from landline.fleet import clones, jobs
 from landline.fleet.api import (
     CancelRequest,
     JobChanged,
@@ -37,6 +37,7 @@ from landline.fleet.deliveries import Deliveries
 from landline.fleet.ledger import Ledger
 from landline.fleet.machines import Machines
 from landline.fleet.messages import (
+    CLONED_IDENTITY,
     STORAGE_FAILED,
     Claim,
     FactsChecked,
@@ -198,6 +199,11 @@ class Control:
         await self._deliveries.cancel(job, cancelled_by=request.cancelled_by)
         return await self.job(job.id)
 
+    async def resolve_machine(self, name: str) -> Machine:
+        machine = self._machines.resolve(self._machines.named(name).id)
+        await self._machines.save()
+        return machine
+
     def updates(self) -> AsyncIterator[Update]:
         return self._subscriptions.updates()
 
@@ -224,11 +230,21 @@ class Control:
         server.on("goodbye", Goodbye)(self._receive_goodbye)
 
     async def _receive_join(self, line: Line, join: Join) -> Joined:
+        try:
+            await self._machines.find_clone(line, join)
+        except RequestError as error:
+            if error.code == CLONED_IDENTITY:
+                await self._deliveries.receive_clone(self._machines[line.identity])
+            raise
+        known = self._machines.get(line.identity)
         machine = self._machines.receive_join(line, join)
+        is_same_hardware = known is None or clones.is_same_hardware(known.facts, machine.facts)
         try:
             # With the machine that gave up its name, if one did.
             await self._machines.save()
-            over = await self._deliveries.receive_join(machine, join.executions)
+            over = await self._deliveries.receive_join(
+                machine, join.executions, is_same_hardware=is_same_hardware
+            )
         except StorageError as error:
             logger.error("%s", error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error

@@ -14,10 +14,11 @@ from weakref import WeakKeyDictionary
 
 import landline
 from landline import Line, RequestError
-from landline.fleet import jobs
+from landline.fleet import clones, jobs
 from landline.fleet.ledger import Ledger
 from landline.fleet.machines import Machines
 from landline.fleet.messages import (
+    TEXT_CHARACTERS_MAX,
     Claim,
     Grant,
     KnownExecution,
@@ -70,17 +71,21 @@ class Deliveries:
             if job.action is Action.WAKE and not execution.state.is_final:
                 self._tasks.start(self._wake(execution.id))
 
-    async def receive_join(self, machine: Machine, known: Sequence[KnownExecution]) -> tuple[Withdraw, ...]:
+    async def receive_join(
+        self, machine: Machine, known: Sequence[KnownExecution], *, is_same_hardware: bool
+    ) -> tuple[Withdraw, ...]:
         """A machine is back: settles what was open for it, and sends what it does not know yet.
 
         Returns what its agent is at and what ended while it was away.
         """
         now = self._clock()
+        is_same_machine = not machine.claimants and is_same_hardware
         known_by_id = {entry.id: entry for entry in known}
         settled = []
         for execution in self._ledger.for_machine(machine.id):
             job = self._ledger.job_of(execution)
-            after = jobs.settle_on_join(job, execution, machine, known_by_id.get(execution.id), now)
+            told = known_by_id.get(execution.id)
+            after = jobs.settle_on_join(job, execution, machine, told, now, is_same_machine=is_same_machine)
             if after is not None:
                 settled.append(after)
         await self._ledger.record(settled)
@@ -91,6 +96,20 @@ class Deliveries:
             if entry is None or not entry.is_running:
                 self._tasks.start(self._deliver(execution.id))
         return self._over(known)
+
+    async def receive_clone(self, machine: Machine) -> None:
+        """Its identity turned out to be cloned: refuses what could be done by another machine than was meant."""
+        reason = clones.refusal(machine)
+        assert reason is not None
+        now = self._clock()
+        refused = [
+            execution
+            for before in self._ledger.for_machine(machine.id)
+            if (execution := jobs.refuse_clone(before, now, reason)) is not None
+        ]
+        await self._ledger.record(refused)
+        for execution in refused:
+            self._withdraw(execution)
 
     async def receive_time(self, now: float) -> None:
         """Ends what was not begun or not done in time."""
@@ -142,9 +161,12 @@ class Deliveries:
 
     async def receive_claim(self, line: Line, claim: Claim) -> Grant:
         """An agent asks whether it may act now."""
-        _, execution = await self._execution_of(line, claim.execution_id)
+        await self._machines.told_apart(line.identity)
+        machine, execution = await self._execution_of(line, claim.execution_id)
         if execution is None:
             return Grant(False, "there is no such job any more")
+        if (reason := clones.refusal(machine)) is not None:
+            return Grant(False, reason[:TEXT_CHARACTERS_MAX])
         grant, after = jobs.claim(execution, self._clock(), boot_id=claim.boot_id)
         if after is not None:
             await self._ledger.record([after])
@@ -186,8 +208,10 @@ class Deliveries:
         if execution is None or execution.state.is_final:
             return
         line = self._machines.line_of(execution.machine_id)
-        if line is None or self._machines[execution.machine_id].presence.state is PresenceState.AWAY:
-            # One that goes down gets it when it joins again, in this boot or the next.
+        machine = self._machines[execution.machine_id]
+        if line is None or machine.presence.state is PresenceState.AWAY or machine.claimants:
+            # One that goes down gets it when it joins again, in this boot or the next; one of several with the same
+            # identity never.
             return
         under_way = self._under_way.setdefault(line, set())
         if execution_id in under_way:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from landline.fleet import clones
 from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.messages import (
     DEFAULT_COUNTDOWN_S,
@@ -280,6 +281,13 @@ def cancel(execution: Execution, now: float, *, cancelled_by: str) -> Execution 
     return advance(execution, ExecutionState.CANCELLED, now, f"cancelled by {cancelled_by or 'the operator'}")
 
 
+def refuse_clone(execution: Execution, now: float, reason: str) -> Execution | None:
+    """The machine's identity turned out to be cloned: what has not begun could be done by another machine."""
+    if execution.state.has_begun:
+        return None
+    return advance(execution, ExecutionState.REFUSED, now, reason)
+
+
 def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
     """What has not begun in time expires; what began and never showed its effect is unknown."""
     if execution.state.is_final:
@@ -315,7 +323,13 @@ def settle_when_gone(job: Job, execution: Execution, presence: Presence, now: fl
 
 
 def settle_on_join(
-    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
+    job: Job,
+    execution: Execution,
+    machine: Machine,
+    known: KnownExecution | None,
+    now: float,
+    *,
+    is_same_machine: bool = True,
 ) -> Execution | None:
     """A machine is back: its boot id, and what its agent remembers, settle what was open.
 
@@ -325,6 +339,7 @@ def settle_on_join(
     what the agent knows                  boot id                  the execution
     ====================================  =======================  ==============================================
     it is still at it                     any                      goes on
+    anything, on other hardware           any                      unknown: another machine has its identity
     it failed, or was called off          any                      failed
     nothing                               any                      failed: its journal would say that it began
     it began                              another                  done
@@ -338,6 +353,9 @@ def settle_on_join(
     if job.action is Action.WAKE:
         return advance(execution, ExecutionState.DONE, now, "it is online")
     if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
+        if not is_same_machine and (known is None or not known.is_running):
+            why = "another machine with the same identity came back; what this one did is not known"
+            return advance(execution, ExecutionState.UNKNOWN, now, why)
         return _settle_begun(job, execution, machine, known, now)
     if now >= execution.expires_at:
         return overdue(job, execution, now)
@@ -370,9 +388,7 @@ def _settle_begun(
     elif before and boot_id:
         since = f", and the machine was not {job.action.past} since"
     else:
-        since = (
-            f"; whether the machine was {job.action.past} cannot be told, as it does not know its boots apart"
-        )
+        since = f"; whether the machine was {job.action.past} cannot be told, because it has no boot id"
     return advance(
         execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
     )
@@ -386,6 +402,8 @@ def _countdown_s(job: Job, execution: Execution) -> float:
 
 
 def _refusal(job: Job, machine: Machine) -> str | None:
+    if (reason := clones.refusal(machine)) is not None:
+        return reason
     is_on = machine.presence.state in ONLINE_STATES
     if job.action is Action.WAKE:
         if machine.presence.state in {PresenceState.ONLINE, PresenceState.SILENT}:

@@ -28,6 +28,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A
 Identifier = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_:-]+\Z")]
 NOT_JOINED: Final = "not_joined"
 """The code of a request's error: the session has not joined yet."""
+CLONED_IDENTITY: Final = "cloned_identity"
+"""The code of a request's error: another machine with the same identity is connected; ask again later."""
 STORAGE_FAILED: Final = "storage_failed"
 """The code of a request's error: nothing was recorded, and it may be asked again."""
 

@@ -184,6 +184,26 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """Names the join this record belongs to, so that a stale leave removes only its own entry."""
 
 
+class Claimant(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several machines that use the same identity."""
+
+    name: str
+    host_name: str
+    address: str
+    """Where its line comes from, or came from last."""
+    boot_id: str
+    mac_addresses: tuple[str, ...] = ()
+    is_live: bool = True
+    """Whether a line leads to it."""
+    since_at: float
+
+    @property
+    def description(self) -> str:
+        """``pc1 at 10.0.0.1:4711``."""
+        name = self.host_name or self.name
+        return f"{name} at {self.address}" if self.is_live else f"{name}, not connected"
+
+
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """A machine the control server knows."""
 
@@ -191,6 +211,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
     presence: Presence
     first_seen_at: float
+    claimants: tuple[Claimant, ...] = ()
+    """Those that use its identity, where it was cloned; empty where it is its own."""
     round_trip_s: float | None = None
 
     @property

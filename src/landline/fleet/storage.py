@@ -188,7 +188,7 @@ class Storage:
         return tuple(self._read_back(ExecutionEvent, row) for row in rows)
 
     def _machine(self, row: _Row) -> Machine:
-        return self._read_back(Machine, row, json=("facts", "presence"))
+        return self._read_back(Machine, row, json=("facts", "presence", "claimants"))
 
     def _job(self, row: _Row) -> Job:
         return self._read_back(Job, row, json=("targets",))
@@ -278,6 +278,7 @@ _machines = sa.Table(
     sa.Column("facts", sa.Text, nullable=False),
     sa.Column("presence", sa.Text, nullable=False),
     sa.Column("first_seen_at", sa.Double, nullable=False),
+    sa.Column("claimants", sa.Text, nullable=False, server_default="[]"),
 )
 
 _jobs = sa.Table(
@@ -366,6 +367,7 @@ def _save_machines(machines: Sequence[Machine], connection: Connection) -> None:
             "facts": msgspec.json.encode(machine.facts).decode(),
             "presence": msgspec.json.encode(machine.presence).decode(),
             "first_seen_at": machine.first_seen_at,
+            "claimants": msgspec.json.encode(machine.claimants).decode(),
         }
         for machine in machines
     }

@@ -571,18 +571,6 @@ async def test_a_name_is_refused_while_its_machine_is_on_and_taken_over_when_it_
     assert [machine.name for machine in house.control.machines()] == ["lab-1", "lab-1.old-1"]
 
 
-async def test_a_second_agent_with_the_same_identity_replaces_the_first(house) -> None:
-    await house.start()
-    first = await house.machine("lab-1", id="one-machine").boot()
-    second = await house.machine("lab-1", id="one-machine").boot()
-    with pytest.raises(landline.LineClosed) as caught:
-        await first.ended()
-    assert caught.value.code is Code.REPLACED
-    assert (await second.shown(PresenceState.ONLINE)).facts.boot_id == second.boot_id
-    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
-    assert (first.acted, second.acted) == ([], [Action.LOG_OFF])
-
-
 async def test_a_control_server_that_cannot_record_is_asked_again(house, monkeypatch, until) -> None:
     from landline.fleet.storage import StorageError
 

@@ -22,6 +22,7 @@ from landline.fleet.agent.journal_file import JournalError
 from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.prompt import Notices, Prompt
 from landline.fleet.messages import (
+    CLONED_IDENTITY,
     NOT_JOINED,
     STORAGE_FAILED,
     Claim,
@@ -52,6 +53,8 @@ UNCERTAIN_S_MAX: Final = 20.0
 """How long a restart or shutdown whose answer got lost may still show itself before its outcome is called unknown."""
 CONTROL_RETRY_S: Final = 2.0
 """When to ask again after the control server could not record an answer."""
+CLONE_RETRY_S: Final = 60.0
+"""When to ask again while another machine with the same identity is connected."""
 POWER_RETRY_FIRST_S: Final = 1.0
 POWER_RETRY_CAP_S: Final = 30.0
 """When the agent tries to reach the system's bus again after losing it: a restart of it takes a second or two, so the
@@ -124,6 +127,7 @@ class Agent:
         self._announced = asyncio.Event()
         self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
+        self._not_joined_because = ""
         self._ending: asyncio.Future[Goodbye | None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self.line: Line | None = None
@@ -216,12 +220,12 @@ class Agent:
         session_id = line.session_id
         facts = await self._current_facts()
         # A newer session has a join of its own.
-        while line.session_id == session_id and not await self._try_to_join(line, facts):
-            await asyncio.sleep(CONTROL_RETRY_S)
+        while line.session_id == session_id and (again_s := await self._try_to_join(line, facts)) is not None:
+            await asyncio.sleep(again_s)
             facts = await self._current_facts()
 
-    async def _try_to_join(self, line: Line, facts: Facts) -> bool:
-        """Returns whether it need not be tried again in this session."""
+    async def _try_to_join(self, line: Line, facts: Facts) -> float | None:
+        """Returns after how many seconds it is to be tried again in this session, if at all."""
         journalled = [
             KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
             for entry in self._journal.entries()
@@ -231,21 +235,31 @@ class Agent:
         try:
             joined = await line.request("join", join, timeout=None, response_type=Joined)
         except (landline.RequestLost, landline.LineClosed):
-            return True  # The next session joins again.
+            return None  # The next session joins again.
         except landline.RequestError as error:
-            if error.code == STORAGE_FAILED:
-                logger.warning("joining: %s; trying again in %g s", error.message, CONTROL_RETRY_S)
-                return False
+            again_s = {STORAGE_FAILED: CONTROL_RETRY_S, CLONED_IDENTITY: CLONE_RETRY_S}.get(error.code)
+            if again_s is not None:
+                # Over the same line, which stays: it shows the control server that this machine is alive too.
+                is_told = error.code == self._not_joined_because
+                logger.log(
+                    logging.DEBUG if is_told else logging.WARNING,
+                    "joining: %s; trying again every %g s",
+                    error.message,
+                    again_s,
+                )
+                self._not_joined_because = error.code
+                return again_s
             self._refuse(f"the control server does not take this machine: {error.message}")
-            return True
+            return None
         logger.info("joined as %s", joined.name)
         if self._told_facts is None:
             _log_how_it_asks(facts)
         self._told_facts = facts
         for withdraw in joined.over:
             await self._receive_withdraw(line, withdraw)
+        self._not_joined_because = ""
         self._joined.set()
-        return True
+        return None
 
     async def _current_facts(self) -> Facts:
         before = self._facts

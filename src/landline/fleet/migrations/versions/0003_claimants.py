@@ -1,0 +1,15 @@
+"""Machines that share one identity are remembered until an operator has decided."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("machines", sa.Column("claimants", sa.Text, nullable=False, server_default="[]"))
