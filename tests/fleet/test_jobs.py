@@ -18,6 +18,7 @@ from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
     Cause,
+    Claimant,
     Execution,
     ExecutionState,
     Facts,
@@ -505,6 +506,44 @@ def test_that_a_machine_was_not_restarted_is_said_only_where_it_is_known(
         S.UNKNOWN,
         f"the agent stopped while it acted{words}; not repeated",
     )
+
+
+@pytest.mark.parametrize("known", [NOT_TOLD, JOURNALLED, FAILED, UNKNOWN, DONE])
+@pytest.mark.parametrize("boot_id", ["boot-1", "boot-2", ""])
+@pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
+def test_another_machine_with_the_same_identity_proves_nothing(
+    action: Action, boot_id: str, known: KnownExecution | None
+) -> None:
+    execution = make_execution(S.ACTING, hardware_before="02:00:00:00:00:01")
+    other = make_machine(boot_id=boot_id, mac_addresses=("02:00:00:00:00:02",))
+    claimed = msgspec.structs.replace(
+        make_machine(boot_id=boot_id),
+        claimants=(Claimant(name="a", host_name="a", address="a:1", boot_id="", since_at=T0),),
+    )
+    for machine in (other, claimed):
+        settled = jobs.settle_on_join(make_job(action), execution, machine, known, T0 + 1)
+        assert settled is not None
+        assert settled.state is S.UNKNOWN
+        # Nor later.
+        assert jobs.settle_on_join(make_job(action), settled, machine, known, T0 + 2) is None
+        # What this very process is at goes on.
+        assert jobs.settle_on_join(make_job(action), execution, machine, RUNNING, T0 + 1) is None
+
+
+def test_the_machine_that_is_given_leave_is_remembered() -> None:
+    _, acting = jobs.claim(make_execution(S.ACCEPTED), T0, boot_id="b", hardware="02:00:00:00:00:01")
+    assert acting is not None
+    assert (acting.boot_id_before, acting.hardware_before) == ("b", "02:00:00:00:00:01")
+
+
+@pytest.mark.parametrize("state", S)
+def test_what_has_not_begun_is_refused_when_the_identity_is_cloned(state: ExecutionState) -> None:
+    refused = jobs.refuse_clone(make_execution(state), T0 + 1, "its identity is cloned")
+    if state.is_final or state is S.ACTING:
+        assert refused is None
+    else:
+        assert refused is not None
+        assert (refused.state, refused.detail) == (S.REFUSED, "its identity is cloned")
 
 
 @pytest.mark.parametrize("state", BEFORE_ACTING)

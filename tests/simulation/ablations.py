@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from landline.fleet import jobs, presence
+from landline.fleet import jobs, machines, presence
 from landline.fleet.agent import consent
 from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
@@ -107,6 +107,13 @@ def _gone(patch) -> None:
     patch(presence, "is_gone", lambda presence, now, **options: bool(presence.execution_id))
 
 
+def _twins(patch) -> None:
+    async def never(line):
+        return False
+
+    patch(machines, "_answers", never)
+
+
 def _acknowledgement(patch) -> None:
     original = ReplayBuffer.receive_ack
     patch(
@@ -180,6 +187,13 @@ ABLATIONS = (
         "fleet",
         r"is done, and the machine is in the same boot$",
         _gone,
+    ),
+    Ablation(
+        "probe of the older line",
+        "a machine that still answers when its identity comes again is another one",
+        "fleet",
+        r"shares? (its|one) identity|was done$|did .* times$",
+        _twins,
     ),
     Ablation(
         "acknowledgement check",

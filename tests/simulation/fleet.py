@@ -25,6 +25,7 @@ from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
 from landline.fleet.api import CancelRequest, JobRequest, OperationError
 from landline.fleet.control import Control
+from landline.fleet.jobs import GRANT_VALID_S
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState, Unasked
 from landline.fleet.storage import StorageError
 
@@ -37,6 +38,8 @@ CALLED_OFF = 0.2
 """How often a restart or shutdown is called off before it comes to the end of the agent."""
 TERMINATED = 0.5
 """How often a system that goes down ends its agent in order, instead of losing its power with the agent in it."""
+CLONES_NOTICED_S = 30.0
+"""Two machines with one identity that can both reach the control server for so long are noticed."""
 NOT_DONE = {ExecutionState.CANCELLED, ExecutionState.EXPIRED, ExecutionState.REFUSED, ExecutionState.FAILED}
 
 
@@ -44,6 +47,8 @@ class Machine(Node):
     """A machine that goes down when told, and comes back."""
 
     persons: tuple[Person, ...] = ()
+    known_as = ""
+    """The name of the machine it takes itself for; a copy has that of the original."""
     is_shy: bool = False
     """Whether its display, and what tells who is on, come and go."""
 
@@ -121,6 +126,12 @@ class FleetScenario:
         self.clients = [
             Machine(world, network, f"machine-{number:03d}", self._agent) for number in range(options.clients)
         ]
+        self._copy: Machine | None = None
+        if options.clones:
+            self._copy = Machine(world, network, "machine-090", self._agent)
+            self.clients.append(self._copy)
+        self._together_since_ns: int | None = None
+        self._cloned_since_ns: int | None = None
         self._dice = world.dice("fleet")
         self._is_over = False
         self._orders = 0
@@ -142,6 +153,7 @@ class FleetScenario:
             node.on_death = self._excuse
             node.after_step = self._look_at_client
             node.on_end = self._agent_ended
+            node.known_as = node.name if node is not self._copy else self.clients[0].name
             if self._dice.random() < 0.5:
                 node.persons = (Person("ada", "seat0"),)
         # Dice of their own: what a seed drew before there were shy machines, it draws still.
@@ -152,7 +164,10 @@ class FleetScenario:
     def begin(self) -> None:
         self.server.power_on()
         for node in self.clients:
-            node.power_on()
+            if node is self._copy:
+                self._power_on_after(node, self._dice.uniform(1, 20))
+            else:
+                node.power_on()
         self._supervise()
 
     def do(self, fault: Fault, node: Node) -> None:
@@ -169,6 +184,10 @@ class FleetScenario:
 
     def heal(self) -> None:
         self._is_over = True
+        if self._copy is not None:
+            # The operator gives it an identity of its own.
+            self._copy.known_as = self._copy.name
+            self._copy.kill()
         for node in (self.server, *self.clients):
             node.disk_full_until_ns = 0
 
@@ -179,10 +198,14 @@ class FleetScenario:
     def acted(self, node: Machine, action: Action, reason: str, *, is_anybody_on: bool) -> None:
         """A machine does what an order says: the moment that must not come twice, nor too late, nor without asking."""
         self.world.note(f"{node.name} acts: {action.value} ({reason})")
-        key = (reason, node.name)
+        key = (reason, node.known_as)
         self._acts[key] += 1
         if self._acts[key] > 1:
             self.world.fail(f"{node.name} did {reason!r} {self._acts[key]} times")
+        # Leave that was given before is good for a while.
+        since_ns = self.world.now_ns if self._cloned_since_ns is None else self._cloned_since_ns
+        if node in self._twins() and self.world.now_ns - since_ns > (GRANT_VALID_S + LATE_S) * SECOND:
+            self.world.fail(f"{node.name} did {reason!r}, and shares its identity with another machine")
         execution = self._execution(*key)
         if execution is None:
             self.world.fail(f"{node.name} did {reason!r}, which is not on record")
@@ -269,7 +292,8 @@ class FleetScenario:
 
     def _check_done(self, action: Action, execution: Execution, what: str) -> None:
         """What is called done and was not done by the agent: its effect must be there all the same."""
-        node = next(node for node in self.clients if node.name == execution.machine_name)
+        name = execution.boot_id_before.partition("-boot-")[0] or execution.machine_name
+        node = next(node for node in self.clients if node.name == name)
         if action is Action.LOG_OFF:
             self.world.fail(f"{what} is done, and was never done")
         elif action is not Action.WAKE and execution.boot_id_before == node.boot_id and node.is_powered:
@@ -313,9 +337,13 @@ class FleetScenario:
         agent = Agent(
             urls=["tcp://control:5463"],
             auth=TOKEN,
-            machine_id=f"{node.name}-id",
+            machine_id=f"{node.known_as}-id",
             facts=Facts(
-                name=node.name, boot_id=node.boot_id, power="simulated", mac_addresses=(_mac(node.name),)
+                name=node.known_as,
+                host_name=node.name,
+                boot_id=node.boot_id,
+                power="simulated",
+                mac_addresses=(_mac(node.name),),
             ),
             power=power,
             prompt=AnsweringPerson(self, node, dice),
@@ -442,6 +470,8 @@ class FleetScenario:
 
     def _agent_ended(self, node: Node, error: BaseException | None) -> None:
         """An agent ends by itself only when its machine goes down."""
+        if isinstance(error, landline.LineClosed) and node in self._twins():
+            return  # The other one came while this one did not answer.
         if error is not None:
             self.world.fail(f"the agent of {node.name} gave up: {error!r}")
 
@@ -450,6 +480,7 @@ class FleetScenario:
             if node.is_powered and not node.is_running and node not in self._going:
                 node.start()
         self._check_presence()
+        self._check_twins()
         self.world.at(self.world.now_ns + SECOND, self._supervise)
 
     # Looking.
@@ -458,7 +489,7 @@ class FleetScenario:
         """A machine that is gone must not be shown as on for longer than the heartbeat takes."""
         world = self.world
         for node in self.clients:
-            if node.is_running:
+            if node.is_running or node in self._twins():
                 self._down_since_ns.pop(node, None)
                 continue
             since_ns = self._down_since_ns.setdefault(node, world.now_ns)
@@ -471,6 +502,38 @@ class FleetScenario:
                     PresenceState.SILENT,
                 }:
                     world.fail(f"{node.name} has been gone for long, and is shown as {machine.presence}")
+
+    def _twins(self) -> list[Machine]:
+        """The two machines with one identity, while they have it."""
+        copy, original = self._copy, self.clients[0]
+        return [original, copy] if copy is not None and copy.known_as == original.name else []
+
+    def _check_twins(self) -> None:
+        """Two machines with one identity that are both connected are noticed."""
+        world, twins = self.world, self._twins()
+        known = self.server.disk.get("machines", {}).get(f"{self.clients[0].name}-id")
+        is_cloned = known is not None and bool(known.claimants)
+        if is_cloned and self._cloned_since_ns is None:
+            self._cloned_since_ns = world.now_ns
+        elif not is_cloned:
+            self._cloned_since_ns = None
+        lines = [self._agents[node].line if node in self._agents else None for node in twins]
+        if (
+            not twins
+            or is_cloned
+            or any(line is None or line.state is not LineState.ONLINE for line in lines)
+        ):
+            self._together_since_ns = None
+        elif self._together_since_ns is None:
+            self._together_since_ns = world.now_ns
+        else:
+            since_ns = max(
+                self._together_since_ns,
+                *(node.disturbed_at_ns for node in (self.server, *twins)),
+                self.server.disk_full_until_ns,
+            )
+            if world.now_ns - since_ns > CLONES_NOTICED_S * SECOND:
+                world.fail("two machines share one identity, and nobody is told")
 
     def _look_at_server(self, node: Node) -> None:
         for line in self._running[0].lines if self._running is not None else ():

@@ -48,10 +48,14 @@ def is_same(known: Claimant, new: Claimant) -> bool:
     return known.host_name == new.host_name and known.mac_addresses == new.mac_addresses
 
 
-def is_same_hardware(before: Facts, after: Facts) -> bool:
+def hardware(facts: Facts) -> str:
+    """Return what a machine's hardware is recognised by, to be stored; empty where it says nothing of it."""
+    return ",".join(sorted(facts.mac_addresses))
+
+
+def is_same_hardware(before: str, after: str) -> bool:
     """Whether nothing speaks against both being one machine: its network cards are not all others."""
-    ours, theirs = set(before.mac_addresses), set(after.mac_addresses)
-    return not ours or not theirs or not ours.isdisjoint(theirs)
+    return not before or not after or not set(before.split(",")).isdisjoint(after.split(","))
 
 
 def left(known: Sequence[Claimant], gone: Claimant, now: float) -> tuple[Claimant, ...]:

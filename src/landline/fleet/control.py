@@ -17,7 +17,7 @@ from typing import Final
 
 import landline
 from landline import Line, RequestError, Server
-from landline.fleet import clones, jobs
+from landline.fleet import jobs
 from landline.fleet.api import (
     CancelRequest,
     JobChanged,
@@ -236,15 +236,11 @@ class Control:
             if error.code == CLONED_IDENTITY:
                 await self._deliveries.receive_clone(self._machines[line.identity])
             raise
-        known = self._machines.get(line.identity)
         machine = self._machines.receive_join(line, join)
-        is_same_hardware = known is None or clones.is_same_hardware(known.facts, machine.facts)
         try:
             # With the machine that gave up its name, if one did.
             await self._machines.save()
-            over = await self._deliveries.receive_join(
-                machine, join.executions, is_same_hardware=is_same_hardware
-            )
+            over = await self._deliveries.receive_join(machine, join.executions)
         except StorageError as error:
             logger.error("%s", error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error

@@ -71,21 +71,17 @@ class Deliveries:
             if job.action is Action.WAKE and not execution.state.is_final:
                 self._tasks.start(self._wake(execution.id))
 
-    async def receive_join(
-        self, machine: Machine, known: Sequence[KnownExecution], *, is_same_hardware: bool
-    ) -> tuple[Withdraw, ...]:
+    async def receive_join(self, machine: Machine, known: Sequence[KnownExecution]) -> tuple[Withdraw, ...]:
         """A machine is back: settles what was open for it, and sends what it does not know yet.
 
         Returns what its agent is at and what ended while it was away.
         """
         now = self._clock()
-        is_same_machine = not machine.claimants and is_same_hardware
         known_by_id = {entry.id: entry for entry in known}
         settled = []
         for execution in self._ledger.for_machine(machine.id):
             job = self._ledger.job_of(execution)
-            told = known_by_id.get(execution.id)
-            after = jobs.settle_on_join(job, execution, machine, told, now, is_same_machine=is_same_machine)
+            after = jobs.settle_on_join(job, execution, machine, known_by_id.get(execution.id), now)
             if after is not None:
                 settled.append(after)
         await self._ledger.record(settled)
@@ -167,7 +163,9 @@ class Deliveries:
             return Grant(False, "there is no such job any more")
         if (reason := clones.refusal(machine)) is not None:
             return Grant(False, reason[:TEXT_CHARACTERS_MAX])
-        grant, after = jobs.claim(execution, self._clock(), boot_id=claim.boot_id)
+        grant, after = jobs.claim(
+            execution, self._clock(), boot_id=claim.boot_id, hardware=clones.hardware(machine.facts)
+        )
         if after is not None:
             await self._ledger.record([after])
         return grant

@@ -220,7 +220,9 @@ def _next_round(
     return msgspec.structs.replace(after, rounds=execution.rounds + 1, **record)
 
 
-def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Execution | None]:
+def claim(
+    execution: Execution, now: float, *, boot_id: str, hardware: str = ""
+) -> tuple[Grant, Execution | None]:
     """An agent asks whether it may act. To say yes, the returned execution must be on disk first.
 
     An agent asks only for what its journal does not say it began. So when it asks again in the same boot, the
@@ -240,7 +242,12 @@ def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Exe
     if is_repeated:
         return grant, None
     acting = msgspec.structs.replace(
-        execution, state=ExecutionState.ACTING, updated_at=now, detail="", boot_id_before=boot_id
+        execution,
+        state=ExecutionState.ACTING,
+        updated_at=now,
+        detail="",
+        boot_id_before=boot_id,
+        hardware_before=hardware,
     )
     return grant, acting
 
@@ -323,13 +330,7 @@ def settle_when_gone(job: Job, execution: Execution, presence: Presence, now: fl
 
 
 def settle_on_join(
-    job: Job,
-    execution: Execution,
-    machine: Machine,
-    known: KnownExecution | None,
-    now: float,
-    *,
-    is_same_machine: bool = True,
+    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
 ) -> Execution | None:
     """A machine is back: its boot id, and what its agent remembers, settle what was open.
 
@@ -339,7 +340,7 @@ def settle_on_join(
     what the agent knows                  boot id                  the execution
     ====================================  =======================  ==============================================
     it is still at it                     any                      goes on
-    anything, on other hardware           any                      unknown: another machine has its identity
+    anything else, on other hardware      any                      unknown: another machine has its identity
     it failed, or was called off          any                      failed
     nothing                               any                      failed: its journal would say that it began
     it began                              another                  done
@@ -353,7 +354,9 @@ def settle_on_join(
     if job.action is Action.WAKE:
         return advance(execution, ExecutionState.DONE, now, "it is online")
     if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
-        if not is_same_machine and (known is None or not known.is_running):
+        after = clones.hardware(machine.facts)
+        is_same = not machine.claimants and clones.is_same_hardware(execution.hardware_before, after)
+        if not is_same and (known is None or not known.is_running):
             why = "another machine with the same identity came back; what this one did is not known"
             return advance(execution, ExecutionState.UNKNOWN, now, why)
         return _settle_begun(job, execution, machine, known, now)

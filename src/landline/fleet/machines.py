@@ -110,10 +110,6 @@ class Machines:
     def __getitem__(self, machine_id: str) -> Machine:
         return self._machines[machine_id]
 
-    def get(self, machine_id: str) -> Machine | None:
-        """The machine with that id, if there is one."""
-        return self._machines.get(machine_id)
-
     def __contains__(self, machine_id: str) -> bool:
         return machine_id in self._machines
 

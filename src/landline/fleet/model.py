@@ -260,6 +260,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence for people: why it was refused, what failed, who cancelled."""
     boot_id_before: str = ""
     """The machine's boot id when the action began: another one afterwards proves a restart."""
+    hardware_before: str = ""
+    """The network addresses of the machine that was given leave, joined by commas: a copy of its disk has others."""
     postponed_s: float = 0.0
     """All postponements together; each counts a minute at least."""
     asked: str = ""

@@ -313,6 +313,7 @@ _executions = sa.Table(
     sa.Column("expires_at", sa.Double, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("boot_id_before", sa.String, nullable=False),
+    sa.Column("hardware_before", sa.String, nullable=False, server_default=sa.text("''")),
     sa.Column("postponed_s", sa.Double, nullable=False),
     sa.Column("asked", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("answered_by", sa.Text, nullable=False, server_default=sa.text("''")),

@@ -1,4 +1,4 @@
-"""Machines that share one identity are remembered until an operator has decided."""
+"""Machines that share one identity are remembered until an operator has decided, and which of them was given leave."""
 
 from __future__ import annotations
 
@@ -13,3 +13,6 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("machines", sa.Column("claimants", sa.Text, nullable=False, server_default="[]"))
+    op.add_column(
+        "executions", sa.Column("hardware_before", sa.String, nullable=False, server_default=sa.text("''"))
+    )
