@@ -192,7 +192,7 @@ ABLATIONS = (
         "probe of the older line",
         "a machine that still answers when its identity comes again is another one",
         "fleet",
-        r"shares? (its|one) identity|was done$|did .* times$",
+        r"shares? (its|one) identity|replace each other$|was done$",
         _twins,
     ),
     Ablation(

@@ -40,6 +40,8 @@ TERMINATED = 0.5
 """How often a system that goes down ends its agent in order, instead of losing its power with the agent in it."""
 CLONES_NOTICED_S = 30.0
 """Two machines with one identity that can both reach the control server for so long are noticed."""
+REPLACED_MAX = 3
+"""How often one may be taken for a remnant of the other in that time, because something keeps it from answering."""
 NOT_DONE = {ExecutionState.CANCELLED, ExecutionState.EXPIRED, ExecutionState.REFUSED, ExecutionState.FAILED}
 
 
@@ -130,6 +132,7 @@ class FleetScenario:
         if options.clones:
             self._copy = Machine(world, network, "machine-090", self._agent)
             self.clients.append(self._copy)
+        self._replaced_at_ns: list[int] = []
         self._together_since_ns: int | None = None
         self._cloned_since_ns: int | None = None
         self._dice = world.dice("fleet")
@@ -471,7 +474,12 @@ class FleetScenario:
     def _agent_ended(self, node: Node, error: BaseException | None) -> None:
         """An agent ends by itself only when its machine goes down."""
         if isinstance(error, landline.LineClosed) and node in self._twins():
-            return  # The other one came while this one did not answer.
+            # The other one came while this one did not answer; that is not the rule.
+            self._replaced_at_ns.append(self.world.now_ns)
+            recent = [at for at in self._replaced_at_ns if self.world.now_ns - at < CLONES_NOTICED_S * SECOND]
+            if len(recent) > REPLACED_MAX:
+                self.world.fail("two machines with one identity replace each other")
+            return
         if error is not None:
             self.world.fail(f"the agent of {node.name} gave up: {error!r}")
 
