@@ -769,6 +769,24 @@ async def test_a_goodbye_is_said_again_to_a_control_server_that_lost_the_session
     await machine.shown(PresenceState.AWAY)
 
 
+async def test_a_system_that_goes_down_is_not_held_up_for_a_control_server_that_is_not_there(
+    house, monkeypatch
+) -> None:
+    monkeypatch.setattr(agent_module, "GOODBYE_TIMEOUT_S", 3600.0)
+    await house.start()
+    machine = await house.machine().boot()
+    await house.stop()
+    released = asyncio.Event()
+    monkeypatch.setattr(machine.power, "release_going_down", lambda: release(released))
+    machine.power.go_down(Action.SHUT_DOWN)
+    async with asyncio.timeout(10):
+        await released.wait()
+
+
+async def release(released: asyncio.Event) -> None:
+    released.set()
+
+
 @pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
 async def test_an_agent_that_is_ended_together_with_its_power_command_is_settled_by_the_next_boot(
     house, action: Action, until

@@ -530,8 +530,12 @@ class Agent:
         self._announced.set()
         self._telling = asyncio.get_running_loop().create_task(self._tell_leaving(self._leaving))
         self._keep(self._telling)
-        # What is not told in this time is told while the system goes down, if it lets us.
-        await asyncio.wait({self._telling}, timeout=GOODBYE_TIMEOUT_S)
+        # What is not told in this time is told while the system goes down, if it lets us. It is not held up for a
+        # control server that is not there.
+        is_connected = (
+            self._joined.is_set() and self.line is not None and self.line.state is not LineState.RECONNECTING
+        )
+        await asyncio.wait({self._telling}, timeout=GOODBYE_TIMEOUT_S if is_connected else 0)
         await self._power.release_going_down()
 
     async def _tell_leaving(self, goodbye: Goodbye) -> None:
