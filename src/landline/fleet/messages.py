@@ -8,7 +8,7 @@ name           from        body → answer          purpose
 ``report``     agent       Report → bool          an execution's state; stored when the answer comes
 ``claim``      agent       Claim → Grant          may I act now?
 ``postpone``   agent       Postpone → Postponed   the person wants it later
-``goodbye``    agent       Goodbye (message)      I go, and this is why
+``goodbye``    agent       Goodbye → None         I go, and this is why; the next join takes it back
 ``execute``    control     Order → bool           an execution for this machine
 ``withdraw``   control     Withdraw → bool        do not begin that execution any more
 =============  ==========  =====================  ==========================================================
@@ -119,7 +119,7 @@ class Postponed(msgspec.Struct, frozen=True):
 
 
 class Goodbye(msgspec.Struct, frozen=True):
-    """An agent leaves in order."""
+    """An agent leaves in order, or its machine goes down. One that ends sends it as a message, without an answer."""
 
     cause: Cause
     detail: Text = ""
