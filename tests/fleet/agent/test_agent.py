@@ -11,6 +11,7 @@ from tests.fleet.conftest import Switch
 import landline
 from landline import Code, RequestError
 from landline.fleet.agent import agent as agent_module
+from landline.fleet.agent import leaving
 from landline.fleet.agent.agent import AgentRefused
 from landline.fleet.agent.journal import JournalError
 from landline.fleet.agent.power import OutcomeUnknown, PowerError
@@ -772,7 +773,7 @@ async def test_a_goodbye_is_said_again_to_a_control_server_that_lost_the_session
 async def test_a_system_that_goes_down_is_not_held_up_for_a_control_server_that_is_not_there(
     house, monkeypatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "GOODBYE_TIMEOUT_S", 3600.0)
+    monkeypatch.setattr(leaving, "GOODBYE_TIMEOUT_S", 3600.0)
     await house.start()
     machine = await house.machine().boot()
     await house.stop()
@@ -834,8 +835,8 @@ async def test_an_agent_that_is_ended_while_its_command_runs_is_settled_by_the_n
 
 
 async def test_the_system_bus_is_tried_again_soon(house, monkeypatch, until) -> None:
-    monkeypatch.setattr(agent_module, "POWER_RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr(agent_module, "POWER_RETRY_CAP_S", 0.02)
+    monkeypatch.setattr(leaving, "POWER_RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(leaving, "POWER_RETRY_CAP_S", 0.02)
 
     class Losing(Switch):
         opened = 0

@@ -19,7 +19,8 @@ from landline.fleet.agent.asking import Asking, Record
 from landline.fleet.agent.boot import BootRecord
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.journal_file import JournalError
-from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.leaving import GOODBYE_TIMEOUT_S, Leaving
+from landline.fleet.agent.power import Leave, OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.prompt import Notices, Prompt
 from landline.fleet.messages import (
     CLONED_IDENTITY,
@@ -45,8 +46,6 @@ BOOT_RECORD_EVERY_S: Final = 60.0
 """How often the agent remembers how long the machine is up. A restart before the first time may not be proven."""
 PERSONS_EVERY_S: Final = 15.0
 """How often the agent looks who is on."""
-GOODBYE_TIMEOUT_S: Final = 3.0
-"""How long the last words may take: a system that goes down does not wait long (logind: 5 s)."""
 GOING_DOWN_S_MAX: Final = 120.0
 """How long nothing else begins after the system took an order to restart or shut down and announced nothing."""
 UNCERTAIN_S_MAX: Final = 20.0
@@ -55,17 +54,7 @@ CONTROL_RETRY_S: Final = 2.0
 """When to ask again after the control server could not record an answer."""
 CLONE_RETRY_S: Final = 60.0
 """When to ask again while another machine with the same identity is connected."""
-POWER_RETRY_FIRST_S: Final = 1.0
-POWER_RETRY_CAP_S: Final = 30.0
-"""When the agent tries to reach the system's bus again after losing it: a restart of it takes a second or two, so the
-first pause is short, and each is twice as long as the one before up to the cap."""
 DETAIL_CHARACTERS_MAX: Final = 500
-
-_LAST_WORDS: Final[dict[Action | None, Cause]] = {
-    Action.RESTART: Cause.RESTARTING,
-    Action.SHUT_DOWN: Cause.SHUT_DOWN,
-    None: Cause.GOING_DOWN,
-}
 
 
 class AgentRefused(Exception):
@@ -118,13 +107,7 @@ class Agent:
         # The order being carried out; and the one the system has accepted, so that the machine is going.
         self._acting: tuple[str, Action] | None = None
         self._going: tuple[str, Action] | None = None
-        # What was said when the system began to go down; from then on nothing begins, unless it is called off.
-        self._leaving: Goodbye | None = None
-        self._telling: asyncio.Task[None] | None = None
-        self._told: Goodbye | None = None
-        self._stays = asyncio.Event()
-        self._stays.set()
-        self._announced = asyncio.Event()
+        self._leaving = Leaving(power, self)
         self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
         self._not_joined_because = ""
@@ -152,18 +135,18 @@ class Agent:
         """
         await self._power.open()
         try:
-            self._start(self._watch_going_down())
+            self.start(self._leaving.watch())
             if self._boot_record is not None:
-                self._start(self._watch_boot(self._boot_record))
+                self.start(self._watch_boot(self._boot_record))
             line = await self._connect()
             if line is None:
                 return await self._ending or Goodbye(Cause.AGENT_STOPPED)
             try:
-                self._start(self._watch_persons())
+                self.start(self._watch_persons())
                 goodbye = await self._ending
                 if goodbye is None:
                     raise line.error or AgentRefused("the control server closed the line")
-                goodbye = await self._last_words(goodbye)
+                goodbye = await self._leaving.last_words(goodbye)
                 await self._say_goodbye(line, goodbye)
                 return goodbye
             finally:
@@ -206,7 +189,7 @@ class Agent:
         if change.state is LineState.ONLINE and change.resumed is False:
             # Before anybody hears of it: the first order may be here before whoever waits for the connection.
             self.line = line
-            self._start(self._join(line))
+            self.start(self._join(line))
         elif change.state is LineState.CLOSED and not self._ending.done():
             self._ending.set_result(None)
         if self._on_state is not None:
@@ -308,7 +291,7 @@ class Agent:
         if known is None and (entry := self._journal.find(order.execution_id)) is not None:
             known = KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
         if known is not None:
-            self._start(self._report(known))
+            self.start(self._report(known))
             return True
         logger.info(
             "%s %s: received, requested by %s, due in %.0f s, expires in %.0f s",
@@ -359,9 +342,9 @@ class Agent:
         """Act, in turn and with the control server's leave. Return False when persons are to be asked after all."""
         if not agreed.is_free:
             await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
-        had_to_wait = self._one_action.locked() or not self._stays.is_set()
+        had_to_wait = self._one_action.locked() or not self._leaving.stays.is_set()
         async with self._one_action:
-            await self._stays.wait()
+            await self._leaving.stays.wait()
             if agreed.is_free:
                 # Another action may have taken long: somebody may have logged on meanwhile.
                 if had_to_wait and not (await self.look()).is_free:
@@ -480,11 +463,11 @@ class Agent:
         """
         try:
             async with asyncio.timeout(seconds):
-                await self._announced.wait()
+                await self._leaving.announced.wait()
         except TimeoutError:
             return False
         else:
-            await self._stays.wait()
+            await self._leaving.stays.wait()
             self._acting = None
             await self._tell_outcome(order, ExecutionState.FAILED, "it was called off on the machine")
             return True
@@ -502,86 +485,36 @@ class Agent:
 
     # Going.
 
-    async def _watch_going_down(self) -> None:
-        pause_s = POWER_RETRY_FIRST_S
-        while True:
-            try:
-                if self._leaving is None:
-                    await self._leave(await self._power.wait_going_down())
-                await self._power.wait_called_off()
-                self._stay()
-                continue
-            except PowerError as error:
-                logger.warning("%s; trying again in %g s", error, pause_s)
-            await asyncio.sleep(pause_s)
-            try:
-                # What was announced or called off meanwhile is found out there.
-                await self._power.open()
-                pause_s = POWER_RETRY_FIRST_S
-            except PowerError as error:
-                logger.warning("%s", error)
-                pause_s = min(2 * pause_s, POWER_RETRY_CAP_S)
+    @property
+    def is_connected(self) -> bool:
+        """Whether the control server knows this machine, and a line leads to it."""
+        line = self.line
+        return self._joined.is_set() and line is not None and line.state is not LineState.RECONNECTING
 
-    async def _leave(self, going_down: GoingDown) -> None:
-        """The system goes down: the control server hears of it while the system waits for us."""
-        # The system may say so before it has answered the very request that makes it go.
-        self._leaving = self._goodbye(going_down, self._going or self._acting)
-        self._stays.clear()
-        self._announced.set()
-        self._telling = asyncio.get_running_loop().create_task(self._tell_leaving(self._leaving))
-        self._keep(self._telling)
-        # What is not told in this time is told while the system goes down, if it lets us. It is not held up for a
-        # control server that is not there.
-        is_connected = (
-            self._joined.is_set() and self.line is not None and self.line.state is not LineState.RECONNECTING
-        )
-        await asyncio.wait({self._telling}, timeout=GOODBYE_TIMEOUT_S if is_connected else 0)
-        await self._power.release_going_down()
+    @property
+    def acting(self) -> tuple[str, Action] | None:
+        """The order that is being carried out."""
+        return self._acting
 
-    async def _tell_leaving(self, goodbye: Goodbye) -> None:
+    @property
+    def accepted(self) -> tuple[str, Action] | None:
+        """The order that the system has accepted."""
+        return self._going
+
+    async def tell_goodbye(self, goodbye: Goodbye) -> None:
+        """Tell the control server, once it can be reached; return when it is on record."""
         try:
             await self._request_until_answered("goodbye", goodbye, type(None))
         except landline.RequestError as error:
             logger.warning("the goodbye was not taken: %s", error)
         else:
-            self._told = goodbye
             logger.info("said goodbye: %s", goodbye.cause.value)
 
-    def _stay(self) -> None:
-        """The shutdown was called off. The control server takes the goodbye back when this machine joins again."""
-        logger.info("the shutdown was called off; staying")
-        if self._telling is not None:
-            self._telling.cancel()
-        self._leaving = self._telling = self._told = None
-        self._announced.clear()
-        self._stays.set()
+    def rejoin(self) -> None:
+        """Join again: that takes the goodbye back."""
         if self.line is not None and self._joined.is_set():
             self._joined.clear()
-            self._start(self._join(self.line))
-
-    async def _last_words(self, goodbye: Goodbye) -> Goodbye:
-        """Why this agent goes: because the system does, or for the reason it was stopped with."""
-        going = self._going
-        try:
-            going_down = await self._power.going_down()
-        except PowerError as error:
-            logger.debug("whether the system goes down cannot be told: %s", error)
-            going_down = None if going is None else GoingDown(going[1])
-        if going_down is not None:
-            return self._goodbye(going_down, going or self._acting)
-        if (acting := self._acting) is not None:
-            # Whether the system does it all the same, its next boot shows.
-            detail = f"stopped while the machine was to be {acting[1].past}"
-            return Goodbye(goodbye.cause, goodbye.detail or detail, acting[0])
-        return goodbye
-
-    def _goodbye(self, going_down: GoingDown, order: tuple[str, Action] | None) -> Goodbye:
-        if order is not None and order[1] is Action.LOG_OFF:
-            order = None
-        action = going_down.action
-        if order is not None and action in {None, order[1]}:
-            return Goodbye(_LAST_WORDS[order[1]], "", order[0])
-        return Goodbye(_LAST_WORDS[action], "the system goes down")
+            self.start(self._join(self.line))
 
     def _refuse(self, sentence: str) -> None:
         if not self._ending.done():
@@ -592,7 +525,7 @@ class Agent:
             logger.warning("the goodbye cannot be said: the control server is not connected")
             return
         try:
-            if goodbye != self._told:
+            if goodbye != self._leaving.told:
                 async with asyncio.timeout(GOODBYE_TIMEOUT_S):
                     await line.send(goodbye, name="goodbye")
             await line.close(timeout=GOODBYE_TIMEOUT_S)
@@ -664,8 +597,11 @@ class Agent:
 
     # Tasks.
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._keep(asyncio.get_running_loop().create_task(work))
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run in a task that ends with the agent; an error in it ends the agent."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._keep(task)
+        return task
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
