@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from landline.fleet.api import JobRequest
-from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
+from landline.fleet.model import Action, Cause, Claimant, ExecutionState, PresenceState
 from landline.fleet.web.serve import ApiServer
 
 LEAVE_SCREEN = "\x1b[?1049l"
@@ -58,6 +58,39 @@ async def test_ls_tells_who_cannot_be_asked_and_where_it_is_not_known_who_is_on(
     assert facts["hall"]["asking_problem"] == "no display\x1b[2J"
     assert facts["lab-1"]["persons_problem"] == "the bus is gone"
     assert (facts["free"]["knows_persons"], facts["free"]["asks_by"]) == (True, "tk on :0")
+
+
+async def test_the_machines_of_a_cloned_identity(cli, fleet, server):
+    claimants = tuple(
+        Claimant(
+            name=f"pc{number}",
+            host_name=f"pc{number}.lan",
+            address=f"10.0.0.{number}:4711",
+            boot_id="",
+            is_live=number < 3,
+            since_at=fleet.now - 60,
+        )
+        for number in (1, 2, 3)
+    )
+    fleet.put(msgspec.structs.replace(fleet.by_id["m-lab-2"], claimants=claimants))
+    ended = await cli.run("ls")
+    assert ended.out.splitlines()[3:6] == [
+        "lab-2  online (cloned identity)   -       -         10.0.0.1:4711   pc1.lan    Debian  1 min  -",
+        "lab-2  online (cloned identity)   -       -         10.0.0.2:4711   pc2.lan    Debian  1 min  -",
+        "lab-2  offline (cloned identity)  -       -         10.0.0.3:4711   pc3.lan    Debian  1 min  -",
+    ]
+    refused = await cli.run("machines", "resolve", "lab-2")
+    assert (refused.status, refused.out, refused.err) == (2, "", "2 machines use the identity of lab-2.\n")
+    unknown = await cli.run("machines", "resolve", "lab-9")
+    assert (unknown.status, unknown.err) == (2, "There is no machine called 'lab-9'.\n")
+    live = msgspec.structs.replace(claimants[1], is_live=False)
+    fleet.put(msgspec.structs.replace(fleet.by_id["m-lab-2"], claimants=(claimants[0], live, claimants[2])))
+    resolved = await cli.run("machines", "resolve", "lab-2")
+    assert (resolved.status, resolved.out) == (
+        0,
+        "lab-2 has its identity for itself; it gets jobs again.\n",
+    )
+    assert "cloned" not in (await cli.run("ls")).out
 
 
 async def test_ls_without_machines(cli, fleet, server):

@@ -280,6 +280,15 @@ class CommandMachine:
         until(opened)
         gate.unlink()
 
+    def open_gate_if_shut(self) -> None:
+        """Nothing waits at it any more."""
+        (self.directory / "gate").unlink(missing_ok=True)
+
+    @property
+    def pids(self) -> list[int]:
+        """The process groups of its commands."""
+        return [int(line) for line in self._lines("pids")]
+
     @property
     def acts(self) -> list[str]:
         """The messages of the jobs it began to carry out, in order."""

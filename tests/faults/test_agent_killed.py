@@ -1,6 +1,8 @@
 """Agents that are killed or frozen in the middle of a job: it is done at most once, and what is told is true."""
 
+import os
 import re
+import signal
 import time
 
 import pytest
@@ -93,6 +95,25 @@ def test_restarted_by_a_command_that_restarts_nothing(fleet, machine, poll):
     assert ended.state is ExecutionState.UNKNOWN
     assert "was not restarted since" in ended.detail
     assert machine.acts == ["once"]
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+def test_ended_by_the_system_together_with_its_command(fleet, machine, poll, action):
+    """systemd sends SIGTERM to all of a service at once. Here the machine stays up, so that it did not happen."""
+    machine.shut_gate()
+    job = fleet.control.order(action, machine.name, message="once")
+    poll(lambda: machine.acts)
+    for pid in machine.pids:
+        os.killpg(pid, signal.SIGTERM)
+    assert machine.agent.ends(signal.SIGTERM) == 0
+    assert fleet.control.execution(job).state is ExecutionState.ACTING
+    machine.start()
+    ended = fleet.control.ended(job)
+    assert ended.state is ExecutionState.UNKNOWN
+    assert f"the machine was not {action.past} since" in ended.detail
+    machine.open_gate_if_shut()
+    assert is_useful(fleet, machine)
+    assert machine.acts == ["once", "another"]
 
 
 def test_frozen_for_longer_than_the_job_is_valid(fleet, machine):

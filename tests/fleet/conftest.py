@@ -20,6 +20,7 @@ from landline.fleet.agent import agent as agent_module
 from landline.fleet.agent import asking
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Entry, Journal
+from landline.fleet.agent.power import Leave
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Notice, Question
 from landline.fleet.api import JobRequest, JobView
@@ -133,14 +134,14 @@ class Switch(SimulatedPower):
         """Everybody leaves."""
         self._persons = ()
 
-    async def act(self, action: Action, *, reason: str) -> None:
+    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
         await self._machine.may_act.wait()
         if self._machine.fails_before_acting is not None:
             raise self._machine.fails_before_acting
         self._machine.acted.append(action)
         if self._machine.fails_after_acting is not None:
             raise self._machine.fails_after_acting
-        await super().act(action, reason=reason)
+        await super().act(action, reason=reason, leave=leave)
 
 
 class WatchedJournal(Journal):
@@ -172,6 +173,9 @@ class Machine:
         self.acted: list[Action] = []
         self.may_act = asyncio.Event()
         self.may_act.set()
+        self.may_go = asyncio.Event()
+        """Whether a system that goes down gets to the end of its agent."""
+        self.may_go.set()
         self.fails_before_acting: Exception | None = None
         self.fails_after_acting: Exception | None = None
         self.facts: dict[str, Any] = {}
@@ -189,6 +193,8 @@ class Machine:
         joins = self.house.joins.get(self.id, 0)
         self.journal = WatchedJournal.open(self.directory / "journal.jsonl")
         self.power = power or Switch(self)
+        if isinstance(self.power, SimulatedPower):
+            self.power.terminate = self._terminate
         self.agent = Agent(
             urls=[self.house.url],
             auth=SharedToken(token),
@@ -212,6 +218,10 @@ class Machine:
             return await self.agent.run()
         finally:
             self.journal.close()
+
+    def _terminate(self) -> None:
+        if self.may_go.is_set():
+            self.agent.stop()
 
     async def ended(self) -> Goodbye:
         """What the agent returned or raised."""
@@ -265,6 +275,7 @@ class House:
         self.waker: Any = WakerDouble()
         self.heartbeat = Heartbeat()
         self.resume_window_s = 60.0
+        self.gone_grace_s = 0.05
         self.joins: dict[str, int] = {}
         self.offset_s = 0.0
         self.clock: Any = self.now
@@ -281,7 +292,9 @@ class House:
         self.server = Server(
             auth=SharedToken(TOKEN), heartbeat=self.heartbeat, resume_window_s=self.resume_window_s
         )
-        self.control = await Control.start(self.server, self.storage, waker=self.waker, clock=self.clock)
+        self.control = await Control.start(
+            self.server, self.storage, waker=self.waker, clock=self.clock, gone_grace_s=self.gone_grace_s
+        )
         self.control.on_joined = self._joined
         self._listening = self.server.listen(self.url)
         self.endpoint = await self._listening.__aenter__()

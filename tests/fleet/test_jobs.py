@@ -13,11 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from landline.fleet import jobs
 from landline.fleet.api import JobRequest, OperationError
-from landline.fleet.messages import Goodbye, Grant, KnownExecution
+from landline.fleet.messages import Grant, KnownExecution
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
     Cause,
+    Claimant,
     Execution,
     ExecutionState,
     Facts,
@@ -395,18 +396,26 @@ def test_reports_follow_the_life_cycle() -> None:
 # Goodbyes.
 
 
+def gone(cause: Cause = Cause.SHUT_DOWN, execution_id: str = "j-1") -> Presence:
+    return Presence(state=P.OFFLINE, since_at=T0, cause=cause, execution_id=execution_id, gone_at=T0)
+
+
 @pytest.mark.parametrize("action", Action)
 @pytest.mark.parametrize("state", S)
-def test_a_goodbye_settles_the_shutdown_that_caused_it(action: Action, state: ExecutionState) -> None:
+def test_a_machine_that_is_gone_settles_the_shutdown_that_made_it_go(
+    action: Action, state: ExecutionState
+) -> None:
     job, execution = make_job(action), make_execution(state)
-    after = jobs.settle_on_goodbye(job, execution, Goodbye(Cause.SHUT_DOWN, "", "j-1"), T0)
-    if action is Action.SHUT_DOWN and state is S.ACTING:
+    after = jobs.settle_when_gone(job, execution, gone(), T0)
+    if action is Action.SHUT_DOWN and S.DONE in LIFE_CYCLE[state]:
         assert after is not None
-        assert after.state is S.DONE
+        assert (after.state, after.detail) == (S.DONE, "it said goodbye and went")
     else:
         assert after is None
-    assert jobs.settle_on_goodbye(job, execution, Goodbye(Cause.SHUT_DOWN, "", "j-2"), T0) is None
-    assert jobs.settle_on_goodbye(job, execution, Goodbye(Cause.SHUT_DOWN), T0) is None
+    # Nor does a machine that went for another reason.
+    assert jobs.settle_when_gone(job, execution, gone(execution_id="j-2"), T0) is None
+    assert jobs.settle_when_gone(job, execution, gone(execution_id=""), T0) is None
+    assert jobs.settle_when_gone(job, execution, gone(Cause.AGENT_STOPPED), T0) is None
 
 
 # Joins.
@@ -450,6 +459,7 @@ DONE = KnownExecution("j-1", S.DONE, "", "boot-1")
         # Still at it.
         (Action.RESTART, "boot-1", RUNNING, None),
         (Action.LOG_OFF, "boot-1", RUNNING, None),
+        (Action.SHUT_DOWN, "", JOURNALLED, S.UNKNOWN),
         # A machine that cannot tell its boots proves nothing.
         (Action.RESTART, "", JOURNALLED, S.UNKNOWN),
         (Action.RESTART, "", NOT_TOLD, S.FAILED),
@@ -467,6 +477,73 @@ def test_what_had_begun_is_settled_by_the_join(
     # What is unknown already stays as it is.
     expected = None if after is before else after
     assert (settled.state if settled else None) is expected
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ("boot-1", "boot-1", ", and the machine was not restarted since"),
+        (
+            "boot-1",
+            "",
+            "; whether the machine was restarted cannot be told, because it has no boot id",
+        ),
+        (
+            "",
+            "boot-1",
+            "; whether the machine was restarted cannot be told, because it has no boot id",
+        ),
+        ("", "", "; whether the machine was restarted cannot be told, because it has no boot id"),
+    ],
+)
+def test_that_a_machine_was_not_restarted_is_said_only_where_it_is_known(
+    before: str, now: str, words: str
+) -> None:
+    execution = make_execution(S.ACTING, boot_id_before=before)
+    settled = jobs.settle_on_join(make_job(), execution, make_machine(boot_id=now), JOURNALLED, T0 + 1)
+    assert settled is not None
+    assert (settled.state, settled.detail) == (
+        S.UNKNOWN,
+        f"the agent stopped while it acted{words}; not repeated",
+    )
+
+
+@pytest.mark.parametrize("known", [NOT_TOLD, JOURNALLED, FAILED, UNKNOWN, DONE])
+@pytest.mark.parametrize("boot_id", ["boot-1", "boot-2", ""])
+@pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
+def test_another_machine_with_the_same_identity_proves_nothing(
+    action: Action, boot_id: str, known: KnownExecution | None
+) -> None:
+    execution = make_execution(S.ACTING, hardware_before="02:00:00:00:00:01")
+    other = make_machine(boot_id=boot_id, mac_addresses=("02:00:00:00:00:02",))
+    claimed = msgspec.structs.replace(
+        make_machine(boot_id=boot_id),
+        claimants=(Claimant(name="a", host_name="a", address="a:1", boot_id="", since_at=T0),),
+    )
+    for machine in (other, claimed):
+        settled = jobs.settle_on_join(make_job(action), execution, machine, known, T0 + 1)
+        assert settled is not None
+        assert settled.state is S.UNKNOWN
+        # Nor later.
+        assert jobs.settle_on_join(make_job(action), settled, machine, known, T0 + 2) is None
+        # What this very process is at goes on.
+        assert jobs.settle_on_join(make_job(action), execution, machine, RUNNING, T0 + 1) is None
+
+
+def test_the_machine_that_is_given_leave_is_remembered() -> None:
+    _, acting = jobs.claim(make_execution(S.ACCEPTED), T0, boot_id="b", hardware="02:00:00:00:00:01")
+    assert acting is not None
+    assert (acting.boot_id_before, acting.hardware_before) == ("b", "02:00:00:00:00:01")
+
+
+@pytest.mark.parametrize("state", S)
+def test_what_has_not_begun_is_refused_when_the_identity_is_cloned(state: ExecutionState) -> None:
+    refused = jobs.refuse_clone(make_execution(state), T0 + 1, "its identity is cloned")
+    if state.is_final or state is S.ACTING:
+        assert refused is None
+    else:
+        assert refused is not None
+        assert (refused.state, refused.detail) == (S.REFUSED, "its identity is cloned")
 
 
 @pytest.mark.parametrize("state", BEFORE_ACTING)
@@ -597,8 +674,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(is_its=st.booleans())
     def goodbye(self, is_its: bool) -> None:
-        farewell = Goodbye(Cause.SHUT_DOWN, "", "j-1" if is_its else "")
-        self.put(jobs.settle_on_goodbye(self.job, self.execution, farewell, self.now))
+        before = self.execution
+        seen = gone(execution_id="j-1" if is_its else "")
+        self.put(jobs.settle_when_gone(self.job, self.execution, seen, self.now))
+        assert self.execution.state is not S.DONE or before.state is S.DONE or is_its
 
     @rule(told=st.none() | st.sampled_from(list(S)), is_running=st.booleans(), new_boot=st.booleans())
     def join(self, told: ExecutionState | None, is_running: bool, new_boot: bool) -> None:

@@ -49,13 +49,81 @@ def test_a_lost_link_and_its_return() -> None:
 
 @pytest.mark.parametrize(
     ("cause", "state"),
-    [(cause, P.AWAY if cause is Cause.RESTARTING else P.OFFLINE) for cause in Cause],
+    [(cause, P.OFFLINE if cause is Cause.AGENT_STOPPED else P.AWAY) for cause in Cause],
 )
 def test_a_goodbye_says_where_the_machine_went(cause: Cause, state: PresenceState) -> None:
     for before in P:
-        after = presence.said_goodbye(in_state(before), 120.0, join="a", cause=cause, detail="bye")
+        after = presence.said_goodbye(
+            in_state(before), 120.0, join="a", cause=cause, detail="bye", execution_id="j-1"
+        )
         assert (after.state, after.cause, after.detail, after.since_at) == (state, cause, "bye", 120.0)
-        assert after.address == ""
+        assert (after.address, after.execution_id, after.gone_at) == ("", "j-1", None)
+
+
+def leaving(cause: Cause) -> Presence:
+    return presence.said_goodbye(
+        ONLINE, 110.0, join="a", cause=cause, detail="the system goes down", execution_id="j-1"
+    )
+
+
+GRACE_S = presence.GONE_GRACE_S
+DOWN = [Cause.SHUT_DOWN, Cause.GOING_DOWN]
+
+
+@pytest.mark.parametrize("cause", [Cause.RESTARTING, *DOWN])
+def test_a_goodbye_proves_nothing_while_the_line_is_alive(cause: Cause) -> None:
+    said = leaving(cause)
+    assert not presence.is_gone(said, 1e9)
+    assert presence.overdue(said, 1e9) is said
+    # Silence and its end neither.
+    assert presence.suspected(said, 120.0, join="a", detail="") is said
+    assert presence.recovered(said, 121.0, join="a", address="x") is said
+
+
+@pytest.mark.parametrize("cause", [Cause.RESTARTING, *DOWN])
+def test_a_machine_that_said_goodbye_is_gone_a_while_after_its_line_ended(cause: Cause) -> None:
+    ended = presence.left(leaving(cause), 120.0, join="a", cause=Cause.AGENT_STOPPED, detail="closed")
+    assert ended.gone_at == 120.0
+    assert not presence.is_gone(ended, 120.0 + GRACE_S - 0.001)
+    assert presence.is_gone(ended, 120.0 + GRACE_S)
+    # The reason is its own, whatever ended the line.
+    assert (ended.cause, ended.detail, ended.execution_id) == (cause, "the system goes down", "j-1")
+
+
+@pytest.mark.parametrize("cause", DOWN)
+def test_a_machine_that_shuts_down_is_offline_when_its_line_ended(cause: Cause) -> None:
+    left = presence.left(leaving(cause), 120.0, join="a", cause=Cause.AGENT_STOPPED, detail="closed")
+    assert (left.state, left.cause, left.since_at) == (P.OFFLINE, cause, 120.0)
+
+
+@pytest.mark.parametrize("cause", [Cause.RESTARTING, *DOWN])
+def test_a_broken_link_does_not_show_that_a_machine_went(cause: Cause) -> None:
+    said = leaving(cause)
+    assert presence.link_lost(said, 120.0, join="a", cause=Cause.LINK_LOST, detail="") is said
+
+
+@pytest.mark.parametrize("cause", [Cause.RESTARTING, *DOWN])
+def test_a_machine_that_said_goodbye_has_time_to_return_to_a_server_that_was_started_again(
+    cause: Cause,
+) -> None:
+    after = presence.after_server_start(leaving(cause), 200.0)
+    assert (after.state, after.cause, after.execution_id) == (P.AWAY, cause, "j-1")
+    grace_s = presence.SERVER_START_GRACE_S
+    assert not presence.is_gone(after, 200.0 + grace_s - 0.001)
+    assert presence.is_gone(after, 200.0 + grace_s)
+    assert presence.overdue(after, 200.0 + grace_s - 0.001) is after
+    if cause is not Cause.RESTARTING:
+        gone = presence.overdue(after, 200.0 + grace_s)
+        assert (gone.state, gone.cause, gone.since_at) == (P.OFFLINE, cause, 200.0 + grace_s)
+    # One whose line had ended before is not kept waiting.
+    gone = presence.left(leaving(cause), 120.0, join="a", cause=Cause.AGENT_STOPPED, detail="")
+    assert presence.after_server_start(gone, 200.0) is gone
+
+
+def test_a_machine_that_joins_again_takes_its_goodbye_back() -> None:
+    again = presence.joined(130.0, join="b", address="x")
+    assert (again.gone_at, again.execution_id) == (None, "")
+    assert not presence.is_gone(again, 1e9)
 
 
 def test_leaving_without_a_goodbye_is_the_loss() -> None:
@@ -72,9 +140,8 @@ def test_leaving_after_a_lost_link_keeps_the_first_cause() -> None:
     assert (after.cause, after.detail) == (Cause.SILENT, "not resumed")
 
 
-@pytest.mark.parametrize("state", [P.AWAY, P.OFFLINE])
-def test_leaving_after_a_goodbye_changes_nothing(state: PresenceState) -> None:
-    before = in_state(state, Cause.SHUT_DOWN)
+def test_leaving_after_the_end_changes_nothing() -> None:
+    before = in_state(P.OFFLINE, Cause.SHUT_DOWN)
     assert presence.left(before, 120.0, join="a", cause=Cause.LINK_LOST, detail="x") is before
 
 
@@ -153,14 +220,13 @@ def test_a_start_of_the_control_server_waits_for_those_that_were_on(state: Prese
     assert (gone.state, gone.cause) == (P.OFFLINE, Cause.SERVER_STARTED)
 
 
-@pytest.mark.parametrize("state", [P.AWAY, P.OFFLINE])
-def test_a_start_of_the_control_server_keeps_what_was_gone(state: PresenceState) -> None:
-    before = in_state(state, Cause.RESTARTING)
+def test_a_start_of_the_control_server_keeps_what_was_gone() -> None:
+    before = in_state(P.OFFLINE, Cause.SHUT_DOWN)
     assert presence.after_server_start(before, 200.0) is before
 
 
 def test_a_restart_that_takes_too_long_did_not_return() -> None:
-    away = in_state(P.AWAY, Cause.RESTARTING)
+    away = msgspec.structs.replace(in_state(P.AWAY, Cause.RESTARTING), gone_at=101.0)
     assert presence.overdue(away, 100.0 + presence.AWAY_MAX_S - 0.001) is away
     gone = presence.overdue(away, 100.0 + presence.AWAY_MAX_S)
     assert (gone.state, gone.cause) == (P.OFFLINE, Cause.DID_NOT_RETURN)

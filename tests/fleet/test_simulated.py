@@ -51,7 +51,7 @@ async def test_a_small_fleet_lives(tmp_path: Path, until, monkeypatch: pytest.Mo
     storage = await Storage.open(tmp_path / "landline.db")
     server = Server(auth=SharedToken(TOKEN))
     waker = MagicPackets(host="127.0.0.1")
-    control = await Control.start(server, storage, waker=waker)
+    control = await Control.start(server, storage, waker=waker, gone_grace_s=0.1)
     tally = Tally()
 
     def receive(line, number: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from landline.fleet import jobs
+from landline.fleet import jobs, machines, presence
 from landline.fleet.agent import consent
 from landline.fleet.agent.agent import Agent
 from landline.fleet.ledger import Ledger
@@ -103,6 +103,17 @@ def _expiry(patch) -> None:
     patch(jobs, "settle_on_join", settle_late)
 
 
+def _gone(patch) -> None:
+    patch(presence, "is_gone", lambda presence, now, **options: bool(presence.execution_id))
+
+
+def _twins(patch) -> None:
+    async def never(line):
+        return False
+
+    patch(machines, "_answers", never)
+
+
 def _acknowledgement(patch) -> None:
     original = ReplayBuffer.receive_ack
     patch(
@@ -170,6 +181,20 @@ ABLATIONS = (
         _journal,
     ),
     Ablation("expiry", "what has expired is not begun", "fleet", r"after it had expired$", _expiry),
+    Ablation(
+        "end of the line",
+        "a goodbye proves nothing before the line has ended",
+        "fleet",
+        r"is done, and the machine is in the same boot$",
+        _gone,
+    ),
+    Ablation(
+        "probe of the older line",
+        "a machine that still answers when its identity comes again is another one",
+        "fleet",
+        r"shares? (its|one) identity|replace each other$|was done$",
+        _twins,
+    ),
     Ablation(
         "acknowledgement check",
         "only what was sent can be acknowledged (§5.3)",

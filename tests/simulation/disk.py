@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from tests.simulation.node import Node
 
@@ -48,8 +49,9 @@ class Database:
     The real one is tested with real processes and ``kill -9``; here its promises are taken for granted.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, recorded: Callable[[Execution], None] = lambda execution: None) -> None:
         self._node = node
+        self._recorded = recorded
         self._turn = asyncio.Lock()
         for table in ("machines", "jobs", "executions"):
             node.disk.setdefault(table, {})
@@ -114,6 +116,7 @@ class Database:
             self._node.disk["executions"][execution.id] = execution
             self._node.disk["events"].append((execution.id, execution.state))
             self._node.world.note(f"on disk: {execution.id} {execution.state.value} {execution.detail}")
+            self._recorded(execution)
 
     async def _read(self) -> None:
         await asyncio.sleep(self._node.dice.random() * 0.005)

@@ -49,6 +49,8 @@ class Options(msgspec.Struct, frozen=True):
     lies: bool
     """One client acknowledges what was never sent."""
     faults: tuple[Fault, ...]
+    clones: bool = False
+    """The first machine has a copy, with the same identity, until everything is mended."""
     scheme: str = "tcp"
     """What the lines ride: a bare stream, or the messages of a WebSocket."""
 
@@ -77,6 +79,7 @@ def draw(seed: int, dice: Random) -> Options:
         is_lax=dice.random() < 0.3,
         lies=scenario == "lines" and dice.random() < 0.2,
         faults=tuple(sorted(faults, key=lambda fault: fault.at_s)),
+        clones=scenario == "fleet" and Random(f"{seed}/clones").random() < 0.15,
         # A die of its own: what a seed drew before there was a choice, it draws still.
         scheme=Random(f"{seed}/scheme").choice(["tcp", "ws"]) if scenario == "lines" else "tcp",
     )

@@ -20,11 +20,12 @@ import landline
 from landline import Backoff, LandlineError, Line, LineState, Server
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Journal
-from landline.fleet.agent.power import PowerError
+from landline.fleet.agent.power import Leave, PowerError
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
 from landline.fleet.api import CancelRequest, JobRequest, OperationError
 from landline.fleet.control import Control
+from landline.fleet.jobs import GRANT_VALID_S
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState, Unasked
 from landline.fleet.storage import StorageError
 
@@ -33,6 +34,14 @@ NOTICED_S = 12.0
 """The heartbeat's interval and timeout, what a clogged network may still deliver, and some slack."""
 LATE_S = 0.05
 """How much later an act may seem on another machine's clock: drift over the ten seconds of a leave."""
+CALLED_OFF = 0.2
+"""How often a restart or shutdown is called off before it comes to the end of the agent."""
+TERMINATED = 0.5
+"""How often a system that goes down ends its agent in order, instead of losing its power with the agent in it."""
+CLONES_NOTICED_S = 30.0
+"""Two machines with one identity that can both reach the control server for so long are noticed."""
+REPLACED_MAX = 3
+"""How often one may be taken for a remnant of the other in that time, because something keeps it from answering."""
 NOT_DONE = {ExecutionState.CANCELLED, ExecutionState.EXPIRED, ExecutionState.REFUSED, ExecutionState.FAILED}
 
 
@@ -40,6 +49,8 @@ class Machine(Node):
     """A machine that goes down when told, and comes back."""
 
     persons: tuple[Person, ...] = ()
+    known_as = ""
+    """The name of the machine it takes itself for; a copy has that of the original."""
     is_shy: bool = False
     """Whether its display, and what tells who is on, come and go."""
 
@@ -57,11 +68,12 @@ class MachinePower(SimulatedPower):
         self._scenario = scenario
         self._node = node
 
-    async def act(self, action: Action, *, reason: str) -> None:
+    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
         if self._node.loop is not asyncio.get_running_loop():
             return
+        leave.check()
         self._scenario.acted(self._node, action, reason, is_anybody_on=bool(self._persons))
-        await super().act(action, reason=reason)
+        await super().act(action, reason=reason, leave=leave)
 
     async def persons(self) -> tuple[Person, ...]:
         if self._node.fails_now("sessions"):
@@ -116,6 +128,13 @@ class FleetScenario:
         self.clients = [
             Machine(world, network, f"machine-{number:03d}", self._agent) for number in range(options.clients)
         ]
+        self._copy: Machine | None = None
+        if options.clones:
+            self._copy = Machine(world, network, "machine-090", self._agent)
+            self.clients.append(self._copy)
+        self._replaced_at_ns: list[int] = []
+        self._together_since_ns: int | None = None
+        self._cloned_since_ns: int | None = None
         self._dice = world.dice("fleet")
         self._is_over = False
         self._orders = 0
@@ -123,6 +142,8 @@ class FleetScenario:
         self._acts: Counter[tuple[str, str]] = Counter()
         # By machine: the orders to which its agent that runs now got an answer, or nobody's after the countdown.
         self._agreed: dict[Node, set[str]] = {node: set() for node in self.clients}
+        self._called_off: set[tuple[str, str]] = set()
+        self._powers: dict[Node, MachinePower] = {}
         self._running: tuple[Server, Control] | None = None
         self._agents: dict[Node, Agent] = {}
         self._sessions: dict[Node, set[bytes]] = {node: set() for node in (self.server, *self.clients)}
@@ -135,6 +156,7 @@ class FleetScenario:
             node.on_death = self._excuse
             node.after_step = self._look_at_client
             node.on_end = self._agent_ended
+            node.known_as = node.name if node is not self._copy else self.clients[0].name
             if self._dice.random() < 0.5:
                 node.persons = (Person("ada", "seat0"),)
         # Dice of their own: what a seed drew before there were shy machines, it draws still.
@@ -145,7 +167,10 @@ class FleetScenario:
     def begin(self) -> None:
         self.server.power_on()
         for node in self.clients:
-            node.power_on()
+            if node is self._copy:
+                self._power_on_after(node, self._dice.uniform(1, 20))
+            else:
+                node.power_on()
         self._supervise()
 
     def do(self, fault: Fault, node: Node) -> None:
@@ -162,6 +187,10 @@ class FleetScenario:
 
     def heal(self) -> None:
         self._is_over = True
+        if self._copy is not None:
+            # The operator gives it an identity of its own.
+            self._copy.known_as = self._copy.name
+            self._copy.kill()
         for node in (self.server, *self.clients):
             node.disk_full_until_ns = 0
 
@@ -172,10 +201,14 @@ class FleetScenario:
     def acted(self, node: Machine, action: Action, reason: str, *, is_anybody_on: bool) -> None:
         """A machine does what an order says: the moment that must not come twice, nor too late, nor without asking."""
         self.world.note(f"{node.name} acts: {action.value} ({reason})")
-        key = (reason, node.name)
+        key = (reason, node.known_as)
         self._acts[key] += 1
         if self._acts[key] > 1:
             self.world.fail(f"{node.name} did {reason!r} {self._acts[key]} times")
+        # Leave that was given before is good for a while.
+        since_ns = self.world.now_ns if self._cloned_since_ns is None else self._cloned_since_ns
+        if node in self._twins() and self.world.now_ns - since_ns > (GRANT_VALID_S + LATE_S) * SECOND:
+            self.world.fail(f"{node.name} did {reason!r}, and shares its identity with another machine")
         execution = self._execution(*key)
         if execution is None:
             self.world.fail(f"{node.name} did {reason!r}, which is not on record")
@@ -192,9 +225,17 @@ class FleetScenario:
             return
         boot = node.boots
         self._going.add(node)
+        ends_after_s = self._dice.uniform(0.2, 4)
+        fate = self._dice.random()
+        if fate < CALLED_OFF:
+            self.world.after(ends_after_s, lambda: self._is_called_off(node, key, boot))
+            return
         if action is Action.SHUT_DOWN:
             self._stays_off.add(node)
-        self.world.after(self._dice.uniform(0.2, 4), lambda: self._goes_down(node, action, boot))
+        if fate < CALLED_OFF + (1 - CALLED_OFF) * TERMINATED:
+            self.world.after(ends_after_s, lambda: self._terminate(node, boot))
+            ends_after_s += self._dice.uniform(0.0, 2)
+        self.world.after(ends_after_s, lambda: self._goes_down(node, action, boot))
 
     def _check_unasked(self, node: Machine, reason: str, execution: Execution) -> None:
         """A person is on who was not asked: only where the operator wants that, and after the whole countdown."""
@@ -237,14 +278,25 @@ class FleetScenario:
             what = f"{job.message!r} ({job.action.value}) on {execution.machine_name}"
             if not execution.state.is_final and by_id[execution.machine_name].is_running:
                 self.world.fail(f"{what} is still {execution.state.value}")
-            if execution.state in NOT_DONE and acts:
+            is_called_off = (job.message, execution.machine_name) in self._called_off
+            if execution.state in NOT_DONE and acts and not is_called_off:
                 self.world.fail(f"{what} is {execution.state.value} ({execution.detail}), and was done")
             if execution.state is ExecutionState.DONE and not acts:
                 self._check_done(job.action, execution, what)
 
+    def recorded(self, execution: Execution) -> None:
+        """An execution's state is on disk: what is called done must have happened by then."""
+        job = self.server.disk["jobs"].get(execution.job_id)
+        if job is None or execution.state is not ExecutionState.DONE:
+            return
+        if job.action in {Action.RESTART, Action.SHUT_DOWN}:
+            what = f"{job.message!r} ({job.action.value}) on {execution.machine_name}"
+            self._check_done(job.action, execution, what)
+
     def _check_done(self, action: Action, execution: Execution, what: str) -> None:
         """What is called done and was not done by the agent: its effect must be there all the same."""
-        node = next(node for node in self.clients if node.name == execution.machine_name)
+        name = execution.boot_id_before.partition("-boot-")[0] or execution.machine_name
+        node = next(node for node in self.clients if node.name == name)
         if action is Action.LOG_OFF:
             self.world.fail(f"{what} is done, and was never done")
         elif action is not Action.WAKE and execution.boot_id_before == node.boot_id and node.is_powered:
@@ -253,7 +305,7 @@ class FleetScenario:
     # Processes.
 
     async def _control(self, node: Node) -> None:
-        storage = Database(node)
+        storage = Database(node, self.recorded)
         server = Server(
             auth=TOKEN,
             heartbeat=HEARTBEAT,
@@ -284,14 +336,19 @@ class FleetScenario:
     async def _agent(self, node: Machine) -> None:
         dice = Random(node.dice.random())
         connect = functools.partial(self._connect, node)
+        power = self._powers[node] = MachinePower(self, node)
         agent = Agent(
             urls=["tcp://control:5463"],
             auth=TOKEN,
-            machine_id=f"{node.name}-id",
+            machine_id=f"{node.known_as}-id",
             facts=Facts(
-                name=node.name, boot_id=node.boot_id, power="simulated", mac_addresses=(_mac(node.name),)
+                name=node.known_as,
+                host_name=node.name,
+                boot_id=node.boot_id,
+                power="simulated",
+                mac_addresses=(_mac(node.name),),
             ),
-            power=MachinePower(self, node),
+            power=power,
             prompt=AnsweringPerson(self, node, dice),
             journal=Journal(JournalDisk(node)),
             backoff=Backoff(first=0.5, cap=5.0),
@@ -390,6 +447,22 @@ class FleetScenario:
         if action is Action.RESTART:
             self._power_on_after(node, self._dice.uniform(1, 10))
 
+    def _terminate(self, node: Machine, boot: int) -> None:
+        """The last the system does before it goes: it ends its processes."""
+        agent = self._agents.get(node)
+        if node.boots == boot and node.is_powered and node.loop is not None and agent is not None:
+            self.world.note(f"{node.name} ends its agent")
+            node.loop.call_soon(agent.stop)
+
+    def _is_called_off(self, node: Machine, key: tuple[str, str], boot: int) -> None:
+        self._called_off.add(key)
+        if node.boots != boot or not node.is_powered:
+            return
+        self.world.note(f"{node.name} stays up: {key[0]!r} is called off")
+        self._going.discard(node)
+        if node.loop is not None:
+            node.loop.call_soon(self._powers[node].call_off)
+
     def _power_on_after(self, node: Node, seconds: float) -> None:
         def power_on() -> None:
             if node not in self._stays_off:
@@ -400,6 +473,13 @@ class FleetScenario:
 
     def _agent_ended(self, node: Node, error: BaseException | None) -> None:
         """An agent ends by itself only when its machine goes down."""
+        if isinstance(error, landline.LineClosed) and node in self._twins():
+            # The other one came while this one did not answer; that is not the rule.
+            self._replaced_at_ns.append(self.world.now_ns)
+            recent = [at for at in self._replaced_at_ns if self.world.now_ns - at < CLONES_NOTICED_S * SECOND]
+            if len(recent) > REPLACED_MAX:
+                self.world.fail("two machines with one identity replace each other")
+            return
         if error is not None:
             self.world.fail(f"the agent of {node.name} gave up: {error!r}")
 
@@ -408,6 +488,7 @@ class FleetScenario:
             if node.is_powered and not node.is_running and node not in self._going:
                 node.start()
         self._check_presence()
+        self._check_twins()
         self.world.at(self.world.now_ns + SECOND, self._supervise)
 
     # Looking.
@@ -416,7 +497,7 @@ class FleetScenario:
         """A machine that is gone must not be shown as on for longer than the heartbeat takes."""
         world = self.world
         for node in self.clients:
-            if node.is_running:
+            if node.is_running or node in self._twins():
                 self._down_since_ns.pop(node, None)
                 continue
             since_ns = self._down_since_ns.setdefault(node, world.now_ns)
@@ -429,6 +510,38 @@ class FleetScenario:
                     PresenceState.SILENT,
                 }:
                     world.fail(f"{node.name} has been gone for long, and is shown as {machine.presence}")
+
+    def _twins(self) -> list[Machine]:
+        """The two machines with one identity, while they have it."""
+        copy, original = self._copy, self.clients[0]
+        return [original, copy] if copy is not None and copy.known_as == original.name else []
+
+    def _check_twins(self) -> None:
+        """Two machines with one identity that are both connected are noticed."""
+        world, twins = self.world, self._twins()
+        known = self.server.disk.get("machines", {}).get(f"{self.clients[0].name}-id")
+        is_cloned = known is not None and bool(known.claimants)
+        if is_cloned and self._cloned_since_ns is None:
+            self._cloned_since_ns = world.now_ns
+        elif not is_cloned:
+            self._cloned_since_ns = None
+        lines = [self._agents[node].line if node in self._agents else None for node in twins]
+        if (
+            not twins
+            or is_cloned
+            or any(line is None or line.state is not LineState.ONLINE for line in lines)
+        ):
+            self._together_since_ns = None
+        elif self._together_since_ns is None:
+            self._together_since_ns = world.now_ns
+        else:
+            since_ns = max(
+                self._together_since_ns,
+                *(node.disturbed_at_ns for node in (self.server, *twins)),
+                self.server.disk_full_until_ns,
+            )
+            if world.now_ns - since_ns > CLONES_NOTICED_S * SECOND:
+                world.fail("two machines share one identity, and nobody is told")
 
     def _look_at_server(self, node: Node) -> None:
         for line in self._running[0].lines if self._running is not None else ():

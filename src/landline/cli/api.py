@@ -115,6 +115,10 @@ class ApiClient:
         """Every machine known, in order of name."""
         return self._ask("GET", "/machines", tuple[Machine, ...])
 
+    def resolve_machine(self, name: str) -> Machine:
+        """Ends the mark that a machine's identity is cloned."""
+        return self._ask("POST", f"/machines/{quote(name, safe='')}/resolve", Machine)
+
     def preview(self, request: PreviewRequest) -> Preview:
         """The machines that targets match now."""
         return self._ask("POST", "/jobs/preview", Preview, request)

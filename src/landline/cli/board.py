@@ -69,6 +69,9 @@ class Board:
         self._machines[machine.id] = machine
         if before is not None and _shown(before) == _shown(machine):
             return []
+        if machine.claimants:
+            claimants = ", ".join(printable(each.description) for each in machine.claimants)
+            return [f"{printable(machine.name)} cloned identity: {claimants}"]
         persons = ", ".join(printable(person.name) for person in machine.facts.persons)
         detail = f": {printable(machine.presence.detail)}" if machine.presence.detail else ""
         line = f"{printable(machine.name)} {presence_text(machine.presence)}{detail}"
@@ -94,7 +97,8 @@ def changed_lines(before: JobView | None, after: JobView) -> list[str]:
 def _shown(machine: Machine) -> tuple[object, ...]:
     presence = machine.presence
     shown = machine.name, presence.state, presence.cause, presence.detail, machine.facts.persons
-    return *shown, _problems(machine)
+    claimants = tuple((each.host_name, each.address, each.is_live) for each in machine.claimants)
+    return *shown, claimants, _problems(machine)
 
 
 def _problems(machine: Machine) -> str:

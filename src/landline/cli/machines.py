@@ -14,10 +14,11 @@ from landline.cli import options
 from landline.cli.ages import moment
 from landline.cli.api import ApiClient
 from landline.cli.board import Board
+from landline.cli.groups import Group
 from landline.cli.live import Gone, live_updates
 from landline.cli.tables import table_lines
-from landline.cli.terminal import wants_colour
-from landline.cli.views import MACHINE_HEADER, machine_count, machine_row, problem_lines
+from landline.cli.terminal import printable, wants_colour
+from landline.cli.views import MACHINE_HEADER, machine_count, machine_rows, problem_lines
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -26,6 +27,17 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
     app.command("ls")(ls)
     app.command("watch")(watch)
+    group = typer.Typer(
+        name="machines",
+        cls=Group,
+        help="Decide on single machines.",
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+    )
+    group.callback()(_machines)
+    group.command("resolve")(resolve)
+    app.add_typer(group)
 
 
 def ls(
@@ -40,10 +52,32 @@ def ls(
         return
     lines = [machine_count(machines)]
     if machines:
-        rows = [machine_row(machine, now_at) for machine in machines]
+        rows = [row for machine in machines for row in machine_rows(machine, now_at)]
         lines += table_lines(MACHINE_HEADER, rows, colours=wants_colour(sys.stdout))
         lines += problem_lines(machines)
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _machines() -> None:
+    """Decide on single machines."""
+
+
+def resolve(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The machine, as 'landline ls' names it.")],
+    server: options.Server = None,
+    token_file: options.TokenFile = None,
+    json: options.Json = False,
+) -> None:
+    """End the mark 'cloned identity' of a machine, once only one machine with that identity is connected.
+
+    Before that, give every other one an identity of its own: remove the file machine-id in its agent's --data
+    directory, and start the agent again.
+    """
+    machine = options.client(server, token_file).resolve_machine(name)
+    if json:
+        options.print_json(machine)
+    else:
+        sys.stdout.write(f"{printable(machine.name)} has its identity for itself; it gets jobs again.\n")
 
 
 def watch(

@@ -24,7 +24,7 @@ from landline.cli.views import (
     execution_row,
     job_summary,
     machine_count,
-    machine_row,
+    machine_rows,
 )
 from landline.fleet.api import Update
 
@@ -100,7 +100,9 @@ class _Picture:
             title = Text(f"{gone.sentence} Waiting for it; what follows is old.", style="bold red")
         body: list[RenderableType] = [
             title,
-            _machine_table([machine_row(machine, now_at) for machine in shown_machines], columns),
+            _machine_table(
+                [row for machine in shown_machines for row in machine_rows(machine, now_at)], columns
+            ),
         ]
         if len(shown_machines) < len(machines):
             body.append(

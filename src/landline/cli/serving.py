@@ -333,6 +333,7 @@ async def _agent(
 
     import landline
     from landline.fleet.agent.agent import Agent
+    from landline.fleet.agent.boot import find_boot
     from landline.fleet.agent.facts import machine_facts, machine_id
     from landline.fleet.agent.journal import Journal
     from landline.fleet.agent.prompt.choose import unavailable_reason
@@ -349,18 +350,25 @@ async def _agent(
             raise CommandFailed(
                 f"{directory / 'machine-id'} holds no machine id; remove it to get a new one.", 1
             ) from error
+        boot_id, boot_record = find_boot(directory / "boot.json")
         running = Agent(
             urls=urls,
             auth=landline.SharedToken(token),
             machine_id=identity,
-            facts=machine_facts(name, power=power, version=landline.__version__),
+            facts=machine_facts(name, power=power, version=landline.__version__, boot_id=boot_id),
             power=switch,
             prompt=_prompt(prompt),
             no_prompt="it was started with --prompt none" if prompt == "none" else unavailable_reason() or "",
             notices=send_notices,
             journal=journal,
+            boot_record=boot_record,
             on_state=_say_state,
         )
+        if power == "simulated":
+            from landline.fleet.agent.power.simulated import SimulatedPower
+
+            if isinstance(switch, SimulatedPower):
+                switch.terminate = running.stop
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, running.stop)
         goodbye = await running.run()

@@ -11,6 +11,7 @@ from landline.cli.tables import Cell
 from landline.cli.terminal import Colour, printable
 from landline.fleet.api import JobView
 from landline.fleet.model import (
+    Claimant,
     Execution,
     ExecutionState,
     Facts,
@@ -132,6 +133,28 @@ def waiting_hint(view: JobView) -> str:
     return (
         f"{waits}; {then} when somebody can be asked or nobody is on, else the job expires. "
         f"'landline cancel {job_id}' stops it; --unasked act would act without an answer."
+    )
+
+
+def machine_rows(machine: Machine, now_at: float) -> list[tuple[Cell, ...]]:
+    """A row for a machine; where its identity is cloned, one for each that uses it."""
+    if not machine.claimants:
+        return [machine_row(machine, now_at)]
+    return [_claimant_row(machine, claimant, now_at) for claimant in machine.claimants]
+
+
+def _claimant_row(machine: Machine, claimant: Claimant, now_at: float) -> tuple[Cell, ...]:
+    state = PresenceState.ONLINE if claimant.is_live else PresenceState.OFFLINE
+    return (
+        Cell(machine.name, Colour.STRONG),
+        Cell(f"{state} (cloned identity)", Colour.BAD),
+        Cell(""),
+        Cell(""),
+        Cell(claimant.address),
+        Cell(claimant.host_name or claimant.name),
+        Cell(machine.facts.os),
+        Cell(age(now_at - claimant.since_at)),
+        Cell(""),
     )
 
 

@@ -134,7 +134,8 @@ Update = Snapshot | MachineChanged | JobChanged
 class OperationError(Exception):
     """An operation was refused; nothing was done.
 
-    ``code`` is stable (``unknown_target``, ``empty_target``, ``unknown_job``, ``ambiguous_job``, ``bad_request``),
+    ``code`` is stable (``unknown_target``, ``empty_target``, ``unknown_job``, ``ambiguous_job``, ``bad_request``,
+    ``not_cloned``, ``still_cloned``),
     the text is one sentence that names what was wrong and what to do.
     """
 
@@ -173,6 +174,10 @@ class Operations(Protocol):
 
     async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
         """Stops what has not begun; what has begun stays as it is."""
+        ...
+
+    async def resolve_machine(self, name: str) -> Machine:
+        """Ends the mark that a machine's identity is cloned; refused while several machines with it are connected."""
         ...
 
     def updates(self) -> AsyncIterator[Update]:

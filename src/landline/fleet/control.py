@@ -37,6 +37,7 @@ from landline.fleet.deliveries import Deliveries
 from landline.fleet.ledger import Ledger
 from landline.fleet.machines import Machines
 from landline.fleet.messages import (
+    CLONED_IDENTITY,
     STORAGE_FAILED,
     Claim,
     FactsChecked,
@@ -47,6 +48,7 @@ from landline.fleet.messages import (
     Report,
 )
 from landline.fleet.model import Cause, Job, Machine, PresenceState
+from landline.fleet.presence import GONE_GRACE_S
 from landline.fleet.storage import Storage, StorageError
 from landline.fleet.subscriptions import Subscriptions
 from landline.fleet.tasks import Tasks
@@ -59,6 +61,8 @@ SWEEP_EVERY_S: Final = 0.5
 ROUND_TRIP_EVERY_S: Final = 5.0
 CLOCK_AHEAD_S_MAX: Final = 1.0
 """A clock that is further ahead of the time of day, because that was set back, follows it when nobody waits."""
+GOODBYE_CAUSES: Final = frozenset({Cause.RESTARTING, Cause.SHUT_DOWN, Cause.GOING_DOWN, Cause.AGENT_STOPPED})
+"""What an agent may say of its going; of itself it stops, whatever else it says."""
 ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
 """Without look-alikes: people type these."""
 
@@ -77,11 +81,14 @@ class Control:
         agents_url: str = "",
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
+        gone_grace_s: float = GONE_GRACE_S,
     ) -> None:
         self._clock = clock
         self._random = random or SystemRandom()
         self._tasks = Tasks()
-        self._machines = Machines(storage, self._publish_machine, clock=clock, random=self._random)
+        self._machines = Machines(
+            storage, self._publish_machine, clock=clock, random=self._random, gone_grace_s=gone_grace_s
+        )
         self._ledger = Ledger(storage, self._publish_job)
         self._deliveries = Deliveries(self._ledger, self._machines, waker, self._tasks, clock=clock)
         self._subscriptions = Subscriptions(self._snapshot)
@@ -100,12 +107,15 @@ class Control:
         agents_url: str = "",
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
+        gone_grace_s: float = GONE_GRACE_S,
     ) -> Control:
         """Loads what was on disk, takes over the server's handlers and begins to watch deadlines.
 
         Raises :class:`StorageError`.
         """
-        control = cls(storage, waker=waker, agents_url=agents_url, clock=clock, random=random)
+        control = cls(
+            storage, waker=waker, agents_url=agents_url, clock=clock, random=random, gone_grace_s=gone_grace_s
+        )
         await control._load()
         control._register(server)
         control._tasks.start(control._sweep_forever())
@@ -189,6 +199,11 @@ class Control:
         await self._deliveries.cancel(job, cancelled_by=request.cancelled_by)
         return await self.job(job.id)
 
+    async def resolve_machine(self, name: str) -> Machine:
+        machine = self._machines.resolve(self._machines.named(name).id)
+        await self._machines.save()
+        return machine
+
     def updates(self) -> AsyncIterator[Update]:
         return self._subscriptions.updates()
 
@@ -215,6 +230,12 @@ class Control:
         server.on("goodbye", Goodbye)(self._receive_goodbye)
 
     async def _receive_join(self, line: Line, join: Join) -> Joined:
+        try:
+            await self._machines.find_clone(line, join)
+        except RequestError as error:
+            if error.code == CLONED_IDENTITY:
+                await self._deliveries.receive_clone(self._machines[line.identity])
+            raise
         machine = self._machines.receive_join(line, join)
         try:
             # With the machine that gave up its name, if one did.
@@ -230,10 +251,14 @@ class Control:
         return Joined(machine.name, over)
 
     async def _receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
-        if goodbye.cause not in {Cause.RESTARTING, Cause.SHUT_DOWN, Cause.AGENT_STOPPED}:
+        if goodbye.cause not in GOODBYE_CAUSES:
             goodbye = Goodbye(Cause.AGENT_STOPPED, goodbye.detail)
-        if self._machines.receive_goodbye(line, goodbye):
-            await self._deliveries.receive_goodbye(self._machines.machine_of(line), goodbye)
+        self._machines.receive_goodbye(line, goodbye)
+        try:
+            await self._machines.save()
+        except StorageError as error:
+            logger.error("%s", error)
+            raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
 
     # Deadlines.
 

@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 
 import landline
 from landline import Line, RequestError
-from landline.fleet import jobs
+from landline.fleet import clones, jobs
 from landline.fleet.ledger import Ledger
 from landline.fleet.machines import Machines
 from landline.fleet.messages import (
+    TEXT_CHARACTERS_MAX,
     Claim,
-    Goodbye,
     Grant,
     KnownExecution,
     Postpone,
@@ -93,28 +93,40 @@ class Deliveries:
                 self._tasks.start(self._deliver(execution.id))
         return self._over(known)
 
-    async def receive_goodbye(self, machine: Machine, goodbye: Goodbye) -> None:
-        """A machine goes: settles what that settles."""
+    async def receive_clone(self, machine: Machine) -> None:
+        """Its identity turned out to be cloned: refuses what could be done by another machine than was meant."""
+        reason = clones.refusal(machine)
+        assert reason is not None
         now = self._clock()
-        settled = [
+        refused = [
             execution
             for before in self._ledger.for_machine(machine.id)
-            if (execution := jobs.settle_on_goodbye(self._ledger.job_of(before), before, goodbye, now))
-            is not None
+            if (execution := jobs.refuse_clone(before, now, reason)) is not None
         ]
-        await self._ledger.record(settled)
+        await self._ledger.record(refused)
+        for execution in refused:
+            self._withdraw(execution)
 
     async def receive_time(self, now: float) -> None:
         """Ends what was not begun or not done in time."""
         late = [
             execution
             for before in self._ledger.executions()
-            if (execution := jobs.overdue(self._ledger.job_of(before), before, now)) is not None
+            if (execution := self._settle_in_time(before, now)) is not None
         ]
         await self._ledger.record(late)
         for execution in late:
             if execution.state is ExecutionState.EXPIRED:
                 self._withdraw(execution)
+
+    def _settle_in_time(self, execution: Execution, now: float) -> Execution | None:
+        job = self._ledger.job_of(execution)
+        machine = self._machines[execution.machine_id]
+        if self._machines.is_gone(machine, now):
+            gone = jobs.settle_when_gone(job, execution, machine.presence, now)
+            if gone is not None:
+                return gone
+        return jobs.overdue(job, execution, now)
 
     async def cancel(self, job: Job, *, cancelled_by: str) -> None:
         """Stops what has not begun of a job."""
@@ -145,10 +157,15 @@ class Deliveries:
 
     async def receive_claim(self, line: Line, claim: Claim) -> Grant:
         """An agent asks whether it may act now."""
-        _, execution = await self._execution_of(line, claim.execution_id)
+        await self._machines.told_apart(line.identity)
+        machine, execution = await self._execution_of(line, claim.execution_id)
         if execution is None:
             return Grant(False, "there is no such job any more")
-        grant, after = jobs.claim(execution, self._clock(), boot_id=claim.boot_id)
+        if (reason := clones.refusal(machine)) is not None:
+            return Grant(False, reason[:TEXT_CHARACTERS_MAX])
+        grant, after = jobs.claim(
+            execution, self._clock(), boot_id=claim.boot_id, hardware=clones.hardware(machine.facts)
+        )
         if after is not None:
             await self._ledger.record([after])
         return grant
@@ -189,7 +206,10 @@ class Deliveries:
         if execution is None or execution.state.is_final:
             return
         line = self._machines.line_of(execution.machine_id)
-        if line is None:
+        machine = self._machines[execution.machine_id]
+        if line is None or machine.presence.state is PresenceState.AWAY or machine.claimants:
+            # One that goes down gets it when it joins again, in this boot or the next; one of several with the same
+            # identity never.
             return
         under_way = self._under_way.setdefault(line, set())
         if execution_id in under_way:

@@ -30,6 +30,8 @@ from landline.fleet.wake import MagicPackets
 
 HEARTBEAT: Final = Heartbeat(interval_s=3.0, timeout_s=2.0)
 """Quicker than the default, so that there is something to see."""
+GONE_GRACE_S: Final = 1.0
+"""How long a machine must stay away for its shutdown to be done: here no agent is ever started again by itself."""
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
 SETTLE_SHARE: Final = 0.35
@@ -252,6 +254,7 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
             socket=control_socket(),
             heartbeat=HEARTBEAT,
             waker=waker,
+            gone_grace_s=GONE_GRACE_S,
         )
         async with control_server(plan) as running:
             _count(running, tally)

@@ -13,11 +13,11 @@ from typing import Final
 
 import msgspec
 
+from landline.fleet import clones
 from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.messages import (
     DEFAULT_COUNTDOWN_S,
     TEXT_CHARACTERS_MAX,
-    Goodbye,
     Grant,
     KnownExecution,
     Order,
@@ -26,6 +26,7 @@ from landline.fleet.messages import (
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
+    Cause,
     Execution,
     ExecutionState,
     Job,
@@ -219,7 +220,9 @@ def _next_round(
     return msgspec.structs.replace(after, rounds=execution.rounds + 1, **record)
 
 
-def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Execution | None]:
+def claim(
+    execution: Execution, now: float, *, boot_id: str, hardware: str = ""
+) -> tuple[Grant, Execution | None]:
     """An agent asks whether it may act. To say yes, the returned execution must be on disk first.
 
     An agent asks only for what its journal does not say it began. So when it asks again in the same boot, the
@@ -239,7 +242,12 @@ def claim(execution: Execution, now: float, *, boot_id: str) -> tuple[Grant, Exe
     if is_repeated:
         return grant, None
     acting = msgspec.structs.replace(
-        execution, state=ExecutionState.ACTING, updated_at=now, detail="", boot_id_before=boot_id
+        execution,
+        state=ExecutionState.ACTING,
+        updated_at=now,
+        detail="",
+        boot_id_before=boot_id,
+        hardware_before=hardware,
     )
     return grant, acting
 
@@ -280,6 +288,13 @@ def cancel(execution: Execution, now: float, *, cancelled_by: str) -> Execution 
     return advance(execution, ExecutionState.CANCELLED, now, f"cancelled by {cancelled_by or 'the operator'}")
 
 
+def refuse_clone(execution: Execution, now: float, reason: str) -> Execution | None:
+    """The machine's identity turned out to be cloned: what has not begun could be done by another machine."""
+    if execution.state.has_begun:
+        return None
+    return advance(execution, ExecutionState.REFUSED, now, reason)
+
+
 def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
     """What has not begun in time expires; what began and never showed its effect is unknown."""
     if execution.state.is_final:
@@ -302,10 +317,14 @@ def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
     return advance(execution, ExecutionState.EXPIRED, now, why)
 
 
-def settle_on_goodbye(job: Job, execution: Execution, goodbye: Goodbye, now: float) -> Execution | None:
-    """A machine said goodbye: a shutdown that made it go is done."""
-    is_its_shutdown = job.action is Action.SHUT_DOWN and goodbye.execution_id == execution.id
-    if execution.state is not ExecutionState.ACTING or not is_its_shutdown:
+def settle_when_gone(job: Job, execution: Execution, presence: Presence, now: float) -> Execution | None:
+    """A machine that said goodbye is gone for certain: the shutdown that made it go is done.
+
+    A goodbye alone proves nothing, as a shutdown can be called off after it.
+    """
+    if job.action is not Action.SHUT_DOWN or presence.execution_id != execution.id:
+        return None
+    if presence.cause is not Cause.SHUT_DOWN:
         return None
     return advance(execution, ExecutionState.DONE, now, "it said goodbye and went")
 
@@ -313,37 +332,69 @@ def settle_on_goodbye(job: Job, execution: Execution, goodbye: Goodbye, now: flo
 def settle_on_join(
     job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
 ) -> Execution | None:
-    """A machine is back: its boot id, and what its agent remembers, settle what was open."""
-    boot_id = machine.facts.boot_id
+    """A machine is back: its boot id, and what its agent remembers, settle what was open.
+
+    Of a restart or shutdown that had begun:
+
+    ====================================  =======================  ==============================================
+    what the agent knows                  boot id                  the execution
+    ====================================  =======================  ==============================================
+    it is still at it                     any                      goes on
+    anything else, on other hardware      any                      unknown: another machine has its identity
+    it failed, or was called off          any                      failed
+    nothing                               any                      failed: its journal would say that it began
+    it began                              another                  done
+    it began                              the same                 unknown: it was not restarted since
+    it began                              not known, now or then   unknown: whether it restarted cannot be told
+    its outcome is not known              as for "it began"        as for "it began"
+    ====================================  =======================  ==============================================
+
+    What is unknown is settled in the same way by a later join.
+    """
     if job.action is Action.WAKE:
         return advance(execution, ExecutionState.DONE, now, "it is online")
     if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
-        if known is not None and known.is_running:
-            return None
-        if known is not None and known.state is ExecutionState.FAILED:
-            # What the machine refused to do did not make it go; it may have gone for another reason.
-            return receive_report(job, execution, known, now, power=machine.facts.power)
-        if known is None:
-            # It would stand in the journal if it had begun, whatever boot this is.
-            return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
-        if job.action is not Action.LOG_OFF and boot_id and execution.boot_id_before not in {"", boot_id}:
-            went = (
-                "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
-            )
-            return advance(execution, ExecutionState.DONE, now, went)
-        if known.state.is_final:
-            return receive_report(job, execution, known, now, power=machine.facts.power)
-        if known.state is not ExecutionState.ACTING:
-            return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
-        since = "" if job.action is Action.LOG_OFF else f", and the machine was not {job.action.past} since"
-        return advance(
-            execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
-        )
+        after = clones.hardware(machine.facts)
+        is_same = not machine.claimants and clones.is_same_hardware(execution.hardware_before, after)
+        if not is_same and (known is None or not known.is_running):
+            why = "another machine with the same identity came back; what this one did is not known"
+            return advance(execution, ExecutionState.UNKNOWN, now, why)
+        return _settle_begun(job, execution, machine, known, now)
     if now >= execution.expires_at:
         return overdue(job, execution, now)
     if known is not None:
         return receive_report(job, execution, known, now, power=machine.facts.power)
     return None
+
+
+def _settle_begun(
+    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
+) -> Execution | None:
+    if known is not None and known.is_running:
+        return None
+    if known is not None and known.state is ExecutionState.FAILED:
+        # What the machine refused to do did not make it go; it may have gone for another reason.
+        return receive_report(job, execution, known, now, power=machine.facts.power)
+    if known is None:
+        # It would stand in the journal if it had begun, whatever boot this is.
+        return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
+    before, boot_id = execution.boot_id_before, machine.facts.boot_id
+    if job.action is not Action.LOG_OFF and before and boot_id and boot_id != before:
+        went = "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
+        return advance(execution, ExecutionState.DONE, now, went)
+    if known.state.is_final:
+        return receive_report(job, execution, known, now, power=machine.facts.power)
+    if known.state is not ExecutionState.ACTING:
+        return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
+    if job.action is Action.LOG_OFF:
+        since = ""
+    elif before and boot_id:
+        since = f", and the machine was not {job.action.past} since"
+    else:
+        since = f"; whether the machine was {job.action.past} cannot be told, because it has no boot id"
+    return advance(
+        execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
+    )
 
 
 def _countdown_s(job: Job, execution: Execution) -> float:
@@ -354,6 +405,8 @@ def _countdown_s(job: Job, execution: Execution) -> float:
 
 
 def _refusal(job: Job, machine: Machine) -> str | None:
+    if (reason := clones.refusal(machine)) is not None:
+        return reason
     is_on = machine.presence.state in ONLINE_STATES
     if job.action is Action.WAKE:
         if machine.presence.state in {PresenceState.ONLINE, PresenceState.SILENT}:

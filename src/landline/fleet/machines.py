@@ -6,22 +6,26 @@ once, and :meth:`Machines.save` brings the disk up to it.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
-from landline import Code, Line, LineState, LossKind, RequestError, StateChange
-from landline.fleet import presence
-from landline.fleet.messages import NOT_JOINED, FactsChecked, Goodbye, Join
-from landline.fleet.model import Cause, Facts, Machine, Presence, PresenceState
+from landline import Code, LandlineError, Line, LineState, LossKind, RequestError, StateChange
+from landline.fleet import clones, presence
+from landline.fleet.api import OperationError
+from landline.fleet.messages import CLONED_IDENTITY, NOT_JOINED, FactsChecked, Goodbye, Join
+from landline.fleet.model import Cause, Claimant, Facts, Machine, Presence, PresenceState
 from landline.fleet.storage import Storage, StorageError
 
 logger = logging.getLogger("landline.control")
 
+PROBE_S: Final = 5.0
+"""How long an older line may take to answer when another agent joins with its identity."""
 PERSONS_MAX: Final = 100
 PERSON_CHARACTERS_MAX: Final = 300
 """A person's name and seat together."""
@@ -44,6 +48,16 @@ class _Guest:
         self.is_settled = False
 
 
+class _Rival:
+    """What a line's ``data`` says: a machine whose identity another one has just now."""
+
+    __slots__ = ("claimant", "machine_id")
+
+    def __init__(self, machine_id: str, claimant: Claimant) -> None:
+        self.machine_id = machine_id
+        self.claimant = claimant
+
+
 class Machines:
     """Every machine known, online or not.
 
@@ -57,13 +71,20 @@ class Machines:
         *,
         clock: Callable[[], float],
         random: Random,
+        gone_grace_s: float = presence.GONE_GRACE_S,
     ) -> None:
         self._storage = storage
         self._changed = changed
         self._clock = clock
         self._random = random
+        self._gone_grace_s = gone_grace_s
         self._machines: dict[str, Machine] = {}
         self._lines: dict[str, Line] = {}
+        # Of cloned identities: the lines of those that came second and wait.
+        self._rivals: dict[str, set[Line]] = {}
+        self._cloned: set[str] = set()
+        # Identities over which two lines are being told apart.
+        self._probed: dict[str, asyncio.Event] = {}
         self._unsaved: set[str] = set()
         self.resumes = 0
         """How often a machine's session went on over a new connection."""
@@ -71,8 +92,12 @@ class Machines:
     async def load(self, now: float) -> None:
         """Reads from disk what is known. Raises :class:`StorageError`."""
         for machine in await self._storage.load_machines():
-            after = presence.after_server_start(machine.presence, now)
-            self._machines[machine.id] = msgspec.structs.replace(machine, presence=after)
+            after = presence.after_server_start(machine.presence, now, grace_s=self._gone_grace_s)
+            # No line leads to any of them yet.
+            claimants = tuple(msgspec.structs.replace(each, is_live=False) for each in machine.claimants)
+            self._machines[machine.id] = msgspec.structs.replace(machine, presence=after, claimants=claimants)
+            if claimants:
+                self._cloned.add(machine.id)
 
     # Looking.
 
@@ -101,6 +126,17 @@ class Machines:
         """The line over which a machine joined last, unless it is closed."""
         return self._lines.get(machine_id)
 
+    def named(self, name: str) -> Machine:
+        """The machine with that name. Raises :class:`OperationError`."""
+        found = next((machine for machine in self._machines.values() if machine.name == name), None)
+        if found is None:
+            raise OperationError("unknown_target", f"there is no machine called {name[:80]!r}")
+        return found
+
+    def is_gone(self, machine: Machine, now: float) -> bool:
+        """Whether a machine that said it goes down is gone for certain."""
+        return presence.is_gone(machine.presence, now, grace_s=self._gone_grace_s)
+
     def machine_of(self, line: Line) -> Machine:
         """The machine that joined over this line; identity comes from the handshake, never from a body.
 
@@ -123,8 +159,17 @@ class Machines:
     def line_changed(self, line: Line, change: StateChange) -> None:
         """A line of the server changed its state; one over which no machine joined is none of ours."""
         guest = line.data
+        if isinstance(guest, _Rival):
+            if change.state is LineState.CLOSED:
+                self._rivals.get(guest.machine_id, set()).discard(line)
+            self._claimant_changed(guest.machine_id, guest.claimant, line, change.state)
+            return
         if not isinstance(guest, _Guest):
             return
+        if self._lines.get(guest.machine_id) is line:
+            self._claimant_changed(
+                guest.machine_id, self._claimant_of(self._machines[guest.machine_id]), line, change.state
+            )
         machine = self._machines[guest.machine_id]
         before = machine.presence
         now = self._clock()
@@ -148,6 +193,35 @@ class Machines:
         else:
             return
         self._set_presence(machine, after)
+
+    async def find_clone(self, line: Line, join: Join) -> None:
+        """Before a join: an older line over which a machine still answers leads to another machine.
+
+        An agent has one line at a time, so an answer to a ping that was sent after its join shows that there are two
+        of them. Where there are, both are remembered, and this one is refused: raises :class:`RequestError` with the
+        code ``CLONED_IDENTITY``. A line that does not answer within :data:`PROBE_S` is a remnant, and in nobody's
+        way.
+        """
+        machine_id = line.identity
+        if machine_id not in self._machines or not _is_machine_id(machine_id):
+            return
+        while (probed := self._probed.get(machine_id)) is not None:
+            await probed.wait()
+        self._probed[machine_id] = asyncio.Event()
+        try:
+            while (older := self._lines.get(machine_id)) not in {None, line}:
+                assert older is not None
+                if await _answers(older):
+                    self._receive_clone(line, check_facts(join.facts))
+                if self._lines.get(machine_id) is older:
+                    return
+        finally:
+            self._probed.pop(machine_id).set()
+
+    async def told_apart(self, machine_id: str) -> None:
+        """Waits while it is found out whether two lines of this identity lead to two machines."""
+        while (probed := self._probed.get(machine_id)) is not None:
+            await probed.wait()
 
     def receive_join(self, line: Line, join: Join) -> Machine:
         """A machine arrives over a line; it is there at once, and in the way of no other until :meth:`settled`.
@@ -178,13 +252,22 @@ class Machines:
             facts=facts,
             presence=arrived,
             first_seen_at=before.first_seen_at if before else now,
+            claimants=before.claimants if before else (),
         )
+        if machine.claimants:
+            assert before is not None
+            # The older line, if there is one, is ended below, or is this one.
+            known = clones.left(machine.claimants, self._claimant_of(before), now)
+            new = clones.claimant(facts, address=line.peer, now=now)
+            machine = msgspec.structs.replace(machine, claimants=clones.arrived(known, new))
+        self._rivals.get(machine_id, set()).discard(line)
         older = self._lines.get(machine_id)
         self._lines[machine_id] = line
         line.data = _Guest(machine_id, join_reference)
         self._set_machine(machine)
         if older is not None and older is not line:
             older.end(Code.REPLACED, "another agent with this identity has joined")
+        self._find_identified(machine_id, facts)
         return machine
 
     def settled(self, line: Line) -> None:
@@ -203,21 +286,39 @@ class Machines:
         )
         self._set_machine(msgspec.structs.replace(machine, facts=kept))
 
-    def receive_goodbye(self, line: Line, goodbye: Goodbye) -> bool:
-        """A machine is about to go. Returns whether it is this line's to say."""
+    def receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
+        """A machine is about to go; it takes that back with its next join."""
         machine = self.machine_of(line)
         if self._lines.get(machine.id) is not line:
-            return False  # Another agent took over this identity since: the machine has not gone.
+            return  # Another agent took over this identity since: the machine has not gone.
         after = presence.said_goodbye(
-            machine.presence, self._clock(), join=line.data.join, cause=goodbye.cause, detail=goodbye.detail
+            machine.presence,
+            self._clock(),
+            join=line.data.join,
+            cause=goodbye.cause,
+            detail=goodbye.detail,
+            execution_id=goodbye.execution_id,
         )
         self._set_presence(machine, after)
-        return True
+
+    def resolve(self, machine_id: str) -> Machine:
+        """An operator has decided who keeps a cloned identity.
+
+        Raises :class:`OperationError` while several of them are connected.
+        """
+        machine = self._machines[machine_id]
+        if not machine.claimants:
+            raise OperationError("not_cloned", f"the identity of {machine.name} is not cloned")
+        if sum(each.is_live for each in machine.claimants) > 1:
+            raise OperationError("still_cloned", clones.advice(machine))
+        logger.warning("%s has its identity for itself again: an operator says so", machine.name)
+        self._set_claimants(machine_id, ())
+        return self._machines[machine_id]
 
     def receive_time(self, now: float) -> None:
         """Ends the waits that took too long."""
         for machine in list(self._machines.values()):
-            self._set_presence(machine, presence.overdue(machine.presence, now))
+            self._set_presence(machine, presence.overdue(machine.presence, now, grace_s=self._gone_grace_s))
 
     # Storing.
 
@@ -251,6 +352,66 @@ class Machines:
             raise failure
 
     # Inside.
+
+    def _receive_clone(self, line: Line, facts: Facts) -> NoReturn:
+        machine_id, now = line.identity, self._clock()
+        machine = self._machines[machine_id]
+        known = machine.claimants
+        if not known:
+            known = (self._claimant_of(machine),)
+        rival = clones.claimant(facts, address=line.peer, now=now)
+        is_new = not any(clones.is_same(each, rival) for each in machine.claimants)
+        line.data = _Rival(machine_id, rival)
+        self._rivals.setdefault(machine_id, set()).add(line)
+        self._set_claimants(machine_id, clones.arrived(known, rival))
+        if is_new:
+            logger.warning("%s", clones.advice(self._machines[machine_id]))
+        who = clones.describe(self._machines[machine_id].claimants)
+        raise RequestError(
+            CLONED_IDENTITY,
+            f"another machine with the same identity is connected: {who}; remove the file machine-id in the --data "
+            "directory of one of them and start its agent again",
+        )
+
+    def _claimant_changed(self, machine_id: str, claimant: Claimant, line: Line, state: LineState) -> None:
+        """The line of one of those that claim an identity, if it is cloned, ended or was resumed."""
+        claimants, now = self._machines[machine_id].claimants, self._clock()
+        if not claimants:
+            return
+        if state is LineState.ONLINE:
+            back = msgspec.structs.replace(claimant, address=line.peer, is_live=True, since_at=now)
+            self._set_claimants(machine_id, clones.arrived(claimants, back))
+        elif state in {LineState.RECONNECTING, LineState.CLOSED}:
+            self._set_claimants(machine_id, clones.left(claimants, claimant, now))
+
+    def _claimant_of(self, machine: Machine) -> Claimant:
+        """The machine that joined last, as one of those that claim its identity."""
+        address = machine.presence.address
+        return clones.claimant(machine.facts, address=address, now=machine.presence.since_at)
+
+    def _find_identified(self, machine_id: str, facts: Facts) -> None:
+        """A machine has joined: where it was one of those with a cloned identity, it has got one of its own."""
+        for cloned_id in self._cloned - {machine_id}:
+            cloned = self._machines[cloned_id]
+            claimants = clones.identified(cloned.claimants, facts)
+            if claimants == cloned.claimants:
+                continue
+            if not claimants:
+                logger.warning(
+                    "%s has its identity for itself again: %s has its own", cloned.name, facts.name
+                )
+            self._set_claimants(cloned_id, claimants)
+
+    def _set_claimants(self, machine_id: str, claimants: tuple[Claimant, ...]) -> None:
+        if claimants:
+            self._cloned.add(machine_id)
+        else:
+            self._cloned.discard(machine_id)
+        self._set_machine(msgspec.structs.replace(self._machines[machine_id], claimants=claimants))
+        if not claimants:
+            # Who waits may join now.
+            for line in list(self._rivals.pop(machine_id, ())):
+                line.end(Code.GOING_AWAY, "its identity is its own again", retry_after_s=0.0)
 
     def _set_presence(self, machine: Machine, after: Presence) -> None:
         if after is not machine.presence:
@@ -290,6 +451,14 @@ class Machines:
     def _free_name(self, stem: str) -> str:
         taken = {machine.name for machine in self._machines.values()}
         return next(name for number in itertools.count(1) if (name := f"{stem}-{number}") not in taken)
+
+
+async def _answers(line: Line) -> bool:
+    try:
+        await line.ping(timeout=PROBE_S)
+    except (LandlineError, TimeoutError):
+        return False
+    return True
 
 
 def check_facts(facts: Facts) -> Facts:

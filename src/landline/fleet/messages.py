@@ -8,7 +8,7 @@ name           from        body → answer          purpose
 ``report``     agent       Report → bool          an execution's state; stored when the answer comes
 ``claim``      agent       Claim → Grant          may I act now?
 ``postpone``   agent       Postpone → Postponed   the person wants it later
-``goodbye``    agent       Goodbye (message)      I go, and this is why
+``goodbye``    agent       Goodbye → None         I go, and this is why; the next join takes it back
 ``execute``    control     Order → bool           an execution for this machine
 ``withdraw``   control     Withdraw → bool        do not begin that execution any more
 =============  ==========  =====================  ==========================================================
@@ -28,6 +28,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A
 Identifier = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_:-]+\Z")]
 NOT_JOINED: Final = "not_joined"
 """The code of a request's error: the session has not joined yet."""
+CLONED_IDENTITY: Final = "cloned_identity"
+"""The code of a request's error: another machine with the same identity is connected; ask again later."""
 STORAGE_FAILED: Final = "storage_failed"
 """The code of a request's error: nothing was recorded, and it may be asked again."""
 
@@ -117,7 +119,7 @@ class Postponed(msgspec.Struct, frozen=True):
 
 
 class Goodbye(msgspec.Struct, frozen=True):
-    """An agent leaves in order."""
+    """An agent leaves in order, or its machine goes down. One that ends sends it as a message, without an answer."""
 
     cause: Cause
     detail: Text = ""

@@ -105,7 +105,7 @@ class PresenceState(StrEnum):
     RESUMING = "resuming"
     """The link is gone; the session is kept, and the machine may still come back to it."""
     AWAY = "away"
-    """It said it is restarting, and is expected back."""
+    """It said that it goes down; after a restart it is expected back."""
     OFFLINE = "offline"
     """It is gone; the cause says why."""
 
@@ -118,6 +118,8 @@ class Cause(StrEnum):
     SILENT = "silent"
     RESTARTING = "restarting"
     SHUT_DOWN = "shut down"
+    GOING_DOWN = "going down"
+    """The system goes down, and does not say whether it comes back."""
     AGENT_STOPPED = "agent stopped"
     DID_NOT_RETURN = "did not return"
     SERVER_STARTED = "control server started"
@@ -174,8 +176,32 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     address: str = ""
     """Where the line comes from, as ``IP:port`` or a socket path; empty when there is none."""
+    gone_at: float | None = None
+    """Since when no line leads to a machine that said goodbye; ``None`` while its goodbye can still be taken back."""
+    execution_id: str = ""
+    """The execution that made it say goodbye, if one did."""
     join: str = ""
     """Names the join this record belongs to, so that a stale leave removes only its own entry."""
+
+
+class Claimant(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several machines that use the same identity."""
+
+    name: str
+    host_name: str
+    address: str
+    """Where its line comes from, or came from last."""
+    boot_id: str
+    mac_addresses: tuple[str, ...] = ()
+    is_live: bool = True
+    """Whether a line leads to it."""
+    since_at: float
+
+    @property
+    def description(self) -> str:
+        """``pc1 at 10.0.0.1:4711``."""
+        name = self.host_name or self.name
+        return f"{name} at {self.address}" if self.is_live else f"{name}, not connected"
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +211,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
     presence: Presence
     first_seen_at: float
+    claimants: tuple[Claimant, ...] = ()
+    """Those that use its identity, where it was cloned; empty where it is its own."""
     round_trip_s: float | None = None
 
     @property
@@ -232,6 +260,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence for people: why it was refused, what failed, who cancelled."""
     boot_id_before: str = ""
     """The machine's boot id when the action began: another one afterwards proves a restart."""
+    hardware_before: str = ""
+    """The network addresses of the machine that was given leave, joined by commas: a copy of its disk has others."""
     postponed_s: float = 0.0
     """All postponements together; each counts a minute at least."""
     asked: str = ""

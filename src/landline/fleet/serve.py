@@ -14,6 +14,7 @@ from landline import AddressInUse, ConfigurationError, Endpoint, Heartbeat, Serv
 from landline.fleet.clock import SteadyClock
 from landline.fleet.control import Control
 from landline.fleet.paths import make_private_directory
+from landline.fleet.presence import GONE_GRACE_S
 from landline.fleet.storage import Storage
 from landline.fleet.wake import MagicPackets, Waker
 from landline.fleet.web.serve import ApiServer, CannotListen
@@ -38,6 +39,8 @@ class ControlPlan(msgspec.Struct, kw_only=True):
     http: tuple[str, int] | None = None
     heartbeat: Heartbeat = Heartbeat()
     waker: Waker = MagicPackets()
+    gone_grace_s: float = GONE_GRACE_S
+    """How long a machine that said goodbye must stay away before its shutdown counts as done."""
 
 
 class RunningControl(msgspec.Struct):
@@ -72,7 +75,9 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
             resume_window_s=RESUME_WINDOW_S,
             name="landline control",
         )
-        control = await Control.start(server, storage, waker=plan.waker, clock=SteadyClock())
+        control = await Control.start(
+            server, storage, waker=plan.waker, clock=SteadyClock(), gone_grace_s=plan.gone_grace_s
+        )
         stack.push_async_callback(control.stop)
         endpoint = await stack.enter_async_context(_listening(server, plan.listen, plan.announce))
         api = await stack.enter_async_context(

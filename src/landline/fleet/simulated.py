@@ -194,6 +194,7 @@ class SimulatedMachine:
                 journal=journal,
                 backoff=Backoff(first=0.5, cap=5.0),
             )
+            power.terminate = agent.stop
             agent.connector.on(MESSAGE_NAME)(self._tally.receive)
             counting = asyncio.create_task(self._count(agent))
             try:

@@ -188,7 +188,7 @@ class Storage:
         return tuple(self._read_back(ExecutionEvent, row) for row in rows)
 
     def _machine(self, row: _Row) -> Machine:
-        return self._read_back(Machine, row, json=("facts", "presence"))
+        return self._read_back(Machine, row, json=("facts", "presence", "claimants"))
 
     def _job(self, row: _Row) -> Job:
         return self._read_back(Job, row, json=("targets",))
@@ -278,6 +278,7 @@ _machines = sa.Table(
     sa.Column("facts", sa.Text, nullable=False),
     sa.Column("presence", sa.Text, nullable=False),
     sa.Column("first_seen_at", sa.Double, nullable=False),
+    sa.Column("claimants", sa.Text, nullable=False, server_default="[]"),
 )
 
 _jobs = sa.Table(
@@ -312,6 +313,7 @@ _executions = sa.Table(
     sa.Column("expires_at", sa.Double, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("boot_id_before", sa.String, nullable=False),
+    sa.Column("hardware_before", sa.String, nullable=False, server_default=sa.text("''")),
     sa.Column("postponed_s", sa.Double, nullable=False),
     sa.Column("asked", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("answered_by", sa.Text, nullable=False, server_default=sa.text("''")),
@@ -366,6 +368,7 @@ def _save_machines(machines: Sequence[Machine], connection: Connection) -> None:
             "facts": msgspec.json.encode(machine.facts).decode(),
             "presence": msgspec.json.encode(machine.presence).decode(),
             "first_seen_at": machine.first_seen_at,
+            "claimants": msgspec.json.encode(machine.claimants).decode(),
         }
         for machine in machines
     }

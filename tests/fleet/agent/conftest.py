@@ -86,9 +86,16 @@ class Bus:
     def __init__(self, program: str, directory: Path) -> None:
         config = directory / "bus.conf"
         config.write_text(BUS_CONFIG.format(socket=directory / "bus"))
-        argv = [program, "--nofork", "--nopidfile", f"--config-file={config}"]
-        self._process, self.address = start_telling(argv, "--print-address=")
-        assert self.address, "dbus-daemon did not start"
+        self._argv = [program, "--nofork", "--nopidfile", f"--config-file={config}"]
+        self.address = ""
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, again at the same path after :meth:`kill`."""
+        self._process, address = start_telling(self._argv, "--print-address=")
+        assert address, "dbus-daemon did not start"
+        # Without the guid, which is another one in every life of the bus.
+        self.address = address.partition(",")[0]
 
     def kill(self) -> None:
         end(self._process)

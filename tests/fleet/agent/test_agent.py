@@ -6,10 +6,12 @@ import asyncio
 
 import msgspec
 import pytest
+from tests.fleet.conftest import Switch
 
 import landline
 from landline import Code, RequestError
 from landline.fleet.agent import agent as agent_module
+from landline.fleet.agent import leaving
 from landline.fleet.agent.agent import AgentRefused
 from landline.fleet.agent.journal import JournalError
 from landline.fleet.agent.power import OutcomeUnknown, PowerError
@@ -291,7 +293,8 @@ async def test_an_action_that_fails_is_failed_and_the_agent_lives(house) -> None
     assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
 
 
-async def test_an_outcome_nobody_knows_is_unknown_until_the_machine_is_back(house) -> None:
+async def test_an_outcome_nobody_knows_is_unknown_until_the_machine_is_back(house, monkeypatch) -> None:
+    monkeypatch.setattr(agent_module, "UNCERTAIN_S_MAX", 0.05)
     await house.start()
     machine = house.machine()
     machine.fails_before_acting = OutcomeUnknown("the answer got lost")
@@ -498,12 +501,24 @@ async def test_an_agent_that_is_stopped_says_goodbye(house) -> None:
     assert (known.presence.cause, known.presence.detail) == (Cause.AGENT_STOPPED, "uninstalled")
 
 
-async def test_a_system_that_goes_down_by_itself_is_told(house) -> None:
+@pytest.mark.parametrize(
+    ("action", "cause"), [(Action.RESTART, Cause.RESTARTING), (Action.SHUT_DOWN, Cause.SHUT_DOWN)]
+)
+async def test_a_system_that_goes_down_by_itself_is_told(house, action: Action, cause: Cause) -> None:
+    """A person at the machine restarts it: that is not an agent that stopped."""
     await house.start()
     machine = await house.machine().boot()
-    await machine.power.act(Action.SHUT_DOWN, reason="")
-    assert (await machine.ended()).detail == "the system goes down"
-    assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is Cause.AGENT_STOPPED
+    machine.may_go.clear()
+    machine.power.go_down(action)
+    known = await machine.shown(PresenceState.AWAY)
+    assert (known.presence.cause, known.presence.detail) == (cause, "the system goes down")
+    # Until its agent is ended, it can be called off.
+    refused = await house.order(Action.LOG_OFF)
+    assert refused.executions[0].detail.startswith(f"it is away ({cause.value})")
+    machine.agent.stop()
+    assert await machine.ended() == Goodbye(cause, "the system goes down")
+    if action is Action.SHUT_DOWN:
+        assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is cause
 
 
 async def test_a_wrong_token_is_rejected(house) -> None:
@@ -557,18 +572,6 @@ async def test_a_name_is_refused_while_its_machine_is_on_and_taken_over_when_it_
     assert [machine.name for machine in house.control.machines()] == ["lab-1", "lab-1.old-1"]
 
 
-async def test_a_second_agent_with_the_same_identity_replaces_the_first(house) -> None:
-    await house.start()
-    first = await house.machine("lab-1", id="one-machine").boot()
-    second = await house.machine("lab-1", id="one-machine").boot()
-    with pytest.raises(landline.LineClosed) as caught:
-        await first.ended()
-    assert caught.value.code is Code.REPLACED
-    assert (await second.shown(PresenceState.ONLINE)).facts.boot_id == second.boot_id
-    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
-    assert (first.acted, second.acted) == ([], [Action.LOG_OFF])
-
-
 async def test_a_control_server_that_cannot_record_is_asked_again(house, monkeypatch, until) -> None:
     from landline.fleet.storage import StorageError
 
@@ -620,7 +623,7 @@ async def test_an_agent_cannot_speak_of_another_machines_execution(house, person
     facts = msgspec.to_builtins(other.agent._facts)
     await other.line.request("join", {"facts": facts, "executions": [msgspec.to_builtins(entry)]})
     await other.line.send(Goodbye(Cause.SHUT_DOWN, "", execution_id), name="goodbye")
-    await other.shown(PresenceState.OFFLINE)
+    await other.shown(PresenceState.AWAY)
     assert (await house.execution(job)).state is ExecutionState.PROMPTED
     assert victim.known.presence.state is PresenceState.ONLINE
 
@@ -679,6 +682,182 @@ async def test_an_agent_that_is_stopped_before_the_system_answered_does_not_clai
     machine.agent.stop()
     assert (await machine.ended()).cause is Cause.AGENT_STOPPED
     assert (await house.execution(job)).state is ExecutionState.ACTING
+
+
+# Going down, and not.
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+async def test_a_shutdown_that_is_called_off_is_failed_and_the_machine_stays(
+    house, action: Action, until
+) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.may_go.clear()
+    await machine.boot()
+    job = await house.order(action)
+    await machine.shown(PresenceState.AWAY)
+    waiting = await house.order(Action.LOG_OFF, queue_for_s=3600.0)
+    assert (await house.execution(job)).state is ExecutionState.ACTING
+    machine.power.call_off()
+    failed = await house.over(job)
+    assert (failed.state, failed.detail) == (ExecutionState.FAILED, "it was called off on the machine")
+    await machine.shown(PresenceState.ONLINE)
+    assert not machine.task.done()
+    # It is managed as before: what waited for it is done, and so is what comes after.
+    assert (await house.over(waiting)).state is ExecutionState.DONE
+    machine.may_go.set()
+    again = await house.order(action)
+    await machine.ended()
+    if action is Action.RESTART:
+        await machine.boot()
+    assert (await house.over(again)).state is ExecutionState.DONE
+    assert machine.acted == [action, Action.LOG_OFF, action]
+
+
+async def test_a_shutdown_of_somebody_else_that_is_called_off_changes_nothing(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.may_go.clear()
+    await machine.boot()
+    machine.power.go_down(Action.SHUT_DOWN)
+    await machine.shown(PresenceState.AWAY)
+    machine.power.call_off()
+    await machine.shown(PresenceState.ONLINE)
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+
+
+async def test_a_shutdown_called_off_while_the_line_was_broken_is_taken_back(house, until) -> None:
+    # The control server that is started again gives it as much time as any other.
+    house.gone_grace_s = 3600.0
+    await house.start()
+    machine = house.machine()
+    machine.may_go.clear()
+    await machine.boot()
+    job = await house.order(Action.SHUT_DOWN)
+    await machine.shown(PresenceState.AWAY)
+    await house.kill()
+    machine.power.call_off()
+    await house.start()
+    assert (await house.over(job)).detail == "it was called off on the machine"
+    await machine.shown(PresenceState.ONLINE)
+
+
+async def test_an_agent_that_is_started_again_in_the_same_boot_has_not_gone(house) -> None:
+    """The goodbye was said and the line ended; the system gave up its shutdown, and started the agent again."""
+    house.gone_grace_s = 3600.0
+    await house.start()
+    machine = await house.machine().boot()
+    job = await house.order(Action.SHUT_DOWN)
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    assert (await house.execution(job)).state is ExecutionState.ACTING
+    await machine.start_agent()
+    unknown = await house.over(job)
+    assert unknown.state is ExecutionState.UNKNOWN
+    assert "was not shut down since" in unknown.detail
+    await machine.shown(PresenceState.ONLINE)
+
+
+async def test_a_goodbye_is_said_again_to_a_control_server_that_lost_the_session(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.may_go.clear()
+    await machine.boot()
+    await house.stop()
+    machine.power.go_down(Action.SHUT_DOWN)
+    await house.start()
+    await machine.shown(PresenceState.AWAY)
+
+
+async def test_a_system_that_goes_down_is_not_held_up_for_a_control_server_that_is_not_there(
+    house, monkeypatch
+) -> None:
+    monkeypatch.setattr(leaving, "GOODBYE_TIMEOUT_S", 3600.0)
+    await house.start()
+    machine = await house.machine().boot()
+    await house.stop()
+    released = asyncio.Event()
+    monkeypatch.setattr(machine.power, "release_going_down", lambda: release(released))
+    machine.power.go_down(Action.SHUT_DOWN)
+    async with asyncio.timeout(10):
+        await released.wait()
+
+
+async def release(released: asyncio.Event) -> None:
+    released.set()
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+async def test_an_agent_that_is_ended_together_with_its_power_command_is_settled_by_the_next_boot(
+    house, action: Action, until
+) -> None:
+    """As under systemd: what the command began ends the command before it can answer, and the agent too."""
+    await house.start()
+    machine = house.machine()
+    machine.fails_before_acting = OutcomeUnknown("shutdown was ended by SIGTERM.")
+    await machine.boot()
+    job = await house.order(action)
+    await house.reached(job, ExecutionState.ACTING)
+    await until(lambda: machine.agent._acting)
+    machine.power.going = action  # What systemd says when it is asked.
+    machine.agent.stop()
+    goodbye = await machine.ended()
+    assert goodbye.cause is (Cause.RESTARTING if action is Action.RESTART else Cause.SHUT_DOWN)
+    assert goodbye.execution_id == job.executions[0].id
+    if action is Action.RESTART:
+        assert (await machine.shown(PresenceState.AWAY)).presence.cause is Cause.RESTARTING
+        machine.fails_before_acting = None
+        await machine.boot()
+    assert (await house.over(job)).state is ExecutionState.DONE
+
+
+async def test_an_agent_that_is_ended_while_its_command_runs_is_settled_by_the_next_boot(
+    house, until
+) -> None:
+    """Nothing tells it that the system goes down."""
+    await house.start()
+    machine = house.machine()
+    machine.may_act.clear()
+    await machine.boot()
+    job = await house.order(Action.RESTART)
+    await house.reached(job, ExecutionState.ACTING)
+    await until(lambda: machine.agent._acting)
+    machine.agent.stop()
+    goodbye = await machine.ended()
+    assert goodbye == Goodbye(
+        Cause.AGENT_STOPPED, "stopped while the machine was to be restarted", job.executions[0].id
+    )
+    assert (await house.execution(job)).state is ExecutionState.ACTING
+    machine.may_act.set()
+    await machine.boot()
+    assert (await house.over(job)).state is ExecutionState.DONE
+
+
+async def test_the_system_bus_is_tried_again_soon(house, monkeypatch, until) -> None:
+    monkeypatch.setattr(leaving, "POWER_RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(leaving, "POWER_RETRY_CAP_S", 0.02)
+
+    class Losing(Switch):
+        opened = 0
+
+        async def open(self) -> None:
+            self.opened += 1
+            if 1 < self.opened < 4:
+                raise PowerError("no bus")
+
+        async def wait_going_down(self):
+            if self.opened < 4:
+                raise PowerError("the bus is gone")
+            return await super().wait_going_down()
+
+    await house.start()
+    machine = house.machine()
+    power = Losing(machine)
+    await machine.boot(power=power)
+    await until(lambda: power.opened == 4)
+    power.go_down(Action.RESTART)
+    assert (await machine.ended()).cause is Cause.RESTARTING
 
 
 # Joining.

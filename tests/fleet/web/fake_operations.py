@@ -232,6 +232,16 @@ class FakeOperations:
                 )
         return self.views[view.job.id]
 
+    async def resolve_machine(self, name: str) -> Machine:
+        self._may_fail()
+        found = next((machine for machine in self.by_id.values() if machine.name == name), None)
+        if found is None:
+            raise OperationError("unknown_target", f"there is no machine called {name!r}")
+        if sum(each.is_live for each in found.claimants) > 1:
+            raise OperationError("still_cloned", f"2 machines use the identity of {name}")
+        self.put(msgspec.structs.replace(found, claimants=()))
+        return self.by_id[found.id]
+
     async def updates(self) -> AsyncIterator[Update]:
         queue: asyncio.Queue[Update] = asyncio.Queue()
         self.readers.append(queue)

@@ -66,6 +66,7 @@ async def test_openapi_describes_the_same_structs(http):
     assert set(document["paths"]) == {
         "/api/v1/status",
         "/api/v1/machines",
+        "/api/v1/machines/{name}/resolve",
         "/api/v1/jobs",
         "/api/v1/jobs/preview",
         "/api/v1/jobs/{job_id}",

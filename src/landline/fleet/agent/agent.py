@@ -16,11 +16,14 @@ import landline
 from landline import Backoff, ClientAuth, Line, LineState, StateChange
 from landline.fleet.agent import consent
 from landline.fleet.agent.asking import Asking, Record
+from landline.fleet.agent.boot import BootRecord
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.journal_file import JournalError
-from landline.fleet.agent.power import OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.leaving import GOODBYE_TIMEOUT_S, Leaving
+from landline.fleet.agent.power import Leave, OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.prompt import Notices, Prompt
 from landline.fleet.messages import (
+    CLONED_IDENTITY,
     NOT_JOINED,
     STORAGE_FAILED,
     Claim,
@@ -39,22 +42,19 @@ from landline.fleet.model import Action, Cause, ExecutionState, Facts
 
 logger = logging.getLogger("landline.agent")
 
+BOOT_RECORD_EVERY_S: Final = 60.0
+"""How often the agent remembers how long the machine is up. A restart before the first time may not be proven."""
 PERSONS_EVERY_S: Final = 15.0
 """How often the agent looks who is on."""
-GOODBYE_TIMEOUT_S: Final = 3.0
-"""How long the last words may take: a system that goes down does not wait long (logind: 5 s)."""
 GOING_DOWN_S_MAX: Final = 120.0
-"""How long nothing else begins after the system took an order to restart or shut down."""
+"""How long nothing else begins after the system took an order to restart or shut down and announced nothing."""
+UNCERTAIN_S_MAX: Final = 20.0
+"""How long a restart or shutdown whose answer got lost may still show itself before its outcome is called unknown."""
 CONTROL_RETRY_S: Final = 2.0
 """When to ask again after the control server could not record an answer."""
-POWER_RETRY_S: Final = 30.0
-"""How long after losing the system's bus the agent tries to reach it again."""
+CLONE_RETRY_S: Final = 60.0
+"""When to ask again while another machine with the same identity is connected."""
 DETAIL_CHARACTERS_MAX: Final = 500
-
-_LAST_WORDS: Final = {
-    Action.RESTART: Cause.RESTARTING,
-    Action.SHUT_DOWN: Cause.SHUT_DOWN,
-}
 
 
 class AgentRefused(Exception):
@@ -70,6 +70,7 @@ class Agent:
     :param prompt: asks the person; ``None`` where nobody can be asked, ``no_prompt`` says then why.
     :param notices: tells persons who cannot be asked; ``None`` where nothing does.
     :param connect: how the line is made, for those who run it in a simulation.
+    :param boot_record: what is refreshed while this boot lasts, where the system has no boot id of its own.
     :param boot_clock: seconds that go on while the machine is suspended; a leave to act is measured with it.
     """
 
@@ -89,6 +90,7 @@ class Agent:
         on_state: Callable[[Line, StateChange], None] | None = None,
         connect: Callable[..., landline.Connector] = landline.connect,
         boot_clock: Callable[[], float] | None = None,
+        boot_record: BootRecord | None = None,
     ) -> None:
         self._facts = facts
         self._power = power
@@ -96,6 +98,7 @@ class Agent:
         self._journal = journal
         self._on_state = on_state
         self._boot_clock = boot_clock or boot_time
+        self._boot_record = boot_record
         self._known: dict[str, KnownExecution] = {}
         self._orders: dict[str, asyncio.Task[None]] = {}
         self._records: dict[str, Record] = {}
@@ -104,8 +107,10 @@ class Agent:
         # The order being carried out; and the one the system has accepted, so that the machine is going.
         self._acting: tuple[str, Action] | None = None
         self._going: tuple[str, Action] | None = None
+        self._leaving = Leaving(power, self)
         self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
+        self._not_joined_because = ""
         self._ending: asyncio.Future[Goodbye | None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self.line: Line | None = None
@@ -121,23 +126,27 @@ class Agent:
         self.connector.on("withdraw", Withdraw)(self._receive_withdraw)
 
     async def run(self) -> Goodbye:
-        """Stays connected until the machine goes down, :meth:`stop` is called, or the server does not want it.
+        """Stays connected until :meth:`stop` is called or the server does not want it.
 
-        Returns the goodbye that was said. Raises :class:`AgentRefused`, :class:`landline.Rejected`,
+        A system that goes down stops its agent last of all: until then a shutdown can be called off, and the agent is
+        needed again. Returns the goodbye that was said. Raises :class:`AgentRefused`, :class:`landline.Rejected`,
         :class:`landline.GaveUp`, :class:`landline.LineClosed` when the control server ended the line (with the code
         ``REPLACED`` for another agent), or :class:`PowerError`. Cancelling leaves without a goodbye.
         """
         await self._power.open()
         try:
-            self._start(self._watch_going_down())
+            self.start(self._leaving.watch())
+            if self._boot_record is not None:
+                self.start(self._watch_boot(self._boot_record))
             line = await self._connect()
             if line is None:
                 return await self._ending or Goodbye(Cause.AGENT_STOPPED)
             try:
-                self._start(self._watch_persons())
+                self.start(self._watch_persons())
                 goodbye = await self._ending
                 if goodbye is None:
                     raise line.error or AgentRefused("the control server closed the line")
+                goodbye = await self._leaving.last_words(goodbye)
                 await self._say_goodbye(line, goodbye)
                 return goodbye
             finally:
@@ -165,8 +174,9 @@ class Agent:
         return None
 
     def stop(self, cause: Cause = Cause.AGENT_STOPPED, detail: str = "") -> None:
-        """Makes :meth:`run` say goodbye and return. When it is a job that makes us go, that is the cause told."""
-        self._end(self._last_words(self._going, cause, detail))
+        """Makes :meth:`run` say goodbye and return. When the system goes down, that is the cause told."""
+        if not self._ending.done():
+            self._ending.set_result(Goodbye(cause, detail))
 
     @property
     def is_ending(self) -> bool:
@@ -179,7 +189,7 @@ class Agent:
         if change.state is LineState.ONLINE and change.resumed is False:
             # Before anybody hears of it: the first order may be here before whoever waits for the connection.
             self.line = line
-            self._start(self._join(line))
+            self.start(self._join(line))
         elif change.state is LineState.CLOSED and not self._ending.done():
             self._ending.set_result(None)
         if self._on_state is not None:
@@ -193,12 +203,12 @@ class Agent:
         session_id = line.session_id
         facts = await self._current_facts()
         # A newer session has a join of its own.
-        while line.session_id == session_id and not await self._try_to_join(line, facts):
-            await asyncio.sleep(CONTROL_RETRY_S)
+        while line.session_id == session_id and (again_s := await self._try_to_join(line, facts)) is not None:
+            await asyncio.sleep(again_s)
             facts = await self._current_facts()
 
-    async def _try_to_join(self, line: Line, facts: Facts) -> bool:
-        """Returns whether it need not be tried again in this session."""
+    async def _try_to_join(self, line: Line, facts: Facts) -> float | None:
+        """Returns after how many seconds it is to be tried again in this session, if at all."""
         journalled = [
             KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
             for entry in self._journal.entries()
@@ -208,21 +218,31 @@ class Agent:
         try:
             joined = await line.request("join", join, timeout=None, response_type=Joined)
         except (landline.RequestLost, landline.LineClosed):
-            return True  # The next session joins again.
+            return None  # The next session joins again.
         except landline.RequestError as error:
-            if error.code == STORAGE_FAILED:
-                logger.warning("joining: %s; trying again in %g s", error.message, CONTROL_RETRY_S)
-                return False
+            again_s = {STORAGE_FAILED: CONTROL_RETRY_S, CLONED_IDENTITY: CLONE_RETRY_S}.get(error.code)
+            if again_s is not None:
+                # Over the same line, which stays: it shows the control server that this machine is alive too.
+                is_told = error.code == self._not_joined_because
+                logger.log(
+                    logging.DEBUG if is_told else logging.WARNING,
+                    "joining: %s; trying again every %g s",
+                    error.message,
+                    again_s,
+                )
+                self._not_joined_because = error.code
+                return again_s
             self._refuse(f"the control server does not take this machine: {error.message}")
-            return True
+            return None
         logger.info("joined as %s", joined.name)
         if self._told_facts is None:
             _log_how_it_asks(facts)
         self._told_facts = facts
         for withdraw in joined.over:
             await self._receive_withdraw(line, withdraw)
+        self._not_joined_because = ""
         self._joined.set()
-        return True
+        return None
 
     async def _current_facts(self) -> Facts:
         before = self._facts
@@ -251,6 +271,11 @@ class Agent:
             await asyncio.sleep(PERSONS_EVERY_S)
             await self._tell_persons()
 
+    async def _watch_boot(self, record: BootRecord) -> None:
+        while True:
+            record.refresh()
+            await asyncio.sleep(BOOT_RECORD_EVERY_S)
+
     async def _tell_persons(self) -> Facts:
         facts = await self._current_facts()
         if facts != self._told_facts and self._joined.is_set() and self.line is not None:
@@ -266,7 +291,7 @@ class Agent:
         if known is None and (entry := self._journal.find(order.execution_id)) is not None:
             known = KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
         if known is not None:
-            self._start(self._report(known))
+            self.start(self._report(known))
             return True
         logger.info(
             "%s %s: received, requested by %s, due in %.0f s, expires in %.0f s",
@@ -317,8 +342,9 @@ class Agent:
         """Act, in turn and with the control server's leave. Return False when persons are to be asked after all."""
         if not agreed.is_free:
             await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
-        had_to_wait = self._one_action.locked()
+        had_to_wait = self._one_action.locked() or not self._leaving.stays.is_set()
         async with self._one_action:
+            await self._leaving.stays.wait()
             if agreed.is_free:
                 # Another action may have taken long: somebody may have logged on meanwhile.
                 if had_to_wait and not (await self.look()).is_free:
@@ -398,22 +424,18 @@ class Agent:
             was_anybody_on = not (await self._current_facts()).is_free
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
-            if self._boot_clock() > act_before:
-                raise PowerError(
-                    "nothing was done: looking and writing the journal took longer than the leave to act"
-                )
-            await self._power.act(order.action, reason=order.message)
+            leave = Leave(act_before, self._boot_clock)
+            leave.check()
+            await self._power.act(order.action, reason=order.message, leave=leave)
         except JournalError as error:
             # Not on record, so not done: doing it might do it twice.
             self._acting = None
             await self._report_state(order, ExecutionState.FAILED, f"nothing was done: {error}")
+        except OutcomeUnknown as error:
+            await self._wait_for_outcome(order, str(error))
         except PowerError as error:
             self._acting = None
-            await self._tell_outcome(
-                order,
-                ExecutionState.UNKNOWN if isinstance(error, OutcomeUnknown) else ExecutionState.FAILED,
-                str(error),
-            )
+            await self._tell_outcome(order, ExecutionState.FAILED, str(error))
         else:
             if order.action is Action.LOG_OFF or self._power.name == "dry-run":
                 self._acting = None
@@ -423,14 +445,35 @@ class Agent:
                 await self._tell_outcome(order, ExecutionState.DONE, detail)
                 await self._tell_persons()
             else:
-                # A restart or shutdown ends this agent; the way it goes and comes back tells the rest. Until then no
-                # other order begins: what is left of it is for the machine's next life.
                 self._going = self._acting
-                try:
-                    await asyncio.sleep(GOING_DOWN_S_MAX)
-                finally:
-                    if not self._ending.done():
-                        self._acting = self._going = None
+                await self._wait_for_end(order, GOING_DOWN_S_MAX)
+
+    async def _wait_for_outcome(self, order: Order, detail: str) -> None:
+        """The system was asked, and what it answered is not known: what it does tells, if it does it soon."""
+        if order.action is not Action.LOG_OFF and await self._wait_for_end(order, UNCERTAIN_S_MAX):
+            return
+        self._acting = None
+        await self._tell_outcome(order, ExecutionState.UNKNOWN, detail)
+
+    async def _wait_for_end(self, order: Order, seconds: float) -> bool:
+        """A restart or shutdown ends this agent; the way it goes and comes back tells the rest.
+
+        Until then no other order begins: what is left of it is for the machine's next life. Returns whether it began:
+        when the system announces nothing within ``seconds``, it did not, as far as can be told.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._leaving.announced.wait()
+        except TimeoutError:
+            return False
+        else:
+            await self._leaving.stays.wait()
+            self._acting = None
+            await self._tell_outcome(order, ExecutionState.FAILED, "it was called off on the machine")
+            return True
+        finally:
+            if not self._ending.done():
+                self._acting = self._going = None
 
     async def _tell_outcome(self, order: Order, state: ExecutionState, detail: str) -> None:
         try:
@@ -442,29 +485,36 @@ class Agent:
 
     # Going.
 
-    async def _watch_going_down(self) -> None:
-        while True:
-            try:
-                await self._power.wait_going_down()
-                break
-            except PowerError as error:
-                logger.warning("%s; trying again in %g s", error, POWER_RETRY_S)
-            await asyncio.sleep(POWER_RETRY_S)
-            try:
-                await self._power.open()
-            except PowerError as error:
-                logger.warning("%s", error)
-        # The system may say so before it has answered the very request that makes it go.
-        self._end(self._last_words(self._going or self._acting, Cause.AGENT_STOPPED, "the system goes down"))
+    @property
+    def is_connected(self) -> bool:
+        """Whether the control server knows this machine, and a line leads to it."""
+        line = self.line
+        return self._joined.is_set() and line is not None and line.state is not LineState.RECONNECTING
 
-    def _last_words(self, going: tuple[str, Action] | None, cause: Cause, detail: str) -> Goodbye:
-        if going is not None and (told := _LAST_WORDS.get(going[1])) is not None:
-            return Goodbye(told, detail, going[0])
-        return Goodbye(cause, detail)
+    @property
+    def acting(self) -> tuple[str, Action] | None:
+        """The order that is being carried out."""
+        return self._acting
 
-    def _end(self, goodbye: Goodbye) -> None:
-        if not self._ending.done():
-            self._ending.set_result(goodbye)
+    @property
+    def accepted(self) -> tuple[str, Action] | None:
+        """The order that the system has accepted."""
+        return self._going
+
+    async def tell_goodbye(self, goodbye: Goodbye) -> None:
+        """Tell the control server, once it can be reached; return when it is on record."""
+        try:
+            await self._request_until_answered("goodbye", goodbye, type(None))
+        except landline.RequestError as error:
+            logger.warning("the goodbye was not taken: %s", error)
+        else:
+            logger.info("said goodbye: %s", goodbye.cause.value)
+
+    def rejoin(self) -> None:
+        """Join again: that takes the goodbye back."""
+        if self.line is not None and self._joined.is_set():
+            self._joined.clear()
+            self.start(self._join(self.line))
 
     def _refuse(self, sentence: str) -> None:
         if not self._ending.done():
@@ -475,8 +525,9 @@ class Agent:
             logger.warning("the goodbye cannot be said: the control server is not connected")
             return
         try:
-            async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await line.send(goodbye, name="goodbye")
+            if goodbye != self._leaving.told:
+                async with asyncio.timeout(GOODBYE_TIMEOUT_S):
+                    await line.send(goodbye, name="goodbye")
             await line.close(timeout=GOODBYE_TIMEOUT_S)
         except (landline.LineClosed, TimeoutError) as error:
             logger.warning("the goodbye may not have arrived: %s", error)
@@ -546,8 +597,11 @@ class Agent:
 
     # Tasks.
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._keep(asyncio.get_running_loop().create_task(work))
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run in a task that ends with the agent; an error in it ends the agent."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._keep(task)
+        return task
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

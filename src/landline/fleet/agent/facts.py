@@ -9,20 +9,24 @@ import socket
 import uuid
 from pathlib import Path
 
+from landline.fleet.agent.boot import linux_boot_id
 from landline.fleet.model import Facts
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
-def machine_facts(name: str | None, *, power: str, version: str) -> Facts:
-    """Host name, OS, boot id and network addresses of this machine; ``name`` defaults to the host name."""
+def machine_facts(name: str | None, *, power: str, version: str, boot_id: str | None = None) -> Facts:
+    """Host name, OS and network addresses of this machine.
+
+    ``name`` defaults to the host name, ``boot_id`` to what Linux says.
+    """
     host_name = socket.gethostname()
     return Facts(
         name=name or default_name(host_name),
         host_name=host_name,
         os=_os_name(),
-        boot_id=_boot_id(),
+        boot_id=linux_boot_id() if boot_id is None else boot_id,
         mac_addresses=_mac_addresses(Path("/sys/class/net")),
         agent_version=version,
         power=power,
@@ -56,14 +60,6 @@ def _os_name() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     except OSError:
         return f"{platform.system()} {platform.release()}"
-
-
-def _boot_id() -> str:
-    """Changes with every boot (Linux: ``/proc/sys/kernel/random/boot_id``, random(4)); empty where not known."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 def _mac_addresses(interfaces: Path) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def build_app(
         return Response(problem, status_code=status, media_type="application/json")
 
     return Litestar(
-        [status, machines, preview, create_job, jobs, job, cancel_job, updates, openapi],
+        [status, machines, resolve_machine, preview, create_job, jobs, job, cancel_job, updates, openapi],
         path="/api/v1",
         dependencies={
             "operations": Provide(lambda: operations, sync_to_thread=False),
@@ -141,6 +141,17 @@ async def status(operations: Ops) -> ServerStatus:
 async def machines(operations: Ops) -> tuple[Machine, ...]:
     """Every machine known, in order of name."""
     return operations.machines()
+
+
+@post(
+    "/machines/{name:str}/resolve",
+    operation_id="resolve_machine",
+    status_code=200,
+    responses=_problems(401, 403, 404, 409),
+)
+async def resolve_machine(operations: Ops, name: FromPath[str]) -> Machine:
+    """Ends the mark that a machine's identity is cloned; refused while several machines with it are connected."""
+    return await operations.resolve_machine(name)
 
 
 @post("/jobs/preview", operation_id="preview", status_code=200, responses=_problems(400, 401, 403, 404, 413))

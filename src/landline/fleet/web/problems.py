@@ -28,6 +28,8 @@ STATUS_BY_CODE: Final = {
     "unknown_target": 404,
     "unknown_job": 404,
     "ambiguous_job": 409,
+    "still_cloned": 409,
+    "not_cloned": 409,
     "empty_target": 400,
     "bad_request": 400,
 }

@@ -8,15 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.fleet.agent.power.leaves import Watch, leave
 
-from landline.fleet.agent.power import Power, PowerError
+from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.power.command import (
     REASON_CHARACTERS_MAX,
     CommandPower,
     argv_for,
     default_commands,
     default_persons_command,
+    default_state_command,
     failure_sentence,
+    going_down_from_jobs,
     last_line,
 )
 from landline.fleet.agent.power.logged_on import (
@@ -151,6 +154,76 @@ def test_defaults() -> None:
     assert default_persons_command("linux") == ("who",)
 
 
+JOBS = """\
+ 1433 systemd-update-utmp-runlevel.service stop  running
+ 1394 {target}                             start waiting
+ 1402 ssh.service                          stop  running
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "action"),
+    [
+        ("reboot.target", Action.RESTART),
+        ("kexec.target", Action.RESTART),
+        ("soft-reboot.target", Action.RESTART),
+        ("poweroff.target", Action.SHUT_DOWN),
+        ("halt.target", Action.SHUT_DOWN),
+    ],
+)
+async def test_what_systemd_says_of_going_down(target: str, action: Action) -> None:
+    assert going_down_from_jobs(JOBS.format(target=target)) == GoingDown(action)
+    power = CommandPower({}, state_command=python(f"print({JOBS.format(target=target)!r})"))
+    assert await power.going_down() == GoingDown(action)
+
+
+def test_a_system_that_stays_up() -> None:
+    assert going_down_from_jobs("No jobs running.\n") is None
+    assert going_down_from_jobs(JOBS.format(target="my-reboot.target")) is None
+    assert going_down_from_jobs("7 reboot.target stop waiting\n") is None
+    assert going_down_from_jobs("") is None
+
+
+async def test_a_system_that_does_not_say_whether_it_goes_down() -> None:
+    assert default_state_command("win32") is None
+    assert default_state_command("darwin") is None
+    with pytest.raises(PowerError, match="does not say"):
+        await CommandPower({}, platform="win32").going_down()
+    power = CommandPower({}, state_command=python("raise SystemExit('Failed to connect to bus')"))
+    with pytest.raises(PowerError, match="Failed to connect to bus"):
+        await power.going_down()
+
+
+async def test_a_leave_that_ended_while_the_persons_were_listed_is_not_used(tmp_path: Path) -> None:
+    """It is looked at again before each command."""
+    record = tmp_path / "record"
+    watch = Watch()
+    power = CommandPower(
+        {Action.LOG_OFF: python(RECORD, str(record), "{person}")},
+        persons_command=python(f"print({WHO_LINUX!r}, end='')"),
+        platform="linux",
+    )
+    watch.now_s = 10.0
+    with pytest.raises(PowerError, match="nothing was done"):
+        await power.act(Action.LOG_OFF, reason="", leave=Leave(10.0, watch))
+    assert not record.exists()
+    assert watch.looks == 4
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+async def test_a_restart_whose_command_is_ended_by_a_signal_may_have_happened(action: Action) -> None:
+    power = CommandPower({action: python("import os; os.kill(os.getpid(), 15)")})
+    with pytest.raises(OutcomeUnknown, match=r"was ended by SIGTERM\.$"):
+        await power.act(action, reason="", leave=leave())
+
+
+async def test_a_log_off_whose_command_is_ended_by_a_signal_has_failed() -> None:
+    power = CommandPower({Action.LOG_OFF: python("import os; os.kill(os.getpid(), 15)")})
+    with pytest.raises(PowerError, match=r"was ended by SIGTERM\.$") as caught:
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
+    assert not isinstance(caught.value, OutcomeUnknown)
+
+
 def test_sentences() -> None:
     assert (
         failure_sentence(["stop"], 1, "first\nNot allowed.\n\n") == "stop failed with status 1: Not allowed."
@@ -164,7 +237,7 @@ async def test_the_command_gets_its_arguments_as_they_are(tmp_path: Path) -> Non
     record = tmp_path / "record"
     power: Power = CommandPower({Action.RESTART: python(RECORD, str(record), "{reason}")})
     await power.open()
-    await power.act(Action.RESTART, reason='it\'s $(time) for "updates" & more')
+    await power.act(Action.RESTART, reason='it\'s $(time) for "updates" & more', leave=leave())
     await power.close()
     assert record.read_text() == repr(['it\'s $(time) for "updates" & more']) + "\n"
 
@@ -178,7 +251,7 @@ async def test_each_person_is_logged_off_although_one_fails(tmp_path: Path) -> N
         platform="linux",
     )
     with pytest.raises(PowerError, match=r"failed with status 1: bob is busy\.$"):
-        await power.act(Action.LOG_OFF, reason="")
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
     assert record.read_text().splitlines() == [
         "['anna']",
         "['bob']",
@@ -195,7 +268,7 @@ async def test_windows_sessions_are_logged_off_by_number(tmp_path: Path) -> None
         platform="win32",
     )
     assert [person.name for person in await power.persons()] == ["anna bell", "bob", "administrator-of-all"]
-    await power.act(Action.LOG_OFF, reason="")
+    await power.act(Action.LOG_OFF, reason="", leave=leave())
     assert record.read_text().splitlines() == ["['1']", "['2']", "['13']"]
 
 
@@ -211,13 +284,13 @@ async def test_a_failure_tells_the_last_line() -> None:
     code = "import sys; print('noise', file=sys.stderr); sys.exit('Call to Reboot failed: Access denied')"
     power = CommandPower({Action.SHUT_DOWN: python(code)})
     with pytest.raises(PowerError, match=r"failed with status 1: Call to Reboot failed: Access denied\.$"):
-        await power.act(Action.SHUT_DOWN, reason="")
+        await power.act(Action.SHUT_DOWN, reason="", leave=leave())
 
 
 async def test_a_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     power = CommandPower({Action.RESTART: python("import time; time.sleep(600)")}, time_limit_s=0.2)
     with pytest.raises(PowerError, match=r"was stopped because it took longer than 0\.2 s"):
-        await power.act(Action.RESTART, reason="")
+        await power.act(Action.RESTART, reason="", leave=leave())
 
 
 async def test_cancelling_kills_the_command_and_what_it_started(tmp_path: Path) -> None:
@@ -232,7 +305,7 @@ async def test_cancelling_kills_the_command_and_what_it_started(tmp_path: Path) 
         "file.write('ready'); file.flush(); child.wait()"
     )
     power = CommandPower({Action.RESTART: python(code, str(told))})
-    acting = asyncio.create_task(power.act(Action.RESTART, reason=""))
+    acting = asyncio.create_task(power.act(Action.RESTART, reason="", leave=leave()))
     reader = await asyncio.to_thread(told.open, "rb", 0)
     with reader:
         assert await asyncio.to_thread(reader.read, 5) == b"ready"
@@ -249,7 +322,7 @@ async def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) ->
     child = "import sys; open(sys.argv[1]).read()"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}, sys.argv[1]])"
     power = CommandPower({Action.RESTART: python(code, str(told))})
-    await power.act(Action.RESTART, reason="")
+    await power.act(Action.RESTART, reason="", leave=leave())
     with await asyncio.to_thread(told.open, "wb", 0):
         pass
 
@@ -257,7 +330,7 @@ async def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) ->
 async def test_endless_output_is_not_kept_in_memory() -> None:
     code = "import sys; sys.stderr.write('x' * 5_000_000 + chr(10) + 'the end'); sys.exit(2)"
     with pytest.raises(PowerError, match=r"failed with status 2: the end\.$"):
-        await CommandPower({Action.RESTART: python(code)}).act(Action.RESTART, reason="")
+        await CommandPower({Action.RESTART: python(code)}).act(Action.RESTART, reason="", leave=leave())
 
 
 async def test_refusals() -> None:
@@ -267,7 +340,7 @@ async def test_refusals() -> None:
     sentence = "The program no-such-program-anywhere for restart is not on this machine."
     assert await power.refusal(Action.RESTART) == sentence
     with pytest.raises(PowerError, match=sentence):
-        await power.act(Action.RESTART, reason="")
+        await power.act(Action.RESTART, reason="", leave=leave())
 
 
 async def test_a_program_that_cannot_be_run_is_told(tmp_path: Path) -> None:

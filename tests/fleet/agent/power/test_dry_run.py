@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from tests.fleet.agent.power.leaves import leave
 
 from landline.fleet.agent.power import Power
 from landline.fleet.agent.power.dry_run import DryRunPower
@@ -14,8 +15,8 @@ async def test_actions_are_remembered_and_logged_only(caplog: pytest.LogCaptureF
     power: Power = DryRunPower()
     await power.open()
     with caplog.at_level(logging.INFO):
-        await power.act(Action.RESTART, reason="updates")
-        await power.act(Action.LOG_OFF, reason="")
+        await power.act(Action.RESTART, reason="updates", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
     await power.release_going_down()
     await power.close()
     await power.close()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
+from tests.fleet.agent.power.leaves import Watch, leave
 
-from landline.fleet.agent.power import Power, PowerError
-from landline.fleet.agent.power.logged_on import person_from_session
+from landline.fleet.agent.power import GoingDown, Leave, LeaveEnded, OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.power.logged_on import is_closing, person_from_session
 from landline.fleet.agent.power.logind import LogindPower, refusal_from_can
 from landline.fleet.model import Action, Person
 
@@ -50,6 +51,11 @@ class FakeLogin1:
     """Sessions that do not end."""
     lingering: set[str] = field(default_factory=set)
     """Sessions that turn to "closing" instead of going."""
+    inhibitors: list[list[Any]] = field(default_factory=list)
+    jobs: list[list[Any]] = field(default_factory=list)
+    """What systemd, which is played too, is about to do."""
+    before: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """What happens before a method is answered."""
     preparing: bool = False
     calls: list[tuple[str, list[Any]]] = field(default_factory=list)
     locks: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
@@ -57,14 +63,16 @@ class FakeLogin1:
 
     async def start(self) -> None:
         self.bus.add_message_handler(self.handle)
+        await self.bus.request_name("org.freedesktop.systemd1")
         await self.bus.request_name("org.freedesktop.login1")
 
     def handle(self, message: Message) -> Message | bool | None:
         if message.message_type is not MessageType.METHOD_CALL or not (message.path or "").startswith(
-            MANAGER_PATH
+            (MANAGER_PATH, "/org/freedesktop/systemd1")
         ):
             return None
         member = message.member or ""
+        self.before.get(member, lambda: None)()
         if member in self.silent:
             self.calls.append((member, message.body))
             return True
@@ -96,6 +104,10 @@ class FakeLogin1:
             return reply(message, "a{sv}", [values])
         if member == "Get":
             return reply(message, "v", [Variant("b", self.preparing)])
+        if member == "ListInhibitors":
+            return reply(message, "a(ssssuu)", [self.inhibitors])
+        if member == "ListJobs":
+            return reply(message, "a(usssoo)", [self.jobs])
         self.calls.append((member, message.body))
         if member in ("CanReboot", "CanPowerOff"):
             return reply(message, "s", [self.can])
@@ -107,10 +119,13 @@ class FakeLogin1:
         if key in self.lingering:
             self.sessions[key]["State"] = "closing"
         elif key not in self.stubborn:
-            del self.sessions[key]
-            asyncio.get_running_loop().call_soon(
-                self.signal, "SessionRemoved", "so", [key, f"{MANAGER_PATH}/session/{key}"]
-            )
+            self.remove(key)
+
+    def remove(self, key: str) -> None:
+        del self.sessions[key]
+        asyncio.get_running_loop().call_soon(
+            self.signal, "SessionRemoved", "so", [key, f"{MANAGER_PATH}/session/{key}"]
+        )
 
     def give_lock(self, message: Message) -> None:
         reader, writer = os.pipe()
@@ -149,7 +164,7 @@ async def login1(bus: Any) -> AsyncIterator[FakeLogin1]:
 
 @pytest.fixture
 async def power(bus: Any, login1: FakeLogin1) -> AsyncIterator[LogindPower]:
-    power = LogindPower(bus_address=bus.address)
+    power = LogindPower(bus_address=bus.address, reconnect_timeout_s=0)
     await power.open()
     yield power
     await power.close()
@@ -183,6 +198,28 @@ def test_answers_to_can() -> None:
         assert sentence.endswith(".")
 
 
+@pytest.mark.parametrize("answer", ["inhibited", "inhibitor-blocked", "challenge-inhibitor-blocked"])
+async def test_a_program_that_blocks_the_restart_is_named(
+    login1: FakeLogin1, power: LogindPower, answer: str
+) -> None:
+    login1.can = answer
+    login1.inhibitors = [
+        ["sleep", "music", "playing", "block", 1000, 7],
+        ["shutdown", "landline", "goodbye", "delay", 0, 8],
+        ["sleep:shutdown", "apt", "installing\x1b[2J updates", "block", 0, 9],
+        ["shutdown", "x" * 200, "why", "block-weak", 0, 10],
+    ]
+    sentence = await power.refusal(Action.RESTART)
+    assert sentence == (
+        f"This machine must not restart now: apt (installing [2J updates), {'x' * 100} blocks it. "
+        "Try again when that is over."
+    )
+    login1.inhibitors = []
+    sentence = await power.refusal(Action.SHUT_DOWN)
+    assert sentence is not None
+    assert sentence.startswith("This machine must not shut down now: another program blocks it.")
+
+
 @pytest.mark.parametrize("class_", ["user", "user-early", "user-light", "user-early-light"])
 def test_a_session_of_a_person(class_: str) -> None:
     properties = session("anna", Class=class_, TTY="tty2", Display=":0", Service="gdm-password", Leader=812)
@@ -194,7 +231,11 @@ def test_a_session_of_a_person(class_: str) -> None:
 @pytest.mark.parametrize("class_", ["greeter", "lock-screen", "manager", "background", "user-incomplete", ""])
 def test_a_session_without_a_person(class_: str) -> None:
     assert person_from_session(session("gdm", Class=class_)) is None
-    assert person_from_session(session("anna", State="closing")) is None
+
+
+def test_a_session_that_is_closing() -> None:
+    assert is_closing(session("anna", State="closing"))
+    assert not is_closing(session("anna", State="online"))
 
 
 def test_a_session_that_is_not_understood() -> None:
@@ -246,13 +287,13 @@ async def test_refusals(login1: FakeLogin1, power: LogindPower) -> None:
 async def test_going_down_with_a_message(
     login1: FakeLogin1, power: LogindPower, action: Action, member: str
 ) -> None:
-    await power.act(action, reason="New kernel\x1b[2J")
+    await power.act(action, reason="New kernel\x1b[2J", leave=leave())
     assert login1.called("SetWallMessage", member) == [
         ("SetWallMessage", ["New kernel [2J", True]),
         (member, [False]),
     ]
     login1.calls.clear()
-    await power.act(action, reason="")
+    await power.act(action, reason="", leave=leave())
     assert login1.called("SetWallMessage", member) == [(member, [False])]
 
 
@@ -260,7 +301,7 @@ async def test_a_refused_message_is_logged_only(
     login1: FakeLogin1, power: LogindPower, caplog: pytest.LogCaptureFixture
 ) -> None:
     login1.errors["SetWallMessage"] = "Not privileged"
-    await power.act(Action.RESTART, reason="updates")
+    await power.act(Action.RESTART, reason="updates", leave=leave())
     assert login1.called("Reboot") == [("Reboot", [False])]
     assert "logind refused SetWallMessage: Not privileged." in caplog.text
 
@@ -270,13 +311,13 @@ async def test_a_failing_restart_is_told_and_its_message_taken_back(
 ) -> None:
     login1.errors["Reboot"] = "Interactive authentication required."
     with pytest.raises(PowerError, match=r"^logind refused Reboot: Interactive authentication required\.$"):
-        await power.act(Action.RESTART, reason="updates")
+        await power.act(Action.RESTART, reason="updates", leave=leave())
     assert login1.called("SetWallMessage")[-1] == ("SetWallMessage", ["", True])
 
 
 async def test_waking_is_no_action_here(power: LogindPower) -> None:
     with pytest.raises(PowerError, match="cannot be woken"):
-        await power.act(Action.WAKE, reason="")
+        await power.act(Action.WAKE, reason="", leave=leave())
 
 
 async def test_log_off_ends_every_persons_session(login1: FakeLogin1, power: LogindPower) -> None:
@@ -286,12 +327,29 @@ async def test_log_off_ends_every_persons_session(login1: FakeLogin1, power: Log
         "3": session("carla"),
         "c1": session("gdm", Class="greeter"),
     }
-    login1.lingering.add("3")
-    await power.act(Action.LOG_OFF, reason="")
+    await power.act(Action.LOG_OFF, reason="", leave=leave())
     assert login1.called("TerminateSession") == [("TerminateSession", [key]) for key in ("1", "2", "3")]
-    assert set(login1.sessions) == {"3", "c1"}
+    assert set(login1.sessions) == {"c1"}
+    await power.act(Action.LOG_OFF, reason="", leave=leave())
+
+
+async def test_log_off_is_not_done_while_a_session_is_closing(login1: FakeLogin1, power: LogindPower) -> None:
+    """Nobody is on any more, and their programs still run: whoever restarts now loses their work."""
+    login1.sessions |= {"1": session("anna"), "2": session("bob", State="closing")}
+    login1.lingering.add("1")
+    closing = asyncio.Event()
+    login1.before["ListSessions"] = lambda: closing.set() if login1.called("TerminateSession") else None
+    acting = asyncio.create_task(power.act(Action.LOG_OFF, reason="", leave=leave()))
+    await closing.wait()
     assert await power.persons() == ()
-    await power.act(Action.LOG_OFF, reason="")
+    assert not acting.done()
+    login1.remove("1")
+    await power.persons()
+    assert not acting.done()
+    login1.remove("2")
+    await acting
+    # Which is logged off already is not logged off again.
+    assert login1.called("TerminateSession") == [("TerminateSession", ["1"])]
 
 
 async def test_log_off_waits_for_a_session_that_takes_its_time(
@@ -299,7 +357,7 @@ async def test_log_off_waits_for_a_session_that_takes_its_time(
 ) -> None:
     login1.sessions["1"] = session("anna")
     login1.stubborn.add("1")
-    acting = asyncio.create_task(power.act(Action.LOG_OFF, reason=""))
+    acting = asyncio.create_task(power.act(Action.LOG_OFF, reason="", leave=leave()))
     while not login1.called("TerminateSession"):
         await asyncio.sleep(0.01)
     assert not acting.done()
@@ -311,10 +369,19 @@ async def test_log_off_waits_for_a_session_that_takes_its_time(
 async def test_log_off_names_who_is_still_on(bus: Any, login1: FakeLogin1) -> None:
     power = LogindPower(bus_address=bus.address, log_off_timeout_s=0.3)
     await power.open()
-    login1.sessions |= {"1": session("anna", TTY="tty2"), "2": session("bob"), "3": session("carla")}
+    login1.sessions |= {
+        "1": session("anna", TTY="tty2"),
+        "2": session("bob"),
+        "3": session("carla"),
+        "4": session("dora"),
+    }
     login1.stubborn |= {"1", "2"}
-    with pytest.raises(PowerError, match=r"^Still logged on: anna \(tty2\), bob \(session 2\)\.$"):
-        await power.act(Action.LOG_OFF, reason="")
+    login1.lingering.add("4")
+    with pytest.raises(
+        PowerError,
+        match=r"^Still logged on: anna \(tty2\), bob \(session 2\), dora \(session 4\), whose session is closing\.$",
+    ):
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
     await power.close()
 
 
@@ -324,7 +391,57 @@ async def test_a_refused_log_off_tells_why_at_once(login1: FakeLogin1, power: Lo
     with pytest.raises(
         PowerError, match=r"anna \(tty2\)\. logind refused TerminateSession: Access denied\.$"
     ):
-        await power.act(Action.LOG_OFF, reason="")
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
+
+
+@pytest.mark.parametrize(("action", "member"), [(Action.RESTART, "Reboot"), (Action.SHUT_DOWN, "PowerOff")])
+@pytest.mark.parametrize("slow", ["SetWallMessage", "Get"])
+async def test_a_leave_that_ended_during_the_preparations_is_not_used(
+    login1: FakeLogin1, power: LogindPower, action: Action, member: str, slow: str
+) -> None:
+    watch = Watch()
+
+    def take_long() -> None:
+        watch.now_s = 10.0
+
+    login1.before[slow] = take_long
+    with pytest.raises(LeaveEnded, match="nothing was done"):
+        await power.act(action, reason="updates", leave=Leave(10.0, watch))
+    assert login1.called(member) == []
+    assert login1.called("SetWallMessage")[-1] == ("SetWallMessage", ["", True])
+
+
+async def test_a_leave_that_ended_while_the_sessions_were_listed_is_not_used(
+    login1: FakeLogin1, power: LogindPower
+) -> None:
+    watch = Watch()
+    login1.sessions["1"] = session("anna")
+    login1.before["GetAll"] = lambda: setattr(watch, "now_s", 10.0)
+    with pytest.raises(LeaveEnded):
+        await power.act(Action.LOG_OFF, reason="", leave=Leave(10.0, watch))
+    assert login1.called("TerminateSession") == []
+
+
+@pytest.mark.parametrize(
+    ("action", "member"),
+    [(Action.RESTART, "Reboot"), (Action.SHUT_DOWN, "PowerOff"), (Action.LOG_OFF, "TerminateSession")],
+)
+async def test_a_request_that_is_not_answered_within_the_leave_is_taken_back(
+    bus: Any, login1: FakeLogin1, power: LogindPower, action: Action, member: str
+) -> None:
+    """logind refuses the request of a caller that has left the bus; a late answer would find nobody."""
+    login1.silent.add(member)
+    login1.sessions["1"] = session("anna")
+    watch = Watch()
+    (before,) = await unique_names_but(login1.bus, {login1.bus.unique_name})
+    # 0.2 s are left of the leave, and logind would be given ten.
+    with pytest.raises(OutcomeUnknown, match=rf"did not answer {member} in 0\.2 s"):
+        await power.act(action, reason="", leave=Leave(0.2, watch))
+    assert before not in await unique_names_but(login1.bus, set())
+    # The next who needs it connects again, and takes the delay lock.
+    login1.silent.clear()
+    assert [person.name for person in await power.persons()] == ["anna"]
+    assert len(login1.called("Inhibit")) == 2
 
 
 async def test_going_down_is_announced_and_held_up_until_released(
@@ -351,18 +468,23 @@ async def test_going_down_already_when_opened(bus: Any, login1: FakeLogin1) -> N
     login1.preparing = True
     power = LogindPower(bus_address=bus.address)
     await power.open()
-    await power.wait_going_down()
+    assert await power.wait_going_down() == GoingDown()
     assert login1.called("Inhibit") == []
     await power.close()
 
 
 async def test_a_shutdown_called_off_takes_the_lock_again(login1: FakeLogin1, power: LogindPower) -> None:
     lock = await login1.locks.get()
+    await power.wait_called_off()  # Nothing is going on.
     login1.signal("PrepareForShutdown", "b", [True])
     await power.wait_going_down()
     await power.release_going_down()
     await released(lock)
+    staying = asyncio.create_task(power.wait_called_off())
+    await power.persons()
+    assert not staying.done()
     login1.signal("PrepareForShutdown", "b", [False])
+    await staying
     lock = await login1.locks.get()
     waiting = asyncio.create_task(power.wait_going_down())
     await power.persons()
@@ -371,6 +493,88 @@ async def test_a_shutdown_called_off_takes_the_lock_again(login1: FakeLogin1, po
     await waiting
     await power.close()
     await released(lock)
+
+
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [
+        ("reboot", Action.RESTART),
+        ("kexec", Action.RESTART),
+        ("soft-reboot", Action.RESTART),
+        ("poweroff", Action.SHUT_DOWN),
+        ("halt", Action.SHUT_DOWN),
+        ("something new", None),
+    ],
+)
+async def test_a_newer_logind_says_what_it_is(
+    login1: FakeLogin1, power: LogindPower, kind: str, action: Action | None
+) -> None:
+    metadata = {"type": Variant("s", kind)}
+    login1.signal("PrepareForShutdownWithMetadata", "ba{sv}", [True, metadata])
+    login1.signal("PrepareForShutdown", "b", [True])
+    assert await power.wait_going_down() == GoingDown(action)
+    assert await power.going_down() == GoingDown(action)
+    login1.signal("PrepareForShutdownWithMetadata", "ba{sv}", [False, metadata])
+    login1.signal("PrepareForShutdown", "b", [False])
+    await power.wait_called_off()
+    assert await power.going_down() is None
+    # What an earlier one was says nothing of the next.
+    login1.signal("PrepareForShutdown", "b", [True])
+    assert await power.wait_going_down() == GoingDown()
+
+
+async def test_what_an_older_logind_does_not_say_is_read_from_the_jobs_of_systemd(
+    login1: FakeLogin1, power: LogindPower
+) -> None:
+    row = [7, "ssh.service", "stop", "waiting", "/job/7", "/unit/ssh"]
+    login1.jobs = [row]
+    assert await power.going_down() is None
+    login1.signal("PrepareForShutdown", "b", [True])
+    assert await power.wait_going_down() == GoingDown()
+    assert await power.going_down() == GoingDown()
+    login1.jobs = [row, [8, "reboot.target", "start", "waiting", "/job/8", "/unit/reboot"]]
+    assert await power.going_down() == GoingDown(Action.RESTART)
+    login1.errors["ListJobs"] = "Access denied"
+    assert await power.going_down() == GoingDown()
+
+
+async def test_a_new_logind_that_stays_up_calls_off_what_the_old_one_announced(
+    bus: Any, login1: FakeLogin1, power: LogindPower
+) -> None:
+    login1.signal("PrepareForShutdown", "b", [True])
+    await power.wait_going_down()
+    await login1.bus.release_name("org.freedesktop.login1")
+    async for connection in connected(bus.address):
+        other = FakeLogin1(connection)
+        await other.start()
+        await power.wait_called_off()
+        await other.locks.get()
+
+
+async def test_a_bus_that_is_restarted_keeps_no_job_out(
+    bus: Any, login1: FakeLogin1, caplog: pytest.LogCaptureFixture
+) -> None:
+    power = LogindPower(bus_address=bus.address)
+    await power.open()
+    with caplog.at_level(logging.CRITICAL, "dbus_fast"):
+        bus.kill()
+        with pytest.raises(PowerError, match=r"no longer announced|no connection"):
+            await power.wait_going_down()
+        refusal = asyncio.create_task(power.refusal(Action.RESTART))
+        with pytest.raises(PowerError, match="cannot be reached"):
+            await power.persons()
+    assert not refusal.done()
+    bus.start()
+    async for connection in connected(bus.address):
+        again = FakeLogin1(connection)
+        await again.start()
+        assert await refusal is None
+        await power.act(Action.RESTART, reason="", leave=leave())
+        assert again.called("Reboot") == [("Reboot", [False])]
+        await again.locks.get()
+        again.signal("PrepareForShutdown", "b", [True])
+        await power.wait_going_down()
+        await power.close()
 
 
 async def test_closing_gives_the_lock_back_and_ends_the_waiting(
@@ -448,7 +652,7 @@ async def test_a_bus_that_goes_away_hangs_nothing(
     bus: Any, login1: FakeLogin1, power: LogindPower, caplog: pytest.LogCaptureFixture
 ) -> None:
     login1.silent.add("Reboot")
-    acting = asyncio.create_task(power.act(Action.RESTART, reason=""))
+    acting = asyncio.create_task(power.act(Action.RESTART, reason="", leave=leave()))
     waiting = asyncio.create_task(power.wait_going_down())
     while not login1.called("Reboot"):
         await asyncio.sleep(0.01)
@@ -458,11 +662,15 @@ async def test_a_bus_that_goes_away_hangs_nothing(
             await acting
         with pytest.raises(PowerError, match="shutdowns are no longer announced"):
             await waiting
-    with pytest.raises(PowerError, match="no connection"):
+    with pytest.raises(PowerError, match="cannot be reached"):
         await power.persons()
     with pytest.raises(PowerError, match="no connection"):
         await power.wait_going_down()
-    assert await power.refusal(Action.RESTART) == "There is no connection to the system bus."
+    with pytest.raises(PowerError, match="no connection"):
+        await power.going_down()
+    refusal = await power.refusal(Action.RESTART)
+    assert refusal is not None
+    assert refusal.startswith("The system bus cannot be reached")
     with pytest.raises(PowerError, match="cannot be reached"):
         await power.open()
     await power.close()
@@ -473,7 +681,7 @@ async def test_a_logind_that_does_not_answer_is_not_waited_for(bus: Any, login1:
     await power.open()
     login1.silent |= {"Reboot", "ListSessions"}
     with pytest.raises(PowerError, match=r"did not answer Reboot in 0\.2 s; it may still do it"):
-        await power.act(Action.RESTART, reason="")
+        await power.act(Action.RESTART, reason="", leave=leave())
     with pytest.raises(PowerError, match="did not answer ListSessions"):
         await power.persons()
     await power.close()
@@ -481,7 +689,7 @@ async def test_a_logind_that_does_not_answer_is_not_waited_for(bus: Any, login1:
 
 async def test_cancelling_a_call(login1: FakeLogin1, power: LogindPower) -> None:
     login1.silent.add("Reboot")
-    acting = asyncio.create_task(power.act(Action.RESTART, reason=""))
+    acting = asyncio.create_task(power.act(Action.RESTART, reason="", leave=leave()))
     while not login1.called("Reboot"):
         await asyncio.sleep(0.01)
     acting.cancel()
@@ -500,7 +708,7 @@ async def test_no_bus_and_no_logind(bus: Any) -> None:
     power = LogindPower(bus_address=bus.address)
     with pytest.raises(PowerError, match="logind refused Get: "):
         await power.open()
-    with pytest.raises(PowerError, match="no connection"):
+    with pytest.raises(PowerError, match="logind refused Get: "):
         await power.persons()
     await power.close()
 

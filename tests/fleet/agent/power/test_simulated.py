@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.fleet.agent.power.leaves import leave
 
-from landline.fleet.agent.power import Power
+from landline.fleet.agent.power import GoingDown, Power
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.model import Action, Person
 
@@ -18,7 +19,7 @@ async def test_persons_come_and_are_logged_off() -> None:
     power = SimulatedPower((ADA,), logged_off=lambda: calls.append("logged off"))
     power.log_on(GRACE)
     assert await power.persons() == (ADA, GRACE)
-    await power.act(Action.LOG_OFF, reason="")
+    await power.act(Action.LOG_OFF, reason="", leave=leave())
     assert await power.persons() == ()
     assert calls == ["logged off"]
     assert power.going is None
@@ -26,7 +27,7 @@ async def test_persons_come_and_are_logged_off() -> None:
 
 async def test_logging_off_needs_nobody_to_tell() -> None:
     power = SimulatedPower((ADA,))
-    await power.act(Action.LOG_OFF, reason="")
+    await power.act(Action.LOG_OFF, reason="", leave=leave())
     assert await power.persons() == ()
 
 
@@ -38,10 +39,20 @@ async def test_going_down_is_announced(action: Action) -> None:
     waiting = asyncio.create_task(power.wait_going_down())
     await asyncio.sleep(0)
     assert not waiting.done()
-    await power.act(action, reason="updates")
+    await power.act(action, reason="updates", leave=leave())
     await waiting
     assert power.going is action
+    assert await power.going_down() == GoingDown(action)
     await power.release_going_down()
+    power.terminate = lambda: ended.append("the agent")
+    ended: list[str] = []
+    await power.release_going_down()
+    assert ended == ["the agent"]
+    power.call_off()
+    await power.wait_called_off()
+    await power.release_going_down()
+    assert await power.going_down() is None
+    assert ended == ["the agent"]
     await power.close()
     await power.close()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+import msgspec
 
 from landline.fleet.model import Action, Person
 
@@ -12,7 +15,38 @@ class PowerError(Exception):
 
 
 class OutcomeUnknown(PowerError):
-    """The system was asked and its answer got lost: the action may still happen."""
+    """The system was asked, and what became of it is not known: the action may still happen."""
+
+
+class LeaveEnded(PowerError):
+    """The leave to act ended before the call that acts; nothing was done."""
+
+
+class Leave:
+    """Permission to act until a moment: ``ends_at`` on ``clock``, which also counts time in suspend."""
+
+    __slots__ = ("_clock", "_ends_at")
+
+    def __init__(self, ends_at: float, clock: Callable[[], float]) -> None:
+        self._ends_at = ends_at
+        self._clock = clock
+
+    def check(self) -> float:
+        """Return how many seconds are left; call it directly before the call that acts, and after everything slow.
+
+        Raise :class:`LeaveEnded` when none are.
+        """
+        left_s = self._ends_at - self._clock()
+        if left_s <= 0:
+            raise LeaveEnded("nothing was done: the preparations took longer than the leave to act")
+        return left_s
+
+
+class GoingDown(msgspec.Struct, frozen=True):
+    """The system goes down, whoever asked for it."""
+
+    action: Action | None = None
+    """Restart or shut down; ``None`` where the system does not say which."""
 
 
 class Power(Protocol):
@@ -38,16 +72,34 @@ class Power(Protocol):
         """Why ``action`` cannot be done here, as one sentence, or ``None`` when it can."""
         ...
 
-    async def act(self, action: Action, *, reason: str) -> None:
-        """Carries out ``action``. Returns when the system accepted it; raises :class:`PowerError` when it did not."""
+    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
+        """Carry out ``action``, and return when the system accepted it.
 
-    async def wait_going_down(self) -> None:
-        """Returns when the system announces that it goes down, whoever asked; never, where it cannot tell.
-
-        Raises :class:`PowerError` when it can no longer tell; :meth:`open` may mend that.
-
-        The system waits (within its own limit) until :meth:`release_going_down`, so that a goodbye can be sent.
+        Everything slow comes first; ``leave`` is checked directly before each call that acts, and a call that can be
+        taken back is given no longer than what is left of it. Raise :class:`PowerError` when the system refused or
+        the leave ended (nothing was done), and :class:`OutcomeUnknown` when the answer did not come in time.
         """
+
+    async def wait_going_down(self) -> GoingDown:
+        """Return when the system announces that it goes down, whoever asked; never, where it cannot tell.
+
+        Raise :class:`PowerError` when it can no longer tell; :meth:`open` may help. The system waits (within its own
+        limit) until :meth:`release_going_down`, so that a goodbye can be sent.
+        """
+        ...
 
     async def release_going_down(self) -> None:
         """Lets the system go on with going down."""
+
+    async def wait_called_off(self) -> None:
+        """Return when an announced shutdown was called off, so that the system stays up.
+
+        Raise as :meth:`wait_going_down`.
+        """
+
+    async def going_down(self) -> GoingDown | None:
+        """Return what the system is doing now: going down, or (``None``) not. Bounded by a second or two.
+
+        For an agent that is told to stop and wants to say why. Raise :class:`PowerError` where that cannot be told.
+        """
+        ...

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Final
 
-from landline.fleet.agent.power import PowerError
+from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, PowerError
 from landline.fleet.agent.power.logged_on import (
     LoggedOn,
     logged_on_from_query_user,
@@ -31,11 +31,23 @@ from landline.fleet.model import Action, Person
 TIME_LIMIT_S: Final = 30.0
 """How long a command may run. All the defaults only ask the system, which takes well under a second."""
 
+STATE_TIMEOUT_S: Final = 1.0
+"""How long the system may take to say whether it goes down: it is asked by an agent that is about to be killed."""
+
 OUTPUT_BYTES_MAX: Final = 64 * 1024
 """How much of the end of a command's output is read: over a thousand logged-on persons."""
 
 REASON_CHARACTERS_MAX: Final = 512
 """The most that Windows' ``shutdown /c`` takes."""
+
+_TARGETS: Final = {
+    "poweroff.target": Action.SHUT_DOWN,
+    "halt.target": Action.SHUT_DOWN,
+    "reboot.target": Action.RESTART,
+    "kexec.target": Action.RESTART,
+    "soft-reboot.target": Action.RESTART,
+}
+"""What systemd is asked to start when it goes down."""
 
 _PLACEHOLDER: Final = re.compile(r"\{(reason|person|session)\}")
 
@@ -75,6 +87,13 @@ def default_persons_command(platform: str) -> tuple[str, ...]:
     return ("query", "user") if platform == "win32" else ("who",)
 
 
+def default_state_command(platform: str) -> tuple[str, ...] | None:
+    """The command that lists what systemd is about to do; ``None`` where it does not run (sd_booted(3))."""
+    if platform == "linux" and os.path.isdir("/run/systemd/system"):
+        return ("systemctl", "list-jobs", "--no-legend", "--plain")
+    return None
+
+
 class CommandPower:
     """Runs one command for each action: a list of arguments, never through a shell.
 
@@ -93,11 +112,13 @@ class CommandPower:
         persons_command: Sequence[str] | None = None,
         platform: str = sys.platform,
         time_limit_s: float = TIME_LIMIT_S,
+        state_command: Sequence[str] | None = None,
     ) -> None:
         self._commands = {action: tuple(command) for action, command in commands.items()}
         self._persons_command = tuple(persons_command or default_persons_command(platform))
         self._platform = platform
         self._time_limit_s = time_limit_s
+        self._state_command = tuple(state_command) if state_command else default_state_command(platform)
 
     async def open(self) -> None:
         """Does nothing: a command is found when it is run."""
@@ -118,32 +139,50 @@ class CommandPower:
             return f"The program {command[0]} for {action.value} is not on this machine."
         return None
 
-    async def act(self, action: Action, *, reason: str) -> None:
+    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
         """Runs the command of ``action`` and returns when it ended well.
 
-        Raises :class:`PowerError` with the last line it wrote to standard error when it did not, or when it
-        ran longer than the time limit and was killed. When several persons are logged off, one failure does
-        not spare the others. Cancelling kills the command; what it began may have happened.
+        ``leave`` is checked directly before each start of a command; how long one runs is limited by the time limit
+        alone. Raises :class:`PowerError` with the last line it wrote to standard error when it failed. Raises
+        :class:`OutcomeUnknown` when a restart or shutdown was ended by a signal, as happens when the system that goes
+        down ends it with everything else, or ran longer than the time limit and was killed. When several persons are
+        logged off, one failure does not spare the others. Cancelling kills the command; what it began may have
+        happened.
         """
         refusal = await self.refusal(action)
         if refusal is not None:
             raise PowerError(refusal)
         command = self._commands[action]
-        failures = []
+        failures: list[PowerError] = []
         for argv in argv_for(command, reason, await self._logged_on() if is_per_person(command) else ()):
             try:
-                await self._run_well(argv)
+                await self._run_well(argv, leave)
             except PowerError as error:
-                failures.append(str(error))
+                failures.append(error)
         if failures:
-            raise PowerError(" ".join(failures))
+            sentence = " ".join(str(failure) for failure in failures)
+            if action is not Action.LOG_OFF and any(isinstance(each, OutcomeUnknown) for each in failures):
+                raise OutcomeUnknown(sentence)
+            raise PowerError(sentence)
 
-    async def wait_going_down(self) -> None:
+    async def wait_going_down(self) -> GoingDown:
         """Never returns, as commands announce nothing; ends by being cancelled."""
         await asyncio.Event().wait()
+        raise AssertionError("nothing sets this event")
 
     async def release_going_down(self) -> None:
         """Does nothing: nothing is held up."""
+
+    async def wait_called_off(self) -> None:
+        """Never returns, as commands announce nothing."""
+        await asyncio.Event().wait()
+
+    async def going_down(self) -> GoingDown | None:
+        """What systemd is about to do. Raises :class:`PowerError` where there is no systemd or it does not answer."""
+        if self._state_command is None:
+            raise PowerError("This system does not say whether it goes down.")
+        output = await self._run_well(self._state_command, time_limit_s=STATE_TIMEOUT_S)
+        return going_down_from_jobs(output)
 
     async def _logged_on(self) -> tuple[LoggedOn, ...]:
         if self._platform == "win32":
@@ -163,15 +202,24 @@ class CommandPower:
             _check_says_nobody(self._persons_command, others)
         return entries
 
-    async def _run_well(self, argv: Sequence[str]) -> str:
-        status, output, errors = await self._run(argv)
+    async def _run_well(
+        self, argv: Sequence[str], leave: Leave | None = None, *, time_limit_s: float | None = None
+    ) -> str:
+        status, output, errors = await self._run(argv, leave, time_limit_s=time_limit_s)
+        if status < 0:
+            raise OutcomeUnknown(failure_sentence(argv, status, errors))
         if status != 0:
             raise PowerError(failure_sentence(argv, status, errors))
         return output
 
-    async def _run(self, argv: Sequence[str]) -> tuple[int, str, str]:
+    async def _run(
+        self, argv: Sequence[str], leave: Leave | None = None, *, time_limit_s: float | None = None
+    ) -> tuple[int, str, str]:
+        time_limit_s = self._time_limit_s if time_limit_s is None else time_limit_s
         # Files, not pipes: a daemon that the command leaves behind would hold a pipe open for ever.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            if leave is not None:
+                leave.check()
             try:
                 process = await asyncio.create_subprocess_exec(
                     *argv,
@@ -185,11 +233,11 @@ class CommandPower:
             except OSError as error:
                 raise PowerError(f"{argv[0]} cannot be run: {error.strerror or error}.") from error
             try:
-                async with asyncio.timeout(self._time_limit_s):
+                async with asyncio.timeout(time_limit_s):
                     status = await process.wait()
             except TimeoutError as error:
-                raise PowerError(
-                    f"{argv[0]} was stopped because it took longer than {self._time_limit_s:g} s."
+                raise OutcomeUnknown(
+                    f"{argv[0]} was stopped because it took longer than {time_limit_s:g} s."
                 ) from error
             finally:
                 if process.returncode is None:
@@ -228,6 +276,15 @@ def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoggedOn])
                 raise PowerError(f"{value!r} is no name that can be given to {command[0]}.")
         argvs.append(_substituted(command, values))
     return list(dict.fromkeys(argvs))
+
+
+def going_down_from_jobs(text: str) -> GoingDown | None:
+    """What ``systemctl list-jobs`` says of the system: it goes down when one of its targets for that is started."""
+    for line in text.splitlines():
+        match line.split():
+            case [_, unit, "start", *_] if unit in _TARGETS:
+                return GoingDown(_TARGETS[unit])
+    return None
 
 
 def failure_sentence(argv: Sequence[str], status: int, errors: str) -> str:

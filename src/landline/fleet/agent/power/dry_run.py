@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from landline.fleet.agent.power import GoingDown, Leave, PowerError
 from landline.fleet.model import Action, Person
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,24 @@ class DryRunPower:
         """Always ``None``: a dry run can do everything."""
         return None
 
-    async def act(self, action: Action, *, reason: str) -> None:
-        """Logs and remembers ``action``; never fails and never waits."""
+    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
+        """Log and remember ``action``; never waits. Raise :class:`LeaveEnded` when it is too late."""
+        leave.check()
         self.acted.append((action, reason))
         log.info("Dry run: the machine would now be %s (%s)", action.past, reason or "no reason given")
 
-    async def wait_going_down(self) -> None:
-        """Never returns, as nothing is announced here; ends by being cancelled."""
+    async def wait_going_down(self) -> GoingDown:
+        """Never return, as nothing is announced here; ends by being cancelled."""
         await asyncio.Event().wait()
+        raise AssertionError
 
     async def release_going_down(self) -> None:
         """Does nothing: nothing is held up."""
+
+    async def wait_called_off(self) -> None:
+        """Never return, as nothing is announced here."""
+        await asyncio.Event().wait()
+
+    async def going_down(self) -> GoingDown | None:
+        """Raise :class:`PowerError`: this switch is connected to nothing that could tell."""
+        raise PowerError("a dry run cannot tell whether the system goes down")

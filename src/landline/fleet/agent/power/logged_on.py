@@ -82,16 +82,13 @@ def logged_on_from_query_user(text: str) -> tuple[LoggedOn, ...]:
 
 
 def person_from_session(properties: Mapping[str, Any]) -> Person | None:
-    """The person behind the session with these properties; ``None`` for a greeter, a service, a closing one.
+    """The person behind the session with these properties; ``None`` for a greeter or a service.
 
     The seat is the X display where there is one, else the terminal. Raises :class:`PowerError` when the
     properties are not of the types that org.freedesktop.login1(5) documents.
     """
-    try:
-        session = msgspec.convert(properties, _SessionProperties)
-    except msgspec.ValidationError as error:
-        raise PowerError(f"logind describes a session in a way that is not understood: {error}") from error
-    if session.class_ not in PERSON_CLASSES or session.state == "closing":
+    session = _session(properties)
+    if session.class_ not in PERSON_CLASSES:
         return None
     return Person(
         name=session.name,
@@ -99,6 +96,18 @@ def person_from_session(properties: Mapping[str, Any]) -> Person | None:
         is_remote=session.remote,
         since_at=session.timestamp_us / 1_000_000 if session.timestamp_us else None,
     )
+
+
+def is_closing(properties: Mapping[str, Any]) -> bool:
+    """Whether the session is logged off and still has processes. Raises as :func:`person_from_session`."""
+    return _session(properties).state == "closing"
+
+
+def _session(properties: Mapping[str, Any]) -> _SessionProperties:
+    try:
+        return msgspec.convert(properties, _SessionProperties)
+    except msgspec.ValidationError as error:
+        raise PowerError(f"logind describes a session in a way that is not understood: {error}") from error
 
 
 class _SessionProperties(msgspec.Struct):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from landline.fleet.agent.power import GoingDown, Leave
 from landline.fleet.model import Action, Person
 
 
@@ -22,7 +23,10 @@ class SimulatedPower:
     ) -> None:
         self._persons = persons
         self._logged_off = logged_off
-        self._going_down = asyncio.Event()
+        self._announced = asyncio.Event()
+        self._called_off = asyncio.Event()
+        self.terminate: Callable[[], None] | None = None
+        """What ends the agent, as the system does last of all when it goes down."""
         self.going: Action | None = None
         """What the machine does next: restart or shut down; ``None`` while it stays on."""
 
@@ -44,19 +48,42 @@ class SimulatedPower:
         """Everything but waking can be done."""
         return "a machine that is on cannot be woken" if action is Action.WAKE else None
 
-    async def act(self, action: Action, *, reason: str) -> None:
+    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
         """Logs off at once; restart and shut down begin at once and are announced."""
+        leave.check()
         if action is Action.LOG_OFF:
             self._persons = ()
             if self._logged_off is not None:
                 self._logged_off()
         else:
-            self.going = action
-            self._going_down.set()
+            self.go_down(action)
 
-    async def wait_going_down(self) -> None:
+    def go_down(self, action: Action) -> None:
+        """The system begins to go down; a person at the machine may have asked for it."""
+        self.going = action
+        self._called_off.clear()
+        self._announced.set()
+
+    def call_off(self) -> None:
+        """Somebody cancels the shutdown, and the machine stays up."""
+        self.going = None
+        self._announced.clear()
+        self._called_off.set()
+
+    async def wait_going_down(self) -> GoingDown:
         """Returns when the machine goes down."""
-        await self._going_down.wait()
+        await self._announced.wait()
+        return GoingDown(self.going)
 
     async def release_going_down(self) -> None:
-        """The machine goes down by itself."""
+        """The machine goes on with going down, if it does."""
+        if self.going is not None and self.terminate is not None:
+            self.terminate()
+
+    async def wait_called_off(self) -> None:
+        """Returns when the shutdown was called off."""
+        await self._called_off.wait()
+
+    async def going_down(self) -> GoingDown | None:
+        """What the machine is doing now."""
+        return None if self.going is None else GoingDown(self.going)
