@@ -454,7 +454,7 @@ async def test_an_impostor_on_one_road_is_left_for_the_other(quick):
 
     class Impostor(landline.Anonymous):
         def identify(self, claim, *, server_nonce, client_nonce):
-            return claim.identity
+            return landline.NO_IDENTITY
 
         def server_proof(self, *, server_nonce, client_nonce, identity):
             return b"x" * 32

@@ -50,7 +50,15 @@ if TYPE_CHECKING:
     from landline.room import WhenFull
     from landline.runner import run
     from landline.server import Server
-    from landline.session.auth import Anonymous, AuthClaim, ClientAuth, ServerAuth, SharedToken
+    from landline.session.auth import (
+        NO_IDENTITY,
+        Anonymous,
+        AuthClaim,
+        ClientAuth,
+        NoIdentity,
+        ServerAuth,
+        SharedToken,
+    )
     from landline.session.codes import Code
     from landline.session.events import Unconfirmed
     from landline.session.handshake import Limits
@@ -102,7 +110,15 @@ _HOMES = {
     "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
     "landline.server": ("Server",),
-    "landline.session.auth": ("Anonymous", "AuthClaim", "ClientAuth", "ServerAuth", "SharedToken"),
+    "landline.session.auth": (
+        "NO_IDENTITY",
+        "Anonymous",
+        "AuthClaim",
+        "ClientAuth",
+        "NoIdentity",
+        "ServerAuth",
+        "SharedToken",
+    ),
     "landline.session.codes": ("Code",),
     "landline.session.events": ("Unconfirmed",),
     "landline.session.handshake": ("Limits",),
@@ -114,6 +130,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DEFAULT_PORT",
+    "NO_IDENTITY",
     "AddressInUse",
     "Admission",
     "Announcement",
@@ -149,6 +166,7 @@ __all__ = [
     "LossKind",
     "MessageTooLarge",
     "NoHandler",
+    "NoIdentity",
     "Presence",
     "PresenceInfo",
     "PresenceState",
