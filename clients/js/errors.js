@@ -66,13 +66,22 @@ export class BufferFull extends LandlineError {}
 
 /**
  * A request failed. Throw one in a handler to answer with a `code` of your own and a sentence; anything else that is
- * thrown there reaches the peer as `failed` without its details.
+ * thrown there reaches the peer as `failed` without its details. So does what a request of the handler's own ended with.
  */
 export class RequestError extends LandlineError {
+  /** Whether a request of this side ended with it. */
+  isOutcome = false;
+
   constructor(code, message, options) {
     super(message, options);
     this.code = code;
   }
+}
+
+/** Marks what a request of this side ended with, and returns it. */
+export function outcome(error) {
+  error.isOutcome = true;
+  return error;
 }
 
 /** The peer has no handler of that name. */

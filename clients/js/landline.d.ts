@@ -262,10 +262,15 @@ export class MessageTooLarge extends LandlineError {}
 export class BufferFull extends LandlineError {}
 /** A value MessagePack has no form for, or bytes that are no MessagePack. */
 export class MessagePackError extends LandlineError {}
-/** A request failed. Throw one in a handler to answer with a code of your own. */
+/**
+ * A request failed. Throw one in a handler to answer with a code of your own. What a request of the handler's own ended
+ * with reaches the peer as `failed`.
+ */
 export class RequestError extends LandlineError {
   constructor(code: string, message: string);
   readonly code: string;
+  /** Whether a request of this side ended with it. */
+  readonly isOutcome: boolean;
 }
 /** The peer has no handler of that name. */
 export class NoHandler extends RequestError {

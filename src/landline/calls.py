@@ -13,7 +13,7 @@ import msgspec
 from landline.changes import LineState, LossKind, StateChange
 from landline.datagrams.scheme import load_calls
 from landline.dialing import CONNECT_TIMEOUT_S, Dialer, Welcomed, reason_of
-from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout
+from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout, outcome
 from landline.handlers import Handlers, encode_value
 from landline.line import Line
 from landline.outbox import Outbox
@@ -145,7 +145,7 @@ class _Caller:
                         request.name, value, timeout=None, response_type=request.response_type
                     )
             except TimeoutError as error:
-                raise RequestTimeout(request.name, request.timeout_s or 0.0) from error
+                raise outcome(RequestTimeout(request.name, request.timeout_s or 0.0)) from error
         finally:
             # The answer itself shows that the request was taken; there is nothing to drain. After a cancellation or
             # a time-out, the BYE cancels what still runs there.

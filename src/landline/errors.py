@@ -26,7 +26,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from landline.session.codes import Code
@@ -114,7 +114,14 @@ class RequestError(LandlineError):
     """A request was answered with an error; raise it in a handler to answer with one.
 
     ``code`` is a word programs can test (such as ``"not_found"``), the text is for people.
+
+    What a request of your own ended with is not for whoever asked you: where such an error leaves a handler, the answer
+    is ``failed``, and the error is logged. To pass it on, raise one of your own:
+    ``raise RequestError(error.code, error.message) from error``.
     """
+
+    is_outcome = False
+    """Whether a request of this side ended with it."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -144,6 +151,15 @@ class RequestLost(RequestError):
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__("lost", f"the line ended before {name!r} was answered: {why}")
+
+
+_Error = TypeVar("_Error", bound=RequestError)
+
+
+def outcome(error: _Error) -> _Error:
+    """Mark what a request of this side ended with, and return it."""
+    error.is_outcome = True
+    return error
 
 
 class FileError(LandlineError):

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar, overload
 
 import msgspec
 
@@ -30,8 +30,15 @@ has cancelled a plain function, and a coroutine only if :func:`is_cancelled` say
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-# What msgspec lets through beside its own error: text that is not UTF-8, and values nested without end.
-_NOT_DECODED = (UnicodeDecodeError, RecursionError)
+# msgspec's own error, and what it lets through beside: text that is not UTF-8, and values nested without end.
+_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class BodyError(msgspec.DecodeError):
+    """A body does not fit the type its handler asks for; the text says where.
+
+    A handler that decodes something itself raises msgspec's own errors: those are not the peer's mistake.
+    """
 
 
 class Handler:
@@ -55,15 +62,15 @@ class Handler:
         )
 
     def body_of(self, body: bytes, is_packed: bool) -> Any:
-        """The value for the function. Raises :class:`msgspec.DecodeError` when the body does not fit the type."""
+        """The value for the function. Raises :class:`BodyError` when the body does not fit the type."""
         if is_packed:
             try:
                 return self.decode(body)
             except _NOT_DECODED as error:
-                raise msgspec.DecodeError(str(error)) from error
+                raise BodyError(str(error)) from error
         if self._body_type is Any or self._body_type is bytes:
             return body
-        raise msgspec.ValidationError(f"expected a value of {self._body_type}, got raw bytes")
+        raise BodyError(f"expected a value of {self._body_type}, got raw bytes")
 
 
 class Handlers:
@@ -215,11 +222,22 @@ def is_cancelled(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+def is_refusal(error: BaseException) -> TypeGuard[RequestError]:
+    """Whether a handler raised an error for the peer to see, and not what a request of its own ended with."""
+    return isinstance(error, RequestError) and not error.is_outcome
+
+
 def describe_failure(error: BaseException, name: str, asker: object) -> tuple[str, str]:
     """The code and the text the peer is told of a handler's exception; anything unexpected stays in our own log."""
-    if isinstance(error, RequestError):
+    if is_refusal(error):
         return error.code, error.message
-    if isinstance(error, msgspec.DecodeError):
+    if isinstance(error, BodyError):
         return "bad_request", f"the body of {name!r} does not fit: {error}"
-    logger.error("the handler for %r of %r failed", name, asker, exc_info=error)
+    if isinstance(error, RequestError):
+        # No traceback: whoever was asked chose how it ended, and it may be the peer itself.
+        logger.warning(
+            "the handler for %r of %r failed: a request of its own ended with: %s", name, asker, error
+        )
+    else:
+        logger.error("the handler for %r of %r failed", name, asker, exc_info=error)
     return "failed", f"the handler for {name!r} failed"

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any, Self, TypeVar, overload
 
 from landline.changes import LineState
-from landline.errors import LineClosed, RequestLost
+from landline.errors import LineClosed, RequestLost, outcome
 from landline.handlers import decode_value
 from landline.line_sending import LineResources, LineSending
 from landline.requests import Requests
@@ -109,7 +109,7 @@ class LineWaiting(LineSending):
         ``bad_response`` for an answer that does not fit), and what :meth:`send` raises.
         """
         if self._eof_received and self._state is not LineState.CLOSED:
-            raise RequestLost(name, "the peer said it sends no more")
+            raise outcome(RequestLost(name, "the peer said it sends no more"))
         if self._requests is None:
             self._requests = Requests(self, self._owner.loop)
         return await self._requests.ask(name, value, timeout, response_type)

@@ -15,6 +15,7 @@ from landline.errors import (
     RequestError,
     RequestLost,
     RequestTimeout,
+    outcome,
 )
 from landline.handlers import Handler, decode_value, encode_value
 from landline.line_sending import LineSending
@@ -48,7 +49,7 @@ class Requests:
                 self._pending[correlation] = (name, future)
                 answer = await future
         except TimeoutError as error:
-            raise RequestTimeout(name, timeout_s or 0.0) from error
+            raise outcome(RequestTimeout(name, timeout_s or 0.0)) from error
         finally:
             if sent:
                 self._pending.pop(correlation, None)
@@ -69,7 +70,7 @@ class Requests:
         pending, self._pending = self._pending, {}
         for name, future in pending.values():
             if not future.done():
-                future.set_exception(RequestLost(name, why))
+                future.set_exception(outcome(RequestLost(name, why)))
 
     def _send_cancel(self, correlation: int) -> None:
         """Best effort: a peer that is gone, or behind a full buffer, has nothing to cancel for us any more."""
@@ -82,13 +83,15 @@ class Requests:
 def read_answer(name: str, body: bytes, is_packed: bool, response_type: Any, *, is_error: bool) -> Any:
     """The value of an answer, converted to ``response_type``; or raises the error it is."""
     if is_error:
-        raise _decode_error(name, body)
+        raise outcome(_decode_error(name, body))
     try:
         if response_type is Any:
             return decode_value(body, is_packed)
         return Handler(_no_function, response_type).body_of(body, is_packed)
     except msgspec.DecodeError as error:
-        raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
+        raise outcome(
+            RequestError("bad_response", f"the answer to {name!r} does not fit: {error}")
+        ) from error
 
 
 def _no_function(line: object, value: object) -> None:

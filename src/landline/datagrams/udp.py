@@ -22,6 +22,7 @@ from landline.errors import (
     LandlineError,
     RequestLost,
     RequestTimeout,
+    outcome,
 )
 from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
 from landline.session.auth import Anonymous, SharedToken
@@ -114,7 +115,7 @@ async def ask(
     except TimeoutError as error:
         if call.exposed_at is None:
             raise ConnectFailed(f"{endpoint}: no landline server answers within {timeout_s:g} s") from error
-        raise RequestTimeout(name, timeout_s) from error
+        raise outcome(RequestTimeout(name, timeout_s)) from error
     finally:
         asking.close()
         if call.is_lost:
@@ -125,7 +126,7 @@ async def ask(
             while len(_cookies) > COOKIES_KEPT_MAX:
                 _cookies.popitem(last=False)
     if call.reply is None:
-        raise RequestLost(name, "the server restarted, or forgot what it was asked before")
+        raise outcome(RequestLost(name, "the server restarted, or forgot what it was asked before"))
     return call.reply
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from enum import Enum
 from hashlib import sha256
 from typing import Annotated, Any, Final, Protocol
@@ -106,7 +107,7 @@ _SERVER_CALLS: Final = {
 
 
 def _check_auth(
-    given: object, protocol: str, calls: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    given: object, protocol: str, calls: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 ) -> None:
     # Its type only: it may be the secret itself.
     if isinstance(given, type) or not all(callable(getattr(given, method, None)) for method in calls):
