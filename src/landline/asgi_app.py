@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, cast
 
 from landline.server import Server
-from landline.transports import MESSAGE_BYTES_MAX, SUBPROTOCOL, Endpoint, ProtocolFactory, origins
+from landline.transports import (
+    MESSAGE_BYTES_MAX,
+    SUBPROTOCOL,
+    Endpoint,
+    ProtocolFactory,
+    TransportOptions,
+    origins,
+)
 from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S
 
 logger = logging.getLogger("landline")
@@ -37,7 +44,9 @@ def asgi(server: Server, *, origins: tuple[str, ...] = ()) -> AsgiApp:
 
     :param origins: the web pages that may connect beside those of the same host, as in
         :class:`landline.TransportOptions`.
+    :raises ConfigurationError: for ``origins`` that are no tuple of text.
     """
+    TransportOptions(origins=origins)  # Checks them: a text would let in every part of itself.
     return _Application(server, origins)
 
 

@@ -27,6 +27,7 @@ from landline.session.wire import Operation
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, TransportOptions, parse_url
 from landline.transports.lingering import Closer
+from landline.transports.options import check_client_options
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -73,6 +74,8 @@ async def call(
         raise ConfigurationError("call() needs at least one URL")
     if timeout is None and any(endpoint.is_connectionless for endpoint in endpoints):
         raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
+    options = options or TransportOptions()
+    check_client_options(options, {str(endpoint): endpoint.schemes for endpoint in endpoints})
     random = SystemRandom()
     dialer = Dialer(
         auth=client_auth(auth), identity=identity, limits=Limits(), clock=monotonic, random=random
@@ -80,7 +83,7 @@ async def call(
     # Encoded before anything is started, so that a value without a form costs no connection.
     body, is_packed = encode_value(value)
     request = _Request(name, body, is_packed, response_type, timeout)
-    return await _Caller(dialer, options or TransportOptions(), random).ask(endpoints, request)
+    return await _Caller(dialer, options, random).ask(endpoints, request)
 
 
 class _Request(msgspec.Struct, frozen=True):

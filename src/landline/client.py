@@ -42,6 +42,7 @@ from landline.session.sending import SendBuffer
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, TransportOptions
 from landline.transports.lingering import Closer
+from landline.transports.options import check_client_options
 
 # A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
 logger = logging.getLogger("landline.client")
@@ -87,6 +88,7 @@ def connect(
     :param stagger_s: with several URLs, seconds (0.01 to 10) after which the next one is begun although the one before
         has not failed; the first over which a server speaks is used, and the others are closed before anything was
         said on them (RFC 8305, "Happy Eyeballs", recommends 0.25). By default each has all its time.
+    :param options: what the transports need beyond the URLs, such as ``TransportOptions(ca_file=...)``.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where nonces and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
@@ -101,6 +103,8 @@ def connect(
         raise ConfigurationError(
             f"connect(stagger_s={stagger_s:g}): {STAGGER_S_MIN:g} to {STAGGER_S_MAX:g} seconds are possible"
         )
+    options = options or TransportOptions()
+    check_client_options(options, {str(road): road.schemes for road in roads})
     random = random or SystemRandom()
     backoff = backoff or Backoff()
     dialer = Dialer(
@@ -109,7 +113,7 @@ def connect(
     attempts = Attempts(
         roads,
         dialer,
-        options=options or TransportOptions(),
+        options=options,
         stagger_s=stagger_s,
         stable_after_s=backoff.stable_after,
     )

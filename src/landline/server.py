@@ -39,6 +39,7 @@ from landline.session.sending import SendBuffer
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, load, parse_url
 from landline.transports.lingering import Closer
+from landline.transports.options import check_server_options
 
 logger = logging.getLogger("landline")
 
@@ -211,11 +212,14 @@ class Server(TakesDatagrams):
         Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
         address or the announced name is taken, :class:`OSError` for other troubles.
 
-        :raises ConfigurationError: when the URL makes no sense, or cannot be announced.
+        :raises ConfigurationError: when the URL makes no sense or cannot be announced, and for ``options`` that do not
+            apply to it or name a file that cannot be used.
         """
         endpoint = parse_url(url)
+        options = options or TransportOptions()
+        check_server_options(options, url, endpoint.scheme)
         name = None if announce is None else check_announceable(endpoint, announce)
-        return Listening(self._listeners, endpoint, options or TransportOptions(), name)
+        return Listening(self._listeners, endpoint, options, name)
 
     def add_listener(self, listener: Listener) -> ProtocolFactory:
         """For those who bring transports of their own, as :func:`landline.asgi` does.

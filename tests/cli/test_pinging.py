@@ -87,7 +87,7 @@ async def test_a_file_without_a_certificate_is_named(cli, token_file):
     ended = await cli.run("ping", "tls://127.0.0.1:1", "--ca", token_file)
     assert (ended.status, ended.err) == (
         2,
-        f"Cannot read the certificate {token_file}: it holds no certificate (PEM).\n",
+        f"--ca: '{token_file}' cannot be used: it holds no certificate in PEM form.\n",
     )
 
 
@@ -143,7 +143,19 @@ async def test_nobody_there(cli):
         (["tcp://host", "--timeout", "0s"], "--timeout takes at least 1s"),
         (
             ["tls://host", "--ca", "/nowhere/ca.pem"],
-            "Cannot read the certificate /nowhere/ca.pem: no such file",
+            "--ca: '/nowhere/ca.pem' cannot be used: no such file or directory.",
+        ),
+        (
+            ["tcp://host", "--ca", "/nowhere"],
+            "--ca does not apply to tcp://host:5463: it is for quic://, tls:// and wss://.",
+        ),
+        (
+            ["udp://host", "--ca", "/nowhere"],
+            "--ca does not apply to udp://host:5463: it is for quic://, tls:// and wss://.",
+        ),
+        (
+            ["mdns+tcp://host", "--ca", "/nowhere"],
+            "--ca does not apply to mdns+tcp://host: it is for quic://, tls:// and wss://.",
         ),
         (["tcp://host", "--token-file", "/nowhere"], "Cannot read the token file /nowhere"),
     ],
