@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landline.datagrams import CallCounts, Caller
     from landline.errors import (
         AddressInUse,
+        AnnounceFailed,
         BufferFull,
         ConfigurationError,
         ConnectFailed,
@@ -79,6 +80,7 @@ _HOMES = {
     "landline.datagrams": ("CallCounts", "Caller"),
     "landline.errors": (
         "AddressInUse",
+        "AnnounceFailed",
         "BufferFull",
         "ConfigurationError",
         "ConnectFailed",
@@ -133,6 +135,7 @@ __all__ = [
     "NO_IDENTITY",
     "AddressInUse",
     "Admission",
+    "AnnounceFailed",
     "Announcement",
     "Anonymous",
     "AuthClaim",

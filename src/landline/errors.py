@@ -5,6 +5,7 @@
     LandlineError
     ├── ConfigurationError      an argument is wrong: nothing was started
     ├── AddressInUse            a listener's address is taken
+    ├── AnnounceFailed          a server could not be announced on the local network
     ├── ConnectFailed           one attempt to connect failed
     │   └── Rejected            the server answered REJECT
     ├── GaveUp                  the reconnect policy ran out of attempts
@@ -43,6 +44,13 @@ class ConfigurationError(LandlineError, ValueError):
 
 class AddressInUse(LandlineError, OSError):
     """A listener's address, or its announced name, is taken; the text names it and says what to do."""
+
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
+
+class AnnounceFailed(LandlineError, OSError):
+    """A server could not be announced on the local network; the text says why and what to do. It does not listen."""
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()

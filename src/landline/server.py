@@ -210,7 +210,8 @@ class Server(TakesDatagrams):
         connect to ``mdns://name``, until it closes; entering then takes a second longer. Anybody there can hear it.
 
         Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
-        address or the announced name is taken, :class:`OSError` for other troubles.
+        address or the announced name is taken, :class:`landline.AnnounceFailed` when it cannot be announced (without a
+        network, say), :class:`OSError` for other troubles.
 
         :raises ConfigurationError: when the URL makes no sense or cannot be announced, and for ``options`` that do not
             apply to it or name a file that cannot be used.
