@@ -1,7 +1,9 @@
 """``ping``, as a process of its own, against real servers."""
 
+import asyncio
 import json
 import re
+import signal
 import socket
 
 import pytest
@@ -171,3 +173,22 @@ async def test_a_token_that_is_no_secret_is_named(cli):
     ended = await cli.run("ping", "tcp://127.0.0.1", LANDLINE_TOKEN="short")
     assert ended.status == 2
     assert "too short to be a secret" in ended.err
+
+
+async def test_one_that_is_terminated_says_goodbye(cli):
+    ended = asyncio.get_running_loop().create_future()
+    server = landline.Server()
+
+    @server.on_state
+    def changed(line, change):
+        if change.state is not landline.LineState.ONLINE and not ended.done():
+            ended.set_result(change.cause)
+
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        process = await cli.start("ping", str(endpoint), "--count", "2", "--interval", "10m")
+        while b"1: " not in await process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        _, err = await process.communicate()
+        assert (process.returncode, err) == (143, b"")
+        assert await ended is landline.LossKind.CLOSED_BY_PEER
