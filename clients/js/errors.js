@@ -26,10 +26,15 @@ export class Rejected extends ConnectFailed {
   }
 }
 
-/** The reconnect policy allows no further attempt; `cause` is what the last one failed of. */
+/**
+ * The reconnect policy allows no further attempt, or the first connection did not come about in time; `cause` is what the
+ * last attempt failed of, if one has failed.
+ */
 export class GaveUp extends LandlineError {
-  constructor(attempts, last) {
-    super(`gave up after ${attempts} attempt${attempts === 1 ? "" : "s"}: ${last.message}`, { cause: last });
+  constructor(attempts, last, connectTimeoutS = null) {
+    const late = connectTimeoutS === null ? "" : `, for the connectTimeoutS of ${connectTimeoutS} s is over`;
+    const reason = last?.message ?? "nobody has answered yet";
+    super(`gave up after ${attempts} attempt${attempts === 1 ? "" : "s"}${late}: ${reason}`, { cause: last });
     this.attempts = attempts;
   }
 }

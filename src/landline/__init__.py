@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RequestError,
         RequestLost,
         RequestTimeout,
+        SendTimeout,
         SessionLost,
     )
     from landline.files.decisions import FileLimits
@@ -98,6 +99,7 @@ _HOMES = {
         "RequestError",
         "RequestLost",
         "RequestTimeout",
+        "SendTimeout",
         "SessionLost",
     ),
     "landline.files.decisions": ("FileLimits",),
@@ -179,6 +181,7 @@ __all__ = [
     "RequestLost",
     "RequestTimeout",
     "SendBuffer",
+    "SendTimeout",
     "Server",
     "ServerAuth",
     "SessionLost",

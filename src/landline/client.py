@@ -47,6 +47,9 @@ from landline.transports.options import check_client_options
 # A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
 logger = logging.getLogger("landline.client")
 
+CONNECT_TIMEOUT_S: Final = 60.0
+"""How long entering a connector waits for the first connection: long enough for a server that restarts, and not so long
+that a wrong address goes unnoticed."""
 STAGGER_S_MIN: Final = 0.01
 STAGGER_S_MAX: Final = 10.0
 """What RFC 8305 §8 allows at least, and as long as an attempt may take."""
@@ -59,6 +62,7 @@ def connect(
     *,
     auth: ClientAuth | None = None,
     identity: str = "",
+    connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
     backoff: Backoff | None = None,
     on_state: StateCallback | None = None,
     on_session_lost: SessionLostCallback | None = None,
@@ -80,6 +84,9 @@ def connect(
         looked for anew at every attempt (see :mod:`landline.announcement`).
     :param auth: proves who we are, such as :class:`landline.SharedToken`.
     :param identity: who we say we are (covered by the proof), 200 bytes at most.
+    :param connect_timeout_s: seconds that entering waits for the first connection, over all attempts; then
+        :class:`GaveUp` says what the last one failed with. ``None`` waits without end, for programs that may start
+        before their server does. Once connected, only ``backoff`` says when to give up.
     :param backoff: the reconnect policy, for the first connection too; by default ``Backoff()``, which never gives up.
     :param on_state: called as ``on_state(line, change)`` on every change of state.
     :param on_session_lost: called as ``on_session_lost(line, unconfirmed)`` when the server no longer has the
@@ -105,6 +112,10 @@ def connect(
         )
     options = options or TransportOptions()
     check_client_options(options, {str(road): road.schemes for road in roads})
+    if connect_timeout_s is not None and not connect_timeout_s > 0:
+        raise ConfigurationError(
+            f"connect(connect_timeout_s={connect_timeout_s:g}): more than 0 seconds, or None to wait without end"
+        )
     random = random or SystemRandom()
     backoff = backoff or Backoff()
     dialer = Dialer(
@@ -121,6 +132,7 @@ def connect(
         dialer,
         attempts,
         Schedule(backoff),
+        connect_timeout_s=connect_timeout_s,
         on_state=on_state,
         on_session_lost=on_session_lost,
         send_buffer=send_buffer or SendBuffer(),
@@ -152,6 +164,7 @@ class Connector(TakesDatagrams):
         attempts: Attempts,
         schedule: Schedule,
         *,
+        connect_timeout_s: float | None,
         on_state: StateCallback | None,
         on_session_lost: SessionLostCallback | None,
         send_buffer: SendBuffer,
@@ -161,6 +174,8 @@ class Connector(TakesDatagrams):
         self._dialer = dialer
         self._attempts = attempts
         self._schedule = schedule
+        self._connect_timeout_s = connect_timeout_s
+        self._last_failure: Exception | None = None
         self._on_state = on_state
         self._on_session_lost = on_session_lost
         self._send_buffer = send_buffer
@@ -211,7 +226,7 @@ class Connector(TakesDatagrams):
     async def __aenter__(self) -> Line:
         """Waits for the first connection.
 
-        Raises :class:`Rejected` when the server does not want us, :class:`GaveUp` when the policy ends,
+        Raises :class:`Rejected` when the server does not want us, :class:`GaveUp` when the policy or the time ends,
         :class:`ProtocolError` when it is no landline server, :class:`ConfigurationError` when a module is missing,
         :class:`ConnectFailed` when no URL of several can work. Cancelling gives up.
         """
@@ -225,11 +240,20 @@ class Connector(TakesDatagrams):
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._keep_connected(line, online))
+        opening = asyncio.timeout(self._connect_timeout_s)
         try:
-            await online
-        except BaseException:
+            async with opening:
+                await online
+        except BaseException as error:
             await self._stop()
-            raise
+            if not (isinstance(error, TimeoutError) and opening.expired()):
+                raise
+            failed = self._schedule.failures
+            gave_up = GaveUp(failed, self._last_failure, connect_timeout_s=self._connect_timeout_s)
+            line.finish(
+                StateChange(state=LineState.CLOSED, cause=LossKind.GAVE_UP, detail=str(gave_up)), gave_up
+            )
+            raise gave_up from self._last_failure
         return line
 
     async def __aexit__(
@@ -373,6 +397,7 @@ class Connector(TakesDatagrams):
         """Waits until the next attempt is due. Raises :class:`GaveUp` when the policy allows none."""
         if line.is_closed:
             return
+        self._last_failure = setback.error or ConnectFailed(setback.detail)
         delay_s = self._schedule.next_delay(
             self.wheel.time(),
             self._random,
@@ -380,7 +405,7 @@ class Connector(TakesDatagrams):
             spread_s=setback.spread_s,
         )
         if delay_s is None:
-            raise GaveUp(self._schedule.failures, setback.error or ConnectFailed(setback.detail))
+            raise GaveUp(self._schedule.failures, self._last_failure)
         attempt = self._schedule.failures + 1
         logger.warning("%s; trying again in %.1f s (attempt %d)", setback.detail, delay_s, attempt)
         line.change(

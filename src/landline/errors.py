@@ -8,12 +8,13 @@
     ├── AnnounceFailed          a server could not be announced on the local network
     ├── ConnectFailed           one attempt to connect failed
     │   └── Rejected            the server answered REJECT
-    ├── GaveUp                  the reconnect policy ran out of attempts
+    ├── GaveUp                  the reconnect policy ran out of attempts, or the first connection of its time
     ├── ProtocolError           the peer broke the protocol
     ├── LineClosed              the line has ended (says who ended it and why)
     │   └── SessionLost         ... and the fate of some messages is unknown
     ├── MessageTooLarge         a message exceeds what the peer takes
     ├── BufferFull              send_nowait found no room
+    │   └── SendTimeout         send found none in time
     ├── RequestError            a request was answered with an error
     │   ├── NoHandler           the peer has no handler of that name
     │   ├── RequestTimeout      no answer in time
@@ -74,11 +75,19 @@ class Rejected(ConnectFailed):
 
 
 class GaveUp(LandlineError):
-    """The reconnect policy allows no further attempt; ``last`` is what the last one failed with."""
+    """The reconnect policy allows no further attempt, or the first connection did not come about in time.
 
-    def __init__(self, attempts: int, last: BaseException | None) -> None:
+    ``attempts`` is how many failed, ``last`` is what the last one failed with; ``None`` when none had failed yet.
+    """
+
+    def __init__(
+        self, attempts: int, last: BaseException | None, *, connect_timeout_s: float | None = None
+    ) -> None:
         reason = last.strerror if isinstance(last, OSError) and last.strerror else last
-        super().__init__(f"gave up after {attempts} attempt{'s' * (attempts != 1)}: {reason}")
+        text = f"gave up after {attempts} attempt{'s' * (attempts != 1)}"
+        if connect_timeout_s is not None:
+            text += f", for the connect_timeout_s of {connect_timeout_s:g} s is over"
+        super().__init__(f"{text}: {reason or 'nobody has answered yet'}")
         self.attempts = attempts
         self.last = last
 
@@ -116,6 +125,10 @@ class MessageTooLarge(LandlineError, ValueError):
 
 class BufferFull(LandlineError):
     """The send buffer has no room for the message. It was not sent; the line goes on."""
+
+
+class SendTimeout(BufferFull, TimeoutError):
+    """There was no room in the send buffer in time. Nothing was sent; the line goes on."""
 
 
 class RequestError(LandlineError):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from landline.changes import LineState, StateChange
-from landline.errors import BufferFull, LineClosed
+from landline.errors import BufferFull, LineClosed, SendTimeout
 from landline.handlers import Handlers, encode_value
 from landline.line_datagrams import send_datagram
 from landline.line_link import LineLink
@@ -125,12 +126,14 @@ class LineSending(ABC):
         bulk: bool = False,
         when_full: WhenFull = _WAIT,
         keep: int | None = None,
+        timeout: float | None = None,
     ) -> bool:
         """Sends a message; it arrives once and in order while the session lives (P1).
 
-        Waits while the send buffer is full, or a lost session has no successor yet. Returns once the message is in
-        the buffer, not when it arrived: ``close()`` and the session's end tell what did not. ``bulk`` lets later
-        messages overtake it.
+        Waits while the send buffer is full, or a lost session has no successor yet: after a server's goodbye, until the
+        line is connected again or ends. It does so ``timeout`` seconds at most, then :class:`SendTimeout` is raised and
+        nothing was sent; ``None`` waits as long as the line lives. Returns once the message is in the buffer, not when it arrived:
+        ``close()`` and the session's end tell what did not. ``bulk`` lets later messages overtake it.
 
         ``when_full`` names another policy than waiting; with it the call never waits and returns whether the message
         was taken. ``keep`` is for ``DROP_OLDEST``: so many messages of this name may wait at most, however much room
@@ -141,7 +144,8 @@ class LineSending(ABC):
         """
         body, is_packed = encode_value(value)
         if when_full is _WAIT and keep is None:
-            await self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+            sending = self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+            await (sending if timeout is None else _in_time(sending, timeout))
             return True
         return self._offer(name.encode(), body, is_packed, bulk, when_full, keep)
 
@@ -315,12 +319,18 @@ class LineSending(ABC):
 
     # The end of what is sent.
 
-    async def send_eof(self) -> None:
-        """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
+    async def send_eof(self, *, timeout: float | None = None) -> None:
+        """Says that no more will be sent, after everything sent so far; the peer can go on sending (half-close).
+
+        Waits, and raises :class:`SendTimeout`, as :meth:`send` does.
+        """
+        if timeout is not None:
+            return await _in_time(self.send_eof(), timeout)
         while (self._room is not None and self._room.has_senders) or not self._has_room(0):
             await self._ensure_room().wait(lambda: self._has_room(0))
         self._live_session().send_eof()
         self._flush_soon()
+        return None
 
     async def drain(self, timeout: float | None = DRAIN_TIMEOUT_S) -> bool:
         """Waits until the peer's application has taken everything sent, ``timeout`` seconds at most.
@@ -411,3 +421,11 @@ class LineSending(ABC):
     @abstractmethod
     def handle_timer(self, now: float) -> None:
         """The timer wheel's call, at the time that what was written asked for."""
+
+
+async def _in_time(sending: Coroutine[Any, Any, None], timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await sending
+    except TimeoutError as error:
+        raise SendTimeout(f"no room in the send buffer within {timeout_s:g} s; nothing was sent") from error

@@ -313,6 +313,8 @@ async function refuse({ direct, nothing }) {
     token: await failure(open(direct, { auth: new SharedToken("another secret, just as long") })),
     nobody: await failure(connect(direct)),
     nothing: await failure(open(nothing, { backoff: once })),
+    late: await failure(open(nothing, { connectTimeoutS: 0.1 })),
+    timeout: await failure(open(nothing, { connectTimeoutS: 0 })),
     second: await failure(open([nothing, direct]).then((line) => line.close())),
     given_up: await given_up,
     scheme: await failure(open("tcp://127.0.0.1")),

@@ -753,6 +753,8 @@ async def test_what_cannot_be_connected_to(play):
         "token": "Rejected 203",
         "nobody": "Rejected 203",
         "nothing": "GaveUp",
+        "late": "GaveUp",
+        "timeout": "ConfigurationError",
         "second": "nothing",
         "given_up": "AbortError 20",
         "ended": "LineClosed",

@@ -150,7 +150,11 @@ async def _over_a_line(
     import landline
 
     connector = landline.connect(
-        report.url, auth=auth, backoff=landline.Backoff(attempts=1), options=transport
+        report.url,
+        auth=auth,
+        connect_timeout_s=None,
+        backoff=landline.Backoff(attempts=1),
+        options=transport,
     )
     begun_at = monotonic()
     try:
