@@ -80,7 +80,9 @@ def make_app() -> FastAPI:
         await server.close()
 
     app = FastAPI(title="Machines", lifespan=live)
-    app.mount("/line", landline.asgi(server))
+    line = landline.asgi(server)
+    app.router.add_websocket_route("/line", line)
+    app.mount("/line", line)  # ws://…/line/, with the slash
 
     @app.get("/", response_class=HTMLResponse)
     async def page() -> str:
@@ -127,7 +129,7 @@ def main() -> None:
     server.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     machine = roles.add_parser("join", help="be a machine until Ctrl-C")
     machine.add_argument(
-        "--server", metavar="URL", default="ws://127.0.0.1:8000/line/", help="default: %(default)s"
+        "--server", metavar="URL", default="ws://127.0.0.1:8000/line", help="default: %(default)s"
     )
     machine.add_argument("name", metavar="NAME")
     given = parser.parse_args()

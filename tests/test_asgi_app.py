@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from litestar import Litestar
 from litestar import asgi as litestar_asgi
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, WebSocketRoute
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -23,6 +23,7 @@ from landline.asgi_app import HIGH_WATER_BYTES, AsgiTransport
 from landline.testing import FaultProxy
 from landline.transports import MESSAGE_BYTES_MAX
 
+ONCE = landline.Backoff(attempts=1)
 DIRECT = landline.TransportOptions(proxy=False)
 
 
@@ -53,7 +54,7 @@ async def serve(app, **settings):
 
 
 def alone(server):
-    return landline.asgi(server), "/"
+    return landline.asgi(server), ["/", "/line", "/line/"]
 
 
 def in_starlette(server):
@@ -62,7 +63,9 @@ def in_starlette(server):
         yield
         await server.close()
 
-    return Starlette(routes=[Mount("/line", landline.asgi(server))], lifespan=lifespan), "/line/"
+    line = landline.asgi(server)
+    app = Starlette(routes=[WebSocketRoute("/line", line), Mount("/line", line)], lifespan=lifespan)
+    return app, ["/line", "/line/"]
 
 
 def in_fastapi(server):
@@ -72,8 +75,10 @@ def in_fastapi(server):
         await server.close()
 
     app = FastAPI(lifespan=lifespan)
-    app.mount("/line", landline.asgi(server))
-    return app, "/line/"
+    line = landline.asgi(server)
+    app.router.add_websocket_route("/line", line)
+    app.mount("/line", line)
+    return app, ["/line", "/line/"]
 
 
 def in_litestar(server):
@@ -83,17 +88,25 @@ def in_litestar(server):
         await server.close()
 
     mounted = litestar_asgi("/line", is_mount=True, copy_scope=True)(landline.asgi(server))
-    return Litestar([mounted], lifespan=[lifespan]), "/line"
+    return Litestar([mounted], lifespan=[lifespan]), ["/line", "/line/"]
 
 
 @pytest.mark.parametrize("mount", [alone, in_starlette, in_fastapi, in_litestar])
 async def test_a_line_is_asked_broken_and_resumed(mount, quick):
     server = landline.Server(auth=landline.SharedToken("a secret of sixteen bytes"))
     server.on("add")(lambda line, numbers: sum(numbers))
-    app, path = mount(server)
+    app, paths = mount(server)
     async with serve(app) as port:
+        for path in paths:
+            async with landline.connect(
+                f"ws://127.0.0.1:{port}{path}",
+                auth=landline.SharedToken("a secret of sixteen bytes"),
+                backoff=ONCE,
+                options=DIRECT,
+            ) as line:
+                assert await line.request("add", [2, 3]) == 5
         connector = landline.connect(
-            f"ws://127.0.0.1:{port}{path}",
+            f"ws://127.0.0.1:{port}{paths[0]}",
             auth=landline.SharedToken("a secret of sixteen bytes"),
             identity="kiosk-7",
             backoff=quick,
@@ -117,6 +130,21 @@ async def test_a_line_is_asked_broken_and_resumed(mount, quick):
             assert server.lines == [other]
     with pytest.raises(RuntimeError, match="a closed server cannot listen again"):
         await server.listen("tcp://127.0.0.1:0").__aenter__()
+
+
+async def test_a_mount_alone_has_a_slash_at_its_end_and_the_client_says_so():
+    app = Starlette(routes=[Mount("/line", landline.asgi(landline.Server()))])
+    async with serve(app) as port:
+        sentence = (
+            "the server answered with HTTP 403 Forbidden; a server mounted in a web application may be at /line/, with "
+            "a slash at the end"
+        )
+        with pytest.raises(landline.ProtocolError) as caught:
+            async with landline.connect(f"ws://127.0.0.1:{port}/line", options=DIRECT):
+                pytest.fail("connected where nothing is served")
+        assert str(caught.value) == sentence
+        async with landline.connect(f"ws://127.0.0.1:{port}/line/", options=DIRECT) as line:
+            assert await line.ping() > 0
 
 
 async def test_a_line_whose_network_broke_is_away_until_it_is_back(quick, until, caplog):

@@ -97,6 +97,13 @@ function datagramHandlersOf({ onDatagram = {} }) {
   return handlers;
 }
 
+/** Browsers do not say why a WebSocket was not opened. What can be wrong although the server is there is its path. */
+function hintFor(url) {
+  const { pathname } = new URL(url);
+  const slash = pathname.endsWith("/") ? "" : ` Mounted in a web application it may be at ${pathname}/, with the slash.`;
+  return ` before it was open. Is a server there, at the path ${pathname}?${slash}`;
+}
+
 /** One WebSocket: its messages as bytes, kept until they are read or handed over. */
 class Link {
   #socket;
@@ -113,12 +120,18 @@ class Link {
     this.#pendingBytesMax = pendingBytesMax;
     socket.binaryType = "arraybuffer";
     let failed = "";
+    let isOpen = false;
     this.opened = new Promise((resolve, reject) => {
-      socket.onopen = () => resolve();
+      socket.onopen = () => {
+        isOpen = true;
+        resolve();
+      };
       socket.onerror = (event) => (failed = event.message ?? "");
       socket.onclose = ({ code, reason }) => {
         const why = [failed, reason].filter(Boolean).join(", ");
-        const error = new ConnectFailed(`the connection ended (WebSocket code ${code}${why && `: ${why}`})`);
+        let text = `the connection ended (WebSocket code ${code}${why && `: ${why}`})`;
+        if (!isOpen) text += hintFor(url);
+        const error = new ConnectFailed(text);
         reject(error);
         this.#fail(error);
       };

@@ -131,8 +131,8 @@ class LineSending(ABC):
         """Sends a message; it arrives once and in order while the session lives (P1).
 
         Waits while the send buffer is full, or a lost session has no successor yet: after a server's goodbye, until the
-        line is connected again or ends. It does so ``timeout`` seconds at most, then :class:`SendTimeout` is raised and
-        nothing was sent; ``None`` waits as long as the line lives. Returns once the message is in the buffer, not when it arrived:
+        line is connected again or ends. After ``timeout`` seconds :class:`SendTimeout` is raised, and nothing was sent;
+        ``None`` waits as long as the line lives. Returns once the message is in the buffer, not when it arrived:
         ``close()`` and the session's end tell what did not. ``bulk`` lets later messages overtake it.
 
         ``when_full`` names another policy than waiting; with it the call never waits and returns whether the message

@@ -313,6 +313,7 @@ async function refuse({ direct, nothing }) {
     token: await failure(open(direct, { auth: new SharedToken("another secret, just as long") })),
     nobody: await failure(connect(direct)),
     nothing: await failure(open(nothing, { backoff: once })),
+    hint: await open(nothing, { backoff: once }).catch((error) => error.message.split("before it was open. ")[1]),
     late: await failure(open(nothing, { connectTimeoutS: 0.1 })),
     timeout: await failure(open(nothing, { connectTimeoutS: 0 })),
     second: await failure(open([nothing, direct]).then((line) => line.close())),

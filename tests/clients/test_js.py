@@ -753,6 +753,8 @@ async def test_what_cannot_be_connected_to(play):
         "token": "Rejected 203",
         "nobody": "Rejected 203",
         "nothing": "GaveUp",
+        "hint": "Is a server there, at the path /line? Mounted in a web application it may be at /line/, with the "
+        "slash.",
         "late": "GaveUp",
         "timeout": "ConfigurationError",
         "second": "nothing",
