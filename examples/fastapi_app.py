@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
+from starlette.routing import WebSocketRoute
 
 import landline
 
@@ -81,7 +82,7 @@ def make_app() -> FastAPI:
 
     app = FastAPI(title="Machines", lifespan=live)
     line = landline.asgi(server)
-    app.router.add_websocket_route("/line", line)
+    app.router.routes.append(WebSocketRoute("/line", line))
     app.mount("/line", line)  # ws://…/line/, with the slash
 
     @app.get("/", response_class=HTMLResponse)

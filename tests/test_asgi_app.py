@@ -76,7 +76,7 @@ def in_fastapi(server):
 
     app = FastAPI(lifespan=lifespan)
     line = landline.asgi(server)
-    app.router.add_websocket_route("/line", line)
+    app.router.routes.append(WebSocketRoute("/line", line))
     app.mount("/line", line)
     return app, ["/line", "/line/"]
 

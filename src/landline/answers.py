@@ -12,14 +12,13 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
 
+from landline.codec import BodyError, encode_value
 from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError, RequestLost
 from landline.handlers import (
     FAILURES,
-    BodyError,
     Handler,
     Handlers,
     describe_failure,
-    encode_value,
     is_cancelled,
     is_refusal,
 )
@@ -187,7 +186,7 @@ class Answers:
     def _answer_plain(self, message: MessageReceived, handler: Handler) -> None:
         try:
             result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
-            body, is_packed = encode_value(result)
+            body, is_packed = self._handlers.encode(result)
         except FAILURES as error:
             if self._is_caused_by_end(error):
                 logger.info("%r ended while its handler for %r ran", self._line, message.name)
@@ -201,7 +200,7 @@ class Answers:
         try:
             try:
                 result = await handler.function(self._line, handler.body_of(message.body, message.is_packed))
-                body, is_packed = encode_value(result)
+                body, is_packed = self._handlers.encode(result)
                 operation = Operation.RESPONSE
             except FAILURES as error:
                 if is_cancelled(error):

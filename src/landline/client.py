@@ -17,6 +17,7 @@ from landline.announcement import parse_road
 from landline.attempts import Attempts, check_carries_lines
 from landline.backoff import Backoff, Schedule
 from landline.changes import LineState, LossKind, StateChange
+from landline.codec import DecHook, EncHook
 from landline.dialing import Dialer, Welcomed
 from landline.errors import (
     ConfigurationError,
@@ -39,8 +40,9 @@ from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import Limits, RandomSource
 from landline.session.sending import SendBuffer
+from landline.signatures import Expected, check_arguments, check_function
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, TransportOptions
+from landline.transports import Endpoint, TransportOptions, url_list
 from landline.transports.lingering import Closer
 from landline.transports.options import check_client_options
 
@@ -70,6 +72,8 @@ def connect(
     send_buffer: SendBuffer | None = None,
     options: TransportOptions | None = None,
     stagger_s: float | None = None,
+    enc_hook: EncHook | None = None,
+    dec_hook: DecHook | None = None,
     clock: Callable[[], float] = monotonic,
     random: RandomSource | None = None,
 ) -> Connector:
@@ -96,13 +100,20 @@ def connect(
         has not failed; the first over which a server speaks is used, and the others are closed before anything was
         said on them (RFC 8305, "Happy Eyeballs", recommends 0.25). By default each has all its time.
     :param options: what the transports need beyond the URLs, such as ``TransportOptions(ca_file=...)``.
+    :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; see :class:`Server`.
+    :param dec_hook: called as ``dec_hook(type, value)`` for a type msgspec does not know; see :class:`Server`.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where nonces and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
     """
-    roads = [parse_road(url) for url in ([urls] if isinstance(urls, str) else urls)]
-    if not roads:
-        raise ConfigurationError("connect() needs at least one URL")
+    check_arguments("connect", locals(), _ARGUMENTS)
+    if on_state is not None:
+        check_function(on_state, "connect(on_state=)", ("line", "change"), may_be_async=False)
+    if on_session_lost is not None:
+        check_function(
+            on_session_lost, "connect(on_session_lost=)", ("line", "unconfirmed"), may_be_async=False
+        )
+    roads = [parse_road(url) for url in url_list(urls, "connect")]
     for road in roads:
         if isinstance(road, Endpoint):
             check_carries_lines(road)
@@ -136,8 +147,20 @@ def connect(
         on_state=on_state,
         on_session_lost=on_session_lost,
         send_buffer=send_buffer or SendBuffer(),
+        handlers=Handlers(enc_hook=enc_hook, dec_hook=dec_hook),
         random=random,
     )
+
+
+_ARGUMENTS: Final[Expected] = {
+    "identity": (str, "text"),
+    "connect_timeout_s": ((int, float), "seconds, or None to wait without end"),
+    "backoff": (Backoff, "a landline.Backoff, such as Backoff(first=0.5, cap=30)"),
+    "limits": (Limits, "a landline.Limits"),
+    "send_buffer": (SendBuffer, "a landline.SendBuffer"),
+    "options": (TransportOptions, "a landline.TransportOptions"),
+    "stagger_s": ((int, float), "seconds"),
+}
 
 
 class _Setback(msgspec.Struct, frozen=True):
@@ -168,9 +191,10 @@ class Connector(TakesDatagrams):
         on_state: StateCallback | None,
         on_session_lost: SessionLostCallback | None,
         send_buffer: SendBuffer,
+        handlers: Handlers,
         random: RandomSource,
     ) -> None:
-        self.handlers = Handlers()
+        self.handlers = handlers
         self._dialer = dialer
         self._attempts = attempts
         self._schedule = schedule

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from landline.changes import LineState
+from landline.codec import Encode
 from landline.errors import ConfigurationError
-from landline.handlers import encode_value
 from landline.line import Line, call_back
 from landline.room import WhenFull, check_policy
 from landline.session.wire import encode_datagram
+from landline.signatures import check_function
 
 
 class BroadcastResult(msgspec.Struct, frozen=True):
@@ -85,6 +86,9 @@ class Group:
 
         It is called inside the event loop, at once; what it raises is logged.
         """
+        check_function(
+            callback, "the callback of Group.on_change()", ("group", "line", "joined"), may_be_async=False
+        )
         self._callback = callback
         return callback
 
@@ -108,7 +112,7 @@ class Group:
 
     def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
         """Sends one datagram to every line, encoded once; see :meth:`Server.broadcast_datagram`."""
-        return broadcast_datagram(list(self._lines), value, name)
+        return broadcast_datagram(list(self._lines), value, name, self._groups.encode)
 
     def _tell(self, line: Line, joined: bool) -> None:
         if self._callback is not None:
@@ -118,10 +122,11 @@ class Group:
 class Groups:
     """The groups of one server, and which of them each line is in: a line that closes asks no other group."""
 
-    __slots__ = ("_broadcast", "_by_name", "_of_line")
+    __slots__ = ("_broadcast", "_by_name", "_of_line", "encode")
 
-    def __init__(self, broadcast: Broadcast) -> None:
+    def __init__(self, broadcast: Broadcast, encode: Encode) -> None:
         self._broadcast = broadcast
+        self.encode = encode
         self._by_name: dict[str, Group] = {}
         self._of_line: dict[Line, dict[Group, None]] = {}
 
@@ -169,9 +174,9 @@ def describe_policy(when_full: WhenFull, keep: int | None) -> str:
     return text if keep is None else f"{text}, keep={keep}"
 
 
-def broadcast_datagram(lines: Iterable[Line], value: Any, name: str) -> BroadcastResult:
+def broadcast_datagram(lines: Iterable[Line], value: Any, name: str, encode: Encode) -> BroadcastResult:
     """Sends one datagram to each of these lines. Raises :class:`landline.MessageTooLarge` before anything was sent."""
-    body, is_packed = encode_value(value)
+    body, is_packed = encode(value)
     frame = encode_datagram(name.encode(), body, is_packed=is_packed)
     sent = skipped = 0
     for line in lines:

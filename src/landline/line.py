@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 from landline.answers import Answers
 from landline.changes import LineState, LossKind, StateChange
+from landline.codec import decode_value
 from landline.errors import LineClosed, SessionLost
 from landline.files.exchange import exchange_of
 from landline.files.sending import STALL_TIMEOUT_S, ProgressCallback, send_file
 from landline.files.words import FileReceipt
-from landline.handlers import FAILURES, RESERVED_PREFIX, decode_value
+from landline.handlers import FAILURES, RESERVED_PREFIX
 from landline.line_datagrams import handle_datagrams
 from landline.line_link import LineLink
 from landline.line_sending import DRAIN_TIMEOUT_S, LineResources
@@ -43,6 +44,7 @@ from landline.session.liveness import LAG_TOLERANCE_S
 from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import ByeFinder, Kind, Operation
+from landline.signatures import check_function
 from landline.transports.lingering import DISCARD_BYTES_MAX
 
 logger = logging.getLogger("landline")
@@ -162,6 +164,10 @@ class Line(LineWaiting):
 
     def on_state(self, callback: StateCallback | None) -> None:
         """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
+        if callback is not None:
+            check_function(
+                callback, "the callback of Line.on_state()", ("line", "change"), may_be_async=False
+            )
         self._callback = callback
 
     # Files.

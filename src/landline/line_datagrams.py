@@ -6,8 +6,9 @@ import asyncio
 import logging
 from typing import Protocol, cast
 
+from landline.codec import BodyError
 from landline.errors import BufferFull, LineClosed
-from landline.handlers import FAILURES, BodyError, Handlers
+from landline.handlers import FAILURES, Handlers
 from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import FRAME_HEADER_BYTES

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from landline.changes import LineState, StateChange
 from landline.errors import BufferFull, LineClosed, SendTimeout
-from landline.handlers import Handlers, encode_value
+from landline.handlers import Handlers
 from landline.line_datagrams import send_datagram
 from landline.line_link import LineLink
 from landline.outbox import Outbox
@@ -90,6 +90,11 @@ class LineSending(ABC):
         """Once closed: what a reader or sender gets, or ``None`` after an orderly end."""
 
     @property
+    def handlers(self) -> Handlers:
+        """What the peer may ask, and how values are encoded."""
+        return self._owner.handlers
+
+    @property
     def session(self) -> Session | None:
         """The session behind the line."""
         return self._session
@@ -142,7 +147,7 @@ class LineSending(ABC):
         Cancelling a waiting call leaves the message unsent. Raises :class:`MessageTooLarge`,
         :class:`LineClosed` or what ended the line; :class:`TypeError` for values MessagePack has no form for.
         """
-        body, is_packed = encode_value(value)
+        body, is_packed = self._owner.handlers.encode(value)
         if when_full is _WAIT and keep is None:
             sending = self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
             await (sending if timeout is None else _in_time(sending, timeout))
@@ -159,7 +164,7 @@ class LineSending(ABC):
         keep: int | None = None,
     ) -> bool:
         """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
-        body, is_packed = (value, False) if type(value) is bytes else encode_value(value)
+        body, is_packed = (value, False) if type(value) is bytes else self._owner.handlers.encode(value)
         encoded_name = name.encode() if name else b""
         if when_full is not _WAIT or keep is not None:
             return self._offer(encoded_name, body, is_packed, bulk, when_full, keep)
@@ -301,7 +306,7 @@ class LineSending(ABC):
         Raises :class:`MessageTooLarge` above 1,200 bytes with name and 2 bytes of header, :class:`LineClosed` or what
         ended the line, :class:`TypeError` for values MessagePack has no form for.
         """
-        body, is_packed = encode_value(value)
+        body, is_packed = self._owner.handlers.encode(value)
         return self.send_encoded_datagram(encode_datagram(name.encode(), body, is_packed=is_packed))
 
     def send_encoded_datagram(self, frame: bytes) -> bool:

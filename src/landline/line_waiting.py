@@ -8,8 +8,8 @@ from collections import deque
 from typing import Any, Self, TypeVar, overload
 
 from landline.changes import LineState
+from landline.codec import decode_value
 from landline.errors import LineClosed, RequestLost, outcome
-from landline.handlers import decode_value
 from landline.line_sending import LineResources, LineSending
 from landline.requests import Requests
 from landline.room import wake

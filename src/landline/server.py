@@ -15,6 +15,7 @@ from landline.accepting import Acceptor
 from landline.admission import Admission
 from landline.announcement import check_announceable
 from landline.changes import LineState, LossKind, StateChange
+from landline.codec import DecHook, EncHook
 from landline.datagrams import CallCounts
 from landline.datagrams.scheme import load_calls
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge
@@ -22,7 +23,7 @@ from landline.files.decisions import FileLimits
 from landline.files.exchange import exchange_of
 from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
 from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
-from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
+from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back
 from landline.line_sending import DRAIN_TIMEOUT_S
 from landline.listening import Listeners, Listening
@@ -36,6 +37,7 @@ from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import Limits, RandomSource
 from landline.session.liveness import Heartbeat
 from landline.session.sending import SendBuffer
+from landline.signatures import Expected, check_arguments, check_function, check_type
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, load, parse_url
 from landline.transports.lingering import Closer
@@ -63,6 +65,9 @@ class Server(TakesDatagrams):
     :param send_buffer: how much is kept for one client before senders wait.
     :param admission: how many connections are taken in each second; one more is told when to come back.
     :param remembered_identities: of how many identities that are gone :attr:`presence` knows what became of them.
+    :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; returns one it does.
+    :param dec_hook: called as ``dec_hook(type, value)`` where a type msgspec does not know is asked for; returns a
+        value of it, or raises :class:`ValueError` for what does not fit.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
@@ -86,11 +91,14 @@ class Server(TakesDatagrams):
         admission: Admission | None = None,
         remembered_identities: int = REMEMBERED_IDENTITIES,
         name: str = "landline",
+        enc_hook: EncHook | None = None,
+        dec_hook: DecHook | None = None,
         clock: Callable[[], float] = monotonic,
         random: RandomSource | None = None,
     ) -> None:
+        check_arguments("Server", locals(), _ARGUMENTS)
         _check(max_lines, resume_window_s, memory_bytes, remembered_identities)
-        self.handlers = Handlers()
+        self.handlers = Handlers(enc_hook=enc_hook, dec_hook=dec_hook)
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
@@ -123,7 +131,7 @@ class Server(TakesDatagrams):
         )
         self._listeners = Listeners(self._open_listener, self.close)
         self._memory = MemoryWatch(memory_bytes, self._sessions)
-        self._groups = Groups(self._broadcast)
+        self._groups = Groups(self._broadcast, self.handlers.encode)
         self._presence: Presence | None = None
         self._remembered_identities = remembered_identities
         self._tasks: set[asyncio.Task[None]] = set()
@@ -183,11 +191,13 @@ class Server(TakesDatagrams):
         A line that closes ends or fails what the task waits for on it, and leaves it to finish what it has read;
         the server's close cancels it.
         """
+        check_function(function, "the function of Server.on_line()", ("line",), must_be_async=True)
         self._line_function = function
         return function
 
     def on_state(self, callback: StateCallback) -> StateCallback:
         """Calls ``callback(line, change)`` on every change of state of every line."""
+        check_function(callback, "the callback of Server.on_state()", ("line", "change"), may_be_async=False)
         self._state_callback = callback
         return callback
 
@@ -196,6 +206,9 @@ class Server(TakesDatagrams):
 
         Without it, that is logged as a warning.
         """
+        check_function(
+            callback, "the callback of Server.on_session_lost()", ("line", "unconfirmed"), may_be_async=False
+        )
         self._lost_callback = callback
         return callback
 
@@ -216,7 +229,9 @@ class Server(TakesDatagrams):
         :raises ConfigurationError: when the URL makes no sense or cannot be announced, and for ``options`` that do not
             apply to it or name a file that cannot be used.
         """
+        check_type("listen(url)", url, str, "the URL of an address as text, such as 'tcp://127.0.0.1:5463'")
         endpoint = parse_url(url)
+        check_type("listen(options=)", options, TransportOptions, "a landline.TransportOptions")
         options = options or TransportOptions()
         check_server_options(options, url, endpoint.scheme)
         name = None if announce is None else check_announceable(endpoint, announce)
@@ -364,7 +379,7 @@ class Server(TakesDatagrams):
 
         :raises MessageTooLarge: above 1,200 bytes with name and 2 bytes of header; then nothing was sent.
         """
-        return broadcast_datagram(list(self._sessions.values()), value, name)
+        return broadcast_datagram(list(self._sessions.values()), value, name, self.handlers.encode)
 
     @property
     def datagrams_dropped(self) -> int:
@@ -441,7 +456,7 @@ class Server(TakesDatagrams):
         keep: int | None,
     ) -> BroadcastResult:
         check_broadcast_policy(when_full, keep)
-        body, is_packed = encode_value(value)
+        body, is_packed = self.handlers.encode(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
         turn, now = (self.outbox.turn(), self.wheel.time()) if lines else (0, 0.0)
@@ -521,6 +536,19 @@ class Server(TakesDatagrams):
                 if start:
                     await asyncio.sleep(over_s / turns)
                 ending.create_task(drain_and_end(lines[start : start + per_turn]))
+
+
+_ARGUMENTS: Final[Expected] = {
+    "heartbeat": (Heartbeat, "a landline.Heartbeat, such as Heartbeat(interval_s=10, timeout_s=5)"),
+    "max_lines": (int, "a whole number"),
+    "resume_window_s": ((int, float), "seconds"),
+    "limits": (Limits, "a landline.Limits"),
+    "send_buffer": (SendBuffer, "a landline.SendBuffer"),
+    "memory_bytes": (int, "a whole number of bytes"),
+    "admission": (Admission, "a landline.Admission"),
+    "remembered_identities": (int, "a whole number"),
+    "name": (str, "text"),
+}
 
 
 def _check(max_lines: int, resume_window_s: float, memory_bytes: int, remembered_identities: int) -> None:

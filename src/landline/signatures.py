@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from landline.errors import ConfigurationError
+
+Expected: TypeAlias = Mapping[str, tuple[type | tuple[type, ...], str]]
+"""By argument: what it must be, and how that is said."""
 
 
 def is_coroutine_function(function: object) -> bool:
@@ -50,6 +54,24 @@ def check_function(
         )
     if not takes(function, *arguments):
         raise ConfigurationError(f"{what}, {name}, cannot be called with {called}; give it these parameters")
+
+
+def check_type(what: str, value: object, kind: type | tuple[type, ...], example: str) -> None:
+    """Raise :class:`ConfigurationError` for an argument of another type; ``None`` stands for the default.
+
+    :param what: the call and the argument, such as ``"Server(heartbeat=)"``.
+    :param example: what to give in its place.
+    """
+    # To Python True is a number; to whoever wrote it, it is a mistake.
+    is_mistaken_bool = isinstance(value, bool) and kind is not bool
+    if value is not None and (is_mistaken_bool or not isinstance(value, kind)):
+        raise ConfigurationError(f"{what} takes {example}, not a value of the type {type(value).__name__}")
+
+
+def check_arguments(function: str, given: Mapping[str, object], expected: Expected) -> None:
+    """Check every argument of a call that ``expected`` has; see :func:`check_type`."""
+    for argument, (kind, example) in expected.items():
+        check_type(f"{function}({argument}=)", given[argument], kind, example)
 
 
 def takes(function: Any, *arguments: str, **keywords: str) -> bool:

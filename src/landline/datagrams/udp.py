@@ -24,7 +24,7 @@ from landline.errors import (
     RequestTimeout,
     outcome,
 )
-from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
+from landline.handlers import FAILURES, Handler, Handlers, describe_failure, is_cancelled
 from landline.session.auth import Anonymous, SharedToken
 from landline.session.handshake import RandomSource
 from landline.session.wire import Operation
@@ -291,7 +291,7 @@ class UdpListener(asyncio.DatagramProtocol):
         else:
             try:
                 result = handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
-                reply = _response(result)
+                reply = self._response(result)
             except FAILURES as error:
                 reply = error_reply(*describe_failure(error, new.call.name, caller))
             self._answer(new, reply, addr)
@@ -301,12 +301,16 @@ class UdpListener(asyncio.DatagramProtocol):
     ) -> None:
         try:
             result = await handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
-            reply = _response(result)
+            reply = self._response(result)
         except FAILURES as error:
             if is_cancelled(error):
                 raise
             reply = error_reply(*describe_failure(error, new.call.name, caller))
         self._answer(new, reply, addr)
+
+    def _response(self, result: Any) -> Reply:
+        body, is_packed = self._handlers.encode(result)
+        return Reply(Operation.RESPONSE, body, is_packed)
 
     def _answer(self, new: NewCall, reply: Reply, addr: tuple[str | Any, int]) -> None:
         self._send(self._calls.answer(new.call_id, reply, self._clock()), addr)
@@ -314,8 +318,3 @@ class UdpListener(asyncio.DatagramProtocol):
     def _send(self, datagram: bytes, addr: tuple[str | Any, int]) -> None:
         if self._transport is not None:
             self._transport.sendto(datagram, addr)
-
-
-def _response(result: Any) -> Reply:
-    body, is_packed = encode_value(result)
-    return Reply(Operation.RESPONSE, body, is_packed)

@@ -43,6 +43,7 @@ from landline.files.words import (
     resume_key,
 )
 from landline.session.state import State
+from landline.signatures import check_function
 
 if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
@@ -68,6 +69,8 @@ async def send_file(
     stall_timeout_s: float | None,
 ) -> FileReceipt:
     """See :meth:`landline.Line.send_file`."""
+    if progress is not None:
+        check_function(progress, "send_file(progress=)", ("progress",), may_be_async=False)
     path = Path(path)
     name = path.name if name is None else name
     if problem := name_problem(name):

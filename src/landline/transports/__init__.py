@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType, NoneType
 from typing import Final, Protocol, cast, runtime_checkable
@@ -241,6 +241,18 @@ def lengthen_queue(listening_descriptor: int) -> None:
     """Lets the kernel hold :data:`BACKLOG` connections of a socket that an event loop listens on."""
     with socket.socket(fileno=os.dup(listening_descriptor)) as same:
         same.listen(BACKLOG)
+
+
+def url_list(urls: object, function: str) -> Sequence[str]:
+    """Return one URL, or several, as a list. Raise :class:`ConfigurationError` for none, and for what is no text."""
+    several = [urls] if isinstance(urls, str) else urls
+    if not isinstance(several, Sequence) or not all(isinstance(url, str) for url in several):
+        raise ConfigurationError(
+            f"{function}() takes a URL as text, such as 'tls://control.example', or a list of them"
+        )
+    if not several:
+        raise ConfigurationError(f"{function}() needs at least one URL")
+    return several
 
 
 def parse_url(url: str) -> Endpoint:
