@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from random import SystemRandom
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final
 
@@ -126,6 +127,7 @@ class _Caller:
         self.handlers.on_message(_ignore)
         self.messages_dropped = 0
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, dialer.clock)
         self.outbox = Outbox(self.loop)
         self.closer = Closer(self.loop)

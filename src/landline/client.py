@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from random import SystemRandom
+from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
@@ -210,6 +211,7 @@ class Connector(TakesDatagrams):
         self._detached: asyncio.Future[tuple[LossKind, str, Ended | None]] | None = None
         self.messages_dropped = 0
         self.loop: asyncio.AbstractEventLoop
+        self.thread: int
         self.wheel: TimerWheel
         self.outbox: Outbox
         self.closer: Closer
@@ -257,6 +259,7 @@ class Connector(TakesDatagrams):
         if self._task is not None:
             raise RuntimeError("a connector can be entered once")
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, self._dialer.clock)
         self.outbox = Outbox(self.loop)
         self.closer = Closer(self.loop)

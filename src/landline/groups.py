@@ -68,6 +68,7 @@ class Group:
 
     def add(self, line: Line) -> None:
         """Adds a line; adding it twice is adding it once. A closed line is not added."""
+        self._groups.check_thread("group.add")
         if line.state is not LineState.CLOSED and line not in self._lines:
             self._lines[line] = None
             self._groups.joined(line, self)
@@ -75,6 +76,7 @@ class Group:
 
     def discard(self, line: Line) -> None:
         """Removes a line if it is there."""
+        self._groups.check_thread("group.discard")
         if line in self._lines:
             del self._lines[line]
             self._groups.left(line, self)
@@ -105,6 +107,7 @@ class Group:
 
         Without ``when_full`` the group's own policy holds, and its ``keep`` unless another one is given.
         """
+        self._groups.check_thread("group.broadcast")
         if when_full is None:
             when_full = self.when_full
             keep = self.keep if keep is None else keep
@@ -112,6 +115,7 @@ class Group:
 
     def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
         """Sends one datagram to every line, encoded once; see :meth:`Server.broadcast_datagram`."""
+        self._groups.check_thread("group.broadcast_datagram")
         return broadcast_datagram(list(self._lines), value, name, self._groups.encode)
 
     def _tell(self, line: Line, joined: bool) -> None:
@@ -122,11 +126,13 @@ class Group:
 class Groups:
     """The groups of one server, and which of them each line is in: a line that closes asks no other group."""
 
-    __slots__ = ("_broadcast", "_by_name", "_of_line", "encode")
+    __slots__ = ("_broadcast", "_by_name", "_of_line", "check_thread", "encode")
 
-    def __init__(self, broadcast: Broadcast, encode: Encode) -> None:
+    def __init__(self, broadcast: Broadcast, encode: Encode, check_thread: Callable[[str], None]) -> None:
         self._broadcast = broadcast
         self.encode = encode
+        self.check_thread = check_thread
+        """Called with the name of a method before it changes anything."""
         self._by_name: dict[str, Group] = {}
         self._of_line: dict[Line, dict[Group, None]] = {}
 

@@ -26,6 +26,7 @@ from landline.line_datagrams import handle_datagrams
 from landline.line_link import LineLink
 from landline.line_sending import DRAIN_TIMEOUT_S, LineResources
 from landline.line_waiting import LineWaiting
+from landline.loop_thread import check_thread
 from landline.session.codes import Code
 from landline.session.events import (
     Ended,
@@ -214,6 +215,7 @@ class Line(LineWaiting):
         For programs that learn of a change of network before the heartbeat does, and for tests. Without a
         transport it does nothing.
         """
+        check_thread(self._owner.thread, "line.break_link")
         self._drop_link(LossKind.LINK_LOST, detail)
 
     async def close(
@@ -253,6 +255,7 @@ class Line(LineWaiting):
         A client that may return does so after ``retry_after_s`` and a random part of ``spread_s``, and tries the
         URLs of ``alternatives`` (16 at most) first.
         """
+        check_thread(self._owner.thread, "line.end")
         session = self._session
         if self._state is LineState.CLOSED or session is None:
             self.finish(StateChange(state=LineState.CLOSED, cause=LossKind.CLOSED_HERE, detail=reason), None)

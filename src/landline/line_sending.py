@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
+from threading import get_ident
 from typing import Any, Final, Protocol
 
 from landline.changes import LineState, StateChange
@@ -16,6 +17,7 @@ from landline.errors import BufferFull, LineClosed, SendTimeout
 from landline.handlers import Handlers
 from landline.line_datagrams import send_datagram
 from landline.line_link import LineLink
+from landline.loop_thread import check_thread, wrong_thread
 from landline.outbox import Outbox
 from landline.room import Room, WhenFull, check_policy
 from landline.session.events import MessageReceived
@@ -42,6 +44,8 @@ class LineResources(Protocol):
     wheel: TimerWheel
     outbox: Outbox
     closer: Closer
+    thread: int
+    """The thread of the loop, as ``threading.get_ident()`` has it."""
     handlers: Handlers
     continues_lines: bool
     """Whether a line whose session has ended may get another one."""
@@ -147,6 +151,8 @@ class LineSending(ABC):
         Cancelling a waiting call leaves the message unsent. Raises :class:`MessageTooLarge`,
         :class:`LineClosed` or what ended the line; :class:`TypeError` for values MessagePack has no form for.
         """
+        if get_ident() != self._owner.thread:
+            raise wrong_thread("line.send")
         body, is_packed = self._owner.handlers.encode(value)
         if when_full is _WAIT and keep is None:
             sending = self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
@@ -164,6 +170,8 @@ class LineSending(ABC):
         keep: int | None = None,
     ) -> bool:
         """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
+        if get_ident() != self._owner.thread:
+            raise wrong_thread("line.send_nowait")
         body, is_packed = (value, False) if type(value) is bytes else self._owner.handlers.encode(value)
         encoded_name = name.encode() if name else b""
         if when_full is not _WAIT or keep is not None:
@@ -306,6 +314,8 @@ class LineSending(ABC):
         Raises :class:`MessageTooLarge` above 1,200 bytes with name and 2 bytes of header, :class:`LineClosed` or what
         ended the line, :class:`TypeError` for values MessagePack has no form for.
         """
+        if get_ident() != self._owner.thread:
+            raise wrong_thread("line.send_datagram")
         body, is_packed = self._owner.handlers.encode(value)
         return self.send_encoded_datagram(encode_datagram(name.encode(), body, is_packed=is_packed))
 
@@ -329,6 +339,7 @@ class LineSending(ABC):
 
         Waits, and raises :class:`SendTimeout`, as :meth:`send` does.
         """
+        check_thread(self._owner.thread, "line.send_eof")
         if timeout is not None:
             return await _in_time(self.send_eof(), timeout)
         while (self._room is not None and self._room.has_senders) or not self._has_room(0):
@@ -342,6 +353,7 @@ class LineSending(ABC):
 
         Returns whether it has. Cancelling it changes nothing.
         """
+        check_thread(self._owner.thread, "line.drain")
         session = self._session
         if session is None or session.is_drained or (timeout is not None and timeout <= 0):
             return session is None or session.is_drained

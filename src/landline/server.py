@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back
 from landline.line_sending import DRAIN_TIMEOUT_S
 from landline.listening import Listeners, Listening
+from landline.loop_thread import check_thread
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
 from landline.presence import REMEMBERED_IDENTITIES, Presence
@@ -107,6 +109,7 @@ class Server(TakesDatagrams):
         self.call_counts = CallCounts()
         """What became of the datagrams that ``udp://`` listeners received."""
         self.loop: asyncio.AbstractEventLoop
+        self.thread = 0  # Until it begins.
         self.wheel: TimerWheel
         self.outbox: Outbox
         self.closer: Closer
@@ -131,7 +134,9 @@ class Server(TakesDatagrams):
         )
         self._listeners = Listeners(self._open_listener, self.close)
         self._memory = MemoryWatch(memory_bytes, self._sessions)
-        self._groups = Groups(self._broadcast, self.handlers.encode)
+        self._groups = Groups(
+            self._broadcast, self.handlers.encode, lambda method: check_thread(self.thread, method)
+        )
         self._presence: Presence | None = None
         self._remembered_identities = remembered_identities
         self._tasks: set[asyncio.Task[None]] = set()
@@ -372,6 +377,7 @@ class Server(TakesDatagrams):
         Lines waiting to be resumed get it when they are. What becomes of it where the send buffer has no room is
         for ``when_full`` to say, and ``keep`` as in :meth:`Line.send`; :class:`ConfigurationError` for ``WAIT``.
         """
+        check_thread(self.thread, "server.broadcast")
         return self._broadcast(list(self._sessions.values()), value, name, bulk, when_full, keep)
 
     def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
@@ -379,6 +385,7 @@ class Server(TakesDatagrams):
 
         :raises MessageTooLarge: above 1,200 bytes with name and 2 bytes of header; then nothing was sent.
         """
+        check_thread(self.thread, "server.broadcast_datagram")
         return broadcast_datagram(list(self._sessions.values()), value, name, self.handlers.encode)
 
     @property
@@ -439,6 +446,7 @@ class Server(TakesDatagrams):
             raise RuntimeError("a closed server cannot listen again; make a new one")
         if not self._listeners.opened:
             self.loop = asyncio.get_running_loop()
+            self.thread = get_ident()
             self.wheel = TimerWheel(self.loop, self._clock)
             self.outbox = Outbox(self.loop)
             self.closer = Closer(self.loop)
