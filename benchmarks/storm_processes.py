@@ -78,7 +78,10 @@ async def crowd(port: int, clients: int, *, jitter: bool) -> None:
         for begin in range(0, clients, AT_ONCE):
             connectors = [
                 landline.connect(
-                    f"tcp://{HOST}:{port}", on_state=changed, random=Random() if jitter else Longest()
+                    f"tcp://{HOST}:{port}",
+                    connect_timeout_s=None,
+                    on_state=changed,
+                    random=Random() if jitter else Longest(),
                 )
                 for _ in range(begin, min(begin + AT_ONCE, clients))
             ]

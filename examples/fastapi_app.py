@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
+from starlette.routing import WebSocketRoute
 
 import landline
 
@@ -80,7 +81,9 @@ def make_app() -> FastAPI:
         await server.close()
 
     app = FastAPI(title="Machines", lifespan=live)
-    app.mount("/line", landline.asgi(server))
+    line = landline.asgi(server)
+    app.router.routes.append(WebSocketRoute("/line", line))
+    app.mount("/line", line)  # ws://…/line/, with the slash
 
     @app.get("/", response_class=HTMLResponse)
     async def page() -> str:
@@ -127,7 +130,7 @@ def main() -> None:
     server.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     machine = roles.add_parser("join", help="be a machine until Ctrl-C")
     machine.add_argument(
-        "--server", metavar="URL", default="ws://127.0.0.1:8000/line/", help="default: %(default)s"
+        "--server", metavar="URL", default="ws://127.0.0.1:8000/line", help="default: %(default)s"
     )
     machine.add_argument("name", metavar="NAME")
     given = parser.parse_args()

@@ -308,7 +308,7 @@ def main() -> None:
     player.add_argument(
         "--bot", action="store_true", help="play by itself; so it does without a terminal, too"
     )
-    player.add_argument("--ca", metavar="FILE", help="for quic://: who vouches for the server, as PEM")
+    player.add_argument("--ca", metavar="FILE", help="for encrypted URLs: who vouches for the server, as PEM")
     player.add_argument("name", metavar="NAME")
     given = parser.parse_args()
     is_bot = given.role == "play" and (given.bot or not (sys.stdin.isatty() and sys.stdout.isatty()))

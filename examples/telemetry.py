@@ -153,6 +153,7 @@ async def run_sensor(
     async with landline.connect(
         url,
         identity=name,
+        connect_timeout_s=None,  # A sensor may be switched on before its server.
         backoff=landline.Backoff(first=0.5, cap=5),
         on_state=changed,
         on_session_lost=forget,

@@ -119,7 +119,10 @@ async def count(url: str, limit: int, size: int) -> None:
 
 async def work(url: str, at_once: int) -> None:
     identity = f"{socket.gethostname()}-{os.getpid()}"
-    connector = landline.connect(url, identity=identity, backoff=landline.Backoff(cap=5))
+    # A worker may be started before the server whose pieces it works on.
+    connector = landline.connect(
+        url, identity=identity, connect_timeout_s=None, backoff=landline.Backoff(cap=5)
+    )
 
     @connector.on("at_once")
     def tell(line: landline.Line, nothing: object) -> int:

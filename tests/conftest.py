@@ -1,9 +1,12 @@
 """What the tests of the library share: event loops, certificates, and pairs of lines."""
 
 import asyncio
+import os
+import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -58,6 +61,22 @@ def new_uvloop() -> asyncio.AbstractEventLoop:
 
     loop.set_exception_handler(handle)
     return loop
+
+
+@pytest.fixture(scope="session", autouse=True)
+def places_of_their_own() -> Iterator[None]:
+    """Tests and the programs they start keep out of the user's own directories, where a demo may be running."""
+    # Short: the path of a unix socket has 107 bytes at most.
+    directory = Path(tempfile.mkdtemp(prefix="ll-"))
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if name.startswith("LANDLINE_"):
+                environment.delenv(name)
+        for name, place in (("XDG_RUNTIME_DIR", directory / "run"), ("XDG_DATA_HOME", directory / "data")):
+            place.mkdir(mode=0o700)
+            environment.setenv(name, str(place))
+        yield
+    shutil.rmtree(directory)
 
 
 async def wait_until(condition: Callable[[], object]) -> None:

@@ -139,3 +139,92 @@ async def test_a_handshake_under_way_is_refused_when_the_server_closes(until):
         refusal = await read_refusal(reader)
         assert code_from_wire(refusal.code) is landline.Code.GOING_AWAY
         assert (refusal.reason, refusal.retry_after_s, refusal.spread_s) == ("an update", 7, 3)
+
+
+# An auth= of the application's that gives no clear yes.
+
+
+class Deciding(landline.Anonymous):
+    """Identifies with what it is given: a value, or a function to call."""
+
+    def __init__(self, result, proof=None):
+        self.result = result
+        self.proof = proof
+
+    def identify(self, claim, *, server_nonce, client_nonce):
+        return self.result(claim) if callable(self.result) else self.result
+
+    def server_proof(self, *, server_nonce, client_nonce, identity):
+        return self.proof() if callable(self.proof) else self.proof
+
+
+async def late(*_):
+    return "me"
+
+
+@pytest.mark.parametrize(
+    ("auth", "told"),
+    [
+        (Deciding(False), "Deciding: ServerAuth.identify() returned False; it must return"),
+        (Deciding(""), "Deciding: ServerAuth.identify() returned ''; it must return"),
+        (Deciding(True), "Deciding: ServerAuth.identify() returned True; it must return"),
+        (Deciding({"sub": "me"}), "ServerAuth.identify() returned a value of the type dict; it must return"),
+        (Deciding(late), "ServerAuth.identify() returned a coroutine, which nobody awaits; it must return"),
+        (
+            Deciding("me", late),
+            "ServerAuth.server_proof() returned a coroutine, which nobody awaits; it must",
+        ),
+    ],
+)
+async def test_who_is_not_clearly_let_in_is_refused(auth, told, caplog):
+    server = landline.Server(auth=auth)
+    async with server.listen(URL) as endpoint:
+        for _ in range(2):
+            with pytest.raises(landline.Rejected, match="the server cannot check who this is") as caught:
+                async with landline.connect(str(endpoint), identity="me"):
+                    pytest.fail("was let in")
+            assert caught.value.code is landline.Code.UNAUTHENTICATED
+        assert not server.lines
+    # Strangers must not fill the log.
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert told in record.getMessage()
+
+
+async def test_a_clear_no_is_no_error(caplog):
+    async with landline.Server(auth=Deciding(None)).listen(URL) as endpoint:
+        with pytest.raises(landline.Rejected, match="the token is missing or wrong"):
+            async with landline.connect(str(endpoint)):
+                pytest.fail("was let in")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_peer_may_be_let_in_without_an_identity():
+    server = landline.Server(auth=Deciding(landline.NO_IDENTITY))
+    async with server.listen(URL) as endpoint, landline.connect(str(endpoint), identity="me"):
+        [line] = server.lines
+        assert line.identity == ""
+
+
+async def test_a_client_comes_back_when_the_check_of_identities_failed(
+    quick, states, until, caplog, monkeypatch
+):
+    monkeypatch.setattr("landline.accepting.BUSY_RETRY_AFTER_S", 0.01)
+    monkeypatch.setattr("landline.accepting.BUSY_SPREAD_S", 0.0)
+    answers = [OSError("the database is away"), OSError("still"), "me"]
+
+    def ask(claim):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    seen = states()
+    server = landline.Server(auth=Deciding(ask))
+    async with server.listen(URL) as endpoint, landline.connect(str(endpoint), backoff=quick, on_state=seen):
+        [line] = server.lines
+        assert line.identity == "me"
+    refused = seen.find(landline.LineState.RECONNECTING)
+    assert [change.code for change in refused] == [landline.Code.GOING_AWAY] * 2
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == "auth=Deciding failed; the client is refused"
+    assert "the database is away" in caplog.text

@@ -1,7 +1,11 @@
 """Lines over the WebSockets of an ASGI server: uvicorn with a real port, and each of three frameworks around it."""
 
 import asyncio
+import os
+import signal
 import socket
+import subprocess
+import sys
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
@@ -10,7 +14,7 @@ from fastapi import FastAPI
 from litestar import Litestar
 from litestar import asgi as litestar_asgi
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, WebSocketRoute
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -19,6 +23,7 @@ from landline.asgi_app import HIGH_WATER_BYTES, AsgiTransport
 from landline.testing import FaultProxy
 from landline.transports import MESSAGE_BYTES_MAX
 
+ONCE = landline.Backoff(attempts=1)
 DIRECT = landline.TransportOptions(proxy=False)
 
 
@@ -49,7 +54,7 @@ async def serve(app, **settings):
 
 
 def alone(server):
-    return landline.asgi(server), "/"
+    return landline.asgi(server), ["/", "/line", "/line/"]
 
 
 def in_starlette(server):
@@ -58,7 +63,9 @@ def in_starlette(server):
         yield
         await server.close()
 
-    return Starlette(routes=[Mount("/line", landline.asgi(server))], lifespan=lifespan), "/line/"
+    line = landline.asgi(server)
+    app = Starlette(routes=[WebSocketRoute("/line", line), Mount("/line", line)], lifespan=lifespan)
+    return app, ["/line", "/line/"]
 
 
 def in_fastapi(server):
@@ -68,8 +75,10 @@ def in_fastapi(server):
         await server.close()
 
     app = FastAPI(lifespan=lifespan)
-    app.mount("/line", landline.asgi(server))
-    return app, "/line/"
+    line = landline.asgi(server)
+    app.router.routes.append(WebSocketRoute("/line", line))
+    app.mount("/line", line)
+    return app, ["/line", "/line/"]
 
 
 def in_litestar(server):
@@ -79,17 +88,25 @@ def in_litestar(server):
         await server.close()
 
     mounted = litestar_asgi("/line", is_mount=True, copy_scope=True)(landline.asgi(server))
-    return Litestar([mounted], lifespan=[lifespan]), "/line"
+    return Litestar([mounted], lifespan=[lifespan]), ["/line", "/line/"]
 
 
 @pytest.mark.parametrize("mount", [alone, in_starlette, in_fastapi, in_litestar])
 async def test_a_line_is_asked_broken_and_resumed(mount, quick):
     server = landline.Server(auth=landline.SharedToken("a secret of sixteen bytes"))
     server.on("add")(lambda line, numbers: sum(numbers))
-    app, path = mount(server)
+    app, paths = mount(server)
     async with serve(app) as port:
+        for path in paths:
+            async with landline.connect(
+                f"ws://127.0.0.1:{port}{path}",
+                auth=landline.SharedToken("a secret of sixteen bytes"),
+                backoff=ONCE,
+                options=DIRECT,
+            ) as line:
+                assert await line.request("add", [2, 3]) == 5
         connector = landline.connect(
-            f"ws://127.0.0.1:{port}{path}",
+            f"ws://127.0.0.1:{port}{paths[0]}",
             auth=landline.SharedToken("a secret of sixteen bytes"),
             identity="kiosk-7",
             backoff=quick,
@@ -113,6 +130,21 @@ async def test_a_line_is_asked_broken_and_resumed(mount, quick):
             assert server.lines == [other]
     with pytest.raises(RuntimeError, match="a closed server cannot listen again"):
         await server.listen("tcp://127.0.0.1:0").__aenter__()
+
+
+async def test_a_mount_alone_has_a_slash_at_its_end_and_the_client_says_so():
+    app = Starlette(routes=[Mount("/line", landline.asgi(landline.Server()))])
+    async with serve(app) as port:
+        sentence = (
+            "the server answered with HTTP 403 Forbidden; a server mounted in a web application may be at /line/, with "
+            "a slash at the end"
+        )
+        with pytest.raises(landline.ProtocolError) as caught:
+            async with landline.connect(f"ws://127.0.0.1:{port}/line", options=DIRECT):
+                pytest.fail("connected where nothing is served")
+        assert str(caught.value) == sentence
+        async with landline.connect(f"ws://127.0.0.1:{port}/line/", options=DIRECT) as line:
+            assert await line.ping() > 0
 
 
 async def test_a_line_whose_network_broke_is_away_until_it_is_back(quick, until, caplog):
@@ -446,3 +478,120 @@ async def test_a_server_belongs_to_one_event_loop():
     await begin()
     with pytest.raises(RuntimeError, match="belongs to the event loop in which it began"):
         await asyncio.to_thread(asyncio.run, begin())
+
+
+# uvicorn as a process, and signals.
+
+APP = """
+import contextlib, sys
+import landline
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+server = landline.Server()
+
+@server.on("farewell")
+async def farewell(line, body):
+    line.send_nowait("farewell")
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    yield
+    await server.close()
+
+alone = landline.asgi(server)
+mounted = Starlette(routes=[Mount("/line", landline.asgi(server))], lifespan=lifespan)
+untouched = landline.asgi(server, handle_signals=False)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("app", "path", "told"),
+    [
+        ("alone", "/", ("closed by peer", landline.Code.GOING_AWAY)),
+        ("mounted", "/line/", ("closed by peer", landline.Code.GOING_AWAY)),
+        ("untouched", "/", ("link lost", None)),
+    ],
+)
+async def test_uvicorn_that_is_told_to_stop_lets_the_server_say_goodbye(
+    number, app, path, told, tmp_path, states, until
+):
+    (tmp_path / "module.py").write_text(APP)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.set_inheritable(True)
+        port = listening.getsockname()[1]
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "uvicorn", f"module:{app}", "--fd", str(listening.fileno())),
+            cwd=tmp_path,
+            pass_fds=[listening.fileno()],
+            stderr=subprocess.PIPE,
+        )
+    seen = states()
+    connector = landline.connect(
+        f"ws://127.0.0.1:{port}{path}",
+        options=DIRECT,
+        backoff=landline.Backoff(first=0.05, cap=0.2),
+        on_state=seen,
+    )
+    line = await connector.__aenter__()
+    program.send_signal(number)
+    _, err = await program.communicate()
+    # As uvicorn ends without lines.
+    assert program.returncode in {-number, 0, 1}, err.decode()
+    assert b"Traceback" not in err or number == signal.SIGINT, err.decode()
+    await until(lambda: seen.find(landline.LineState.RECONNECTING))
+    [change, *_] = seen.find(landline.LineState.RECONNECTING)
+    assert (change.cause.value, change.code) == told
+    line.end(landline.Code.NORMAL)
+    await connector.__aexit__(None, None, None)
+
+
+async def test_a_second_signal_goes_through_at_once(until):
+    """A peer that does not take what was sent holds the goodbye up; who presses Ctrl-C again does not wait for it."""
+    server = landline.Server()
+
+    class Held(uvicorn.Server):
+        def __init__(self):
+            self.heard = []
+
+        def handle_exit(self, number, frame):
+            self.heard.append(number)
+
+    held = Held()
+    before = {number: signal.signal(number, held.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        async with (
+            serve(landline.asgi(server)) as port,
+            landline.connect(f"ws://127.0.0.1:{port}", options=DIRECT) as line,
+        ):
+            [other] = server.lines
+            other.send_nowait("nobody reads this")
+            os.kill(os.getpid(), signal.SIGTERM)
+            await until(lambda: server._closing)
+            assert held.heard == []
+            os.kill(os.getpid(), signal.SIGINT)
+            await until(lambda: held.heard == [signal.SIGINT])
+            async for message in line:
+                assert message == "nobody reads this"
+                break
+            await until(lambda: held.heard == [signal.SIGINT, signal.SIGTERM])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_signals_of_others_are_left_alone():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    async def live():
+        server = landline.Server()
+        async with serve(landline.asgi(server)):
+            # The loop's own handler of Ctrl-C is none of uvicorn's.
+            return {number: signal.getsignal(number) for number in before}
+
+    during = asyncio.run(live())
+    assert during[signal.SIGTERM] == before[signal.SIGTERM]
+    assert "uvicorn" not in repr(during[signal.SIGINT])
+    assert "GoodbyeFirst" not in repr(during)
+    assert {number: signal.getsignal(number) for number in before} == before

@@ -97,6 +97,18 @@ async def test_send_waits_at_either_limit_and_goes_on_as_the_peer_takes(pair, un
     assert received == [bytes([number % 256]) * size_bytes for number in range(count)]
 
 
+async def test_send_waits_no_longer_than_it_is_told(pair):
+    async with pair(send_buffer=SMALL) as (line, other):
+        count = await fill(line, b"one of many")
+        with pytest.raises(landline.SendTimeout):
+            await line.send("too late", timeout=0.05)
+        waiting = asyncio.create_task(line.send("in time", timeout=30))
+        assert await read_number(other, count) == [b"one of many"] * count
+        await waiting
+        # What was not sent in time is not sent later.
+        assert await anext(other) == "in time"
+
+
 @pytest.mark.parametrize("kind", ["does not take", "does not read"])
 async def test_a_receiver_that_does_not_read_stops_its_own_sender_only(quick, until, kind):
     server = landline.Server(send_buffer=SMALL, heartbeat=PATIENT)

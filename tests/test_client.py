@@ -29,6 +29,11 @@ ONLINE = landline.LineState.ONLINE
         ({"urls": "tcp://host", "stagger_s": 11}, r"stagger_s=11\)"),
         ({"urls": "tcp://host", "stagger_s": float("nan")}, r"stagger_s=nan\)"),
         ({"urls": "tcp://host", "identity": "é" * 101}, "an identity of 202 bytes"),
+        (
+            {"urls": "tcp://host", "connect_timeout_s": 0},
+            r"connect_timeout_s=0\): more than 0 seconds, or None",
+        ),
+        ({"urls": "tcp://host", "connect_timeout_s": float("nan")}, r"connect_timeout_s=nan\)"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, text):
@@ -69,6 +74,56 @@ async def test_giving_up_says_how_often_and_why(nowhere, states):
     assert all("nobody answers (connection refused)" in change.detail for change in waits)
     assert all(0 <= change.due_in_s <= 0.002 for change in waits)
     assert seen.changes[-1].cause is landline.LossKind.GAVE_UP
+
+
+async def test_the_first_connection_has_a_time_limit_that_names_the_last_failure(nowhere, quick, states):
+    seen = states()
+    connector = landline.connect(nowhere, backoff=quick, connect_timeout_s=0.2, on_state=seen)
+    with pytest.raises(landline.GaveUp) as caught:
+        await connector.__aenter__()
+    assert isinstance(caught.value.last, ConnectionRefusedError)
+    assert caught.value.__cause__ is caught.value.last
+    assert caught.value.attempts > 0
+    assert ", for the connect_timeout_s of 0.2 s is over: " in str(caught.value)
+    assert seen.changes[-1].state is landline.LineState.CLOSED
+    assert seen.changes[-1].cause is landline.LossKind.GAVE_UP
+
+
+async def test_a_wrong_certificate_is_told_in_time(certificates, quick):
+    server = landline.Server()
+    options = landline.TransportOptions(tls=certificates.server)
+    async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
+        with pytest.raises(landline.GaveUp, match="the server's certificate is not accepted: "):
+            # The system's authorities know nothing of it.
+            async with landline.connect(str(endpoint), backoff=quick, connect_timeout_s=0.5):
+                pytest.fail("trusted a stranger")
+
+
+async def test_a_server_that_says_nothing_is_told_in_time(fake_server):
+    async def be_silent(reader, writer):
+        await reader.read()
+
+    async with fake_server(be_silent) as url:
+        with pytest.raises(
+            landline.GaveUp, match=r"gave up after 0 attempts.* nobody has answered yet"
+        ) as caught:
+            async with landline.connect(url, connect_timeout_s=0.1):
+                pytest.fail("connected to nobody")
+        assert caught.value.last is None
+
+
+async def test_the_time_limit_is_for_the_first_connection_only(quick, until, states):
+    async with (
+        landline.Server().listen("tcp://127.0.0.1:0") as endpoint,
+        FaultProxy("127.0.0.1", endpoint.port) as proxy,
+        landline.connect(proxy.url, backoff=quick, connect_timeout_s=0.5) as line,
+    ):
+        await proxy.refuse()
+        proxy.reset()
+        await until(lambda: line.state is landline.LineState.RECONNECTING)
+        await until(lambda: line.cause.attempt > 10)
+        proxy.accept()
+        await until(lambda: line.epoch == 2)
 
 
 async def test_a_client_waits_for_a_server_that_starts_later(quick, until, states, tmp_path):
@@ -540,3 +595,27 @@ async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until,
     assert refused == [landline.BufferFull]
     [gone] = seen.find(landline.LineState.RECONNECTING)
     assert gone.code is landline.Code.GOING_AWAY
+
+
+async def test_who_sends_after_a_goodbye_may_say_how_long_to_wait(until):
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(str(endpoint))
+        line = await connector.__aenter__()
+        await server.close(retry_after_s=600)
+        await until(lambda: line.state is landline.LineState.RECONNECTING)
+        with pytest.raises(
+            landline.SendTimeout, match=r"no room .* within 0\.05 s; nothing was sent"
+        ) as caught:
+            await line.send("late", timeout=0.05)
+        assert isinstance(caught.value, TimeoutError)
+        assert isinstance(caught.value, landline.BufferFull)
+        with pytest.raises(landline.SendTimeout):
+            await line.send_eof(timeout=0.05)
+        with pytest.raises(landline.RequestTimeout):
+            await line.request("anything", timeout=0.05)
+        assert not line.is_closed
+        line.end(landline.Code.NORMAL)
+        with pytest.raises(landline.LineClosed):
+            await line.send("later", timeout=5)
+        await connector.__aexit__(None, None, None)

@@ -115,7 +115,7 @@ async def test_a_token_for_a_server_that_wants_none_is_refused():
 async def test_a_server_that_cannot_prove_itself_is_left(proof):
     class Impostor(landline.Anonymous):
         def identify(self, claim, *, server_nonce, client_nonce):
-            return claim.identity
+            return landline.NO_IDENTITY
 
         def server_proof(self, *, server_nonce, client_nonce, identity):
             return proof
@@ -124,3 +124,52 @@ async def test_a_server_that_cannot_prove_itself_is_left(proof):
         with pytest.raises(landline.ProtocolError, match="did not prove that it knows the token"):
             async with landline.connect(str(endpoint), auth=landline.SharedToken("x" * 16)):
                 pytest.fail("trusted an impostor")
+
+
+class Checking(landline.SharedToken):
+    """A client's auth= whose answers are given."""
+
+    def __init__(self, **results):
+        super().__init__("x" * 16)
+        self.results = results
+
+    def claim(self, **arguments):
+        return self.results.get("claim", super().claim)(**arguments)
+
+    def accepts_server(self, proof, **arguments):
+        return self.results.get("accepts_server", super().accepts_server)(proof, **arguments)
+
+
+async def late(*_, **__):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("auth", "told"),
+    [
+        (Checking(accepts_server=late), r"accepts_server\(\) returned a coroutine, which nobody awaits"),
+        (
+            Checking(accepts_server=lambda *_, **__: "yes"),
+            r"accepts_server\(\) returned a value of the type str",
+        ),
+        (Checking(accepts_server=lambda *_, **__: None), r"accepts_server\(\) returned None"),
+        (Checking(claim=late), r"claim\(\) returned a coroutine, which nobody awaits"),
+    ],
+)
+async def test_a_server_that_is_not_clearly_accepted_is_left(auth, told):
+    server = landline.Server(auth=landline.SharedToken("x" * 16))
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        with pytest.raises(landline.ConfigurationError, match=rf"ClientAuth\.{told}; it must return"):
+            async with landline.connect(str(endpoint), auth=auth):
+                pytest.fail("trusted a server nobody has checked")
+
+
+async def test_an_auth_that_fails_says_so(quick):
+    def fail(**_):
+        raise KeyError("no token yet")
+
+    async with landline.Server().listen("tcp://127.0.0.1:0") as endpoint:
+        once = landline.Backoff(attempts=1)
+        with pytest.raises(landline.GaveUp, match="auth= failed: KeyError: 'no token yet'"):
+            async with landline.connect(str(endpoint), auth=Checking(claim=fail), backoff=once):
+                pytest.fail("connected without a claim")

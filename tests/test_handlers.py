@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.fuzz import targets
 
 import landline
-from landline.handlers import Handler, Handlers, decode_value, encode_value
+from landline.codec import decode_value, encode_value
+from landline.handlers import Handler, Handlers
 
 
 @pytest.fixture

@@ -31,9 +31,11 @@ async def test_every_kind_of_value_arrives_in_both_directions(scheme, tmp_path, 
         b"y" * 100_000,
         "",
     ]
+    there = landline.TransportOptions(tls=certificates.server if scheme == "tls" else None)
+    here = landline.TransportOptions(tls=certificates.client if scheme == "tls" else None)
     async with (
-        server.listen(url, options=landline.TransportOptions(tls=certificates.server)) as endpoint,
-        landline.connect(str(endpoint), options=landline.TransportOptions(tls=certificates.client)) as line,
+        server.listen(url, options=there) as endpoint,
+        landline.connect(str(endpoint), options=here) as line,
     ):
         [other] = server.lines
         for value in values:

@@ -190,6 +190,112 @@ async def test_errors_of_handlers(pair, kind, caplog):
         assert "secret detail" in caplog.text
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+async def test_what_a_handler_s_own_request_ended_with_is_not_its_answer(scheme, caplog):
+    upstream, server = landline.Server(), landline.Server()
+
+    @upstream.on("refuse")
+    async def refuse(line, body):
+        raise landline.RequestError("not_today", "a word for the gateway alone")
+
+    @upstream.on("hang")
+    async def hang(line, body):
+        await asyncio.Event().wait()
+
+    @upstream.on("end")
+    async def end(line, body):
+        line.end(landline.Code.NORMAL)
+
+    async with upstream.listen("tcp://127.0.0.1:0") as behind, landline.connect(str(behind)) as inner:
+
+        @server.on("gateway")
+        async def gateway(line, question):
+            name, timeout, response_type = question
+            types = {"int": int, "Any": object}
+            return await inner.request(name, timeout=timeout, response_type=types[response_type])
+
+        @server.on("call")
+        async def call(line, name):
+            return await landline.call(str(behind), name, timeout=0.2)
+
+        @server.on("deliberate")
+        async def deliberate(line, name):
+            try:
+                return await inner.request(name)
+            except landline.RequestError as error:
+                raise landline.RequestError(error.code, error.message) from error
+
+        @server.on("decode")
+        def decode(line, text):
+            return msgspec.json.decode(text, type=int)
+
+        upstream.on("text")(lambda line, body: "text")
+
+        async with server.listen(f"{scheme}://127.0.0.1:0") as endpoint:
+
+            async def failure(name, value):
+                with pytest.raises(landline.RequestError) as caught:
+                    await landline.call(str(endpoint), name, value)
+                assert type(caught.value) in {landline.RequestError, landline.NoHandler}
+                return caught.value.code
+
+            for question in (
+                ("nobody", 5, "Any"),
+                ("refuse", 5, "Any"),
+                ("hang", 0.05, "Any"),
+                ("text", 5, "int"),
+                ("end", 5, "Any"),
+            ):
+                caplog.clear()
+                assert await failure("gateway", question) == "failed", question
+                assert "the handler for 'gateway' of" in caplog.text
+                assert "Traceback" not in caplog.text or question[0] == "end"
+            # The line is over; a call makes one of its own.
+            for name in ("nobody", "refuse", "hang"):
+                assert await failure("call", name) == "failed", name
+            # What a handler decodes by itself is no fault of who asked.
+            assert await failure("decode", "no number") == "failed"
+            assert await failure("deliberate", "anything") == "failed"
+
+
+async def test_a_handler_may_pass_on_what_its_request_ended_with(pair):
+    upstream, server = landline.Server(), landline.Server()
+
+    @upstream.on("refuse")
+    async def refuse(line, body):
+        raise landline.RequestError("not_today", "come back tomorrow")
+
+    async with pair(upstream) as (inner, _):
+
+        @server.on("gateway")
+        async def gateway(line, name):
+            try:
+                return await inner.request(name)
+            except landline.RequestError as error:
+                raise landline.RequestError(error.code, error.message) from error
+
+        async with pair(server) as (line, _):
+            with pytest.raises(landline.RequestError, match="come back tomorrow") as caught:
+                await line.request("gateway", "refuse")
+            assert caught.value.code == "not_today"
+            with pytest.raises(landline.NoHandler):
+                await line.request("gateway", "nobody")
+
+
+async def test_a_message_s_handler_whose_own_request_failed_is_logged_as_failed(pair, until, caplog):
+    upstream, server = landline.Server(), landline.Server()
+    async with pair(upstream) as (inner, _):
+
+        @server.on("note")
+        async def note(line, body):
+            await inner.request("nobody")
+
+        async with pair(server) as (line, _):
+            await line.send(1, name="note")
+            await until(lambda: "a message 'note' whose handler failed: a request of its own" in caplog.text)
+            assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["plain", "async"])
 async def test_an_answer_that_is_too_large_is_told(pair, kind):
     server = landline.Server()

@@ -18,9 +18,11 @@ import { DATA_HEADER_BYTES, FRAGMENT_BYTES, FrameReader, HANDSHAKE_BYTES_MAX, ME
 import { Anonymous, ClientHandshake, IDENTITY_CHARACTERS_MAX, checkLimits } from "./handshake.js";
 import { Queue } from "./lanes.js";
 import { Line } from "./line.js";
-import { encodeName } from "./requests.js";
+import { encodeName, startTimer } from "./requests.js";
 import { Session } from "./session.js";
 
+/** How long connect() waits for the first connection, over all attempts. */
+const FIRST_CONNECTION_TIMEOUT_S = 60;
 const CONNECT_TIMEOUT_S = 10;
 const HANDSHAKE_TIMEOUT_S = 5;
 const FATAL_CODES = new Set([Code.UNSUPPORTED_VERSION, Code.UNAUTHENTICATED]);
@@ -29,6 +31,7 @@ const OPTIONS = new Set([
   "auth",
   "identity",
   "client",
+  "connectTimeoutS",
   "backoff",
   "limits",
   "sendBuffer",
@@ -94,6 +97,13 @@ function datagramHandlersOf({ onDatagram = {} }) {
   return handlers;
 }
 
+/** Browsers do not say why a WebSocket was not opened. What can be wrong although the server is there is its path. */
+function hintFor(url) {
+  const { pathname } = new URL(url);
+  const slash = pathname.endsWith("/") ? "" : ` Mounted in a web application it may be at ${pathname}/, with the slash.`;
+  return ` before it was open. Is a server there, at the path ${pathname}?${slash}`;
+}
+
 /** One WebSocket: its messages as bytes, kept until they are read or handed over. */
 class Link {
   #socket;
@@ -110,12 +120,18 @@ class Link {
     this.#pendingBytesMax = pendingBytesMax;
     socket.binaryType = "arraybuffer";
     let failed = "";
+    let isOpen = false;
     this.opened = new Promise((resolve, reject) => {
-      socket.onopen = () => resolve();
+      socket.onopen = () => {
+        isOpen = true;
+        resolve();
+      };
       socket.onerror = (event) => (failed = event.message ?? "");
       socket.onclose = ({ code, reason }) => {
         const why = [failed, reason].filter(Boolean).join(", ");
-        const error = new ConnectFailed(`the connection ended (WebSocket code ${code}${why && `: ${why}`})`);
+        let text = `the connection ended (WebSocket code ${code}${why && `: ${why}`})`;
+        if (!isOpen) text += hintFor(url);
+        const error = new ConnectFailed(text);
         reject(error);
         this.#fail(error);
       };
@@ -206,6 +222,8 @@ export class Connector {
   #limits;
   #sendBuffer;
   #schedule;
+  #connectTimeoutS;
+  #lastFailure;
   #onState;
   #onSessionLost;
   #logger;
@@ -237,6 +255,11 @@ export class Connector {
     this.#limits = checkLimits(options.limits);
     this.#sendBuffer = checkSendBuffer(options.sendBuffer);
     this.#schedule = new Schedule(checkBackoff(options.backoff));
+    const { connectTimeoutS = FIRST_CONNECTION_TIMEOUT_S } = options;
+    if (connectTimeoutS !== null && !(connectTimeoutS > 0)) {
+      throw new ConfigurationError("connectTimeoutS is a number of seconds above 0, or null to wait without end");
+    }
+    this.#connectTimeoutS = connectTimeoutS;
     this.#onState = onState;
     this.#onSessionLost = onSessionLost;
     this.#logger = logger;
@@ -249,16 +272,23 @@ export class Connector {
     const onAbort = () => this.#online.reject(signal.reason);
     signal?.throwIfAborted();
     signal?.addEventListener("abort", onAbort);
+    const timer = startTimer(this.#connectTimeoutS, () => this.#online.reject(this.#connectTimedOut()));
     this.#keepConnected();
     try {
       await this.#online.promise;
     } catch (error) {
+      if (error instanceof GaveUp) this.line.finish({ state: "closed", cause: "gave up", detail: error.message, code: null }, error);
       this.line.end(Code.NORMAL);
       throw error;
     } finally {
+      clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     }
     return this.line;
+  }
+
+  #connectTimedOut() {
+    return new GaveUp(this.#schedule.failures, this.#lastFailure, this.#connectTimeoutS);
   }
 
   // For the line.
@@ -390,8 +420,9 @@ export class Connector {
 
   async #wait({ cause, detail, code, failure, retryAfterS, spreadS }) {
     const schedule = this.#schedule;
+    this.#lastFailure = failure ?? new ConnectFailed(detail);
     const delayS = schedule.nextDelay(now(), Math.random(), { retryAfterS, spreadS });
-    if (delayS === null) throw new GaveUp(schedule.failures, failure ?? new ConnectFailed(detail));
+    if (delayS === null) throw new GaveUp(schedule.failures, this.#lastFailure);
     const attempt = schedule.failures + 1;
     this.line.change({ state: "reconnecting", cause, detail, code: code ?? null, attempt, dueInS: delayS });
     await this.#sleep(delayS);

@@ -26,10 +26,15 @@ export class Rejected extends ConnectFailed {
   }
 }
 
-/** The reconnect policy allows no further attempt; `cause` is what the last one failed of. */
+/**
+ * The reconnect policy allows no further attempt, or the first connection did not come about in time; `cause` is what the
+ * last attempt failed of, if one has failed.
+ */
 export class GaveUp extends LandlineError {
-  constructor(attempts, last) {
-    super(`gave up after ${attempts} attempt${attempts === 1 ? "" : "s"}: ${last.message}`, { cause: last });
+  constructor(attempts, last, connectTimeoutS = null) {
+    const late = connectTimeoutS === null ? "" : `, for the connectTimeoutS of ${connectTimeoutS} s is over`;
+    const reason = last?.message ?? "nobody has answered yet";
+    super(`gave up after ${attempts} attempt${attempts === 1 ? "" : "s"}${late}: ${reason}`, { cause: last });
     this.attempts = attempts;
   }
 }
@@ -66,13 +71,22 @@ export class BufferFull extends LandlineError {}
 
 /**
  * A request failed. Throw one in a handler to answer with a `code` of your own and a sentence; anything else that is
- * thrown there reaches the peer as `failed` without its details.
+ * thrown there reaches the peer as `failed` without its details. So does what a request of the handler's own ended with.
  */
 export class RequestError extends LandlineError {
+  /** Whether a request of this side ended with it. */
+  isOutcome = false;
+
   constructor(code, message, options) {
     super(message, options);
     this.code = code;
   }
+}
+
+/** Marks what a request of this side ended with, and returns it. */
+export function outcome(error) {
+  error.isOutcome = true;
+  return error;
 }
 
 /** The peer has no handler of that name. */

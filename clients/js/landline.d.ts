@@ -93,6 +93,8 @@ export interface Options {
   identity?: string;
   /** What this program calls itself, for people; at most 100 characters. */
   client?: string;
+  /** Seconds to wait for the first connection, over all attempts; default 60, null for no end. */
+  connectTimeoutS?: number | null;
   backoff?: Backoff;
   /** What the peer may make this side hold (§3.2 of docs/protocol.md). */
   limits?: { messageBytes?: number; windowBytes?: number; windowFrames?: number };
@@ -118,7 +120,7 @@ export interface Options {
  * its socket breaks, until it is closed. With several URLs (ws, wss, or relative to the page) the next one is tried after
  * each failure.
  *
- * Rejects with ConfigurationError, Rejected (for good), GaveUp, ProtocolError (no landline server), or the signal's reason.
+ * Rejects with ConfigurationError, Rejected (for good), GaveUp (of the policy or the time), ProtocolError (no landline server), or the signal's reason.
  */
 export function connect(urls: string | URL | readonly (string | URL)[], options?: Options): Promise<Line>;
 
@@ -146,7 +148,8 @@ export class Line implements AsyncIterable<any>, AsyncDisposable {
 
   /**
    * Sends a message; it arrives once and in order while the session lives. Waits while the send buffer is full, or a lost
-   * session has no successor yet; resolves once it is in the buffer. `bulk`: later messages may overtake it.
+   * session has no successor yet (after a server's goodbye, until the line is connected again); resolves once it is in the
+   * buffer. `signal: AbortSignal.timeout(5000)` bounds the wait. `bulk`: later messages may overtake it.
    * Rejects with MessageTooLarge, MessagePackError, LineClosed or what ended the line; once `signal` is aborted, with its
    * reason, and nothing was sent.
    */
@@ -262,10 +265,15 @@ export class MessageTooLarge extends LandlineError {}
 export class BufferFull extends LandlineError {}
 /** A value MessagePack has no form for, or bytes that are no MessagePack. */
 export class MessagePackError extends LandlineError {}
-/** A request failed. Throw one in a handler to answer with a code of your own. */
+/**
+ * A request failed. Throw one in a handler to answer with a code of your own. What a request of the handler's own ended
+ * with reaches the peer as `failed`.
+ */
 export class RequestError extends LandlineError {
   constructor(code: string, message: string);
   readonly code: string;
+  /** Whether a request of this side ended with it. */
+  readonly isOutcome: boolean;
 }
 /** The peer has no handler of that name. */
 export class NoHandler extends RequestError {

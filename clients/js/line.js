@@ -13,6 +13,7 @@ import {
   RequestLost,
   SessionLost,
   codeText,
+  outcome,
 } from "./errors.js";
 import { DATAGRAM_BYTES_MAX, Flag, NAME_BYTES_MAX, Operation } from "./frames.js";
 import { Queue } from "./lanes.js";
@@ -147,7 +148,7 @@ export class Line {
   }
 
   async request(name, value = null, { timeoutS = 30, signal } = {}) {
-    if (this.#isEofReceived && !this.isClosed) throw new RequestLost(name, "the peer said it sends no more");
+    if (this.#isEofReceived && !this.isClosed) throw outcome(new RequestLost(name, "the peer said it sends no more"));
     return this.#requests.ask(name, value, timeoutS, signal);
   }
 

@@ -10,6 +10,7 @@ import {
   RequestError,
   RequestLost,
   RequestTimeout,
+  outcome,
 } from "./errors.js";
 import { Operation } from "./frames.js";
 import { Queue } from "./lanes.js";
@@ -76,7 +77,7 @@ export class Requests {
     };
     const onAbort = () => giveUp(signal.reason);
     signal?.addEventListener("abort", onAbort);
-    const timer = startTimer(timeoutS, () => giveUp(new RequestTimeout(name, timeoutS)));
+    const timer = startTimer(timeoutS, () => giveUp(outcome(new RequestTimeout(name, timeoutS))));
     try {
       const sent = this.#line.transmit(Operation.REQUEST, encodedName, body, {
         correlation,
@@ -86,7 +87,7 @@ export class Requests {
       });
       // Together: one that fails while the other is waited for must not count as a rejection nobody handles.
       const [answer] = await Promise.all([promise, sent]);
-      if (answer.operation === Operation.ERROR) throw errorOf(name, answer);
+      if (answer.operation === Operation.ERROR) throw outcome(errorOf(name, answer));
       return decodeValue(answer);
     } finally {
       clearTimeout(timer);
@@ -107,7 +108,7 @@ export class Requests {
   fail(why) {
     const pending = this.#pending;
     this.#pending = new Map();
-    for (const { name, reject } of pending.values()) reject(new RequestLost(name, why));
+    for (const { name, reject } of pending.values()) reject(outcome(new RequestLost(name, why)));
   }
 
   /** Best effort: a peer that is gone, or behind a full buffer, has nothing to cancel for us any more. */
@@ -279,7 +280,9 @@ export class Answers {
 
   /** What the peer is told; anything unexpected stays in our own log. */
   #errorOf(error, name, signal) {
-    if (error instanceof RequestError) return [error.code, error.message].map((text) => String(text).toWellFormed());
+    if (error instanceof RequestError && !error.isOutcome) {
+      return [error.code, error.message].map((text) => String(text).toWellFormed());
+    }
     if (!signal.aborted) this.#logger.error(`landline: the handler for ${JSON.stringify(name)} failed`, error);
     return ["failed", `the handler for ${JSON.stringify(name)} failed`];
   }

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from landline.datagrams import CallCounts, Caller
     from landline.errors import (
         AddressInUse,
+        AnnounceFailed,
         BufferFull,
         ConfigurationError,
         ConnectFailed,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         RequestError,
         RequestLost,
         RequestTimeout,
+        SendTimeout,
         SessionLost,
     )
     from landline.files.decisions import FileLimits
@@ -50,7 +52,15 @@ if TYPE_CHECKING:
     from landline.room import WhenFull
     from landline.runner import run
     from landline.server import Server
-    from landline.session.auth import Anonymous, AuthClaim, ClientAuth, ServerAuth, SharedToken
+    from landline.session.auth import (
+        NO_IDENTITY,
+        Anonymous,
+        AuthClaim,
+        ClientAuth,
+        NoIdentity,
+        ServerAuth,
+        SharedToken,
+    )
     from landline.session.codes import Code
     from landline.session.events import Unconfirmed
     from landline.session.handshake import Limits
@@ -71,6 +81,7 @@ _HOMES = {
     "landline.datagrams": ("CallCounts", "Caller"),
     "landline.errors": (
         "AddressInUse",
+        "AnnounceFailed",
         "BufferFull",
         "ConfigurationError",
         "ConnectFailed",
@@ -88,6 +99,7 @@ _HOMES = {
         "RequestError",
         "RequestLost",
         "RequestTimeout",
+        "SendTimeout",
         "SessionLost",
     ),
     "landline.files.decisions": ("FileLimits",),
@@ -102,7 +114,15 @@ _HOMES = {
     "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
     "landline.server": ("Server",),
-    "landline.session.auth": ("Anonymous", "AuthClaim", "ClientAuth", "ServerAuth", "SharedToken"),
+    "landline.session.auth": (
+        "NO_IDENTITY",
+        "Anonymous",
+        "AuthClaim",
+        "ClientAuth",
+        "NoIdentity",
+        "ServerAuth",
+        "SharedToken",
+    ),
     "landline.session.codes": ("Code",),
     "landline.session.events": ("Unconfirmed",),
     "landline.session.handshake": ("Limits",),
@@ -114,8 +134,10 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DEFAULT_PORT",
+    "NO_IDENTITY",
     "AddressInUse",
     "Admission",
+    "AnnounceFailed",
     "Announcement",
     "Anonymous",
     "AuthClaim",
@@ -149,6 +171,7 @@ __all__ = [
     "LossKind",
     "MessageTooLarge",
     "NoHandler",
+    "NoIdentity",
     "Presence",
     "PresenceInfo",
     "PresenceState",
@@ -158,6 +181,7 @@ __all__ = [
     "RequestLost",
     "RequestTimeout",
     "SendBuffer",
+    "SendTimeout",
     "Server",
     "ServerAuth",
     "SessionLost",

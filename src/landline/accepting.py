@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Final, cast
 
 from landline.admission import Admission, Gate
 from landline.errors import ProtocolError
 from landline.line import Line, LineOwner
-from landline.session.auth import ServerAuth, proofs_equal, resume_proof
+from landline.session.auth import (
+    ServerAuth,
+    WrongResult,
+    identity_of,
+    proof_of,
+    proofs_equal,
+    resume_proof,
+)
 from landline.session.codes import Code
 from landline.session.handshake import (
     SECRET_BYTES,
@@ -37,6 +45,8 @@ BUSY_RETRY_AFTER_S: Final = 5.0
 BUSY_SPREAD_S: Final = 10.0
 RETRY_SPREAD_SHARE: Final = 0.1
 """Clients that come too early are told when to come back, give or take this part of the time."""
+AUTH_FAILURE_EVERY_S: Final = 1.0
+"""How often an ``auth=`` that raises is logged, at most: strangers choose how often it is asked."""
 
 
 class Acceptor:
@@ -80,6 +90,9 @@ class Acceptor:
         self._gate = Gate(admission)
         self._random = random
         self._is_closed = False
+        # What was logged already of an ``auth=`` that gives no clear answer: as many as it has kinds of mistakes.
+        self._wrong_results: set[str] = set()
+        self._auth_failure_logged_at = -math.inf
 
     @property
     def refused(self) -> int:
@@ -109,14 +122,25 @@ class Acceptor:
         """Decides on a HELLO. Returns a REJECT to write, or nothing when the transport was welcomed."""
         server_nonce = handshake.nonce
         round_trip_s = handshake.round_trip_s(self.owner.wheel.time())
-        identity = self._auth.identify(hello.auth, server_nonce=server_nonce, client_nonce=hello.nonce)
+        try:
+            identity, proof = self._authenticate(hello, server_nonce)
+        except WrongResult as error:
+            self._log_wrong_result(error)
+            return reject_to_send(Code.UNAUTHENTICATED, "the server cannot check who this is")
+        except Exception:
+            # A database that is away, say: clients come back, and are let in when it is there again.
+            if self._is_new_auth_failure():
+                logger.exception("auth=%s failed; the client is refused", type(self._auth).__name__)
+            return reject_to_send(
+                Code.GOING_AWAY,
+                "the server cannot check who this is just now",
+                retry_after_s=BUSY_RETRY_AFTER_S,
+                spread_s=BUSY_SPREAD_S,
+            )
         if identity is None:
             return reject_to_send(Code.UNAUTHENTICATED, "the token is missing or wrong")
         if self._is_closed:
             return reject_to_send(Code.GOING_AWAY, "the server stops", retry_after_s=BUSY_RETRY_AFTER_S)
-        proof = self._auth.server_proof(
-            server_nonce=server_nonce, client_nonce=hello.nonce, identity=identity
-        )
         line = self._find_resumable(hello.resume, identity, server_nonce)
         if line is not None and hello.resume is not None:
             session = line.session
@@ -145,6 +169,30 @@ class Acceptor:
         if not line.is_closed:
             self._begun(line)
         return b""
+
+    def _authenticate(self, hello: Hello, server_nonce: bytes) -> tuple[str | None, bytes | None]:
+        """Return the client's identity, ``None`` for one to refuse, and our own proof.
+
+        Raise :class:`WrongResult` when ``auth=`` gives no clear answer, and what it raises.
+        """
+        nonces = {"server_nonce": server_nonce, "client_nonce": hello.nonce}
+        identity = identity_of(self._auth.identify(hello.auth, **nonces))
+        if identity is None:
+            return None, None
+        return identity, proof_of(self._auth.server_proof(identity=identity, **nonces))
+
+    def _log_wrong_result(self, error: WrongResult) -> None:
+        # Strangers choose how often it is asked: once for each mistake is enough to find it.
+        level = logging.DEBUG if str(error) in self._wrong_results else logging.ERROR
+        self._wrong_results.add(str(error))
+        logger.log(level, "auth=%s: %s; the client is refused", type(self._auth).__name__, error)
+
+    def _is_new_auth_failure(self) -> bool:
+        now = self.owner.wheel.time()
+        is_new = now >= self._auth_failure_logged_at + AUTH_FAILURE_EVERY_S
+        if is_new:
+            self._auth_failure_logged_at = now
+        return is_new
 
     def _find_resumable(self, resume: Resume | None, identity: str, server_nonce: bytes) -> Line | None:
         """The line a client may go on with: it exists, is the same identity's, and the secret is proven."""

@@ -55,6 +55,13 @@ class Announced(msgspec.Struct, frozen=True):
         return f"mdns+{self.scheme}://{self.name}" if self.scheme else f"mdns://{self.name}"
 
     @property
+    def schemes(self) -> frozenset[str]:
+        """The schemes it may stand for."""
+        return frozenset(
+            {self.scheme} if self.scheme else (name for name, one in SCHEMES.items() if one.is_encrypted)
+        )
+
+    @property
     def is_encrypted(self) -> bool:
         """Whether nobody on the way can read or change what is said."""
         return not self.scheme or SCHEMES[self.scheme].is_encrypted

@@ -12,10 +12,16 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
-from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError
-from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
+from landline.codec import BodyError, encode_value
+from landline.errors import BufferFull, LineClosed, MessageTooLarge, RequestError, RequestLost
+from landline.handlers import (
+    FAILURES,
+    Handler,
+    Handlers,
+    describe_failure,
+    is_cancelled,
+    is_refusal,
+)
 from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
@@ -110,17 +116,24 @@ class Answers:
         """Logs what the handler of a message raised."""
         if self._is_caused_by_end(error):
             logger.info("%r ended while its handler for messages %r ran", self._line, message.name)
-        elif isinstance(error, msgspec.DecodeError):
+        elif isinstance(error, BodyError):
             self._line.complain("%r sent a message %r that does not fit: %s", message.name, error)
-        elif isinstance(error, RequestError):
+        elif is_refusal(error):
             # So a handler says no. Nobody waits for an answer to a message, and peers must not write tracebacks.
             self._line.complain("%r sent a message %r that was refused: %s", message.name, error)
+        elif isinstance(error, RequestError):
+            # Of a request of the handler's own, whose answer may be the peer's.
+            self._line.complain(
+                "%r sent a message %r whose handler failed: a request of its own ended with: %s",
+                message.name,
+                error,
+            )
         else:
             logger.error("the handler for messages %r of %r failed", message.name, self._line, exc_info=error)
 
     def _is_caused_by_end(self, error: BaseException) -> bool:
         """Whether a handler could not send because the peer has ended the session. Peers must not write tracebacks."""
-        return isinstance(error, LineClosed | BufferFull) and self._line.has_ended
+        return isinstance(error, LineClosed | BufferFull | RequestLost) and self._line.has_ended
 
     def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
         try:
@@ -173,7 +186,7 @@ class Answers:
     def _answer_plain(self, message: MessageReceived, handler: Handler) -> None:
         try:
             result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
-            body, is_packed = encode_value(result)
+            body, is_packed = self._handlers.encode(result)
         except FAILURES as error:
             if self._is_caused_by_end(error):
                 logger.info("%r ended while its handler for %r ran", self._line, message.name)
@@ -187,7 +200,7 @@ class Answers:
         try:
             try:
                 result = await handler.function(self._line, handler.body_of(message.body, message.is_packed))
-                body, is_packed = encode_value(result)
+                body, is_packed = self._handlers.encode(result)
                 operation = Operation.RESPONSE
             except FAILURES as error:
                 if is_cancelled(error):

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from types import FrameType
 from typing import Any, Final, cast
 
 from landline.server import Server
-from landline.transports import MESSAGE_BYTES_MAX, SUBPROTOCOL, Endpoint, ProtocolFactory, origins
+from landline.transports import (
+    MESSAGE_BYTES_MAX,
+    SUBPROTOCOL,
+    Endpoint,
+    ProtocolFactory,
+    TransportOptions,
+    origins,
+)
 from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S
 
 logger = logging.getLogger("landline")
@@ -29,7 +39,7 @@ Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def asgi(server: Server, *, origins: tuple[str, ...] = ()) -> AsgiApp:
+def asgi(server: Server, *, origins: tuple[str, ...] = (), handle_signals: bool = True) -> AsgiApp:
     """An ASGI application whose WebSockets are lines of ``server``: serve it alone, or mount it under a path.
 
     Served alone it closes the server when the ASGI server stops. Mounted in another application, which has a lifespan
@@ -37,15 +47,21 @@ def asgi(server: Server, *, origins: tuple[str, ...] = ()) -> AsgiApp:
 
     :param origins: the web pages that may connect beside those of the same host, as in
         :class:`landline.TransportOptions`.
+    :param handle_signals: under uvicorn, close the server when SIGTERM or Ctrl-C comes, and let uvicorn have the signal
+        once goodbye is said: it cuts its WebSockets before it tells an application that it stops. A second signal goes
+        through at once. No other signal handler is touched.
+    :raises ConfigurationError: for ``origins`` that are no tuple of text.
     """
-    return _Application(server, origins)
+    TransportOptions(origins=origins)  # Checks them: a text would let in every part of itself.
+    return _Application(server, origins, handle_signals=handle_signals)
 
 
 class _Application:
     """Answers the scopes of ASGI; to the server, it is a listener."""
 
-    def __init__(self, server: Server, allowed_origins: tuple[str, ...]) -> None:
+    def __init__(self, server: Server, allowed_origins: tuple[str, ...], *, handle_signals: bool) -> None:
         self._server = server
+        self._goodbye = GoodbyeFirst(server) if handle_signals else None
         self._origins = allowed_origins
         self._protocol_factory: ProtocolFactory | None = None
         self._is_closed = False
@@ -59,6 +75,8 @@ class _Application:
 
     def close(self) -> None:
         self._is_closed = True
+        if self._goodbye is not None:
+            self._goodbye.stop()
 
     # For the ASGI server.
 
@@ -85,6 +103,8 @@ class _Application:
         """The first WebSocket, or the lifespan, tells in which event loop the server lives."""
         if self._protocol_factory is None:
             self._protocol_factory = self._server.add_listener(self)
+            if self._goodbye is not None:
+                self._goodbye.start(asyncio.get_running_loop())
         if self._server.loop is not asyncio.get_running_loop():
             raise RuntimeError("a landline server belongs to the event loop in which it began")
         return self._protocol_factory
@@ -109,6 +129,70 @@ class _Application:
         if not origins.is_allowed(headers.get(b"origin"), headers.get(b"host"), self._origins):
             return 403, f"pages of {headers[b'origin']} may not connect"
         return None
+
+
+class GoodbyeFirst:
+    """Closes a server when uvicorn is told to stop, and only then lets uvicorn know.
+
+    uvicorn (0.54) sends a close frame with the code 1012 into every WebSocket before it tells applications that it
+    stops: after ``lifespan.shutdown`` there is no connection left to say goodbye on. So its handlers of signals, and no
+    others, are called when goodbye is said.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._uvicorns: dict[int, Callable[[int, FrameType | None], object]] = {}
+        self._closing: asyncio.Task[None] | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the place of uvicorn's handlers, if there are any. Signals are for the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._loop = loop
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler) and _is_of_uvicorn(handler):
+                self._uvicorns[number] = handler
+                signal.signal(number, self._receive)
+
+    def stop(self) -> None:
+        """Give uvicorn's handlers their place back, unless somebody else has it."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self._uvicorns.items():
+            # A bound method is another object each time.
+            if signal.getsignal(number) == self._receive and self._closing is None:
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        assert self._loop is not None
+        if self._closing is not None or self._loop.is_closed():
+            self._uvicorns[number](number, frame)
+            return
+        # In the middle of anything: the loop does the rest in its next turn.
+        self._loop.call_soon_threadsafe(self._say_goodbye, number)
+
+    def _say_goodbye(self, number: int) -> None:
+        if self._closing is not None:
+            self._uvicorns[number](number, None)
+            return
+        assert self._loop is not None
+        self._closing = self._loop.create_task(self._server.close())
+        self._closing.add_done_callback(lambda done: self._goodbye_said(done, number))
+
+    def _goodbye_said(self, done: asyncio.Task[None], number: int) -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            logger.error("the server could not be closed in order", exc_info=error)
+        self._uvicorns[number](number, None)
+
+
+def _is_of_uvicorn(handler: object) -> bool:
+    owner = getattr(handler, "__self__", None)
+    # Of several servers in one application, each goes before the one that came earlier.
+    return isinstance(owner, GoodbyeFirst) or any(
+        kind.__module__.partition(".")[0] == "uvicorn" for kind in type(owner).__mro__
+    )
 
 
 class AsgiTransport(asyncio.Transport):

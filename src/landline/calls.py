@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from random import SystemRandom
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final
 
 import msgspec
 
 from landline.changes import LineState, LossKind, StateChange
+from landline.codec import DecHook, EncHook, decoder_of
 from landline.datagrams.scheme import load_calls
 from landline.dialing import CONNECT_TIMEOUT_S, Dialer, Welcomed, reason_of
-from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout
-from landline.handlers import Handlers, encode_value
+from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout, outcome
+from landline.handlers import Handlers
 from landline.line import Line
 from landline.outbox import Outbox
 from landline.requests import read_answer
@@ -24,9 +26,11 @@ from landline.session.events import Ended
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits, RandomSource
 from landline.session.sending import SendBuffer
 from landline.session.wire import Operation
+from landline.signatures import Expected, check_arguments
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, TransportOptions, parse_url
+from landline.transports import Endpoint, TransportOptions, parse_url, url_list
 from landline.transports.lingering import Closer
+from landline.transports.options import check_client_options
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -41,6 +45,8 @@ async def call(
     identity: str = "",
     options: TransportOptions | None = None,
     response_type: Any = Any,
+    enc_hook: EncHook | None = None,
+    dec_hook: DecHook | None = None,
 ) -> Any:
     """Asks a server's handler ``name`` and returns its answer, without keeping a line.
 
@@ -54,6 +60,8 @@ async def call(
     :param auth: proves who we are, such as :class:`landline.SharedToken`.
     :param identity: who we say we are, 200 bytes at most.
     :param response_type: what the answer is converted to, anything msgspec can check.
+    :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; see :class:`Server`.
+    :param dec_hook: called as ``dec_hook(type, value)`` for a type msgspec does not know; see :class:`Server`.
     :raises ConnectFailed: no server could be reached in time: the handler did not run.
     :raises Rejected: the server said no; one that may be asked again leads to the next URL first.
     :raises ProtocolError: it is no landline server, or did not prove that it knows the token.
@@ -68,19 +76,31 @@ async def call(
     Cancelling tells the server to cancel the handler, and hangs up. Over ``udp://`` it stops asking; a handler that
     runs already goes on.
     """
-    endpoints = [parse_url(one) for one in ([url] if isinstance(url, str) else url)]
-    if not endpoints:
-        raise ConfigurationError("call() needs at least one URL")
+    check_arguments("call", locals(), _ARGUMENTS)
+    endpoints = [parse_url(one) for one in url_list(url, "call")]
     if timeout is None and any(endpoint.is_connectionless for endpoint in endpoints):
         raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
+    options = options or TransportOptions()
+    check_client_options(options, {str(endpoint): endpoint.schemes for endpoint in endpoints})
     random = SystemRandom()
     dialer = Dialer(
         auth=client_auth(auth), identity=identity, limits=Limits(), clock=monotonic, random=random
     )
-    # Encoded before anything is started, so that a value without a form costs no connection.
-    body, is_packed = encode_value(value)
+    # Before anything is started, so that a value without a form, or a type nobody knows, costs no connection.
+    handlers = Handlers(enc_hook=enc_hook, dec_hook=dec_hook)
+    body, is_packed = handlers.encode(value)
+    if response_type is not Any:
+        decoder_of(response_type, dec_hook)
     request = _Request(name, body, is_packed, response_type, timeout)
-    return await _Caller(dialer, options or TransportOptions(), random).ask(endpoints, request)
+    return await _Caller(dialer, handlers, options, random).ask(endpoints, request)
+
+
+_ARGUMENTS: Final[Expected] = {
+    "name": (str, "the name of a handler"),
+    "timeout": ((int, float), "seconds, or None"),
+    "identity": (str, "text"),
+    "options": (TransportOptions, "a landline.TransportOptions"),
+}
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -96,15 +116,18 @@ class _Caller:
 
     continues_lines = False
 
-    def __init__(self, dialer: Dialer, options: TransportOptions, random: RandomSource) -> None:
+    def __init__(
+        self, dialer: Dialer, handlers: Handlers, options: TransportOptions, random: RandomSource
+    ) -> None:
         self._dialer = dialer
         self._options = options
         self._random = random
-        self.handlers = Handlers()
+        self.handlers = handlers
         # A server may greet every line, or broadcast: unread messages would close the window for the answer.
         self.handlers.on_message(_ignore)
         self.messages_dropped = 0
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, dialer.clock)
         self.outbox = Outbox(self.loop)
         self.closer = Closer(self.loop)
@@ -145,7 +168,7 @@ class _Caller:
                         request.name, value, timeout=None, response_type=request.response_type
                     )
             except TimeoutError as error:
-                raise RequestTimeout(request.name, request.timeout_s or 0.0) from error
+                raise outcome(RequestTimeout(request.name, request.timeout_s or 0.0)) from error
         finally:
             # The answer itself shows that the request was taken; there is nothing to drain. After a cancellation or
             # a time-out, the BYE cancels what still runs there.
@@ -182,7 +205,9 @@ class _Caller:
             request.name,
             reply.body,
             reply.is_packed,
-            request.response_type,
+            None
+            if request.response_type is Any
+            else decoder_of(request.response_type, self.handlers.dec_hook),
             is_error=reply.operation is Operation.ERROR,
         )
 

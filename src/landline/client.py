@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from random import SystemRandom
+from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final
@@ -17,6 +18,7 @@ from landline.announcement import parse_road
 from landline.attempts import Attempts, check_carries_lines
 from landline.backoff import Backoff, Schedule
 from landline.changes import LineState, LossKind, StateChange
+from landline.codec import DecHook, EncHook
 from landline.dialing import Dialer, Welcomed
 from landline.errors import (
     ConfigurationError,
@@ -39,13 +41,18 @@ from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import Limits, RandomSource
 from landline.session.sending import SendBuffer
+from landline.signatures import Expected, check_arguments, check_function
 from landline.timers import TimerWheel
-from landline.transports import Endpoint, TransportOptions
+from landline.transports import Endpoint, TransportOptions, url_list
 from landline.transports.lingering import Closer
+from landline.transports.options import check_client_options
 
 # A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
 logger = logging.getLogger("landline.client")
 
+CONNECT_TIMEOUT_S: Final = 60.0
+"""How long entering a connector waits for the first connection: long enough for a server that restarts, and not so long
+that a wrong address goes unnoticed."""
 STAGGER_S_MIN: Final = 0.01
 STAGGER_S_MAX: Final = 10.0
 """What RFC 8305 §8 allows at least, and as long as an attempt may take."""
@@ -58,6 +65,7 @@ def connect(
     *,
     auth: ClientAuth | None = None,
     identity: str = "",
+    connect_timeout_s: float | None = CONNECT_TIMEOUT_S,
     backoff: Backoff | None = None,
     on_state: StateCallback | None = None,
     on_session_lost: SessionLostCallback | None = None,
@@ -65,6 +73,8 @@ def connect(
     send_buffer: SendBuffer | None = None,
     options: TransportOptions | None = None,
     stagger_s: float | None = None,
+    enc_hook: EncHook | None = None,
+    dec_hook: DecHook | None = None,
     clock: Callable[[], float] = monotonic,
     random: RandomSource | None = None,
 ) -> Connector:
@@ -79,6 +89,9 @@ def connect(
         looked for anew at every attempt (see :mod:`landline.announcement`).
     :param auth: proves who we are, such as :class:`landline.SharedToken`.
     :param identity: who we say we are (covered by the proof), 200 bytes at most.
+    :param connect_timeout_s: seconds that entering waits for the first connection, over all attempts; then
+        :class:`GaveUp` says what the last one failed with. ``None`` waits without end, for programs that may start
+        before their server does. Once connected, only ``backoff`` says when to give up.
     :param backoff: the reconnect policy, for the first connection too; by default ``Backoff()``, which never gives up.
     :param on_state: called as ``on_state(line, change)`` on every change of state.
     :param on_session_lost: called as ``on_session_lost(line, unconfirmed)`` when the server no longer has the
@@ -87,19 +100,33 @@ def connect(
     :param stagger_s: with several URLs, seconds (0.01 to 10) after which the next one is begun although the one before
         has not failed; the first over which a server speaks is used, and the others are closed before anything was
         said on them (RFC 8305, "Happy Eyeballs", recommends 0.25). By default each has all its time.
+    :param options: what the transports need beyond the URLs, such as ``TransportOptions(ca_file=...)``.
+    :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; see :class:`Server`.
+    :param dec_hook: called as ``dec_hook(type, value)`` for a type msgspec does not know; see :class:`Server`.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where nonces and jitter come from; a simulation gives a seeded one.
     :raises ConfigurationError: when an argument makes no sense.
     """
-    roads = [parse_road(url) for url in ([urls] if isinstance(urls, str) else urls)]
-    if not roads:
-        raise ConfigurationError("connect() needs at least one URL")
+    check_arguments("connect", locals(), _ARGUMENTS)
+    if on_state is not None:
+        check_function(on_state, "connect(on_state=)", ("line", "change"), may_be_async=False)
+    if on_session_lost is not None:
+        check_function(
+            on_session_lost, "connect(on_session_lost=)", ("line", "unconfirmed"), may_be_async=False
+        )
+    roads = [parse_road(url) for url in url_list(urls, "connect")]
     for road in roads:
         if isinstance(road, Endpoint):
             check_carries_lines(road)
     if stagger_s is not None and not STAGGER_S_MIN <= stagger_s <= STAGGER_S_MAX:
         raise ConfigurationError(
             f"connect(stagger_s={stagger_s:g}): {STAGGER_S_MIN:g} to {STAGGER_S_MAX:g} seconds are possible"
+        )
+    options = options or TransportOptions()
+    check_client_options(options, {str(road): road.schemes for road in roads})
+    if connect_timeout_s is not None and not connect_timeout_s > 0:
+        raise ConfigurationError(
+            f"connect(connect_timeout_s={connect_timeout_s:g}): more than 0 seconds, or None to wait without end"
         )
     random = random or SystemRandom()
     backoff = backoff or Backoff()
@@ -109,7 +136,7 @@ def connect(
     attempts = Attempts(
         roads,
         dialer,
-        options=options or TransportOptions(),
+        options=options,
         stagger_s=stagger_s,
         stable_after_s=backoff.stable_after,
     )
@@ -117,11 +144,24 @@ def connect(
         dialer,
         attempts,
         Schedule(backoff),
+        connect_timeout_s=connect_timeout_s,
         on_state=on_state,
         on_session_lost=on_session_lost,
         send_buffer=send_buffer or SendBuffer(),
+        handlers=Handlers(enc_hook=enc_hook, dec_hook=dec_hook),
         random=random,
     )
+
+
+_ARGUMENTS: Final[Expected] = {
+    "identity": (str, "text"),
+    "connect_timeout_s": ((int, float), "seconds, or None to wait without end"),
+    "backoff": (Backoff, "a landline.Backoff, such as Backoff(first=0.5, cap=30)"),
+    "limits": (Limits, "a landline.Limits"),
+    "send_buffer": (SendBuffer, "a landline.SendBuffer"),
+    "options": (TransportOptions, "a landline.TransportOptions"),
+    "stagger_s": ((int, float), "seconds"),
+}
 
 
 class _Setback(msgspec.Struct, frozen=True):
@@ -148,15 +188,19 @@ class Connector(TakesDatagrams):
         attempts: Attempts,
         schedule: Schedule,
         *,
+        connect_timeout_s: float | None,
         on_state: StateCallback | None,
         on_session_lost: SessionLostCallback | None,
         send_buffer: SendBuffer,
+        handlers: Handlers,
         random: RandomSource,
     ) -> None:
-        self.handlers = Handlers()
+        self.handlers = handlers
         self._dialer = dialer
         self._attempts = attempts
         self._schedule = schedule
+        self._connect_timeout_s = connect_timeout_s
+        self._last_failure: Exception | None = None
         self._on_state = on_state
         self._on_session_lost = on_session_lost
         self._send_buffer = send_buffer
@@ -167,6 +211,7 @@ class Connector(TakesDatagrams):
         self._detached: asyncio.Future[tuple[LossKind, str, Ended | None]] | None = None
         self.messages_dropped = 0
         self.loop: asyncio.AbstractEventLoop
+        self.thread: int
         self.wheel: TimerWheel
         self.outbox: Outbox
         self.closer: Closer
@@ -207,13 +252,14 @@ class Connector(TakesDatagrams):
     async def __aenter__(self) -> Line:
         """Waits for the first connection.
 
-        Raises :class:`Rejected` when the server does not want us, :class:`GaveUp` when the policy ends,
+        Raises :class:`Rejected` when the server does not want us, :class:`GaveUp` when the policy or the time ends,
         :class:`ProtocolError` when it is no landline server, :class:`ConfigurationError` when a module is missing,
         :class:`ConnectFailed` when no URL of several can work. Cancelling gives up.
         """
         if self._task is not None:
             raise RuntimeError("a connector can be entered once")
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, self._dialer.clock)
         self.outbox = Outbox(self.loop)
         self.closer = Closer(self.loop)
@@ -221,11 +267,20 @@ class Connector(TakesDatagrams):
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._keep_connected(line, online))
+        opening = asyncio.timeout(self._connect_timeout_s)
         try:
-            await online
-        except BaseException:
+            async with opening:
+                await online
+        except BaseException as error:
             await self._stop()
-            raise
+            if not (isinstance(error, TimeoutError) and opening.expired()):
+                raise
+            failed = self._schedule.failures
+            gave_up = GaveUp(failed, self._last_failure, connect_timeout_s=self._connect_timeout_s)
+            line.finish(
+                StateChange(state=LineState.CLOSED, cause=LossKind.GAVE_UP, detail=str(gave_up)), gave_up
+            )
+            raise gave_up from self._last_failure
         return line
 
     async def __aexit__(
@@ -369,6 +424,7 @@ class Connector(TakesDatagrams):
         """Waits until the next attempt is due. Raises :class:`GaveUp` when the policy allows none."""
         if line.is_closed:
             return
+        self._last_failure = setback.error or ConnectFailed(setback.detail)
         delay_s = self._schedule.next_delay(
             self.wheel.time(),
             self._random,
@@ -376,7 +432,7 @@ class Connector(TakesDatagrams):
             spread_s=setback.spread_s,
         )
         if delay_s is None:
-            raise GaveUp(self._schedule.failures, setback.error or ConnectFailed(setback.detail))
+            raise GaveUp(self._schedule.failures, self._last_failure)
         attempt = self._schedule.failures + 1
         logger.warning("%s; trying again in %.1f s (attempt %d)", setback.detail, delay_s, attempt)
         line.change(

@@ -203,6 +203,11 @@ class _HandshakeLink(LinkProtocol):
         try:
             try:
                 rest = self._handshake.receive_data(data)
+            except LandlineError:
+                raise
+            except Exception as error:
+                # Only auth= runs code that is not ours in there.
+                raise ConnectFailed(f"auth= failed: {type(error).__name__}: {error}") from error
             finally:
                 self._dialer.server_name = self._handshake.server_name
             self._greeted.set()

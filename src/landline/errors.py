@@ -5,14 +5,16 @@
     LandlineError
     ├── ConfigurationError      an argument is wrong: nothing was started
     ├── AddressInUse            a listener's address is taken
+    ├── AnnounceFailed          a server could not be announced on the local network
     ├── ConnectFailed           one attempt to connect failed
     │   └── Rejected            the server answered REJECT
-    ├── GaveUp                  the reconnect policy ran out of attempts
+    ├── GaveUp                  the reconnect policy ran out of attempts, or the first connection of its time
     ├── ProtocolError           the peer broke the protocol
     ├── LineClosed              the line has ended (says who ended it and why)
     │   └── SessionLost         ... and the fate of some messages is unknown
     ├── MessageTooLarge         a message exceeds what the peer takes
     ├── BufferFull              send_nowait found no room
+    │   └── SendTimeout         send found none in time
     ├── RequestError            a request was answered with an error
     │   ├── NoHandler           the peer has no handler of that name
     │   ├── RequestTimeout      no answer in time
@@ -26,7 +28,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from landline.session.codes import Code
@@ -43,6 +45,13 @@ class ConfigurationError(LandlineError, ValueError):
 
 class AddressInUse(LandlineError, OSError):
     """A listener's address, or its announced name, is taken; the text names it and says what to do."""
+
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
+
+class AnnounceFailed(LandlineError, OSError):
+    """A server could not be announced on the local network; the text says why and what to do. It does not listen."""
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()
@@ -66,11 +75,19 @@ class Rejected(ConnectFailed):
 
 
 class GaveUp(LandlineError):
-    """The reconnect policy allows no further attempt; ``last`` is what the last one failed with."""
+    """The reconnect policy allows no further attempt, or the first connection did not come about in time.
 
-    def __init__(self, attempts: int, last: BaseException | None) -> None:
+    ``attempts`` is how many failed, ``last`` is what the last one failed with; ``None`` when none had failed yet.
+    """
+
+    def __init__(
+        self, attempts: int, last: BaseException | None, *, connect_timeout_s: float | None = None
+    ) -> None:
         reason = last.strerror if isinstance(last, OSError) and last.strerror else last
-        super().__init__(f"gave up after {attempts} attempt{'s' * (attempts != 1)}: {reason}")
+        text = f"gave up after {attempts} attempt{'s' * (attempts != 1)}"
+        if connect_timeout_s is not None:
+            text += f", for the connect_timeout_s of {connect_timeout_s:g} s is over"
+        super().__init__(f"{text}: {reason or 'nobody has answered yet'}")
         self.attempts = attempts
         self.last = last
 
@@ -110,11 +127,22 @@ class BufferFull(LandlineError):
     """The send buffer has no room for the message. It was not sent; the line goes on."""
 
 
+class SendTimeout(BufferFull, TimeoutError):
+    """There was no room in the send buffer in time. Nothing was sent; the line goes on."""
+
+
 class RequestError(LandlineError):
     """A request was answered with an error; raise it in a handler to answer with one.
 
     ``code`` is a word programs can test (such as ``"not_found"``), the text is for people.
+
+    What a request of your own ended with is not for whoever asked you: where such an error leaves a handler, the answer
+    is ``failed``, and the error is logged. To pass it on, raise one of your own:
+    ``raise RequestError(error.code, error.message) from error``.
     """
+
+    is_outcome = False
+    """Whether a request of this side ended with it."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -144,6 +172,15 @@ class RequestLost(RequestError):
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__("lost", f"the line ended before {name!r} was answered: {why}")
+
+
+_Error = TypeVar("_Error", bound=RequestError)
+
+
+def outcome(error: _Error) -> _Error:
+    """Mark what a request of this side ended with, and return it."""
+    error.is_outcome = True
+    return error
 
 
 class FileError(LandlineError):

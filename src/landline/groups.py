@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from landline.changes import LineState
+from landline.codec import Encode
 from landline.errors import ConfigurationError
-from landline.handlers import encode_value
 from landline.line import Line, call_back
 from landline.room import WhenFull, check_policy
 from landline.session.wire import encode_datagram
+from landline.signatures import check_function
 
 
 class BroadcastResult(msgspec.Struct, frozen=True):
@@ -67,6 +68,7 @@ class Group:
 
     def add(self, line: Line) -> None:
         """Adds a line; adding it twice is adding it once. A closed line is not added."""
+        self._groups.check_thread("group.add")
         if line.state is not LineState.CLOSED and line not in self._lines:
             self._lines[line] = None
             self._groups.joined(line, self)
@@ -74,6 +76,7 @@ class Group:
 
     def discard(self, line: Line) -> None:
         """Removes a line if it is there."""
+        self._groups.check_thread("group.discard")
         if line in self._lines:
             del self._lines[line]
             self._groups.left(line, self)
@@ -85,6 +88,9 @@ class Group:
 
         It is called inside the event loop, at once; what it raises is logged.
         """
+        check_function(
+            callback, "the callback of Group.on_change()", ("group", "line", "joined"), may_be_async=False
+        )
         self._callback = callback
         return callback
 
@@ -101,6 +107,7 @@ class Group:
 
         Without ``when_full`` the group's own policy holds, and its ``keep`` unless another one is given.
         """
+        self._groups.check_thread("group.broadcast")
         if when_full is None:
             when_full = self.when_full
             keep = self.keep if keep is None else keep
@@ -108,7 +115,8 @@ class Group:
 
     def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
         """Sends one datagram to every line, encoded once; see :meth:`Server.broadcast_datagram`."""
-        return broadcast_datagram(list(self._lines), value, name)
+        self._groups.check_thread("group.broadcast_datagram")
+        return broadcast_datagram(list(self._lines), value, name, self._groups.encode)
 
     def _tell(self, line: Line, joined: bool) -> None:
         if self._callback is not None:
@@ -118,10 +126,13 @@ class Group:
 class Groups:
     """The groups of one server, and which of them each line is in: a line that closes asks no other group."""
 
-    __slots__ = ("_broadcast", "_by_name", "_of_line")
+    __slots__ = ("_broadcast", "_by_name", "_of_line", "check_thread", "encode")
 
-    def __init__(self, broadcast: Broadcast) -> None:
+    def __init__(self, broadcast: Broadcast, encode: Encode, check_thread: Callable[[str], None]) -> None:
         self._broadcast = broadcast
+        self.encode = encode
+        self.check_thread = check_thread
+        """Called with the name of a method before it changes anything."""
         self._by_name: dict[str, Group] = {}
         self._of_line: dict[Line, dict[Group, None]] = {}
 
@@ -169,9 +180,9 @@ def describe_policy(when_full: WhenFull, keep: int | None) -> str:
     return text if keep is None else f"{text}, keep={keep}"
 
 
-def broadcast_datagram(lines: Iterable[Line], value: Any, name: str) -> BroadcastResult:
+def broadcast_datagram(lines: Iterable[Line], value: Any, name: str, encode: Encode) -> BroadcastResult:
     """Sends one datagram to each of these lines. Raises :class:`landline.MessageTooLarge` before anything was sent."""
-    body, is_packed = encode_value(value)
+    body, is_packed = encode(value)
     frame = encode_datagram(name.encode(), body, is_packed=is_packed)
     sent = skipped = 0
     for line in lines:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar, overload
 
-import msgspec
-
+from landline.codec import (
+    BodyDecoder,
+    BodyError,
+    DecHook,
+    EncHook,
+    check_hooks,
+    decoder_of,
+    encode_with,
+)
 from landline.errors import ConfigurationError, RequestError
+from landline.signatures import check_function, is_coroutine_function
 
 if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
@@ -21,17 +28,13 @@ HandlerFunction = Callable[[Any, Any], Any]
 """Takes who sent it, a :class:`landline.Line` or for a call in a datagram a :class:`landline.Caller`, and the value."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+HANDLER_ARGUMENTS: Final = ("line", "value")
 RESERVED_PREFIX: Final = "landline."
 """Names that begin so are the library's own (``docs/protocol.md`` §5.8)."""
 
 FAILURES: Final = (Exception, asyncio.CancelledError)
 """What a function of the user's can fail with. The cancellation is somebody else's, whose result it asked for: nobody
 has cancelled a plain function, and a coroutine only if :func:`is_cancelled` says so."""
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
-# What msgspec lets through beside its own error: text that is not UTF-8, and values nested without end.
-_NOT_DECODED = (UnicodeDecodeError, RecursionError)
 
 
 class Handler:
@@ -41,37 +44,35 @@ class Handler:
     coroutine function runs as a task where it answers requests, and one after the other where it takes messages.
     """
 
-    __slots__ = ("_body_type", "decode", "function", "is_async", "is_reserved")
+    __slots__ = ("body_of", "function", "is_async", "is_reserved")
 
-    def __init__(self, function: HandlerFunction, body_type: Any, *, is_reserved: bool = False) -> None:
+    def __init__(
+        self,
+        function: HandlerFunction,
+        body_type: Any,
+        *,
+        dec_hook: DecHook | None = None,
+        is_reserved: bool = False,
+    ) -> None:
         self.function = function
         self.is_reserved = is_reserved
         """One of the library's own: its messages do not wait for those of the application, whose handlers may be
         waiting for them."""
-        self.is_async = inspect.iscoroutinefunction(function)
-        self._body_type = body_type
-        self.decode: Callable[[bytes], Any] = (
-            _decode if body_type is Any else msgspec.msgpack.Decoder(body_type).decode
-        )
-
-    def body_of(self, body: bytes, is_packed: bool) -> Any:
-        """The value for the function. Raises :class:`msgspec.DecodeError` when the body does not fit the type."""
-        if is_packed:
-            try:
-                return self.decode(body)
-            except _NOT_DECODED as error:
-                raise msgspec.DecodeError(str(error)) from error
-        if self._body_type is Any or self._body_type is bytes:
-            return body
-        raise msgspec.ValidationError(f"expected a value of {self._body_type}, got raw bytes")
+        self.is_async = is_coroutine_function(function)
+        self.body_of: Callable[[bytes, bool], Any] = BodyDecoder(body_type, dec_hook).body_of
+        """The value for the function. Raises :class:`landline.codec.BodyError` when the body does not fit the type."""
 
 
 class Handlers:
     """The handlers of one server or one client."""
 
-    __slots__ = ("_by_name", "_datagrams", "files", "message", "plain_message")
+    __slots__ = ("_by_name", "_datagrams", "dec_hook", "encode", "files", "message", "plain_message")
 
-    def __init__(self) -> None:
+    def __init__(self, *, enc_hook: EncHook | None = None, dec_hook: DecHook | None = None) -> None:
+        check_hooks(enc_hook, dec_hook)
+        self.encode = encode_with(enc_hook)
+        """Encodes every value that is sent."""
+        self.dec_hook = dec_hook
         self._by_name: dict[str, Handler] = {}
         self._datagrams: dict[str, Handler] = {}
         self.files: FileExchange | None = None
@@ -86,14 +87,19 @@ class Handlers:
 
         What it returns answers a request; what a message's handler returns is dropped. With ``body_type``, bodies
         are checked and converted by msgspec, and a request whose body does not fit is answered with an error.
-        Raises :class:`ConfigurationError` for a name that is taken, too long, or reserved.
+        Raises :class:`ConfigurationError` for a name that is taken, too long, or reserved, for a type msgspec does not
+        know, and for a function that cannot be called with ``(line, value)``.
         """
         _check_name(name)
         if name in self._by_name:
             raise ConfigurationError(f"there is a handler for {name!r} already")
 
+        # Here, so that a type which cannot be checked is named even where the decorator's function is not.
+        decoder_of(body_type, self.dec_hook)
+
         def register(function: Function) -> Function:
-            self._by_name[name] = Handler(function, body_type)
+            check_function(function, f"the handler for {name!r}", HANDLER_ARGUMENTS)
+            self._by_name[name] = Handler(function, body_type, dec_hook=self.dec_hook)
             return function
 
         return register
@@ -111,6 +117,7 @@ class Handlers:
         """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""
         if self.message is not None:
             raise ConfigurationError("there is a handler for messages already")
+        check_function(function, "the handler for messages", HANDLER_ARGUMENTS)
         self.message = Handler(function, Any)
         self.plain_message = None if self.message.is_async else function
         return function
@@ -125,8 +132,11 @@ class Handlers:
         if name in self._datagrams:
             raise ConfigurationError(f"there is a handler for datagrams {name!r} already")
 
+        decoder_of(body_type, self.dec_hook)
+
         def register(function: Function) -> Function:
-            handler = Handler(function, body_type)
+            check_function(function, f"the handler for datagrams {name!r}", HANDLER_ARGUMENTS)
+            handler = Handler(function, body_type, dec_hook=self.dec_hook)
             if handler.is_async:
                 raise ConfigurationError(
                     f"{function!r} is a coroutine function; a datagram is not kept until it has run, so its handler "
@@ -187,39 +197,28 @@ def _check_name(name: str) -> None:
         )
 
 
-def encode_value(value: Any) -> tuple[bytes, bool]:
-    """A value as bytes, and whether those are MessagePack: bytes-like values travel as they are.
-
-    Raises :class:`TypeError` for values MessagePack has no form for.
-    """
-    if isinstance(value, bytes):
-        return value, False
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value), False
-    return _encode(value), True
-
-
-def decode_value(body: bytes, is_packed: bool) -> Any:
-    """The value of a body. Raises :class:`msgspec.DecodeError` when it says MessagePack and is not."""
-    if not is_packed:
-        return body
-    try:
-        return _decode(body)
-    except _NOT_DECODED as error:
-        raise msgspec.DecodeError(str(error)) from error
-
-
 def is_cancelled(error: BaseException) -> bool:
     """Whether an error in the running task is the task's own cancellation, which must go on."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
+def is_refusal(error: BaseException) -> TypeGuard[RequestError]:
+    """Whether a handler raised an error for the peer to see, and not what a request of its own ended with."""
+    return isinstance(error, RequestError) and not error.is_outcome
+
+
 def describe_failure(error: BaseException, name: str, asker: object) -> tuple[str, str]:
     """The code and the text the peer is told of a handler's exception; anything unexpected stays in our own log."""
-    if isinstance(error, RequestError):
+    if is_refusal(error):
         return error.code, error.message
-    if isinstance(error, msgspec.DecodeError):
+    if isinstance(error, BodyError):
         return "bad_request", f"the body of {name!r} does not fit: {error}"
-    logger.error("the handler for %r of %r failed", name, asker, exc_info=error)
+    if isinstance(error, RequestError):
+        # No traceback: whoever was asked chose how it ended, and it may be the peer itself.
+        logger.warning(
+            "the handler for %r of %r failed: a request of its own ended with: %s", name, asker, error
+        )
+    else:
+        logger.error("the handler for %r of %r failed", name, asker, exc_info=error)
     return "failed", f"the handler for {name!r} failed"

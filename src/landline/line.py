@@ -16,15 +16,17 @@ from typing import Any, Protocol
 
 from landline.answers import Answers
 from landline.changes import LineState, LossKind, StateChange
+from landline.codec import decode_value
 from landline.errors import LineClosed, SessionLost
 from landline.files.exchange import exchange_of
 from landline.files.sending import STALL_TIMEOUT_S, ProgressCallback, send_file
 from landline.files.words import FileReceipt
-from landline.handlers import FAILURES, RESERVED_PREFIX, decode_value
+from landline.handlers import FAILURES, RESERVED_PREFIX
 from landline.line_datagrams import handle_datagrams
 from landline.line_link import LineLink
 from landline.line_sending import DRAIN_TIMEOUT_S, LineResources
 from landline.line_waiting import LineWaiting
+from landline.loop_thread import check_thread
 from landline.session.codes import Code
 from landline.session.events import (
     Ended,
@@ -43,6 +45,7 @@ from landline.session.liveness import LAG_TOLERANCE_S
 from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import ByeFinder, Kind, Operation
+from landline.signatures import check_function
 from landline.transports.lingering import DISCARD_BYTES_MAX
 
 logger = logging.getLogger("landline")
@@ -162,6 +165,10 @@ class Line(LineWaiting):
 
     def on_state(self, callback: StateCallback | None) -> None:
         """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
+        if callback is not None:
+            check_function(
+                callback, "the callback of Line.on_state()", ("line", "change"), may_be_async=False
+            )
         self._callback = callback
 
     # Files.
@@ -208,6 +215,7 @@ class Line(LineWaiting):
         For programs that learn of a change of network before the heartbeat does, and for tests. Without a
         transport it does nothing.
         """
+        check_thread(self._owner.thread, "line.break_link")
         self._drop_link(LossKind.LINK_LOST, detail)
 
     async def close(
@@ -247,6 +255,7 @@ class Line(LineWaiting):
         A client that may return does so after ``retry_after_s`` and a random part of ``spread_s``, and tries the
         URLs of ``alternatives`` (16 at most) first.
         """
+        check_thread(self._owner.thread, "line.end")
         session = self._session
         if self._state is LineState.CLOSED or session is None:
             self.finish(StateChange(state=LineState.CLOSED, cause=LossKind.CLOSED_HERE, detail=reason), None)

@@ -6,8 +6,7 @@ import asyncio
 import logging
 from typing import Protocol, cast
 
-import msgspec
-
+from landline.codec import BodyError
 from landline.errors import BufferFull, LineClosed
 from landline.handlers import FAILURES, Handlers
 from landline.session.session import Session
@@ -51,7 +50,7 @@ def handle_datagrams(line: DatagramLine, session: Session, handlers: Handlers) -
             continue
         try:
             handler.function(line, handler.body_of(datagram.body, datagram.is_packed))
-        except msgspec.DecodeError as error:
+        except BodyError as error:
             session.count_datagram_ignored()
             line.complain("%r sent a datagram %r that does not fit: %s", datagram.name, error)
         except FAILURES as error:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from threading import get_ident
 from typing import Any, Final, Protocol
 
 from landline.changes import LineState, StateChange
-from landline.errors import BufferFull, LineClosed
-from landline.handlers import Handlers, encode_value
+from landline.errors import BufferFull, LineClosed, SendTimeout
+from landline.handlers import Handlers
 from landline.line_datagrams import send_datagram
 from landline.line_link import LineLink
+from landline.loop_thread import check_thread, wrong_thread
 from landline.outbox import Outbox
 from landline.room import Room, WhenFull, check_policy
 from landline.session.events import MessageReceived
@@ -41,6 +44,8 @@ class LineResources(Protocol):
     wheel: TimerWheel
     outbox: Outbox
     closer: Closer
+    thread: int
+    """The thread of the loop, as ``threading.get_ident()`` has it."""
     handlers: Handlers
     continues_lines: bool
     """Whether a line whose session has ended may get another one."""
@@ -89,6 +94,11 @@ class LineSending(ABC):
         """Once closed: what a reader or sender gets, or ``None`` after an orderly end."""
 
     @property
+    def handlers(self) -> Handlers:
+        """What the peer may ask, and how values are encoded."""
+        return self._owner.handlers
+
+    @property
     def session(self) -> Session | None:
         """The session behind the line."""
         return self._session
@@ -125,12 +135,14 @@ class LineSending(ABC):
         bulk: bool = False,
         when_full: WhenFull = _WAIT,
         keep: int | None = None,
+        timeout: float | None = None,
     ) -> bool:
         """Sends a message; it arrives once and in order while the session lives (P1).
 
-        Waits while the send buffer is full, or a lost session has no successor yet. Returns once the message is in
-        the buffer, not when it arrived: ``close()`` and the session's end tell what did not. ``bulk`` lets later
-        messages overtake it.
+        Waits while the send buffer is full, or a lost session has no successor yet: after a server's goodbye, until the
+        line is connected again or ends. After ``timeout`` seconds :class:`SendTimeout` is raised, and nothing was sent;
+        ``None`` waits as long as the line lives. Returns once the message is in the buffer, not when it arrived:
+        ``close()`` and the session's end tell what did not. ``bulk`` lets later messages overtake it.
 
         ``when_full`` names another policy than waiting; with it the call never waits and returns whether the message
         was taken. ``keep`` is for ``DROP_OLDEST``: so many messages of this name may wait at most, however much room
@@ -139,9 +151,12 @@ class LineSending(ABC):
         Cancelling a waiting call leaves the message unsent. Raises :class:`MessageTooLarge`,
         :class:`LineClosed` or what ended the line; :class:`TypeError` for values MessagePack has no form for.
         """
-        body, is_packed = encode_value(value)
+        if get_ident() != self._owner.thread:
+            raise wrong_thread("line.send")
+        body, is_packed = self._owner.handlers.encode(value)
         if when_full is _WAIT and keep is None:
-            await self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+            sending = self.transmit(Operation.MESSAGE, name.encode(), body, is_packed=is_packed, is_bulk=bulk)
+            await (sending if timeout is None else _in_time(sending, timeout))
             return True
         return self._offer(name.encode(), body, is_packed, bulk, when_full, keep)
 
@@ -155,7 +170,9 @@ class LineSending(ABC):
         keep: int | None = None,
     ) -> bool:
         """As :meth:`send`, but raises :class:`BufferFull` where that would wait; then nothing was sent."""
-        body, is_packed = (value, False) if type(value) is bytes else encode_value(value)
+        if get_ident() != self._owner.thread:
+            raise wrong_thread("line.send_nowait")
+        body, is_packed = (value, False) if type(value) is bytes else self._owner.handlers.encode(value)
         encoded_name = name.encode() if name else b""
         if when_full is not _WAIT or keep is not None:
             return self._offer(encoded_name, body, is_packed, bulk, when_full, keep)
@@ -297,7 +314,9 @@ class LineSending(ABC):
         Raises :class:`MessageTooLarge` above 1,200 bytes with name and 2 bytes of header, :class:`LineClosed` or what
         ended the line, :class:`TypeError` for values MessagePack has no form for.
         """
-        body, is_packed = encode_value(value)
+        if get_ident() != self._owner.thread:
+            raise wrong_thread("line.send_datagram")
+        body, is_packed = self._owner.handlers.encode(value)
         return self.send_encoded_datagram(encode_datagram(name.encode(), body, is_packed=is_packed))
 
     def send_encoded_datagram(self, frame: bytes) -> bool:
@@ -315,18 +334,26 @@ class LineSending(ABC):
 
     # The end of what is sent.
 
-    async def send_eof(self) -> None:
-        """Says that no more will be sent, behind everything sent so far; the peer can go on sending (half-close)."""
+    async def send_eof(self, *, timeout: float | None = None) -> None:
+        """Says that no more will be sent, after everything sent so far; the peer can go on sending (half-close).
+
+        Waits, and raises :class:`SendTimeout`, as :meth:`send` does.
+        """
+        check_thread(self._owner.thread, "line.send_eof")
+        if timeout is not None:
+            return await _in_time(self.send_eof(), timeout)
         while (self._room is not None and self._room.has_senders) or not self._has_room(0):
             await self._ensure_room().wait(lambda: self._has_room(0))
         self._live_session().send_eof()
         self._flush_soon()
+        return None
 
     async def drain(self, timeout: float | None = DRAIN_TIMEOUT_S) -> bool:
         """Waits until the peer's application has taken everything sent, ``timeout`` seconds at most.
 
         Returns whether it has. Cancelling it changes nothing.
         """
+        check_thread(self._owner.thread, "line.drain")
         session = self._session
         if session is None or session.is_drained or (timeout is not None and timeout <= 0):
             return session is None or session.is_drained
@@ -411,3 +438,11 @@ class LineSending(ABC):
     @abstractmethod
     def handle_timer(self, now: float) -> None:
         """The timer wheel's call, at the time that what was written asked for."""
+
+
+async def _in_time(sending: Coroutine[Any, Any, None], timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await sending
+    except TimeoutError as error:
+        raise SendTimeout(f"no room in the send buffer within {timeout_s:g} s; nothing was sent") from error

@@ -8,9 +8,10 @@ from collections import deque
 from typing import Any, Self, TypeVar, overload
 
 from landline.changes import LineState
-from landline.errors import LineClosed, RequestLost
-from landline.handlers import decode_value
+from landline.codec import decode_value
+from landline.errors import LineClosed, RequestLost, outcome
 from landline.line_sending import LineResources, LineSending
+from landline.loop_thread import check_thread
 from landline.requests import Requests
 from landline.room import wake
 from landline.session.events import MessageReceived, PongReceived
@@ -56,6 +57,7 @@ class LineWaiting(LineSending):
         Iteration ends when the peer said it sends no more or the line ended in order; otherwise it raises what
         ended the line.
         """
+        check_thread(self._owner.thread, "line.__anext__")
         while not self._inbox:
             if self._state is LineState.CLOSED and self.error is not None:
                 raise self.error
@@ -108,8 +110,9 @@ class LineWaiting(LineSending):
         unknown), :class:`NoHandler`, :class:`RequestError` for the handler's own error (and with the code
         ``bad_response`` for an answer that does not fit), and what :meth:`send` raises.
         """
+        check_thread(self._owner.thread, "line.request")
         if self._eof_received and self._state is not LineState.CLOSED:
-            raise RequestLost(name, "the peer said it sends no more")
+            raise outcome(RequestLost(name, "the peer said it sends no more"))
         if self._requests is None:
             self._requests = Requests(self, self._owner.loop)
         return await self._requests.ask(name, value, timeout, response_type)
@@ -118,6 +121,7 @@ class LineWaiting(LineSending):
 
     async def ping(self, *, timeout: float | None = 10.0) -> float:
         """Measures a round trip now; seconds. Raises :class:`TimeoutError`, or :class:`LineClosed`."""
+        check_thread(self._owner.thread, "line.ping")
         waiting = self._ensure_waiting()
         future: asyncio.Future[float] = self._owner.loop.create_future()
         session = self._session if self._state is not LineState.CLOSED else self._live_session()

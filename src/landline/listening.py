@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from landline.announcement import Announcer, load_discovery
+from landline.errors import AddressInUse, AnnounceFailed
 from landline.transports import ClosesLater, Endpoint, Listener, TransportOptions
 
 OpenListener = Callable[[Endpoint, TransportOptions], Awaitable[Listener]]
@@ -81,8 +82,14 @@ class Listening:
         if discovery is not None and self._announced_as is not None:
             try:
                 self._announcer = await discovery.announce(self._listener.endpoint, self._announced_as)
-            except BaseException:
+            except BaseException as error:
                 await self._listeners.close(self._listener)
+                if isinstance(error, OSError) and not isinstance(error, AddressInUse):
+                    raise AnnounceFailed(
+                        error.errno,
+                        f"the server cannot be announced as {self._announced_as!r} on the local network: "
+                        f"{error.strerror or error}; connect this machine to a network, or do without announcing",
+                    ) from error
                 raise
             self._listeners.add_announcer(self._announcer)
         return self._listener.endpoint

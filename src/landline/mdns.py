@@ -70,7 +70,7 @@ async def announce(endpoint: Endpoint, name: str) -> MdnsAnnouncer:
     if not addresses:
         raise OSError(
             errno.EADDRNOTAVAIL,
-            f"{endpoint} cannot be announced: this machine has no address others can reach",
+            "this machine has no address that others can reach",
         )
     info = AsyncServiceInfo(
         type_,

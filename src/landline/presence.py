@@ -15,6 +15,7 @@ import msgspec
 
 from landline.changes import LineState, LossKind, StateChange
 from landline.line import Line, call_back
+from landline.signatures import check_function
 
 REMEMBERED_IDENTITIES: Final = 10_000
 """Of how many identities that are gone a server knows since when and why, about 400 bytes for each."""
@@ -128,6 +129,9 @@ class Presence:
         It is called inside the event loop, at once; what it raises is logged. A second line of an identity that is
         online changes nothing.
         """
+        check_function(
+            callback, "the callback of Presence.on_change()", ("identity", "info"), may_be_async=False
+        )
         self._callback = callback
         return callback
 

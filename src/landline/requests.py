@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from landline.codec import BodyDecoder, decode_value, decoder_of
 from landline.errors import (
     BufferFull,
     LineClosed,
@@ -15,8 +16,8 @@ from landline.errors import (
     RequestError,
     RequestLost,
     RequestTimeout,
+    outcome,
 )
-from landline.handlers import Handler, decode_value, encode_value
 from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
@@ -35,7 +36,10 @@ class Requests:
 
     async def ask(self, name: str, value: Any, timeout_s: float | None, response_type: Any) -> Any:
         """See :meth:`landline.Line.request`."""
-        body, is_packed = encode_value(value)
+        handlers = self._line.handlers
+        # Before anything is asked.
+        decoder = None if response_type is Any else decoder_of(response_type, handlers.dec_hook)
+        body, is_packed = handlers.encode(value)
         correlation = next(self._correlations)
         future: asyncio.Future[MessageReceived] = self._loop.create_future()
         sent = False
@@ -48,14 +52,14 @@ class Requests:
                 self._pending[correlation] = (name, future)
                 answer = await future
         except TimeoutError as error:
-            raise RequestTimeout(name, timeout_s or 0.0) from error
+            raise outcome(RequestTimeout(name, timeout_s or 0.0)) from error
         finally:
             if sent:
                 self._pending.pop(correlation, None)
                 if future.cancelled() or not future.done():
                     self._send_cancel(correlation)
         return read_answer(
-            name, answer.body, answer.is_packed, response_type, is_error=answer.operation is Operation.ERROR
+            name, answer.body, answer.is_packed, decoder, is_error=answer.operation is Operation.ERROR
         )
 
     def receive_answer(self, answer: MessageReceived) -> None:
@@ -69,7 +73,7 @@ class Requests:
         pending, self._pending = self._pending, {}
         for name, future in pending.values():
             if not future.done():
-                future.set_exception(RequestLost(name, why))
+                future.set_exception(outcome(RequestLost(name, why)))
 
     def _send_cancel(self, correlation: int) -> None:
         """Best effort: a peer that is gone, or behind a full buffer, has nothing to cancel for us any more."""
@@ -79,23 +83,21 @@ class Requests:
             return
 
 
-def read_answer(name: str, body: bytes, is_packed: bool, response_type: Any, *, is_error: bool) -> Any:
-    """The value of an answer, converted to ``response_type``; or raises the error it is."""
+def read_answer(
+    name: str, body: bytes, is_packed: bool, decoder: BodyDecoder | None, *, is_error: bool
+) -> Any:
+    """The value of an answer, converted by ``decoder`` if there is one; or raises the error it is."""
     if is_error:
-        raise _decode_error(name, body)
+        raise outcome(_decode_error(name, body))
     try:
-        if response_type is Any:
-            return decode_value(body, is_packed)
-        return Handler(_no_function, response_type).body_of(body, is_packed)
+        return decode_value(body, is_packed) if decoder is None else decoder.body_of(body, is_packed)
     except msgspec.DecodeError as error:
-        raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
+        raise outcome(
+            RequestError("bad_response", f"the answer to {name!r} does not fit: {error}")
+        ) from error
 
 
-def _no_function(line: object, value: object) -> None:
-    raise AssertionError("never called")
-
-
-_error_body = Handler(_no_function, tuple[str, str])
+_error_body = BodyDecoder(tuple[str, str])
 
 
 def _decode_error(name: str, body: bytes) -> RequestError:

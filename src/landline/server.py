@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from random import SystemRandom
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from landline.accepting import Acceptor
 from landline.admission import Admission
 from landline.announcement import check_announceable
 from landline.changes import LineState, LossKind, StateChange
+from landline.codec import DecHook, EncHook
 from landline.datagrams import CallCounts
 from landline.datagrams.scheme import load_calls
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge
@@ -22,10 +24,11 @@ from landline.files.decisions import FileLimits
 from landline.files.exchange import exchange_of
 from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
 from landline.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
-from landline.handlers import Function, Handlers, TakesDatagrams, encode_value
+from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back
 from landline.line_sending import DRAIN_TIMEOUT_S
 from landline.listening import Listeners, Listening
+from landline.loop_thread import check_thread
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
 from landline.presence import REMEMBERED_IDENTITIES, Presence
@@ -36,9 +39,11 @@ from landline.session.events import Ended, Unconfirmed
 from landline.session.handshake import Limits, RandomSource
 from landline.session.liveness import Heartbeat
 from landline.session.sending import SendBuffer
+from landline.signatures import Expected, check_arguments, check_function, check_type
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, load, parse_url
 from landline.transports.lingering import Closer
+from landline.transports.options import check_server_options
 
 logger = logging.getLogger("landline")
 
@@ -62,6 +67,9 @@ class Server(TakesDatagrams):
     :param send_buffer: how much is kept for one client before senders wait.
     :param admission: how many connections are taken in each second; one more is told when to come back.
     :param remembered_identities: of how many identities that are gone :attr:`presence` knows what became of them.
+    :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; returns one it does.
+    :param dec_hook: called as ``dec_hook(type, value)`` where a type msgspec does not know is asked for; returns a
+        value of it, or raises :class:`ValueError` for what does not fit.
     :param clock: the clock of all deadlines, in seconds that only go forward; a simulation gives its own.
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
@@ -85,11 +93,14 @@ class Server(TakesDatagrams):
         admission: Admission | None = None,
         remembered_identities: int = REMEMBERED_IDENTITIES,
         name: str = "landline",
+        enc_hook: EncHook | None = None,
+        dec_hook: DecHook | None = None,
         clock: Callable[[], float] = monotonic,
         random: RandomSource | None = None,
     ) -> None:
+        check_arguments("Server", locals(), _ARGUMENTS)
         _check(max_lines, resume_window_s, memory_bytes, remembered_identities)
-        self.handlers = Handlers()
+        self.handlers = Handlers(enc_hook=enc_hook, dec_hook=dec_hook)
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
@@ -98,6 +109,7 @@ class Server(TakesDatagrams):
         self.call_counts = CallCounts()
         """What became of the datagrams that ``udp://`` listeners received."""
         self.loop: asyncio.AbstractEventLoop
+        self.thread = 0  # Until it begins.
         self.wheel: TimerWheel
         self.outbox: Outbox
         self.closer: Closer
@@ -122,7 +134,9 @@ class Server(TakesDatagrams):
         )
         self._listeners = Listeners(self._open_listener, self.close)
         self._memory = MemoryWatch(memory_bytes, self._sessions)
-        self._groups = Groups(self._broadcast)
+        self._groups = Groups(
+            self._broadcast, self.handlers.encode, lambda method: check_thread(self.thread, method)
+        )
         self._presence: Presence | None = None
         self._remembered_identities = remembered_identities
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,11 +196,13 @@ class Server(TakesDatagrams):
         A line that closes ends or fails what the task waits for on it, and leaves it to finish what it has read;
         the server's close cancels it.
         """
+        check_function(function, "the function of Server.on_line()", ("line",), must_be_async=True)
         self._line_function = function
         return function
 
     def on_state(self, callback: StateCallback) -> StateCallback:
         """Calls ``callback(line, change)`` on every change of state of every line."""
+        check_function(callback, "the callback of Server.on_state()", ("line", "change"), may_be_async=False)
         self._state_callback = callback
         return callback
 
@@ -195,6 +211,9 @@ class Server(TakesDatagrams):
 
         Without it, that is logged as a warning.
         """
+        check_function(
+            callback, "the callback of Server.on_session_lost()", ("line", "unconfirmed"), may_be_async=False
+        )
         self._lost_callback = callback
         return callback
 
@@ -209,13 +228,19 @@ class Server(TakesDatagrams):
         connect to ``mdns://name``, until it closes; entering then takes a second longer. Anybody there can hear it.
 
         Leaving the last one closes the server in order. Entering raises :class:`landline.AddressInUse` when the
-        address or the announced name is taken, :class:`OSError` for other troubles.
+        address or the announced name is taken, :class:`landline.AnnounceFailed` when it cannot be announced (without a
+        network, say), :class:`OSError` for other troubles.
 
-        :raises ConfigurationError: when the URL makes no sense, or cannot be announced.
+        :raises ConfigurationError: when the URL makes no sense or cannot be announced, and for ``options`` that do not
+            apply to it or name a file that cannot be used.
         """
+        check_type("listen(url)", url, str, "the URL of an address as text, such as 'tcp://127.0.0.1:5463'")
         endpoint = parse_url(url)
+        check_type("listen(options=)", options, TransportOptions, "a landline.TransportOptions")
+        options = options or TransportOptions()
+        check_server_options(options, url, endpoint.scheme)
         name = None if announce is None else check_announceable(endpoint, announce)
-        return Listening(self._listeners, endpoint, options or TransportOptions(), name)
+        return Listening(self._listeners, endpoint, options, name)
 
     def add_listener(self, listener: Listener) -> ProtocolFactory:
         """For those who bring transports of their own, as :func:`landline.asgi` does.
@@ -352,6 +377,7 @@ class Server(TakesDatagrams):
         Lines waiting to be resumed get it when they are. What becomes of it where the send buffer has no room is
         for ``when_full`` to say, and ``keep`` as in :meth:`Line.send`; :class:`ConfigurationError` for ``WAIT``.
         """
+        check_thread(self.thread, "server.broadcast")
         return self._broadcast(list(self._sessions.values()), value, name, bulk, when_full, keep)
 
     def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
@@ -359,7 +385,8 @@ class Server(TakesDatagrams):
 
         :raises MessageTooLarge: above 1,200 bytes with name and 2 bytes of header; then nothing was sent.
         """
-        return broadcast_datagram(list(self._sessions.values()), value, name)
+        check_thread(self.thread, "server.broadcast_datagram")
+        return broadcast_datagram(list(self._sessions.values()), value, name, self.handlers.encode)
 
     @property
     def datagrams_dropped(self) -> int:
@@ -419,6 +446,7 @@ class Server(TakesDatagrams):
             raise RuntimeError("a closed server cannot listen again; make a new one")
         if not self._listeners.opened:
             self.loop = asyncio.get_running_loop()
+            self.thread = get_ident()
             self.wheel = TimerWheel(self.loop, self._clock)
             self.outbox = Outbox(self.loop)
             self.closer = Closer(self.loop)
@@ -436,7 +464,7 @@ class Server(TakesDatagrams):
         keep: int | None,
     ) -> BroadcastResult:
         check_broadcast_policy(when_full, keep)
-        body, is_packed = encode_value(value)
+        body, is_packed = self.handlers.encode(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
         turn, now = (self.outbox.turn(), self.wheel.time()) if lines else (0, 0.0)
@@ -516,6 +544,19 @@ class Server(TakesDatagrams):
                 if start:
                     await asyncio.sleep(over_s / turns)
                 ending.create_task(drain_and_end(lines[start : start + per_turn]))
+
+
+_ARGUMENTS: Final[Expected] = {
+    "heartbeat": (Heartbeat, "a landline.Heartbeat, such as Heartbeat(interval_s=10, timeout_s=5)"),
+    "max_lines": (int, "a whole number"),
+    "resume_window_s": ((int, float), "seconds"),
+    "limits": (Limits, "a landline.Limits"),
+    "send_buffer": (SendBuffer, "a landline.SendBuffer"),
+    "memory_bytes": (int, "a whole number of bytes"),
+    "admission": (Admission, "a landline.Admission"),
+    "remembered_identities": (int, "a whole number"),
+    "name": (str, "text"),
+}
 
 
 def _check(max_lines: int, resume_window_s: float, memory_bytes: int, remembered_identities: int) -> None:

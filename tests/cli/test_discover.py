@@ -4,6 +4,7 @@ import json
 import secrets
 import shutil
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -78,6 +79,27 @@ def test_what_cannot_be_announced_is_refused(processes, options, text):
     assert program.process.returncode == WRONG_USE
     assert text in program.err
     assert program.err.count("\n") == 1
+
+
+@pytest.fixture
+def without_a_network(processes):
+    """Programs run in a network namespace of their own, with nothing but a loopback device that is down."""
+    prefix = ["unshare", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], check=False).returncode != 0:
+        pytest.skip("needs unshare, and leave to make a network namespace")
+    processes.prefix = prefix
+
+
+@pytest.mark.usefixtures("without_a_network")
+def test_without_a_network_it_is_the_announcement_that_failed(processes):
+    options = ("--listen", "tcp://0.0.0.0:0", "--announce", "lab")
+    program = processes.run("serve", "--data", str(processes.directory / "control"), *options)
+    assert program.process.returncode == SOME_NOT_DONE
+    assert program.err == (
+        "The server cannot be announced as 'lab' on the local network: this machine has no address that others can "
+        "reach; connect this machine to a network, or do without announcing.\n"
+    )
+    assert program.out == ""
 
 
 def test_a_name_that_is_taken_is_refused(processes, multicast):

@@ -1,7 +1,9 @@
 """``ping``, as a process of its own, against real servers."""
 
+import asyncio
 import json
 import re
+import signal
 import socket
 
 import pytest
@@ -87,7 +89,7 @@ async def test_a_file_without_a_certificate_is_named(cli, token_file):
     ended = await cli.run("ping", "tls://127.0.0.1:1", "--ca", token_file)
     assert (ended.status, ended.err) == (
         2,
-        f"Cannot read the certificate {token_file}: it holds no certificate (PEM).\n",
+        f"--ca: '{token_file}' cannot be used: it holds no certificate in PEM form.\n",
     )
 
 
@@ -143,7 +145,19 @@ async def test_nobody_there(cli):
         (["tcp://host", "--timeout", "0s"], "--timeout takes at least 1s"),
         (
             ["tls://host", "--ca", "/nowhere/ca.pem"],
-            "Cannot read the certificate /nowhere/ca.pem: no such file",
+            "--ca: '/nowhere/ca.pem' cannot be used: no such file or directory.",
+        ),
+        (
+            ["tcp://host", "--ca", "/nowhere"],
+            "--ca does not apply to tcp://host:5463: it is for quic://, tls:// and wss://.",
+        ),
+        (
+            ["udp://host", "--ca", "/nowhere"],
+            "--ca does not apply to udp://host:5463: it is for quic://, tls:// and wss://.",
+        ),
+        (
+            ["mdns+tcp://host", "--ca", "/nowhere"],
+            "--ca does not apply to mdns+tcp://host: it is for quic://, tls:// and wss://.",
         ),
         (["tcp://host", "--token-file", "/nowhere"], "Cannot read the token file /nowhere"),
     ],
@@ -159,3 +173,22 @@ async def test_a_token_that_is_no_secret_is_named(cli):
     ended = await cli.run("ping", "tcp://127.0.0.1", LANDLINE_TOKEN="short")
     assert ended.status == 2
     assert "too short to be a secret" in ended.err
+
+
+async def test_one_that_is_terminated_says_goodbye(cli):
+    ended = asyncio.get_running_loop().create_future()
+    server = landline.Server()
+
+    @server.on_state
+    def changed(line, change):
+        if change.state is not landline.LineState.ONLINE and not ended.done():
+            ended.set_result(change.cause)
+
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        process = await cli.start("ping", str(endpoint), "--count", "2", "--interval", "10m")
+        while b"1: " not in await process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        _, err = await process.communicate()
+        assert (process.returncode, err) == (143, b"")
+        assert await ended is landline.LossKind.CLOSED_BY_PEER

@@ -55,6 +55,12 @@ async function talk({ direct }) {
         throw new Error("secret details");
       },
       huge: () => new Uint8Array(5_000_000),
+      passing: (_, { line }) => line.request("nobody"),
+      slow: (_, { line }) => line.request("patient", null, { timeoutS: 0.05 }),
+      translating: (_, { line }) =>
+        line.request("nobody").catch((error) => {
+          throw new RequestError(`no ${error.code}`, "on purpose");
+        }),
       patient: (_, { signal }) => new Promise(() => signal.addEventListener("abort", () => cancelled.resolve("aborted"))),
       note: (value) => taken.push(value),
     },
@@ -80,7 +86,15 @@ async function talk({ direct }) {
       await failure(line.send(new Uint8Array(1), { name: "n".repeat(256) })),
       await failure(line.send(() => {})),
     ],
-    theirs: await ask("failures_of", ["nobody", "tired", "broken", "huge"]),
+    theirs: await ask("failures_of", [
+      "nobody",
+      "tired",
+      "broken",
+      "huge",
+      "passing",
+      "slow",
+      "translating",
+    ]),
   };
   const controller = new AbortController();
   const aborted = failure(ask("patient", null, { signal: controller.signal }));
@@ -299,6 +313,9 @@ async function refuse({ direct, nothing }) {
     token: await failure(open(direct, { auth: new SharedToken("another secret, just as long") })),
     nobody: await failure(connect(direct)),
     nothing: await failure(open(nothing, { backoff: once })),
+    hint: await open(nothing, { backoff: once }).catch((error) => error.message.split("before it was open. ")[1]),
+    late: await failure(open(nothing, { connectTimeoutS: 0.1 })),
+    timeout: await failure(open(nothing, { connectTimeoutS: 0 })),
     second: await failure(open([nothing, direct]).then((line) => line.close())),
     given_up: await given_up,
     scheme: await failure(open("tcp://127.0.0.1")),

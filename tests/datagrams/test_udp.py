@@ -311,7 +311,13 @@ async def test_wrong_uses_are_named(desk):
     class Other:
         """Proves itself in a handshake, and has no secret for datagrams."""
 
-        claim = accepts_server = identify = server_proof = None
+        claim = identify = server_proof = accepts_server = lambda self, *_, **__: None
+
+    class Picky(landline.SharedToken):
+        """Would let in some, and is not asked for a datagram."""
+
+        def identify(self, claim, *, server_nonce, client_nonce):
+            return None
 
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with pytest.raises(landline.AddressInUse, match="is taken by another program"):
@@ -319,9 +325,10 @@ async def test_wrong_uses_are_named(desk):
                 pytest.fail("two servers on one port")
         with pytest.raises(landline.ConfigurationError, match="Other proves itself in a handshake"):
             await call(endpoint, "echo", auth=Other())
-    with pytest.raises(landline.ConfigurationError, match="udp:// needs a SharedToken, or Anonymous"):
-        async with landline.Server(auth=Other()).listen("udp://127.0.0.1:0"):
-            pytest.fail("listens without a key")
+    for auth in (Other(), Picky("x" * 16)):
+        with pytest.raises(landline.ConfigurationError, match="udp:// needs a SharedToken, or Anonymous"):
+            async with landline.Server(auth=auth).listen("udp://127.0.0.1:0"):
+                pytest.fail("listens without a key")
 
 
 async def test_what_is_not_installed_is_named(monkeypatch):

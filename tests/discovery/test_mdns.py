@@ -124,13 +124,10 @@ async def test_one_name_stands_for_all_that_is_encrypted(name, quick, tmp_path):
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "server.key")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    server_tls, client_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    certificate.configure_cert(server_tls)
-    authority.configure_trust(client_tls)
     there = landline.TransportOptions(
-        tls=server_tls, certificate_file=tmp_path / "server.pem", private_key_file=tmp_path / "server.key"
+        certificate_file=tmp_path / "server.pem", private_key_file=tmp_path / "server.key"
     )
-    here = landline.TransportOptions(tls=client_tls, ca_file=tmp_path / "ca.pem", proxy=False)
+    here = landline.TransportOptions(ca_file=tmp_path / "ca.pem", proxy=False)
     server = landline.Server()
     async with (
         server.listen("tls://0.0.0.0:0", options=there, announce=name),

@@ -61,7 +61,7 @@ async def test_a_route_pushes_to_the_machines_that_are_there(start, until) -> No
     app = App(start, until, free_port())
     await app.serves()
     async with FaultProxy("127.0.0.1", app.port) as proxy:
-        near = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line/", "near")
+        near = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line", "near")
         far = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{proxy.port}/line/", "far")
         await app.shows(near="online", far="online")
         assert app.announce("lunch") == {"sent": 2}
@@ -94,7 +94,7 @@ async def test_the_page_and_what_does_not_fit(start, until) -> None:
 async def test_machines_come_back_to_an_application_that_was_restarted(start, until) -> None:
     app = App(start, until, free_port())
     await app.serves()
-    machine = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line/", "kiosk")
+    machine = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line", "kiosk")
     await app.shows(kiosk="online")
     assert await app.program.ends(signal.SIGINT) == 0
     await machine.says("^-- reconnecting$")

@@ -39,6 +39,27 @@ def test_drives_itself(processes):
     assert_nothing_is_left(processes, descendants_of(demo.process.pid))
 
 
+def test_two_demos_run_beside_each_other_and_a_third_program_finds_the_first(processes):
+    poll = processes_module.until
+    first = processes.start("demo", "--machines", "2")
+    first.says("2 machines are online")
+    second = processes.start("demo", "--machines", "3")
+    second.says("Another demo or control server of yours is what commands find by themselves")
+    url = second.says(r"export LANDLINE_SERVER=(unix://\S+)")[1]
+    assert url not in first.out
+    # Each shows its own machines.
+    second.says("3 machines are online")
+    poll(lambda: "sim-03" in second.out, lambda: second.out)
+    assert len(states(processes)) == 2
+    processes.extra_environment["LANDLINE_SERVER"] = url
+    assert len(states(processes)) == 3
+    assert second.ends(signal.SIGINT) == 0
+    assert not Path(url.removeprefix("unix://")).exists()
+    del processes.extra_environment["LANDLINE_SERVER"]
+    assert len(states(processes)) == 2
+    assert first.ends(signal.SIGINT) == 0
+
+
 def test_other_commands_find_it(processes):
     poll = processes_module.until
     demo = processes.start("demo", "--machines", "4")

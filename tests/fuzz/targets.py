@@ -17,9 +17,10 @@ from tests.fuzz.memory import held_bytes
 from tests.fuzz.pieces import pieces_of
 from tests.fuzz.websocket import websocket_client, websocket_server
 
+from landline.codec import decode_value, encode_value
 from landline.errors import ConfigurationError, ProtocolError, Rejected, RequestError
 from landline.fleet import machines, messages
-from landline.handlers import Handler, decode_value, encode_value
+from landline.handlers import Handler
 from landline.session.auth import Anonymous, SharedToken, proofs_equal, resume_proof
 from landline.session.codes import Code
 from landline.session.events import DatagramReceived, Ended, EofReceived, MessageReceived

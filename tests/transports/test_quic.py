@@ -182,9 +182,9 @@ async def test_certificate_and_key_may_stand_in_one_file(tmp_path, parts):
     ("name", "text"),
     [
         ("none", r"needs a certificate: pass TransportOptions\(certificate_file="),
-        ("missing", "No such file"),
-        ("empty", "cannot be used as PEM"),
-        ("bad", "cannot be used as PEM"),
+        ("missing", r"certificate_file=\): .* cannot be used: no such file or directory"),
+        ("empty", "it holds no certificate in PEM form"),
+        ("bad", "it holds no private key; pass private_key_file= too"),
         ("keyless", "holds no private key; pass private_key_file="),
     ],
 )
@@ -199,7 +199,7 @@ async def test_a_server_without_a_usable_certificate_does_not_start(name, text, 
 async def test_a_client_without_usable_authorities_does_not_start(name, files):
     (files.folder / "empty.pem").write_text("")
     options = landline.TransportOptions(ca_file=files.folder / name)
-    with pytest.raises(landline.ConfigurationError, match=r"ca_file .* cannot be used"):
+    with pytest.raises(landline.ConfigurationError, match=r"ca_file=\): .* cannot be used"):
         async with landline.connect("quic://127.0.0.1:1", backoff=ONCE, options=options):
             pytest.fail("trusted nobody")
 

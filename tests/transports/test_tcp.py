@@ -49,7 +49,9 @@ async def test_a_host_that_is_not_ours_is_another_error():
 
 
 async def test_tls_needs_a_certificate():
-    with pytest.raises(landline.ConfigurationError, match="needs a certificate: pass tls="):
+    with pytest.raises(
+        landline.ConfigurationError, match=r"needs a certificate: pass TransportOptions\(certificate_file="
+    ):
         async with landline.Server().listen("tls://127.0.0.1:0"):
             pytest.fail("listens without a certificate")
 
@@ -58,8 +60,9 @@ async def test_tls_needs_a_certificate():
 @pytest.mark.parametrize("end", ["client", "server"])
 async def test_the_kernel_is_the_second_line_of_defence(scheme, end, quick, certificates):
     server = landline.Server()
-    there = landline.TransportOptions(tls=certificates.server, user_timeout_s=7)
-    here = landline.TransportOptions(tls=certificates.client, user_timeout_s=7)
+    is_encrypted = scheme == "tls"
+    there = landline.TransportOptions(tls=certificates.server if is_encrypted else None, user_timeout_s=7)
+    here = landline.TransportOptions(tls=certificates.client if is_encrypted else None, user_timeout_s=7)
     async with (
         server.listen(f"{scheme}://127.0.0.1:0", options=there) as endpoint,
         landline.connect(str(endpoint), backoff=quick, options=here) as line,

@@ -55,8 +55,9 @@ def url_of(server: asyncio.Server) -> str:
 async def test_a_line_is_asked_broken_and_resumed(scheme, quick, certificates, until):
     server = landline.Server(auth=landline.SharedToken("a secret of sixteen bytes"))
     server.on("add")(lambda line, numbers: sum(numbers))
-    there = landline.TransportOptions(tls=certificates.server)
-    here = landline.TransportOptions(tls=certificates.client, proxy=False)
+    is_encrypted = scheme == "wss"
+    there = landline.TransportOptions(tls=certificates.server if is_encrypted else None)
+    here = landline.TransportOptions(tls=certificates.client if is_encrypted else None, proxy=False)
     async with server.listen(f"{scheme}://127.0.0.1:0/line", options=there) as endpoint:
         assert endpoint.scheme == scheme
         assert endpoint.path == "/line"
@@ -233,9 +234,19 @@ async def test_pings_are_answered(quick):
         await (await websocket.ping(b"there?"))
 
 
+@pytest.mark.parametrize("listening", ["/line", "/line/", "/", ""])
+async def test_a_slash_at_the_end_of_the_path_makes_no_difference(listening):
+    async with landline.Server().listen(f"ws://127.0.0.1:0{listening}") as endpoint:
+        base = str(endpoint).rstrip("/")
+        for path in ("", "/"):
+            async with landline.connect(f"{base}{path}", backoff=ONCE, options=DIRECT) as line:
+                assert await line.ping() > 0
+
+
 @pytest.mark.parametrize(
     ("request_text", "status", "text"),
     [
+        (REQUEST.replace("/line", "/line//"), "404 Not Found", "no line is served here; it is at /line"),
         (REQUEST.replace("/line", "/other"), "404 Not Found", "no line is served here; it is at /line"),
         ("GET /line HTTP/1.1\r\nHost: a\r\n", "426 Upgrade Required", "programs that speak WebSocket"),
         (REQUEST.replace("GET", "POST"), "405 Method Not Allowed", "unsupported HTTP method: POST"),

@@ -99,12 +99,13 @@ async def test_a_line_goes_through_a_proxy(scheme, is_encrypted, certificates, e
         authority.issue_cert("127.0.0.1").configure_cert(context)
         authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
         environment.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    there = landline.TransportOptions(tls=certificates.server)
+    there = landline.TransportOptions(tls=certificates.server if scheme == "wss" else None)
+    trusting = certificates.client if scheme == "wss" else None
     async with (
         Proxy(tls=context) as proxy,
         make_server().listen(f"{scheme}://127.0.0.1:0", options=there) as endpoint,
     ):
-        await use(str(endpoint), landline.TransportOptions(tls=certificates.client, proxy=proxy.url))
+        await use(str(endpoint), landline.TransportOptions(tls=trusting, proxy=proxy.url))
         assert len(proxy.requests) == 2
         assert proxy.requests[0][0] == f"CONNECT 127.0.0.1:{endpoint.port} HTTP/1.1"
 

@@ -101,6 +101,7 @@ async def _send(url: str, path: Path, name: str | None, to: str, token: str | No
     async with landline.connect(
         url,
         auth=landline.SharedToken(token) if token else None,
+        connect_timeout_s=None,  # The policy ends it.
         backoff=landline.Backoff(attempts=ATTEMPTS),
         on_state=_say_state,
     ) as line:

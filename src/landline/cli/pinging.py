@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -127,13 +126,13 @@ def _measure(
 
     try:
         auth = landline.SharedToken(token) if token else None
-        transport = _transport_options(ca)
+        transport = landline.TransportOptions(ca_file=ca)
         if report.url.lower().startswith("udp:"):
-            landline.run(_over_calls(report, auth, timeout_s, repeat))
+            landline.run(_over_calls(report, auth, transport, timeout_s, repeat))
         else:
             landline.run(_over_a_line(report, auth, transport, timeout_s, repeat))
     except landline.ConfigurationError as error:
-        raise WrongUse(sentence(str(error))) from error
+        raise WrongUse(sentence(str(error).replace("TransportOptions(ca_file=)", "--ca"))) from error
     except landline.LandlineError as error:
         report.problem = sentence(_reason(report, error))
 
@@ -151,7 +150,11 @@ async def _over_a_line(
     import landline
 
     connector = landline.connect(
-        report.url, auth=auth, backoff=landline.Backoff(attempts=1), options=transport
+        report.url,
+        auth=auth,
+        connect_timeout_s=None,
+        backoff=landline.Backoff(attempts=1),
+        options=transport,
     )
     begun_at = monotonic()
     try:
@@ -175,7 +178,11 @@ async def _over_a_line(
 
 
 async def _over_calls(
-    report: Report, auth: landline.SharedToken | None, timeout_s: float, repeat: Repeat
+    report: Report,
+    auth: landline.SharedToken | None,
+    transport: landline.TransportOptions,
+    timeout_s: float,
+    repeat: Repeat,
 ) -> None:
     from time import monotonic
 
@@ -184,7 +191,7 @@ async def _over_calls(
     async def once() -> float | None:
         begun_at = monotonic()
         try:
-            await landline.call(report.url, PING_NAME, auth=auth, timeout=timeout_s)
+            await landline.call(report.url, PING_NAME, auth=auth, options=transport, timeout=timeout_s)
         except landline.RequestTimeout:
             return None
         except landline.NoHandler:
@@ -196,23 +203,6 @@ async def _over_calls(
     if report.handshake_s is None:
         raise landline.ConnectFailed(f"no answer within {timeout_s:g} s")
     await repeat(once)
-
-
-def _transport_options(ca: str | None) -> landline.TransportOptions:
-    import landline
-
-    if ca is None:
-        return landline.TransportOptions()
-    import ssl
-
-    try:
-        # The file is read here for QUIC too, which would only say later that it cannot be used.
-        return landline.TransportOptions(tls=ssl.create_default_context(cafile=Path(ca)), ca_file=ca)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        if isinstance(error, ssl.SSLError):
-            reason = "it holds no certificate (PEM)"
-        raise WrongUse(f"Cannot read the certificate {ca}: {reason}.") from error
 
 
 def _reason(report: Report, error: landline.LandlineError) -> str:

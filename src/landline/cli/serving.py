@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -224,10 +225,18 @@ async def _show_demo(shown: Demo) -> None:
 
     # One that there is.
     commands = [line.replace("sim-03", f"sim-{min(3, shown.machines):02d}") for line in TRY]
+    url = f"unix://{shown.socket}"
+    if shown.socket != control_socket():
+        # The commands find the other one.
+        commands.insert(0, f"export LANDLINE_SERVER={shlex.quote(url)}")
+        sys.stdout.write(
+            "\nAnother demo or control server of yours is what commands find by themselves. "
+            "To reach this one, set LANDLINE_SERVER.\n"
+        )
     sys.stdout.write(
         f"\n{shown.machines} machines are online.\n"
         f"The control server listens for agents on {shown.running.agents}\n"
-        f"and for operators on unix://{control_socket()}\n\n"
+        f"and for operators on {url}\n\n"
         "Try in a second terminal:\n"
         + "".join(f"    {line}\n" for line in commands)
         + "\nCtrl-C ends the demo.\n\n"
@@ -241,7 +250,7 @@ async def _show_demo(shown: Demo) -> None:
         "watch",
         "--footer",
         footer,
-        env={**os.environ, "LANDLINE_SERVER": ""},
+        env={**os.environ, "LANDLINE_SERVER": url},
     )
     try:
         await watching.wait()

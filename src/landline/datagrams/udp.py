@@ -22,8 +22,9 @@ from landline.errors import (
     LandlineError,
     RequestLost,
     RequestTimeout,
+    outcome,
 )
-from landline.handlers import FAILURES, Handler, Handlers, describe_failure, encode_value, is_cancelled
+from landline.handlers import FAILURES, Handler, Handlers, describe_failure, is_cancelled
 from landline.session.auth import Anonymous, SharedToken
 from landline.session.handshake import RandomSource
 from landline.session.wire import Operation
@@ -36,8 +37,11 @@ _cookies: OrderedDict[tuple[str, int, bytes], bytes] = OrderedDict()
 
 
 def make_seal(auth: object) -> Seal:
-    """The seal of a token. Raises :class:`ConfigurationError` for a scheme that proves nothing in one datagram."""
-    if isinstance(auth, SharedToken | Anonymous):
+    """The seal of a token. Raises :class:`ConfigurationError` for a scheme that proves nothing in one datagram.
+
+    A subclass is one: what it decides by itself is not asked for a datagram.
+    """
+    if type(auth) is SharedToken or type(auth) is Anonymous:
         return Seal(auth.seal_secret())
     raise ConfigurationError(
         f"udp:// needs a SharedToken, or Anonymous: {type(auth).__name__} proves itself in a handshake, which "
@@ -111,7 +115,7 @@ async def ask(
     except TimeoutError as error:
         if call.exposed_at is None:
             raise ConnectFailed(f"{endpoint}: no landline server answers within {timeout_s:g} s") from error
-        raise RequestTimeout(name, timeout_s) from error
+        raise outcome(RequestTimeout(name, timeout_s)) from error
     finally:
         asking.close()
         if call.is_lost:
@@ -122,7 +126,7 @@ async def ask(
             while len(_cookies) > COOKIES_KEPT_MAX:
                 _cookies.popitem(last=False)
     if call.reply is None:
-        raise RequestLost(name, "the server restarted, or forgot what it was asked before")
+        raise outcome(RequestLost(name, "the server restarted, or forgot what it was asked before"))
     return call.reply
 
 
@@ -287,7 +291,7 @@ class UdpListener(asyncio.DatagramProtocol):
         else:
             try:
                 result = handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
-                reply = _response(result)
+                reply = self._response(result)
             except FAILURES as error:
                 reply = error_reply(*describe_failure(error, new.call.name, caller))
             self._answer(new, reply, addr)
@@ -297,12 +301,16 @@ class UdpListener(asyncio.DatagramProtocol):
     ) -> None:
         try:
             result = await handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
-            reply = _response(result)
+            reply = self._response(result)
         except FAILURES as error:
             if is_cancelled(error):
                 raise
             reply = error_reply(*describe_failure(error, new.call.name, caller))
         self._answer(new, reply, addr)
+
+    def _response(self, result: Any) -> Reply:
+        body, is_packed = self._handlers.encode(result)
+        return Reply(Operation.RESPONSE, body, is_packed)
 
     def _answer(self, new: NewCall, reply: Reply, addr: tuple[str | Any, int]) -> None:
         self._send(self._calls.answer(new.call_id, reply, self._clock()), addr)
@@ -310,8 +318,3 @@ class UdpListener(asyncio.DatagramProtocol):
     def _send(self, datagram: bytes, addr: tuple[str | Any, int]) -> None:
         if self._transport is not None:
             self._transport.sendto(datagram, addr)
-
-
-def _response(result: Any) -> Reply:
-    body, is_packed = encode_value(result)
-    return Reply(Operation.RESPONSE, body, is_packed)

@@ -34,6 +34,7 @@ from landline.files.words import (
     Stored,
     decode_chunk,
 )
+from landline.signatures import check_function
 
 if TYPE_CHECKING:
     from landline.files.sending import Sending
@@ -71,6 +72,10 @@ class FileExchange:
         """See :meth:`landline.Server.on_file`."""
         if len(to) > TO_CHARACTERS_MAX:
             raise ConfigurationError(f"to={to[:80]!r} has more than {TO_CHARACTERS_MAX} characters")
+        if accept is not None:
+            check_function(accept, "on_file(accept=)", ("file",))
+        if progress is not None:
+            check_function(progress, "on_file(progress=)", ("file", "progress"))
         if to in self._inboxes:
             raise ConfigurationError(f"there is a directory for files to {to!r} already")
         inbox = Inbox(
@@ -79,6 +84,7 @@ class FileExchange:
         self._inboxes[to] = inbox
 
         def register(function: ReceivedFunction) -> ReceivedFunction:
+            check_function(function, "the function of on_file()", ("file", "receipt"))
             inbox.received = function
             return function
 

@@ -20,6 +20,7 @@ from landline.errors import (
     NoHandler,
     RequestError,
     RequestLost,
+    outcome,
 )
 from landline.files.decisions import Emission
 from landline.files.names import name_problem
@@ -42,6 +43,7 @@ from landline.files.words import (
     resume_key,
 )
 from landline.session.state import State
+from landline.signatures import check_function
 
 if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
@@ -67,6 +69,8 @@ async def send_file(
     stall_timeout_s: float | None,
 ) -> FileReceipt:
     """See :meth:`landline.Line.send_file`."""
+    if progress is not None:
+        check_function(progress, "send_file(progress=)", ("progress",), may_be_async=False)
     path = Path(path)
     name = path.name if name is None else name
     if problem := name_problem(name):
@@ -223,11 +227,11 @@ class Sending:
                 raise
             stored: Stored = await answer
         except NoHandler as error:
-            raise FileRefused("no_receiver", "the other side receives no files") from error
+            raise outcome(FileRefused("no_receiver", "the other side receives no files")) from error
         except (FileError, RequestLost):
             raise
         except RequestError as error:
-            raise FileRefused(error.code, error.message) from error
+            raise outcome(FileRefused(error.code, error.message)) from error
         finally:
             del self._exchange.sendings[self._line, transfer]
             if not answer.done():
@@ -253,7 +257,7 @@ class Sending:
                 raise FileRefused("broken", "the transfer broke its rules: bytes written before one was sent")
             emission.receive_credit(credit.written_bytes)
         except FileRefused as breach:
-            self._breach = breach
+            self._breach = outcome(breach)
         else:
             self._report(emission.written_bytes)
         self._signal.give()

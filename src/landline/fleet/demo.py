@@ -27,6 +27,7 @@ from landline.fleet.serve import ControlPlan, RunningControl, control_server
 from landline.fleet.simulated import FleetPlan, FleetReady, FleetResult
 from landline.fleet.tally import MESSAGE_NAME, Tally, balance
 from landline.fleet.wake import MagicPackets
+from landline.fleet.web.serve import AddressInUse as SocketInUse
 
 HEARTBEAT: Final = Heartbeat(interval_s=3.0, timeout_s=2.0)
 """Quicker than the default, so that there is something to see."""
@@ -77,8 +78,10 @@ class DemoResult(msgspec.Struct, frozen=True):
 class Demo:
     """A demo that runs; made by :func:`demo`."""
 
-    def __init__(self, running: RunningControl, machines: int, tally: Tally) -> None:
+    def __init__(self, running: RunningControl, socket: Path, machines: int, tally: Tally) -> None:
         self.running = running
+        self.socket = socket
+        """Where commands reach it."""
         self.machines = machines
         self._tally = tally
         self._most_online = 0
@@ -242,7 +245,8 @@ class Demo:
 async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncIterator[Demo]:
     """Runs a control server and ``machines`` simulated machines while it is entered.
 
-    ``self_driven``: links are cut now and then. Raises :class:`DemoFailed`, and what
+    Commands find it by themselves, unless another control server of this user is there already: then it has a socket of
+    its own, :attr:`Demo.socket`. ``self_driven``: links are cut now and then. Raises :class:`DemoFailed`, and what
     :func:`landline.fleet.serve.control_server` raises.
     """
     tally = Tally()
@@ -256,9 +260,15 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
             waker=waker,
             gone_grace_s=GONE_GRACE_S,
         )
-        async with control_server(plan) as running:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                running = await stack.enter_async_context(control_server(plan))
+            except SocketInUse:
+                # Another demo, or a control server, is what commands find by themselves.
+                plan.socket = Path(directory) / "control.sock"
+                running = await stack.enter_async_context(control_server(plan))
             _count(running, tally)
-            shown = Demo(running, machines, tally)
+            shown = Demo(running, plan.socket, machines, tally)
             try:
                 ready = await shown.start_fleet(
                     FleetPlan(

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from landline import AddressInUse, ConfigurationError, Endpoint, Heartbeat, Server, SharedToken
+from landline import (
+    AddressInUse,
+    AnnounceFailed,
+    ConfigurationError,
+    Endpoint,
+    Heartbeat,
+    Server,
+    SharedToken,
+)
 from landline.fleet.clock import SteadyClock
 from landline.fleet.control import Control
 from landline.fleet.paths import make_private_directory
@@ -97,7 +105,7 @@ async def _listening(server: Server, url: str, announce: str | None) -> AsyncIte
     listening = server.listen(url, announce=announce)
     try:
         endpoint = await listening.__aenter__()
-    except AddressInUse:
+    except (AddressInUse, AnnounceFailed):
         raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
+from enum import Enum
 from hashlib import sha256
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 from msgspec import Meta
 
 from landline.errors import ConfigurationError
+from landline.signatures import (
+    describe_result,
+    discard_awaitable,
+    is_coroutine_function,
+    takes,
+)
 
 IDENTITY_BYTES_MAX = 200
 
@@ -25,8 +33,18 @@ class AuthClaim(msgspec.Struct, frozen=True):
     proof: Proof
 
 
+class NoIdentity(Enum):
+    """The type of :data:`NO_IDENTITY`."""
+
+    NO_IDENTITY = "no identity"
+
+
+NO_IDENTITY: Final = NoIdentity.NO_IDENTITY
+"""What :meth:`ServerAuth.identify` returns for a peer that is welcome and has no name."""
+
+
 class ClientAuth(Protocol):
-    """Proves a client to a server, and checks the server's proof in turn."""
+    """Proves a client to a server, and checks the server's proof in turn. Both are plain functions."""
 
     def claim(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> AuthClaim:
         """The claim to send in HELLO."""
@@ -35,15 +53,21 @@ class ClientAuth(Protocol):
     def accepts_server(
         self, proof: bytes | None, *, server_nonce: bytes, client_nonce: bytes, identity: str
     ) -> bool:
-        """Whether the server's proof in WELCOME shows that it is the right one."""
+        """Return ``True`` when the server's proof in WELCOME shows that it is the right one, else ``False``."""
         ...
 
 
 class ServerAuth(Protocol):
-    """Checks a client's claim, and proves the server in turn."""
+    """Checks a client's claim, and proves the server in turn. Both are plain functions."""
 
-    def identify(self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes) -> str | None:
-        """The proven identity (empty for an anonymous peer that is welcome), or ``None`` to refuse."""
+    def identify(
+        self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes
+    ) -> str | NoIdentity | None:
+        """Return the proven identity, :data:`NO_IDENTITY` for a peer that is welcome without one, ``None`` to refuse.
+
+        Anything else refuses too, and is logged as an error: an empty string, ``False``, ``True``, a coroutine. What it
+        raises refuses for the moment: the client comes back.
+        """
         ...
 
     def server_proof(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> bytes | None:
@@ -52,32 +76,103 @@ class ServerAuth(Protocol):
 
 
 def client_auth(given: ClientAuth | None) -> ClientAuth:
-    """What ``auth=`` of a client stands for: :class:`Anonymous` for ``None`` only.
+    """Return what ``auth=`` of a client stands for: :class:`Anonymous` for ``None`` only.
 
-    Raises :class:`ConfigurationError` for what is no such scheme. An empty string, which an unset variable leaves, is
-    no way to go without.
+    Raise :class:`ConfigurationError` for what is no such scheme, and for one whose methods are coroutine functions or
+    cannot be called. An empty string, which an unset variable leaves, is no way to go without.
     """
     if given is None:
         return Anonymous()
-    _check_auth(given, "ClientAuth", ("claim", "accepts_server"))
+    _check_auth(given, "ClientAuth", _CLIENT_CALLS)
     return given
 
 
 def server_auth(given: ServerAuth | None) -> ServerAuth:
-    """The same for ``auth=`` of a server."""
+    """Return the same for ``auth=`` of a server."""
     if given is None:
         return Anonymous()
-    _check_auth(given, "ServerAuth", ("identify", "server_proof"))
+    _check_auth(given, "ServerAuth", _SERVER_CALLS)
     return given
 
 
-def _check_auth(given: object, protocol: str, methods: tuple[str, ...]) -> None:
+_CLIENT_CALLS: Final = {
+    "claim": ((), ("server_nonce", "client_nonce", "identity")),
+    "accepts_server": (("proof",), ("server_nonce", "client_nonce", "identity")),
+}
+_SERVER_CALLS: Final = {
+    "identify": (("claim",), ("server_nonce", "client_nonce")),
+    "server_proof": ((), ("server_nonce", "client_nonce", "identity")),
+}
+"""How each method is called: positional arguments, and those by name."""
+
+
+def _check_auth(
+    given: object, protocol: str, calls: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+) -> None:
     # Its type only: it may be the secret itself.
-    if isinstance(given, type) or not all(hasattr(given, method) for method in methods):
+    if isinstance(given, type) or not all(callable(getattr(given, method, None)) for method in calls):
         what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
         raise ConfigurationError(
             f"auth= takes landline.SharedToken(...), or another landline.{protocol}; this is {what}"
         )
+    for method, (positional, by_name) in calls.items():
+        function = getattr(given, method)
+        name = f"{type(given).__name__}.{method}"
+        if is_coroutine_function(function):
+            raise ConfigurationError(
+                f"auth=: {name} is a coroutine function, and its result would be taken for an answer; make it a plain "
+                "function"
+            )
+        if not takes(function, *positional, **dict.fromkeys(by_name, "")):
+            raise ConfigurationError(
+                f"auth=: {name} cannot be called as "
+                f"{method}({', '.join([*positional, *(f'{one}=...' for one in by_name)])})"
+            )
+
+
+class WrongResult(ConfigurationError):
+    """A method of ``auth=`` gave no clear answer. It means no."""
+
+
+def identity_of(result: object) -> str | None:
+    """Return what a result of :meth:`ServerAuth.identify` stands for: the identity, empty for :data:`NO_IDENTITY`, or
+    ``None``.
+
+    Raise :class:`WrongResult` for anything else.
+    """
+    if result is None or (isinstance(result, str) and result):
+        return result
+    if result is NO_IDENTITY:
+        return ""
+    raise _wrong_result(
+        "ServerAuth.identify", result, "the identity as text, landline.NO_IDENTITY, or None to refuse"
+    )
+
+
+def proof_of(result: object) -> bytes | None:
+    """Return a result of :meth:`ServerAuth.server_proof`. Raise :class:`WrongResult` for what is none."""
+    if result is None or isinstance(result, bytes):
+        return result
+    raise _wrong_result("ServerAuth.server_proof", result, "bytes or None")
+
+
+def claim_of(result: object) -> AuthClaim:
+    """Return a result of :meth:`ClientAuth.claim`. Raise :class:`WrongResult` for what is none."""
+    if isinstance(result, AuthClaim):
+        return result
+    raise _wrong_result("ClientAuth.claim", result, "a landline.AuthClaim")
+
+
+def is_accepted(result: object) -> bool:
+    """Return a result of :meth:`ClientAuth.accepts_server`. Raise :class:`WrongResult` for what is no bool."""
+    if isinstance(result, bool):
+        return result
+    raise _wrong_result("ClientAuth.accepts_server", result, "True or False")
+
+
+def _wrong_result(method: str, result: Any, expected: str) -> WrongResult:
+    discard_awaitable(result)
+    return WrongResult(f"{method}() returned {describe_result(result)}; it must return {expected}")
 
 
 class Anonymous:
@@ -95,11 +190,15 @@ class Anonymous:
     ) -> bool:
         return True
 
-    def identify(self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes) -> str | None:
+    def identify(
+        self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes
+    ) -> str | NoIdentity | None:
         if claim is None:
-            return ""
+            return NO_IDENTITY
         # A proof without a method to check it is a client that believes to have proven something.
-        return claim.identity if claim.method == "none" and not claim.proof else None
+        if claim.method != "none" or claim.proof:
+            return None
+        return claim.identity or NO_IDENTITY
 
     def server_proof(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> bytes | None:
         return None
@@ -140,11 +239,13 @@ class SharedToken:
         expected = self._proof(b"server", server_nonce, client_nonce, identity)
         return proof is not None and hmac.compare_digest(proof, expected)
 
-    def identify(self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes) -> str | None:
+    def identify(
+        self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes
+    ) -> str | NoIdentity | None:
         if claim is None or claim.method != "token":
             return None
         expected = self._proof(b"client", server_nonce, client_nonce, claim.identity)
-        return claim.identity if hmac.compare_digest(claim.proof, expected) else None
+        return (claim.identity or NO_IDENTITY) if hmac.compare_digest(claim.proof, expected) else None
 
     def server_proof(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> bytes | None:
         return self._proof(b"server", server_nonce, client_nonce, identity)

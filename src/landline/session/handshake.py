@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from landline.errors import ConfigurationError, ProtocolError, Rejected
-from landline.session.auth import AuthClaim, ClientAuth, Proof, resume_proof
+from landline.session.auth import AuthClaim, ClientAuth, Proof, claim_of, is_accepted, resume_proof
 from landline.session.codes import Code, code_from_wire
 from landline.session.liveness import Heartbeat
 from landline.session.wire import FRAGMENT_BYTES, PROTOCOL_VERSION, FrameReader, Kind, encode_frame
@@ -237,17 +237,20 @@ class ClientHandshake:
             version=PROTOCOL_VERSION,
             nonce=self._nonce,
             limits=self.limits,
-            auth=self._auth.claim(
-                server_nonce=challenge.nonce, client_nonce=self._nonce, identity=self._identity
+            auth=claim_of(
+                self._auth.claim(
+                    server_nonce=challenge.nonce, client_nonce=self._nonce, identity=self._identity
+                )
             ),
             resume=self._resume.prove(challenge.nonce) if self._resume else None,
         )
         self._output += encode_body(Kind.HELLO, hello)
 
     def _receive_welcome(self, welcome: Welcome, challenge: Challenge) -> None:
-        if not self._auth.accepts_server(
+        accepted = self._auth.accepts_server(
             welcome.proof, server_nonce=challenge.nonce, client_nonce=self._nonce, identity=self._identity
-        ):
+        )
+        if not is_accepted(accepted):
             raise ProtocolError("the server did not prove that it knows the token", Code.UNAUTHENTICATED)
         if welcome.resumed:
             ticket = self._resume

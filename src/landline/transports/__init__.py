@@ -11,9 +11,9 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Final, Protocol, cast, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
 
@@ -80,6 +80,11 @@ class Endpoint(msgspec.Struct, frozen=True):
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """The schemes it may stand for: its own."""
+        return frozenset({self.scheme})
 
     @property
     def is_encrypted(self) -> bool:
@@ -151,21 +156,29 @@ ProtocolFactory = Callable[[], LinkProtocol]
 
 
 class TransportOptions(msgspec.Struct, frozen=True):
-    """What a transport may need beyond its address."""
+    """What a transport may need beyond its address.
+
+    An option that applies to none of the URLs it is given with, and a file that cannot be used, raise
+    :class:`ConfigurationError` where they are given: in :func:`landline.connect`, :func:`landline.call` and
+    :meth:`landline.Server.listen`.
+    """
 
     tls: ssl.SSLContext | None = None
-    """For ``tls://`` and ``wss://``."""
+    """For ``tls://`` and ``wss://``: a context of your own, in place of the files. QUIC cannot use one."""
     server_name: str = ""
-    """Clients: the name for which the server's certificate must be valid; by default the host of the URL."""
+    """Encrypted schemes, clients: the name for which the server's certificate must be valid; by default the host of the
+    URL."""
     certificate_file: str | os.PathLike[str] | None = None
-    """For ``quic://``, on servers: the certificate, and those that vouch for it behind it, as PEM."""
+    """Encrypted schemes, servers: the certificate, and those that vouch for it after it, as PEM."""
     private_key_file: str | os.PathLike[str] | None = None
-    """For ``quic://``, on servers: the certificate's key as PEM, without a password. ``None`` where it stands in the
+    """Encrypted schemes, servers: the certificate's key as PEM, without a password. ``None`` where it stands in the
     file of the certificate."""
     ca_file: str | os.PathLike[str] | None = None
-    """For ``quic://``, on clients: who may vouch for servers, as PEM. ``None`` are the system's, else certifi's."""
+    """Encrypted schemes, clients: the only authorities that may vouch for servers, as PEM. ``None`` stands for those
+    the system trusts (for QUIC, where there are none, those of certifi)."""
     user_timeout_s: float = 15.0
-    """Sets ``TCP_USER_TIMEOUT`` (tcp(7)): how long sent bytes may stay unacknowledged by the peer's kernel."""
+    """``tcp://``, ``tls://``, ``ws://`` and ``wss://``: sets ``TCP_USER_TIMEOUT`` (tcp(7)), how many seconds sent bytes
+    may stay unacknowledged by the peer's kernel."""
     headers: dict[str, str] = {}
     """``ws://`` and ``wss://``, clients: sent with the request that opens the WebSocket, for gateways on the way."""
     origins: tuple[str, ...] = ()
@@ -174,6 +187,36 @@ class TransportOptions(msgspec.Struct, frozen=True):
     proxy: str | bool = True
     """``ws://`` and ``wss://``, clients: the HTTP proxy to go through (``http://user:password@host:port``); ``True`` is
     the one the environment names (``https_proxy``, ``no_proxy``, ...), ``False`` none."""
+
+    def __post_init__(self) -> None:
+        # msgspec checks types only of what it decodes. A text for origins would let in every part of itself.
+        for name, (kinds, what) in _OPTION_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (name == "user_timeout_s" and isinstance(value, bool)):
+                raise ConfigurationError(
+                    f"TransportOptions({name}=) takes {what}, not a value of the type {type(value).__name__}"
+                )
+        for name, value in (("origins", self.origins), ("headers", [*self.headers, *self.headers.values()])):
+            if not all(isinstance(one, str) for one in value):
+                raise ConfigurationError(f"TransportOptions({name}=) holds something that is no text")
+        if not self.user_timeout_s > 0:
+            raise ConfigurationError(
+                f"TransportOptions(user_timeout_s={self.user_timeout_s:g}): more than 0 is possible"
+            )
+
+
+_PATH: Final = ((str, os.PathLike, NoneType), "the path of a file")
+_OPTION_TYPES: Final = {
+    "tls": ((ssl.SSLContext, NoneType), "an ssl.SSLContext"),
+    "server_name": ((str,), "a name"),
+    "certificate_file": _PATH,
+    "private_key_file": _PATH,
+    "ca_file": _PATH,
+    "user_timeout_s": ((int, float), "seconds"),
+    "headers": ((dict,), "a dict of text"),
+    "origins": ((tuple,), 'a tuple of text, such as ("https://example.org",)'),
+    "proxy": ((str, bool), "the URL of a proxy, True or False"),
+}
 
 
 class TransportModule(Protocol):
@@ -198,6 +241,18 @@ def lengthen_queue(listening_descriptor: int) -> None:
     """Lets the kernel hold :data:`BACKLOG` connections of a socket that an event loop listens on."""
     with socket.socket(fileno=os.dup(listening_descriptor)) as same:
         same.listen(BACKLOG)
+
+
+def url_list(urls: object, function: str) -> Sequence[str]:
+    """Return one URL, or several, as a list. Raise :class:`ConfigurationError` for none, and for what is no text."""
+    several = [urls] if isinstance(urls, str) else urls
+    if not isinstance(several, Sequence) or not all(isinstance(url, str) for url in several):
+        raise ConfigurationError(
+            f"{function}() takes a URL as text, such as 'tls://control.example', or a list of them"
+        )
+    if not several:
+        raise ConfigurationError(f"{function}() needs at least one URL")
+    return several
 
 
 def parse_url(url: str) -> Endpoint:

@@ -33,7 +33,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from landline.errors import ConfigurationError
+from landline.errors import ConfigurationError, ConnectFailed
 from landline.transports import Endpoint, TransportOptions
 
 _find_key: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL).search
@@ -274,7 +274,7 @@ def _read_certificates(
 def client_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicConfiguration:
     """How a client checks its server: against ``ca_file``, or the system's certificates, or those of ``certifi``.
 
-    Raises :class:`ConfigurationError` when ``ca_file`` cannot be used.
+    Raises :class:`landline.ConnectFailed` when ``ca_file`` cannot be used any more: it may be replaced just now.
     """
     configuration = _configuration(is_client=True)
     configuration.server_name = options.server_name or endpoint.host
@@ -285,14 +285,9 @@ def client_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicC
             if b"-----BEGIN CERTIFICATE-----" not in configuration.cadata:
                 raise ValueError("there is no PEM certificate in it")
         except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"{endpoint}: ca_file {os.fspath(options.ca_file)!r} cannot be used: {error}"
+            raise ConnectFailed(
+                f"TransportOptions(ca_file=): {os.fspath(options.ca_file)!r} cannot be used: {error}"
             ) from error
-    elif options.tls is not None:
-        raise ConfigurationError(
-            f"{endpoint}: QUIC cannot use the certificates of tls=ssl.SSLContext(...); "
-            "pass TransportOptions(ca_file=...)"
-        )
     else:
         found = ssl.get_default_verify_paths()
         configuration.cafile, configuration.capath = found.cafile, found.capath

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
-from landline.errors import AddressInUse, ConfigurationError
+from landline.errors import AddressInUse, ConfigurationError, ConnectFailed
 from landline.transports import (
     ACCEPTS_AT_ONCE,
     ADDRESS_STAGGER_S,
@@ -18,6 +18,7 @@ from landline.transports import (
     TransportOptions,
     lengthen_queue,
 )
+from landline.transports.options import certified_context, trusting_context
 from landline.transports.tls_failures import told_plainly
 
 KEEPALIVE_IDLE_S = 30
@@ -72,14 +73,19 @@ async def listen(
     endpoint: Endpoint, protocol_factory: Callable[[], asyncio.Protocol], options: TransportOptions
 ) -> TcpListener:
     """See :class:`landline.transports.TransportModule`."""
-    if endpoint.is_encrypted and options.tls is None:
-        raise ConfigurationError(f"{endpoint} needs a certificate: pass tls=ssl.SSLContext(...) to listen()")
+    context = None
+    if endpoint.is_encrypted:
+        if options.tls is None and options.certificate_file is None:
+            raise ConfigurationError(
+                f"{endpoint} needs a certificate: pass TransportOptions(certificate_file=...)"
+            )
+        context = options.tls or certified_context(options.certificate_file or "", options.private_key_file)
     try:
         server = await asyncio.get_running_loop().create_server(
             protocol_factory,
             endpoint.host,
             endpoint.port,
-            ssl=options.tls if endpoint.is_encrypted else None,
+            ssl=context,
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.is_encrypted else None,
             backlog=ACCEPTS_AT_ONCE,
         )
@@ -99,8 +105,20 @@ async def listen(
 
 
 def client_context(endpoint: Endpoint, options: TransportOptions) -> ssl.SSLContext | None:
-    """What a client encrypts with, by default what trusts the system's authorities; ``None`` without encryption."""
-    return (options.tls or ssl.create_default_context()) if endpoint.is_encrypted else None
+    """Return what a client encrypts with, by default what trusts the system's authorities; ``None`` without encryption.
+
+    Raise :class:`landline.ConnectFailed` when ``ca_file`` cannot be used any more: it may be replaced just now.
+    """
+    if not endpoint.is_encrypted:
+        return None
+    if options.tls is not None:
+        return options.tls
+    if options.ca_file is None:
+        return ssl.create_default_context()
+    try:
+        return trusting_context(options.ca_file)
+    except ConfigurationError as error:
+        raise ConnectFailed(str(error)) from error
 
 
 def _is_address(host: str) -> bool:

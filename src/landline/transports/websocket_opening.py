@@ -38,6 +38,8 @@ _MAY_CHANGE: Final = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
 """Answers that say no for the moment only, as all from 500 on do."""
+_NOT_HERE: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Answers of a web application that has nothing at this path; ASGI servers say the first of a WebSocket."""
 
 
 class Head:
@@ -85,7 +87,8 @@ class Entrance:
         """The answer to a request: 101, or why not."""
         if self.is_closed:
             return opening.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the server stops\n")
-        if request.path.partition("?")[0] != self.path:
+        # With or without a slash at its end: where a server is mounted in a web application, it has one.
+        if request.path.partition("?")[0].removesuffix("/") != self.path.removesuffix("/"):
             return opening.reject(HTTPStatus.NOT_FOUND, f"no line is served here; it is at {self.path}\n")
         try:
             origin, host = request.headers.get("Origin"), request.headers.get("Host")
@@ -196,6 +199,7 @@ class ClientOpening(asyncio.Protocol):
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
         self._opening = ClientProtocol(uri, subprotocols=[Subprotocol(SUBPROTOCOL)])
+        self._path = uri.path
         self._headers = headers
         self._protocol_factory = protocol_factory
         self._head = Head()
@@ -231,7 +235,7 @@ class ClientOpening(asyncio.Protocol):
             self._body_bytes += len(rest)
             opening.receive_data(rest)
         if opening.handshake_exc is not None:
-            self._fail(refusal(opening.handshake_exc))
+            self._fail(refusal(opening.handshake_exc, self._path))
         elif self._head.size_bytes + self._body_bytes > OPENING_BYTES_MAX:
             self._fail(ProtocolError(f"the server's answer is longer than {OPENING_BYTES_MAX} bytes"))
 
@@ -241,7 +245,7 @@ class ClientOpening(asyncio.Protocol):
         if not self.opened.done():
             opening.receive_eof()
             if isinstance(opening.handshake_exc, InvalidStatus):
-                self._fail(refusal(opening.handshake_exc))
+                self._fail(refusal(opening.handshake_exc, self._path))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(
@@ -253,8 +257,8 @@ class ClientOpening(asyncio.Protocol):
             self.opened.set_exception(error)
 
 
-def refusal(error: Exception) -> LandlineError:
-    """What a failed opening handshake means to a client: to try again, or not."""
+def refusal(error: Exception, path: str) -> LandlineError:
+    """What a failed opening handshake means to a client that asked for ``path``: to try again, or not."""
     if not isinstance(error, InvalidStatus):
         return ProtocolError(f"the server did not open a WebSocket: {error.__cause__ or error}")
     response = error.response
@@ -264,4 +268,6 @@ def refusal(error: Exception) -> LandlineError:
     sentence = f"the server answered with HTTP {status}{f': {text}' if text else ''}"
     if response.status_code in _MAY_CHANGE or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ConnectFailed(sentence)
+    if response.status_code in _NOT_HERE and not text and not path.endswith("/"):
+        sentence += f"; a server mounted in a web application may be at {path}/, with a slash at the end"
     return ProtocolError(sentence)

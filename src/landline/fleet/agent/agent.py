@@ -118,6 +118,8 @@ class Agent:
             urls,
             auth=auth,
             identity=machine_id,
+            # A machine may start before its network and its control server do.
+            connect_timeout_s=None,
             backoff=backoff,
             on_state=self._line_changed,
             on_session_lost=self._session_lost,
