@@ -32,8 +32,7 @@ async def read_refusal(reader) -> Reject:
     assert kind == Kind.CHALLENGE
     kind, body = await read_frame(reader)
     assert kind == Kind.REJECT
-    with contextlib.suppress(ConnectionResetError):
-        assert await reader.read() == b""
+    assert await reader.read() == b"", "a reset could have destroyed the REJECT"
     return decode_body(body, Reject)
 
 

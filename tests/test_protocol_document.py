@@ -30,6 +30,7 @@ from landline.session.sending import SendBuffer
 from landline.session.session import Session
 from landline.session.state import TRANSITIONS, State
 from landline.session.wire import Kind, Operation
+from landline.transports import lingering
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,6 +70,7 @@ def test_the_table_of_limits() -> None:
         "reason": handshake.REASON_CHARACTERS_MAX,
         "identity": IDENTITY_BYTES_MAX,
         "handshake": handshake.HANDSHAKE_TIMEOUT_S,
+        "wait after BYE or REJECT": lingering.LINGER_S,
         "acknowledgement delay": receiving.ACK_DELAY_S,
         "frames between acknowledgements": receiving.ACK_FRAMES,
         "share of the window between acknowledgements": receiving.ACK_WINDOW_SHARE,
