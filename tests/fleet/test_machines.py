@@ -169,6 +169,20 @@ async def test_names_that_change_hands_often_keep_nobody_out(house) -> None:
     assert names == {"pc", "pc.old-1", "pc.old-2", "innocent"}
 
 
+async def test_a_name_that_is_taken_and_handed_back_is_stored_at_once(house, caplog) -> None:
+    await house.start()
+    # Both are known when the last two exchanges come: in one of them, the machine stored first takes the name.
+    for machine_id in ("bbbbbbbb", "aaaaaaaa", "bbbbbbbb", "aaaaaaaa"):
+        machine = await house.machine("pc", id=machine_id).boot()
+        machine.agent.stop()
+        await machine.ended()
+        await machine.shown(PresenceState.OFFLINE)
+    stored = {machine.id: machine.name for machine in await house.storage.load_machines()}
+    assert stored == {"aaaaaaaa": "pc", "bbbbbbbb": "pc.old-1"}
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert "trying again" not in caplog.text
+
+
 async def test_what_is_not_stored_when_the_control_server_stops_is_stored_then(
     house, until, monkeypatch
 ) -> None:

@@ -171,6 +171,29 @@ async def test_a_name_given_up_is_free_in_the_same_call(storage: Storage) -> Non
     ]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+async def test_names_may_be_swapped_in_one_call(storage: Storage, order: int) -> None:
+    names = {"m1": "lab-1", "m2": "lab-2", "m3": "lab-3"}
+    await storage.save_machines([make_machine(machine_id, name) for machine_id, name in names.items()])
+    # Each takes the name of the next, and a new machine the one that is left.
+    swapped = [make_machine("m1", "lab-2"), make_machine("m2", "lab-3"), make_machine("m3", "lab-1.old-1")]
+    await storage.save_machines([*swapped, make_machine("m4", "lab-1")][::order])
+    assert [(machine.name, machine.id) for machine in await storage.load_machines()] == [
+        ("lab-1", "m4"),
+        ("lab-1.old-1", "m3"),
+        ("lab-2", "m1"),
+        ("lab-3", "m2"),
+    ]
+
+
+async def test_a_swap_that_fails_leaves_the_names_as_they_were(storage: Storage) -> None:
+    before = (make_machine("m1", "lab-1"), make_machine("m2", "lab-2"), make_machine("m3", "lab-3"))
+    await storage.save_machines(before)
+    with pytest.raises(NameTaken):
+        await storage.save_machines([make_machine("m1", "lab-2"), make_machine("m2", "lab-3")])
+    assert await storage.load_machines() == before
+
+
 @pytest.mark.parametrize("action", Action)
 async def test_jobs_come_back_as_they_were(storage: Storage, action: Action) -> None:
     plain = make_job("plain", action=action)

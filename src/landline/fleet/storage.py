@@ -380,7 +380,14 @@ def _save_machines(machines: Sequence[Machine], connection: Connection) -> None:
     for machine_id, row in rows.items():
         if owners.setdefault(row["name"], machine_id) != machine_id:
             raise NameTaken(f"the name {row['name']!r} belongs to another machine; choose another name")
-    known = {row["id"] for row in _select_in(connection, query, _machines.c.id, list(rows))}
+    known = {row["id"]: row["name"] for row in _select_in(connection, query, _machines.c.id, list(rows))}
+    if renamed := [
+        # No machine may be called that, so it is free, and another machine may take the name given up.
+        {"row_id": machine_id, "name": f"?{machine_id}"}
+        for machine_id, name in known.items()
+        if name != rows[machine_id]["name"]
+    ]:
+        connection.execute(sa.update(_machines).where(_machines.c.id == sa.bindparam("row_id")), renamed)
     if changed := [{"row_id": machine_id, **row} for machine_id, row in rows.items() if machine_id in known]:
         connection.execute(sa.update(_machines).where(_machines.c.id == sa.bindparam("row_id")), changed)
     if new := [{"id": machine_id, **row} for machine_id, row in rows.items() if machine_id not in known]:
