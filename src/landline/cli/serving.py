@@ -34,7 +34,7 @@ _EXPECTED: Final = {
     "landline.fleet.agent.journal_file": "JournalError",
     "landline.fleet.agent.power": "PowerError",
     "landline.fleet.demo": "DemoFailed",
-    "landline.fleet.paths": "UnsafeDirectory",
+    "landline.fleet.paths": "UnsafePath",
     "landline.fleet.storage": "StorageError",
     "landline.fleet.web.serve": "CannotListen",
 }

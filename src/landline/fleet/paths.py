@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import stat
 from pathlib import Path
 
 
-class UnsafeDirectory(Exception):
-    """A directory for the control socket exists but could be written by others."""
+class UnsafePath(Exception):
+    """Another user could change what is at a path; the text names it and says what to do."""
+
+
+class UnsafeDirectory(UnsafePath):
+    """A directory exists but is a link, belongs to another user, or could be written by others."""
+
+
+class UnsafeFile(UnsafePath):
+    """A file is a link, or belongs to another user."""
 
 
 def runtime_directory() -> Path:
@@ -36,18 +45,37 @@ def data_directory() -> Path:
 def make_private_directory(path: Path) -> None:
     """Makes ``path`` readable by its owner only, or checks that it is.
 
-    Raises :class:`UnsafeDirectory` when somebody else owns it or may write to it: a socket in there could be
+    Raises :class:`UnsafeDirectory` when somebody else owns it or may write to it: a file in there could be
     replaced by another.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_private_directory(path)
+    # What is there and is no directory is told below.
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(open_private_directory(path))
 
 
-def check_private_directory(path: Path) -> None:
-    """Raises :class:`UnsafeDirectory` unless ``path`` is a real directory that only this user may write to."""
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+def open_private_directory(path: Path) -> int:
+    """Returns a descriptor of ``path``; what was opened has been checked.
+
+    Raises :class:`UnsafeDirectory` unless it is a real directory that only this user may write to, and
+    :class:`OSError`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+            raise
         raise UnsafeDirectory(
-            f"{path} belongs to another user or others may write to it; "
-            "choose a directory of your own (for the socket, with LANDLINE_RUNTIME_DIR)."
-        )
+            f"{path} is a link or no directory; name a real directory of your own."
+        ) from error
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            raise UnsafeDirectory(
+                f"{path} belongs to another user or others may write to it; "
+                "choose a directory of your own (for the socket, with LANDLINE_RUNTIME_DIR)."
+            )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

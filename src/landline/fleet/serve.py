@@ -23,6 +23,7 @@ from landline.fleet.clock import SteadyClock
 from landline.fleet.control import Control
 from landline.fleet.paths import make_private_directory
 from landline.fleet.presence import GONE_GRACE_S
+from landline.fleet.private_files import read_private_file, write_private_file
 from landline.fleet.storage import Storage
 from landline.fleet.wake import MagicPackets, Waker
 from landline.fleet.web.serve import ApiServer, CannotListen
@@ -119,14 +120,14 @@ async def _listening(server: Server, url: str, announce: str | None) -> AsyncIte
 def token_file(path: Path) -> str:
     """The secret kept in a file for its owner only; made on first use, whole or not at all.
 
-    Raises :class:`OSError` when it cannot be read or written, :class:`landline.ConfigurationError` when what it
-    holds is no secret.
+    Raises :class:`OSError` when it cannot be read or written, :class:`landline.fleet.paths.UnsafePath` when another
+    user could change it, :class:`landline.ConfigurationError` when what it holds is no secret.
     """
     try:
-        token = path.read_bytes().decode().strip()
+        token = read_private_file(path).decode().strip()
     except FileNotFoundError:
         token = secrets.token_urlsafe(32)
-        _write_private_file(path, token + "\n")
+        write_private_file(path, f"{token}\n".encode())
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{path} holds no token: it is not text; remove it to get a new one"
@@ -137,15 +138,3 @@ def token_file(path: Path) -> str:
             "remove it to get a new one"
         )
     return token
-
-
-def _write_private_file(path: Path, text: str) -> None:
-    # Under another name first: a crash in between must not leave an empty secret behind.
-    beside = path.with_suffix(".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -473,7 +473,7 @@ def _take_lock(path: Path) -> int:
     # holds on it elsewhere in this process.
     if path.is_dir():
         raise StorageError(f"the database {path} cannot be opened: it is a directory")
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

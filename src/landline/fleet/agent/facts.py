@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import socket
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from landline.fleet.agent.boot import linux_boot_id
 from landline.fleet.model import Facts
+from landline.fleet.paths import make_private_directory
+from landline.fleet.private_files import read_private_file, write_private_file
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -39,19 +40,17 @@ def default_name(host_name: str) -> str:
 
 
 def machine_id(path: Path) -> str:
-    """The machine's own id, made on first use and kept in ``path``. Raises :class:`OSError` or ValueError."""
+    """The machine's own id, made on first use and kept in ``path`` for its owner only.
+
+    Raises :class:`OSError`, ValueError, or :class:`landline.fleet.paths.UnsafePath`.
+    """
     try:
-        return str(uuid.UUID(path.read_text().strip()))
+        return str(uuid.UUID(read_private_file(path, repair=True).decode().strip()))
     except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(path.parent)
         new = str(uuid.uuid4())
-        # Whole or not there at all, whatever happens to the machine: half an id would keep the agent from starting.
-        beside = path.with_suffix(".new")
-        with beside.open("w") as file:
-            file.write(new + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        # Whole or not there at all: half an id would keep the agent from starting.
+        write_private_file(path, f"{new}\n".encode())
         return new
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
+
+from landline.fleet.paths import UnsafePath, make_private_directory
+from landline.fleet.private_files import (
+    open_private_file,
+    private_directory,
+    replace_private_file,
+    write_all,
+)
 
 
 class JournalError(Exception):
@@ -23,29 +32,24 @@ class JournalFile:
 
     @classmethod
     def open(cls, path: Path) -> JournalFile:
-        """Opens or creates the file. Raises :class:`JournalError` when it cannot, or when another agent has it."""
+        """Opens or creates the file, with mode 0600, in a directory that only this user may write to.
+
+        Raises :class:`JournalError` when it cannot, when it is a link, or when another agent has it.
+        """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            make_private_directory(path.parent)
+            with private_directory(path.parent) as directory:
+                descriptor = open_private_file(directory, path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+                try:
+                    _lock(descriptor, directory, path)
+                    os.fsync(directory)
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+        except UnsafePath as error:
+            raise JournalError(f"the journal cannot be opened: {error}") from error
         except OSError as error:
             raise JournalError(f"the journal {path} cannot be opened: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise JournalError(
-                    f"another agent uses {path.parent}; stop it, or give this one its own --data directory"
-                ) from error
-            if os.fstat(descriptor).st_ino != path.stat().st_ino:
-                # Its name went to a shortened copy, which the other agent has locked.
-                raise JournalError(f"another agent uses {path.parent}; stop it first")
-            _sync_directory(path.parent)
-        except OSError as error:
-            os.close(descriptor)
-            raise JournalError(f"the journal {path} cannot be read: {error.strerror}") from error
-        except BaseException:
-            os.close(descriptor)
-            raise
         return cls(path, descriptor)
 
     def close(self) -> None:
@@ -53,7 +57,11 @@ class JournalFile:
         os.close(self._descriptor)
 
     def read(self) -> bytes:
-        return self._path.read_bytes()
+        size_bytes = os.fstat(self._descriptor).st_size
+        data = bytearray()
+        while piece := os.pread(self._descriptor, size_bytes, len(data)):
+            data += piece
+        return bytes(data)
 
     def truncate(self, size_bytes: int) -> None:
         os.truncate(self._descriptor, size_bytes)
@@ -61,7 +69,7 @@ class JournalFile:
     def append(self, data: bytes) -> None:
         size_bytes = os.fstat(self._descriptor).st_size
         try:
-            _write_all(self._descriptor, data)
+            write_all(self._descriptor, data)
             os.fsync(self._descriptor)
         except OSError:
             # A line written in part would make the next one unreadable.
@@ -69,29 +77,34 @@ class JournalFile:
             raise
 
     def replace(self, data: bytes) -> None:
-        beside = self._path.with_suffix(".new")
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-            beside.replace(self._path)
-            _sync_directory(self._path.parent)
-        except BaseException:
-            os.close(descriptor)
-            raise
+            with private_directory(self._path.parent) as directory:
+                if not _is_named(self._descriptor, directory, self._path.name):
+                    raise OSError(errno.ESTALE, "the directory was replaced by another", str(self._path))
+                descriptor = replace_private_file(
+                    directory, self._path, data, os.O_RDWR | os.O_APPEND, lock=True
+                )
+        except UnsafePath as error:
+            raise OSError(errno.EPERM, str(error), str(self._path)) from error
         os.close(self._descriptor)
         self._descriptor = descriptor
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _lock(descriptor: int, directory: int, path: Path) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise JournalError(
+            f"another agent uses {path.parent}; stop it, or give this one its own --data directory"
+        ) from error
+    if not _is_named(descriptor, directory, path.name):
+        # Its name went to a shortened copy, which the other agent has locked.
+        raise JournalError(f"another agent uses {path.parent}; stop it first")
+
+
+def _is_named(descriptor: int, directory: int, name: str) -> bool:
+    try:
+        named = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), named)

@@ -270,7 +270,7 @@ def unix_listener(path: Path) -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def _only_one(path: Path) -> Iterator[None]:
     """Holds a lock beside ``path``: of two servers that start together, one replaces a stale socket."""
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
