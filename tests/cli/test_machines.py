@@ -130,7 +130,17 @@ async def test_over_tcp_with_a_token(cli, fleet, directory):
         url = "http://{}:{}".format(*server.tcp_address)
         token_file = directory / "token"
         token_file.write_text("s3cret\n")
-        assert (await cli.run("ls", "--server", url, "--token-file", str(token_file))).status == 0
+        token_file.chmod(0o640)
+        ended = await cli.run("ls", "--server", url, "--token-file", str(token_file))
+        assert (ended.status, ended.err) == (0, "")
+        for mode in (0o644, 0o602):
+            token_file.chmod(mode)
+            ended = await cli.run("ls", "--server", url, "--token-file", str(token_file))
+            assert (ended.status, ended.err) == (
+                0,
+                f"Warning: {token_file} can be read or changed by every user of this machine, and it holds a secret; "
+                f"make it private with: chmod 600 {token_file}.\n",
+            )
         assert (await cli.run("ls", LANDLINE_SERVER=url, LANDLINE_TOKEN="s3cret")).status == 0
         for environment in ({}, {"LANDLINE_TOKEN": "wrong"}):
             ended = await cli.run("ls", "--server", url, **environment)

@@ -104,3 +104,15 @@ def test_a_token_is_made_once(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(OSError):
         token_file(tmp_path / "none" / "token")
+
+
+def test_a_token_that_everybody_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "token"
+    token_file(path)
+    assert caplog.text == ""
+    path.chmod(0o644)
+    token_file(path)
+    assert f"{path} can be read or changed by every user" in caplog.text
+    assert f"chmod 600 {path}" in caplog.text

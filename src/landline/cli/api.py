@@ -167,6 +167,7 @@ class ApiClient:
         from http.client import HTTPException
 
         from landline.cli.connections import Connection
+        from landline.cli.trust import Untrusted
 
         connection = Connection(
             self.address.unix_path, self.address.host, self.address.port, timeout_s=timeout_s
@@ -177,6 +178,11 @@ class ApiClient:
         try:
             try:
                 connection.connect()
+            except Untrusted as error:
+                raise ServerGone(
+                    f"The control server at {self.address} is not trusted: {error}; nothing was sent. "
+                    "Name your own with --server, or run this as the user of that one."
+                ) from error
             except PermissionError as error:
                 raise ServerGone(
                     f"The control server at {self.address} belongs to another user; "

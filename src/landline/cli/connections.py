@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import http.client
 import socket
+from pathlib import Path
+
+from landline.cli.trust import check_peer, trusted_users
 
 
 class Connection(http.client.HTTPConnection):
     """A connection to the unix socket ``unix_path``, or to ``host`` and ``port`` where that is empty.
 
-    Connecting, and each wait for bytes, raise :class:`TimeoutError` after ``timeout_s``.
+    Connecting, and each wait for bytes, raise :class:`TimeoutError` after ``timeout_s``. Connecting to a unix socket
+    raises :class:`landline.cli.trust.Untrusted` when another user answers there, or could.
     """
 
     def __init__(self, unix_path: str, host: str, port: int, *, timeout_s: float) -> None:
@@ -21,10 +25,12 @@ class Connection(http.client.HTTPConnection):
         if not self._unix_path:
             super().connect()
             return
+        trusted = trusted_users(Path(self._unix_path))
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         unix.settimeout(self._timeout_s)
         try:
             unix.connect(self._unix_path)
+            check_peer(unix, trusted)
         except BaseException:
             unix.close()
             raise

@@ -11,8 +11,8 @@ import typer
 
 from landline.cli.api import ApiClient, ServerAddress, parse_server
 from landline.cli.exits import WrongUse
-from landline.cli.terminal import printable_json
-from landline.fleet.paths import control_socket
+from landline.cli.terminal import printable, printable_json
+from landline.fleet.paths import control_socket, open_to_all
 
 Server = Annotated[
     str | None,
@@ -43,15 +43,22 @@ def client(server: str | None, token_file: str | None) -> ApiClient:
 
 
 def read_token(token_file: str | None) -> str | None:
-    """The token of that file, or of ``LANDLINE_TOKEN``. Raises :class:`landline.cli.exits.WrongUse`."""
+    """The token of that file, or of ``LANDLINE_TOKEN``. Raises :class:`landline.cli.exits.WrongUse`.
+
+    Warns on standard error of a file that every user of this machine can read or change.
+    """
     if token_file is None:
         token = os.environ.get("LANDLINE_TOKEN", "")
     else:
         try:
-            token = Path(token_file).read_text()
+            with Path(token_file).open() as file:
+                mode = os.fstat(file.fileno()).st_mode
+                token = file.read()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise WrongUse(f"Cannot read the token file {token_file}: {reason.lower()}.") from error
+        if token.strip() and (warning := open_to_all(token_file, mode)):
+            sys.stderr.write(f"Warning: {printable(warning)}.\n")
     token = token.strip()
     if token_file is not None and not token:
         raise WrongUse(f"The token file {token_file} is empty; put the token into it.")

@@ -14,7 +14,7 @@ import typer
 from landline.cli.exits import ALL_DONE, INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
 from landline.cli.listening import listen_endpoint
 from landline.cli.logs import quiet_logs, show_logs
-from landline.cli.options import Json
+from landline.cli.options import Json, read_token
 from landline.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -514,14 +514,8 @@ def _host_and_port(text: str) -> tuple[str, int]:
 
 
 def _agents_token(token_file: str | None) -> str:
-    if token_file is not None:
-        try:
-            return Path(token_file).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise WrongUse(f"Cannot read the token file {token_file}: {reason.lower()}.") from error
-    token = os.environ.get("LANDLINE_TOKEN", "").strip()
-    if not token:
+    token = read_token(token_file)
+    if token is None:
         raise WrongUse(
             "An agent needs the token of its control server: give --token-file or set LANDLINE_TOKEN."
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
+import stat
 from pathlib import Path
 
 
@@ -79,3 +81,13 @@ def open_private_directory(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def open_to_all(path: Path | str, mode: int) -> str | None:
+    """Returns a sentence on a secret's file of this mode that every user of the machine can read or change."""
+    if not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return None
+    return (
+        f"{path} can be read or changed by every user of this machine, and it holds a secret; "
+        f"make it private with: chmod 600 {shlex.quote(str(path))}"
+    )
