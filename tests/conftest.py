@@ -18,6 +18,7 @@ from tests import skips
 
 import landline
 from landline.announcement import is_reachable
+from landline.logs import GUARD
 
 HERE = Path(__file__).parent
 ON_BOTH_LOOPS = {
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE / "session" not in item.path.parents:
             item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> None:
+    """What one test logs takes no room from the next."""
+    GUARD.clear()
 
 
 def new_uvloop() -> asyncio.AbstractEventLoop:

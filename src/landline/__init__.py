@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from landline.files.words import FileReceipt
     from landline.groups import BroadcastResult, Group
     from landline.line import Line
+    from landline.logs import guarded_logger
     from landline.presence import Presence, PresenceInfo, PresenceState
     from landline.room import WhenFull
     from landline.runner import run
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from landline.session.handshake import Limits
     from landline.session.liveness import Heartbeat
     from landline.session.sending import SendBuffer
+    from landline.texts import safe_text
     from landline.transports import DEFAULT_PORT, Endpoint, TransportOptions, parse_url
 
 __version__ = "0.1.0"
@@ -110,6 +112,7 @@ _HOMES = {
     "landline.changes": ("LineState", "LossKind", "StateChange"),
     "landline.groups": ("BroadcastResult", "Group"),
     "landline.line": ("Line",),
+    "landline.logs": ("guarded_logger",),
     "landline.presence": ("Presence", "PresenceInfo", "PresenceState"),
     "landline.room": ("WhenFull",),
     "landline.runner": ("run",),
@@ -128,6 +131,7 @@ _HOMES = {
     "landline.session.handshake": ("Limits",),
     "landline.session.liveness": ("Heartbeat",),
     "landline.session.sending": ("SendBuffer",),
+    "landline.texts": ("safe_text",),
     "landline.transports": ("DEFAULT_PORT", "Endpoint", "TransportOptions", "parse_url"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -195,8 +199,10 @@ __all__ = [
     "call",
     "connect",
     "discover",
+    "guarded_logger",
     "parse_url",
     "run",
+    "safe_text",
     "send_file_to",
 ]
 

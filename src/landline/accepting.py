@@ -11,6 +11,7 @@ from typing import Final, cast
 from landline.admission import Admission, Gate
 from landline.errors import ProtocolError
 from landline.line import Line, LineOwner
+from landline.logs import guarded_logger
 from landline.session.auth import (
     ServerAuth,
     WrongResult,
@@ -39,7 +40,7 @@ from landline.session.state import State
 from landline.session.wire import Kind
 from landline.transports import LinkProtocol
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 BUSY_RETRY_AFTER_S: Final = 5.0
 BUSY_SPREAD_S: Final = 10.0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
@@ -23,10 +22,12 @@ from landline.handlers import (
     is_refusal,
 )
 from landline.line_sending import LineSending
+from landline.logs import guarded_logger
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
+from landline.texts import safe_text
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 REQUESTS_RUNNING_MAX: Final = 64
 """Requests of one peer answered at once; more wait, unacknowledged, and so in the end make the peer wait."""
@@ -117,16 +118,20 @@ class Answers:
         if self._is_caused_by_end(error):
             logger.info("%r ended while its handler for messages %r ran", self._line, message.name)
         elif isinstance(error, BodyError):
-            self._line.complain("%r sent a message %r that does not fit: %s", message.name, error)
+            self._line.complain(
+                "%r sent a message %r that does not fit: %s", message.name, safe_text(str(error))
+            )
         elif is_refusal(error):
             # So a handler says no. Nobody waits for an answer to a message, and peers must not write tracebacks.
-            self._line.complain("%r sent a message %r that was refused: %s", message.name, error)
+            self._line.complain(
+                "%r sent a message %r that was refused: %s", message.name, safe_text(str(error))
+            )
         elif isinstance(error, RequestError):
             # Of a request of the handler's own, whose answer may be the peer's.
             self._line.complain(
                 "%r sent a message %r whose handler failed: a request of its own ended with: %s",
                 message.name,
-                error,
+                safe_text(str(error)),
             )
         else:
             logger.error("the handler for messages %r of %r failed", message.name, self._line, exc_info=error)

@@ -7,7 +7,6 @@ are those of docs/protocol.md §2.4, so that any client of ``ws://`` reaches it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import threading
 from collections import deque
@@ -15,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from types import FrameType
 from typing import Any, Final, cast
 
+from landline.logs import guarded_logger
 from landline.server import Server
 from landline.transports import (
     MESSAGE_BYTES_MAX,
@@ -26,7 +26,7 @@ from landline.transports import (
 )
 from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """What waits for the ASGI server above this makes the line pause; as much as asyncio's own transports let wait."""

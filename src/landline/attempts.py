@@ -7,7 +7,6 @@ A road is a URL that was given, or one the server named when it went. Which of t
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Final, TypeAlias
@@ -18,12 +17,13 @@ from landline.announcement import SEARCH_S, Announced, choose, load_discovery
 from landline.dialing import Dialer, TakeWelcome, reason_of
 from landline.errors import ConfigurationError, ConnectFailed, ProtocolError, Rejected
 from landline.line import Line
+from landline.logs import guarded_logger
 from landline.race import first_of
 from landline.roads import Roads
 from landline.session.codes import Code
 from landline.transports import ADDRESS_STAGGER_S, Endpoint, TransportOptions, parse_url
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 Road: TypeAlias = Endpoint | Announced
 

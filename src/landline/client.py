@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Sequence
 from random import SystemRandom
@@ -35,6 +34,7 @@ from landline.files.exchange import exchange_of
 from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedFunction
 from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
+from landline.logs import guarded_logger
 from landline.outbox import Outbox
 from landline.session.auth import ClientAuth, client_auth
 from landline.session.codes import Code
@@ -48,7 +48,7 @@ from landline.transports.lingering import Closer
 from landline.transports.options import check_client_options
 
 # A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
-logger = logging.getLogger("landline.client")
+logger = guarded_logger("landline.client")
 
 CONNECT_TIMEOUT_S: Final = 60.0
 """How long entering a connector waits for the first connection: long enough for a server that restarts, and not so long

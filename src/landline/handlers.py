@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar, overload
 
@@ -17,12 +16,14 @@ from landline.codec import (
     encode_with,
 )
 from landline.errors import ConfigurationError, RequestError
+from landline.logs import guarded_logger
 from landline.signatures import check_function, is_coroutine_function
+from landline.texts import safe_text
 
 if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 HandlerFunction = Callable[[Any, Any], Any]
 """Takes who sent it, a :class:`landline.Line` or for a call in a datagram a :class:`landline.Caller`, and the value."""
@@ -213,11 +214,15 @@ def describe_failure(error: BaseException, name: str, asker: object) -> tuple[st
     if is_refusal(error):
         return error.code, error.message
     if isinstance(error, BodyError):
-        return "bad_request", f"the body of {name!r} does not fit: {error}"
+        # It may quote a value of the body, which may have megabytes.
+        return "bad_request", f"the body of {name!r} does not fit: {safe_text(str(error))}"
     if isinstance(error, RequestError):
         # No traceback: whoever was asked chose how it ended, and it may be the peer itself.
         logger.warning(
-            "the handler for %r of %r failed: a request of its own ended with: %s", name, asker, error
+            "the handler for %r of %r failed: a request of its own ended with: %s",
+            name,
+            asker,
+            safe_text(str(error)),
         )
     else:
         logger.error("the handler for %r of %r failed", name, asker, exc_info=error)

@@ -9,7 +9,6 @@ of those who call it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from landline.line_datagrams import handle_datagrams
 from landline.line_link import LineLink
 from landline.line_sending import DRAIN_TIMEOUT_S, LineResources
 from landline.line_waiting import LineWaiting
+from landline.logs import guarded_logger
 from landline.loop_thread import check_thread
 from landline.session.codes import Code
 from landline.session.events import (
@@ -46,9 +46,10 @@ from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import ByeFinder, Kind, Operation
 from landline.signatures import check_function
+from landline.texts import safe_text
 from landline.transports.lingering import DISCARD_BYTES_MAX
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 # Looked up once: an enum's attribute costs as much as a function call.
 _MESSAGE = Operation.MESSAGE
@@ -111,7 +112,8 @@ class Line(LineWaiting):
         """For the application's own use."""
 
     def __repr__(self) -> str:
-        return f"<Line {self.identity or self.peer or 'new'} {self._state.value}>"
+        # Both may be the peer's choice.
+        return f"<Line {safe_text(self.identity or self.peer or 'new')} {self._state.value}>"
 
     # What it is.
 

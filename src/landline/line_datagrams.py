@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Protocol, cast
 
 from landline.codec import BodyError
 from landline.errors import BufferFull, LineClosed
 from landline.handlers import FAILURES, Handlers
+from landline.logs import guarded_logger
 from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import FRAME_HEADER_BYTES
 from landline.transports import DatagramTransport
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 
 def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes) -> bool:

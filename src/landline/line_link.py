@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Final, Protocol, cast
 
+from landline.logs import guarded_logger
 from landline.transports import LinkProtocol
 from landline.transports.lingering import BrokenTransport, read_arrived
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 COMPLAINTS_MAX: Final = 50
 """Messages that fit no handler, or are refused by one, that are logged of one transport."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import Any, Self, TypeVar, overload
 
@@ -11,12 +10,13 @@ from landline.changes import LineState
 from landline.codec import decode_value
 from landline.errors import LineClosed, RequestLost, outcome
 from landline.line_sending import LineResources, LineSending
+from landline.logs import guarded_logger
 from landline.loop_thread import check_thread
 from landline.requests import Requests
 from landline.room import wake
 from landline.session.events import MessageReceived, PongReceived
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 Response = TypeVar("Response")
 

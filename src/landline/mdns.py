@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import logging
 import re
 import socket
 from collections.abc import Awaitable
@@ -30,9 +29,10 @@ from landline.announcement import (
     txt_record,
 )
 from landline.errors import AddressInUse
+from landline.logs import guarded_logger
 from landline.transports import Endpoint
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 SETTLE_S: Final = 0.5
 """How long others may take to speak up after the one that is looked for: a responder whose answer others may have too

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import heapq
-import logging
 from collections.abc import Mapping
 from typing import Final
 
 from landline.line import Line
+from landline.logs import guarded_logger
 from landline.session.sending import WAITING_OVERHEAD_BYTES
 from landline.timers import TimerWheel
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 MEMORY_BYTES: Final = 1024 * 1024 * 1024
 MEMORY_BYTES_MIN: Final = 1024 * 1024

@@ -21,6 +21,7 @@ from landline.errors import (
 from landline.line_sending import LineSending
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
+from landline.texts import safe_text
 
 
 class Requests:
@@ -93,7 +94,7 @@ def read_answer(
         return decode_value(body, is_packed) if decoder is None else decoder.body_of(body, is_packed)
     except msgspec.DecodeError as error:
         raise outcome(
-            RequestError("bad_response", f"the answer to {name!r} does not fit: {error}")
+            RequestError("bad_response", f"the answer to {name!r} does not fit: {safe_text(str(error))}")
         ) from error
 
 

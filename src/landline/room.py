@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
 from landline.errors import ConfigurationError
+from landline.logs import guarded_logger
 from landline.session.session import Session
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 
 class WhenFull(StrEnum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 from collections.abc import Callable, Coroutine, Sequence
@@ -28,6 +27,7 @@ from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back
 from landline.line_sending import DRAIN_TIMEOUT_S
 from landline.listening import Listeners, Listening
+from landline.logs import guarded_logger
 from landline.loop_thread import check_thread
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
@@ -45,7 +45,7 @@ from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOp
 from landline.transports.lingering import Closer
 from landline.transports.options import check_server_options
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 MAX_LINES: Final = 100_000
 RESUME_WINDOW_S: Final = 120.0

@@ -52,7 +52,13 @@ def test_no_server_code_is_imported(arguments, directory):
     forbidden = FORBIDDEN if "--help" in arguments else FORBIDDEN - {"ssl"}
     assert loaded & forbidden == set()
     ours = {m for m in loaded if m.startswith("landline.") and not m.startswith("landline.cli")}
-    assert ours <= {"landline.fleet", "landline.fleet.api", "landline.fleet.model", "landline.fleet.paths"}
+    assert ours <= {
+        "landline.texts",
+        "landline.fleet",
+        "landline.fleet.api",
+        "landline.fleet.model",
+        "landline.fleet.paths",
+    }
 
 
 @pytest.mark.parametrize("command", ["jobs", "ping", "restart", "send-file", "receive-files", "agent"])

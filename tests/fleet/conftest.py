@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import landline
-from landline import Backoff, Heartbeat, Server, SharedToken
+from landline import Backoff, Heartbeat, Limits, Server, SharedToken
 from landline.fleet import control as control_module
 from landline.fleet import deliveries
 from landline.fleet.agent import agent as agent_module
@@ -25,7 +25,7 @@ from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Notice, Question
 from landline.fleet.api import JobRequest, JobView
 from landline.fleet.control import Control
-from landline.fleet.messages import Goodbye
+from landline.fleet.messages import MESSAGE_BYTES_MAX, WINDOW_BYTES, Goodbye
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
 from landline.fleet.model import Machine as KnownMachine
 from landline.fleet.storage import Storage
@@ -290,7 +290,10 @@ class House:
     async def start(self) -> House:
         self.storage = await Storage.open(self.directory / "landline.db")
         self.server = Server(
-            auth=SharedToken(TOKEN), heartbeat=self.heartbeat, resume_window_s=self.resume_window_s
+            auth=SharedToken(TOKEN),
+            heartbeat=self.heartbeat,
+            resume_window_s=self.resume_window_s,
+            limits=Limits(message_bytes=MESSAGE_BYTES_MAX, window_bytes=WINDOW_BYTES),
         )
         self.control = await Control.start(
             self.server, self.storage, waker=self.waker, clock=self.clock, gone_grace_s=self.gone_grace_s

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
+from tests.fleet.conftest import TOKEN
 
 import landline
-from landline.fleet.agent.agent import Agent
+from landline.fleet.agent.agent import ORDERS_MAX, Agent
+from landline.fleet.agent.journal import Entry
 from landline.fleet.api import CancelRequest
-from landline.fleet.messages import Claim, Grant
+from landline.fleet.messages import TEXT_CHARACTERS_MAX, Claim, Grant
 from landline.fleet.model import Action, ExecutionState, PresenceState
 from landline.fleet.storage import StorageError
 from landline.fleet.wake import MagicPackets
@@ -43,6 +46,87 @@ async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_d
     for view in await house.control.jobs(10):
         await house.over(view)
     assert begun == messages
+
+
+async def test_an_agent_refuses_what_it_cannot_hold_and_outlives_the_control_server(house, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    jobs = [await house.order(Action.LOG_OFF, delay_s=3600.0) for _ in range(ORDERS_MAX + 5)]
+    executions = [await house.execution(job) for job in jobs]
+
+    async def are_all_answered() -> bool:
+        nonlocal executions
+        executions = [await house.execution(job) for job in jobs]
+        return all(execution.state is not ExecutionState.QUEUED for execution in executions)
+
+    await until(are_all_answered)
+    refused = [execution for execution in executions if execution.state is ExecutionState.REFUSED]
+    assert len(refused) == 5
+    assert {execution.detail for execution in refused} == {
+        f"the agent did not take it: the machine holds {ORDERS_MAX} jobs, and takes more when some are over"
+    }
+    # The same machine goes on with the others when the control server is back.
+    joins = house.joins[machine.id]
+    await house.kill()
+    await house.start()
+    await until(lambda: house.joins[machine.id] > joins)
+    assert not machine.task.done()
+    # One that is over makes room for another.
+    await house.control.cancel_job(jobs[0].job.id, CancelRequest())
+    await until(lambda: len(machine.agent._known) < ORDERS_MAX)
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+
+
+async def test_many_old_jobs_in_the_journal_do_not_end_the_agent(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.directory.mkdir()
+    with (machine.directory / "journal.jsonl").open("wb") as file:
+        for number in range(3000):
+            entry = Entry(f"old-{number}", Action.LOG_OFF, ExecutionState.DONE, "boot-0", "x" * 400)
+            file.write(msgspec.json.encode(entry) + b"\n")
+    await machine.boot()
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+
+
+async def test_an_agents_error_is_stored_short_and_harmless(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+
+    async def refuse(line, order) -> bool:
+        raise landline.RequestError("no", "\x1b[2J" + "x" * 100_000 + "\n")
+
+    machine.agent.connector.handlers.find("execute").function = refuse
+    job = await house.order(Action.LOG_OFF)
+    ended = await house.over(job)
+    assert ended.state is ExecutionState.FAILED
+    assert len(ended.detail) == TEXT_CHARACTERS_MAX
+    assert ended.detail.isprintable()
+    [stored] = await house.storage.executions_of([job.job.id])
+    assert stored.detail == ended.detail
+
+
+@pytest.mark.parametrize("name", ["facts", "join", "report"])
+async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(house, until, name: str) -> None:
+    await house.start()
+    honest = await house.machine("honest").boot()
+    body = {"facts": {"name": "hostile", "persons": [{"name": ""}] * 600_000}}
+    assert len(msgspec.msgpack.encode(body)) > 4_000_000
+    decoded = []
+    for each in ("facts", "join", "report"):
+        handler = house.server.handlers.find(each)
+        handler.decode = lambda body, decode=handler.decode: decoded.append(len(body)) or decode(body)
+    async with landline.connect(house.url, auth=landline.SharedToken(TOKEN), identity="hostile-1") as line:
+        with pytest.raises(landline.MessageTooLarge):
+            await line.request(name, body)
+        # It does not care what the server takes.
+        line.session._peer_limits = landline.Limits(message_bytes=16 * 1024 * 1024)
+        with pytest.raises(landline.LandlineError):
+            await line.request(name, body, timeout=20)
+        await until(lambda: line.is_closed)
+    assert decoded == []
+    assert (await house.over(await house.order(Action.LOG_OFF, "honest"))).state is ExecutionState.DONE
+    assert not honest.task.done()
 
 
 async def test_a_question_whose_job_was_stopped_meanwhile_is_taken_off_the_screen(

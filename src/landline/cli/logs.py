@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Final
+
+_STRANGERS: Final = ("asyncio", "quic", "uvicorn.error")
+"""Loggers of other libraries in which a peer can cause lines."""
 
 
 def show_logs(*, attempts: bool = True) -> None:
@@ -14,6 +18,10 @@ def show_logs(*, attempts: bool = True) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    from landline import guarded_logger
+
+    for name in _STRANGERS:
+        guarded_logger(name)
     if not attempts:
         logging.getLogger("landline.client").setLevel(logging.ERROR)
 

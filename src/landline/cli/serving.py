@@ -392,7 +392,8 @@ def _say_state(line: Any, change: Any) -> None:
     text = f"{change.state.value}: {change.detail}" if change.detail else change.state.value
     if change.due_in_s is not None:
         text += f"; attempt {change.attempt} in {change.due_in_s:.1f} s"
-    sys.stdout.write(text + "\n")
+    # A server says why it ends a line.
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, TextIO
 
+from landline import safe_text
+
 
 class Colour(StrEnum):
     """Colours by meaning, as ANSI parameters."""
@@ -21,19 +23,15 @@ class Colour(StrEnum):
     STRONG = "1"
 
 
-_HARMFUL: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _HARMFUL_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def printable(text: str) -> str:
     """``text`` in one line that cannot move the cursor, colour, hide or reorder anything.
 
-    Whatever a machine says of itself goes through here. Control, formatting and line-separating characters
-    become ``\N{REPLACEMENT CHARACTER}``, so that they show.
+    Whatever a machine says of itself goes through here; see :func:`landline.safe_text`.
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _HARMFUL else c for c in text)
+    return safe_text(text, None)
 
 
 def printable_json(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +33,7 @@ from landline.files.words import (
     Stored,
     decode_chunk,
 )
+from landline.logs import guarded_logger
 from landline.signatures import check_function
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from landline.handlers import Handlers
     from landline.line import Line
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 
 class FileExchange:

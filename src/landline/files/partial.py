@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import os
 import shutil
 import stat
@@ -25,8 +24,9 @@ import msgspec
 from landline.errors import FileRefused
 from landline.files.decisions import FileLimits, Surroundings
 from landline.files.words import KEY_BYTES, new_hash
+from landline.logs import guarded_logger
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 PREFIX: Final = ".landline-"
 PART: Final = ".part"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -31,12 +30,13 @@ from landline.files.words import (
     Offer,
     Stored,
 )
+from landline.logs import guarded_logger
 
 if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
     from landline.line import Line
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 LOCK_RETRY_S: Final = 0.05
 LOCK_TRIES: Final = 100

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -42,6 +41,7 @@ from landline.files.words import (
     Stored,
     resume_key,
 )
+from landline.logs import guarded_logger
 from landline.session.state import State
 from landline.signatures import check_function
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
     from landline.line import Line
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 STALL_TIMEOUT_S: Final = 60.0
 SENT_AT_ONCE: Final = 8

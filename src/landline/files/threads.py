@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from landline.changes import LineState
 from landline.errors import BufferFull, LineClosed
 from landline.files.words import ALIVE
+from landline.logs import guarded_logger
 
 if TYPE_CHECKING:
     from landline.line import Line
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 THREADS: Final = 4
 """Reads, writes and hashes under way at once. The event loop's own threads are left to resolving names."""

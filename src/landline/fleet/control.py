@@ -9,14 +9,13 @@ true; what an answer promises is on disk before the answer is sent.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from random import Random, SystemRandom
 from typing import Final
 
 import landline
-from landline import Line, RequestError, Server
+from landline import Line, RequestError, Server, guarded_logger
 from landline.fleet import jobs
 from landline.fleet.api import (
     CancelRequest,
@@ -54,7 +53,7 @@ from landline.fleet.subscriptions import Subscriptions
 from landline.fleet.tasks import Tasks
 from landline.fleet.wake import Waker
 
-logger = logging.getLogger("landline.control")
+logger = guarded_logger("landline.control")
 
 SWEEP_EVERY_S: Final = 0.5
 """How often deadlines are looked at."""

@@ -7,18 +7,18 @@ what agents ask is answered. What an answer promises is on disk before it is sen
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import landline
-from landline import Line, RequestError
+from landline import Line, RequestError, guarded_logger
 from landline.fleet import clones, jobs
 from landline.fleet.ledger import Ledger
 from landline.fleet.machines import Machines
 from landline.fleet.messages import (
     TEXT_CHARACTERS_MAX,
+    TOO_MANY_ORDERS,
     Claim,
     Grant,
     KnownExecution,
@@ -31,7 +31,7 @@ from landline.fleet.model import Action, Execution, ExecutionState, Job, Machine
 from landline.fleet.tasks import Tasks
 from landline.fleet.wake import Waker
 
-logger = logging.getLogger("landline.control")
+logger = guarded_logger("landline.control")
 
 WAKE_AGAIN_S: Final = 5.0
 """How often the magic packet is repeated: it is a datagram, and network cards miss some while they power up."""
@@ -227,7 +227,9 @@ class Deliveries:
             under_way.discard(execution_id)
             return
         except RequestError as error:
-            state, detail = ExecutionState.FAILED, f"the agent did not take it: {error.message}"
+            is_full = error.code == TOO_MANY_ORDERS
+            state = ExecutionState.REFUSED if is_full else ExecutionState.FAILED
+            detail = f"the agent did not take it: {error.message}"
         else:
             state, detail = ExecutionState.DELIVERED, ""
             under_way.discard(execution_id)

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from landline import safe_text
 from landline.fleet import clones
 from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.messages import (
@@ -166,10 +167,15 @@ def delivery_refusal(job: Job, machine: Machine) -> str | None:
 
 
 def advance(execution: Execution, state: ExecutionState, now: float, detail: str = "") -> Execution | None:
-    """The execution in its next state, or ``None`` where the life cycle does not lead there."""
+    """The execution in its next state, or ``None`` where the life cycle does not lead there.
+
+    ``detail`` may hold an agent's words: it is made one line, and no longer than an agent's own report may be.
+    """
     if state is execution.state or state not in LIFE_CYCLE[execution.state]:
         return None
-    return msgspec.structs.replace(execution, state=state, updated_at=now, detail=detail)
+    return msgspec.structs.replace(
+        execution, state=state, updated_at=now, detail=safe_text(detail, TEXT_CHARACTERS_MAX)
+    )
 
 
 def receive_report(
@@ -272,7 +278,7 @@ def postpone(
         execution,
         state=ExecutionState.POSTPONED,
         updated_at=now,
-        detail=detail,
+        detail=safe_text(detail, TEXT_CHARACTERS_MAX),
         due_at=due_at,
         expires_at=max(execution.expires_at, due_at + DEFAULT_COUNTDOWN_S + job.valid_for_s),
         postponed_s=postponed_s,

@@ -6,17 +6,16 @@ Memory changes at once, so that the next decision stands on it; the promise is k
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from landline import RequestError
+from landline import RequestError, guarded_logger
 from landline.fleet.api import JobView, OperationError
 from landline.fleet.messages import STORAGE_FAILED
 from landline.fleet.model import Execution, ExecutionState, Job
 from landline.fleet.storage import Storage, StorageError
 
-logger = logging.getLogger("landline.control")
+logger = guarded_logger("landline.control")
 
 UNKNOWN_KEPT_S: Final = 7 * 86_400.0
 """How long an unknown outcome can still be settled by the machine's return."""

@@ -8,27 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final, NoReturn
 
 import msgspec
 
-from landline import Code, LandlineError, Line, LineState, LossKind, RequestError, StateChange
+from landline import (
+    Code,
+    LandlineError,
+    Line,
+    LineState,
+    LossKind,
+    RequestError,
+    StateChange,
+    guarded_logger,
+    safe_text,
+)
 from landline.fleet import clones, presence
 from landline.fleet.api import OperationError
-from landline.fleet.messages import CLONED_IDENTITY, NOT_JOINED, FactsChecked, Goodbye, Join
+from landline.fleet.messages import (
+    CLONED_IDENTITY,
+    NOT_JOINED,
+    PERSON_CHARACTERS_MAX,
+    PERSONS_MAX,
+    FactsChecked,
+    Goodbye,
+    Join,
+)
 from landline.fleet.model import Cause, Claimant, Facts, Machine, Presence, PresenceState
 from landline.fleet.storage import Storage, StorageError
 
-logger = logging.getLogger("landline.control")
+logger = guarded_logger("landline.control")
 
 PROBE_S: Final = 5.0
 """How long an older line may take to answer when another agent joins with its identity."""
-PERSONS_MAX: Final = 100
-PERSON_CHARACTERS_MAX: Final = 300
-"""A person's name and seat together."""
 
 _LOSS_CAUSES: Final = {
     LossKind.SILENT: Cause.SILENT,
@@ -463,16 +477,17 @@ async def _answers(line: Line) -> bool:
 
 def check_facts(facts: Facts) -> Facts:
     """Facts within their bounds. Raises :class:`RequestError` for anything else; every field is hostile (P7)."""
+    if len(facts.persons) > PERSONS_MAX:
+        # Before each of them is looked at.
+        raise RequestError("bad_facts", f"the agent names more than {PERSONS_MAX} persons")
     try:
         checked = msgspec.convert(msgspec.to_builtins(facts), FactsChecked)
     except msgspec.ValidationError as error:
         raise RequestError(
-            "bad_facts", f"what the agent says of its machine does not fit: {error}"
+            "bad_facts", f"what the agent says of its machine does not fit: {safe_text(str(error))}"
         ) from error
-    if len(checked.persons) > PERSONS_MAX or any(
-        len(person.name) + len(person.seat) > PERSON_CHARACTERS_MAX for person in checked.persons
-    ):
-        raise RequestError("bad_facts", "the agent names too many persons, or one with too long a name")
+    if any(len(person.name) + len(person.seat) > PERSON_CHARACTERS_MAX for person in checked.persons):
+        raise RequestError("bad_facts", "the agent names a person with too long a name")
     return Facts(**{field: getattr(checked, field) for field in Facts.__struct_fields__})
 
 

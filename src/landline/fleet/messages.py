@@ -21,7 +21,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from landline.fleet.model import Action, Cause, ExecutionState, Facts, Unasked
+from landline.fleet.model import Action, Cause, ExecutionState, Facts, Person, Unasked
 
 # "\Z", not "$", which also matches in front of a line end at the end.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
@@ -30,11 +30,25 @@ NOT_JOINED: Final = "not_joined"
 """The code of a request's error: the session has not joined yet."""
 CLONED_IDENTITY: Final = "cloned_identity"
 """The code of a request's error: another machine with the same identity is connected; ask again later."""
+TOO_MANY_ORDERS: Final = "too_many_orders"
+"""The code of a request's error: the agent holds as many orders as it may."""
 STORAGE_FAILED: Final = "storage_failed"
 """The code of a request's error: nothing was recorded, and it may be asked again."""
 
 DEFAULT_COUNTDOWN_S: Final = 60.0
 """How long a person has to answer where the operator gave no delay."""
+MESSAGE_BYTES_MAX: Final = 256 * 1024
+"""The largest message either side takes; a larger one ends the session before anything is decoded. A join with all that
+an agent may tell has less (:data:`JOIN_BYTES_MAX`), and the loop is held for some milliseconds at most."""
+WINDOW_BYTES: Final = 1024 * 1024
+"""What either side holds of the other's messages that are not dealt with yet."""
+EXECUTIONS_MAX: Final = 1000
+"""Executions that one join may name."""
+JOIN_BYTES_MAX: Final = 192 * 1024
+"""What the executions of one join take at most; the rest of the message is for the facts."""
+PERSONS_MAX: Final = 100
+PERSON_CHARACTERS_MAX: Final = 300
+"""A person's name and seat together."""
 TEXT_CHARACTERS_MAX: Final = 500
 Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)]
 Seconds = Annotated[float, Meta(ge=0, le=31_622_400)]
@@ -60,7 +74,8 @@ class Join(msgspec.Struct, frozen=True):
     """An agent's first request on every new session."""
 
     facts: Facts
-    executions: Annotated[tuple[KnownExecution, ...], Meta(max_length=2_000)] = ()
+    executions: Annotated[tuple[KnownExecution, ...], Meta(max_length=EXECUTIONS_MAX)] = ()
+    """The most important first: what the agent is at, then the newest of its journal."""
 
 
 class Withdraw(msgspec.Struct, frozen=True):
@@ -74,7 +89,7 @@ class Joined(msgspec.Struct, frozen=True):
     """The answer to :class:`Join`: the name the machine goes by."""
 
     name: Name
-    over: tuple[Withdraw, ...] = ()
+    over: Annotated[tuple[Withdraw, ...], Meta(max_length=EXECUTIONS_MAX)] = ()
     """Of what the agent said it is at, what ended while it was away."""
 
 
@@ -160,6 +175,7 @@ class FactsChecked(Facts, frozen=True, kw_only=True):
     persons_problem: Text = ""
     asks_by: Text = ""
     asking_problem: Text = ""
+    persons: Annotated[tuple[Person, ...], Meta(max_length=PERSONS_MAX)] = ()
     mac_addresses: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")], ...], Meta(max_length=32)
     ] = ()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import secrets
 import stat
@@ -16,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from landline import guarded_logger
 from landline.fleet.paths import UnsafeFile, open_private_directory, open_to_all
 
-logger = logging.getLogger("landline.fleet")
+logger = guarded_logger("landline.fleet")
 
 PRIVATE_FILE_BYTES_MAX: Final = 64 * 1024
 """How much :func:`read_private_file` reads: ids and tokens have less than a hundred bytes."""

@@ -16,11 +16,13 @@ from landline import (
     ConfigurationError,
     Endpoint,
     Heartbeat,
+    Limits,
     Server,
     SharedToken,
 )
 from landline.fleet.clock import SteadyClock
 from landline.fleet.control import Control
+from landline.fleet.messages import MESSAGE_BYTES_MAX, WINDOW_BYTES
 from landline.fleet.paths import make_private_directory
 from landline.fleet.presence import GONE_GRACE_S
 from landline.fleet.private_files import read_private_file, write_private_file
@@ -82,6 +84,7 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
             auth=SharedToken(agents_token),
             heartbeat=plan.heartbeat,
             resume_window_s=RESUME_WINDOW_S,
+            limits=Limits(message_bytes=MESSAGE_BYTES_MAX, window_bytes=WINDOW_BYTES),
             name="landline control",
         )
         control = await Control.start(

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 import landline
-from landline import Backoff, Line, SharedToken
+from landline import Backoff, Line, SharedToken, guarded_logger
 from landline.fleet.agent.agent import Agent, AgentRefused
 from landline.fleet.agent.journal import Journal
 from landline.fleet.agent.power.simulated import SimulatedPower
@@ -30,7 +30,7 @@ from landline.fleet.agent.prompt import Answer, Choice, Question
 from landline.fleet.model import Action, Cause, Facts, Person
 from landline.fleet.tally import MESSAGE_NAME, SessionTally, Tally
 
-logger = logging.getLogger("landline.simulated")
+logger = guarded_logger("landline.simulated")
 
 PERSONS: Final = ("ada", "grace", "edsger", "barbara", "alan", "margaret", "dennis", "frances")
 SYSTEMS: Final = ("Debian GNU/Linux 12", "Ubuntu 24.04 LTS", "Fedora Linux 41", "Windows 11 Education")

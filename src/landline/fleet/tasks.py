@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
-logger = logging.getLogger("landline.control")
+from landline import guarded_logger
+
+logger = guarded_logger("landline.control")
 
 
 class Tasks:

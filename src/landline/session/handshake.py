@@ -16,6 +16,7 @@ from landline.session.auth import AuthClaim, ClientAuth, Proof, claim_of, is_acc
 from landline.session.codes import Code, code_from_wire
 from landline.session.liveness import Heartbeat
 from landline.session.wire import FRAGMENT_BYTES, PROTOCOL_VERSION, FrameReader, Kind, encode_frame
+from landline.texts import safe_text
 
 NONCE_BYTES: Final = 32
 SESSION_ID_BYTES: Final = 16
@@ -34,12 +35,7 @@ Delay = Annotated[float, Meta(ge=0, le=86_400)]
 
 def _keep_to_one_line(body: Reject | Bye | Notice) -> None:
     """The peer's words go into logs and errors: they must not look like lines of their own, nor steer a terminal."""
-    if not body.reason.isprintable():
-        signs = (
-            sign if sign.isprintable() else " " if sign.isspace() else "\N{REPLACEMENT CHARACTER}"
-            for sign in body.reason
-        )
-        msgspec.structs.force_setattr(body, "reason", "".join(signs))
+    msgspec.structs.force_setattr(body, "reason", safe_text(body.reason, REASON_CHARACTERS_MAX))
 
 
 class RandomSource(Protocol):
@@ -162,7 +158,7 @@ def decode_body(body: bytes, body_type: type[Body]) -> Body:
     try:
         return msgspec.msgpack.decode(body, type=body_type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"a bad {body_type.__name__.upper()}: {error}") from error
+        raise ProtocolError(f"a bad {body_type.__name__.upper()}: {safe_text(str(error))}") from error
 
 
 class ClientHandshake:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import socket
 from time import monotonic
@@ -25,6 +24,7 @@ from aioquic.quic.packet import (
 from aioquic.quic.retry import QuicRetryTokenHandler
 
 from landline.errors import AddressInUse
+from landline.logs import guarded_logger
 from landline.transports import Endpoint, ProtocolFactory, TransportOptions
 from landline.transports.quic_connection import (
     CONNECTION_ID_BYTES,
@@ -34,7 +34,7 @@ from landline.transports.quic_connection import (
 )
 from landline.transports.quic_transport import QuicTransport
 
-logger = logging.getLogger("landline")
+logger = guarded_logger("landline")
 
 UNFINISHED: Final = 2000
 """Handshakes a listener has under way at once; first packets beyond them are dropped, and their senders repeat them."""

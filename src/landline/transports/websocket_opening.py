@@ -20,6 +20,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
 from landline.errors import ConnectFailed, LandlineError, ProtocolError
+from landline.texts import safe_text
 from landline.transports import SUBPROTOCOL, ProtocolFactory, origins
 from landline.transports.lingering import linger
 from landline.transports.websocket_stream import WebSocketTransport
@@ -262,9 +263,8 @@ def refusal(error: Exception, path: str) -> LandlineError:
     if not isinstance(error, InvalidStatus):
         return ProtocolError(f"the server did not open a WebSocket: {error.__cause__ or error}")
     response = error.response
-    text = bytes(response.body).decode(errors="replace")[:REASON_CHARACTERS_MAX]
-    text = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    status = f"{response.status_code} {response.reason_phrase}"
+    text = " ".join(safe_text(bytes(response.body).decode(errors="replace"), REASON_CHARACTERS_MAX).split())
+    status = f"{response.status_code} {safe_text(response.reason_phrase)}"
     sentence = f"the server answered with HTTP {status}{f': {text}' if text else ''}"
     if response.status_code in _MAY_CHANGE or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ConnectFailed(sentence)

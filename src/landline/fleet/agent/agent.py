@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 import landline
-from landline import Backoff, ClientAuth, Line, LineState, StateChange
+from landline import Backoff, ClientAuth, Line, LineState, StateChange, guarded_logger
 from landline.fleet.agent import consent
 from landline.fleet.agent.asking import Asking, Record
 from landline.fleet.agent.boot import BootRecord
@@ -22,10 +22,14 @@ from landline.fleet.agent.journal_file import JournalError
 from landline.fleet.agent.leaving import GOODBYE_TIMEOUT_S, Leaving
 from landline.fleet.agent.power import Leave, OutcomeUnknown, Power, PowerError
 from landline.fleet.agent.prompt import Notices, Prompt
+from landline.fleet.agent.telling import executions_to_tell, persons_to_tell
 from landline.fleet.messages import (
     CLONED_IDENTITY,
+    MESSAGE_BYTES_MAX,
     NOT_JOINED,
     STORAGE_FAILED,
+    TOO_MANY_ORDERS,
+    WINDOW_BYTES,
     Claim,
     Goodbye,
     Grant,
@@ -40,7 +44,7 @@ from landline.fleet.messages import (
 )
 from landline.fleet.model import Action, Cause, ExecutionState, Facts
 
-logger = logging.getLogger("landline.agent")
+logger = guarded_logger("landline.agent")
 
 BOOT_RECORD_EVERY_S: Final = 60.0
 """How often the agent remembers how long the machine is up. A restart before the first time may not be proven."""
@@ -54,6 +58,9 @@ CONTROL_RETRY_S: Final = 2.0
 """When to ask again after the control server could not record an answer."""
 CLONE_RETRY_S: Final = 60.0
 """When to ask again while another machine with the same identity is connected."""
+ORDERS_MAX: Final = 100
+"""Jobs that an agent holds at a time, those included whose end it could not report yet. A further one is refused: a
+control server must not fill the machine's memory, and the agent tells all of them when it joins."""
 DETAIL_CHARACTERS_MAX: Final = 500
 
 
@@ -104,6 +111,8 @@ class Agent:
         self._records: dict[str, Record] = {}
         self._facts_changed = asyncio.Event()
         self._told_facts: Facts | None = None
+        # Executions whose reports are under way.
+        self._reporting: set[str] = set()
         # The order being carried out; and the one the system has accepted, so that the machine is going.
         self._acting: tuple[str, Action] | None = None
         self._going: tuple[str, Action] | None = None
@@ -120,6 +129,7 @@ class Agent:
             identity=machine_id,
             # A machine may start before its network and its control server do.
             connect_timeout_s=None,
+            limits=landline.Limits(message_bytes=MESSAGE_BYTES_MAX, window_bytes=WINDOW_BYTES),
             backoff=backoff,
             on_state=self._line_changed,
             on_session_lost=self._session_lost,
@@ -211,12 +221,7 @@ class Agent:
 
     async def _try_to_join(self, line: Line, facts: Facts) -> float | None:
         """Returns after how many seconds it is to be tried again in this session, if at all."""
-        journalled = [
-            KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
-            for entry in self._journal.entries()
-            if entry.id not in self._known
-        ]
-        join = Join(facts, (*journalled[-1000:], *self._known.values()))
+        join = Join(facts, executions_to_tell(self._known.values(), self._journal.entries()))
         try:
             joined = await line.request("join", join, timeout=None, response_type=Joined)
         except (landline.RequestLost, landline.LineClosed):
@@ -260,7 +265,9 @@ class Agent:
                 persons_problem=_bounded(str(error).rstrip(".")) or "no reason given",
             )
         else:
-            facts = msgspec.structs.replace(facts, persons=persons, knows_persons=True, persons_problem="")
+            facts = msgspec.structs.replace(
+                facts, persons=persons_to_tell(persons), knows_persons=True, persons_problem=""
+            )
         self._facts = facts
         if facts != before:
             self._facts_changed.set()
@@ -293,8 +300,14 @@ class Agent:
         if known is None and (entry := self._journal.find(order.execution_id)) is not None:
             known = KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
         if known is not None:
-            self.start(self._report(known))
+            if known.id not in self._reporting:
+                self._reporting.add(known.id)
+                self.start(self._report(known))
             return True
+        if len(self._known) >= ORDERS_MAX:
+            raise landline.RequestError(
+                TOO_MANY_ORDERS, f"the machine holds {ORDERS_MAX} jobs, and takes more when some are over"
+            )
         logger.info(
             "%s %s: received, requested by %s, due in %.0f s, expires in %.0f s",
             order.action.value,
@@ -562,12 +575,15 @@ class Agent:
         await self._report(self._note(order, state, detail))
 
     async def _report(self, known: KnownExecution) -> None:
+        self._reporting.add(known.id)
         try:
             await self._request("report", Report(known), bool)
         except (landline.RequestLost, landline.LineClosed):
             return  # The next join tells it.
         except landline.RequestError as error:
             logger.error("%s was not taken: %s", known.id, error)
+        finally:
+            self._reporting.discard(known.id)
         if known.state.is_final:
             self._known.pop(known.id, None)
 

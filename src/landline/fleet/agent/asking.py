@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
+from landline import guarded_logger
 from landline.fleet.agent import consent
 from landline.fleet.agent.consent import Act, Ask, Hold, Refuse, Terms
 from landline.fleet.agent.prompt import (
@@ -27,7 +27,7 @@ from landline.fleet.agent.prompt import (
 from landline.fleet.messages import DEFAULT_COUNTDOWN_S, Order, Postponed
 from landline.fleet.model import ExecutionState, Facts, Person
 
-logger = logging.getLogger("landline.agent")
+logger = guarded_logger("landline.agent")
 
 LOOK_WAITING_S: Final = 3.0
 """How often an order that waits for a person looks again who is on, and whether somebody can be asked."""

@@ -6,7 +6,6 @@ agent keeps beside its journal. Where none can be had it is empty, and no restar
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 import time
@@ -17,7 +16,9 @@ from typing import Final
 
 import msgspec
 
-logger = logging.getLogger("landline.agent")
+from landline import guarded_logger
+
+logger = guarded_logger("landline.agent")
 
 TOLERANCE_S: Final = 30.0
 """How far apart two moments of booting, computed in one boot, may be: clocks drift, and time servers set them."""

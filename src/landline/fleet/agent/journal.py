@@ -97,6 +97,9 @@ class Journal:
     def record(self, entry: Entry) -> None:
         """Writes a step; it is on disk when this returns. Raises :class:`JournalError` when it cannot be."""
         try:
+            if len(self._entries) > ENTRIES_KEPT:
+                # First, so that what fails here has recorded nothing.
+                self._shorten()
             self._store.append(msgspec.json.encode(entry) + b"\n")
         except OSError as error:
             raise JournalError(f"the journal {self._store} cannot be written: {error.strerror}") from error

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
+from landline import guarded_logger
 from landline.fleet.agent.power import GoingDown, Power, PowerError
 from landline.fleet.messages import Goodbye
 from landline.fleet.model import Action, Cause
 
-logger = logging.getLogger("landline.agent")
+logger = guarded_logger("landline.agent")
 
 GOODBYE_TIMEOUT_S: Final = 3.0
 """How long the last words may take: a system that goes down does not wait long (logind: 5 s)."""

@@ -22,6 +22,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter, SkipValidation
 from litestar.response import Stream
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from landline import guarded_logger, safe_text
 from landline.fleet.api import (
     CancelRequest,
     JobRequest,
@@ -47,7 +48,7 @@ JOB_BODY_BYTES_MAX: Final = 1024 * 1024
 JOBS_MAX: Final = 1000
 """Most jobs listed in one answer."""
 
-logger = logging.getLogger(__name__)
+logger = guarded_logger(__name__)
 
 Ops = NamedDependency[SkipValidation[Operations]]
 
@@ -81,10 +82,13 @@ def build_app(
 
     def answer(request: Request[Any, Any, Any], exception: Exception) -> Response[Problem]:
         status, problem = describe(exception)
-        if problem is NOT_STORED:
-            log.error("%s %s: %s", request.method, request.url.path, exception)
-        elif status >= 500:
-            log.error("%s %s failed", request.method, request.url.path, exc_info=exception)
+        if status >= 500:
+            # Whoever asks chose the path, line ends included.
+            asked = f"{request.method} {safe_text(request.url.path)}"
+            if problem is NOT_STORED:
+                log.error("%s: %s", asked, exception)
+            else:
+                log.error("%s failed", asked, exc_info=exception)
         return Response(problem, status_code=status, media_type="application/json")
 
     return Litestar(

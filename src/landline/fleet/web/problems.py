@@ -18,7 +18,7 @@ from litestar.exceptions import (
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from landline import RequestError
+from landline import RequestError, safe_text
 from landline.fleet.api import OperationError, Problem
 from landline.fleet.messages import STORAGE_FAILED
 from landline.fleet.model import Action
@@ -119,4 +119,4 @@ def _inside(key: str, field: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text if len(text) <= QUOTED_CHARACTERS_MAX else text[:QUOTED_CHARACTERS_MAX] + "…"
+    return safe_text(text, QUOTED_CHARACTERS_MAX)

@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 import uvicorn
 from litestar import Litestar
 
+from landline import guarded_logger
 from landline.fleet.api import Operations
 from landline.fleet.paths import make_private_directory
 from landline.fleet.web.app import build_app
@@ -41,7 +42,7 @@ REQUEST_S_OF_MANY: Final = 1.0
 PROBE_S: Final = 1.0
 """How long somebody on an existing unix socket has to accept; then it counts as busy, not gone."""
 
-logger = logging.getLogger(__name__)
+logger = guarded_logger(__name__)
 
 
 class CannotListen(Exception):

@@ -139,9 +139,30 @@ def test_a_name_that_reads_as_an_option_is_refused(name: str) -> None:
         argv_for(("end", "{person}"), "", [LoggedOn(Person(name), "1")])
 
 
+@pytest.mark.parametrize("reason", ["-c", "--no-wall", "-", "--", "/a", "/r /t 0"])
+def test_a_reason_is_never_an_option(reason: str) -> None:
+    assert argv_for(("shutdown", "-r", "now", "{reason}"), reason, []) == [
+        ("shutdown", "-r", "now", f" {reason}")
+    ]
+    # Also where it comes first because what is in front of it is empty.
+    assert argv_for(("say", "{reason}{reason}"), reason, []) == [("say", f" {reason}{reason}")]
+    # The command's own options stay what they are, and so does a reason that belongs to one.
+    assert argv_for(("say", "-x", "--text={reason}"), reason, []) == [("say", "-x", f"--text={reason}")]
+
+
+@pytest.mark.skipif(shutil.which("getopt") is None, reason="util-linux is not installed")
+async def test_a_program_that_reads_options_as_gnu_does_takes_a_reason_as_text(tmp_path: Path) -> None:
+    program = tmp_path / "shutdown"
+    program.write_text(f'#!/bin/sh\ngetopt -o rc -- "$@" > {tmp_path}/read\n')
+    program.chmod(0o755)
+    power = CommandPower({Action.RESTART: (str(program), "-r", "now", "{reason}")})
+    await power.act(Action.RESTART, reason="-c")
+    assert (tmp_path / "read").read_text() == " -r -- 'now' ' -c'\n"
+
+
 def test_the_reason_is_printable_and_short() -> None:
     ((_, reason),) = argv_for(("stop", "{reason}"), "a\nb\x1b[2J" + "x" * 2000, [])
-    assert reason.startswith("a b [2Jxxx")
+    assert reason.startswith("a b\ufffd[2Jxxx")
     assert len(reason) == REASON_CHARACTERS_MAX
 
 

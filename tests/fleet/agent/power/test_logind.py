@@ -289,7 +289,7 @@ async def test_going_down_with_a_message(
 ) -> None:
     await power.act(action, reason="New kernel\x1b[2J", leave=leave())
     assert login1.called("SetWallMessage", member) == [
-        ("SetWallMessage", ["New kernel [2J", True]),
+        ("SetWallMessage", ["New kernel\ufffd[2J", True]),
         (member, [False]),
     ]
     login1.calls.clear()

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Final
 
+from landline import safe_text
 from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, PowerError
 from landline.fleet.agent.power.logged_on import (
     LoggedOn,
@@ -48,6 +49,9 @@ _TARGETS: Final = {
     "soft-reboot.target": Action.RESTART,
 }
 """What systemd is asked to start when it goes down."""
+
+OPTION_SIGNS: Final = ("-", "/")
+"""What an option of a program begins with, on any system."""
 
 _PLACEHOLDER: Final = re.compile(r"\{(reason|person|session)\}")
 
@@ -261,18 +265,18 @@ def is_per_person(command: Sequence[str]) -> bool:
 def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoggedOn]) -> list[tuple[str, ...]]:
     """The argument lists to run, each once: one, or one for each person where ``command`` names them.
 
-    Values are put in as they are and never looked at again, so a reason may contain ``{person}``. Raises
-    :class:`PowerError` for a person or session that the command would take for an option.
+    Values are put in as they are and never looked at again, so a reason may contain ``{person}``. A reason that the
+    command would take for an option gets a space in front. Raises :class:`PowerError` for a person or session that
+    it would take for one.
     """
-    reason = "".join(character if character.isprintable() else " " for character in reason)
-    reason = reason[:REASON_CHARACTERS_MAX]
+    reason = safe_text(reason, REASON_CHARACTERS_MAX)
     if not is_per_person(command):
         return [_substituted(command, {"reason": reason})]
     argvs = []
     for entry in logged_on:
         values = {"reason": reason, "person": entry.person.name, "session": entry.session}
         for value in (entry.person.name, entry.session):
-            if value.startswith(("-", "/")):
+            if value.startswith(OPTION_SIGNS):
                 raise PowerError(f"{value!r} is no name that can be given to {command[0]}.")
         argvs.append(_substituted(command, values))
     return list(dict.fromkeys(argvs))
@@ -303,7 +307,14 @@ def last_line(text: str) -> str:
 
 
 def _substituted(command: Sequence[str], values: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(_PLACEHOLDER.sub(lambda match: values[match[1]], argument) for argument in command)
+    return tuple(_filled(argument, values) for argument in command)
+
+
+def _filled(argument: str, values: Mapping[str, str]) -> str:
+    filled = _PLACEHOLDER.sub(lambda match: values[match[1]], argument)
+    # What begins with the operator's words. "--" in front of it would help only with programs that know it, and not
+    # on Windows.
+    return f" {filled}" if filled.startswith(OPTION_SIGNS) and _PLACEHOLDER.match(argument) else filled
 
 
 def _kill_group(process: asyncio.subprocess.Process) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
+from landline import guarded_logger
 from landline.fleet.agent.power import GoingDown, Leave, PowerError
 from landline.fleet.model import Action, Person
 
-log = logging.getLogger(__name__)
+log = guarded_logger(__name__)
 
 
 class DryRunPower:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Final
@@ -20,6 +19,7 @@ from dbus_fast.aio import MessageBus
 from dbus_fast.errors import DBusFastError
 from dbus_fast.unpack import unpack_variants
 
+from landline import guarded_logger, safe_text
 from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, PowerError
 from landline.fleet.agent.power.logged_on import is_closing, person_from_session
 from landline.fleet.model import Action, Person
@@ -72,7 +72,7 @@ _KINDS: Final = {
 }
 """What logind's ``PrepareForShutdownWithMetadata`` (since systemd 255) and systemd's targets call it."""
 
-log = logging.getLogger(__name__)
+log = guarded_logger(__name__)
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -317,7 +317,7 @@ class LogindPower:
     async def _set_wall_message(self, bus: MessageBus, text: str) -> bool:
         try:
             await self._call_logind(
-                bus, MANAGER_PATH, MANAGER, "SetWallMessage", "sb", [printable(text), True]
+                bus, MANAGER_PATH, MANAGER, "SetWallMessage", "sb", [safe_text(text, None), True]
             )
         except PowerError as error:
             log.warning("The message for terminals was not set: %s", error)
@@ -387,7 +387,7 @@ class LogindPower:
         """Which programs block a shutdown, and why: ``Updates (installing)``."""
         reply = await self._call_logind(bus, MANAGER_PATH, MANAGER, "ListInhibitors")
         return tuple(
-            printable(f"{who} ({why})"[:BLOCKING_CHARACTERS_MAX])
+            safe_text(f"{who} ({why})", BLOCKING_CHARACTERS_MAX)
             for what, who, why, mode, *_ in reply.body[0]
             if "shutdown" in str(what).split(":") and str(mode).startswith("block")
         )[:BLOCKING_MAX]
@@ -597,11 +597,6 @@ def still_on(left: Iterable[Session], refusals: Iterable[str]) -> str:
     )
     reason = next(iter(refusals), "")
     return f"Still logged on: {names}." + (f" {reason}" if reason else "")
-
-
-def printable(text: str) -> str:
-    """``text`` with everything that could steer a terminal replaced by a space."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 class _CallRefused(PowerError):
