@@ -176,6 +176,30 @@ async def test_an_unexpected_failure_reveals_nothing_and_is_logged(http, fleet, 
     assert "hunter2" in caplog.text
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("no"), StorageError("no")], ids=["internal", "storage"])
+async def test_a_path_forges_no_line_of_the_log(http, fleet, caplog, failure):
+    fleet.failure = failure
+    with caplog.at_level(logging.ERROR):
+        response = await http.get("/jobs/%0aERROR%20forged%1b%5b2J%e2%80%ae" + "x" * 5000)
+    assert response.status_code >= 500
+    [record] = caplog.records
+    assert "/jobs/ ERROR forged\ufffd[2J\ufffdxxx" in record.getMessage()
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 300
+
+
+@pytest.mark.parametrize("depth", [1_000, 30_000])
+@pytest.mark.parametrize("path", ["/jobs", "/jobs/preview", "/jobs/1/cancel"])
+@pytest.mark.parametrize("shape", ["[%s]", '{"targets":%s}', '{"x":%s}', '{"message":{"x":%s}}'])
+async def test_a_body_that_is_nested_too_deeply_is_refused_in_a_sentence(http, caplog, path, depth, shape):
+    body = shape % ("[" * depth + "]" * depth)
+    response = await http.post(path, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert problem(response).code == "bad_request"
+    assert problem(response).message.endswith(".")
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     "failure",
     [

@@ -36,7 +36,7 @@ from landline.fleet.api import (
 )
 from landline.fleet.model import Machine
 from landline.fleet.web.admission import refusal
-from landline.fleet.web.problems import NOT_STORED, describe
+from landline.fleet.web.problems import NOT_STORED, RequestRefused, describe
 from landline.fleet.web.updates import KEEP_ALIVE_S, event_stream
 
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -98,6 +98,7 @@ def build_app(
             "operations": Provide(lambda: operations, sync_to_thread=False),
             "streaming": Provide(lambda: streaming, sync_to_thread=False),
         },
+        request_class=_Request,
         middleware=[] if token is None else [_guard(token, allowed_hosts)],
         exception_handlers={Exception: answer},
         # Answers are the state of this moment; a cached one would lie.
@@ -113,6 +114,18 @@ def build_app(
         logging_config=None,
         debug=False,
     )
+
+
+class _Request(Request[Any, Any, Any]):
+    """A request whose body may be nested without end, which is the client's fault."""
+
+    async def json(self) -> Any:
+        try:
+            return await super().json()
+        except RecursionError as error:
+            raise RequestRefused(
+                400, "bad_request", "The request body is nested too deeply; send one flat JSON object."
+            ) from error
 
 
 def _guard(token: str, allowed_hosts: Set[str]) -> Any:
