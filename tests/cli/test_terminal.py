@@ -68,6 +68,24 @@ def test_colours_do_not_disturb_the_alignment():
     assert plain[1] == "x  y"
 
 
+def test_marks_are_not_piled_up():
+    assert printable("a" + "\u0301" * 500 + "b") == "a\u0301\u0301\u0301\u0301b"
+    # Thai, Hebrew with vowels, Vietnamese: as they are.
+    for text in ("ที่นี่", "שָׁלוֹם", "Việt Nam"):
+        assert printable(text) == text
+
+
+def test_marks_take_no_column_and_are_cut_all_the_same():
+    assert width("e\u0301") == width("ก\u0e31") == width("a\u20dd") == 1
+    many = printable("a" + "\u0301" * 4) * 100
+    assert width(many) == 100
+    cut = shortened(many, 10)
+    assert (len(cut), cut[-1]) == (20, "…")
+    assert width(cut) <= 10
+    [_, line] = table_lines(["OS"], [[Cell("a" + "\u0301" * 100_000 + "b" * 100)]], colours=False)
+    assert len(line) <= 2 * CELL_COLUMNS_MAX
+
+
 def test_shortened():
     assert shortened("hello", 5) == "hello"
     assert shortened("hello!", 5) == "hell…"

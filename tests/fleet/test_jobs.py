@@ -136,7 +136,10 @@ def test_all_machines() -> None:
         (("kitchen",), False, FLEET, "unknown_target", "'landline ls' shows all names"),
         (("x-*",), False, FLEET, "unknown_target", "no machine matches 'x-*'"),
         (("lab-1\n",), False, FLEET, "unknown_target", "there is no machine called 'lab-1\\n'"),
-        (("#" * 5000,), False, FLEET, "unknown_target", "there is no machine called"),
+        (("#" * 200,), False, FLEET, "unknown_target", "there is no machine called"),
+        (("lab-1", "#" * 201), False, FLEET, "bad_request", "is longer than 200 characters"),
+        (("*" * 900_000,), False, FLEET, "bad_request", "is longer than 200 characters"),
+        (("lab-*",) * 21, False, FLEET, "bad_request", "more than 20 patterns"),
     ],
 )
 def test_targets_that_are_a_mistake(
@@ -147,6 +150,13 @@ def test_targets_that_are_a_mistake(
     assert caught.value.code == code
     assert words in caught.value.message
     assert len(caught.value.message) < 300
+
+
+def test_what_was_meant_is_found_among_many_names() -> None:
+    many = [make_machine(f"room-{number:05}") for number in range(10_000)]
+    with pytest.raises(OperationError, match="did you mean room-07"):
+        jobs.resolve_targets(("room-0777x",), False, many)
+    assert len(jobs.resolve_targets([machine.name for machine in many[:1000]], False, many)) == 1000
 
 
 # Planning.

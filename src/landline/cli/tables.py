@@ -39,7 +39,10 @@ def fitting(
     Those of ``dispensable`` are left out, the first one first, until the others fit whole.
     """
     widths = {
-        title: max(width(title), *(width(printable(row[place].text)) for row in rows))
+        title: max(
+            width(title),
+            *(width(shortened(printable(row[place].text), CELL_COLUMNS_MAX)) for row in rows),
+        )
         if rows
         else width(title)
         for place, title in enumerate(header)

@@ -23,15 +23,28 @@ class Colour(StrEnum):
     STRONG = "1"
 
 
+MARKS_MAX: Final = 4
+"""Marks on one character. Hebrew and Vietnamese need two or three."""
+_MARKS: Final = frozenset({"Mn", "Me"})
 _HARMFUL_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def printable(text: str) -> str:
     """``text`` in one line that cannot move the cursor, colour, hide or reorder anything.
 
-    Whatever a machine says of itself goes through here; see :func:`landline.safe_text`.
+    Whatever a machine says of itself goes through here; see :func:`landline.safe_text`. Of the marks on one character,
+    those above :data:`MARKS_MAX` are left out: piled up, they would cover the lines above and below.
     """
-    return safe_text(text, None)
+    text = safe_text(text, None)
+    if text.isascii():
+        return text
+    kept: list[str] = []
+    marks = 0
+    for character in text:
+        marks = marks + 1 if _is_mark(character) else 0
+        if marks <= MARKS_MAX:
+            kept.append(character)
+    return "".join(kept)
 
 
 def printable_json(text: str) -> str:
@@ -43,22 +56,29 @@ def width(text: str) -> int:
     """How many columns printable ``text`` takes."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if _is_mark(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def shortened(text: str, columns: int) -> str:
-    """Printable ``text`` cut to ``columns``, with an ellipsis where something was cut."""
-    if width(text) <= columns:
+    """Printable ``text`` cut to ``columns``, and to twice as many characters, with an ellipsis where something was cut.
+
+    The second limit is for marks, which take no column.
+    """
+    characters_max = 2 * columns
+    if len(text) <= characters_max and width(text) <= columns:
         return text
     kept, used = [], 1
-    for character in text:
+    for character in text[: characters_max - 1]:
         used += width(character)
         if used > columns:
             break
         kept.append(character)
     return "".join(kept) + "…"
+
+
+def _is_mark(character: str) -> bool:
+    """Whether a character is put onto the one before it."""
+    return unicodedata.category(character) in _MARKS
 
 
 def coloured(text: str, colour: Colour, *, wanted: bool) -> str:

@@ -5,9 +5,11 @@ A function that returns an execution returns the new one to be stored, or ``None
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import fnmatch
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -48,6 +50,12 @@ ROUNDS_MAX: Final = 400
 DELAY_S_MAX: Final = 30 * 86_400.0
 MESSAGE_CHARACTERS_MAX: Final = 500
 TARGETS_MAX: Final = 1000
+TARGET_CHARACTERS_MAX: Final = 200
+"""A machine's name has 64 at most; a pattern may spell out some of its characters as sets."""
+PATTERNS_MAX: Final = 20
+"""Targets of one request that are patterns: each is compared with the name of every machine."""
+HINT_NAMES_MAX: Final = 500
+"""Names that one which is not there is compared with, to guess what was meant."""
 ACTING_S_MAX: Final = {
     Action.LOG_OFF: 120.0,
     Action.RESTART: 15 * 60.0,
@@ -97,17 +105,39 @@ def resolve_targets(targets: Sequence[str], all_machines: bool, machines: Iterab
         raise OperationError(
             "empty_target", "no target; name a machine, a pattern such as 'lab-*', or all machines"
         )
-    if len(targets) > TARGETS_MAX:
-        raise OperationError("bad_request", f"more than {TARGETS_MAX} targets; use a pattern")
+    _check_targets(targets)
+    by_name = {machine.name: machine for machine in ordered}
     found: dict[str, Machine] = {}
     for target in targets:
-        matches = [machine for machine in ordered if fnmatch.fnmatchcase(machine.name, target)]
-        if not matches:
-            raise OperationError(
-                "unknown_target", _unknown_target(target, [machine.name for machine in ordered])
-            )
-        found.update((machine.id, machine) for machine in matches)
+        if _is_pattern(target):
+            matches = re.compile(fnmatch.translate(target)).match
+            names = [name for name in by_name if matches(name)]
+        else:
+            names = [target] if target in by_name else []
+        if not names:
+            raise OperationError("unknown_target", _unknown_target(target, list(by_name)))
+        found.update((name, by_name[name]) for name in names)
     return sorted(found.values(), key=lambda machine: machine.name)
+
+
+def _check_targets(targets: Sequence[str]) -> None:
+    """Raises :class:`OperationError` for what would take too long to look up."""
+    if len(targets) > TARGETS_MAX:
+        raise OperationError("bad_request", f"more than {TARGETS_MAX} targets; use a pattern")
+    longest = max(targets, key=len)
+    if len(longest) > TARGET_CHARACTERS_MAX:
+        raise OperationError(
+            "bad_request",
+            f"the target {longest[:80]!r}… is longer than {TARGET_CHARACTERS_MAX} characters; give a shorter one",
+        )
+    if sum(map(_is_pattern, targets)) > PATTERNS_MAX:
+        raise OperationError(
+            "bad_request", f"more than {PATTERNS_MAX} patterns; use fewer, or the names of the machines"
+        )
+
+
+def _is_pattern(target: str) -> bool:
+    return any(sign in target for sign in "*?[")
 
 
 def plan(job: Job, machine: Machine, execution_id: str) -> Execution:
@@ -433,7 +463,10 @@ def describe_presence(presence: Presence) -> str:
 
 
 def _unknown_target(target: str, names: list[str]) -> str:
-    what = "no machine matches" if any(sign in target for sign in "*?[") else "there is no machine called"
-    close = difflib.get_close_matches(target, names, n=3)
+    what = "no machine matches" if _is_pattern(target) else "there is no machine called"
+    # Those that begin alike: to compare it with thousands of names would take too long.
+    here = bisect.bisect(names, target)
+    near = names[max(0, here - HINT_NAMES_MAX // 2) : here + HINT_NAMES_MAX // 2]
+    close = difflib.get_close_matches(target, near, n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else "; 'landline ls' shows all names"
     return f"{what} {target[:80]!r}{hint}"
