@@ -8,12 +8,15 @@ import landline
 from landline.files.decisions import (
     Emission,
     FileLimits,
+    Place,
     Reception,
     Stage,
     Surroundings,
     check_count,
     check_offer,
     check_room,
+    compare_s,
+    place_to_give_up,
 )
 from landline.files.words import CHUNK_BYTES_MAX, Accept, Offer
 
@@ -175,10 +178,29 @@ class TestOffers:
         assert code_of(check_offer, offer(name="../x"), limits) == "bad_name"
 
     def test_so_many_at_once(self):
-        limits = FileLimits(files_at_once=3, files_of_a_line=2)
-        check_count(2, 1, limits)
-        assert code_of(check_count, 3, 0, limits) == "busy"
-        assert code_of(check_count, 2, 2, limits) == "busy"
+        limits = FileLimits(files_at_once=5, files_of_a_line=2, files_of_a_peer=3)
+        check_count(4, 1, 2, limits)
+        assert code_of(check_count, 5, 0, 0, limits) == "busy"
+        assert code_of(check_count, 4, 2, 2, limits) == "busy"
+        assert code_of(check_count, 4, 0, 3, limits) == "busy"
+
+    def test_a_place_is_given_up_by_the_idlest_of_the_peer_with_the_most(self):
+        limits = FileLimits(idle_s=5)
+        places = [Place("a", 9.0), Place("b", 5.0), Place("b", 6.0), Place("b", 0.0)]
+        assert place_to_give_up(places, "c", limits) == 2
+        assert place_to_give_up(places, "a", limits) == 2
+        # No more than its own, and nobody gains by offering again.
+        assert place_to_give_up(places, "b", limits) is None
+        assert place_to_give_up([Place("a", 9.0), Place("b", 9.0)], "b", limits) is None
+
+    def test_who_makes_progress_keeps_its_place(self):
+        limits = FileLimits(idle_s=5)
+        assert place_to_give_up([Place("a", 4.9)] * 32, "b", limits) is None
+        assert place_to_give_up([], "b", limits) is None
+
+    def test_a_peer_may_take_its_time_to_read_what_is_there(self):
+        assert compare_s(0) == 0
+        assert compare_s(16 * 1024**3) > 300
 
     def test_room_on_the_disk_and_in_the_quota(self):
         found = Surroundings(

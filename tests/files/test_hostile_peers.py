@@ -11,9 +11,11 @@ import pytest
 
 import landline
 from landline.files import partial, threads, words
+from landline.files.decisions import PROGRESS_BYTES
 from landline.files.partial import Partial
 
 MIB = 1024 * 1024
+TOKEN = "a token of enough length"
 
 
 class Rogue:
@@ -193,6 +195,100 @@ async def test_signs_of_life_do_not_replace_bytes(rogue):
         chatting = asyncio.create_task(chatter())
         await refused(answer, "stalled")
         chatting.cancel()
+
+
+async def test_signs_of_life_before_the_first_byte_count_for_a_while_only(rogue):
+    async with rogue(stall_timeout_s=0.3, begin_timeout_s=0.3) as (peer, _):
+        answer = peer.offer()
+        await peer.accepted.get()
+
+        async def chatter():
+            while True:
+                await peer.line.send(peer.transfer, name=words.ALIVE)
+                await asyncio.sleep(0.05)
+
+        chatting = asyncio.create_task(chatter())
+        await refused(answer, "stalled")
+        chatting.cancel()
+
+
+@pytest.fixture
+def visitor(quick):
+    """Connects peers with identities of their own to a server."""
+
+    @asynccontextmanager
+    async def connect(endpoint, identity):
+        accepted = asyncio.Queue()
+        connector = landline.connect(
+            str(endpoint), auth=landline.SharedToken(TOKEN), identity=identity, backoff=quick
+        )
+        connector.handlers.reserve(words.ACCEPT, lambda line, body: accepted.put_nowait(body), words.Accept)
+        connector.handlers.reserve(words.CREDIT, lambda line, body: None, words.Credit)
+        connector.handlers.reserve(words.ALIVE, lambda line, body: None, bytes)
+        async with connector as line:
+            yield Rogue(line, accepted)
+
+    return connect
+
+
+async def offer_some(peer, times):
+    """Offers files and sends nothing of them; returns what will answer."""
+    answers = []
+    for _ in range(times):
+        peer.transfer = os.urandom(words.TRANSFER_BYTES)
+        answers.append(peer.offer())
+        await peer.accepted.get()
+    return answers
+
+
+async def test_who_holds_all_places_and_sends_nothing_keeps_nobody_out(inbox, visitor, write, quick):
+    server = landline.Server(auth=landline.SharedToken(TOKEN))
+    # Idle at once; that who makes progress is not is decided elsewhere.
+    server.on_file(inbox, limits=landline.FileLimits(files_at_once=6, files_of_a_peer=3, idle_s=0))
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        visitor(endpoint, "first") as first,
+        visitor(endpoint, "second") as second,
+        visitor(endpoint, "second") as second_again,
+        landline.connect(
+            str(endpoint), auth=landline.SharedToken(TOKEN), identity="honest", backoff=quick
+        ) as honest,
+    ):
+        answers = await offer_some(first, 3)
+        # The share of a peer is that of all its lines.
+        answers += await offer_some(second, 2) + await offer_some(second_again, 1)
+        second_again.transfer = os.urandom(words.TRANSFER_BYTES)
+        assert "of this peer" in await refused(second_again.offer(), "busy")
+        assert len(server.handlers.files.receivings) == 6
+        for name in ("one", "two", "three"):
+            receipt = await honest.send_file(write(100_000, name))
+            assert (inbox / name).stat().st_size == receipt.size_bytes
+        given_up = [answer for answer in answers if answer.done()]
+        assert given_up
+        for answer in given_up:
+            await refused(answer, "stalled")
+        # Those that offer again take no place of each other's.
+        assert len(server.handlers.files.receivings) == 6 - len(given_up)
+        for answer in answers:
+            answer.cancel()
+
+
+async def test_a_transfer_that_makes_progress_is_not_idle(rogue, until):
+    async with rogue() as (peer, server):
+        answer = peer.offer(size_bytes=MIB)
+        await peer.accepted.get()
+        [receiving] = server.handlers.files.receivings.values()
+        begun = receiving._progress_at
+        await peer.chunk(0, b"x")
+        await until(lambda: receiving._reception.written_bytes == 1)
+        assert receiving._progress_at == begun
+        await peer.chunk(1, bytes(PROGRESS_BYTES))
+        await until(lambda: receiving._progress_at > begun)
+        assert receiving.idle_s(receiving._progress_at + 7.0) == pytest.approx(7.0)
+        # While we write it is we who take the time.
+        receiving._is_writing = True
+        assert receiving.idle_s(receiving._progress_at + 7.0) == 0.0
+        answer.cancel()
 
 
 async def test_a_peer_that_drips_is_given_up_in_the_end(rogue):

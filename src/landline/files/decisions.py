@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +19,11 @@ WINDOW_BYTES_MAX: Final = 64 * _MIB
 """A sender never has more than this under way for one file, whatever window it was given."""
 CREDIT_SHARE: Final = 4
 """A receiver says what it has written at least whenever this part of its window was written."""
+
+PROGRESS_BYTES: Final = 64 * 1024
+"""So many bytes are progress: who sends less in ``idle_s`` seconds is idle."""
+COMPARED_BYTES_PER_S: Final = 50_000_000
+"""How fast a sender reads and hashes what the receiver has already, at least: half of what a hard disk does."""
 
 
 class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +42,14 @@ class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Files being received."""
     files_of_a_line: Annotated[int, Meta(ge=1)] = 8
     """Files being received over one line."""
+    files_of_a_peer: Annotated[int, Meta(ge=1)] = 16
+    """Files being received from one peer over all its lines. A peer is an identity, or without one a host."""
+    idle_s: Annotated[float, Meta(ge=0)] = 5.0
+    """Seconds without progress (64 KiB) after which a transfer loses its place to another peer's, when all of
+    ``files_at_once`` are taken. The peer with the most transfers loses first; its partial file stays."""
+    begin_timeout_s: Annotated[float, Meta(gt=0)] = 600.0
+    """Seconds until the first byte for which a sender may say that it is at work, and send none. Reading what is
+    there already, at 50 MB a second, does not count."""
     window_bytes: Annotated[int, Meta(ge=CHUNK_BYTES_MAX, le=WINDOW_BYTES_MAX)] = 4 * _MIB
     """Bytes of one file that were sent and are not written yet: what each of ``files_at_once`` may hold in memory. It
     fills a path whose rate times round trip is less."""
@@ -220,8 +235,38 @@ def check_offer(offer: Offer, limits: FileLimits) -> None:
         )
 
 
-def check_count(in_all: int, of_line: int, limits: FileLimits) -> None:
+class Place(NamedTuple):
+    """A transfer under way, as one who wants its place sees it."""
+
+    peer: str
+    idle_s: float
+    """Seconds without progress for which its sender is to blame."""
+
+
+def place_to_give_up(places: Sequence[Place], newcomer: str, limits: FileLimits) -> int | None:
+    """Returns the index of the transfer that gives its place to a newcomer of that peer, when all are taken.
+
+    It is idle, and its peer has more transfers than the newcomer's: so a peer gains nothing by offering again, and who
+    holds them all without sending keeps nobody out. ``None`` when there is none.
+    """
+    held = Counter(place.peer for place in places)
+    idle = [
+        (held[place.peer], place.idle_s, index)
+        for index, place in enumerate(places)
+        if place.idle_s >= limits.idle_s and held[place.peer] > held[newcomer]
+    ]
+    return max(idle)[2] if idle else None
+
+
+def compare_s(there_bytes: int) -> float:
+    """Returns how many seconds a sender may take to read what the receiver has already."""
+    return there_bytes / COMPARED_BYTES_PER_S
+
+
+def check_count(in_all: int, of_line: int, of_peer: int, limits: FileLimits) -> None:
     """Raises :class:`FileRefused` when so many files are being received that one more is too many."""
+    if of_peer >= limits.files_of_a_peer:
+        raise FileRefused("busy", f"{of_peer} files of this peer are under way already; send it later")
     if of_line >= limits.files_of_a_line:
         raise FileRefused("busy", f"{of_line} files are under way over this line already; send it later")
     if in_all >= limits.files_at_once:

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from landline.errors import ConfigurationError, FileRefused
 from landline.files import partial as disk
-from landline.files.decisions import FileLimits, Reception, Stage, check_count, check_offer, check_room
+from landline.files.decisions import (
+    PROGRESS_BYTES,
+    FileLimits,
+    Place,
+    Reception,
+    Stage,
+    check_count,
+    check_offer,
+    check_room,
+    compare_s,
+    place_to_give_up,
+)
 from landline.files.names import name_problem
 from landline.files.pace import FileProgress, Pace
 from landline.files.threads import Signal, alive_while, in_thread, submit
@@ -106,12 +117,24 @@ class Inbox:
         self.looking = asyncio.Lock()
         """One transfer at a time looks for room, and has its part promised before the next one looks."""
 
+    def idle_for(self, peer: str) -> Receiving | None:
+        """The transfer that is to give its place to one of that peer, when all are taken; ``None`` if none is."""
+        if len(self.active) < self.limits.files_at_once:
+            return None
+        now = asyncio.get_running_loop().time()
+        under_way = list(self.active.values())
+        places = [Place(receiving.peer, receiving.idle_s(now)) for receiving in under_way]
+        index = place_to_give_up(places, peer, self.limits)
+        return None if index is None else under_way[index]
+
 
 class Receiving:
     """One transfer to us."""
 
     def __init__(self, exchange: FileExchange, inbox: Inbox, line: Line, offer: Offer) -> None:
         self.line = line
+        # Without an identity all lines of a host are one peer.
+        self.peer = line.identity or f"@{line.peer.rpartition(':')[0] or line.peer}"
         self.promised_bytes = 0
         self._exchange = exchange
         self._inbox = inbox
@@ -124,6 +147,11 @@ class Receiving:
         # One buffer: a list would cost a peer of tiny chunks many times their bytes.
         self._buffer = bytearray()
         self._is_restart = False
+        self._is_writing = False
+        # When the last of PROGRESS_BYTES was written, and how much was since.
+        self._progress_at = 0.0
+        self._unmarked_bytes = 0
+        self._alive_until = 0.0
         self._hash: bytes | None = None
         self._pace: Pace | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -136,14 +164,13 @@ class Receiving:
         inbox, offer = self._inbox, self._offer
         check_offer(offer, inbox.limits)
         self._task = asyncio.current_task()
-        while (older := inbox.active.get(self._key)) is not None:
-            # The same peer again: the connection of the older one is as good as dead.
-            older.stop(FileRefused("superseded", "the same file is sent anew"))
-            await older.wait_over()
+        await self._take_place()
         if (self.line, offer.transfer) in self._exchange.receivings:
             raise FileRefused("broken", "the transfer broke its rules: there is one of that number already")
-        of_line = sum(receiving.line is self.line for receiving in inbox.active.values())
-        check_count(len(inbox.active), of_line, inbox.limits)
+        under_way = inbox.active.values()
+        of_line = sum(receiving.line is self.line for receiving in under_way)
+        of_peer = sum(receiving.peer == self.peer for receiving in under_way)
+        check_count(len(under_way), of_line, of_peer, inbox.limits)
         inbox.active[self._key] = self
         self._exchange.receivings[self.line, offer.transfer] = self
         started = asyncio.get_running_loop().time()
@@ -189,6 +216,27 @@ class Receiving:
             self._exchange.call(inbox.received, self._file, receipt)
         return Stored(final.name)
 
+    async def _take_place(self) -> None:
+        """Ends what is in the way of this transfer: an older one of the same file, or one that is idle."""
+        inbox = self._inbox
+        while True:
+            if (older := inbox.active.get(self._key)) is not None:
+                # The same peer again: the connection of the older one is as good as dead.
+                older.stop(FileRefused("superseded", "the same file is sent anew"))
+            elif (older := inbox.idle_for(self.peer)) is not None:
+                older.stop(
+                    FileRefused("stalled", "others wait, and too little came of it; send it again to go on")
+                )
+            else:
+                return
+            await older.wait_over()
+
+    def idle_s(self, now: float) -> float:
+        """How long its sender has made no progress; 0 while something of ours is to be waited for."""
+        if self._is_writing or self._buffer or self._reception.stage in (Stage.OFFERED, Stage.ENDED):
+            return 0.0
+        return max(0.0, now - self._progress_at)
+
     def stop(self, refusal: FileRefused, *, keep: bool = True) -> None:
         """Ends the transfer with that answer. Once it is over, nothing."""
         if self._task is not None and self._stopped is None and not self._over.is_set():
@@ -227,7 +275,7 @@ class Receiving:
 
     def receive_alive(self) -> None:
         """The sender is at work, before its first chunk: it compares what we have. Later only bytes count."""
-        if self._reception.stage in (Stage.OFFERED, Stage.ACCEPTED):
+        if self._reception.stage is Stage.ACCEPTED and asyncio.get_running_loop().time() < self._alive_until:
             self._signal.give()
 
     async def _receive(self) -> Path:
@@ -242,7 +290,11 @@ class Receiving:
         else:
             offset, found = await self._resume()
         self._reception.accept(offset)
-        self._pace = Pace(offer.size_bytes, offset, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        # It reads again what is there, and no byte comes meanwhile.
+        self._progress_at = now + compare_s(offset)
+        self._alive_until = self._progress_at + inbox.limits.begin_timeout_s
+        self._pace = Pace(offer.size_bytes, offset, now)
         await self.line.send(self._accept_of(offset, found), name=ACCEPT)
         await self._take_bytes()
         assert self._hash is not None
@@ -324,7 +376,15 @@ class Receiving:
                 continue
             data, self._buffer = self._buffer, bytearray()
             is_restart, self._is_restart = self._is_restart, False
-            await self._in_thread(self._partial.write, data, restart=is_restart)
+            self._is_writing = True
+            try:
+                await self._in_thread(self._partial.write, data, restart=is_restart)
+            finally:
+                self._is_writing = False
+            self._unmarked_bytes += len(data)
+            if self._unmarked_bytes >= PROGRESS_BYTES:
+                self._unmarked_bytes = 0
+                self._progress_at = asyncio.get_running_loop().time()
             # What came meanwhile is counted as received, and not as written.
             if reception.wrote(len(data)):
                 await self.line.send(Credit(self._offer.transfer, reception.written_bytes), name=CREDIT)
