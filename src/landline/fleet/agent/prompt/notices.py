@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from typing import IO, Final
 
 import msgspec
 
+from landline import guarded_logger
 from landline.fleet.agent.prompt import Notice
 from landline.fleet.agent.prompt.wording import notice_body, notice_title, plain
 from landline.fleet.model import Person
@@ -49,7 +49,7 @@ NOTIFICATION_COMMAND: Final = (
 # A terminal as logind and who(1) name it. Nothing else is opened: the name comes from outside.
 _TERMINAL: Final = re.compile(r"(?:tty|pts/|ttyS|ttyUSB|ttyAMA)[0-9]{1,6}")
 
-log = logging.getLogger(__name__)
+log = guarded_logger(__name__)
 
 
 class NotificationTask(msgspec.Struct, frozen=True):
