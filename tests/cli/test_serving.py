@@ -365,7 +365,7 @@ def test_a_token_that_is_none(processes, place, name, content):
     [
         (b"not the right token, but long enough\n", SOME_NOT_DONE, "the token is missing or wrong"),
         (b"short\n", WRONG_USE, "too short"),
-        (b"", WRONG_USE, "too short"),
+        (b"", WRONG_USE, "is empty"),
         (b"\xff" * 40, WRONG_USE, "not text"),
         (None, WRONG_USE, "no such file"),
     ],
@@ -374,6 +374,7 @@ def test_a_token_that_is_none(processes, place, name, content):
 def test_agent_without_the_right_token(processes, control, agent, place, content, status, words):
     if content is not None:
         (place / "token").write_bytes(content)
+        (place / "token").chmod(0o600)
     given = processes.run(*agent, "--power", "dry-run", "--token-file", str(place / "token"))
     refuses(given, status, words)
 

@@ -72,10 +72,15 @@ def open_private_directory(path: Path) -> int:
         ) from error
     try:
         status = os.fstat(descriptor)
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        if status.st_uid != os.getuid():
             raise UnsafeDirectory(
-                f"{path} belongs to another user or others may write to it; "
+                f"{path} belongs to another user (uid {status.st_uid}); "
                 "choose a directory of your own (for the socket, with LANDLINE_RUNTIME_DIR)."
+            )
+        if status.st_mode & 0o022:
+            raise UnsafeDirectory(
+                f"{path} is not safe, because others may write to it; "
+                f"forbid it with: chmod go-w {shlex.quote(str(path))}"
             )
     except BaseException:
         os.close(descriptor)

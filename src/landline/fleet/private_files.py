@@ -15,10 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from landline import guarded_logger
-from landline.fleet.paths import UnsafeFile, open_private_directory, open_to_all
-
-logger = guarded_logger("landline.fleet")
+from landline.fleet.paths import UnsafeFile, open_private_directory
 
 PRIVATE_FILE_BYTES_MAX: Final = 64 * 1024
 """How much :func:`read_private_file` reads: ids and tokens have less than a hundred bytes."""
@@ -29,19 +26,14 @@ _MODE: Final = 0o600
 def read_private_file(path: Path, *, repair: bool = False) -> bytes:
     """Return what the file holds; with ``repair``, one that others may read or change is made private (0600).
 
-    Without it, one that every user can read or change is warned of in the log.
-
     Raise :class:`FileNotFoundError` when there is none, :class:`landline.fleet.paths.UnsafeFile` for a link or what
     belongs to another user, :class:`landline.fleet.paths.UnsafeDirectory`, and :class:`OSError`.
     """
     with private_directory(path.parent) as directory:
         descriptor = open_private_file(directory, path, os.O_RDONLY | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if repair and mode & 0o077:
+        if repair and os.fstat(descriptor).st_mode & 0o077:
             os.fchmod(descriptor, _MODE)
-        elif warning := open_to_all(path, mode):
-            logger.warning("%s", warning)
         data = file.read(PRIVATE_FILE_BYTES_MAX + 1)
     if len(data) > PRIVATE_FILE_BYTES_MAX:
         raise UnsafeFile(

@@ -19,16 +19,19 @@ from landline import (
     Limits,
     Server,
     SharedToken,
+    guarded_logger,
 )
 from landline.fleet.clock import SteadyClock
 from landline.fleet.control import Control
 from landline.fleet.messages import MESSAGE_BYTES_MAX, WINDOW_BYTES
-from landline.fleet.paths import make_private_directory
+from landline.fleet.paths import make_private_directory, open_to_all
 from landline.fleet.presence import GONE_GRACE_S
 from landline.fleet.private_files import read_private_file, write_private_file
 from landline.fleet.storage import Storage
 from landline.fleet.wake import MagicPackets, Waker
 from landline.fleet.web.serve import ApiServer, CannotListen
+
+logger = guarded_logger("landline.control")
 
 RESUME_WINDOW_S = 60.0
 """How long a machine may be without a connection before it counts as offline."""
@@ -140,4 +143,6 @@ def token_file(path: Path) -> str:
             f"{path} holds a token of less than {TOKEN_CHARACTERS_MIN} characters, which could be guessed; "
             "remove it to get a new one"
         )
+    if warning := open_to_all(path, path.lstat().st_mode):
+        logger.warning("%s", warning)
     return token

@@ -244,7 +244,7 @@ async def test_persons_without_a_desktop(tmp_path: Path, caplog: pytest.LogCaptu
         f"no notification to {ACCOUNT.pw_name}: {tmp_path}/{ACCOUNT.pw_uid}/bus is missing: "
         "there is no desktop session",
         "no notification to no such account: there is no such account",
-        "no notification to \0: there is no such account",
+        "no notification to \N{REPLACEMENT CHARACTER}: there is no such account",
     }
 
 
