@@ -89,7 +89,7 @@ async def test_many_old_jobs_in_the_journal_do_not_end_the_agent(house) -> None:
     assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
 
 
-async def test_an_agents_error_is_stored_short_and_harmless(house) -> None:
+async def test_an_agents_error_is_stored_short_and_harmless(house, until) -> None:
     await house.start()
     machine = await house.machine().boot()
 
@@ -102,8 +102,12 @@ async def test_an_agents_error_is_stored_short_and_harmless(house) -> None:
     assert ended.state is ExecutionState.FAILED
     assert len(ended.detail) == TEXT_CHARACTERS_MAX
     assert ended.detail.isprintable()
-    [stored] = await house.storage.executions_of([job.job.id])
-    assert stored.detail == ended.detail
+
+    async def is_stored() -> bool:
+        [stored] = await house.storage.executions_of([job.job.id])
+        return stored.detail == ended.detail
+
+    await until(is_stored)
 
 
 @pytest.mark.parametrize("name", ["facts", "join", "report"])
