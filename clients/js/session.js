@@ -425,8 +425,10 @@ export class Session {
 
   #scheduleAck(now) {
     if (!this.#canWrite) {
-      // A transport that is full gets acknowledgements with its heartbeats only.
+      // A transport that is full gets acknowledgements with its heartbeats only, but one at once when it takes data
+      // again: it may be full soon after, again and again, and a peer that drains would wait in vain.
       this.#ackDue = null;
+      this.#untoldBytes = this.limits.windowBytes;
     } else if (
       this.#taken - this.#told >= ACK_FRAMES ||
       this.#untoldBytes * ACK_WINDOW_SHARE >= this.limits.windowBytes ||

@@ -439,6 +439,16 @@ def test_an_acknowledgement_waits_a_little_for_more(make_session):
     assert session.next_timeout() > 1
 
 
+def test_an_acknowledgement_is_written_when_a_full_transport_takes_data_again(make_session):
+    session = make_session()
+    (message,) = feed(session, data_frame(1))
+    session.pause_writing()
+    session.take(message)
+    assert session.data_to_send(0.0) == b""
+    session.resume_writing()
+    assert frames_in(session.data_to_send(0.0)) == [(Kind.ACK, (1).to_bytes(8, "big"))]
+
+
 def test_an_acknowledgement_does_not_wait_for_many_frames(make_session):
     session = make_session()
     taking(session, ACK_FRAMES - 1)

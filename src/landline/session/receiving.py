@@ -312,8 +312,10 @@ class SessionReceiving(SessionSending, ABC):
     def _schedule_ack(self, now: float) -> None:
         """Acknowledges what was taken, or says with :attr:`ack_due` when to."""
         if not self._can_write:
-            # A transport that asks us to pause gets acknowledgements with its heartbeats only.
+            # A transport that asks us to pause gets acknowledgements with its heartbeats only, but one at once when it
+            # takes data again: it may pause soon after, again and again, and a peer that drains would wait in vain.
             self.ack_due = None
+            self._untold_bytes = self.limits.window_bytes
         elif (
             self._taken - self._told >= ACK_FRAMES
             or self._untold_bytes * ACK_WINDOW_SHARE >= self.limits.window_bytes
