@@ -61,6 +61,18 @@ class Below(asyncio.Transport):
     def set_protocol(self, protocol) -> None:
         self.protocol = protocol
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.is_over = True
+
+    def pause_reading(self) -> None:
+        """Nothing more comes than one input has."""
+
+    def resume_reading(self) -> None:
+        """As before."""
+
     def close(self) -> None:
         self.is_over = True
 
