@@ -156,7 +156,7 @@ async def test_a_program_that_reads_options_as_gnu_does_takes_a_reason_as_text(t
     program.write_text(f'#!/bin/sh\ngetopt -o rc -- "$@" > {tmp_path}/read\n')
     program.chmod(0o755)
     power = CommandPower({Action.RESTART: (str(program), "-r", "now", "{reason}")})
-    await power.act(Action.RESTART, reason="-c")
+    await power.act(Action.RESTART, reason="-c", leave=leave())
     assert (tmp_path / "read").read_text() == " -r -- 'now' ' -c'\n"
 
 

@@ -211,7 +211,7 @@ async def test_a_program_that_blocks_the_restart_is_named(
     ]
     sentence = await power.refusal(Action.RESTART)
     assert sentence == (
-        f"This machine must not restart now: apt (installing [2J updates), {'x' * 100} blocks it. "
+        f"This machine must not restart now: apt (installing\ufffd[2J updates), {'x' * 99}… blocks it. "
         "Try again when that is over."
     )
     login1.inhibitors = []
