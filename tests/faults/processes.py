@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from landline.cli.api import ApiClient, ServerAddress
+from landline.cli.retrying import Retries
 from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Execution, ExecutionState, Machine, PresenceState
 
@@ -156,7 +157,10 @@ class Control:
         self._processes = processes
         self._options = options
         self._socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
-        self.api = ApiClient(ServerAddress(unix_path=str(self._socket)))
+        # What is killed in a test is not asked again by the test.
+        self.api = ApiClient(
+            ServerAddress(unix_path=str(self._socket)), retries=Retries(change_s=0.0, read_s=0.0)
+        )
         self.start()
 
     def start(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from landline.cli.events import EventTooLarge, event_data
 from landline.cli.exits import NO_SERVER, WRONG_USE, CommandFailed, WrongUse
+from landline.cli.retrying import ConnectionBroke, Refused, Retries, ServerGone
 from landline.cli.terminal import printable
 from landline.fleet.api import (
     CancelRequest,
@@ -27,11 +28,10 @@ from landline.fleet.model import Machine
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
-ANSWER_S_MAX: Final = 15.0
-"""How long a server may take to answer."""
-
 SILENCE_S_MAX: Final = 25.0
 """How long an update stream may say nothing: the server sends a byte every 10 s."""
+
+SERVICE_UNAVAILABLE: Final = 503
 
 _T = TypeVar("_T")
 
@@ -49,29 +49,15 @@ class ServerAddress(NamedTuple):
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
-class ServerGone(CommandFailed):
-    """The control server does not answer, or no longer."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, NO_SERVER)
-
-
 class NobodyAnswers(ServerGone):
     """No connection could be made: nothing was sent."""
 
     def __init__(self, address: ServerAddress) -> None:
         super().__init__(
-            f"No control server answers at {address}; start one with 'landline demo' or 'landline serve', "
-            "or name another with --server."
+            f"No control server answers at {address}",
+            "start one with 'landline demo' or 'landline serve', or name another with --server",
+            may_have_arrived=False,
         )
-
-
-class Refused(CommandFailed):
-    """The control server refused; nothing was done. ``code`` is that of the :class:`Problem`."""
-
-    def __init__(self, problem: Problem, status: int) -> None:
-        super().__init__(_sentence(printable(problem.message)), status)
-        self.code = problem.code
 
 
 def _sentence(text: str) -> str:
@@ -97,23 +83,27 @@ def parse_server(url: str) -> ServerAddress:
 
 
 class ApiClient:
-    """Asks one control server. Every method opens a connection of its own.
+    """Asks one control server. Every request opens a connection of its own, and is repeated as ``retries`` says.
 
     All raise :class:`NobodyAnswers` when there is no server, :class:`ServerGone` when it goes away or says
-    something that is no answer, and :class:`Refused` when it refuses.
+    something that is no answer, and :class:`Refused` when it refuses. Those that change something raise
+    :class:`landline.cli.retrying.OutcomeUnknown` when the change may have been made.
     """
 
-    def __init__(self, address: ServerAddress, token: str | None = None) -> None:
+    def __init__(
+        self, address: ServerAddress, token: str | None = None, retries: Retries | None = None
+    ) -> None:
         self.address = address
         self._token = token
+        self._retries = retries or Retries()
 
     def status(self) -> ServerStatus:
         """What the server says of itself."""
-        return self._ask("GET", "/status", ServerStatus)
+        return self._read("GET", "/status", ServerStatus)
 
     def machines(self) -> tuple[Machine, ...]:
         """Every machine known, in order of name."""
-        return self._ask("GET", "/machines", tuple[Machine, ...])
+        return self._read("GET", "/machines", tuple[Machine, ...])
 
     def resolve_machine(self, name: str) -> Machine:
         """Ends the mark that a machine's identity is cloned."""
@@ -121,33 +111,45 @@ class ApiClient:
 
     def preview(self, request: PreviewRequest) -> Preview:
         """The machines that targets match now."""
-        return self._ask("POST", "/jobs/preview", Preview, request)
+        return self._read("POST", "/jobs/preview", Preview, request)
 
     def create_job(self, request: JobRequest) -> JobView:
-        """Sends a job. When the connection breaks before the answer it is sent once more.
+        """Send a job, and send it again when the answer is lost.
 
         That is safe only because the server recognises the ``request_id``, which must be set.
         """
         if request.request_id is None:
             raise ValueError("A job that may be sent twice needs a request_id.")
-        try:
-            return self._ask("POST", "/jobs", JobView, request)
-        except NobodyAnswers:
-            raise
-        except ServerGone:
-            return self._ask("POST", "/jobs", JobView, request)
+        return self._retries.change(
+            lambda timeout_s: self._ask("POST", "/jobs", JobView, request, timeout_s),
+            what=f"the job (request {request.request_id})",
+            outcome=f"The job may have been accepted and may run; 'landline jobs --request {request.request_id}' "
+            "shows whether it was. Look before you send another.",
+        )
 
     def jobs(self, limit: int) -> tuple[JobView, ...]:
         """The newest jobs, newest first."""
-        return self._ask("GET", f"/jobs?limit={limit}", tuple[JobView, ...])
+        return self._read("GET", f"/jobs?limit={limit}", tuple[JobView, ...])
+
+    def job_of_request(self, request_id: str) -> JobView | None:
+        """The job that was accepted for a request, with its events; ``None`` when there is none."""
+        path = f"/jobs?request_id={quote(request_id, safe='')}"
+        for view in self._read("GET", path, tuple[JobView, ...]):
+            return self.job(view.job.id)
+        return None
 
     def job(self, job_id: str) -> JobView:
         """One job with its events."""
-        return self._ask("GET", f"/jobs/{quote(job_id, safe='')}", JobView)
+        return self._read("GET", f"/jobs/{quote(job_id, safe='')}", JobView)
 
     def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
-        """Stops what has not begun."""
-        return self._ask("POST", f"/jobs/{quote(job_id, safe='')}/cancel", JobView, request)
+        """Stop what has not begun of the job whose whole id this is; a prefix may mean another job a moment later."""
+        path = f"/jobs/{quote(job_id, safe='')}/cancel"
+        return self._retries.change(
+            lambda timeout_s: self._ask("POST", path, JobView, request, timeout_s),
+            what=f"cancelling job {printable(job_id)}",
+            outcome=f"The job may have been cancelled; 'landline jobs {printable(job_id)}' shows whether it was.",
+        )
 
     def updates(self) -> Generator[Update, None, None]:
         """A snapshot, then every change as it happens; ends only by an exception. Close it after use."""
@@ -156,8 +158,11 @@ class ApiClient:
                 yield msgspec.json.decode(data, type=Update)
         raise self._went_away()
 
-    def _ask(self, method: str, path: str, answer: type[_T], body: Any = None) -> _T:
-        with self._exchange(method, path, body, ANSWER_S_MAX) as response:
+    def _read(self, method: str, path: str, answer: type[_T], body: Any = None) -> _T:
+        return self._retries.read(lambda timeout_s: self._ask(method, path, answer, body, timeout_s))
+
+    def _ask(self, method: str, path: str, answer: type[_T], body: Any, timeout_s: float) -> _T:
+        with self._exchange(method, path, body, timeout_s) as response:
             return msgspec.json.decode(response.read(), type=answer)
 
     @contextlib.contextmanager
@@ -185,8 +190,9 @@ class ApiClient:
                 ) from error
             except PermissionError as error:
                 raise ServerGone(
-                    f"The control server at {self.address} belongs to another user; "
-                    "name another with --server."
+                    f"The control server at {self.address} belongs to another user",
+                    "name another with --server",
+                    may_have_arrived=False,
                 ) from error
             except OSError as error:
                 raise NobodyAnswers(self.address) from error
@@ -198,8 +204,8 @@ class ApiClient:
             yield response
         except TimeoutError as error:
             raise ServerGone(
-                f"The control server at {self.address} has been silent for {timeout_s:.0f} s; "
-                "try again, or look at its log."
+                f"The control server at {self.address} has been silent for {timeout_s:g} s",
+                "try again, or look at its log",
             ) from error
         except (OSError, HTTPException) as error:
             raise self._went_away() from error
@@ -212,6 +218,10 @@ class ApiClient:
         try:
             problem = msgspec.json.decode(response.read(), type=Problem)
         except msgspec.MsgspecError:
+            if response.status == SERVICE_UNAVAILABLE:
+                return ServerGone(
+                    f"The control server at {self.address} has too many connections", "try again later"
+                )
             return self._not_ours()
         if problem.code == "unauthorized":
             problem = Problem(
@@ -219,13 +229,16 @@ class ApiClient:
                 message=f"The control server at {self.address} wants another token; "
                 "give it with --token-file or LANDLINE_TOKEN.",
             )
-        return Refused(problem, NO_SERVER if response.status >= 500 else WRONG_USE)
+        status = NO_SERVER if response.status >= 500 else WRONG_USE
+        return Refused(_sentence(printable(problem.message)), status, problem.code)
 
     def _went_away(self) -> ServerGone:
-        return ServerGone(f"The control server at {self.address} went away; try again, or look at its log.")
+        return ConnectionBroke(
+            f"The control server at {self.address} went away", "try again, or look at its log"
+        )
 
     def _not_ours(self) -> ServerGone:
         return ServerGone(
-            f"What answers at {self.address} is no landline control server of this version; "
-            "name another with --server."
+            f"What answers at {self.address} is no landline control server of this version",
+            "name another with --server",
         )

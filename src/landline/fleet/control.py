@@ -162,7 +162,14 @@ class Control:
 
     async def create_job(self, request: JobRequest) -> JobView:
         jobs.check_request(request)
-        machines = self._frozen(request)
+        try:
+            machines = self._frozen(request)
+        except OperationError:
+            # What was accepted once is not refused when it is asked for again, whatever its targets match by now.
+            if request.request_id is not None:
+                for earlier in await self._ledger.by_request(request.request_id):
+                    return await self.job(earlier.job.id)
+            raise
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
@@ -187,7 +194,9 @@ class Control:
             return await self.job(stored.id)
         return JobView(job=job, executions=tuple(executions))
 
-    async def jobs(self, limit: int) -> tuple[JobView, ...]:
+    async def jobs(self, limit: int, request_id: str | None = None) -> tuple[JobView, ...]:
+        if request_id is not None:
+            return (await self._ledger.by_request(request_id))[:limit]
         return await self._ledger.newest(limit)
 
     async def job(self, job_id: str) -> JobView:

@@ -110,7 +110,14 @@ class Ledger:
 
     async def newest(self, limit: int) -> tuple[JobView, ...]:
         """The newest jobs, newest first."""
-        stored = await self._storage.jobs(limit)
+        return await self._views(await self._storage.jobs(limit))
+
+    async def by_request(self, request_id: str) -> tuple[JobView, ...]:
+        """The job that was accepted for ``request_id``, if any."""
+        job = await self._storage.job_by_request(request_id)
+        return () if job is None else await self._views((job,))
+
+    async def _views(self, stored: Sequence[Job]) -> tuple[JobView, ...]:
         executions: dict[str, list[Execution]] = {job.id: [] for job in stored}
         for execution in await self._storage.executions_of([job.id for job in stored]):
             executions[execution.job_id].append(self._open.get(execution.id, execution))
