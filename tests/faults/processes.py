@@ -49,14 +49,14 @@ def free_port() -> int:
 class Program:
     """One running ``landline …``."""
 
-    def __init__(self, processes: "Processes", arguments: tuple[str, ...]) -> None:
+    def __init__(self, processes: "Processes", arguments: tuple[str, ...], program: tuple[str, ...]) -> None:
         number = len(processes.started)
         self.out_path = processes.directory / f"{number}-{arguments[0]}.out"
         self.err_path = processes.directory / f"{number}-{arguments[0]}.err"
         self.is_checked = True
         with self.out_path.open("w") as out, self.err_path.open("w") as err:
             self.process = subprocess.Popen(
-                [*processes.prefix, sys.executable, "-m", "landline", *arguments],
+                [*processes.prefix, sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -128,10 +128,11 @@ class Processes:
             # The processes run the same sources as the tests.
             self.environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
 
-    def start(self, *arguments: str) -> Program:
-        program = Program(self, arguments)
-        self.started.append(program)
-        return program
+    def start(self, *arguments: str, program: tuple[str, ...] = ("-m", "landline")) -> Program:
+        """Start a command; ``program`` are the arguments of Python in front of the command's own."""
+        started = Program(self, arguments, program)
+        self.started.append(started)
+        return started
 
     def run(self, *arguments: str) -> Program:
         """Starts a command that ends by itself, and returns when it has."""
@@ -154,18 +155,18 @@ class Control:
     def __init__(self, processes: Processes, *options: str) -> None:
         self.data = processes.directory / "control"
         self.url = f"tcp://127.0.0.1:{free_port()}"
-        self._processes = processes
         self._options = options
-        self._socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
+        self.processes = processes
+        self.socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
         # What is killed in a test is not asked again by the test.
         self.api = ApiClient(
-            ServerAddress(unix_path=str(self._socket)), retries=Retries(change_s=0.0, read_s=0.0)
+            ServerAddress(unix_path=str(self.socket)), retries=Retries(change_s=0.0, read_s=0.0)
         )
         self.start()
 
     def start(self) -> None:
         """Starts it, again: on the same data and port."""
-        self.program = self._processes.start(
+        self.program = self.processes.start(
             "serve", "--data", str(self.data), "--listen", self.url, *self._options
         )
         self.program.says("Ctrl-C stops it")
