@@ -229,6 +229,27 @@ def test_cancelling_is_asked_again_too(directory):
         api.cancel_job("1", CancelRequest())
 
 
+MACHINE = '{"id":"m-1","facts":{"name":"lab-1"},"presence":{"state":"online","since_at":1},"first_seen_at":1}'
+
+
+def test_a_mark_is_ended_once_and_the_repetition_says_so(directory):
+    path, time = directory / "odd.sock", Time()
+    api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries())
+    refusal = http_answer("409 No", '{"code":"not_cloned","message":"It is not cloned."}')
+    with answering(path, b"", refusal, http_answer("200 OK", f"[{MACHINE}]")):
+        assert api.resolve_machine("lab-1").id == "m-1"
+    path.unlink()
+    with answering(path, refusal), pytest.raises(Refused, match="not cloned"):
+        api.resolve_machine("lab-1")
+    path.unlink()
+    api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries(change_s=0.0))
+    with (
+        answering(path, b""),
+        pytest.raises(OutcomeUnknown, match="may have been ended; 'landline ls' shows"),
+    ):
+        api.resolve_machine("lab-1")
+
+
 def test_a_question_is_asked_again_when_its_connection_broke(directory):
     path, time = directory / "odd.sock", Time()
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries())

@@ -106,8 +106,19 @@ class ApiClient:
         return self._read("GET", "/machines", tuple[Machine, ...])
 
     def resolve_machine(self, name: str) -> Machine:
-        """Ends the mark that a machine's identity is cloned."""
-        return self._ask("POST", f"/machines/{quote(name, safe='')}/resolve", Machine)
+        """End the mark that a machine's identity is cloned."""
+        path = f"/machines/{quote(name, safe='')}/resolve"
+        try:
+            return self._retries.change(
+                lambda timeout_s: self._ask("POST", path, Machine, None, timeout_s),
+                what=f"ending the mark of {printable(name)}",
+                outcome="The mark may have been ended; 'landline ls' shows whether it was.",
+            )
+        except Refused as refused:
+            if refused.code != "not_cloned" or not refused.follows_lost_answer:
+                raise
+            # The request whose answer was lost has done it.
+            return next(machine for machine in self.machines() if machine.name == name)
 
     def preview(self, request: PreviewRequest) -> Preview:
         """The machines that targets match now."""
@@ -185,8 +196,9 @@ class ApiClient:
                 connection.connect()
             except Untrusted as error:
                 raise ServerGone(
-                    f"The control server at {self.address} is not trusted: {error}; nothing was sent. "
-                    "Name your own with --server, or run this as the user of that one."
+                    f"The control server at {self.address} is not trusted: {error}; nothing was sent",
+                    "name your own with --server, or run this as the user of that one",
+                    may_have_arrived=False,
                 ) from error
             except PermissionError as error:
                 raise ServerGone(

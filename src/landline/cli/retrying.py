@@ -50,6 +50,8 @@ class Refused(CommandFailed):
     def __init__(self, sentence: str, status: int, code: str) -> None:
         super().__init__(sentence, status)
         self.code = code
+        self.follows_lost_answer = False
+        """Whether the same request was sent before, and may have been carried out."""
 
     @property
     def may_have_happened(self) -> bool:
@@ -136,6 +138,7 @@ class Retries:
                     raise
                 reason, failure = gone.what, gone
             except Refused as refused:
+                refused.follows_lost_answer = may_have_arrived
                 if refused.is_final or not (may_have_arrived or refused.may_have_happened):
                     raise
                 reason, failure = str(refused).rstrip("."), refused
