@@ -206,9 +206,12 @@ class Control:
 
         def found() -> Execution | None:
             view = self.api.job(job_id)
-            if any(event.state is state for event in view.events):
+            states = {event.state for event in view.events}
+            if state in states:
                 return view.executions[0]
-            assert not view.executions[0].state.is_final, self.life(job_id)
+            # The state is shown a moment before its event is on disk.
+            last = view.executions[0].state
+            assert not (last.is_final and last in states), self.life(job_id)
             return None
 
         return until(found, lambda: f"not {state}: {self.life(job_id)}")
