@@ -320,7 +320,7 @@ def test_the_command_for_agents_names_this_machine(processes, place):
 
 
 def test_an_agent_tells_an_attempt_once(processes, control, place):
-    url = f"tcp://127.0.0.1:{processes_module.free_port()}"
+    url = f"tcp://127.0.0.1:{processes.hold_port()}"
     program = processes.start(
         *("agent", "--server", url, "--token-file", control.token_file, "--data", str(place / "agent")),
         *("--power", "dry-run", "--prompt", "none"),

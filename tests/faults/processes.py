@@ -1,12 +1,10 @@
 """Control servers and agents as processes of their own, with machines whose acts are counted outside the product.
 
-Tests are no package; those of other directories load this file by its path. Everything is synchronous: what is
-waited for is in other processes, and is polled.
+Everything is synchronous: what is waited for is in other processes, and is polled.
 """
 
 import contextlib
 import os
-import random
 import re
 import shlex
 import signal
@@ -17,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+
+from tests.ports import hold_tcp_port, port_of
 
 from landline.cli.api import ApiClient, ServerAddress
 from landline.cli.retrying import Retries
@@ -35,15 +35,6 @@ def until(condition: Callable[[], _Result], describe: Callable[[], object] = str
         assert time.monotonic() < give_up_at, describe()
         time.sleep(0.01)
     return result
-
-
-def free_port() -> int:
-    """A port that nobody has, outside the range the system takes for outgoing connections."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Program:
@@ -110,6 +101,7 @@ class Processes:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.started: list[Program] = []
+        self._ports: list[socket.socket] = []
         self.prefix: tuple[str, ...] = ()
         """What starts a program, where it is not to be started as it is."""
         self.extra_environment: dict[str, str] = {}
@@ -140,7 +132,14 @@ class Processes:
         program.ends()
         return program
 
+    def hold_port(self) -> int:
+        """A port of 127.0.0.1 for these processes, also while none of them listens."""
+        self._ports.append(hold_tcp_port())
+        return port_of(self._ports[-1])
+
     def end(self) -> None:
+        for holder in self._ports:
+            holder.close()
         for program in self.started:
             if program.process.poll() is None:
                 program.kill()
@@ -154,7 +153,7 @@ class Control:
 
     def __init__(self, processes: Processes, *options: str) -> None:
         self.data = processes.directory / "control"
-        self.url = f"tcp://127.0.0.1:{free_port()}"
+        self.url = f"tcp://127.0.0.1:{processes.hold_port()}"
         self._options = options
         self.processes = processes
         self.socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
