@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -24,6 +25,7 @@ from landline.fleet.api import (
     Update,
 )
 from landline.fleet.model import Machine
+from landline.fleet.paths import is_there
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -52,9 +54,13 @@ class ServerAddress(NamedTuple):
 class NobodyAnswers(ServerGone):
     """No connection could be made: nothing was sent."""
 
-    def __init__(self, address: ServerAddress) -> None:
+    def __init__(self, address: ServerAddress, looked_at: Sequence[Path] = ()) -> None:
+        where = f"at {address}"
+        if len(looked_at) > 1 and not any(map(is_there, looked_at)):
+            *first, last = looked_at
+            where = f"on this machine (looked for {', '.join(map(str, first))} and {last})"
         super().__init__(
-            f"No control server answers at {address}",
+            f"No control server answers {where}",
             "start one with 'landline demo' or 'landline serve', or name another with --server",
             may_have_arrived=False,
         )
@@ -85,15 +91,23 @@ def parse_server(url: str) -> ServerAddress:
 class ApiClient:
     """Asks one control server. Every request opens a connection of its own, and is repeated as ``retries`` says.
 
+    ``looked_at`` are the sockets where it was looked for, for the sentence when there is none.
+
     All raise :class:`NobodyAnswers` when there is no server, :class:`ServerGone` when it goes away or says
     something that is no answer, and :class:`Refused` when it refuses. Those that change something raise
     :class:`landline.cli.retrying.OutcomeUnknown` when the change may have been made.
     """
 
     def __init__(
-        self, address: ServerAddress, token: str | None = None, retries: Retries | None = None
+        self,
+        address: ServerAddress,
+        token: str | None = None,
+        retries: Retries | None = None,
+        *,
+        looked_at: Sequence[Path] = (),
     ) -> None:
         self.address = address
+        self._looked_at = looked_at
         self._token = token
         self._retries = retries or Retries()
 
@@ -207,7 +221,7 @@ class ApiClient:
                     may_have_arrived=False,
                 ) from error
             except OSError as error:
-                raise NobodyAnswers(self.address) from error
+                raise NobodyAnswers(self.address, self._looked_at) from error
             content = None if body is None else msgspec.json.encode(body)
             connection.request(method, f"/api/v1{path}", content, headers)
             response = connection.getresponse()
