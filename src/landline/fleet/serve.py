@@ -129,12 +129,7 @@ async def _listening(server: Server, url: str, announce: str | None) -> AsyncIte
     except (AddressInUse, AnnounceFailed):
         raise
     except OSError as error:
-        text = error.strerror or str(error)
-        # Event loops tell the address twice.
-        is_bind = error.errno is not None and error.errno > 0 and "attempting to bind" in text
-        reason = os.strerror(error.errno) if is_bind and error.errno else text
-        if announce is not None and not is_bind and error.errno and error.errno > 0:
-            raise CannotListen(f"{reason}; without --announce it can be used by address") from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise CannotListen(f"cannot listen on {url}: {reason.lower()}; choose another address") from error
     try:
         yield endpoint
