@@ -49,7 +49,7 @@ def test_a_servers_life_in_json_without_its_secrets(processes):
     control.shows("lab-1", PresenceState.OFFLINE)
     assert control.program.ends(signal.SIGTERM) == ALL_DONE
     lines = [json.loads(line) for line in control.program.err.splitlines()]
-    events = [line["event"] for line in lines if line["logger"] == "landline.control"]
+    events = [line["event"] for line in lines if line["logger"] == "landline.control.events"]
     assert events[0] == "control_started"
     assert events[-2:] == ["control_stopping", "control_stopped"]
     assert {

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from landline import RequestError
 from landline.fleet import event_log
 from landline.fleet.agent.agent import AgentRefused
 from landline.fleet.agent.prompt import Answer, Choice
@@ -42,7 +43,7 @@ class Seen:
 
 @pytest.fixture
 def seen(caplog) -> Seen:
-    caplog.set_level(logging.DEBUG, "landline.control")
+    caplog.set_level(logging.DEBUG, event_log.LOGGER)
     return Seen(caplog)
 
 
@@ -197,8 +198,25 @@ async def test_a_disk_that_fails_is_logged_once_in_a_while(house, seen, monkeypa
     monkeypatch.undo()
 
 
+def test_machines_that_flood_the_log_leave_room_for_operators(seen, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(event_log, "monotonic", lambda: now)
+    monkeypatch.setattr(event_log, "PEERS_LINES_AT_ONCE", 3)
+    log = EventLog()
+    error = RequestError("name_taken", "it is taken")
+    for number in range(10):
+        log.join_refused(f"id-{number}", "10.0.0.7:1", error)
+    assert [each["id"] for each in seen.all()] == ["id-0", "id-1", "id-2"]
+    log.event("control_stopping", machines=1)
+    now += 1 / event_log.PEERS_LINES_PER_S
+    log.join_refused("id-10", "10.0.0.7:1", error)
+    log.join_refused("id-11", "10.0.0.7:1", error)
+    assert seen.names()[3:] == ["control_stopping", "events_left_out", "join_refused"]
+    assert seen.one("events_left_out")["count"] == 7
+
+
 async def test_a_level_that_is_not_logged_costs_nothing_and_says_nothing(caplog):
-    caplog.set_level(logging.WARNING, "landline.control")
+    caplog.set_level(logging.WARNING, event_log.LOGGER)
     EventLog().event("control_stopped")
     assert caplog.records == []
 

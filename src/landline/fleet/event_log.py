@@ -16,6 +16,10 @@ from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.log_lines import event_logger
 from landline.fleet.model import Execution, ExecutionState, Job, Machine, Presence, PresenceState
 
+PEERS_LINES_PER_S: Final = 100.0
+"""Lines a second that machines cause by coming and going, in the long run: an agent may lie about who it is."""
+PEERS_LINES_AT_ONCE: Final = 20_000
+"""Such lines after a quiet time: the largest fleet comes back at once."""
 STORAGE_AGAIN_S: Final = 10.0
 """A disk that keeps failing in the same way is logged so often: it is tried twice a second."""
 
@@ -49,7 +53,11 @@ EVENTS: Final = {
     "execution_failed": Event(logging.WARNING, ("job", "machine", "state", "detail")),
     "storage_failed": Event(logging.ERROR, ("detail", "times")),
     "clock_set_back": Event(logging.WARNING, ("by_s",)),
+    "events_left_out": Event(logging.WARNING, ("count",)),
 }
+
+LOGGER: Final = "landline.control.events"
+"""The logger of the events, apart from the control server's messages."""
 
 _EXECUTION_EVENTS: Final = {
     ExecutionState.QUEUED: "execution_progress",
@@ -70,11 +78,17 @@ _CONNECTED: Final = frozenset({PresenceState.ONLINE, PresenceState.SILENT})
 
 
 class EventLog:
-    """Logs what happens under ``landline.control``."""
+    """Logs what happens under :data:`LOGGER`.
+
+    What machines cause is bounded by :data:`PEERS_LINES_PER_S` and :data:`PEERS_LINES_AT_ONCE`; the number of lines that
+    were left out is logged as soon as there is room. What operators and the server do is never left out.
+    """
 
     def __init__(self) -> None:
-        self._log = event_logger("landline.control")
-        self._stdlib = logging.getLogger("landline.control")
+        self._log = event_logger(LOGGER)
+        self._stdlib = logging.getLogger(LOGGER)
+        self._peers_until = 0.0
+        self._left_out = 0
         self._storage_detail = ""
         self._storage_times = 0
         self._storage_logged_at = 0.0
@@ -85,12 +99,25 @@ class EventLog:
         if self._stdlib.isEnabledFor(level):
             self._log.log(level, name, **fields)
 
+    def _peers_event(self, name: str, **fields: Any) -> None:
+        """Log an event that a machine caused, if there is room (the generic cell rate algorithm)."""
+        now = monotonic()
+        until = max(self._peers_until, now) + 1.0 / PEERS_LINES_PER_S
+        if until - now > PEERS_LINES_AT_ONCE / PEERS_LINES_PER_S + 1e-9:
+            self._left_out += 1
+            return
+        self._peers_until = until
+        if self._left_out:
+            left_out, self._left_out = self._left_out, 0
+            self.event("events_left_out", count=left_out)
+        self.event(name, **fields)
+
     # Machines.
 
     def machine_changed(self, before: Machine | None, after: Machine) -> None:
         """Log what the change of a machine means, if it means anything."""
         if before is not None and before.name != after.name:
-            self.event("machine_renamed", machine=after.name, id=after.id, before=before.name)
+            self._peers_event("machine_renamed", machine=after.name, id=after.id, before=before.name)
         change = presence_event(None if before is None else before.presence, after.presence)
         if change is None:
             return
@@ -98,11 +125,13 @@ class EventLog:
         if name in {"machine_joined", "machine_replaced"}:
             agent = after.facts.agent_version
             fields = {"id": after.id, "address": after.presence.address, "agent": agent, **fields}
-        self.event(name, machine=after.name, **fields)
+        self._peers_event(name, machine=after.name, **fields)
 
     def join_refused(self, machine_id: str, address: str, error: RequestError) -> None:
         """Log that a machine was not let in."""
-        self.event("join_refused", id=machine_id, address=address, code=error.code, detail=error.message)
+        self._peers_event(
+            "join_refused", id=machine_id, address=address, code=error.code, detail=error.message
+        )
 
     # Jobs.
 
