@@ -80,8 +80,8 @@ _CONNECTED: Final = frozenset({PresenceState.ONLINE, PresenceState.SILENT})
 class EventLog:
     """Logs what happens under :data:`LOGGER`.
 
-    What machines cause is bounded by :data:`PEERS_LINES_PER_S` and :data:`PEERS_LINES_AT_ONCE`; the number of lines that
-    were left out is logged as soon as there is room. What operators and the server do is never left out.
+    What machines cause is bounded by :data:`PEERS_LINES_PER_S` and :data:`PEERS_LINES_AT_ONCE`; the number of lines
+    that were left out is logged as soon as there is room. What operators and the server do is never left out.
     """
 
     def __init__(self) -> None:
