@@ -159,7 +159,8 @@ class Control:
         self.socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
         # What is killed in a test is not asked again by the test.
         self.api = ApiClient(
-            ServerAddress(unix_path=str(self.socket)), retries=Retries(change_s=0.0, read_s=0.0)
+            ServerAddress(unix_path=str(self.socket)),
+            retries=Retries(answer_s=PATIENCE_S, change_s=0.0, read_s=0.0),
         )
         self.start()
 

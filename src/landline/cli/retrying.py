@@ -13,7 +13,7 @@ ANSWER_S_MAX: Final = 15.0
 """How long a server may take to answer one request."""
 
 ANSWER_S_MIN: Final = 1.0
-"""What the last attempt at a change gets at least."""
+"""What another attempt at a change gets at least, however late it is."""
 
 CHANGE_S_MAX: Final = 60.0
 """How long a change is asked for, from its first attempt on: time enough to start the control server again."""
@@ -130,9 +130,9 @@ class Retries:
         may_have_arrived, told = False, ""
         failure: CommandFailed
         for attempt in _numbers():
-            left_s = give_up_at - self._clock()
+            left_s = max(ANSWER_S_MIN, give_up_at - self._clock())
             try:
-                return ask(min(self._answer_s, max(ANSWER_S_MIN, left_s)))
+                return ask(min(self._answer_s, left_s) if attempt else self._answer_s)
             except ServerGone as gone:
                 if not may_have_arrived and not gone.may_have_arrived:
                     raise
