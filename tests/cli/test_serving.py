@@ -138,7 +138,7 @@ def service(processes, control, agent, place):
     program = processes.start(*agent, "--name", "service", "--power", "command", "--config", str(config))
     processes.extra_environment = {}
     assert control.shows("service", PresenceState.ONLINE).facts.persons[0].name == "anna"
-    warning = r"WARNING nobody at this machine can be asked: no display and no terminal .* jobs wait"
+    warning = r"WARNING landline\.agent: nobody at this machine can be asked: no display and no terminal .* jobs wait"
     processes_module.until(lambda: re.search(warning, program.err), lambda: f"no warning: {program.err}")
     yield set_who
     assert program.ends(signal.SIGTERM) == ALL_DONE

@@ -48,6 +48,7 @@ EVENTS: Final = {
     "job_refused": Event(logging.INFO, ("action", "by", "targets", "code", "detail")),
     "job_cancelled": Event(logging.INFO, ("job", "by", "machines")),
     "execution_progress": Event(logging.DEBUG, ("job", "machine", "state", "detail")),
+    "execution_waiting": Event(logging.INFO, ("job", "machine", "state", "detail")),
     "execution_answered": Event(logging.INFO, ("job", "machine", "state", "detail")),
     "execution_ended": Event(logging.INFO, ("job", "machine", "state", "detail")),
     "execution_failed": Event(logging.WARNING, ("job", "machine", "state", "detail")),
@@ -62,6 +63,7 @@ LOGGER: Final = "landline.control.events"
 _EXECUTION_EVENTS: Final = {
     ExecutionState.QUEUED: "execution_progress",
     ExecutionState.DELIVERED: "execution_progress",
+    ExecutionState.WAITING: "execution_waiting",
     ExecutionState.PROMPTED: "execution_progress",
     ExecutionState.POSTPONED: "execution_answered",
     ExecutionState.ACCEPTED: "execution_answered",
