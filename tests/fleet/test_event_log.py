@@ -9,12 +9,14 @@ import pytest
 
 from landline import RequestError
 from landline.fleet import event_log
+from landline.fleet import machines as machines_module
 from landline.fleet.agent.agent import AgentRefused
 from landline.fleet.agent.prompt import Answer, Choice
 from landline.fleet.api import CancelRequest, OperationError
 from landline.fleet.event_log import EVENTS, EventLog, presence_event
 from landline.fleet.model import Action, Cause, ExecutionState, Presence, PresenceState
 from landline.fleet.storage import StorageError
+from landline.testing import FaultProxy
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fleet.md"
 
@@ -85,13 +87,18 @@ async def test_a_machine_comes_and_goes(house, seen, until):
     assert "machine_replaced" not in seen.names()
 
 
-async def test_two_machines_with_one_identity(house, seen, until):
+async def test_a_machine_that_is_back_before_its_loss_was_noticed(house, seen, monkeypatch):
+    monkeypatch.setattr(machines_module, "PROBE_S", 0.2)
     await house.start()
-    await house.machine().boot()
-    clone = await house.machine(id="id-of-lab-1").boot()
+    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
+        url, house.url = house.url, between.url
+        machine = await house.machine().boot()
+        between.hold()
+        await machine.kill_agent()
+        house.url = url
+        await machine.boot()
     replaced = seen.one("machine_replaced")
-    assert replaced["id"] == clone.id
-    assert replaced["was"] == "online"
+    assert (replaced["id"], replaced["was"]) == (machine.id, "online")
     assert replaced["before"] != replaced["address"]
 
 

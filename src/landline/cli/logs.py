@@ -59,7 +59,7 @@ def show_logs(log_format: str, log_level: str, *, attempts: bool = True) -> None
     formatter = line_formatter(LogFormat(log_format), colours=wants_colour(sys.stderr), priorities=is_journal)
     handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(formatter)
-    root = logging.getLogger()
+    root = logging.root
     root.addHandler(handler)
     # What the level says is meant for us: at debug, databases and web servers tell of every byte.
     root.setLevel(logging.WARNING)

@@ -36,7 +36,7 @@ EVENTS: Final = {
     "control_stopping": Event(logging.INFO, ("machines",)),
     "control_stopped": Event(logging.INFO, ()),
     "machine_joined": Event(logging.INFO, ("machine", "id", "address", "agent", "was")),
-    "machine_replaced": Event(logging.WARNING, ("machine", "id", "address", "agent", "was", "before")),
+    "machine_replaced": Event(logging.INFO, ("machine", "id", "address", "agent", "was", "before")),
     "machine_silent": Event(logging.INFO, ("machine", "address", "detail")),
     "machine_resuming": Event(logging.INFO, ("machine", "cause", "detail")),
     "machine_recovered": Event(logging.INFO, ("machine", "address", "was", "after_s")),
@@ -88,7 +88,6 @@ class EventLog:
 
     def __init__(self) -> None:
         self._log = event_logger(LOGGER)
-        self._stdlib = logging.getLogger(LOGGER)
         self._peers_until = 0.0
         self._left_out = 0
         self._storage_detail = ""
@@ -98,7 +97,7 @@ class EventLog:
     def event(self, name: str, **fields: Any) -> None:
         """Log one of :data:`EVENTS`."""
         level = EVENTS[name].level
-        if self._stdlib.isEnabledFor(level):
+        if self._log.isEnabledFor(level):
             self._log.log(level, name, **fields)
 
     def _peers_event(self, name: str, **fields: Any) -> None:

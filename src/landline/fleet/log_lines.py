@@ -69,13 +69,17 @@ class Fields(dict[str, Any]):
 
 
 def event_logger(name: str) -> Any:
-    """Return a logger for events: ``log.info("name", field=value)``, passed on to the logger ``name``."""
+    """Return a logger for events: ``log.info("name", field=value)``, passed on to the logger ``name``.
+
+    It is not one of :func:`landline.guarded_logger`, which would take all events for one place in the program: the
+    values are made harmless when the line is, and who logs events bounds their rate.
+    """
     return structlog.wrap_logger(
         logging.getLogger(name),
         processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
         context_class=Fields,
-    )
+    ).bind()
 
 
 def goes_to_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
