@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import ssl
 import tempfile
@@ -30,6 +31,11 @@ ON_BOTH_LOOPS = {
     HERE / "files",
 }
 QUICK = landline.Backoff(first=0.01, cap=0.05)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it runs in the background with SIGINT ignored, and programs hand that on to their children.
+    # With a handler the tests ignore it still, and the programs they start do not.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):

@@ -7,12 +7,18 @@ import errno
 import ipaddress
 import re
 import socket
-from collections.abc import Awaitable
 from typing import Any, Final
 
 import ifaddr
+from zeroconf import (
+    DNSQuestionType,
+    IPVersion,
+    RecordUpdate,
+    RecordUpdateListener,
+    ServiceStateChange,
+    Zeroconf,
+)
 from zeroconf import Error as ZeroconfError
-from zeroconf import NonUniqueNameException, ServiceStateChange
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from landline.announcement import (
@@ -39,28 +45,66 @@ SETTLE_S: Final = 0.5
 waits 120 ms at most (RFC 6762 §6)."""
 ANSWERS_MAX: Final = 256
 """How many announcements are looked into in one search."""
+SRV: Final = 33
+"""The type of the record that says at which host and port a service is (RFC 2782)."""
 LABEL_BYTES_MAX: Final = 63
 """RFC 1035 §2.3.4."""
 RESOLVE_MS: Final = 3000
 """How long the addresses of one announcement are asked for."""
+PROBE_MS: Final = 2000
+"""How long it is asked whether a name is taken: time for two questions, for an answer that waits because it was given
+less than a second ago (RFC 6762 §6), and for a machine that is busy."""
 
 
 class MdnsAnnouncer:
     """One announced endpoint."""
 
-    __slots__ = ("_announcing", "_zeroconf")
+    __slots__ = ("_zeroconf",)
 
-    def __init__(self, zeroconf: AsyncZeroconf, announcing: Awaitable[Any]) -> None:
+    def __init__(self, zeroconf: AsyncZeroconf) -> None:
         self._zeroconf: AsyncZeroconf | None = zeroconf
-        self._announcing = asyncio.ensure_future(announcing)
 
     async def close(self) -> None:
         """Withdraws it: says goodbye (RFC 6762, section 10.1). The second time does nothing."""
         zeroconf, self._zeroconf = self._zeroconf, None
         if zeroconf is not None:
-            self._announcing.cancel()
-            await asyncio.wait([self._announcing])
             await zeroconf.async_close()
+
+
+class _Namesake(RecordUpdateListener):
+    """Notices another server that is announced by the same name."""
+
+    def __init__(self, own: AsyncServiceInfo, name: str) -> None:
+        self._own = own
+        self._name = name
+        self._known: set[tuple[str, int]] = set()
+        self.has_precedence = False
+        """Whether there is one that keeps the name when both took it in the same moment."""
+        self.is_logged = False
+
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        own = (str(self._own.server).lower(), int(self._own.port or 0))
+        for record in (update.new for update in records):
+            if record.type != SRV or record.key != self._own.key or not record.ttl:
+                continue
+            service: Any = record
+            other = (service.server.lower(), int(service.port))
+            if other == own or other in self._known or len(self._known) >= ANSWERS_MAX:
+                continue
+            self._known.add(other)
+            self.has_precedence = self.has_precedence or other > own
+            if self.is_logged:
+                self.log(other)
+
+    def log(self, other: tuple[str, int] | None = None) -> None:
+        """Log every namesake that is known, or one of them."""
+        for host, port in [other] if other is not None else sorted(self._known):
+            logger.warning(
+                "another server is announced as %r too, by %r at port %d; clients that go by the name refuse to choose",
+                self._name,
+                host[:80],
+                port,
+            )
 
 
 async def announce(endpoint: Endpoint, name: str) -> MdnsAnnouncer:
@@ -82,17 +126,39 @@ async def announce(endpoint: Endpoint, name: str) -> MdnsAnnouncer:
     )
     zeroconf = await _open()
     try:
-        announcing = await zeroconf.async_register_service(info)
-    except NonUniqueNameException as error:
-        await zeroconf.async_close()
-        raise AddressInUse(
-            errno.EADDRINUSE,
-            f"another {endpoint.scheme}:// server is announced as {name!r} on this network; choose another name",
-        ) from error
+        namesake = _Namesake(info, name)
+        if await _is_taken(zeroconf, info):
+            raise _taken(endpoint, name)
+        zeroconf.zeroconf.async_add_listener(namesake, None)
+        # Its own check asks for answers to this machine's port 5353 alone, where another program may get them.
+        await (await zeroconf.async_register_service(info, cooperating_responders=True))
+        # Of two that asked in the same moment, both hear the other's announcement now.
+        if namesake.has_precedence:
+            raise _taken(endpoint, name)
+        namesake.log()
+        namesake.is_logged = True
     except BaseException:
         await zeroconf.async_close()
         raise
-    return MdnsAnnouncer(zeroconf, announcing)
+    return MdnsAnnouncer(zeroconf)
+
+
+async def _is_taken(zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> bool:
+    """Whether another server answers to that name.
+
+    The answers are asked for by multicast, which everybody hears: an answer sent to one address and port reaches only
+    one of the programs that share them on this machine (RFC 6762, section 15.1).
+    """
+    asked = AsyncServiceInfo(info.type, info.name)
+    await asked.async_request(zeroconf.zeroconf, PROBE_MS, question_type=DNSQuestionType.QM)
+    return asked.server is not None
+
+
+def _taken(endpoint: Endpoint, name: str) -> AddressInUse:
+    return AddressInUse(
+        errno.EADDRINUSE,
+        f"another {endpoint.scheme}:// server is announced as {name!r} on this network; choose another name",
+    )
 
 
 async def search(timeout_s: float, wanted: Announced | None) -> list[Announcement]:
@@ -175,9 +241,25 @@ class _Search:
             self.is_found.set()
 
 
+def _interfaces() -> dict[str, Any]:
+    """Where multicast DNS is spoken: over IPv4, or over IPv6 where this machine has no IPv4 but on its loopback."""
+    found = [
+        (adapter.index, ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]))
+        for adapter in ifaddr.get_adapters()
+        for ip in adapter.ips
+    ]
+    others = [(index, address) for index, address in found if not address.is_loopback]
+    if not others or any(address.version == 4 for _, address in others):
+        return {"ip_version": IPVersion.V4Only}
+    return {
+        "ip_version": IPVersion.V6Only,
+        "interfaces": sorted({index for index, _ in others if index is not None}),
+    }
+
+
 async def _open() -> AsyncZeroconf:
     try:
-        zeroconf = AsyncZeroconf()
+        zeroconf = AsyncZeroconf(**_interfaces())
     except (OSError, RuntimeError) as error:
         # zeroconf raises RuntimeError when no interface can be used.
         raise OSError(errno.ENETUNREACH, f"multicast DNS is not possible here: {error}") from error

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
+import sys
 
 import pytest
 
@@ -84,6 +85,25 @@ async def test_an_attempt_that_fails_is_told_once(cli, directory):
     program.kill()
     await program.communicate()
     assert [line.partition("; attempt ")[2].split()[0] for line in told] == ["2", "3", "4"]
+
+
+async def test_a_receiver_that_goes_may_have_the_file(cli, directory, receiver, until):
+    path = directory / "large.raw"
+    with path.open("wb") as file:
+        file.truncate(2_000_000_000)
+    sender = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from landline.cli import files, main; files.ATTEMPTS = 1; main()"),
+        *("send-file", f"unix://{directory}/line", str(path)),
+        env=cli.environment,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    await until(lambda: list((directory / "inbox").glob(".landline-*.part")))
+    receiver.kill()
+    _, err = await sender.communicate()
+    assert sender.returncode == SOME_NOT_DONE
+    assert err.decode().endswith(
+        " 'large.raw' may have arrived, whole or in part; the same command again sends only what is missing.\n"
+    )
 
 
 @pytest.mark.parametrize(

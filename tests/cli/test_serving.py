@@ -138,7 +138,7 @@ def service(processes, control, agent, place):
     program = processes.start(*agent, "--name", "service", "--power", "command", "--config", str(config))
     processes.extra_environment = {}
     assert control.shows("service", PresenceState.ONLINE).facts.persons[0].name == "anna"
-    warning = r"WARNING nobody at this machine can be asked: no display and no terminal .* jobs wait"
+    warning = r"WARNING landline\.agent: nobody at this machine can be asked: no display and no terminal .* jobs wait"
     processes_module.until(lambda: re.search(warning, program.err), lambda: f"no warning: {program.err}")
     yield set_who
     assert program.ends(signal.SIGTERM) == ALL_DONE
@@ -320,7 +320,7 @@ def test_the_command_for_agents_names_this_machine(processes, place):
 
 
 def test_an_agent_tells_an_attempt_once(processes, control, place):
-    url = f"tcp://127.0.0.1:{processes_module.free_port()}"
+    url = f"tcp://127.0.0.1:{processes.hold_port()}"
     program = processes.start(
         *("agent", "--server", url, "--token-file", control.token_file, "--data", str(place / "agent")),
         *("--power", "dry-run", "--prompt", "none"),

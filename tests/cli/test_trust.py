@@ -112,7 +112,7 @@ async def test_an_impostor_in_a_directory_of_its_own_is_sent_nothing(cli, servic
         ended = await cli.run("shutdown", "lab-1", "--yes", LANDLINE_RUNTIME_DIR=str(service))
     assert ended.status == 3
     assert ended.out == ""
-    assert f"is not trusted: {service} belongs to another user (uid {NOBODY}); nothing was sent." in ended.err
+    assert f"is not trusted: {service} belongs to another user (uid {NOBODY}); nothing was sent;" in ended.err
     assert process.stdout is not None
 
 
@@ -124,4 +124,4 @@ async def test_an_impostor_on_a_socket_of_ours_is_sent_nothing(cli, directory: P
         # It accepted the connection, and read its end.
         assert await asyncio.to_thread(process.stdout.readline) == "0\n"
     assert ended.status == 3
-    assert f"another user (uid {NOBODY}) answers there; nothing was sent." in ended.err
+    assert f"another user (uid {NOBODY}) answers there; nothing was sent;" in ended.err

@@ -2,14 +2,14 @@
 
 import contextlib
 import json
-import random
 import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from tests.ports import hold_tcp_port, port_of
 
 from landline.testing import FaultProxy
 
@@ -48,17 +48,15 @@ class App:
             return json.loads(text) if answer.headers["content-type"] == "application/json" else text
 
 
-def free_port() -> int:
-    """A port that nobody has, outside the range the system takes for outgoing connections."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port for the application, also while it does not run."""
+    with hold_tcp_port() as holder:
+        yield port_of(holder)
 
 
-async def test_a_route_pushes_to_the_machines_that_are_there(start, until) -> None:
-    app = App(start, until, free_port())
+async def test_a_route_pushes_to_the_machines_that_are_there(start, until, port) -> None:
+    app = App(start, until, port)
     await app.serves()
     async with FaultProxy("127.0.0.1", app.port) as proxy:
         near = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line", "near")
@@ -81,8 +79,8 @@ async def test_a_route_pushes_to_the_machines_that_are_there(start, until) -> No
         await far.says("^announcement: tea$")
 
 
-async def test_the_page_and_what_does_not_fit(start, until) -> None:
-    app = App(start, until, free_port())
+async def test_the_page_and_what_does_not_fit(start, until, port) -> None:
+    app = App(start, until, port)
     await app.serves()
     assert "<h1>Machines</h1>" in app.ask("/")
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -91,8 +89,8 @@ async def test_the_page_and_what_does_not_fit(start, until) -> None:
     refused.value.close()
 
 
-async def test_machines_come_back_to_an_application_that_was_restarted(start, until) -> None:
-    app = App(start, until, free_port())
+async def test_machines_come_back_to_an_application_that_was_restarted(start, until, port) -> None:
+    app = App(start, until, port)
     await app.serves()
     machine = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line", "kiosk")
     await app.shows(kiosk="online")

@@ -1,12 +1,10 @@
 """Control servers and agents as processes of their own, with machines whose acts are counted outside the product.
 
-Tests are no package; those of other directories load this file by its path. Everything is synchronous: what is
-waited for is in other processes, and is polled.
+Everything is synchronous: what is waited for is in other processes, and is polled.
 """
 
 import contextlib
 import os
-import random
 import re
 import shlex
 import signal
@@ -18,7 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from tests.ports import hold_tcp_port, port_of
+
 from landline.cli.api import ApiClient, ServerAddress
+from landline.cli.retrying import Retries
 from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Execution, ExecutionState, Machine, PresenceState
 
@@ -36,26 +37,17 @@ def until(condition: Callable[[], _Result], describe: Callable[[], object] = str
     return result
 
 
-def free_port() -> int:
-    """A port that nobody has, outside the range the system takes for outgoing connections."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 class Program:
     """One running ``landline …``."""
 
-    def __init__(self, processes: "Processes", arguments: tuple[str, ...]) -> None:
+    def __init__(self, processes: "Processes", arguments: tuple[str, ...], program: tuple[str, ...]) -> None:
         number = len(processes.started)
         self.out_path = processes.directory / f"{number}-{arguments[0]}.out"
         self.err_path = processes.directory / f"{number}-{arguments[0]}.err"
         self.is_checked = True
         with self.out_path.open("w") as out, self.err_path.open("w") as err:
             self.process = subprocess.Popen(
-                [*processes.prefix, sys.executable, "-m", "landline", *arguments],
+                [*processes.prefix, sys.executable, *program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -109,6 +101,7 @@ class Processes:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.started: list[Program] = []
+        self._ports: list[socket.socket] = []
         self.prefix: tuple[str, ...] = ()
         """What starts a program, where it is not to be started as it is."""
         self.extra_environment: dict[str, str] = {}
@@ -127,10 +120,11 @@ class Processes:
             # The processes run the same sources as the tests.
             self.environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
 
-    def start(self, *arguments: str) -> Program:
-        program = Program(self, arguments)
-        self.started.append(program)
-        return program
+    def start(self, *arguments: str, program: tuple[str, ...] = ("-m", "landline")) -> Program:
+        """Start a command; ``program`` are the arguments of Python in front of the command's own."""
+        started = Program(self, arguments, program)
+        self.started.append(started)
+        return started
 
     def run(self, *arguments: str) -> Program:
         """Starts a command that ends by itself, and returns when it has."""
@@ -138,7 +132,14 @@ class Processes:
         program.ends()
         return program
 
+    def hold_port(self) -> int:
+        """A port of 127.0.0.1 for these processes, also while none of them listens."""
+        self._ports.append(hold_tcp_port())
+        return port_of(self._ports[-1])
+
     def end(self) -> None:
+        for holder in self._ports:
+            holder.close()
         for program in self.started:
             if program.process.poll() is None:
                 program.kill()
@@ -152,16 +153,20 @@ class Control:
 
     def __init__(self, processes: Processes, *options: str) -> None:
         self.data = processes.directory / "control"
-        self.url = f"tcp://127.0.0.1:{free_port()}"
-        self._processes = processes
+        self.url = f"tcp://127.0.0.1:{processes.hold_port()}"
         self._options = options
-        self._socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
-        self.api = ApiClient(ServerAddress(unix_path=str(self._socket)))
+        self.processes = processes
+        self.socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
+        # What is killed in a test is not asked again by the test.
+        self.api = ApiClient(
+            ServerAddress(unix_path=str(self.socket)),
+            retries=Retries(answer_s=PATIENCE_S, change_s=0.0, read_s=0.0),
+        )
         self.start()
 
     def start(self) -> None:
         """Starts it, again: on the same data and port."""
-        self.program = self._processes.start(
+        self.program = self.processes.start(
             "serve", "--data", str(self.data), "--listen", self.url, *self._options
         )
         self.program.says("Ctrl-C stops it")
@@ -201,9 +206,12 @@ class Control:
 
         def found() -> Execution | None:
             view = self.api.job(job_id)
-            if any(event.state is state for event in view.events):
+            states = {event.state for event in view.events}
+            if state in states:
                 return view.executions[0]
-            assert not view.executions[0].state.is_final, self.life(job_id)
+            # The state is shown a moment before its event is on disk.
+            last = view.executions[0].state
+            assert not (last.is_final and last in states), self.life(job_id)
             return None
 
         return until(found, lambda: f"not {state}: {self.life(job_id)}")

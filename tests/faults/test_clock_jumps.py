@@ -116,7 +116,7 @@ def test_back_on_the_control_server(house, poll):
     assert house.control.ended(timely).state is ExecutionState.DONE
     assert house.machine.acts == ["another", "in time"]
     assert join_of(house) == before
-    poll(lambda: house.control.program.err.count("the time of day was set back by") >= 1)
+    poll(lambda: house.control.program.err.count("clock_set_back") >= 1)
 
 
 def test_back_on_the_control_server_while_it_is_down(house):

@@ -79,6 +79,26 @@ async def test_a_request_id_makes_one_job_only(house) -> None:
     assert len(await house.control.jobs(10)) == 1
 
 
+async def test_a_request_is_recognised_after_a_restart_and_when_its_targets_match_nothing_any_more(
+    house,
+) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    first = await house.order(Action.LOG_OFF, request_id="r-1")
+    await house.over(first)
+    await house.kill()
+    await house.start()
+    again = await house.order(Action.LOG_OFF, request_id="r-1")
+    renamed = await house.order(Action.LOG_OFF, "another-name-by-now", request_id="r-1")
+    assert again.job.id == renamed.job.id == first.job.id
+    assert renamed.executions[0].state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+    assert [view.job.id for view in await house.control.jobs(10, "r-1")] == [first.job.id]
+    assert await house.control.jobs(10, "r-2") == ()
+    with pytest.raises(OperationError, match="another-name"):
+        await house.order(Action.LOG_OFF, "another-name-by-now", request_id="r-2")
+
+
 async def test_targets_are_resolved_before_anything_is_sent(house) -> None:
     await house.start()
     for name in ("lab-1", "lab-2", "desk"):

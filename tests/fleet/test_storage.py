@@ -615,7 +615,8 @@ def executions(job_id):
 
 def run_child(script: str, path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), str(path)],
+        # What it says arrives, though it is killed.
+        [sys.executable, "-u", "-c", PREAMBLE + textwrap.dedent(script), str(path)],
         capture_output=True,
         text=True,
         timeout=50,

@@ -103,6 +103,11 @@ class Database:
         await self._read()
         return tuple(job for job in self._node.disk["jobs"].values() if job.id.startswith(job_id_prefix))[:2]
 
+    async def job_by_request(self, request_id: str) -> Job | None:
+        await self._read()
+        jobs = self._node.disk["jobs"].values()
+        return next((job for job in jobs if job.request_id == request_id), None)
+
     async def executions_of(self, job_ids) -> tuple[Execution, ...]:
         await self._read()
         return tuple(each for each in self._node.disk["executions"].values() if each.job_id in job_ids)

@@ -6,6 +6,7 @@ import os
 import pytest
 import trustme
 from aioquic.quic.events import HandshakeCompleted
+from tests.ports import refusing_udp_port
 
 import landline
 from landline.testing import DatagramFaults, DatagramProxy
@@ -116,11 +117,8 @@ async def test_nobody_there_is_known_at_once(files, unused_port):
 
 @pytest.fixture
 def unused_port():
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    with refusing_udp_port() as port:
+        yield port
 
 
 # Certificates.

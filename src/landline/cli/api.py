@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -11,6 +12,7 @@ import msgspec
 
 from landline.cli.events import EventTooLarge, event_data
 from landline.cli.exits import NO_SERVER, WRONG_USE, CommandFailed, WrongUse
+from landline.cli.retrying import ConnectionBroke, Refused, Retries, ServerGone
 from landline.cli.terminal import printable
 from landline.fleet.api import (
     CancelRequest,
@@ -23,15 +25,15 @@ from landline.fleet.api import (
     Update,
 )
 from landline.fleet.model import Machine
+from landline.fleet.paths import is_there
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
-ANSWER_S_MAX: Final = 15.0
-"""How long a server may take to answer."""
-
 SILENCE_S_MAX: Final = 25.0
 """How long an update stream may say nothing: the server sends a byte every 10 s."""
+
+SERVICE_UNAVAILABLE: Final = 503
 
 _T = TypeVar("_T")
 
@@ -49,29 +51,19 @@ class ServerAddress(NamedTuple):
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
-class ServerGone(CommandFailed):
-    """The control server does not answer, or no longer."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, NO_SERVER)
-
-
 class NobodyAnswers(ServerGone):
     """No connection could be made: nothing was sent."""
 
-    def __init__(self, address: ServerAddress) -> None:
+    def __init__(self, address: ServerAddress, looked_at: Sequence[Path] = ()) -> None:
+        where = f"at {address}"
+        if len(looked_at) > 1 and not any(map(is_there, looked_at)):
+            *first, last = looked_at
+            where = f"on this machine (looked for {', '.join(map(str, first))} and {last})"
         super().__init__(
-            f"No control server answers at {address}; start one with 'landline demo' or 'landline serve', "
-            "or name another with --server."
+            f"No control server answers {where}",
+            "start one with 'landline demo' or 'landline serve', or name another with --server",
+            may_have_arrived=False,
         )
-
-
-class Refused(CommandFailed):
-    """The control server refused; nothing was done. ``code`` is that of the :class:`Problem`."""
-
-    def __init__(self, problem: Problem, status: int) -> None:
-        super().__init__(_sentence(printable(problem.message)), status)
-        self.code = problem.code
 
 
 def _sentence(text: str) -> str:
@@ -97,57 +89,92 @@ def parse_server(url: str) -> ServerAddress:
 
 
 class ApiClient:
-    """Asks one control server. Every method opens a connection of its own.
+    """Asks one control server. Every request opens a connection of its own, and is repeated as ``retries`` says.
+
+    ``looked_at`` are the sockets where it was looked for, for the sentence when there is none.
 
     All raise :class:`NobodyAnswers` when there is no server, :class:`ServerGone` when it goes away or says
-    something that is no answer, and :class:`Refused` when it refuses.
+    something that is no answer, and :class:`Refused` when it refuses. Those that change something raise
+    :class:`landline.cli.retrying.OutcomeUnknown` when the change may have been made.
     """
 
-    def __init__(self, address: ServerAddress, token: str | None = None) -> None:
+    def __init__(
+        self,
+        address: ServerAddress,
+        token: str | None = None,
+        retries: Retries | None = None,
+        *,
+        looked_at: Sequence[Path] = (),
+    ) -> None:
         self.address = address
+        self._looked_at = looked_at
         self._token = token
+        self._retries = retries or Retries()
 
     def status(self) -> ServerStatus:
         """What the server says of itself."""
-        return self._ask("GET", "/status", ServerStatus)
+        return self._read("GET", "/status", ServerStatus)
 
     def machines(self) -> tuple[Machine, ...]:
         """Every machine known, in order of name."""
-        return self._ask("GET", "/machines", tuple[Machine, ...])
+        return self._read("GET", "/machines", tuple[Machine, ...])
 
     def resolve_machine(self, name: str) -> Machine:
-        """Ends the mark that a machine's identity is cloned."""
-        return self._ask("POST", f"/machines/{quote(name, safe='')}/resolve", Machine)
+        """End the mark that a machine's identity is cloned."""
+        path = f"/machines/{quote(name, safe='')}/resolve"
+        try:
+            return self._retries.change(
+                lambda timeout_s: self._ask("POST", path, Machine, None, timeout_s),
+                what=f"ending the mark of {printable(name)}",
+                outcome="The mark may have been ended; 'landline ls' shows whether it was.",
+            )
+        except Refused as refused:
+            if refused.code != "not_cloned" or not refused.follows_lost_answer:
+                raise
+            # The request whose answer was lost has done it.
+            return next(machine for machine in self.machines() if machine.name == name)
 
     def preview(self, request: PreviewRequest) -> Preview:
         """The machines that targets match now."""
-        return self._ask("POST", "/jobs/preview", Preview, request)
+        return self._read("POST", "/jobs/preview", Preview, request)
 
     def create_job(self, request: JobRequest) -> JobView:
-        """Sends a job. When the connection breaks before the answer it is sent once more.
+        """Send a job, and send it again when the answer is lost.
 
         That is safe only because the server recognises the ``request_id``, which must be set.
         """
         if request.request_id is None:
             raise ValueError("A job that may be sent twice needs a request_id.")
-        try:
-            return self._ask("POST", "/jobs", JobView, request)
-        except NobodyAnswers:
-            raise
-        except ServerGone:
-            return self._ask("POST", "/jobs", JobView, request)
+        return self._retries.change(
+            lambda timeout_s: self._ask("POST", "/jobs", JobView, request, timeout_s),
+            what=f"the job (request {request.request_id})",
+            outcome=f"The job may have been accepted and may run; 'landline jobs --request {request.request_id}' "
+            "shows whether it was. Look before you send another.",
+        )
 
     def jobs(self, limit: int) -> tuple[JobView, ...]:
         """The newest jobs, newest first."""
-        return self._ask("GET", f"/jobs?limit={limit}", tuple[JobView, ...])
+        return self._read("GET", f"/jobs?limit={limit}", tuple[JobView, ...])
+
+    def job_of_request(self, request_id: str) -> JobView | None:
+        """The job that was accepted for a request, with its events; ``None`` when there is none."""
+        path = f"/jobs?request_id={quote(request_id, safe='')}"
+        for view in self._read("GET", path, tuple[JobView, ...]):
+            return self.job(view.job.id)
+        return None
 
     def job(self, job_id: str) -> JobView:
         """One job with its events."""
-        return self._ask("GET", f"/jobs/{quote(job_id, safe='')}", JobView)
+        return self._read("GET", f"/jobs/{quote(job_id, safe='')}", JobView)
 
     def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
-        """Stops what has not begun."""
-        return self._ask("POST", f"/jobs/{quote(job_id, safe='')}/cancel", JobView, request)
+        """Stop what has not begun of the job whose whole id this is; a prefix may mean another job a moment later."""
+        path = f"/jobs/{quote(job_id, safe='')}/cancel"
+        return self._retries.change(
+            lambda timeout_s: self._ask("POST", path, JobView, request, timeout_s),
+            what=f"cancelling job {printable(job_id)}",
+            outcome=f"The job may have been cancelled; 'landline jobs {printable(job_id)}' shows whether it was.",
+        )
 
     def updates(self) -> Generator[Update, None, None]:
         """A snapshot, then every change as it happens; ends only by an exception. Close it after use."""
@@ -156,8 +183,11 @@ class ApiClient:
                 yield msgspec.json.decode(data, type=Update)
         raise self._went_away()
 
-    def _ask(self, method: str, path: str, answer: type[_T], body: Any = None) -> _T:
-        with self._exchange(method, path, body, ANSWER_S_MAX) as response:
+    def _read(self, method: str, path: str, answer: type[_T], body: Any = None) -> _T:
+        return self._retries.read(lambda timeout_s: self._ask(method, path, answer, body, timeout_s))
+
+    def _ask(self, method: str, path: str, answer: type[_T], body: Any, timeout_s: float) -> _T:
+        with self._exchange(method, path, body, timeout_s) as response:
             return msgspec.json.decode(response.read(), type=answer)
 
     @contextlib.contextmanager
@@ -180,16 +210,18 @@ class ApiClient:
                 connection.connect()
             except Untrusted as error:
                 raise ServerGone(
-                    f"The control server at {self.address} is not trusted: {error}; nothing was sent. "
-                    "Name your own with --server, or run this as the user of that one."
+                    f"The control server at {self.address} is not trusted: {error}; nothing was sent",
+                    "name your own with --server, or run this as the user of that one",
+                    may_have_arrived=False,
                 ) from error
             except PermissionError as error:
                 raise ServerGone(
-                    f"The control server at {self.address} belongs to another user; "
-                    "name another with --server."
+                    f"The control server at {self.address} belongs to another user",
+                    "name another with --server",
+                    may_have_arrived=False,
                 ) from error
             except OSError as error:
-                raise NobodyAnswers(self.address) from error
+                raise NobodyAnswers(self.address, self._looked_at) from error
             content = None if body is None else msgspec.json.encode(body)
             connection.request(method, f"/api/v1{path}", content, headers)
             response = connection.getresponse()
@@ -198,8 +230,8 @@ class ApiClient:
             yield response
         except TimeoutError as error:
             raise ServerGone(
-                f"The control server at {self.address} has been silent for {timeout_s:.0f} s; "
-                "try again, or look at its log."
+                f"The control server at {self.address} has been silent for {timeout_s:g} s",
+                "try again, or look at its log",
             ) from error
         except (OSError, HTTPException) as error:
             raise self._went_away() from error
@@ -212,6 +244,10 @@ class ApiClient:
         try:
             problem = msgspec.json.decode(response.read(), type=Problem)
         except msgspec.MsgspecError:
+            if response.status == SERVICE_UNAVAILABLE:
+                return ServerGone(
+                    f"The control server at {self.address} has too many connections", "try again later"
+                )
             return self._not_ours()
         if problem.code == "unauthorized":
             problem = Problem(
@@ -219,13 +255,16 @@ class ApiClient:
                 message=f"The control server at {self.address} wants another token; "
                 "give it with --token-file or LANDLINE_TOKEN.",
             )
-        return Refused(problem, NO_SERVER if response.status >= 500 else WRONG_USE)
+        status = NO_SERVER if response.status >= 500 else WRONG_USE
+        return Refused(_sentence(printable(problem.message)), status, problem.code)
 
     def _went_away(self) -> ServerGone:
-        return ServerGone(f"The control server at {self.address} went away; try again, or look at its log.")
+        return ConnectionBroke(
+            f"The control server at {self.address} went away", "try again, or look at its log"
+        )
 
     def _not_ours(self) -> ServerGone:
         return ServerGone(
-            f"What answers at {self.address} is no landline control server of this version; "
-            "name another with --server."
+            f"What answers at {self.address} is no landline control server of this version",
+            "name another with --server",
         )

@@ -105,8 +105,16 @@ async def _send(url: str, path: Path, name: str | None, to: str, token: str | No
         backoff=landline.Backoff(attempts=ATTEMPTS),
         on_state=_say_state,
     ) as line:
-        with show_progress(sys.stderr) as bars:
-            receipt = await line.send_file(path, name=name, to=to, progress=bars.bar(name or path.name))
+        try:
+            with show_progress(sys.stderr) as bars:
+                receipt = await line.send_file(path, name=name, to=to, progress=bars.bar(name or path.name))
+        except (landline.LineClosed, landline.GaveUp, landline.ConnectFailed) as error:
+            # The receipt may be what was lost.
+            raise CommandFailed(
+                f"{sentence(str(error))} {printable(path.name)!r} may have arrived, whole or in part; "
+                "the same command again sends only what is missing.",
+                SOME_NOT_DONE,
+            ) from error
         sys.stdout.write(f"{printable(receipt.name)}: {_summary(receipt)}.\n")
     return ALL_DONE
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol, TextIO
 
-from landline.cli.api import ApiClient, ServerGone
+from landline.cli.api import ApiClient
 from landline.cli.board import changed_lines, is_over
 from landline.cli.exits import NO_SERVER, CommandFailed
 from landline.cli.live import Gone, live_updates
+from landline.cli.retrying import ServerGone
 from landline.cli.terminal import Colour, coloured, printable, shortened, wants_colour, width
 from landline.cli.views import execution_colour, job_summary, waiting_hint
 from landline.fleet.api import JobChanged, JobView, Snapshot
@@ -23,6 +24,18 @@ GONE_S_MAX: Final = 60.0
 
 HINT_ROWS_MIN: Final = 10
 """A smaller terminal shows machines only."""
+
+
+class ServerLost(CommandFailed):
+    """The server of a job that was accepted does not come back. ``view`` is the job as it was seen last."""
+
+    def __init__(self, view: JobView) -> None:
+        super().__init__(
+            f"The control server did not come back within {GONE_S_MAX:.0f} s. The job was accepted and may go on: "
+            f"'landline jobs {printable(view.job.id)}' shows it.",
+            NO_SERVER,
+        )
+        self.view = view
 
 
 class Progress(Protocol):
@@ -42,7 +55,7 @@ def follow(
 ) -> JobView:
     """Shows ``view`` and what becomes of it until it is over; returns it as it is then.
 
-    Raises :class:`CommandFailed` when the server stays away for :data:`GONE_S_MAX`.
+    Raises :class:`ServerLost` when the server stays away for :data:`GONE_S_MAX`.
     """
     job_id = view.job.id
     progress.show(view)
@@ -53,11 +66,7 @@ def follow(
         match update:
             case Gone():
                 if update.for_s > GONE_S_MAX:
-                    raise CommandFailed(
-                        f"The control server did not come back within {GONE_S_MAX:.0f} s; "
-                        f"the job goes on as far as it can: 'landline jobs {printable(job_id)}' shows it.",
-                        NO_SERVER,
-                    )
+                    raise ServerLost(view)
                 if not is_gone:
                     progress.say(f"{update.sentence} The job goes on; waiting for the server.")
                 is_gone = True

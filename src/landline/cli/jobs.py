@@ -13,11 +13,11 @@ import typer
 
 from landline.cli import options
 from landline.cli.api import ApiClient
-from landline.cli.board import is_over
 from landline.cli.confirming import ask_to_go_on
 from landline.cli.durations import parse_duration
 from landline.cli.exits import ALL_DONE, INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse
-from landline.cli.following import LineProgress, PlaceProgress, Progress, follow
+from landline.cli.following import LineProgress, PlaceProgress, Progress, ServerLost, follow
+from landline.cli.retrying import OutcomeUnknown, ServerGone
 from landline.cli.tables import table_lines
 from landline.cli.terminal import printable, wants_colour
 from landline.cli.views import (
@@ -29,7 +29,13 @@ from landline.cli.views import (
     life_lines,
     waiting_hint,
 )
-from landline.fleet.api import CancelRequest, JobRequest, JobView, PreviewRequest
+from landline.fleet.api import (
+    REQUEST_ID_CHARACTERS_MAX,
+    CancelRequest,
+    JobRequest,
+    JobView,
+    PreviewRequest,
+)
 from landline.fleet.model import Action, ExecutionState, Unasked
 
 JOBS_MAX: Final = 1000
@@ -144,6 +150,15 @@ def jobs(
         str | None,
         typer.Argument(metavar="ID", help="One job, or the beginning of its id.", show_default=False),
     ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option(
+            "--request",
+            metavar="ID",
+            help="The job that was accepted for a request whose answer was lost. Exit status 1: there is none.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[str, typer.Option("--limit", metavar="N", help="How many of the newest jobs.")] = "20",
     json: options.Json = False,
     server: options.Server = None,
@@ -152,8 +167,8 @@ def jobs(
     """Show the newest jobs, or the life of one job machine by machine."""
     most = _limit(limit)
     api = options.client(server, token_file)
-    if job_id is not None:
-        view = api.job(_job_id(job_id))
+    if job_id is not None or request is not None:
+        view = _one_job(api, job_id, request, json)
         if json:
             options.print_json(view)
             return
@@ -183,7 +198,19 @@ def cancel(
 ) -> None:
     """Stop what has not begun of a job. Exit status 1 when something had begun already."""
     api = options.client(server, token_file)
-    view = api.cancel_job(_job_id(job_id), CancelRequest(cancelled_by=_caller()))
+    # The whole id first: it means the same job however often it has to be sent.
+    whole_id = api.job(_job_id(job_id)).job.id
+    try:
+        view = api.cancel_job(whole_id, CancelRequest(cancelled_by=_caller()))
+    except OutcomeUnknown:
+        if json:
+            options.print_json({"accepted": "unknown", "job_id": whole_id})
+        raise
+    except KeyboardInterrupt:
+        raise CommandFailed(
+            f"Stopped while the job was being cancelled; 'landline jobs {printable(whole_id)}' shows whether it was.",
+            INTERRUPTED,
+        ) from None
     if json:
         options.print_json(view)
     else:
@@ -257,7 +284,7 @@ def _carry_out(order: Order, api: ApiClient) -> None:
         raise WrongUse("No machine matches; nothing was sent. See 'landline ls' for those there are.")
     if not order.yes:
         ask_to_go_on(request.action, preview.machines, request.unasked)
-    view = _send(api, request, tuple(target.machine_id for target in preview.machines))
+    view = _send(api, request, tuple(target.machine_id for target in preview.machines), json=order.json)
     if order.wait:
         view = _follow(api, view, order.json)
     if order.json:
@@ -274,14 +301,19 @@ def _carry_out(order: Order, api: ApiClient) -> None:
     raise typer.Exit(ALL_DONE if all_done or not order.wait else SOME_NOT_DONE)
 
 
-def _send(api: ApiClient, request: JobRequest, machine_ids: tuple[str, ...]) -> JobView:
+def _send(api: ApiClient, request: JobRequest, machine_ids: tuple[str, ...], *, json: bool) -> JobView:
     import msgspec
 
     try:
         return api.create_job(msgspec.structs.replace(request, machine_ids=machine_ids))
-    except KeyboardInterrupt:
+    except (OutcomeUnknown, KeyboardInterrupt) as failure:
+        if json:
+            options.print_json({"accepted": "unknown", "request_id": request.request_id})
+        if isinstance(failure, OutcomeUnknown):
+            raise
         raise CommandFailed(
-            "Stopped while the job was being sent; 'landline jobs' shows whether it was accepted.",
+            f"Stopped while the job was being sent; 'landline jobs --request {request.request_id}' shows whether it "
+            "was accepted.",
             INTERRUPTED,
         ) from None
 
@@ -291,13 +323,41 @@ def _follow(api: ApiClient, view: JobView, json: bool) -> JobView:
     progress: Progress = PlaceProgress(stream) if stream.isatty() else LineProgress(stream)
     try:
         view = follow(api, view, progress)
-        return api.job(view.job.id) if json and is_over(view) else view
+        return _with_events(api, view) if json else view
+    except ServerLost as lost:
+        if json:
+            options.print_json(lost.view)
+        raise
     except KeyboardInterrupt:
         job_id = printable(view.job.id)
         raise CommandFailed(
             f"Stopped watching; the job goes on. 'landline cancel {job_id}' stops what has not begun.",
             INTERRUPTED,
         ) from None
+
+
+def _with_events(api: ApiClient, view: JobView) -> JobView:
+    try:
+        return api.job(view.job.id)
+    except ServerGone:
+        # How the job ended is known; that its server went away since takes nothing from it.
+        return view
+
+
+def _one_job(api: ApiClient, job_id: str | None, request_id: str | None, json: bool) -> JobView:
+    if job_id is not None:
+        if request_id is not None:
+            raise WrongUse("Both a job and --request are given; give one of them.")
+        return api.job(_job_id(job_id))
+    assert request_id is not None
+    if not _JOB_ID.fullmatch(request_id) or len(request_id) > REQUEST_ID_CHARACTERS_MAX:
+        raise WrongUse(f"--request takes the id of a request, not '{printable(request_id[:40])}'.")
+    view = api.job_of_request(request_id)
+    if view is None:
+        if json:
+            options.print_json({"accepted": "no", "request_id": request_id})
+        raise CommandFailed(f"No job was accepted for request {request_id}.", SOME_NOT_DONE)
+    return view
 
 
 def _job_id(text: str) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from landline.cli.api import ApiClient, ServerGone
+from landline.cli.api import ApiClient
+from landline.cli.retrying import RETRY_S, ServerGone
 from landline.fleet.api import Update
-
-RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
-"""Pauses between attempts; the last one repeats. Short, because a person is looking at it."""
 
 
 class Gone(NamedTuple):
@@ -45,6 +43,6 @@ def live_updates(
             if not was_connected:
                 raise
             lost_at = clock() if attempt == 0 else lost_at
-            yield Gone(str(gone), clock() - lost_at)
+            yield Gone(f"{gone.what}.", clock() - lost_at)
             sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1

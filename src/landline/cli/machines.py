@@ -16,6 +16,7 @@ from landline.cli.api import ApiClient
 from landline.cli.board import Board
 from landline.cli.groups import Group
 from landline.cli.live import Gone, live_updates
+from landline.cli.retrying import OutcomeUnknown
 from landline.cli.tables import table_lines
 from landline.cli.terminal import printable, wants_colour
 from landline.cli.views import MACHINE_HEADER, machine_count, machine_rows, problem_lines
@@ -73,7 +74,12 @@ def resolve(
     Before that, give every other one an identity of its own: remove the file machine-id in its agent's --data
     directory, and start the agent again.
     """
-    machine = options.client(server, token_file).resolve_machine(name)
+    try:
+        machine = options.client(server, token_file).resolve_machine(name)
+    except OutcomeUnknown:
+        if json:
+            options.print_json({"accepted": "unknown", "machine": name})
+        raise
     if json:
         options.print_json(machine)
     else:

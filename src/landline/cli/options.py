@@ -12,7 +12,7 @@ import typer
 from landline.cli.api import ApiClient, ServerAddress, parse_server
 from landline.cli.exits import WrongUse
 from landline.cli.terminal import printable, printable_json
-from landline.fleet.paths import control_socket, open_to_all
+from landline.fleet.paths import control_sockets, is_there, open_to_all
 
 Server = Annotated[
     str | None,
@@ -20,7 +20,7 @@ Server = Annotated[
         "--server",
         envvar="LANDLINE_SERVER",
         metavar="URL",
-        help="The control server: unix:///path or http://host:port. Default: the one of this user.",
+        help="The control server: unix:///path or http://host:port. Default: that of this user, or of the system.",
         show_default=False,
     ),
 ]
@@ -38,8 +38,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 def client(server: str | None, token_file: str | None) -> ApiClient:
     """The client for these options. Raises :class:`landline.cli.exits.WrongUse`."""
-    address = parse_server(server) if server else ServerAddress(unix_path=str(control_socket()))
-    return ApiClient(address, read_token(token_file))
+    if server:
+        return ApiClient(parse_server(server), read_token(token_file))
+    looked = control_sockets()
+    path = next(filter(is_there, looked), looked[0])
+    return ApiClient(ServerAddress(unix_path=str(path)), read_token(token_file), looked_at=looked)
 
 
 def read_token(token_file: str | None) -> str | None:

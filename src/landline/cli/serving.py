@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from landline.cli import logs
 from landline.cli.exits import ALL_DONE, INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
 from landline.cli.listening import listen_endpoint
-from landline.cli.logs import quiet_logs, show_logs
 from landline.cli.options import Json, read_token
 from landline.cli.terminal import printable
 
@@ -79,7 +79,7 @@ def demo(
     duration = None if seconds is None else _whole_number("--seconds", seconds, 3, 86_400)
     if json and duration is None:
         raise WrongUse("--json prints the figures of a demo that ends; give --seconds too.")
-    quiet_logs()
+    logs.quiet_logs()
     # One that would have ended by itself has not done what was asked.
     interrupted = ALL_DONE if duration is None else INTERRUPTED
     sys.exit(_run(_demo(count, duration, as_json=json), interrupted))
@@ -116,9 +116,12 @@ def serve(
         str | None,
         typer.Option("--socket", metavar="PATH", help="The operators' unix socket.", show_default=False),
     ] = None,
+    log_format: logs.Format = "auto",
+    log_level: logs.Level = "info",
 ) -> None:
     """Run the control server until Ctrl-C or SIGTERM."""
-    show_logs()
+    logs.check_logging(log_format, log_level)
+    logs.show_logs(log_format, log_level)
     directory = None if data is None else _path("--data", data)
     unix_path = None if socket is None else _path("--socket", socket)
     tcp = None if http is None else _host_and_port(http)
@@ -167,6 +170,8 @@ def agent(
             show_default=False,
         ),
     ] = None,
+    log_format: logs.Format = "auto",
+    log_level: logs.Level = "info",
 ) -> None:
     """Keep this machine connected to a control server, and carry out its jobs."""
     if name is not None and not _MACHINE_NAME.fullmatch(name):
@@ -178,7 +183,8 @@ def agent(
         raise WrongUse(f"--power {power!r} is not one of {', '.join(POWERS)}.")
     if prompt not in PROMPTS:
         raise WrongUse(f"--prompt {prompt!r} is not one of {', '.join(PROMPTS)}.")
-    show_logs(attempts=False)
+    logs.check_logging(log_format, log_level)
+    logs.show_logs(log_format, log_level, attempts=False)
     sys.exit(_run(_agent(server, _agents_token(token_file), name, power, config, prompt, data)))
 
 

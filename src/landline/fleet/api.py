@@ -8,7 +8,7 @@ that the command line starts fast.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -22,6 +22,8 @@ from landline.fleet.model import (
     PresenceState,
     Unasked,
 )
+
+REQUEST_ID_CHARACTERS_MAX: Final = 100
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,11 +163,14 @@ class Operations(Protocol):
         ...
 
     async def create_job(self, request: JobRequest) -> JobView:
-        """Accepts a job. It is on disk when this returns."""
+        """Accept a job. It is on disk when this returns.
+
+        A ``request_id`` that was accepted before returns the job of that time, whatever has changed since.
+        """
         ...
 
-    async def jobs(self, limit: int) -> tuple[JobView, ...]:
-        """The newest jobs, newest first."""
+    async def jobs(self, limit: int, request_id: str | None = None) -> tuple[JobView, ...]:
+        """The newest jobs, newest first; with ``request_id``, only the job that was accepted for it, if any."""
         ...
 
     async def job(self, job_id: str) -> JobView:

@@ -33,6 +33,7 @@ from landline.fleet.api import (
 )
 from landline.fleet.clock import SteadyClock
 from landline.fleet.deliveries import Deliveries
+from landline.fleet.event_log import EventLog
 from landline.fleet.ledger import Ledger
 from landline.fleet.machines import Machines
 from landline.fleet.messages import (
@@ -85,10 +86,11 @@ class Control:
         self._clock = clock
         self._random = random or SystemRandom()
         self._tasks = Tasks()
+        self.events = EventLog()
         self._machines = Machines(
-            storage, self._publish_machine, clock=clock, random=self._random, gone_grace_s=gone_grace_s
+            storage, self._machine_changed, clock=clock, random=self._random, gone_grace_s=gone_grace_s
         )
-        self._ledger = Ledger(storage, self._publish_job)
+        self._ledger = Ledger(storage, self._publish_job, self.events)
         self._deliveries = Deliveries(self._ledger, self._machines, waker, self._tasks, clock=clock)
         self._subscriptions = Subscriptions(self._snapshot)
         self._started_at = clock()
@@ -133,7 +135,7 @@ class Control:
             await self._machines.save()
         except StorageError as error:
             # The next start takes the machines up from what is there.
-            logger.error("%s", error)
+            self.events.storage_failed(error)
 
     @property
     def resumes(self) -> int:
@@ -161,8 +163,22 @@ class Control:
         return Preview(machines=tuple(_target(machine) for machine in found))
 
     async def create_job(self, request: JobRequest) -> JobView:
+        try:
+            return await self._create_job(request)
+        except OperationError as error:
+            self.events.job_refused(request, error)
+            raise
+
+    async def _create_job(self, request: JobRequest) -> JobView:
         jobs.check_request(request)
-        machines = self._frozen(request)
+        try:
+            machines = self._frozen(request)
+        except OperationError:
+            # What was accepted once is not refused when it is asked for again, whatever its targets match by now.
+            if request.request_id is not None:
+                for earlier in await self._ledger.by_request(request.request_id):
+                    return await self.job(earlier.job.id)
+            raise
         now = self._clock()
         job = Job(
             id=self._new_job_id(),
@@ -187,7 +203,9 @@ class Control:
             return await self.job(stored.id)
         return JobView(job=job, executions=tuple(executions))
 
-    async def jobs(self, limit: int) -> tuple[JobView, ...]:
+    async def jobs(self, limit: int, request_id: str | None = None) -> tuple[JobView, ...]:
+        if request_id is not None:
+            return (await self._ledger.by_request(request_id))[:limit]
         return await self._ledger.newest(limit)
 
     async def job(self, job_id: str) -> JobView:
@@ -195,7 +213,8 @@ class Control:
 
     async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
         job = await self._ledger.find_job(job_id)
-        await self._deliveries.cancel(job, cancelled_by=request.cancelled_by)
+        cancelled = await self._deliveries.cancel(job, cancelled_by=request.cancelled_by)
+        self.events.job_cancelled(job, request.cancelled_by, cancelled)
         return await self.job(job.id)
 
     async def resolve_machine(self, name: str) -> Machine:
@@ -231,17 +250,20 @@ class Control:
     async def _receive_join(self, line: Line, join: Join) -> Joined:
         try:
             await self._machines.find_clone(line, join)
+            machine = self._machines.receive_join(line, join)
         except RequestError as error:
             if error.code == CLONED_IDENTITY:
+                # Which the machines warn of, once.
                 await self._deliveries.receive_clone(self._machines[line.identity])
+            else:
+                self.events.join_refused(line.identity, line.peer, error)
             raise
-        machine = self._machines.receive_join(line, join)
         try:
             # With the machine that gave up its name, if one did.
             await self._machines.save()
             over = await self._deliveries.receive_join(machine, join.executions)
         except StorageError as error:
-            logger.error("%s", error)
+            self.events.storage_failed(error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
         finally:
             self._machines.settled(line)
@@ -256,7 +278,7 @@ class Control:
         try:
             await self._machines.save()
         except StorageError as error:
-            logger.error("%s", error)
+            self.events.storage_failed(error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
 
     # Deadlines.
@@ -268,8 +290,10 @@ class Control:
             try:
                 await self._sweep()
                 await self._machines.save()
-            except (StorageError, RequestError) as error:
-                logger.error("%s; trying again", error)
+            except StorageError as error:
+                self.events.storage_failed(error)
+            except RequestError as error:
+                logger.debug("the deadlines are looked at again: %s", error)
             now = asyncio.get_running_loop().time()
             if now - last_round_trips >= ROUND_TRIP_EVERY_S and self._subscriptions:
                 last_round_trips = now
@@ -293,7 +317,7 @@ class Control:
             or self._machines.is_awaiting
         )
         if not waits:
-            logger.warning("the time of day was set back by %.0f s; following it", ahead_s)
+            self.events.event("clock_set_back", by_s=ahead_s)
             clock.follow_wall()
 
     # Finding.
@@ -326,6 +350,10 @@ class Control:
         view = self._ledger.open_view(job_id) if self._subscriptions else None
         if view is not None:
             self._subscriptions.publish(JobChanged(now_at=self._clock(), job=view))
+
+    def _machine_changed(self, machine: Machine, before: Machine | None) -> None:
+        self.events.machine_changed(before, machine)
+        self._publish_machine(machine)
 
     def _publish_machine(self, machine: Machine) -> None:
         self._subscriptions.publish(MachineChanged(now_at=self._clock(), machine=machine))

@@ -128,8 +128,8 @@ class Deliveries:
                 return gone
         return jobs.overdue(job, execution, now)
 
-    async def cancel(self, job: Job, *, cancelled_by: str) -> None:
-        """Stops what has not begun of a job."""
+    async def cancel(self, job: Job, *, cancelled_by: str) -> int:
+        """Stop what has not begun of a job. Return on how many machines that was so."""
         now = self._clock()
         cancelled = [
             execution
@@ -139,6 +139,7 @@ class Deliveries:
         await self._ledger.record(cancelled)
         for execution in cancelled:
             self._withdraw(execution)
+        return len(cancelled)
 
     # What agents ask.
 

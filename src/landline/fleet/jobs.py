@@ -17,7 +17,7 @@ import msgspec
 
 from landline import safe_text
 from landline.fleet import clones
-from landline.fleet.api import JobRequest, OperationError
+from landline.fleet.api import REQUEST_ID_CHARACTERS_MAX, JobRequest, OperationError
 from landline.fleet.messages import (
     DEFAULT_COUNTDOWN_S,
     TEXT_CHARACTERS_MAX,
@@ -84,7 +84,7 @@ def check_request(request: JobRequest) -> None:
         raise OperationError("bad_request", "a job must stay valid for at least one second")
     if len(request.message) > MESSAGE_CHARACTERS_MAX:
         raise OperationError("bad_request", f"the message is longer than {MESSAGE_CHARACTERS_MAX} characters")
-    if len(request.requested_by) > 200 or len(request.request_id or "") > 100:
+    if len(request.requested_by) > 200 or len(request.request_id or "") > REQUEST_ID_CHARACTERS_MAX:
         raise OperationError("bad_request", "requested_by or request_id is too long")
 
 

@@ -9,13 +9,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from landline import RequestError, guarded_logger
+from landline import RequestError
 from landline.fleet.api import JobView, OperationError
+from landline.fleet.event_log import EventLog
 from landline.fleet.messages import STORAGE_FAILED
 from landline.fleet.model import Execution, ExecutionState, Job
 from landline.fleet.storage import Storage, StorageError
-
-logger = guarded_logger("landline.control")
 
 UNKNOWN_KEPT_S: Final = 7 * 86_400.0
 """How long an unknown outcome can still be settled by the machine's return."""
@@ -24,11 +23,16 @@ _Result = TypeVar("_Result")
 
 
 class Ledger:
-    """Jobs and executions in which something can still change. ``changed`` is called with the id of a changed job."""
+    """Jobs and executions in which something can still change.
 
-    def __init__(self, storage: Storage, changed: Callable[[str], None]) -> None:
+    :param changed: called with the id of a changed job.
+    :param events: logs what is on disk, and what the disk does not take.
+    """
+
+    def __init__(self, storage: Storage, changed: Callable[[str], None], events: EventLog) -> None:
         self._storage = storage
         self._changed = changed
+        self._events = events
         self._open: dict[str, Execution] = {}
         self._jobs: dict[str, Job] = {}
         self._executions: dict[str, dict[str, Execution]] = {}
@@ -110,7 +114,14 @@ class Ledger:
 
     async def newest(self, limit: int) -> tuple[JobView, ...]:
         """The newest jobs, newest first."""
-        stored = await self._storage.jobs(limit)
+        return await self._views(await self._storage.jobs(limit))
+
+    async def by_request(self, request_id: str) -> tuple[JobView, ...]:
+        """The job that was accepted for ``request_id``, if any."""
+        job = await self._storage.job_by_request(request_id)
+        return () if job is None else await self._views((job,))
+
+    async def _views(self, stored: Sequence[Job]) -> tuple[JobView, ...]:
         executions: dict[str, list[Execution]] = {job.id: [] for job in stored}
         for execution in await self._storage.executions_of([job.id for job in stored]):
             executions[execution.job_id].append(self._open.get(execution.id, execution))
@@ -167,6 +178,7 @@ class Ledger:
             self._remember(job, executions)
             self._changed(job.id)
             self._forget_finished([job.id])
+            self._events.job_accepted(job, executions)
             added()
         return stored
 
@@ -178,11 +190,12 @@ class Ledger:
                 # A newer state is being written by somebody else, who will see to it.
                 if self._open[execution.id] is execution:
                     self._put(self._on_disk[execution.id])
-            logger.error("%s", error)
+            self._events.storage_failed(error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
         else:
             for execution in executions:
                 self._on_disk[execution.id] = execution
+            self._events.executions_changed(executions)
         finally:
             for execution in executions:
                 self._end_write(execution.id)

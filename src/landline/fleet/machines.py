@@ -75,13 +75,13 @@ class _Rival:
 class Machines:
     """Every machine known, online or not.
 
-    :param changed: called with a machine that is new or changed, as :meth:`shown` shows it.
+    :param changed: called with a machine that is new or changed, as :meth:`shown` shows it, and as it was before.
     """
 
     def __init__(
         self,
         storage: Storage,
-        changed: Callable[[Machine], None],
+        changed: Callable[[Machine, Machine | None], None],
         *,
         clock: Callable[[], float],
         random: Random,
@@ -432,9 +432,10 @@ class Machines:
             self._set_machine(msgspec.structs.replace(machine, presence=after))
 
     def _set_machine(self, machine: Machine) -> None:
+        before = self._machines.get(machine.id)
         self._machines[machine.id] = machine
         self._unsaved.add(machine.id)
-        self._changed(self._current(machine))
+        self._changed(self._current(machine), before)
 
     def _current(self, machine: Machine) -> Machine:
         """The machine with what only its line knows now."""
@@ -455,9 +456,6 @@ class Machines:
                     "start this agent with another --name",
                 )
             retired = self._free_name(f"{name[:50]}.old")
-            logger.warning(
-                "%s is now the name of %s; the machine that had it is called %s", name, machine_id, retired
-            )
             facts = msgspec.structs.replace(other.facts, name=retired)
             self._set_machine(msgspec.structs.replace(other, facts=facts))
             return

@@ -8,6 +8,9 @@ import os
 import shlex
 import stat
 from pathlib import Path
+from typing import Final
+
+CONTROL_SOCKET: Final = "control.sock"
 
 
 class UnsafePath(Exception):
@@ -22,18 +25,58 @@ class UnsafeFile(UnsafePath):
     """A file is a link, or belongs to another user."""
 
 
-def runtime_directory() -> Path:
-    """The directory for sockets: that of LANDLINE_RUNTIME_DIR, of XDG_RUNTIME_DIR, or one in ``/tmp``."""
+SERVICE_DIRECTORY: Final = Path("/run/landline")
+"""The directory for the socket of the system's control server: root's own, or a service's (``RuntimeDirectory=``)."""
+
+
+def runtime_directories() -> tuple[Path, ...]:
+    """The directories in which a control server of this user may have its socket; it makes it in the first one.
+
+    That of LANDLINE_RUNTIME_DIR, and no other when it is set. For root :data:`SERVICE_DIRECTORY`, however root came to
+    be: a service and a login shell have different variables. For others that of XDG_RUNTIME_DIR, the one of
+    systemd-logind, and one in ``/tmp``.
+    """
     if explicit := os.environ.get("LANDLINE_RUNTIME_DIR"):
-        return Path(explicit)
-    if xdg := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(xdg) / "landline"
-    return Path(f"/tmp/landline-{os.getuid()}")  # noqa: S108 - checked for owner and mode before every use
+        return (Path(explicit),)
+    user = os.getuid()
+    if user == 0:
+        return (SERVICE_DIRECTORY,)
+    of_user = Path(f"/run/user/{user}")
+    xdg = os.environ.get("XDG_RUNTIME_DIR")
+    found = [Path(xdg) / "landline"] if xdg else []
+    if of_user.is_dir():
+        found.append(of_user / "landline")
+    found.append(Path(f"/tmp/landline-{user}"))  # noqa: S108 - checked for owner and mode before every use
+    return tuple(dict.fromkeys(found))
 
 
 def control_socket() -> Path:
-    """The unix socket on which the control server of this user answers its operators."""
-    return runtime_directory() / "control.sock"
+    """The unix socket on which a control server of this user answers its operators.
+
+    A service has it where its RuntimeDirectory= says (systemd.exec(5)).
+    """
+    if "LANDLINE_RUNTIME_DIR" not in os.environ and (given := os.environ.get("RUNTIME_DIRECTORY")):
+        return Path(given.partition(":")[0]) / CONTROL_SOCKET
+    return runtime_directories()[0] / CONTROL_SOCKET
+
+
+def control_sockets() -> tuple[Path, ...]:
+    """Where a command looks for the control server, in this order: this user's, then the system's."""
+    found = runtime_directories()
+    if "LANDLINE_RUNTIME_DIR" not in os.environ:
+        found = (*found, SERVICE_DIRECTORY)
+    return tuple(directory / CONTROL_SOCKET for directory in dict.fromkeys(found))
+
+
+def is_there(socket: Path) -> bool:
+    """Whether there is something at the path, or in a directory that keeps this user out."""
+    try:
+        socket.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def data_directory() -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+import landline
 from landline import (
     AddressInUse,
     AnnounceFailed,
@@ -78,6 +79,8 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
     """
     make_private_directory(plan.data)
     async with contextlib.AsyncExitStack() as stack:
+        # Called last: only a server that had started is said to have stopped.
+        after_all = stack.enter_context(contextlib.ExitStack())
         # The database first: it admits one control server, so that nobody else makes these tokens now.
         storage = await Storage.open(plan.data / "landline.db")
         stack.push_async_callback(storage.close)
@@ -99,9 +102,20 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
             ApiServer(control, unix_path=plan.socket, tcp=plan.http, token=operators_token)
         )
         control.agents_url = str(endpoint)
+        http = None if api.tcp_address is None else "{}:{}".format(*api.tcp_address)
+        control.events.event(
+            "control_started",
+            version=landline.__version__,
+            agents=str(endpoint),
+            socket=str(plan.socket),
+            http=http,
+            machines=len(control.machines()),
+        )
+        after_all.callback(control.events.event, "control_stopped")
         try:
             yield RunningControl(control, server, endpoint, agents_token, operators_token, api.tcp_address)
         finally:
+            control.events.event("control_stopping", machines=len(server.lines))
             control.close_readers()
             await server.close(retry_after_s=STOP_RETRY_AFTER_S, spread_s=STOP_SPREAD_S)
 

@@ -207,9 +207,10 @@ class FakeOperations:
         self._keep(view)
         return view
 
-    async def jobs(self, limit: int) -> tuple[JobView, ...]:
+    async def jobs(self, limit: int, request_id: str | None = None) -> tuple[JobView, ...]:
         self._may_fail()
-        return tuple(reversed(list(self.views.values())))[:limit]
+        newest = reversed(list(self.views.values()))
+        return tuple(view for view in newest if request_id in {None, view.job.request_id})[:limit]
 
     async def job(self, job_id: str) -> JobView:
         self._may_fail()

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import stat
-import time
 
 import pytest
 
@@ -156,7 +155,10 @@ async def test_signals_are_left_to_the_caller(fleet, directory):
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-async def test_updates_stream_live_and_end_with_the_server(fleet, directory):
+async def test_updates_stream_live_and_end_with_the_server(fleet, directory, monkeypatch):
+    monkeypatch.setattr(
+        serve, "SHUTDOWN_S", 3600.0
+    )  # Nothing but the end of the stream itself ends the server.
     path = directory / "control.sock"
     async with ApiServer(fleet, unix_path=path):
         reader, writer = await asyncio.open_unix_connection(str(path))
@@ -166,8 +168,6 @@ async def test_updates_stream_live_and_end_with_the_server(fleet, directory):
         assert b'"type":"snapshot"' in await reader.readuntil(b"\n\n")
         fleet.add("lab-4")
         assert b'"lab-4"' in await reader.readuntil(b"\n\n")
-        leaving = time.monotonic()
-    assert time.monotonic() - leaving < 2
     assert (await reader.read()).endswith(b"0\r\n\r\n")
     assert fleet.readers == []
     writer.close()
@@ -228,7 +228,10 @@ async def test_a_stream_of_updates_is_not_taken_for_silence(fleet, directory, mo
         writer.close()
 
 
-async def test_a_client_that_does_not_read_cannot_hold_the_server(fleet, directory, caplog):
+async def test_a_client_that_does_not_read_cannot_hold_the_server(fleet, directory, caplog, monkeypatch):
+    # Its connection is cut, or the server never ends.
+    monkeypatch.setattr(serve, "SHUTDOWN_S", 0.1)
+    monkeypatch.setattr(serve, "OPERATION_S_MAX", 3600)
     path = directory / "control.sock"
     async with ApiServer(fleet, unix_path=path):
         _, writer = await asyncio.open_unix_connection(str(path), limit=1024)
@@ -238,8 +241,6 @@ async def test_a_client_that_does_not_read_cannot_hold_the_server(fleet, directo
             fleet.add(f"lab-{number % 4}")
             if number % 100 == 0:
                 await asyncio.sleep(0)
-        leaving = time.monotonic()
-    assert time.monotonic() - leaving < 3
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
     while fleet.readers:
         await asyncio.sleep(0.001)

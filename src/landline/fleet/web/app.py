@@ -24,6 +24,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from landline import guarded_logger, safe_text
 from landline.fleet.api import (
+    REQUEST_ID_CHARACTERS_MAX,
     CancelRequest,
     JobRequest,
     JobView,
@@ -190,10 +191,12 @@ async def create_job(operations: Ops, data: JSONBody[JobRequest]) -> JobView:
 
 @get("/jobs", operation_id="jobs", responses=_problems(400, 401, 403))
 async def jobs(
-    operations: Ops, limit: Annotated[int, QueryParameter(ge=1, le=JOBS_MAX)] = 50
+    operations: Ops,
+    limit: Annotated[int, QueryParameter(ge=1, le=JOBS_MAX)] = 50,
+    request_id: Annotated[str | None, QueryParameter(max_length=REQUEST_ID_CHARACTERS_MAX)] = None,
 ) -> tuple[JobView, ...]:
-    """The newest jobs, newest first."""
-    return await operations.jobs(limit)
+    """The newest jobs, newest first; with ``request_id``, only the job that was accepted for it, if any."""
+    return await operations.jobs(limit, request_id)
 
 
 @get("/jobs/{job_id:str}", operation_id="job", responses=_problems(401, 403, 404, 409))

@@ -1,0 +1,34 @@
+"""Ports that belong to a test from its beginning to its end, whether its programs listen on them or not."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+
+def hold_tcp_port(host: str = "127.0.0.1") -> socket.socket:
+    """Bind a port on which programs of the test may listen, one after the other, and nobody else; close it at the end.
+
+    While none listens, connections to it are refused. Two sockets may be bound to one port when both say SO_REUSEADDR
+    and the first does not listen (Linux), which is what servers say.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind((host, 0))
+    return holder
+
+
+def port_of(holder: socket.socket) -> int:
+    port: int = holder.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def refusing_udp_port() -> Iterator[int]:
+    """A UDP port of 127.0.0.1 that refuses datagrams, and that nobody else can take meanwhile.
+
+    It is bound, and connected to itself: the kernel finds no socket for what comes from elsewhere.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.connect(holder.getsockname())
+        yield port_of(holder)
