@@ -237,9 +237,9 @@ class Server(TakesDatagrams):
         check_type("listen(url)", url, str, "the URL of an address as text, such as 'tcp://127.0.0.1:5463'")
         endpoint = parse_url(url)
         check_type("listen(options=)", options, TransportOptions, "a landline.TransportOptions")
+        name = None if announce is None else check_announceable(endpoint, announce)
         options = options or TransportOptions()
         check_server_options(options, url, endpoint.scheme)
-        name = None if announce is None else check_announceable(endpoint, announce)
         return Listening(self._listeners, endpoint, options, name)
 
     def add_listener(self, listener: Listener) -> ProtocolFactory:

@@ -43,7 +43,9 @@ def listen(certificates, tmp_path):
 
     def enter(server, scheme):
         url = f"unix://{tmp_path}/line" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
-        return server.listen(url, options=landline.TransportOptions(tls=certificates.server))
+        is_encrypted = scheme in {"tls", "wss"}
+        options = landline.TransportOptions(tls=certificates.server if is_encrypted else None)
+        return server.listen(url, options=options)
 
     return enter
 
@@ -164,10 +166,11 @@ async def test_two_byes_that_cross_keep_nobody_waiting(
         monkeypatch.setattr(f"landline.transports.{module}.LINGER_S", FOR_A_LONG_TIME_S)
     url = f"unix://{tmp_path}/line" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
     server = landline.Server()
-    options = landline.TransportOptions(tls=certificates.server)
+    is_encrypted = scheme in {"tls", "wss"}
+    options = landline.TransportOptions(tls=certificates.server if is_encrypted else None)
     async with server.listen(url, options=options) as endpoint:
         before = open_sockets()
-        client = landline.TransportOptions(tls=certificates.client, proxy=False)
+        client = landline.TransportOptions(tls=certificates.client if is_encrypted else None, proxy=False)
         async with landline.connect(str(endpoint), options=client) as line:
             [other] = server.lines
             for end in (line, other):
