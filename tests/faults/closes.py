@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import ssl
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,6 +27,7 @@ import uvloop
 
 import landline
 
+ROOT = Path(__file__).parents[2]
 SCHEMES = ("tcp", "unix", "tls", "ws", "wss", "quic")
 DIRECTIONS = ("server", "client")
 """Which side closes; the other one streams."""
@@ -172,7 +175,7 @@ async def serve(directory: Path, schemes: list[str]) -> None:
     async with contextlib.AsyncExitStack() as stack:
         addresses = {}
         for scheme in schemes:
-            url = f"unix://{directory}/{scheme}" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
+            url = f"unix://{directory}/{os.getpid()}" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
             options = server_options(directory, scheme)
             addresses[scheme] = str(
                 await stack.enter_async_context(closing.server.listen(url, options=options))
@@ -182,30 +185,19 @@ async def serve(directory: Path, schemes: list[str]) -> None:
         await closing.server.close(timeout=0)
 
 
-@contextlib.asynccontextmanager
-async def running_server(
-    loop: str, directory: Path, schemes: tuple[str, ...]
-) -> AsyncIterator[dict[str, str]]:
+@contextlib.contextmanager
+def running_server(loop: str, directory: Path, schemes: Iterable[str] = SCHEMES) -> Iterator[dict[str, str]]:
     """Yields the addresses of a server in a process of its own, by scheme."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__ if __name__ != "__main__" else "tests.faults.closes"),
-        *(
-            "--serve",
-            str(directory),
-            "--loop",
-            loop,
-            *itertools.chain(*(("--scheme", one) for one in schemes)),
-        ),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        yield json.loads(await process.stdout.readline())
-    finally:
-        process.stdin.close()
-        await process.wait()
+    command = [sys.executable, "-m", "tests.faults.closes", "--serve", str(directory), "--loop", loop]
+    for scheme in schemes:
+        command += ["--scheme", scheme]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.stdin.close()
 
 
 # The clients' process.
@@ -289,7 +281,7 @@ async def report(schemes: list[str], directions: list[str], loop: str, count: in
     with tempfile.TemporaryDirectory(prefix="ll-") as name:
         directory = Path(name)
         make_credentials(directory)
-        async with running_server(loop, directory, tuple(schemes)) as addresses:
+        with running_server(loop, directory, schemes) as addresses:
             for scheme, direction in itertools.product(schemes, directions):
                 begun = time.monotonic()
                 outcomes = await count_closes(

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import os
 
 import pytest
@@ -15,16 +16,20 @@ QUIC_SHARE = 5
 
 
 @pytest.fixture(scope="module")
-def credentials(directory):
+def addresses(directory):
+    """Of a server for each kind of event loop, in a process of its own, by loop and scheme."""
     closes.make_credentials(directory)
-    return directory
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for loop in closes.LOOPS:
+            running[loop] = stack.enter_context(closes.running_server(loop, directory))
+        yield running
 
 
 @pytest.mark.parametrize("direction", closes.DIRECTIONS)
 @pytest.mark.parametrize("scheme", closes.SCHEMES)
-async def test_every_close_under_load_arrives(scheme, direction, credentials):
+async def test_every_close_under_load_arrives(scheme, direction, addresses, directory):
     loop = "uvloop" if "uvloop" in type(asyncio.get_running_loop()).__module__ else "asyncio"
     count = max(1, CLOSES // QUIC_SHARE) if scheme == "quic" else CLOSES
-    async with closes.running_server(loop, credentials, (scheme,)) as addresses:
-        outcomes = await closes.count_closes(addresses[scheme], credentials, scheme, direction, count)
+    outcomes = await closes.count_closes(addresses[loop][scheme], directory, scheme, direction, count)
     assert outcomes == {"right": count}
