@@ -11,6 +11,7 @@ from msgspec import inspect as types
 
 from landline.errors import ConfigurationError
 from landline.signatures import check_function
+from landline.texts import safe_text
 
 EncHook = Callable[[Any], Any]
 """Takes a value msgspec does not know, returns one it does, or raises :class:`NotImplementedError`."""
@@ -65,8 +66,8 @@ class BodyDecoder:
             try:
                 return self.decode(body)
             except _NOT_DECODED as error:
-                # One line: a hook's own text may have several, and hold what the peer wrote.
-                raise BodyError(" ".join(str(error).split())) from error
+                # One line, and short: it may quote what the peer wrote, which may have megabytes.
+                raise BodyError(" ".join(safe_text(str(error)).split())) from error
         if self._body_type is Any or self._body_type is bytes:
             return body
         raise BodyError(f"expected a value of {self._body_type}, got raw bytes")

@@ -431,7 +431,7 @@ async def test_headers_that_cannot_be_are_refused_before_anything_is_sent(header
         (
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\nnobody\x1bhere\n",
             landline.ProtocolError,
-            "the server answered with HTTP 404 Not Found: nobody here",
+            "the server answered with HTTP 404 Not Found: nobody\ufffdhere",
         ),
         (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", landline.ProtocolError, "HTTP 302 Found"),
         (b"HTTP/1.1 200 OK\r\n\r\nwelcome", landline.ProtocolError, "HTTP 200 OK: welcome"),
