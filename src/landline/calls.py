@@ -26,6 +26,7 @@ from landline.session.sending import SendBuffer
 from landline.session.wire import Operation
 from landline.timers import TimerWheel
 from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions, parse_url
+from landline.turns import turns_of
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -104,6 +105,7 @@ class _Caller:
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop, dialer.clock)
         self.outbox = Outbox(self.loop)
+        self.turns = turns_of(self.loop, dialer.clock)
 
     async def ask(self, endpoints: Sequence[Endpoint], request: _Request) -> Any:
         """The answer of the first server that can be reached."""

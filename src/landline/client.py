@@ -41,6 +41,7 @@ from landline.session.handshake import Limits, RandomSource
 from landline.session.sending import SendBuffer
 from landline.timers import TimerWheel
 from landline.transports import LEAVE_AT_EXIT_S, Endpoint, TransportOptions
+from landline.turns import Turns, turns_of
 
 # A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
 logger = logging.getLogger("landline.client")
@@ -165,6 +166,7 @@ class Connector(TakesDatagrams):
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
+        self.turns: Turns
 
     def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
         """Registers a handler for the server's requests and messages called ``name``; see :meth:`Server.on`."""
@@ -211,6 +213,7 @@ class Connector(TakesDatagrams):
         self.loop = asyncio.get_running_loop()
         self.wheel = TimerWheel(self.loop, self._dialer.clock)
         self.outbox = Outbox(self.loop)
+        self.turns = turns_of(self.loop, self._dialer.clock)
         line = self._line = Line(self, identity=self._dialer.identity)
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()

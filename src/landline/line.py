@@ -44,6 +44,7 @@ from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Kind, Operation
 from landline.transports import Leaving, close_in_time
+from landline.turns import FRAMES_PER_STEP, FRAMES_PER_TURN
 
 logger = logging.getLogger("landline")
 
@@ -264,36 +265,32 @@ class Line(LineWaiting):
     # For the transport.
 
     def receive_data(self, link: LineLink, data: bytes) -> None:
-        """Bytes of a transport."""
+        """Bytes of a transport, or none when it is the turn of those that wait.
+
+        Handles so many frames as one turn of the event loop has room for; the link waits with the rest.
+        """
         session = self._session
         if session is None or link is not self._link:
             return
         owner = self._owner
         now = owner.wheel.time()
-        session.receive_data(data, now, epoch=link.epoch)
+        if link.is_waiting:
+            session.receive_data(data, now, epoch=link.epoch, frames_max=0)
+            link.wait(owner.turns, session.unread_bytes)
+            return
         self._in_batch = True
-        plain_message = owner.handlers.plain_message
-        take = session.take
         try:
-            if session.has_datagrams:
-                handle_datagrams(self, session, owner.handlers)
-            for event in session.next_events():
-                if type(event) is not MessageReceived:
-                    self._handle_event(event)
-                elif (
-                    # The shortest way for the commonest case; _dispatch would do the same.
-                    event.operation is _MESSAGE
-                    and plain_message is not None
-                    and not event.name
-                    and (self._answers is None or not self._answers.has_backlog)
-                ):
-                    take(event)
-                    try:
-                        plain_message(self, decode_value(event.body, True) if event.is_packed else event.body)
-                    except FAILURES as error:
-                        self._answering().log_failed(event, error)
-                else:
-                    self._dispatch(event)
+            session.receive_data(data, now, epoch=link.epoch, frames_max=FRAMES_PER_STEP)
+            self._handle_received(session)
+            steps = FRAMES_PER_TURN // FRAMES_PER_STEP
+            while session.has_unread:
+                steps -= 1
+                if not steps or not owner.turns.has_time():
+                    link.wait(owner.turns, session.unread_bytes)
+                    break
+                now = owner.wheel.time()
+                session.receive_data(b"", now, epoch=link.epoch, frames_max=FRAMES_PER_STEP)
+                self._handle_received(session)
         finally:
             self._in_batch = False
         if self._room is not None and self._session is not None:
@@ -304,6 +301,31 @@ class Line(LineWaiting):
             self._flush(now)
         elif session.state is State.DETACHED and link is self._link:
             self._drop_link(LossKind.LINK_LOST, "the session went on over another transport")
+
+    def _handle_received(self, session: Session) -> None:
+        """Hands over what the session has understood."""
+        handlers = self._owner.handlers
+        if session.has_datagrams:
+            handle_datagrams(self, session, handlers)
+        plain_message = handlers.plain_message
+        take = session.take
+        for event in session.next_events():
+            if type(event) is not MessageReceived:
+                self._handle_event(event)
+            elif (
+                # The shortest way for the commonest case; _dispatch would do the same.
+                event.operation is _MESSAGE
+                and plain_message is not None
+                and not event.name
+                and (self._answers is None or not self._answers.has_backlog)
+            ):
+                take(event)
+                try:
+                    plain_message(self, decode_value(event.body, True) if event.is_packed else event.body)
+                except FAILURES as error:
+                    self._answering().log_failed(event, error)
+            else:
+                self._dispatch(event)
 
     def receive_datagram(self, link: LineLink, data: bytes) -> None:
         """A datagram that the transport carried outside of its stream."""
@@ -436,6 +458,7 @@ class Line(LineWaiting):
         self._expires_at = None
         old = self._link
         if old is not None:
+            old.leave()
             old.transport.write(
                 encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
             )
@@ -525,6 +548,7 @@ class Line(LineWaiting):
         link, self._link = self._link, None
         if link is not None:
             self._peer = link.peer
+            link.leave()
             self.leaving = close_in_time(self._owner.loop, link.transport)
 
     def _drop_link(self, cause: LossKind, detail: str) -> None:

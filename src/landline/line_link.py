@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import Final, Protocol
 
-from landline.transports import LinkProtocol
+from landline.transports import LinkProtocol, pause_while_waiting
+from landline.turns import Turns
 
 logger = logging.getLogger("landline")
 
@@ -36,7 +37,7 @@ class LinkReceiver(Protocol):
 class LineLink(LinkProtocol):
     """One transport of a line."""
 
-    __slots__ = ("complaints", "epoch", "has_warned", "line", "transport")
+    __slots__ = ("_lost", "complaints", "epoch", "has_warned", "is_waiting", "line", "transport")
 
     def __init__(self, line: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
         self.line = line
@@ -45,6 +46,33 @@ class LineLink(LinkProtocol):
         self.complaints = 0
         self.has_warned = False
         """Whether the peer has sent a NOTICE."""
+        self.is_waiting = False
+        """Whether bytes of the transport wait for the line's next turn."""
+        # The end of the transport, which comes behind the bytes that wait.
+        self._lost: tuple[Exception | None] | None = None
+
+    def wait(self, turns: Turns, held_bytes: int) -> None:
+        """Reads no more until the line had another turn; ``held_bytes`` are what waits for that."""
+        if not self.is_waiting:
+            self.is_waiting = True
+            turns.wait(self)
+        pause_while_waiting(self.transport, held_bytes)
+
+    def read_on(self) -> None:
+        """The line's turn has come."""
+        self.is_waiting = False
+        self.line.receive_data(self, b"")
+        if self.is_waiting:
+            return
+        if self._lost is not None:
+            self.line.receive_link_lost(self, *self._lost)
+        elif not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def leave(self) -> None:
+        """The line lets the transport go: nothing more is read for it."""
+        if self.is_waiting:
+            self.transport.resume_reading()
 
     def complain(self, sentence: str, *arguments: object) -> None:
         """Logs what the peer does wrong, :data:`COMPLAINTS_MAX` times: the log is not the peer's to fill.
@@ -75,7 +103,10 @@ class LineLink(LinkProtocol):
         self.line.receive_datagram(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.line.receive_link_lost(self, exc)
+        if self.is_waiting:
+            self._lost = (exc,)
+        else:
+            self.line.receive_link_lost(self, exc)
 
     def pause_writing(self) -> None:
         self.line.pause_writing(self)

@@ -23,6 +23,7 @@ from landline.session.session import Session
 from landline.session.state import State
 from landline.session.wire import Operation, encode_datagram
 from landline.timers import TimerWheel
+from landline.turns import Turns
 
 DRAIN_TIMEOUT_S: Final = 5.0
 
@@ -39,6 +40,7 @@ class LineResources(Protocol):
     loop: asyncio.AbstractEventLoop
     wheel: TimerWheel
     outbox: Outbox
+    turns: Turns
     handlers: Handlers
     messages_dropped: int
     """Of all lines, for want of room in their send buffers."""
@@ -298,7 +300,7 @@ class LineSending(ABC):
         if session is None or link is None:
             self._datagrams_dropped += 1
             return False
-        is_taken = send_datagram(session, link.transport, frame)
+        is_taken = send_datagram(session, link.transport, frame, self._owner.wheel.time())
         if is_taken:
             self._flush_soon()
         return is_taken

@@ -38,6 +38,7 @@ from landline.session.liveness import Heartbeat
 from landline.session.sending import SendBuffer
 from landline.timers import TimerWheel
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, load, parse_url
+from landline.turns import Turns, turns_of
 
 logger = logging.getLogger("landline")
 
@@ -96,6 +97,7 @@ class Server(TakesDatagrams):
         self.loop: asyncio.AbstractEventLoop
         self.wheel: TimerWheel
         self.outbox: Outbox
+        self.turns: Turns
         self._auth = server_auth(auth)
         self._resume_window_s = resume_window_s
         self._clock = clock
@@ -409,6 +411,7 @@ class Server(TakesDatagrams):
             self.loop = asyncio.get_running_loop()
             self.wheel = TimerWheel(self.loop, self._clock)
             self.outbox = Outbox(self.loop)
+            self.turns = turns_of(self.loop, self._clock)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
         return self._acceptor.make_link

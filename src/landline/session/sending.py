@@ -280,11 +280,16 @@ class SessionSending:
             replay.append(encode_eof(replay.last_sequence + 1))
         self._refresh_direct()
 
-    def _receive_taken(self, taken: int) -> None:
-        """The peer's application has every frame up to ``taken``, as an ACK or a heartbeat says."""
-        if self._replay.receive_ack(taken) and self._fragmented:
+    def _receive_taken(self, taken: int) -> bool:
+        """The peer's application has every frame up to ``taken``, as an ACK or a heartbeat says.
+
+        Returns whether that is news. Raises :class:`landline.ProtocolError` for a frame that was never written.
+        """
+        is_news = self._replay.receive_ack(taken) > 0
+        if is_news and self._fragmented:
             rest = {last: message for last, message in self._fragmented.items() if last > taken}
             self._fragmented = rest or None
+        return is_news
 
     def _set_writable(self, can_write: bool) -> None:
         """Whether a transport takes data from now on."""
