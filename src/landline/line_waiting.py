@@ -14,6 +14,7 @@ from landline.line_sending import LineResources, LineSending
 from landline.requests import Requests
 from landline.room import wake
 from landline.session.events import MessageReceived, PongReceived
+from landline.turns import FRAMES_PER_TURN
 
 logger = logging.getLogger("landline")
 
@@ -23,9 +24,11 @@ Response = TypeVar("Response")
 class _Waiting:
     """Who waits. Made when somebody first does."""
 
-    __slots__ = ("pings", "reader")
+    __slots__ = ("pings", "reader", "reads")
 
     def __init__(self) -> None:
+        self.reads = 0
+        """Messages read since the reader last let others have their turn."""
         self.reader: asyncio.Future[None] | None = None
         self.pings: dict[int, asyncio.Future[float]] = {}
 
@@ -56,19 +59,25 @@ class LineWaiting(LineSending):
         Iteration ends when the peer said it sends no more or the line ended in order; otherwise it raises what
         ended the line.
         """
+        waiting = self._ensure_waiting()
+        if waiting.reads == FRAMES_PER_TURN:
+            # A task that only reads would never let the event loop go on while there is something to read.
+            waiting.reads = 0
+            await self._owner.turns.pause()
         while not self._inbox:
             if self._state is LineState.CLOSED and self.error is not None:
                 raise self.error
             if self._eof_received or self._state is LineState.CLOSED:
                 raise StopAsyncIteration
-            waiting = self._ensure_waiting()
             if waiting.reader is not None:
                 raise RuntimeError("two tasks read from one line")
+            waiting.reads = 0
             waiting.reader = self._owner.loop.create_future()
             try:
                 await waiting.reader
             finally:
                 waiting.reader = None
+        waiting.reads += 1
         message = self._inbox.popleft()
         self.take(message)
         return decode_value(message.body, message.is_packed)
