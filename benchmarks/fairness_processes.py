@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
@@ -239,6 +240,10 @@ def in_websocket(blobs: Iterator[bytes]) -> Iterator[bytes]:
             yield bytes(framed)
 
 
+def _same(flooder: Flooder) -> Flooder:
+    return flooder
+
+
 async def flood(scheme: str, directory: Path, url: str) -> None:
     """Floods with a kind of frame for a time, as often as it is told to."""
     loop = asyncio.get_running_loop()
@@ -255,7 +260,7 @@ async def flood(scheme: str, directory: Path, url: str) -> None:
             datagram = encode_datagram(b"", b"x", is_packed=False)[5:] if is_datagram else b""
             flooder = Flooder(in_websocket(blobs) if scheme == "ws" else blobs, datagram, scheme == "ws")
             with suppress(OSError, landline.LandlineError):
-                await load(endpoint).connect(endpoint, lambda flooder=flooder: flooder, options)
+                await load(endpoint).connect(endpoint, partial(_same, flooder), options)
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await flooder.ended

@@ -34,6 +34,7 @@ from landline.files.receiving import AcceptFunction, ProgressFunction, ReceivedF
 from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.outbox import Outbox
+from landline.packed import MESSAGE_OBJECTS, check_message_objects
 from landline.session.auth import ClientAuth, client_auth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -63,6 +64,7 @@ def connect(
     on_session_lost: SessionLostCallback | None = None,
     limits: Limits | None = None,
     send_buffer: SendBuffer | None = None,
+    message_objects: int = MESSAGE_OBJECTS,
     options: TransportOptions | None = None,
     stagger_s: float | None = None,
     clock: Callable[[], float] = monotonic,
@@ -84,6 +86,8 @@ def connect(
     :param on_session_lost: called as ``on_session_lost(line, unconfirmed)`` when the server no longer has the
         session and the line goes on with a new one. Without it, a line whose session was lost with messages of
         unknown fate is closed, and :class:`SessionLost` raised to whoever reads or sends.
+    :param message_objects: how many objects the body of one message of the server may become, as in
+        :class:`landline.Server`.
     :param stagger_s: with several URLs, seconds (0.01 to 10) after which the next one is begun although the one before
         has not failed; the first over which a server speaks is used, and the others are closed before anything was
         said on them (RFC 8305, "Happy Eyeballs", recommends 0.25). By default each has all its time.
@@ -120,6 +124,7 @@ def connect(
         on_state=on_state,
         on_session_lost=on_session_lost,
         send_buffer=send_buffer or SendBuffer(),
+        message_objects=check_message_objects(message_objects),
         random=random,
     )
 
@@ -148,9 +153,10 @@ class Connector(TakesDatagrams):
         on_state: StateCallback | None,
         on_session_lost: SessionLostCallback | None,
         send_buffer: SendBuffer,
+        message_objects: int,
         random: RandomSource,
     ) -> None:
-        self.handlers = Handlers()
+        self.handlers = Handlers(message_objects)
         self._dialer = dialer
         self._attempts = attempts
         self._schedule = schedule

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 import msgspec
 
 from landline.errors import ConfigurationError, RequestError
+from landline.packed import MESSAGE_OBJECTS, check_objects
 
 if TYPE_CHECKING:
     from landline.files.exchange import FileExchange
@@ -41,22 +42,35 @@ class Handler:
     coroutine function runs as a task where it answers requests, and one after the other where it takes messages.
     """
 
-    __slots__ = ("_body_type", "decode", "function", "is_async", "is_reserved")
+    __slots__ = ("_body_type", "_objects_max", "decode", "function", "is_async", "is_reserved")
 
-    def __init__(self, function: HandlerFunction, body_type: Any, *, is_reserved: bool = False) -> None:
+    def __init__(
+        self,
+        function: HandlerFunction,
+        body_type: Any,
+        *,
+        is_reserved: bool = False,
+        objects_max: int = MESSAGE_OBJECTS,
+    ) -> None:
         self.function = function
         self.is_reserved = is_reserved
         """One of the library's own: its messages do not wait for those of the application, whose handlers may be
         waiting for them."""
         self.is_async = inspect.iscoroutinefunction(function)
         self._body_type = body_type
+        self._objects_max = objects_max
         self.decode: Callable[[bytes], Any] = (
             _decode if body_type is Any else msgspec.msgpack.Decoder(body_type).decode
         )
 
     def body_of(self, body: bytes, is_packed: bool) -> Any:
-        """The value for the function. Raises :class:`msgspec.DecodeError` when the body does not fit the type."""
+        """The value for the function.
+
+        Raises :class:`msgspec.DecodeError` when the body does not fit the type, or has too many objects.
+        """
         if is_packed:
+            if len(body) > self._objects_max:
+                check_objects(body, self._objects_max)
             try:
                 return self.decode(body)
             except _NOT_DECODED as error:
@@ -67,11 +81,15 @@ class Handler:
 
 
 class Handlers:
-    """The handlers of one server or one client."""
+    """The handlers of one server or one client.
 
-    __slots__ = ("_by_name", "_datagrams", "files", "message", "plain_message")
+    :param message_objects: how many objects the body of a message may become.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_by_name", "_datagrams", "files", "message", "message_objects", "plain_message")
+
+    def __init__(self, message_objects: int = MESSAGE_OBJECTS) -> None:
+        self.message_objects = message_objects
         self._by_name: dict[str, Handler] = {}
         self._datagrams: dict[str, Handler] = {}
         self.files: FileExchange | None = None
@@ -93,7 +111,7 @@ class Handlers:
             raise ConfigurationError(f"there is a handler for {name!r} already")
 
         def register(function: Function) -> Function:
-            self._by_name[name] = Handler(function, body_type)
+            self._by_name[name] = self._handler(function, body_type)
             return function
 
         return register
@@ -105,13 +123,13 @@ class Handlers:
         """
         assert name.startswith(RESERVED_PREFIX)
         assert name not in self._by_name
-        self._by_name[name] = Handler(function, body_type, is_reserved=True)
+        self._by_name[name] = self._handler(function, body_type, is_reserved=True)
 
     def on_message(self, function: Function) -> Function:
         """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""
         if self.message is not None:
             raise ConfigurationError("there is a handler for messages already")
-        self.message = Handler(function, Any)
+        self.message = self._handler(function, Any)
         self.plain_message = None if self.message.is_async else function
         return function
 
@@ -126,7 +144,7 @@ class Handlers:
             raise ConfigurationError(f"there is a handler for datagrams {name!r} already")
 
         def register(function: Function) -> Function:
-            handler = Handler(function, body_type)
+            handler = self._handler(function, body_type)
             if handler.is_async:
                 raise ConfigurationError(
                     f"{function!r} is a coroutine function; a datagram is not kept until it has run, so its handler "
@@ -136,6 +154,9 @@ class Handlers:
             return function
 
         return register
+
+    def _handler(self, function: HandlerFunction, body_type: Any, *, is_reserved: bool = False) -> Handler:
+        return Handler(function, body_type, is_reserved=is_reserved, objects_max=self.message_objects)
 
     def find_datagram(self, name: str) -> Handler | None:
         """The handler for datagrams of a name, or for those without one."""
@@ -199,10 +220,15 @@ def encode_value(value: Any) -> tuple[bytes, bool]:
     return _encode(value), True
 
 
-def decode_value(body: bytes, is_packed: bool) -> Any:
-    """The value of a body. Raises :class:`msgspec.DecodeError` when it says MessagePack and is not."""
+def decode_value(body: bytes, is_packed: bool, objects_max: int = MESSAGE_OBJECTS) -> Any:
+    """The value of a body.
+
+    Raises :class:`msgspec.DecodeError` when it says MessagePack and is not, or has too many objects.
+    """
     if not is_packed:
         return body
+    if len(body) > objects_max:
+        check_objects(body, objects_max)
     try:
         return _decode(body)
     except _NOT_DECODED as error:

@@ -164,6 +164,18 @@ class Line(LineWaiting):
         session = self._session
         return self._datagrams_ignored + (session.datagrams_ignored if session is not None else 0)
 
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory the line holds: what waits in both directions, and what handlers are at work on."""
+        session, answers = self._session, self._answers
+        held = session.held_bytes if session is not None else 0
+        return held if answers is None else held + answers.held_bytes
+
+    def look_closely(self) -> None:
+        """Makes :attr:`held_bytes` more exact, at some cost; before that it may be far too much."""
+        if self._answers is not None:
+            self._answers.look_closely()
+
     def on_state(self, callback: StateCallback | None) -> None:
         """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
         self._callback = callback
@@ -308,6 +320,7 @@ class Line(LineWaiting):
         if session.has_datagrams:
             handle_datagrams(self, session, handlers)
         plain_message = handlers.plain_message
+        objects_max = handlers.message_objects
         take = session.take
         for event in session.next_events():
             if type(event) is not MessageReceived:
@@ -321,7 +334,9 @@ class Line(LineWaiting):
             ):
                 take(event)
                 try:
-                    plain_message(self, decode_value(event.body, True) if event.is_packed else event.body)
+                    plain_message(
+                        self, decode_value(event.body, True, objects_max) if event.is_packed else event.body
+                    )
                 except FAILURES as error:
                     self._answering().log_failed(event, error)
             else:
@@ -408,7 +423,7 @@ class Line(LineWaiting):
 
     def _answering(self) -> Answers:
         if self._answers is None:
-            self._answers = Answers(self, self._owner.handlers, self._owner.loop)
+            self._answers = Answers(self, self._owner.handlers, self._owner.loop, self._owner.turns)
         return self._answers
 
     def _handle_event(self, event: Event) -> None:
@@ -578,6 +593,6 @@ def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
     """
     return tuple(
         entry
-        for entry in session.unconfirmed()
-        if entry.operation is Operation.MESSAGE and not entry.name.startswith(RESERVED_PREFIX)
+        for entry in session.unconfirmed(only=Operation.MESSAGE)
+        if not entry.name.startswith(RESERVED_PREFIX)
     )

@@ -80,7 +80,7 @@ class LineWaiting(LineSending):
         waiting.reads += 1
         message = self._inbox.popleft()
         self.take(message)
-        return decode_value(message.body, message.is_packed)
+        return decode_value(message.body, message.is_packed, self._owner.handlers.message_objects)
 
     def _receive_unhandled(self, message: MessageReceived) -> None:
         if message.name:
@@ -120,7 +120,7 @@ class LineWaiting(LineSending):
         if self._eof_received and self._state is not LineState.CLOSED:
             raise RequestLost(name, "the peer said it sends no more")
         if self._requests is None:
-            self._requests = Requests(self, self._owner.loop)
+            self._requests = Requests(self, self._owner.loop, self._owner.handlers.message_objects)
         return await self._requests.ask(name, value, timeout, response_type)
 
     # Round trips.

@@ -18,6 +18,7 @@ from landline.errors import (
 )
 from landline.handlers import Handler, decode_value, encode_value
 from landline.line_sending import LineSending
+from landline.packed import MESSAGE_OBJECTS
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
 
@@ -25,9 +26,10 @@ from landline.session.wire import Operation
 class Requests:
     """The requests of one line that are under way. Correlation ids are never used twice on one line."""
 
-    __slots__ = ("_correlations", "_line", "_loop", "_pending")
+    __slots__ = ("_correlations", "_line", "_loop", "_objects_max", "_pending")
 
-    def __init__(self, line: LineSending, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, line: LineSending, loop: asyncio.AbstractEventLoop, objects_max: int) -> None:
+        self._objects_max = objects_max
         self._line = line
         self._loop = loop
         self._correlations = itertools.count(1)
@@ -55,7 +57,12 @@ class Requests:
                 if future.cancelled() or not future.done():
                     self._send_cancel(correlation)
         return read_answer(
-            name, answer.body, answer.is_packed, response_type, is_error=answer.operation is Operation.ERROR
+            name,
+            answer.body,
+            answer.is_packed,
+            response_type,
+            is_error=answer.operation is Operation.ERROR,
+            objects_max=self._objects_max,
         )
 
     def receive_answer(self, answer: MessageReceived) -> None:
@@ -79,14 +86,22 @@ class Requests:
             return
 
 
-def read_answer(name: str, body: bytes, is_packed: bool, response_type: Any, *, is_error: bool) -> Any:
+def read_answer(
+    name: str,
+    body: bytes,
+    is_packed: bool,
+    response_type: Any,
+    *,
+    is_error: bool,
+    objects_max: int = MESSAGE_OBJECTS,
+) -> Any:
     """The value of an answer, converted to ``response_type``; or raises the error it is."""
     if is_error:
         raise _decode_error(name, body)
     try:
         if response_type is Any:
-            return decode_value(body, is_packed)
-        return Handler(_no_function, response_type).body_of(body, is_packed)
+            return decode_value(body, is_packed, objects_max)
+        return Handler(_no_function, response_type, objects_max=objects_max).body_of(body, is_packed)
     except msgspec.DecodeError as error:
         raise RequestError("bad_response", f"the answer to {name!r} does not fit: {error}") from error
 

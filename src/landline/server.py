@@ -28,6 +28,7 @@ from landline.line_sending import DRAIN_TIMEOUT_S
 from landline.listening import Listeners, Listening
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
+from landline.packed import MESSAGE_OBJECTS, check_message_objects
 from landline.presence import REMEMBERED_IDENTITIES, Presence
 from landline.room import WhenFull
 from landline.session.auth import ServerAuth, server_auth
@@ -66,6 +67,8 @@ class Server(TakesDatagrams):
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
         second; above it, the lines that hold the most are ended with the code ``TOO_SLOW`` until it fits.
+    :param message_objects: how many objects the body of one message may become in memory (see :mod:`landline.packed`);
+        one with more is not decoded, and a request answered with the error ``bad_request``.
     :raises ConfigurationError: when an argument makes no sense.
     """
 
@@ -79,6 +82,7 @@ class Server(TakesDatagrams):
         limits: Limits | None = None,
         send_buffer: SendBuffer | None = None,
         memory_bytes: int = MEMORY_BYTES,
+        message_objects: int = MESSAGE_OBJECTS,
         admission: Admission | None = None,
         remembered_identities: int = REMEMBERED_IDENTITIES,
         name: str = "landline",
@@ -86,7 +90,7 @@ class Server(TakesDatagrams):
         random: RandomSource | None = None,
     ) -> None:
         _check(max_lines, resume_window_s, memory_bytes, remembered_identities)
-        self.handlers = Handlers()
+        self.handlers = Handlers(check_message_objects(message_objects))
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0

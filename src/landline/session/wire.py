@@ -73,6 +73,8 @@ DATAGRAM_HEADER_BYTES: Final = 2
 """flags · name length, in the body of a DATAGRAM frame"""
 DATA_HEADER: Final = Struct(">IBQBBQB")
 """length · kind · sequence · flags · operation · correlation · name length"""
+OPERATION_OFFSET: Final = 14
+"""Where the operation stands in a DATA frame."""
 SEQUENCE_FRAME: Final = Struct(">IBQ")
 """ACK and EOF: length · kind · sequence"""
 PING_FRAME: Final = Struct(">IBQQQI")
