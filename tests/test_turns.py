@@ -61,7 +61,7 @@ async def test_a_turn_ends_with_its_time_and_the_rest_goes_on_where_it_ended():
     clock = Clock()
     turns, seen = Turns(clock), []
     for name in "abcd":
-        turns.wait(Reader(seen, name, lambda: clock.run(TURN_S)))
+        turns.wait(Reader(seen, name, lambda: clock.run(2 * TURN_S)))
     lengths = set()
     while len(seen) < 4:
         before = len(seen)
@@ -77,7 +77,7 @@ async def test_all_who_ask_in_one_turn_share_its_time():
     assert turns.has_time()
     clock.run(TURN_S / 2)
     assert turns.has_time()
-    clock.run(TURN_S / 2)
+    clock.run(TURN_S)
     assert not turns.has_time()
     await asyncio.sleep(0)
     assert turns.has_time()

@@ -474,10 +474,11 @@ class Line(LineWaiting):
         old = self._link
         if old is not None:
             old.leave()
-            old.transport.write(
-                encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
-            )
-            close_in_time(self._owner.loop, old.transport)
+            if not old.is_lost:
+                old.transport.write(
+                    encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
+                )
+                close_in_time(self._owner.loop, old.transport)
         link = self._link = LineLink(self, transport, epoch)
         transport.set_protocol(link)
         self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
@@ -564,7 +565,8 @@ class Line(LineWaiting):
         if link is not None:
             self._peer = link.peer
             link.leave()
-            self.leaving = close_in_time(self._owner.loop, link.transport)
+            if not link.is_lost:
+                self.leaving = close_in_time(self._owner.loop, link.transport)
 
     def _drop_link(self, cause: LossKind, detail: str) -> None:
         link, self._link = self._link, None
@@ -572,7 +574,8 @@ class Line(LineWaiting):
             return
         self._peer = link.peer
         # Nothing that still waits in a dead transport's buffer is worth its memory: the session has it all.
-        link.transport.abort()
+        if not link.is_lost:
+            link.transport.abort()
         self._session.receive_link_lost()
         self._fail_pings(LineClosed(detail))
         self._owner.line_detached(self, cause, detail)

@@ -37,7 +37,17 @@ class LinkReceiver(Protocol):
 class LineLink(LinkProtocol):
     """One transport of a line."""
 
-    __slots__ = ("_lost", "complaints", "epoch", "has_warned", "is_waiting", "line", "transport")
+    __slots__ = (
+        "_error",
+        "_peer",
+        "complaints",
+        "epoch",
+        "has_warned",
+        "is_lost",
+        "is_waiting",
+        "line",
+        "transport",
+    )
 
     def __init__(self, line: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
         self.line = line
@@ -48,8 +58,10 @@ class LineLink(LinkProtocol):
         """Whether the peer has sent a NOTICE."""
         self.is_waiting = False
         """Whether bytes of the transport wait for the line's next turn."""
-        # The end of the transport, which comes behind the bytes that wait.
-        self._lost: tuple[Exception | None] | None = None
+        self.is_lost = False
+        """Whether the transport is gone, which the line hears behind the bytes that wait; nothing can be written."""
+        self._error: Exception | None = None
+        self._peer = ""
 
     def wait(self, turns: Turns, held_bytes: int) -> None:
         """Reads no more until the line had another turn; ``held_bytes`` are what waits for that."""
@@ -61,17 +73,24 @@ class LineLink(LinkProtocol):
     def read_on(self) -> None:
         """The line's turn has come."""
         self.is_waiting = False
-        self.line.receive_data(self, b"")
+        try:
+            self.line.receive_data(self, b"")
+        except BaseException:
+            # As the event loops do where a protocol fails to read.
+            if not self.is_lost:
+                self.transport.abort()
+            raise
         if self.is_waiting:
             return
-        if self._lost is not None:
-            self.line.receive_link_lost(self, *self._lost)
-        elif not self.transport.is_closing():
+        if self.is_lost:
+            self.line.receive_link_lost(self, self._error)
+        else:
+            # Also of one that is closing: the end of it is to be read.
             self.transport.resume_reading()
 
     def leave(self) -> None:
         """The line lets the transport go: nothing more is read for it."""
-        if self.is_waiting:
+        if self.is_waiting and not self.is_lost:
             self.transport.resume_reading()
 
     def complain(self, sentence: str, *arguments: object) -> None:
@@ -90,6 +109,8 @@ class LineLink(LinkProtocol):
     @property
     def peer(self) -> str:
         """The address of the other end: ``IP:port``, a socket path, or ``local`` for a socket without a name."""
+        if self.is_lost:
+            return self._peer
         peername = self.transport.get_extra_info("peername")
         if isinstance(peername, tuple) and len(peername) >= 2:
             host, port = peername[:2]
@@ -103,8 +124,11 @@ class LineLink(LinkProtocol):
         self.line.receive_datagram(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvloop knows it no longer once this has returned.
+        self._peer = self.peer
+        self.is_lost = True
         if self.is_waiting:
-            self._lost = (exc,)
+            self._error = exc
         else:
             self.line.receive_link_lost(self, exc)
 

@@ -373,7 +373,7 @@ class LineSending(ABC):
 
     def _flush(self, now: float | None = None) -> None:
         session, link = self._session, self._link
-        if session is None or link is None:
+        if session is None or link is None or link.is_lost:
             return
         if now is None:
             now = self._owner.wheel.time()

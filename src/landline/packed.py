@@ -33,6 +33,8 @@ _VALUE_OF_LARGE_MAP_BYTES: Final = 40
 _MAP_BYTES: Final = 648  # with up to 15 entries
 _ARRAY_BYTES: Final = 72
 _OTHER_BYTES: Final = 92
+_TEXT_FACTOR: Final = 5
+"""Four bytes a character where one of a text needs as many, and one while it is decoded."""
 
 _SHARED: Final = frozenset([*range(0x80), 0xC0, 0xC2, 0xC3])
 """First bytes of values that Python has one object of, for all: 0 to 127, nil, true and false."""
@@ -97,10 +99,10 @@ def check_objects(body: bytes, objects_max: int) -> None:
 def decoded_bytes(body: bytes) -> int:
     """At most how much memory a packed body takes once it is decoded, which costs about as much as decoding it."""
     size = len(body)
-    objects, shared = _count(body, FEW_OBJECTS)
-    if objects <= FEW_OBJECTS and b"\xde" not in body and b"\xdf" not in body:
-        # Texts take four bytes a character where one of them needs as many.
-        return _VALUE_BYTES * shared + 4 * (size - shared) + _MAP_BYTES * objects
+    objects, shared, has_large_map = _count(body, FEW_OBJECTS)
+    if objects <= FEW_OBJECTS:
+        value_bytes = _VALUE_OF_LARGE_MAP_BYTES if has_large_map else _VALUE_BYTES
+        return value_bytes * shared + _TEXT_FACTOR * (size - shared) + _MAP_BYTES * objects
     classes = body.translate(_CLASSES)
     maps, arrays = classes.count(_MAP_CLASS), classes.count(_ARRAY_CLASS)
     others = classes.count(_OTHER_CLASS)
@@ -109,20 +111,25 @@ def decoded_bytes(body: bytes) -> int:
     return min(counted, DECODED_FACTOR_MAX * size)
 
 
-def _count(body: bytes, limit: int) -> tuple[int, int]:
-    """How many values of a body take an object of their own, and how many are shared; it stops above the limit."""
+def _count(body: bytes, limit: int) -> tuple[int, int, bool]:
+    """How many values of a body take an object of their own, how many are shared, and whether one is a large map.
+
+    It stops above the limit.
+    """
     position, end = 0, len(body)
     objects = shared = 0
+    has_large_map = False
     while True:
         run = _skip_shared(body, position)
         assert run is not None
         shared += run.end() - position
         position = run.end()
         if position >= end:
-            return objects, shared
+            return objects, shared, has_large_map
         objects += 1
         if objects > limit:
-            return objects, shared
+            return objects, shared, has_large_map
+        has_large_map = has_large_map or body[position] in (0xDE, 0xDF)
         position = _end_of(body, position)
 
 

@@ -170,8 +170,15 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     def read_on(self) -> None:
         """Its turn has come."""
         self._is_waiting = False
-        if not self._is_held:
+        if self._is_held:
+            return
+        try:
             self._read_turn()
+        except BaseException:
+            # As the event loops do where a protocol fails to read.
+            if self._lost is None:
+                self.abort()
+            raise
 
     def _read_turn(self) -> None:
         """Reads as many frames as one turn of the event loop has room for, and hands on what they carry."""
