@@ -82,7 +82,8 @@ def objects_in(body):
 
     def count(value):
         if isinstance(value, dict):
-            return 1 + sum(map(count, value)) + sum(map(count, value.values()))
+            entries = len(value) if len(value) > 15 else 0
+            return 1 + entries + sum(map(count, value)) + sum(map(count, value.values()))
         if isinstance(value, list):
             return 1 + sum(map(count, value))
         return 0 if value is None or value is True or value is False or _is_small(value) else 1
