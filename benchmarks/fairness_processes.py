@@ -156,8 +156,11 @@ class Flooder(LinkProtocol):
         self._is_paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.ended_at = time.monotonic()
+        self._end()
+
+    def _end(self) -> None:
         if not self.ended.done():
+            self.ended_at = time.monotonic()
             self.ended.set_result(None)
 
     def stop(self) -> None:
@@ -167,7 +170,10 @@ class Flooder(LinkProtocol):
 
     def _flood(self) -> None:
         transport = self._transport
-        if transport.is_closing() or self.ended.done():
+        if transport.is_closing():
+            # The server has said goodbye; a WebSocket may be read on until we answer.
+            self._end()
+        if self.ended.done():
             return
         if not self._is_paused:
             if self._datagram:
