@@ -15,6 +15,7 @@ import msgspec
 from benchmarks import (
     document,
     echo,
+    fairness,
     fan_out,
     heartbeats,
     idle_memory,
@@ -39,6 +40,7 @@ ROWS: Final[dict[str, Callable[[Settings, Progress], Row]]] = {
     "request_response": request_response.run,
     "reconnect": reconnect.run,
     "transports": transports.run,
+    "fairness": fairness.run,
 }
 NEED_COMPILER: Final = ("round_trip", "fan_out", "heartbeats")
 NUMBERS: Final = {
@@ -50,6 +52,7 @@ NUMBERS: Final = {
     "lines": "of fan_out, heartbeats and reconnect; at most 19,000",
     "heartbeat_interval_s": "between two heartbeats",
     "heartbeat_seconds": "of heartbeats that are measured",
+    "fairness_seconds": "of each flood of fairness",
 }
 LINES_MAX: Final = 19_000
 

@@ -51,6 +51,8 @@ class Figure(msgspec.Struct, kw_only=True):
     """One peer's figure: the median of several rounds. Without values it was not measured, and the note says why."""
 
     peer: str
+    label: str = ""
+    """What of the peer this is, where a row has several figures of one."""
     values: list[float]
     median: float | None = None
     low: float | None = None
@@ -76,7 +78,8 @@ class Figure(msgspec.Struct, kw_only=True):
     @property
     def title(self) -> str:
         """The peer's name for people."""
-        return PEERS[self.peer].title
+        title = PEERS[self.peer].title
+        return f"{title}, {self.label}" if self.label else title
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -91,10 +94,12 @@ class Row(msgspec.Struct, kw_only=True):
     """What :attr:`Figure.cost` is, at which two sizes."""
     ratios: dict[str, float] = msgspec.field(default_factory=dict)
     """Landline's median over each peer's."""
+    compares: bool = True
+    """Whether those ratios say anything."""
 
     def __post_init__(self) -> None:
         ours = self.figures[0].median
-        if ours is not None:
+        if ours is not None and self.compares:
             self.ratios = {
                 figure.peer: round(ours / figure.median, 4) for figure in self.figures[1:] if figure.median
             }

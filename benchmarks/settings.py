@@ -10,7 +10,7 @@ OURS: Final = "landline"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The defaults take about nine minutes for everything."""
+    """The defaults take about eleven minutes for everything."""
 
     seconds: float = 1.0
     """Measured in each round of echo, round_trip and request_response, after a quarter of it to warm up."""
@@ -24,6 +24,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval_s: float = 10.0
     heartbeat_seconds: float = 30.0
     requests_in_flight: int = 64
+    fairness_seconds: float = 1.5
+    """Of each flood, over each transport."""
     peers: tuple[str, ...] = ()
     """Those to measure beside landline; all when empty."""
     load_sleeps: bool = False
@@ -42,6 +44,7 @@ QUICK = Settings(
     lines=1_000,
     heartbeat_interval_s=2.0,
     heartbeat_seconds=4.0,
+    fairness_seconds=0.5,
 )
 """A short look, about a minute. The budgets are for the full size."""
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from tests.protocol_document import DOCUMENT, rows_under
 
-from landline.session import handshake, liveness, receiving, wire
+from landline.session import datagrams, handshake, liveness, receiving, wire
 from landline.session.auth import IDENTITY_BYTES_MAX, SharedToken
 from landline.session.codes import Code
 from landline.session.events import Ended, MessageReceived
@@ -76,6 +76,9 @@ def test_the_table_of_limits() -> None:
         "share of the window between acknowledgements": receiving.ACK_WINDOW_SHARE,
         "pings before a warning": liveness.PINGS_PER_INTERVAL_WARN,
         "pings tolerated": liveness.PINGS_PER_INTERVAL_MAX,
+        "frames that say nothing new": receiving.USELESS_FRAMES_MAX,
+        "payload of a fragment that is not the last": receiving.FRAGMENT_BYTES_LEAST,
+        "datagrams": datagrams.DATAGRAMS_MAX,
     }
 
 

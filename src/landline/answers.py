@@ -23,33 +23,74 @@ from landline.handlers import (
 )
 from landline.line_sending import LineSending
 from landline.logs import guarded_logger
+from landline.packed import DECODED_FACTOR_MAX, decoded_bytes
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
 from landline.texts import safe_text
+from landline.turns import FRAMES_PER_TURN, Turns
 
 logger = guarded_logger("landline")
 
 REQUESTS_RUNNING_MAX: Final = 64
 """Requests of one peer answered at once; more wait, unacknowledged, and so in the end make the peer wait."""
 
+REQUESTS_RUNNING_WINDOWS: Final = 4
+"""... and only while what their bodies take in memory is below so many times the receive window: 32 MiB by default. One
+body may take more, if it is the only one."""
+BODY_LOOK_BYTES: Final = 1024
+"""A packed body of fewer bytes is always counted at the most it can take."""
+
 ANSWER_BYTES_ROOM: Final = 1024
 """A request is not begun while the send buffer has no room for at least this much of an answer."""
+
+
+class _Running:
+    """A request whose handler, or whose answer, is not done."""
+
+    __slots__ = ("body", "held_bytes", "is_cancelled", "task")
+
+    def __init__(self, task: asyncio.Task[None], held_bytes: int, body: bytes | None) -> None:
+        self.task = task
+        self.held_bytes = held_bytes
+        self.body = body
+        """Of a request that is counted at the most it can take: what can be looked at."""
+        self.is_cancelled = False
 
 
 class Answers:
     """The handlers at work for one line."""
 
-    __slots__ = ("_backlog", "_handlers", "_line", "_loop", "_running", "_waiting", "_worker")
+    __slots__ = (
+        "_backlog",
+        "_handlers",
+        "_has_turn_coming",
+        "_line",
+        "_loop",
+        "_running",
+        "_turns",
+        "_waiting",
+        "_worker",
+        "_working_bytes",
+        "held_bytes",
+    )
 
-    def __init__(self, line: LineSending, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, line: LineSending, handlers: Handlers, loop: asyncio.AbstractEventLoop, turns: Turns
+    ) -> None:
         self._line = line
         self._handlers = handlers
         self._loop = loop
+        self._turns = turns
+        self._has_turn_coming = False
+        self.held_bytes = 0
+        """What the messages take that are being handled: at most, and about that where much is held."""
+        # Of these, what the message takes that the worker has decoded.
+        self._working_bytes = 0
         self._backlog: deque[tuple[MessageReceived, Handler]] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._running: dict[int, _Running] = {}
         # Untaken, in order, by correlation id. An OrderedDict: its first entry stays cheap to take out.
-        self._waiting: OrderedDict[int, tuple[MessageReceived, Handler | None]] = OrderedDict()
+        self._waiting: OrderedDict[int, tuple[MessageReceived, Handler | None, int]] = OrderedDict()
 
     @property
     def has_backlog(self) -> bool:
@@ -79,28 +120,46 @@ class Answers:
         if message.correlation in self._waiting:
             return False
         handler = self._handlers.find(message.name) if message.name else None
-        if self._can_start(handler):
-            self._start_request(message, handler)
-        else:
-            self._waiting[message.correlation] = (message, handler)
+        size_bytes = _most_bytes(message)
+        if not self._can_start(handler, size_bytes):
+            size_bytes = _body_bytes(message)
+            if not self._can_start(handler, size_bytes):
+                self._waiting[message.correlation] = (message, handler, size_bytes)
+                return True
+        self._start_request(message, handler, size_bytes)
         return True
 
     def resume(self) -> None:
-        """Starts what waited, as far as there is room now."""
-        while self._waiting:
-            correlation, (message, handler) = next(iter(self._waiting.items()))
-            if not self._can_start(handler):
+        """Starts what waited, as far as there is room now, and time in this turn of the event loop."""
+        waiting = self._waiting
+        if not waiting or self._has_turn_coming:
+            return
+        for _ in range(FRAMES_PER_TURN):
+            if not waiting:
                 return
-            del self._waiting[correlation]
-            self._start_request(message, handler)
+            correlation, (message, handler, size_bytes) = next(iter(waiting.items()))
+            if not self._can_start(handler, size_bytes):
+                return
+            del waiting[correlation]
+            self._start_request(message, handler, size_bytes)
+        if waiting:
+            self._has_turn_coming = True
+            self._turns.wait(self)
+
+    def read_on(self) -> None:
+        """The turn for the rest has come."""
+        self._has_turn_coming = False
+        self.resume()
 
     def cancel_request(self, correlation: int) -> None:
-        """The peer does not want the answer any more."""
-        task = self._running.get(correlation)
-        if task is not None:
-            task.cancel()
-            # A task cancelled before its first step never reaches its own `finally`.
-            task.add_done_callback(functools.partial(self._request_done, correlation))
+        """The peer does not want the answer any more. To say so again changes nothing."""
+        running = self._running.get(correlation)
+        if running is not None:
+            if not running.is_cancelled:
+                running.is_cancelled = True
+                running.task.cancel()
+                # A task cancelled before its first step never reaches its own `finally`.
+                running.task.add_done_callback(functools.partial(self._request_done, correlation))
             return
         waiting = self._waiting.pop(correlation, None)
         if waiting is not None:
@@ -110,8 +169,10 @@ class Answers:
         """The session is gone: nobody is left to answer, and what waits unacknowledged cannot be acknowledged."""
         self._waiting.clear()
         running, self._running = self._running, {}
-        for task in running.values():
-            task.cancel()
+        for request in running.values():
+            # Those who hear of it only later are counted until then.
+            request.task.add_done_callback(functools.partial(self._forget, request.held_bytes))
+            request.task.cancel()
 
     def log_failed(self, message: MessageReceived, error: BaseException) -> None:
         """Logs what the handler of a message raised."""
@@ -149,10 +210,16 @@ class Answers:
     async def _work(self) -> None:
         """Runs the handlers of messages one after the other; ends when none waits."""
         backlog = self._backlog
+        done = 0
         try:
             while backlog:
                 message, handler = backlog[0]
+                done += 1
+                if done % FRAMES_PER_TURN == 0:
+                    # Handlers that never wait for anything would keep everybody else waiting.
+                    await self._turns.pause()
                 if handler.is_async:
+                    self._count_working(decoded_bytes(message.body) if message.is_packed else 0)
                     try:
                         await handler.function(self._line, handler.body_of(message.body, message.is_packed))
                     except FAILURES as error:
@@ -165,15 +232,36 @@ class Answers:
                 self._line.take(message)
         finally:
             self._worker = None
+            self._count_working(0)
             backlog.clear()
 
-    def _can_start(self, handler: Handler | None) -> bool:
+    def _count_working(self, size_bytes: int) -> None:
+        self.held_bytes += size_bytes - self._working_bytes
+        self._working_bytes = size_bytes
+
+    def _can_start(self, handler: Handler | None, size_bytes: int) -> bool:
         session = self._line.session
         if session is None or not session.has_room(ANSWER_BYTES_ROOM):
             return False
-        return handler is None or not handler.is_async or len(self._running) < REQUESTS_RUNNING_MAX
+        if handler is None or not handler.is_async:
+            return True
+        if len(self._running) >= REQUESTS_RUNNING_MAX:
+            return False
+        limit_bytes = REQUESTS_RUNNING_WINDOWS * session.limits.window_bytes
+        if not self._running or self.held_bytes + size_bytes <= limit_bytes:
+            return True
+        self.look_closely()
+        return self.held_bytes + size_bytes <= limit_bytes
 
-    def _start_request(self, message: MessageReceived, handler: Handler | None) -> None:
+    def look_closely(self) -> None:
+        """Counts what the requests at work take, of those that were counted at the most they can take."""
+        for running in self._running.values():
+            if running.body is not None:
+                exact = len(running.body) + decoded_bytes(running.body)
+                self.held_bytes += exact - running.held_bytes
+                running.held_bytes, running.body = exact, None
+
+    def _start_request(self, message: MessageReceived, handler: Handler | None, size_bytes: int) -> None:
         self._line.take(message)
         session = self._line.session
         if session is None or not session.can_answer:
@@ -184,7 +272,9 @@ class Answers:
         elif message.correlation in self._running:
             self._answer_error(message.correlation, "bad_request", "two requests with one correlation id")
         elif handler.is_async:
-            self._running[message.correlation] = self._loop.create_task(self._answer(message, handler))
+            task = self._loop.create_task(self._answer(message, handler))
+            is_vague = message.is_packed and size_bytes == _most_bytes(message)
+            self._run(message.correlation, _Running(task, size_bytes, message.body if is_vague else None))
         else:
             self._answer_plain(message, handler)
 
@@ -227,11 +317,20 @@ class Answers:
         finally:
             self._request_done(message.correlation, asyncio.current_task())
 
+    def _run(self, correlation: int, running: _Running) -> None:
+        self._running[correlation] = running
+        self.held_bytes += running.held_bytes
+
     def _request_done(self, correlation: int, task: asyncio.Task[None] | None) -> None:
+        running = self._running.get(correlation)
         # A handler that outlived its session may end while a new request bears the same id.
-        if self._running.get(correlation) is task:
+        if running is not None and running.task is task:
             del self._running[correlation]
+            self._forget(running.held_bytes)
         self.resume()
+
+    def _forget(self, size_bytes: int, task: asyncio.Task[None] | None = None) -> None:
+        self.held_bytes -= size_bytes
 
     def _answer_error(self, correlation: int, code: str, text: str) -> None:
         body, is_packed = encode_value((code, text))
@@ -243,7 +342,7 @@ class Answers:
         except BufferFull:
             # There was room for a small answer, and this one is large: few of these can be under way.
             task = self._loop.create_task(self._answer_later(operation, correlation, body, is_packed))
-            self._running[correlation] = task
+            self._run(correlation, _Running(task, len(body), None))
         except LineClosed:
             logger.debug("%r ended before an answer could be sent", self._line)
         except MessageTooLarge as error:
@@ -258,3 +357,16 @@ class Answers:
             logger.debug("%r ended before an answer could be sent", self._line)
         finally:
             self._request_done(correlation, asyncio.current_task())
+
+
+def _most_bytes(message: MessageReceived) -> int:
+    """At most what a request takes while its handler is at work, its body decoded or not."""
+    size = message.size_bytes
+    return size * DECODED_FACTOR_MAX if message.is_packed else size
+
+
+def _body_bytes(message: MessageReceived) -> int:
+    """The same, looked at."""
+    if not message.is_packed or len(message.body) <= BODY_LOOK_BYTES:
+        return _most_bytes(message)
+    return message.size_bytes + decoded_bytes(message.body)

@@ -25,6 +25,7 @@ from landline.transports import (
     origins,
 )
 from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S
+from landline.turns import FRAMES_PER_TURN, turns_of
 
 logger = guarded_logger("landline")
 
@@ -238,10 +239,15 @@ class AsgiTransport(asyncio.Transport):
             self._protocol.connection_lost(None)
 
     async def _read(self) -> None:
+        read = 0
         while True:
+            # It returns without waiting while the ASGI server has read ahead.
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 return
+            read += 1
+            if read % FRAMES_PER_TURN == 0:
+                await turns_of(asyncio.get_running_loop()).pause()
             if self._reading_paused is not None:
                 await self._reading_paused
             data = message.get("bytes")

@@ -31,6 +31,7 @@ from landline.timers import TimerWheel
 from landline.transports import Endpoint, TransportOptions, parse_url, url_list
 from landline.transports.lingering import Closer
 from landline.transports.options import check_client_options
+from landline.turns import turns_of
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -131,6 +132,7 @@ class _Caller:
         self.wheel = TimerWheel(self.loop, dialer.clock)
         self.outbox = Outbox(self.loop)
         self.closer = Closer(self.loop)
+        self.turns = turns_of(self.loop, dialer.clock)
 
     async def ask(self, endpoints: Sequence[Endpoint], request: _Request) -> Any:
         """The answer of the first server that can be reached."""

@@ -36,6 +36,7 @@ from landline.handlers import Function, Handlers, TakesDatagrams
 from landline.line import Line, StateCallback, call_back, unconfirmed_messages
 from landline.logs import guarded_logger
 from landline.outbox import Outbox
+from landline.packed import MESSAGE_OBJECTS, check_message_objects
 from landline.session.auth import ClientAuth, client_auth
 from landline.session.codes import Code
 from landline.session.events import Ended, Unconfirmed
@@ -46,6 +47,7 @@ from landline.timers import TimerWheel
 from landline.transports import Endpoint, TransportOptions, url_list
 from landline.transports.lingering import Closer
 from landline.transports.options import check_client_options
+from landline.turns import Turns, turns_of
 
 # A name of its own for those who show the states of a line, and so need not hear of its attempts a second time.
 logger = guarded_logger("landline.client")
@@ -71,6 +73,7 @@ def connect(
     on_session_lost: SessionLostCallback | None = None,
     limits: Limits | None = None,
     send_buffer: SendBuffer | None = None,
+    message_objects: int = MESSAGE_OBJECTS,
     options: TransportOptions | None = None,
     stagger_s: float | None = None,
     enc_hook: EncHook | None = None,
@@ -97,6 +100,8 @@ def connect(
     :param on_session_lost: called as ``on_session_lost(line, unconfirmed)`` when the server no longer has the
         session and the line goes on with a new one. Without it, a line whose session was lost with messages of
         unknown fate is closed, and :class:`SessionLost` raised to whoever reads or sends.
+    :param message_objects: how many objects the body of one message of the server may become, as in
+        :class:`landline.Server`.
     :param stagger_s: with several URLs, seconds (0.01 to 10) after which the next one is begun although the one before
         has not failed; the first over which a server speaks is used, and the others are closed before anything was
         said on them (RFC 8305, "Happy Eyeballs", recommends 0.25). By default each has all its time.
@@ -148,7 +153,7 @@ def connect(
         on_state=on_state,
         on_session_lost=on_session_lost,
         send_buffer=send_buffer or SendBuffer(),
-        handlers=Handlers(enc_hook=enc_hook, dec_hook=dec_hook),
+        handlers=Handlers(check_message_objects(message_objects), enc_hook=enc_hook, dec_hook=dec_hook),
         random=random,
     )
 
@@ -215,6 +220,7 @@ class Connector(TakesDatagrams):
         self.wheel: TimerWheel
         self.outbox: Outbox
         self.closer: Closer
+        self.turns: Turns
 
     def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
         """Registers a handler for the server's requests and messages called ``name``; see :meth:`Server.on`."""
@@ -263,6 +269,7 @@ class Connector(TakesDatagrams):
         self.wheel = TimerWheel(self.loop, self._dialer.clock)
         self.outbox = Outbox(self.loop)
         self.closer = Closer(self.loop)
+        self.turns = turns_of(self.loop, self._dialer.clock)
         line = self._line = Line(self, identity=self._dialer.identity)
         line.on_state(self._on_state)
         online: asyncio.Future[None] = self.loop.create_future()

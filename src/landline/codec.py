@@ -10,6 +10,7 @@ import msgspec
 from msgspec import inspect as types
 
 from landline.errors import ConfigurationError
+from landline.packed import MESSAGE_OBJECTS, check_objects
 from landline.signatures import check_function
 from landline.texts import safe_text
 
@@ -40,14 +41,18 @@ class BodyError(msgspec.DecodeError):
 class BodyDecoder:
     """Decodes bodies and converts them to a type.
 
+    :param objects_max: how many objects a body may become.
     :raises ConfigurationError: for a type that msgspec does not know, where there is no ``dec_hook``, and for what is
         no type.
     """
 
-    __slots__ = ("_body_type", "decode")
+    __slots__ = ("_body_type", "_objects_max", "decode")
 
-    def __init__(self, body_type: Any, dec_hook: DecHook | None = None) -> None:
+    def __init__(
+        self, body_type: Any, dec_hook: DecHook | None = None, objects_max: int = MESSAGE_OBJECTS
+    ) -> None:
         self._body_type = body_type
+        self._objects_max = objects_max
         self.decode: Callable[[bytes], Any] = _decode
         if body_type is not Any:
             try:
@@ -61,9 +66,14 @@ class BodyDecoder:
                 _check_known(body_type, info)
 
     def body_of(self, body: bytes, is_packed: bool) -> Any:
-        """Return the value of a body. Raise :class:`BodyError` when it does not fit the type."""
+        """Return the value of a body.
+
+        Raise :class:`BodyError` when it does not fit the type, or has too many objects.
+        """
         if is_packed:
             try:
+                if len(body) > self._objects_max:
+                    check_objects(body, self._objects_max)
                 return self.decode(body)
             except _NOT_DECODED as error:
                 # One line, and short: it may quote what the peer wrote, which may have megabytes.
@@ -73,13 +83,15 @@ class BodyDecoder:
         raise BodyError(f"expected a value of {self._body_type}, got raw bytes")
 
 
-def decoder_of(body_type: Any, dec_hook: DecHook | None) -> BodyDecoder:
+def decoder_of(
+    body_type: Any, dec_hook: DecHook | None, objects_max: int = MESSAGE_OBJECTS
+) -> BodyDecoder:
     """Return the decoder of a type, made once for those that were asked for lately; see :class:`BodyDecoder`."""
     try:
-        return _decoder_of(body_type, dec_hook)
+        return _decoder_of(body_type, dec_hook, objects_max)
     except TypeError:
         # A type that cannot be hashed, such as an Annotated one with a list in it.
-        return BodyDecoder(body_type, dec_hook)
+        return BodyDecoder(body_type, dec_hook, objects_max)
 
 
 _decoder_of = lru_cache(maxsize=_TYPES_KEPT_MAX, typed=True)(BodyDecoder)
@@ -111,10 +123,15 @@ def encode_with(enc_hook: EncHook | None) -> Encode:
     return encode_hooked
 
 
-def decode_value(body: bytes, is_packed: bool) -> Any:
-    """The value of a body. Raises :class:`msgspec.DecodeError` when it says MessagePack and is not."""
+def decode_value(body: bytes, is_packed: bool, objects_max: int = MESSAGE_OBJECTS) -> Any:
+    """The value of a body.
+
+    Raises :class:`msgspec.DecodeError` when it says MessagePack and is not, or has too many objects.
+    """
     if not is_packed:
         return body
+    if len(body) > objects_max:
+        check_objects(body, objects_max)
     try:
         return _decode(body)
     except _NOT_DECODED as error:

@@ -17,6 +17,7 @@ from landline.codec import (
 )
 from landline.errors import ConfigurationError, RequestError
 from landline.logs import guarded_logger
+from landline.packed import MESSAGE_OBJECTS
 from landline.signatures import check_function, is_coroutine_function
 from landline.texts import safe_text
 
@@ -54,26 +55,46 @@ class Handler:
         *,
         dec_hook: DecHook | None = None,
         is_reserved: bool = False,
+        objects_max: int = MESSAGE_OBJECTS,
     ) -> None:
         self.function = function
         self.is_reserved = is_reserved
         """One of the library's own: its messages do not wait for those of the application, whose handlers may be
         waiting for them."""
         self.is_async = is_coroutine_function(function)
-        self.body_of: Callable[[bytes, bool], Any] = BodyDecoder(body_type, dec_hook).body_of
+        self.body_of: Callable[[bytes, bool], Any] = BodyDecoder(body_type, dec_hook, objects_max).body_of
         """The value for the function. Raises :class:`landline.codec.BodyError` when the body does not fit the type."""
 
 
 class Handlers:
-    """The handlers of one server or one client."""
+    """The handlers of one server or one client.
 
-    __slots__ = ("_by_name", "_datagrams", "dec_hook", "encode", "files", "message", "plain_message")
+    :param message_objects: how many objects the body of a message may become.
+    """
 
-    def __init__(self, *, enc_hook: EncHook | None = None, dec_hook: DecHook | None = None) -> None:
+    __slots__ = (
+        "_by_name",
+        "_datagrams",
+        "dec_hook",
+        "encode",
+        "files",
+        "message",
+        "message_objects",
+        "plain_message",
+    )
+
+    def __init__(
+        self,
+        message_objects: int = MESSAGE_OBJECTS,
+        *,
+        enc_hook: EncHook | None = None,
+        dec_hook: DecHook | None = None,
+    ) -> None:
         check_hooks(enc_hook, dec_hook)
         self.encode = encode_with(enc_hook)
         """Encodes every value that is sent."""
         self.dec_hook = dec_hook
+        self.message_objects = message_objects
         self._by_name: dict[str, Handler] = {}
         self._datagrams: dict[str, Handler] = {}
         self.files: FileExchange | None = None
@@ -100,7 +121,7 @@ class Handlers:
 
         def register(function: Function) -> Function:
             check_function(function, f"the handler for {name!r}", HANDLER_ARGUMENTS)
-            self._by_name[name] = Handler(function, body_type, dec_hook=self.dec_hook)
+            self._by_name[name] = self._handler(function, body_type)
             return function
 
         return register
@@ -112,14 +133,14 @@ class Handlers:
         """
         assert name.startswith(RESERVED_PREFIX)
         assert name not in self._by_name
-        self._by_name[name] = Handler(function, body_type, is_reserved=True)
+        self._by_name[name] = self._handler(function, body_type, is_reserved=True)
 
     def on_message(self, function: Function) -> Function:
         """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""
         if self.message is not None:
             raise ConfigurationError("there is a handler for messages already")
         check_function(function, "the handler for messages", HANDLER_ARGUMENTS)
-        self.message = Handler(function, Any)
+        self.message = self._handler(function, Any)
         self.plain_message = None if self.message.is_async else function
         return function
 
@@ -137,7 +158,7 @@ class Handlers:
 
         def register(function: Function) -> Function:
             check_function(function, f"the handler for datagrams {name!r}", HANDLER_ARGUMENTS)
-            handler = Handler(function, body_type, dec_hook=self.dec_hook)
+            handler = self._handler(function, body_type)
             if handler.is_async:
                 raise ConfigurationError(
                     f"{function!r} is a coroutine function; a datagram is not kept until it has run, so its handler "
@@ -147,6 +168,15 @@ class Handlers:
             return function
 
         return register
+
+    def _handler(self, function: HandlerFunction, body_type: Any, *, is_reserved: bool = False) -> Handler:
+        return Handler(
+            function,
+            body_type,
+            dec_hook=None if is_reserved else self.dec_hook,
+            is_reserved=is_reserved,
+            objects_max=self.message_objects,
+        )
 
     def find_datagram(self, name: str) -> Handler | None:
         """The handler for datagrams of a name, or for those without one."""

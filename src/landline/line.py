@@ -48,6 +48,7 @@ from landline.session.wire import ByeFinder, Kind, Operation
 from landline.signatures import check_function
 from landline.texts import safe_text
 from landline.transports.lingering import DISCARD_BYTES_MAX
+from landline.turns import FRAMES_PER_STEP, FRAMES_PER_TURN
 
 logger = guarded_logger("landline")
 
@@ -165,6 +166,18 @@ class Line(LineWaiting):
         session = self._session
         return self._datagrams_ignored + (session.datagrams_ignored if session is not None else 0)
 
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory the line holds: what waits in both directions, and what handlers are at work on."""
+        session, answers = self._session, self._answers
+        held = session.held_bytes if session is not None else 0
+        return held if answers is None else held + answers.held_bytes
+
+    def look_closely(self) -> None:
+        """Makes :attr:`held_bytes` more exact, at some cost; before that it may be far too much."""
+        if self._answers is not None:
+            self._answers.look_closely()
+
     def on_state(self, callback: StateCallback | None) -> None:
         """Calls ``callback(line, change)`` on every change of state, inside the event loop."""
         if callback is not None:
@@ -272,36 +285,60 @@ class Line(LineWaiting):
     # For the transport.
 
     def receive_data(self, link: LineLink, data: bytes) -> None:
-        """Bytes of a transport."""
+        """Bytes of a transport, or none when it is the turn of those that wait.
+
+        Handles so many frames as one turn of the event loop has room for; the link waits with the rest.
+        """
         session = self._session
         if session is None or link is not self._link:
             return
         owner = self._owner
         now = owner.wheel.time()
-        session.receive_data(data, now, epoch=link.epoch)
-        self._in_batch = True
-        plain_message = owner.handlers.plain_message
+        if link.is_waiting:
+            session.receive_data(data, now, epoch=link.epoch, frames_max=0)
+            link.wait(owner.turns, session.unread_bytes)
+            return
+        handlers = owner.handlers
+        plain_message = handlers.plain_message
+        objects_max = handlers.message_objects
         take = session.take
+        steps = FRAMES_PER_TURN // FRAMES_PER_STEP
+        self._in_batch = True
         try:
-            if session.has_datagrams:
-                handle_datagrams(self, session, owner.handlers)
-            for event in session.next_events():
-                if type(event) is not MessageReceived:
-                    self._handle_event(event)
-                elif (
-                    # The shortest way for the commonest case; _dispatch would do the same.
-                    event.operation is _MESSAGE
-                    and plain_message is not None
-                    and not event.name
-                    and (self._answers is None or not self._answers.has_backlog)
-                ):
-                    take(event)
-                    try:
-                        plain_message(self, decode_value(event.body, True) if event.is_packed else event.body)
-                    except FAILURES as error:
-                        self._answering().log_failed(event, error)
-                else:
-                    self._dispatch(event)
+            while True:
+                session.receive_data(data, now, epoch=link.epoch, frames_max=FRAMES_PER_STEP)
+                if session.has_datagrams:
+                    handle_datagrams(self, session, handlers)
+                for event in session.next_events():
+                    if type(event) is not MessageReceived:
+                        self._handle_event(event)
+                    elif (
+                        # The shortest way for the commonest case; _dispatch would do the same.
+                        event.operation is _MESSAGE
+                        and plain_message is not None
+                        and not event.name
+                        and (self._answers is None or not self._answers.has_backlog)
+                    ):
+                        take(event)
+                        try:
+                            plain_message(
+                                self,
+                                decode_value(event.body, True, objects_max)
+                                if event.is_packed
+                                else event.body,
+                            )
+                        except FAILURES as error:
+                            self._answering().log_failed(event, error)
+                    else:
+                        self._dispatch(event)
+                if not session.has_unread:
+                    break
+                steps -= 1
+                if not steps or not owner.turns.has_time():
+                    link.wait(owner.turns, session.unread_bytes)
+                    break
+                data = b""
+                now = owner.wheel.time()
         finally:
             self._in_batch = False
         if self._room is not None and self._session is not None:
@@ -394,7 +431,7 @@ class Line(LineWaiting):
 
     def _answering(self) -> Answers:
         if self._answers is None:
-            self._answers = Answers(self, self._owner.handlers, self._owner.loop)
+            self._answers = Answers(self, self._owner.handlers, self._owner.loop, self._owner.turns)
         return self._answers
 
     def _handle_event(self, event: Event) -> None:
@@ -444,10 +481,12 @@ class Line(LineWaiting):
         self._expires_at = None
         old = self._link
         if old is not None:
-            old.transport.write(
-                encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
-            )
-            self._owner.closer.close(old.transport, discard_bytes_max=_discard_bytes_max(session))
+            old.leave()
+            if not old.is_lost:
+                old.transport.write(
+                    encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
+                )
+                self._owner.closer.close(old.transport, discard_bytes_max=_discard_bytes_max(session))
         link = self._link = LineLink(self, transport, epoch)
         transport.set_protocol(link)
         self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
@@ -533,15 +572,18 @@ class Line(LineWaiting):
         if link is None:
             return
         self._peer = link.peer
+        link.leave()
+        if link.is_lost:
+            return
         session = self._session
         assert session is not None
         # Of a peer that broke the protocol nobody knows where a frame begins.
-        says_bye = ByeFinder(session.take_rest()).receive_data if ended is None else None
+        finder = ByeFinder(session.take_rest()) if ended is None else None
         self._owner.closer.close(
             link.transport,
             discard_bytes_max=_discard_bytes_max(session),
-            says_bye=says_bye,
-            is_ended_by_peer=ended is not None and ended.by_peer,
+            says_bye=finder.receive_data if finder is not None else None,
+            is_ended_by_peer=ended.by_peer if ended is not None else finder is not None and finder.is_found,
         )
 
     def _drop_link(self, cause: LossKind, detail: str) -> None:
@@ -550,7 +592,8 @@ class Line(LineWaiting):
             return
         self._peer = link.peer
         # Nothing that still waits in a dead transport's buffer is worth its memory: the session has it all.
-        link.transport.abort()
+        if not link.is_lost:
+            link.transport.abort()
         self._session.receive_link_lost()
         self._fail_pings(LineClosed(detail))
         self._owner.line_detached(self, cause, detail)
@@ -576,6 +619,6 @@ def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
     """
     return tuple(
         entry
-        for entry in session.unconfirmed()
-        if entry.operation is Operation.MESSAGE and not entry.name.startswith(RESERVED_PREFIX)
+        for entry in session.unconfirmed(only=Operation.MESSAGE)
+        if not entry.name.startswith(RESERVED_PREFIX)
     )

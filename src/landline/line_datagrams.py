@@ -17,11 +17,13 @@ from landline.transports import DatagramTransport
 logger = guarded_logger("landline")
 
 
-def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes) -> bool:
+def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes, now: float) -> bool:
     """Sends a DATAGRAM frame, or lets the session write it, or drops it. Returns whether it was taken.
 
     Raises :class:`landline.LineClosed` when the session is over.
     """
+    if session.is_attached and not session.may_send_datagram(now):
+        return False
     if session.is_attached and hasattr(transport, "send_datagram"):
         carrier = cast(DatagramTransport, transport)
         size = len(frame) - FRAME_HEADER_BYTES

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from landline.logs import guarded_logger
-from landline.transports import LinkProtocol
-from landline.transports.lingering import BrokenTransport, read_arrived
+from landline.transports import LinkProtocol, pause_while_waiting
+from landline.transports.lingering import read_arrived
+from landline.turns import Turns
 
 logger = guarded_logger("landline")
 
@@ -37,7 +38,17 @@ class LinkReceiver(Protocol):
 class LineLink(LinkProtocol):
     """One transport of a line."""
 
-    __slots__ = ("complaints", "epoch", "has_warned", "line", "transport")
+    __slots__ = (
+        "_error",
+        "_peer",
+        "complaints",
+        "epoch",
+        "has_warned",
+        "is_lost",
+        "is_waiting",
+        "line",
+        "transport",
+    )
 
     def __init__(self, line: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
         self.line = line
@@ -46,6 +57,43 @@ class LineLink(LinkProtocol):
         self.complaints = 0
         self.has_warned = False
         """Whether the peer has sent a NOTICE."""
+        self.is_waiting = False
+        """Whether bytes of the transport wait for the line's next turn."""
+        self.is_lost = False
+        """Whether the transport is gone, which the line hears behind the bytes that wait; nothing can be written."""
+        self._error: Exception | None = None
+        self._peer = ""
+
+    def wait(self, turns: Turns, held_bytes: int) -> None:
+        """Reads no more until the line had another turn; ``held_bytes`` are what waits for that."""
+        if not self.is_waiting:
+            self.is_waiting = True
+            turns.wait(self)
+        if not self.is_lost:
+            pause_while_waiting(self.transport, held_bytes)
+
+    def read_on(self) -> None:
+        """The line's turn has come."""
+        self.is_waiting = False
+        try:
+            self.line.receive_data(self, b"")
+        except BaseException:
+            # As the event loops do where a protocol fails to read.
+            if not self.is_lost:
+                self.transport.abort()
+            raise
+        if self.is_waiting:
+            return
+        if self.is_lost:
+            self.line.receive_link_lost(self, self._error)
+        else:
+            # Also of one that is closing: the end of it is to be read.
+            self.transport.resume_reading()
+
+    def leave(self) -> None:
+        """The line lets the transport go: nothing more is read for it."""
+        if self.is_waiting and not self.is_lost:
+            self.transport.resume_reading()
 
     def complain(self, sentence: str, *arguments: object) -> None:
         """Logs what the peer does wrong, :data:`COMPLAINTS_MAX` times: the log is not the peer's to fill.
@@ -63,6 +111,8 @@ class LineLink(LinkProtocol):
     @property
     def peer(self) -> str:
         """The address of the other end: ``IP:port``, a socket path, or ``local`` for a socket without a name."""
+        if self.is_lost:
+            return self._peer
         peername = self.transport.get_extra_info("peername")
         if isinstance(peername, tuple) and len(peername) >= 2:
             host, port = peername[:2]
@@ -76,13 +126,16 @@ class LineLink(LinkProtocol):
         self.line.receive_datagram(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # uvloop knows it no longer once this has returned.
+        self._peer = self.peer
+        self.is_lost = True
+        self._error = exc
         if isinstance(exc, OSError):
             # A write failed, perhaps before the peer's BYE was read.
-            broken = self.transport
-            self.transport = cast(asyncio.Transport, BrokenTransport(broken))
-            for data in read_arrived(broken):
+            for data in read_arrived(self.transport):
                 self.line.receive_data(self, data)
-        self.line.receive_link_lost(self, exc)
+        if not self.is_waiting:
+            self.line.receive_link_lost(self, exc)
 
     def pause_writing(self) -> None:
         self.line.pause_writing(self)

@@ -27,6 +27,7 @@ from landline.session.state import State
 from landline.session.wire import Operation, encode_datagram
 from landline.timers import TimerWheel
 from landline.transports.lingering import Closer
+from landline.turns import Turns
 
 DRAIN_TIMEOUT_S: Final = 5.0
 
@@ -46,6 +47,7 @@ class LineResources(Protocol):
     closer: Closer
     thread: int
     """The thread of the loop, as ``threading.get_ident()`` has it."""
+    turns: Turns
     handlers: Handlers
     continues_lines: bool
     """Whether a line whose session has ended may get another one."""
@@ -324,10 +326,10 @@ class LineSending(ABC):
         session, link = self._session, self._link
         if self._state is _CLOSED:
             self._live_session()
-        if session is None or link is None or session.state is State.CLOSED:
+        if session is None or link is None or link.is_lost or session.state is State.CLOSED:
             self._datagrams_dropped += 1
             return False
-        is_taken = send_datagram(session, link.transport, frame)
+        is_taken = send_datagram(session, link.transport, frame, self._owner.wheel.time())
         if is_taken:
             self._flush_soon()
         return is_taken
@@ -410,7 +412,7 @@ class LineSending(ABC):
 
     def _flush(self, now: float | None = None) -> None:
         session, link = self._session, self._link
-        if session is None or link is None:
+        if session is None or link is None or link.is_lost:
             return
         if now is None:
             now = self._owner.wheel.time()

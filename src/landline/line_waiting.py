@@ -15,6 +15,7 @@ from landline.loop_thread import check_thread
 from landline.requests import Requests
 from landline.room import wake
 from landline.session.events import MessageReceived, PongReceived
+from landline.turns import FRAMES_PER_TURN
 
 logger = guarded_logger("landline")
 
@@ -24,9 +25,11 @@ Response = TypeVar("Response")
 class _Waiting:
     """Who waits. Made when somebody first does."""
 
-    __slots__ = ("pings", "reader")
+    __slots__ = ("pings", "reader", "reads")
 
     def __init__(self) -> None:
+        self.reads = 0
+        """Messages read since the reader last let others have their turn."""
         self.reader: asyncio.Future[None] | None = None
         self.pings: dict[int, asyncio.Future[float]] = {}
 
@@ -58,22 +61,28 @@ class LineWaiting(LineSending):
         ended the line.
         """
         check_thread(self._owner.thread, "line.__anext__")
+        waiting = self._ensure_waiting()
+        if waiting.reads == FRAMES_PER_TURN:
+            # A task that only reads would never let the event loop go on while there is something to read.
+            waiting.reads = 0
+            await self._owner.turns.pause()
         while not self._inbox:
             if self._state is LineState.CLOSED and self.error is not None:
                 raise self.error
             if self._eof_received or self._state is LineState.CLOSED:
                 raise StopAsyncIteration
-            waiting = self._ensure_waiting()
             if waiting.reader is not None:
                 raise RuntimeError("two tasks read from one line")
+            waiting.reads = 0
             waiting.reader = self._owner.loop.create_future()
             try:
                 await waiting.reader
             finally:
                 waiting.reader = None
+        waiting.reads += 1
         message = self._inbox.popleft()
         self.take(message)
-        return decode_value(message.body, message.is_packed)
+        return decode_value(message.body, message.is_packed, self._owner.handlers.message_objects)
 
     def _receive_unhandled(self, message: MessageReceived) -> None:
         if message.name:
@@ -114,7 +123,7 @@ class LineWaiting(LineSending):
         if self._eof_received and self._state is not LineState.CLOSED:
             raise outcome(RequestLost(name, "the peer said it sends no more"))
         if self._requests is None:
-            self._requests = Requests(self, self._owner.loop)
+            self._requests = Requests(self, self._owner.loop, self._owner.handlers.message_objects)
         return await self._requests.ask(name, value, timeout, response_type)
 
     # Round trips.

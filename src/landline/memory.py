@@ -37,7 +37,7 @@ class MemoryWatch:
     @property
     def held_bytes(self) -> int:
         """What is held just now."""
-        return sum([session.held_bytes for line in self._lines.values() if (session := line.session)])
+        return sum([line.held_bytes for line in self._lines.values()])
 
     def start(self, wheel: TimerWheel) -> None:
         """Looks from now on."""
@@ -60,12 +60,13 @@ class MemoryWatch:
         held_bytes = self._estimate_bytes = self.held_bytes
         if held_bytes <= self._limit_bytes:
             return
+        for line in self._lines.values():
+            line.look_closely()
+        held_bytes = self._estimate_bytes = self.held_bytes
+        if held_bytes <= self._limit_bytes:
+            return
         # A heap: of thousands of lines, a few are to go.
-        largest = [
-            (-session.held_bytes, number, line)
-            for number, line in enumerate(self._lines.values())
-            if (session := line.session)
-        ]
+        largest = [(-line.held_bytes, number, line) for number, line in enumerate(self._lines.values())]
         heapq.heapify(largest)
         ended = 0
         while self._estimate_bytes > self._limit_bytes:

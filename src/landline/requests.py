@@ -19,6 +19,7 @@ from landline.errors import (
     outcome,
 )
 from landline.line_sending import LineSending
+from landline.packed import MESSAGE_OBJECTS
 from landline.session.events import MessageReceived
 from landline.session.wire import Operation
 from landline.texts import safe_text
@@ -27,9 +28,10 @@ from landline.texts import safe_text
 class Requests:
     """The requests of one line that are under way. Correlation ids are never used twice on one line."""
 
-    __slots__ = ("_correlations", "_line", "_loop", "_pending")
+    __slots__ = ("_correlations", "_line", "_loop", "_objects_max", "_pending")
 
-    def __init__(self, line: LineSending, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, line: LineSending, loop: asyncio.AbstractEventLoop, objects_max: int) -> None:
+        self._objects_max = objects_max
         self._line = line
         self._loop = loop
         self._correlations = itertools.count(1)
@@ -60,7 +62,12 @@ class Requests:
                 if future.cancelled() or not future.done():
                     self._send_cancel(correlation)
         return read_answer(
-            name, answer.body, answer.is_packed, decoder, is_error=answer.operation is Operation.ERROR
+            name,
+            answer.body,
+            answer.is_packed,
+            decoder,
+            is_error=answer.operation is Operation.ERROR,
+            objects_max=handlers.message_objects,
         )
 
     def receive_answer(self, answer: MessageReceived) -> None:
@@ -85,13 +92,19 @@ class Requests:
 
 
 def read_answer(
-    name: str, body: bytes, is_packed: bool, decoder: BodyDecoder | None, *, is_error: bool
+    name: str,
+    body: bytes,
+    is_packed: bool,
+    decoder: BodyDecoder | None,
+    *,
+    is_error: bool,
+    objects_max: int = MESSAGE_OBJECTS,
 ) -> Any:
     """The value of an answer, converted by ``decoder`` if there is one; or raises the error it is."""
     if is_error:
         raise outcome(_decode_error(name, body))
     try:
-        return decode_value(body, is_packed) if decoder is None else decoder.body_of(body, is_packed)
+        return decode_value(body, is_packed, objects_max) if decoder is None else decoder.body_of(body, is_packed)
     except msgspec.DecodeError as error:
         raise outcome(
             RequestError("bad_response", f"the answer to {name!r} does not fit: {safe_text(str(error))}")

@@ -31,6 +31,7 @@ from landline.logs import guarded_logger
 from landline.loop_thread import check_thread
 from landline.memory import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryWatch
 from landline.outbox import Outbox
+from landline.packed import MESSAGE_OBJECTS, check_message_objects
 from landline.presence import REMEMBERED_IDENTITIES, Presence
 from landline.room import WhenFull
 from landline.session.auth import ServerAuth, server_auth
@@ -44,6 +45,7 @@ from landline.timers import TimerWheel
 from landline.transports import Endpoint, Listener, ProtocolFactory, TransportOptions, load, parse_url
 from landline.transports.lingering import Closer
 from landline.transports.options import check_server_options
+from landline.turns import Turns, turns_of
 
 logger = guarded_logger("landline")
 
@@ -74,6 +76,8 @@ class Server(TakesDatagrams):
     :param random: where ids, secrets and jitter come from; a simulation gives a seeded one.
     :param memory_bytes: how much all sessions together may hold, in both directions, connected or not. Looked at once a
         second; above it, the lines that hold the most are ended with the code ``TOO_SLOW`` until it fits.
+    :param message_objects: how many objects the body of one message may become in memory (see :mod:`landline.packed`);
+        one with more is not decoded, and a request answered with the error ``bad_request``.
     :raises ConfigurationError: when an argument makes no sense.
     """
 
@@ -90,6 +94,7 @@ class Server(TakesDatagrams):
         limits: Limits | None = None,
         send_buffer: SendBuffer | None = None,
         memory_bytes: int = MEMORY_BYTES,
+        message_objects: int = MESSAGE_OBJECTS,
         admission: Admission | None = None,
         remembered_identities: int = REMEMBERED_IDENTITIES,
         name: str = "landline",
@@ -100,7 +105,9 @@ class Server(TakesDatagrams):
     ) -> None:
         check_arguments("Server", locals(), _ARGUMENTS)
         _check(max_lines, resume_window_s, memory_bytes, remembered_identities)
-        self.handlers = Handlers(enc_hook=enc_hook, dec_hook=dec_hook)
+        self.handlers = Handlers(
+            check_message_objects(message_objects), enc_hook=enc_hook, dec_hook=dec_hook
+        )
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
@@ -113,6 +120,7 @@ class Server(TakesDatagrams):
         self.wheel: TimerWheel
         self.outbox: Outbox
         self.closer: Closer
+        self.turns: Turns
         self._auth = server_auth(auth)
         self._resume_window_s = resume_window_s
         self._clock = clock
@@ -450,6 +458,7 @@ class Server(TakesDatagrams):
             self.wheel = TimerWheel(self.loop, self._clock)
             self.outbox = Outbox(self.loop)
             self.closer = Closer(self.loop)
+            self.turns = turns_of(self.loop, self._clock)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()
         return self._acceptor.make_link

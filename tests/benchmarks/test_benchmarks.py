@@ -16,6 +16,7 @@ import pytest
 from benchmarks import (
     document,
     echo,
+    fairness,
     fan_out,
     heartbeats,
     idle_memory,
@@ -27,6 +28,7 @@ from benchmarks import (
 )
 from benchmarks.__main__ import NUMBERS, ROWS, main
 from benchmarks.clients import CLIENTS, LANDLINE_WS, PAYLOAD, SOCKETIO, TEXT_PAYLOAD, WEBSOCKET, Frames
+from benchmarks.fairness_processes import KINDS
 from benchmarks.loops import count_messages, has_compiler
 from benchmarks.processes import Child, ChildFailed
 from benchmarks.report import (
@@ -45,7 +47,7 @@ LINES = 40
 TINY = (
     *("--seconds", "0.1", "--rounds", "2", "--echo-connections", "4", "--lines", str(LINES)),
     *("--idle-connections", "20", "--idle-tls-connections", "4"),
-    *("--heartbeat-interval-s", "1", "--heartbeat-seconds", "1.5"),
+    *("--heartbeat-interval-s", "1", "--heartbeat-seconds", "1.5", "--fairness-seconds", "0.1"),
 )
 PEERS_OF = {
     "echo": echo.PEERS,
@@ -56,6 +58,7 @@ PEERS_OF = {
     "request_response": request_response.PEERS,
     "reconnect": reconnect.PEERS,
     "transports": transports.PEERS,
+    "fairness": fairness.PEERS,
 }
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's proc(5)")
@@ -116,6 +119,24 @@ def test_rows_measure_each_peer_or_say_why_not(names: list[str], beside: list[st
             assert figure["low"] <= figure["median"] <= figure["high"]
             assert figure["cost"] is not None or peer in round_trip.BROKERS
             check_work(row["name"], peer, figure)
+
+
+@pytest.mark.parametrize("beside", [["over_ws"], ["over_quic"]])
+def test_fairness_measures_each_flood_over_a_transport(beside: list[str], tmp_path: Path) -> None:
+    [row], printed = measure(tmp_path, "--only", "fairness", "--peers", *beside, "landline")
+    for peer in ["landline", *beside]:
+        figures = {figure["label"]: figure for figure in row["figures"] if figure["peer"] == peer}
+        assert list(figures) == [fairness.QUIET, *KINDS]
+        for kind, figure in figures.items():
+            assert f"{peers.PEERS[peer].title}, {kind}" in printed
+            assert figure["budget"]["value"] == 25
+            details = figure["details"]
+            assert details["answers"] > 0
+            assert 0 < details["p50"] <= details["p99"] <= figure["median"]
+            assert details["honest links lost"] >= 0
+        assert figures["PING"]["details"]["flooders ended"] > 0
+        assert figures[fairness.QUIET]["note"] == ""
+    assert row["ratios"] == {}
 
 
 def check_work(name: str, peer: str, figure: dict[str, Any]) -> None:

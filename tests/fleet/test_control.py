@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from landline.fleet import subscriptions
+from landline.fleet import machines, pace, subscriptions
 from landline.fleet.agent.prompt import Answer, Choice
 from landline.fleet.api import (
     CancelRequest,
@@ -214,6 +214,7 @@ async def test_a_subscriber_gets_a_snapshot_and_then_every_change(house) -> None
 
 async def test_a_slow_subscriber_gets_a_new_snapshot(house, monkeypatch, until) -> None:
     monkeypatch.setattr(subscriptions, "UPDATES_WAITING_MAX", 10)
+    monkeypatch.setattr(machines, "FACTS_EVERY_S", 0.0)
     await house.start()
     machine = await house.machine().boot()
     updates = house.control.updates()
@@ -352,3 +353,27 @@ async def test_a_clock_that_was_set_back_is_followed_when_nobody_waits_for_a_dea
     assert (await house.execution(job)).expires_at <= house.clock() + 120
     await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="me"))
     await until(lambda: house.clock.ahead_s < 1)
+
+
+async def test_an_agent_that_asks_without_a_pause_is_kept_to_its_pace(house, monkeypatch) -> None:
+    """Each report may be a write to disk and news for everybody; those of others are worked on meanwhile."""
+    monkeypatch.setattr(pace, "REQUESTS_AT_ONCE", 3)
+    monkeypatch.setattr(pace, "REQUEST_EVERY_S", 3600.0)
+    await house.start()
+    hasty, other = await house.machine("lab-1").boot(), await house.machine("lab-2").boot()
+    report = {"execution": {"id": "none-1", "state": "delivered"}}
+
+    async def ask(machine):
+        return await machine.line.request("report", report)
+
+    # The join was the first.
+    assert await ask(hasty)
+    assert await ask(hasty)
+    late = [asyncio.create_task(ask(hasty)) for _ in range(100)]
+    await asyncio.wait(late, timeout=0.05)
+    assert not any(task.done() for task in late)
+    assert await ask(other)
+    assert await hasty.line.ping() > 0
+    for task in late:
+        task.cancel()
+    await asyncio.wait(late)

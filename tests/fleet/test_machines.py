@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 import landline
@@ -11,6 +12,7 @@ from landline import Heartbeat
 from landline.fleet.api import MachineChanged, Snapshot
 from landline.fleet.machines import check_facts
 from landline.fleet.model import Action, Cause, Facts, Machine, Person, PresenceState
+from landline.fleet.pace import FACTS_EVERY_S
 from landline.fleet.storage import StorageError
 from landline.testing import FaultProxy
 
@@ -208,3 +210,57 @@ async def test_what_is_not_stored_when_the_control_server_stops_is_stored_then(
         await machine.kill_agent()
     await house.start()
     assert [machine.facts.os for machine in house.control.machines()] == ["Debian", "Debian"]
+
+
+async def test_of_facts_that_change_without_a_pause_the_latest_is_told(house, until) -> None:
+    """Each change is written and told to all who watch: a machine must not make that thousands a second."""
+    await house.start()
+    machine = await house.machine().boot()
+    updates = house.control.updates()
+    assert isinstance(await anext(updates), Snapshot)
+    count = 2000
+    for number in range(count):
+        await machine.line.send({"name": "lab-1", "os": f"os {number}"}, name="facts")
+    told = []
+    while told[-1:] != [f"os {count - 1}"]:
+        update = await anext(updates)
+        if isinstance(update, MachineChanged):
+            told.append(update.machine.facts.os)
+    await updates.aclose()
+    # Those of one interval are one: a busy machine may need some, and never one for each message.
+    assert len(set(told)) < count / 10
+    # The first of them was told at once.
+    assert "os 0" in told
+
+
+async def test_the_same_facts_again_are_no_news(house, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    before = house.control._machines[machine.id]
+    for _ in range(3):
+        await machine.line.send(msgspec.to_builtins(before.facts), name="facts")
+    assert await machine.line.drain()
+    assert house.control._machines[machine.id] is before
+
+
+async def test_facts_that_come_too_late_change_nothing(house, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    machines = house.control._machines
+    line = machines.line_of(machine.id)
+    now = asyncio.get_running_loop().time()
+    assert machines.receive_facts(line, Facts(name="lab-1", os="first"), now) is None
+    wait_s = machines.receive_facts(line, Facts(name="lab-1", os="second"), now)
+    assert 0 < wait_s <= FACTS_EVERY_S
+    # Those after it take its place, and need no other call.
+    assert machines.receive_facts(line, Facts(name="lab-1", os="third"), now) is None
+    with pytest.raises(landline.RequestError):
+        machines.receive_facts(line, Facts(name="lab-1", os="x" * 501), now)
+    machines.take_late_facts(line, now + wait_s)
+    assert machine.known.facts.os == "third"
+    machines.take_late_facts(line, now + wait_s)
+    machines.receive_facts(line, Facts(name="lab-1", os="fourth"), now)
+    machines._lines.pop(machine.id)
+    machines.take_late_facts(line, now + wait_s)
+    assert machine.known.facts.os == "third"
+    machines._lines[machine.id] = line

@@ -6,8 +6,10 @@ from landline.errors import LineClosed, MessageTooLarge
 from landline.session.codes import Code
 from landline.session.datagrams import (
     DATAGRAM_BYTES_WAITING_MAX,
+    DATAGRAMS_MAX,
     DATAGRAMS_UNREAD_MAX,
     DATAGRAMS_WAITING_MAX,
+    DATAGRAMS_WINDOW_S,
 )
 from landline.session.events import DatagramReceived, Ended, MessageReceived, Recovered
 from landline.session.state import State
@@ -281,3 +283,11 @@ def test_a_flood_does_not_touch_messages(pair):
     assert not [event for event in pair.server.events if not isinstance(event, MessageReceived)]
     pair.advance(1.0)
     assert pair.client.session.is_drained
+
+
+def test_no_more_are_sent_than_a_peer_takes(pair):
+    session = pair.client.session
+    for now in (0.0, DATAGRAMS_WINDOW_S):
+        assert [session.may_send_datagram(now) for _ in range(DATAGRAMS_MAX)] == [True] * DATAGRAMS_MAX
+        assert not session.may_send_datagram(now + DATAGRAMS_WINDOW_S / 2)
+    assert session.datagrams_dropped == 2

@@ -66,6 +66,10 @@ def test_everything_unconfirmed_is_reported_in_order(make_session):
     assert session.unconfirmed()[0] == Unconfirmed(Operation.REQUEST, "näme", b"first", True)
     session.receive_data(encode_ack(1), 0.0, epoch=1)
     assert [entry.body for entry in session.unconfirmed()] == rest
+    # Of one operation only: sent whole, in fragments, and waiting.
+    for operation in Operation:
+        of_it = [entry for entry in session.unconfirmed() if entry.operation is operation]
+        assert list(session.unconfirmed(only=operation)) == of_it
 
 
 def test_a_fragmented_message_is_unconfirmed_until_its_last_fragment_is_taken(make_session):

@@ -10,10 +10,17 @@ import pytest
 from tests.fuzz.memory import held_bytes
 
 from landline.session.codes import Code
-from landline.session.datagrams import DATAGRAM_BYTES_WAITING_MAX, DATAGRAMS_UNREAD_MAX
+from landline.session.datagrams import (
+    DATAGRAM_BYTES_WAITING_MAX,
+    DATAGRAMS_MAX,
+    DATAGRAMS_REFUSED,
+    DATAGRAMS_UNREAD_MAX,
+    DATAGRAMS_WINDOW_S,
+)
 from landline.session.events import Ended, MessageReceived
 from landline.session.handshake import Limits, Notice, encode_body
 from landline.session.liveness import PINGS_PER_INTERVAL_MAX, Heartbeat
+from landline.session.receiving import USELESS_FRAMES_MAX, USELESS_WINDOW_S
 from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
 from landline.session.state import State
 from landline.session.wire import (
@@ -29,6 +36,7 @@ from landline.session.wire import (
     encode_ack,
     encode_data,
     encode_datagram,
+    encode_eof,
     encode_frame,
     encode_ping,
 )
@@ -48,6 +56,13 @@ class SlowApplication:
         self.datagrams = 0
         self.untaken = []
         self.ended = None
+        self.now = 0.0
+
+    def receive_in_time(self, frames):
+        """So many frames in each window of time as are tolerated of those that say nothing new."""
+        for start in range(0, len(frames), USELESS_FRAMES_MAX):
+            self.now += USELESS_WINDOW_S
+            self.receive(b"".join(frames[start : start + USELESS_FRAMES_MAX]), self.now)
 
     def receive(self, data, now=0.0):
         for start in range(0, len(data), READ_BYTES):
@@ -69,7 +84,11 @@ def slow(make_session):
 
 
 def data_frames(count, *, first=1, flags=0, operation=Operation.MESSAGE, correlation=0, name=b"", body=b""):
-    return b"".join(encode_data(first + i, flags, operation, correlation, name, body) for i in range(count))
+    return b"".join(each_frame(count, first, flags, operation, correlation, name, body))
+
+
+def each_frame(count, first=1, flags=0, operation=Operation.MESSAGE, correlation=0, name=b"", body=b""):
+    return [encode_data(first + i, flags, operation, correlation, name, body) for i in range(count)]
 
 
 WORST_NAME = "\U0001f600".encode() + b"n" * (NAME_BYTES_MAX - 4)
@@ -123,10 +142,8 @@ def test_unfinished_messages_hold_one_message_a_lane(slow, size):
     for flags in (FLAG_MORE, FLAG_MORE | FLAG_BULK):
         application.receive(encode_data(sequence, flags, Operation.MESSAGE, 0, b"", bytes(size)))
         count = SMALL.message_bytes // size - 1
-        application.receive(
-            data_frames(
-                count, first=sequence + 1, flags=flags, operation=Operation.CONTINUE, body=bytes(size)
-            )
+        application.receive_in_time(
+            each_frame(count, sequence + 1, flags, Operation.CONTINUE, body=bytes(size))
         )
         sequence += count + 1
     assert application.session.state is State.ATTACHED
@@ -142,7 +159,7 @@ def test_fragments_behind_an_untaken_message_are_counted_as_frames(slow):
     application.receive(data_frames(1, body=b"not taken"))
     application.receive(encode_data(2, FLAG_MORE, Operation.MESSAGE, 0, b"", b"x"))
     rest = SMALL.window_frames - 2
-    application.receive(data_frames(rest, first=3, flags=FLAG_MORE, operation=Operation.CONTINUE, body=b"x"))
+    application.receive_in_time(each_frame(rest, 3, FLAG_MORE, Operation.CONTINUE, body=b"x"))
     assert application.session.state is State.ATTACHED
     # A number and its place in a set that is at least a quarter full.
     assert application.held_bytes() <= EMPTY_BYTES + SMALL.window_frames * (32 + 4 * 16)
@@ -150,28 +167,62 @@ def test_fragments_behind_an_untaken_message_are_counted_as_frames(slow):
     assert application.ended.code is Code.LIMIT_EXCEEDED
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        encode_ack(0),
-        encode_data(1, 0, Operation.MESSAGE, 0, b"", bytes(100)),
-        encode_ping(Kind.PONG, 1, 0, 0),
-        encode_body(Kind.NOTICE, Notice(1, "n" * 500)),
-        encode_body(Kind.NOTICE, Notice(1)),
-        encode_datagram(b"", b"", is_packed=False),
-        encode_datagram(b"name", bytes(1000), is_packed=True),
-    ],
-    ids=["ACK", "duplicate", "PONG", "NOTICE", "small NOTICE", "empty DATAGRAM", "DATAGRAM"],
-)
-def test_floods_leave_nothing_behind(slow, frame):
+USELESS = {
+    "ACK": encode_ack(0),
+    "PONG": encode_ping(Kind.PONG, 1, 0, 0),
+    "NOTICE": encode_body(Kind.NOTICE, Notice(1, "n" * 500)),
+    "small NOTICE": encode_body(Kind.NOTICE, Notice(1)),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_frames_that_say_nothing_new_leave_nothing_behind_and_too_many_end_the_session(slow, name):
+    frame = USELESS[name]
     application = slow(limits=SMALL)
     application.receive(data_frames(1, body=b"untaken"))
     before = application.held_bytes()
-    application.receive(frame * 20_000)
+    application.receive_in_time([frame] * 20_000)
     assert application.session.state is State.ATTACHED
-    # Part of a frame, counters that became larger, and an object that counts datagrams.
+    # Part of a frame, and counters that became larger.
     assert application.held_bytes() <= before + len(frame) + 400
-    assert bool(application.datagrams) == (frame[4] == Kind.DATAGRAM)
+    application.receive(frame, application.now)
+    assert application.ended.code is Code.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize("is_eof", [False, True])
+def test_a_transport_may_repeat_one_window_of_frames(slow, is_eof):
+    application = slow(limits=SMALL)
+    frame = encode_eof(1) if is_eof else encode_data(1, 0, Operation.MESSAGE, 0, b"", bytes(100))
+    application.receive(frame)
+    before = application.held_bytes()
+    for epoch in (1, 2):
+        if epoch == 2:
+            application.session.receive_link_lost()
+            application.session.attach(0.0, epoch=2, peer_received=0, phase=0.0)
+        for _ in range(SMALL.window_frames):
+            application.session.receive_data(frame, 0.0, epoch=epoch)
+        assert application.session.state is State.ATTACHED
+        assert application.held_bytes() <= before + 400
+    application.session.receive_data(frame, 0.0, epoch=2)
+    assert application.session.state is State.CLOSED
+    [*_, ended] = application.session.next_events()
+    assert ended.code is Code.LIMIT_EXCEEDED
+
+
+@pytest.mark.parametrize(("name", "size"), [(b"", 0), (b"name", 1000)])
+def test_datagrams_above_the_rate_are_dropped_unseen_and_far_too_many_end_the_session(slow, name, size):
+    application = slow(limits=SMALL)
+    frame = encode_datagram(name, bytes(size), is_packed=False)
+    before = application.held_bytes()
+    for now in (0.0, DATAGRAMS_WINDOW_S, 2 * DATAGRAMS_WINDOW_S):
+        application.datagrams = 0
+        for _ in range(DATAGRAMS_REFUSED // 100):
+            application.receive(frame * 100, now)
+        assert application.datagrams == DATAGRAMS_MAX
+    assert application.session.datagrams_ignored == 3 * (DATAGRAMS_REFUSED - 1 - DATAGRAMS_MAX)
+    assert application.held_bytes() <= before + len(frame) + 500
+    application.receive(frame, 2 * DATAGRAMS_WINDOW_S)
+    assert application.ended.code is Code.LIMIT_EXCEEDED
 
 
 @pytest.mark.parametrize(("name", "bytes_each"), [(b"", 200), (WORST_NAME, 1_400)])
@@ -180,8 +231,8 @@ def test_datagrams_nobody_fetches_are_the_last_few(slow, name, bytes_each):
     application = slow()
     for body in (b"", bytes(DATAGRAM_BYTES_MAX - 2 - len(name))):
         frame = encode_datagram(name, body, is_packed=False)
-        for _ in range(20):
-            application.session.receive_data(frame * 1000, 0.0, epoch=1)
+        for window in range(20):
+            application.session.receive_data(frame * 1500, float(window), epoch=1)
         held_each = bytes_each + len(body)
         assert application.held_bytes() <= EMPTY_BYTES + DATAGRAMS_UNREAD_MAX * held_each + 1000
     assert len(application.session.next_datagrams()) == DATAGRAMS_UNREAD_MAX

@@ -73,8 +73,10 @@ class Transport(asyncio.Transport):
         self._is_closing = False
         self._is_paused = False
         self._ends = False
+        self._is_reading_paused = False
         self._fin_sent = False
         self._was_read_soon = False
+        self._has_ended = False
         self._early: list[object] = []
 
     # For the protocol.
@@ -115,15 +117,23 @@ class Transport(asyncio.Transport):
             self._is_paused = True
             self.protocol.pause_writing()
 
-    def resume_reading(self) -> None:
-        """Nobody pauses it."""
-
     def can_write_eof(self) -> bool:
         return True
 
     def write_eof(self) -> None:
         self._ends = True
         self.pump()
+
+    def is_reading(self) -> bool:
+        return not self._is_reading_paused and not self.is_closing()
+
+    def pause_reading(self) -> None:
+        self._is_reading_paused = True
+
+    def resume_reading(self) -> None:
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._read_soon()
 
     def close(self) -> None:
         if not self.is_closing():
@@ -170,13 +180,12 @@ class Transport(asyncio.Transport):
                 self.network.after_delay(self, lambda: self.other.reset("reset by the peer"))
         elif self.protocol is None:
             self._early.append(piece)
-        elif piece is FIN:
-            self.loop.call_soon(self._end_of_stream)
         else:
-            self._received += piece
-            if not self._was_read_soon:
-                self._was_read_soon = True
-                self.loop.call_soon(self._read)
+            if piece is FIN:
+                self._has_ended = True
+            else:
+                self._received += piece
+            self._read_soon()
 
     def reset(self, why: str) -> None:
         """The connection is broken; this end learns of it now."""
@@ -185,9 +194,14 @@ class Transport(asyncio.Transport):
             self._received.clear()
             self._lose(ConnectionResetError(why))
 
+    def _read_soon(self) -> None:
+        if not self._was_read_soon and not self._is_reading_paused and not self.is_lost:
+            self._was_read_soon = True
+            self.loop.call_soon(self._read)
+
     def _read(self) -> None:
         self._was_read_soon = False
-        if self.is_lost or self._is_closing:
+        if self.is_lost or self._is_closing or self._is_reading_paused:
             return
         data = bytes(self._received)
         self._received.clear()
@@ -195,6 +209,8 @@ class Transport(asyncio.Transport):
         if data:
             self.protocol.data_received(data)
         self.other.pump()
+        if self._has_ended and not self._is_reading_paused:
+            self._end_of_stream()
 
     def _end_of_stream(self) -> None:
         if not self.is_closing() and not self.protocol.eof_received():

@@ -7,6 +7,7 @@ import random
 import time
 
 import pytest
+import trustme
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import HandshakeCompleted, PingAcknowledged, StreamDataReceived
@@ -113,6 +114,36 @@ async def test_an_unknown_version_is_answered_with_those_known(files, until, str
         [answer] = [answer for answer in one.answers if answer[1:5] == bytes(4)]
         assert answer.endswith(bytes.fromhex("00000001"))
         assert b"12345678" in answer
+
+
+async def test_an_address_that_proves_nothing_gets_three_times_its_bytes_and_no_more(
+    files, tmp_path, until, stranger, monkeypatch
+):
+    """The goodbye to a handshake given up included: an address may be somebody else's."""
+    monkeypatch.setattr(quic_transport, "HANDSHAKE_TIMEOUT_S", 1.0)
+    authority = trustme.CA()
+    # A chain that fills all that may be sent.
+    for _ in range(8):
+        authority = authority.create_child_ca()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "chain.pem")
+    options = landline.TransportOptions(certificate_file=tmp_path / "chain.pem")
+    server = landline.Server()
+    async with server.listen(URL, options=options) as endpoint:
+        listener = listener_of(server)
+        one = stranger()
+        one.is_mute = True
+        await one.open(endpoint)
+        await until(lambda: listener._unfinished)
+        [transport] = listener._unfinished
+        path = transport._connection._network_paths[0]
+        await until(lambda: not listener._unfinished)
+        asked = path.bytes_received
+        assert asked >= 1200
+        # What the connection closes with would not fit any more.
+        assert path.bytes_sent > 3 * asked - 100
+        assert path.bytes_sent <= 3 * asked
+        await until(lambda: sum(map(len, one.answers)) >= path.bytes_sent)
+        assert sum(map(len, one.answers)) <= 3 * asked
 
 
 async def test_half_a_handshake_is_not_waited_for(files, until, stranger, monkeypatch):

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from random import Random, SystemRandom
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import landline
 from landline import Line, RequestError, Server, guarded_logger
@@ -42,12 +43,15 @@ from landline.fleet.messages import (
     Claim,
     FactsChecked,
     Goodbye,
+    Grant,
     Join,
     Joined,
     Postpone,
+    Postponed,
     Report,
 )
 from landline.fleet.model import Cause, Job, Machine, PresenceState
+from landline.fleet.pace import Pace
 from landline.fleet.presence import GONE_GRACE_S
 from landline.fleet.storage import Storage, StorageError
 from landline.fleet.subscriptions import Subscriptions
@@ -94,6 +98,7 @@ class Control:
         self._deliveries = Deliveries(self._ledger, self._machines, waker, self._tasks, clock=clock)
         self._subscriptions = Subscriptions(self._snapshot)
         self._started_at = clock()
+        self._paces: WeakKeyDictionary[Line, Pace] = WeakKeyDictionary()
         self.agents_url = agents_url
         self.on_joined: Callable[[Line, Machine], None] | None = None
         """Called when a machine has joined over a new session."""
@@ -241,13 +246,41 @@ class Control:
     def _register(self, server: Server) -> None:
         server.on_state(self._machines.line_changed)
         server.on("join", Join)(self._receive_join)
-        server.on("facts", FactsChecked)(self._machines.receive_facts)
-        server.on("report", Report)(self._deliveries.receive_report)
-        server.on("claim", Claim)(self._deliveries.receive_claim)
-        server.on("postpone", Postpone)(self._deliveries.receive_postpone)
+        server.on("facts", FactsChecked)(self._receive_facts)
+        server.on("report", Report)(self._receive_report)
+        server.on("claim", Claim)(self._receive_claim)
+        server.on("postpone", Postpone)(self._receive_postpone)
         server.on("goodbye", Goodbye)(self._receive_goodbye)
 
+    async def _keep_pace(self, line: Line) -> None:
+        """Lets an agent wait that asks for more than its share."""
+        pace = self._paces.get(line)
+        if pace is None:
+            pace = self._paces[line] = Pace()
+        wait_s = pace.wait_s(asyncio.get_running_loop().time())
+        if wait_s:
+            await asyncio.sleep(wait_s)
+
+    def _receive_facts(self, line: Line, facts: FactsChecked) -> None:
+        loop = asyncio.get_running_loop()
+        wait_s = self._machines.receive_facts(line, facts, loop.time())
+        if wait_s is not None:
+            loop.call_later(wait_s, self._machines.take_late_facts, line, loop.time() + wait_s)
+
+    async def _receive_report(self, line: Line, report: Report) -> bool:
+        await self._keep_pace(line)
+        return await self._deliveries.receive_report(line, report)
+
+    async def _receive_claim(self, line: Line, claim: Claim) -> Grant:
+        await self._keep_pace(line)
+        return await self._deliveries.receive_claim(line, claim)
+
+    async def _receive_postpone(self, line: Line, postpone: Postpone) -> Postponed:
+        await self._keep_pace(line)
+        return await self._deliveries.receive_postpone(line, postpone)
+
     async def _receive_join(self, line: Line, join: Join) -> Joined:
+        await self._keep_pace(line)
         try:
             await self._machines.find_clone(line, join)
             machine = self._machines.receive_join(line, join)
@@ -272,6 +305,7 @@ class Control:
         return Joined(machine.name, over)
 
     async def _receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
+        await self._keep_pace(line)
         if goodbye.cause not in GOODBYE_CAUSES:
             goodbye = Goodbye(Cause.AGENT_STOPPED, goodbye.detail)
         self._machines.receive_goodbye(line, goodbye)

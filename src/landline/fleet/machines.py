@@ -37,6 +37,7 @@ from landline.fleet.messages import (
     Join,
 )
 from landline.fleet.model import Cause, Claimant, Facts, Machine, Presence, PresenceState
+from landline.fleet.pace import FACTS_EVERY_S
 from landline.fleet.storage import Storage, StorageError
 
 logger = guarded_logger("landline.control")
@@ -54,9 +55,13 @@ _LOSS_CAUSES: Final = {
 class _Guest:
     """What a line's ``data`` says: the machine that joined over it."""
 
-    __slots__ = ("is_settled", "join", "machine_id")
+    __slots__ = ("facts_at", "is_settled", "join", "late_facts", "machine_id")
 
     def __init__(self, machine_id: str, join: str) -> None:
+        self.facts_at = float("-inf")
+        """When what the machine said of itself was taken, on the event loop's clock;"""
+        self.late_facts: Facts | None = None
+        """... and what it said since."""
         self.machine_id = machine_id
         self.join = join
         self.is_settled = False
@@ -288,17 +293,43 @@ class Machines:
         """The join over this line is about to be answered; the next one may come."""
         line.data.is_settled = True
 
-    def receive_facts(self, line: Line, facts: FactsChecked) -> None:
-        """A machine says anew what it is. Raises :class:`RequestError` for what does not fit."""
+    def receive_facts(self, line: Line, facts: FactsChecked, now: float) -> float | None:
+        """A machine says anew what it is. Raises :class:`RequestError` for what does not fit.
+
+        Every change is written to disk and told to all who watch, so of what comes faster than
+        :data:`FACTS_EVERY_S` only the latest is taken: then the seconds are returned after which
+        :meth:`take_late_facts` is to be called. ``now`` is on the event loop's clock.
+        """
+        self.machine_of(line)
+        guest: _Guest = line.data
+        checked = check_facts(facts)
+        if guest.late_facts is not None:
+            guest.late_facts = checked
+            return None
+        wait_s = guest.facts_at + FACTS_EVERY_S - now
+        if wait_s > 0:
+            guest.late_facts = checked
+            return wait_s
+        self._take_facts(line, checked, now)
+        return None
+
+    def take_late_facts(self, line: Line, now: float) -> None:
+        """Takes what :meth:`receive_facts` put off, if the machine did not join anew since."""
+        guest = line.data
+        if isinstance(guest, _Guest) and guest.late_facts is not None:
+            late, guest.late_facts = guest.late_facts, None
+            if self._lines.get(guest.machine_id) is line:
+                self._take_facts(line, late, now)
+
+    def _take_facts(self, line: Line, facts: Facts, now: float) -> None:
+        line.data.facts_at = now
         machine = self.machine_of(line)
         # The name and the boot belong to the join.
         kept = msgspec.structs.replace(
-            check_facts(facts),
-            name=machine.facts.name,
-            boot_id=machine.facts.boot_id,
-            power=machine.facts.power,
+            facts, name=machine.facts.name, boot_id=machine.facts.boot_id, power=machine.facts.power
         )
-        self._set_machine(msgspec.structs.replace(machine, facts=kept))
+        if kept != machine.facts:
+            self._set_machine(msgspec.structs.replace(machine, facts=kept))
 
     def receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
         """A machine is about to go; it takes that back with its next join."""

@@ -79,6 +79,7 @@ class Liveness:
         "_interval_s",
         "_ping_number",
         "_pinged_at",
+        "_ponged_number",
         "_read_for",
         "_timeout_s",
         "heard_at",
@@ -92,6 +93,8 @@ class Liveness:
         self._timeout_s = heartbeat.timeout_s
         self._dictates = dictates
         self._ping_number = 0
+        # The highest number the peer has answered.
+        self._ponged_number = 0
         self.start(0.0, phase=0.0)
 
     def start(self, now: float, *, phase: float, round_trip_s: float | None = None) -> None:
@@ -145,11 +148,17 @@ class Liveness:
         self.said_at = now
         return self._ping_number
 
-    def receive_pong(self, number: int, now: float) -> float | None:
-        """The round-trip time in seconds, or ``None`` when this does not answer the last ping.
+    def is_awaited(self, number: int) -> bool:
+        """Whether a ping of that number was sent and neither it nor a later one is answered yet."""
+        return self._ponged_number < number <= self._ping_number
 
-        Measured from our own record of that ping: the time a peer echoes is not believed.
+    def receive_pong(self, number: int, now: float) -> float | None:
+        """Counts the ping of that number, one that :meth:`is_awaited`, as answered, and those before it.
+
+        Returns the round-trip time in seconds, or ``None`` when this does not answer the last ping. Measured from our
+        own record of that ping: the time a peer echoes is not believed.
         """
+        self._ponged_number = number
         if number != self._ping_number or not self._awaits_pong:
             return None
         self._awaits_pong = False

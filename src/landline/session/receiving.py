@@ -37,6 +37,18 @@ ACK_FRAMES: Final = 64
 ACK_WINDOW_SHARE: Final = 8
 """... nor for more than this part of the receive window."""
 
+READ_BYTES_MAX: Final = 256 * 1024
+"""Bytes looked through in one step where a step is limited: as much as the event loops read at once, and few enough
+that copying their bodies takes a tenth of a millisecond."""
+
+USELESS_WINDOW_S: Final = 1.0
+"""Frames that say nothing new, and datagrams, are counted anew after this long."""
+USELESS_FRAMES_MAX: Final = 1000
+"""Frames that say nothing new within a window: more are refused. A peer that keeps to the protocol sends a few after a
+resume; each costs us one or two microseconds."""
+FRAGMENT_BYTES_LEAST: Final = 1024
+"""A fragment with a shorter payload that is not the last of its message counts as one of those frames."""
+
 UNTAKEN_OVERHEAD_BYTES: Final = 192
 """What Python spends on a message received and not taken. Measured with messages of a few bytes, and rounded up."""
 
@@ -44,6 +56,7 @@ _KIND_DATA: Final = int(Kind.DATA)
 _KIND_ACK: Final = int(Kind.ACK)
 _KIND_EOF: Final = int(Kind.EOF)
 _OPERATIONS: Final = tuple(Operation)
+_NO_LIMIT: Final = range(2**62)
 _NORMAL: Final = 0
 _LANES: Final = (_NORMAL, FLAG_BULK)
 _unpack_data = DATA_HEADER.unpack_from
@@ -61,17 +74,22 @@ class SessionReceiving(SessionSending, ABC):
         "_assemblies",
         "_buffer",
         "_control",
+        "_duplicates_allowed",
         "_eof_received",
         "_events",
         "_is_strict",
+        "_position",
         "_received",
         "_taken",
         "_taken_early",
         "_told",
         "_untaken_bytes",
         "_untold_bytes",
+        "_useless",
+        "_useless_from",
         "ack_due",
         "duplicates_dropped",
+        "has_unread",
         "limits",
     )
 
@@ -84,8 +102,13 @@ class SessionReceiving(SessionSending, ABC):
         self._events: list[Event] = []
         # Frames that are written before data.
         self._control: list[bytes] = []
-        # The first bytes of a frame of which the rest is still to come.
+        # What came and is not handled: from that position on. It ends in the middle of a frame, or `has_unread` says
+        # that whole frames are in it.
         self._buffer = b""
+        self._position = 0
+        self.has_unread = False
+        """Whether :meth:`Session.receive_data` stopped at its limit of frames: call it again, with no bytes, to go
+        on."""
         self._received = 0
         # All up to this number was taken by the application, of what is above only these.
         self._taken = 0
@@ -98,11 +121,21 @@ class SessionReceiving(SessionSending, ABC):
         self._eof_received = False
         # Whether a whole normal message has no place now: behind EOF, or between the fragments of another.
         self._is_strict = False
+        # Frames that said nothing new since then.
+        self._useless = 0
+        self._useless_from = 0.0
+        # How many frames this transport may still bring a second time.
+        self._duplicates_allowed = limits.window_frames
 
     @property
     def received(self) -> int:
         """The highest number received in order; the peer need not send anything up to it again."""
         return self._received
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the transport that are not handled yet."""
+        return len(self._buffer) - self._position
 
     def next_events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -112,21 +145,38 @@ class SessionReceiving(SessionSending, ABC):
         return events
 
     def take_rest(self) -> bytes:
-        """The beginning of a frame of which the end has not come, which is forgotten here."""
-        rest, self._buffer = self._buffer, b""
+        """Return and forget what came and was not handled; it ends with the beginning of a frame, perhaps."""
+        rest = self._buffer[self._position :]
+        self._drop_unread()
         return rest
 
     # Frames.
 
-    def _receive_frames(self, buffer: bytes, now: float) -> None:
-        """Handles every whole frame and keeps what is behind them. Raises :class:`ProtocolError`, and
-        :class:`UnicodeDecodeError` for the name of a message.
+    def _receive_frames(self, data: bytes, now: float, frames_max: int | None) -> None:
+        """Handles every whole frame, ``frames_max`` at most, and keeps what is behind them.
+
+        Raises :class:`ProtocolError`, and :class:`UnicodeDecodeError` for the name of a message.
         """
-        position = 0
+        buffer, position = data, 0
+        if self._buffer:
+            buffer, position = self._buffer, self._position
+            if data:
+                buffer, position = buffer[position:] + data, 0
         end = len(buffer)
+        is_cut = False
+        if frames_max is None:
+            frames = _NO_LIMIT
+        else:
+            frames = range(frames_max)
+            if end - position > READ_BYTES_MAX:
+                # More than one frame, so that there is progress.
+                end = position + READ_BYTES_MAX
+                is_cut = True
         events = self._events
         message_bytes_max = self.limits.message_bytes
-        while end - position >= LENGTH_BYTES:
+        for _ in frames:
+            if end - position < LENGTH_BYTES:
+                break
             # This branch is the innermost loop of every busy line: parsed in place, nothing copied but the body.
             if end - position >= DATA_HEADER_BYTES and buffer[position + 4] == _KIND_DATA:
                 length, _, sequence, flags, operation, correlation, name_length = _unpack_data(
@@ -160,7 +210,9 @@ class SessionReceiving(SessionSending, ABC):
                         sequence, _OPERATIONS[operation], correlation, name, body, flags != 0, size
                     )
                 else:
-                    whole = self._receive_other(sequence, flags, operation, correlation, name, body, size)
+                    whole = self._receive_other(
+                        sequence, flags, operation, correlation, name, body, size, now
+                    )
                     if whole is None:
                         continue
                     event = whole
@@ -178,13 +230,44 @@ class SessionReceiving(SessionSending, ABC):
             if kind == _KIND_DATA:
                 _check_header(length)
             if kind == _KIND_ACK:
-                self._receive_taken(_sequence_of(body))
+                if not self._receive_taken(_sequence_of(body)):
+                    self._count_useless(now)
             elif kind == _KIND_EOF:
                 self._receive_eof(_sequence_of(body))
             elif not self._receive_control(kind, body, now):
                 return
-        self._buffer = buffer[position:] if position < end else b""
+        else:
+            is_cut = is_cut or position < end
+        if is_cut or position < end:
+            self._keep_unread(buffer, position, is_cut=is_cut)
+        elif self._buffer:
+            self._drop_unread()
         self._check_window()
+
+    def _keep_unread(self, buffer: bytes, position: int, *, is_cut: bool) -> None:
+        """Keeps what is behind the frames that were handled; ``is_cut`` says that there may be whole ones in it."""
+        self.has_unread = is_cut
+        if is_cut:
+            # Not copied: of 256 KB of tiny frames each step would copy what the next ones handle.
+            self._buffer, self._position = buffer, position
+        else:
+            self._buffer, self._position = buffer[position:], 0
+
+    def _drop_unread(self) -> None:
+        """What was not handled is worth nothing any more."""
+        self._buffer, self._position, self.has_unread = b"", 0, False
+
+    def _count_useless(self, now: float) -> None:
+        """Counts a frame that says nothing new. Raises :class:`ProtocolError` for too many."""
+        if now - self._useless_from >= USELESS_WINDOW_S:
+            self._useless_from = now
+            self._useless = 0
+        self._useless += 1
+        if self._useless > USELESS_FRAMES_MAX:
+            raise ProtocolError(
+                f"more than {USELESS_FRAMES_MAX} frames in {USELESS_WINDOW_S:g} s that say nothing new",
+                Code.LIMIT_EXCEEDED,
+            )
 
     @abstractmethod
     def _receive_control(self, kind: int, body: bytes, now: float) -> bool:
@@ -195,6 +278,11 @@ class SessionReceiving(SessionSending, ABC):
         if sequence > self._received:
             raise ProtocolError(f"frame {sequence} after frame {self._received}")
         self.duplicates_dropped += 1
+        self._duplicates_allowed -= 1
+        if self._duplicates_allowed < 0:
+            raise ProtocolError(
+                f"more than {self.limits.window_frames} frames that came before", Code.LIMIT_EXCEEDED
+            )
         return True
 
     def _check_window(self) -> None:
@@ -223,6 +311,7 @@ class SessionReceiving(SessionSending, ABC):
         name: str,
         body: bytes,
         size_bytes: int,
+        now: float,
     ) -> MessageReceived | None:
         """Handles what is not a whole normal message in one frame; returns a message that became whole."""
         if self._eof_received:
@@ -256,6 +345,8 @@ class SessionReceiving(SessionSending, ABC):
                 size_bytes,
             )
         if flags & FLAG_MORE:
+            if len(body) < FRAGMENT_BYTES_LEAST:
+                self._count_useless(now)
             # Held by the assembly, whose size has a limit of its own: the window is for whole messages.
             self._mark_taken(sequence)
             self._untold_bytes += len(body)

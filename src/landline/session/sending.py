@@ -25,6 +25,7 @@ from landline.session.wire import (
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
     NAME_BYTES_MAX,
+    OPERATION_OFFSET,
     Kind,
     Operation,
     encode_eof,
@@ -143,16 +144,22 @@ class SessionSending:
             buffered_bytes -= self._lanes.droppable_bytes
         return messages == 0 or self._fits(messages, buffered_bytes + size_bytes)
 
-    def unconfirmed(self) -> tuple[Unconfirmed, ...]:
-        """Messages sent or waiting that the peer's application has not confirmed, in the order they would arrive."""
+    def unconfirmed(self, only: Operation | None = None) -> tuple[Unconfirmed, ...]:
+        """Messages sent or waiting that the peer's application has not confirmed, in the order they would arrive.
+
+        ``only`` leaves out those of other operations.
+        """
         found = []
         fragmented = self._fragmented or {}
         for frame in self._replay.frames:
             if frame[4] != _KIND_DATA:
                 continue
+            if only is not None and frame[OPERATION_OFFSET] not in (only, Operation.CONTINUE):
+                # Of thousands of answers nobody wants to hear.
+                continue
             _, _, sequence, flags, operation, _, name_length = _unpack_data(frame)
             if operation == Operation.CONTINUE or flags & FLAG_MORE:
-                if sequence in fragmented:
+                if sequence in fragmented and only in (None, fragmented[sequence].operation):
                     found.append(_unconfirmed(fragmented[sequence]))
                 continue
             name_end = DATA_HEADER_BYTES + name_length
@@ -160,7 +167,9 @@ class SessionSending:
             found.append(
                 Unconfirmed(_OPERATIONS[operation], name, frame[name_end:], bool(flags & FLAG_PACKED))
             )
-        found.extend(map(_unconfirmed, self._lanes or ()))
+        found.extend(
+            _unconfirmed(message) for message in self._lanes or () if only in (None, message.operation)
+        )
         return tuple(found)
 
     # Taking.
@@ -285,11 +294,16 @@ class SessionSending:
             replay.append(encode_eof(replay.last_sequence + 1))
         self._refresh_direct()
 
-    def _receive_taken(self, taken: int) -> None:
-        """The peer's application has every frame up to ``taken``, as an ACK or a heartbeat says."""
-        if self._replay.receive_ack(taken) and self._fragmented:
+    def _receive_taken(self, taken: int) -> bool:
+        """The peer's application has every frame up to ``taken``, as an ACK or a heartbeat says.
+
+        Returns whether that is news. Raises :class:`landline.ProtocolError` for a frame that was never written.
+        """
+        is_news = self._replay.receive_ack(taken) > 0
+        if is_news and self._fragmented:
             rest = {last: message for last, message in self._fragmented.items() if last > taken}
             self._fragmented = rest or None
+        return is_news
 
     def _set_writable(self, can_write: bool) -> None:
         """Whether a transport takes data from now on."""

@@ -124,7 +124,8 @@ class Session(SessionReceiving):
         self._replay.rewind(peer_received)
         self.state = next_state(self.state, Input.ATTACH)
         self.epoch = epoch
-        self._buffer = b""
+        self._drop_unread()
+        self._duplicates_allowed = self.limits.window_frames
         self._control.clear()
         self._drop_datagrams()
         self._paused_frames = 0
@@ -155,14 +156,17 @@ class Session(SessionReceiving):
         self.state = next_state(self.state, occurrence)
         self._drop_datagrams()
         self._set_writable(False)
-        self._buffer = b""
+        self._drop_unread()
         self._control.clear()
         self.ack_due = None
 
     # Bytes in and out.
 
-    def receive_data(self, data: bytes, now: float, *, epoch: int) -> None:
+    def receive_data(self, data: bytes, now: float, *, epoch: int, frames_max: int | None = None) -> None:
         """Takes bytes of the transport of that epoch. Events are fetched with :meth:`next_events`.
+
+        With ``frames_max`` it handles so many frames at most, and :attr:`has_unread` says whether more wait: call it
+        with no bytes to go on. A peer whose bytes wait is not silent.
 
         Bytes of an older transport are dropped: the session has moved on (§7.3). A peer that breaks the protocol
         gets a BYE and ends the session with an :class:`Ended` event.
@@ -173,7 +177,7 @@ class Session(SessionReceiving):
         if self.state is State.SUSPECT:
             self._recover()
         try:
-            self._receive_frames(self._buffer + data if self._buffer else data, now)
+            self._receive_frames(data, now, frames_max)
         except ProtocolError as error:
             self._fail(error.code or Code.PROTOCOL_ERROR, str(error))
         except UnicodeDecodeError:
@@ -230,7 +234,7 @@ class Session(SessionReceiving):
 
     def _receive_control(self, kind: int, body: bytes, now: float) -> bool:
         if kind == Kind.DATAGRAM:
-            self._ensure_datagrams().receive(body)
+            self._ensure_datagrams().receive(body, now)
         elif kind == Kind.PING:
             self._receive_ping(body, now)
         elif kind == Kind.PONG:
@@ -238,6 +242,7 @@ class Session(SessionReceiving):
         elif kind == Kind.BYE:
             self._receive_bye(decode_body(body, Bye))
         elif kind == Kind.NOTICE:
+            self._count_useless(now)
             notice = decode_body(body, Notice)
             self._events.append(NoticeReceived(code_from_wire(notice.code), notice.reason))
         else:
@@ -257,6 +262,10 @@ class Session(SessionReceiving):
             return False
         return self._ensure_datagrams().offer(frame)
 
+    def may_send_datagram(self, now: float) -> bool:
+        """Whether the rate of datagrams allows one more now, which is counted then; else it is counted as dropped."""
+        return self._ensure_datagrams().may_send(now)
+
     def receive_datagram(self, data: bytes, now: float, *, epoch: int) -> None:
         """Takes a datagram that the transport of that epoch carried outside of its stream: the body of the frame.
 
@@ -268,7 +277,7 @@ class Session(SessionReceiving):
         if self.state is State.SUSPECT:
             self._recover()
         try:
-            self._ensure_datagrams().receive(data)
+            self._ensure_datagrams().receive(data, now)
         except ProtocolError as error:
             self._fail(error.code or Code.PROTOCOL_ERROR, str(error))
 
@@ -321,6 +330,9 @@ class Session(SessionReceiving):
         """Pings, suspects, gives up or acknowledges, whatever is due. Early calls do nothing."""
         if not self.is_attached:
             return
+        if self.has_unread:
+            # It is we who have not read it yet.
+            self._liveness.heard_at = now
         while True:
             verdict = self._liveness.handle_timeout(now)
             if verdict is Verdict.PING:
@@ -359,6 +371,9 @@ class Session(SessionReceiving):
     def _receive_pong(self, body: bytes, now: float) -> None:
         number, _, taken = decode_ping(body)
         self._receive_taken(taken)
+        if not self._liveness.is_awaited(number):
+            self._count_useless(now)
+            return
         round_trip_s = self._liveness.receive_pong(number, now)
         if round_trip_s is not None:
             self._events.append(PongReceived(number, round_trip_s))
@@ -403,12 +418,12 @@ class Session(SessionReceiving):
         if code is Code.LINK_REPLACED:
             self._detach(Input.LINK_LOST)
             return
-        self._buffer = b""
+        self._drop_unread()
         self._end()
         self._events.append(Ended(code, bye.reason, True, bye.retry_after_s, bye.spread_s, bye.alternatives))
 
     def _fail(self, code: Code, reason: str) -> None:
-        self._buffer = b""
+        self._drop_unread()
         self.close(code, reason)
         self._events.append(Ended(code, reason, by_peer=False))
 
@@ -416,4 +431,6 @@ class Session(SessionReceiving):
         self.state = next_state(self.state, Input.END)
         self._drop_datagrams()
         self._set_writable(False)
+        # The bytes stay for take_rest().
+        self.has_unread = False
         self.ack_due = None

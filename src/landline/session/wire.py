@@ -73,6 +73,8 @@ DATAGRAM_HEADER_BYTES: Final = 2
 """flags · name length, in the body of a DATAGRAM frame"""
 DATA_HEADER: Final = Struct(">IBQBBQB")
 """length · kind · sequence · flags · operation · correlation · name length"""
+OPERATION_OFFSET: Final = 14
+"""Where the operation stands in a DATA frame."""
 SEQUENCE_FRAME: Final = Struct(">IBQ")
 """ACK and EOF: length · kind · sequence"""
 PING_FRAME: Final = Struct(">IBQQQI")
@@ -204,17 +206,18 @@ class FrameReader:
 class ByeFinder:
     """Looks for a BYE in bytes of a session that nobody reads any more, and keeps none of them.
 
-    :param rest: the beginning of a frame that came before them.
+    :param rest: what came before them and was not read, from the beginning of a frame on.
     """
 
-    __slots__ = ("_head", "_is_bye", "_left_bytes")
+    __slots__ = ("_head", "_is_bye", "_left_bytes", "is_found")
 
     def __init__(self, rest: bytes = b"") -> None:
         self._head = b""
         self._is_bye = False
         # Of the body of the frame that has begun.
         self._left_bytes = 0
-        self.receive_data(rest)
+        self.is_found = self.receive_data(rest)
+        """Whether there was one in ``rest``."""
 
     def receive_data(self, data: bytes) -> bool:
         """Return whether a BYE is whole. What is no frame is passed over."""

@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from landline.errors import ConfigurationError
+from landline.turns import HELD_BYTES_MAX
 
 DEFAULT_PORT: Final = 5463
 """LINE on a telephone keypad."""
@@ -235,6 +236,15 @@ class TransportModule(Protocol):
         Raises :class:`landline.AddressInUse` when the address is taken, :class:`OSError` for other troubles.
         """
         ...
+
+
+def pause_while_waiting(transport: asyncio.Transport, held_bytes: int) -> None:
+    """Stops reading a transport of which ``held_bytes`` wait to be handled, until ``resume_reading()``.
+
+    One with TLS only when much waits: uvloop forgets what it has not decrypted yet when the peer closes meanwhile.
+    """
+    if held_bytes > HELD_BYTES_MAX or transport.get_extra_info("ssl_object") is None:
+        transport.pause_reading()
 
 
 def lengthen_queue(listening_descriptor: int) -> None:

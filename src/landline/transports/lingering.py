@@ -205,6 +205,12 @@ class BrokenTransport:
     def can_write_eof(self) -> bool:
         return False
 
+    def is_reading(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """There is nothing to pause."""
+
     def resume_reading(self) -> None:
         """There is nothing to resume."""
 

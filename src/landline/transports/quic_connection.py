@@ -47,6 +47,7 @@ PIECES_MAX: Final = 256
 """How many pieces of a stream are kept behind holes. aioquic looks through them with each frame: 300,000 of one byte,
 2 MB to send, would be minutes of work, and the stream of the handshake is anybody's. The window holds 900 full packets;
 so many holes at once are half of them lost in turns."""
+AMPLIFICATION_MAX: Final = 3
 CONNECTION_ID_BYTES: Final = 8
 DATAGRAM_FRAME_BYTES: Final = 65_535
 """The longest DATAGRAM frame taken: RFC 9221 section 3 asks for whatever fits a packet."""
@@ -168,11 +169,26 @@ class LineConnection(QuicConnection):
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """As aioquic's, but an acknowledgement that is due soon goes with the data there is, not in a packet of its own
-        a millisecond later (RFC 9000 section 13.2.1): a request and its answer are two packets, not four."""
+        a millisecond later (RFC 9000 section 13.2.1): a request and its answer are two packets, not four.
+
+        An address that has proven nothing gets three times the bytes that came from it at most (section 8.1), what
+        closes the connection included, which aioquic sends in any case.
+        """
         space = self._spaces.get(Epoch.ONE_RTT)
         if space is not None and space.ack_at is not None and space.ack_at > now and self.unsent_bytes:
             space.ack_at = now
-        return super().datagrams_to_send(now)
+        path = self._network_paths[0]
+        sent_bytes = path.bytes_sent
+        datagrams = super().datagrams_to_send(now)
+        if path.is_validated:
+            return datagrams
+        allowed = []
+        for data, address in datagrams:
+            sent_bytes += len(data)
+            if sent_bytes <= AMPLIFICATION_MAX * path.bytes_received:
+                allowed.append((data, address))
+        path.bytes_sent -= sum(len(data) for data, _ in datagrams) - sum(len(data) for data, _ in allowed)
+        return allowed
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         super()._handle_crypto_frame(context, frame_type, buf)

@@ -14,8 +14,9 @@ from uuid import UUID
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
-from landline.transports import MESSAGE_BYTES_MAX
+from landline.transports import MESSAGE_BYTES_MAX, pause_while_waiting
 from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S, BrokenTransport, read_arrived
+from landline.turns import FRAMES_PER_STEP, FRAMES_PER_TURN, turns_of
 
 _NO_ID: Final = UUID(int=0)
 _BINARY: Final = Opcode.BINARY
@@ -23,11 +24,12 @@ _CONTINUATION: Final = Opcode.CONT
 _ORDERLY: Final = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD})
 
 
-READ_STEP_BYTES: Final = 16 * 1024
-"""A larger read is looked through in such steps."""
 IDLE_FRAMES_MAX: Final = 512
-"""Pings, pongs and empty fragments in one step. Each byte of small ones costs us a microsecond, whoever sent it: a
-stranger's megabyte would hold up everybody else for a second. Who pings now and then never has so many together."""
+"""Pings, pongs and empty fragments one behind the other. Each costs us ten microseconds and says nothing. Who pings now
+and then never has so many without a payload between them."""
+
+_LENGTH_16: Final = 126
+_LENGTH_64: Final = 127
 
 
 class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
@@ -43,12 +45,20 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
 
     __slots__ = (
         "_discard_bytes",
+        "_frame_rest",
         "_frames",
+        "_idle",
         "_is_closing",
+        "_is_held",
+        "_is_left",
         "_is_paused",
+        "_is_waiting",
         "_letting_go",
+        "_lost",
+        "_position",
         "_protocol",
         "_transport",
+        "_unread",
     )
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, side: Side) -> None:
@@ -59,9 +69,21 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         # An id of its own, for a log nobody asked for, would be 150 bytes of each connection.
         self._frames.id = _NO_ID
         self._is_closing = False
+        # Whether what comes from now on is for nobody.
+        self._is_left = False
         self._is_paused = False
         # How much more is discarded once it is closing.
         self._discard_bytes = DISCARD_BYTES_MAX
+        # Whether the line wants no more just now.
+        self._is_held = False
+        # Whether bytes wait for another turn of the event loop: what came, from a position on.
+        self._is_waiting = False
+        self._unread = b""
+        self._position = 0
+        # Of the last frame that was begun, the bytes of payload that are still to come.
+        self._frame_rest = 0
+        self._idle = 0
+        self._lost: tuple[Exception | None] | None = None
         self._letting_go: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
 
@@ -100,7 +122,8 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
 
     def abort(self) -> None:
         """Drops the connection at once, and what was not sent with it."""
-        self._is_closing = True
+        self._is_closing = self._is_left = True
+        self._drop_unread()
         self._transport.abort()
 
     def is_closing(self) -> bool:
@@ -125,13 +148,19 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._transport.set_write_buffer_limits(high, low)
 
     def is_reading(self) -> bool:
-        return self._transport.is_reading()
+        return not self._is_held and (self._is_waiting or self._transport.is_reading())
 
     def pause_reading(self) -> None:
+        self._is_held = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        if self._is_held:
+            self._is_held = False
+            if self._unread or self._lost is not None:
+                self._wait()
+            else:
+                self._transport.resume_reading()
 
     def can_write_eof(self) -> bool:
         """A WebSocket cannot be closed in one direction only."""
@@ -140,47 +169,119 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     # For the transport below: an asyncio.Protocol.
 
     def data_received(self, data: bytes) -> None:
-        frames = self._frames
-        was_closing = self._is_closing
-        if was_closing:
+        if self._is_left:
             self._discard_bytes -= len(data)
             if self._discard_bytes < 0:
                 self.abort()
                 return
         if self._frames.eof_sent:
             return
-        payload: list[bytes | bytearray | memoryview] = []
-        if len(data) <= READ_STEP_BYTES:
-            self._read_frames(data, payload)
+        if self._unread:
+            data = self._unread[self._position :] + data
+        self._unread, self._position = data, 0
+        if self._is_waiting or self._is_held:
+            self._pause()
         else:
-            for start in range(0, len(data), READ_STEP_BYTES):
-                if frames.eof_sent:
-                    break
-                self._read_frames(data[start : start + READ_STEP_BYTES], payload)
+            self._read_turn()
+
+    def read_on(self) -> None:
+        """Its turn has come."""
+        self._is_waiting = False
+        if self._is_held:
+            return
+        try:
+            self._read_turn()
+        except BaseException:
+            # As the event loops do where a protocol fails to read.
+            if self._lost is None:
+                self.abort()
+            raise
+
+    def _read_turn(self) -> None:
+        """Reads as many frames as one turn of the event loop has room for, and hands on what they carry."""
+        frames = self._frames
+        # What came before the peer's close frame, in the same turn, was said in time; as with TCP, nothing is read
+        # after our own close.
+        was_left = self._is_left
+        payload: list[bytes | bytearray | memoryview] = []
+        steps = FRAMES_PER_TURN // FRAMES_PER_STEP
+        while step := self._next_step():
+            self._read_frames(step, payload)
+            if frames.eof_sent or frames.state is State.CLOSED:
+                self._drop_unread()
+            steps -= 1
+            if not steps or not turns_of(asyncio.get_running_loop()).has_time():
+                break
         self._send()
         if frames.state is not State.OPEN:
             self._leave()
-        # What came before the peer's close frame, in the same read, was said in time; as with TCP, nothing is read
-        # after our own close.
-        if not was_closing and (received := b"".join(payload)):
+        if not was_left and (received := b"".join(payload)):
             self._protocol.data_received(received)
+        if self._is_held:
+            self._pause()
+        elif step:
+            self._wait()
+        elif self._lost is not None:
+            self._tell_lost(*self._lost)
+        else:
+            self._transport.resume_reading()
+
+    def _next_step(self) -> bytes:
+        """What came next, up to the end of some frames; nothing when no more than a part of a header is there.
+
+        The library reads whatever it is given to its end, and a frame costs it as much with one byte as with a
+        thousand. So their lengths are looked at here (RFC 6455, section 5.2).
+        """
+        data, start = self._unread, self._position
+        position, end, rest = start, len(data), self._frame_rest
+        begun = 0
+        while position < end:
+            if rest:
+                taken = min(rest, end - position)
+                position += taken
+                rest -= taken
+                continue
+            if begun == FRAMES_PER_STEP or end - position < 2:
+                break
+            length = data[position + 1]
+            header = 6 if length & 0x80 else 2
+            length &= 0x7F
+            if length >= _LENGTH_16:
+                size = 2 if length == _LENGTH_16 else 8
+                header += size
+                length = int.from_bytes(data[position + 2 : position + 2 + size], "big")
+            if end - position < header:
+                break
+            position += header
+            rest = length
+            begun += 1
+        self._frame_rest = rest
+        if position == end:
+            self._unread, self._position = b"", 0
+            return data[start:] if start else data
+        if position == start:
+            # A part of a header.
+            self._unread, self._position = data[start:], 0
+        else:
+            self._position = position
+        return data[start:position]
 
     def _read_frames(self, data: bytes, payload: list[bytes | bytearray | memoryview]) -> None:
         """Adds what the frames carry to ``payload``."""
         frames = self._frames
         frames.receive_data(data)
-        idle = 0
         # Requests and responses are events of opening handshakes only.
         for frame in cast(list[Frame], frames.events_received()):
             if (frame.opcode is _BINARY or frame.opcode is _CONTINUATION) and frame.data:
+                self._idle = 0
                 payload.append(frame.data)
             elif frame.opcode is Opcode.TEXT:
                 # Nothing behind it counts any more.
                 frames.fail(CloseCode.UNSUPPORTED_DATA, "a line takes binary messages only")
                 return
             else:
-                idle += 1
-        if idle > IDLE_FRAMES_MAX and frames.state is State.OPEN:
+                self._idle += 1
+        if self._idle > IDLE_FRAMES_MAX and frames.state is State.OPEN:
             frames.fail(CloseCode.POLICY_VIOLATION, "too many frames that carry nothing")
 
     def eof_received(self) -> None:
@@ -192,6 +293,14 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
             self._letting_go.cancel()
         if isinstance(exc, OSError):
             self._read_arrived()
+        if self._unread and not self._is_left and (self._is_waiting or self._is_held):
+            # In its place: behind the bytes that wait.
+            self._lost = (exc,)
+        else:
+            self._tell_lost(exc)
+
+    def _tell_lost(self, exc: Exception | None) -> None:
+        self._drop_unread()
         # It holds what holds it: thousands of connections lost at once are not left to the garbage collector.
         self._frames.parser.close()
         close = self._frames.close_rcvd or self._frames.close_sent
@@ -216,8 +325,22 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
 
     # Inside.
 
+    def _wait(self) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            turns_of(asyncio.get_running_loop()).wait(self)
+        self._pause()
+
+    def _pause(self) -> None:
+        pause_while_waiting(self._transport, len(self._unread) - self._position)
+
+    def _drop_unread(self) -> None:
+        self._unread, self._position = b"", 0
+
     def _send(self) -> None:
         for data in self._frames.data_to_send():
+            if self._lost is not None:
+                continue
             if data:
                 # The pongs of a peer that sends pings and does not read would pile up without end. Not each ping needs
                 # one (RFC 6455, section 5.5.3).
@@ -236,6 +359,6 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         # Else TLS: the peer closes when it has read why, or is let go in time.
 
     def _leave(self) -> None:
-        self._is_closing = True
+        self._is_closing = self._is_left = True
         if self._letting_go is None:
             self._letting_go = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
