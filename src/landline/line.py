@@ -290,19 +290,47 @@ class Line(LineWaiting):
             session.receive_data(data, now, epoch=link.epoch, frames_max=0)
             link.wait(owner.turns, session.unread_bytes)
             return
+        handlers = owner.handlers
+        plain_message = handlers.plain_message
+        objects_max = handlers.message_objects
+        take = session.take
+        steps = FRAMES_PER_TURN // FRAMES_PER_STEP
         self._in_batch = True
         try:
-            session.receive_data(data, now, epoch=link.epoch, frames_max=FRAMES_PER_STEP)
-            self._handle_received(session)
-            steps = FRAMES_PER_TURN // FRAMES_PER_STEP
-            while session.has_unread:
+            while True:
+                session.receive_data(data, now, epoch=link.epoch, frames_max=FRAMES_PER_STEP)
+                if session.has_datagrams:
+                    handle_datagrams(self, session, handlers)
+                for event in session.next_events():
+                    if type(event) is not MessageReceived:
+                        self._handle_event(event)
+                    elif (
+                        # The shortest way for the commonest case; _dispatch would do the same.
+                        event.operation is _MESSAGE
+                        and plain_message is not None
+                        and not event.name
+                        and (self._answers is None or not self._answers.has_backlog)
+                    ):
+                        take(event)
+                        try:
+                            plain_message(
+                                self,
+                                decode_value(event.body, True, objects_max)
+                                if event.is_packed
+                                else event.body,
+                            )
+                        except FAILURES as error:
+                            self._answering().log_failed(event, error)
+                    else:
+                        self._dispatch(event)
+                if not session.has_unread:
+                    break
                 steps -= 1
                 if not steps or not owner.turns.has_time():
                     link.wait(owner.turns, session.unread_bytes)
                     break
+                data = b""
                 now = owner.wheel.time()
-                session.receive_data(b"", now, epoch=link.epoch, frames_max=FRAMES_PER_STEP)
-                self._handle_received(session)
         finally:
             self._in_batch = False
         if self._room is not None and self._session is not None:
@@ -313,34 +341,6 @@ class Line(LineWaiting):
             self._flush(now)
         elif session.state is State.DETACHED and link is self._link:
             self._drop_link(LossKind.LINK_LOST, "the session went on over another transport")
-
-    def _handle_received(self, session: Session) -> None:
-        """Hands over what the session has understood."""
-        handlers = self._owner.handlers
-        if session.has_datagrams:
-            handle_datagrams(self, session, handlers)
-        plain_message = handlers.plain_message
-        objects_max = handlers.message_objects
-        take = session.take
-        for event in session.next_events():
-            if type(event) is not MessageReceived:
-                self._handle_event(event)
-            elif (
-                # The shortest way for the commonest case; _dispatch would do the same.
-                event.operation is _MESSAGE
-                and plain_message is not None
-                and not event.name
-                and (self._answers is None or not self._answers.has_backlog)
-            ):
-                take(event)
-                try:
-                    plain_message(
-                        self, decode_value(event.body, True, objects_max) if event.is_packed else event.body
-                    )
-                except FAILURES as error:
-                    self._answering().log_failed(event, error)
-            else:
-                self._dispatch(event)
 
     def receive_datagram(self, link: LineLink, data: bytes) -> None:
         """A datagram that the transport carried outside of its stream."""

@@ -150,18 +150,16 @@ class SessionReceiving(SessionSending, ABC):
 
         Raises :class:`ProtocolError`, and :class:`UnicodeDecodeError` for the name of a message.
         """
-        buffer = data
-        position = 0
+        buffer, position = data, 0
         if self._buffer:
-            position = self._position
-            buffer = self._buffer
+            buffer, position = self._buffer, self._position
             if data:
-                buffer = buffer[position:] + data
-                position = 0
+                buffer, position = buffer[position:] + data, 0
         end = len(buffer)
-        frames = _NO_LIMIT
         is_cut = False
-        if frames_max is not None:
+        if frames_max is None:
+            frames = _NO_LIMIT
+        else:
             frames = range(frames_max)
             if end - position > READ_BYTES_MAX:
                 # More than one frame, so that there is progress.
