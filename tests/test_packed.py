@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 import landline
-from landline.handlers import Handler, decode_value
+from landline.codec import decode_value
+from landline.handlers import Handler
 from landline.packed import (
     DECODED_FACTOR_MAX,
     FEW_OBJECTS,

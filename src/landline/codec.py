@@ -83,9 +83,7 @@ class BodyDecoder:
         raise BodyError(f"expected a value of {self._body_type}, got raw bytes")
 
 
-def decoder_of(
-    body_type: Any, dec_hook: DecHook | None, objects_max: int = MESSAGE_OBJECTS
-) -> BodyDecoder:
+def decoder_of(body_type: Any, dec_hook: DecHook | None, objects_max: int = MESSAGE_OBJECTS) -> BodyDecoder:
     """Return the decoder of a type, made once for those that were asked for lately; see :class:`BodyDecoder`."""
     try:
         return _decoder_of(body_type, dec_hook, objects_max)

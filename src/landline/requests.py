@@ -104,7 +104,11 @@ def read_answer(
     if is_error:
         raise outcome(_decode_error(name, body))
     try:
-        return decode_value(body, is_packed, objects_max) if decoder is None else decoder.body_of(body, is_packed)
+        return (
+            decode_value(body, is_packed, objects_max)
+            if decoder is None
+            else decoder.body_of(body, is_packed)
+        )
     except msgspec.DecodeError as error:
         raise outcome(
             RequestError("bad_response", f"the answer to {name!r} does not fit: {safe_text(str(error))}")

@@ -105,9 +105,7 @@ class Server(TakesDatagrams):
     ) -> None:
         check_arguments("Server", locals(), _ARGUMENTS)
         _check(max_lines, resume_window_s, memory_bytes, remembered_identities)
-        self.handlers = Handlers(
-            check_message_objects(message_objects), enc_hook=enc_hook, dec_hook=dec_hook
-        )
+        self.handlers = Handlers(check_message_objects(message_objects), enc_hook=enc_hook, dec_hook=dec_hook)
         self.messages_dropped = 0
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
