@@ -34,6 +34,8 @@ from landline.transports.options import check_client_options
 from landline.turns import turns_of
 
 CALL_TIMEOUT_S: Final = 10.0
+UNANSWERED_WAIT_S: Final = 0.5
+"""How long a call that was not answered waits for the server to read its BYE. A server that hangs would keep it."""
 
 
 async def call(
@@ -162,13 +164,16 @@ class _Caller:
             return await self._ask_datagram(endpoint, request, share_s)
         line = Line(self, identity=self._dialer.identity)
         value = msgspec.Raw(request.body) if request.is_packed else request.body
+        patience_s: float | None = UNANSWERED_WAIT_S
         try:
             await self._connect_in_time(line, endpoint, share_s)
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await line.request(
+                    answer = await line.request(
                         request.name, value, timeout=None, response_type=request.response_type
                     )
+                    patience_s = None
+                    return answer
             except TimeoutError as error:
                 raise outcome(RequestTimeout(request.name, request.timeout_s or 0.0)) from error
         finally:
@@ -176,7 +181,7 @@ class _Caller:
             # a time-out, the BYE cancels what still runs there.
             line.end(Code.NORMAL)
             # The program may end its event loop with this call.
-            await self.closer.wait()
+            await self.closer.wait(patience_s)
 
     async def _connect_in_time(self, line: Line, endpoint: Endpoint, share_s: float) -> None:
         """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""

@@ -293,7 +293,11 @@ class Connector(TakesDatagrams):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes the line in order; see :meth:`Line.close`. After an exception it does not wait for the peer."""
+        """Closes the line in order; see :meth:`Line.close`.
+
+        After an exception it does not wait until the peer has taken everything, only until the BYE has arrived, 3 s at
+        most.
+        """
         line = self._line
         assert line is not None
         try:

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trustme
@@ -105,12 +106,14 @@ def server_options(directory: Path, scheme: str) -> landline.TransportOptions:
 
 
 def client_options(directory: Path, scheme: str) -> landline.TransportOptions:
+    options: dict[str, Any] = {}
     if scheme == "quic":
-        return landline.TransportOptions(ca_file=directory / "ca.pem")
+        options["ca_file"] = directory / "ca.pem"
     if scheme in {"tls", "wss"}:
-        context = ssl.create_default_context(cafile=directory / "ca.pem")
-        return landline.TransportOptions(tls=context, proxy=False)
-    return landline.TransportOptions(proxy=False)
+        options["tls"] = ssl.create_default_context(cafile=directory / "ca.pem")
+    if scheme in {"ws", "wss"}:
+        options["proxy"] = False
+    return landline.TransportOptions(**options)
 
 
 class ClosingServer:

@@ -163,8 +163,10 @@ class Closer:
         if not lingering.is_closed:
             self._lingering.add(lingering)
 
-    async def wait(self) -> None:
-        """Return when all are closed, after :data:`LINGER_S` at most. Cancelling closes them at once.
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Return when all are closed, after ``timeout_s`` at most (:data:`LINGER_S` by default).
+
+        Those that are not are aborted then. Cancelling aborts them at once.
 
         The event loop, or the process, may end next, which would close them with unread input.
         """
@@ -173,7 +175,7 @@ class Closer:
         if self._all_closed is None:
             self._all_closed = self._loop.create_future()
         try:
-            await asyncio.wait([self._all_closed], timeout=LINGER_S)
+            await asyncio.wait([self._all_closed], timeout=LINGER_S if timeout_s is None else timeout_s)
         finally:
             for lingering in list(self._lingering):
                 lingering.abort()
