@@ -475,7 +475,8 @@ def test_a_notice_has_a_reason_of_500_characters_at_most(session):
     assert ("reason", "no", "string, 500; default empty", "for people") in rows_under("8.3")
     [notice] = feed(session, encode_body(Kind.NOTICE, Notice(206, "é" * 500)))
     assert isinstance(notice, NoticeReceived)
-    [ended] = feed(session, encode_body(Kind.NOTICE, Notice(206, "é" * 501)))
+    too_long = msgspec.msgpack.encode({"code": 206, "reason": "é" * 501})
+    [ended] = feed(session, encode_frame(Kind.NOTICE, too_long))
     assert ended.code is Code.PROTOCOL_ERROR
 
 
