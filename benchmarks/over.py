@@ -22,6 +22,10 @@ DATAGRAMS: Final = "udp"
 TOKEN: Final = landline.SharedToken("a token of the benchmarks, long enough")
 
 
+ENCRYPTED: Final = frozenset({"tls", "wss"})
+"""The schemes that take a context of TLS; QUIC takes files."""
+
+
 def schemes() -> list[str]:
     """Every scheme over which requests can go, in the order of the table of schemes."""
     return list(SCHEMES)
@@ -40,6 +44,8 @@ def server_options(scheme: str, directory: Path) -> landline.TransportOptions:
     """How a server shows its certificate."""
     if scheme == "quic":
         return landline.TransportOptions(certificate_file=directory / "server.pem")
+    if scheme not in ENCRYPTED:
+        return landline.TransportOptions()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "server.pem")
     return landline.TransportOptions(tls=context)
@@ -49,6 +55,8 @@ def client_options(scheme: str, directory: Path) -> landline.TransportOptions:
     """How a client checks it."""
     if scheme == "quic":
         return landline.TransportOptions(ca_file=directory / "ca.pem")
+    if scheme not in ENCRYPTED:
+        return landline.TransportOptions()
     return landline.TransportOptions(tls=ssl.create_default_context(cafile=directory / "ca.pem"))
 
 

@@ -134,8 +134,10 @@ async def test_one_name_stands_for_all_that_is_encrypted(name, quick, tmp_path):
         server.listen("quic://0.0.0.0:0", options=there, announce=name),
         server.listen("wss://0.0.0.0:0/line", options=there, announce=name),
     ):
-        found = {one.scheme: one for one in await landline.discover(1.5) if one.name == name}
-        assert found.keys() == {"tls", "quic", "wss"}
+        found: dict[str, landline.Announcement] = {}
+        # On a busy machine an answer may come after the time to look.
+        while found.keys() != {"tls", "quic", "wss"}:
+            found |= {one.scheme: one for one in await landline.discover(1.5) if one.name == name}
         assert {endpoint.path for endpoint in found["wss"].endpoints} == {"/line"}
         for url, schemes in (
             (f"mdns://{name}", {"tls", "quic", "wss"}),

@@ -79,17 +79,18 @@ def test_other_commands_find_it(processes):
     assert (status, view.executions[0].state) == (1, ExecutionState.REFUSED)
     assert "offline (shut down)" in view.executions[0].detail
 
-    status, view = act(processes, "wake", "sim-02")
-    assert (status, view.executions[0].state) == (0, ExecutionState.DONE)
-    assert states(processes)[1] == "online"
-
-    later = processes.run("restart", "sim-03", "sim-04", "--in", "1h", "--yes", "--no-wait", "--json")
+    # It waits for a machine that is off, where nobody can answer before it is cancelled.
+    later = processes.run("restart", "sim-02", "--queue-for", "1h", "--yes", "--no-wait", "--json")
     assert later.process.returncode == 0
     job_id = msgspec.json.decode(later.out, type=JobView).job.id
     cancelled = processes.run("cancel", job_id, "--json")
     assert cancelled.process.returncode == 0
     view = msgspec.json.decode(cancelled.out, type=JobView)
-    assert [execution.state for execution in view.executions] == [ExecutionState.CANCELLED] * 2
+    assert [execution.state for execution in view.executions] == [ExecutionState.CANCELLED]
+
+    status, view = act(processes, "wake", "sim-02")
+    assert (status, view.executions[0].state) == (0, ExecutionState.DONE)
+    assert states(processes)[1] == "online"
 
     assert demo.ends(signal.SIGINT) == 0
     assert demo.err == ""
