@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import events
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -30,7 +31,22 @@ ANSWER: Final = (
 
 
 class StillLoop(asyncio.AbstractEventLoop):
-    """A loop in which no time passes."""
+    """A loop in which no time passes, and whose turns go on when they are asked for."""
+
+    def __init__(self) -> None:
+        self._soon: deque[asyncio.Handle] = deque()
+
+    def call_soon(self, callback, *args, context=None):
+        self._soon.append(asyncio.Handle(callback, args, self, context))
+        return self._soon[-1]
+
+    def call_exception_handler(self, context):
+        raise context["exception"]
+
+    def run_turns(self) -> None:
+        """Until nobody waits for another one."""
+        while self._soon:
+            self._soon.popleft()._run()
 
     def call_later(self, delay, callback, *args, context=None):
         return asyncio.TimerHandle(delay, callback, args, self, context)
@@ -52,6 +68,7 @@ class Below(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.is_over = False
+        self.is_reading_paused = False
         self.protocol: asyncio.Protocol
 
     def write(self, data) -> None:
@@ -67,12 +84,6 @@ class Below(asyncio.Transport):
     def write_eof(self) -> None:
         self.is_over = True
 
-    def pause_reading(self) -> None:
-        """Nothing more comes than one input has."""
-
-    def resume_reading(self) -> None:
-        """As before."""
-
     def close(self) -> None:
         self.is_over = True
 
@@ -80,6 +91,12 @@ class Below(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self.is_over
+
+    def pause_reading(self) -> None:
+        self.is_reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_reading_paused = False
 
 
 class Line(asyncio.Protocol):
@@ -130,15 +147,17 @@ def websocket_client(data: bytes) -> None:
 
 
 def _check(stream: bytes, make) -> None:
-    events._set_running_loop(StillLoop())
+    loop = StillLoop()
+    events._set_running_loop(loop)
     try:
-        whole = _run(iter([stream]), make)
-        assert _run(pieces_of(stream, 0), make) == _run(pieces_of(stream, len(stream)), make) == whole
+        whole = _run(loop, iter([stream]), make)
+        one_by_one, in_pieces = (_run(loop, pieces_of(stream, seed), make) for seed in (0, len(stream)))
+        assert one_by_one == in_pieces == whole
     finally:
         events._set_running_loop(None)
 
 
-def _run(pieces: Iterable[bytes], make) -> tuple[bool, bytes, bool]:
+def _run(loop: StillLoop, pieces: Iterable[bytes], make) -> tuple[bool, bytes, bool]:
     """Whether the WebSocket was opened, what the line got, and whether it was ended."""
     below, line = Below(), Line()
     opening = below.protocol = make(line)
@@ -147,6 +166,8 @@ def _run(pieces: Iterable[bytes], make) -> tuple[bool, bytes, bool]:
         if below.is_over:
             break
         below.protocol.data_received(piece)
+        loop.run_turns()
+        assert not below.is_reading_paused
         if isinstance(below.protocol, WebSocketTransport):
             assert len(below.protocol._frames.reader.buffer) <= MESSAGE_BYTES_MAX
         elif below.protocol is opening:
@@ -158,6 +179,7 @@ def _run(pieces: Iterable[bytes], make) -> tuple[bool, bytes, bool]:
     below.protocol.eof_received()
     below.is_over = True
     below.protocol.connection_lost(None)
+    loop.run_turns()
     if isinstance(opening, ClientOpening):
         assert (opening.opened.exception() is None) == line.is_open
     assert line.is_lost == line.is_open

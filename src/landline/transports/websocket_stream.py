@@ -52,6 +52,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         "_is_held",
         "_is_left",
         "_is_paused",
+        "_is_reading_paused",
         "_is_waiting",
         "_letting_go",
         "_lost",
@@ -74,6 +75,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._is_paused = False
         # How much more is discarded once it is closing.
         self._discard_bytes = DISCARD_BYTES_MAX
+        self._is_reading_paused = False
         # Whether the line wants no more just now.
         self._is_held = False
         # Whether bytes wait for another turn of the event loop: what came, from a position on.
@@ -151,7 +153,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         return not self._is_held and (self._is_waiting or self._transport.is_reading())
 
     def pause_reading(self) -> None:
-        self._is_held = True
+        self._is_held = self._is_reading_paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -160,7 +162,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
             if self._unread or self._lost is not None:
                 self._wait()
             else:
-                self._transport.resume_reading()
+                self._resume()
 
     def can_write_eof(self) -> bool:
         """A WebSocket cannot be closed in one direction only."""
@@ -224,7 +226,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         elif self._lost is not None:
             self._tell_lost(*self._lost)
         else:
-            self._transport.resume_reading()
+            self._resume()
 
     def _next_step(self) -> bytes:
         """What came next, up to the end of some frames; nothing when no more than a part of a header is there.
@@ -281,8 +283,9 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
                 return
             else:
                 self._idle += 1
-        if self._idle > IDLE_FRAMES_MAX and frames.state is State.OPEN:
-            frames.fail(CloseCode.POLICY_VIOLATION, "too many frames that carry nothing")
+                if self._idle > IDLE_FRAMES_MAX and frames.state is State.OPEN:
+                    frames.fail(CloseCode.POLICY_VIOLATION, "too many frames that carry nothing")
+                    return
 
     def eof_received(self) -> None:
         """The peer's TCP ended, in order or not; the transport below closes itself then."""
@@ -332,7 +335,14 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._pause()
 
     def _pause(self) -> None:
-        pause_while_waiting(self._transport, len(self._unread) - self._position)
+        if self._lost is None:
+            self._is_reading_paused = True
+            pause_while_waiting(self._transport, len(self._unread) - self._position)
+
+    def _resume(self) -> None:
+        if self._is_reading_paused:
+            self._is_reading_paused = False
+            self._transport.resume_reading()
 
     def _drop_unread(self) -> None:
         self._unread, self._position = b"", 0
