@@ -10,6 +10,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from landline.codec import BodyError
+
 PREFIX: Final = "landline.file."
 OFFER: Final = PREFIX + "offer"
 ACCEPT: Final = PREFIX + "accept"
@@ -119,8 +121,8 @@ def encode_chunk(transfer: bytes, offset: int, data: bytes) -> bytes:
 
 
 def decode_chunk(body: bytes) -> tuple[bytes, int, memoryview]:
-    """The parts of a CHUNK. Raises :class:`msgspec.ValidationError` for one that is too short."""
+    """The parts of a CHUNK. Raises :class:`landline.codec.BodyError` for one that is too short."""
     if len(body) < CHUNK_HEADER_BYTES:
-        raise msgspec.ValidationError(f"a chunk of {len(body)} bytes; {CHUNK_HEADER_BYTES} are its header")
+        raise BodyError(f"a chunk of {len(body)} bytes; {CHUNK_HEADER_BYTES} are its header")
     transfer, offset = _CHUNK_HEADER.unpack_from(body)
     return transfer, offset, memoryview(body)[CHUNK_HEADER_BYTES:]
