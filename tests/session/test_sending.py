@@ -307,3 +307,15 @@ def test_eof_keeps_to_the_window():
     pair.advance(1.0)
     assert pair.server.events[-1] == EofReceived()
     assert pair.client.session.is_drained
+
+
+def test_answers_can_be_sent_before_eof_and_the_end(make_session):
+    session = make_session()
+    assert session.can_answer
+    session.send_eof()
+    assert not session.can_answer
+    session.data_to_send(0.0)
+    assert not session.can_answer
+    ended = make_session()
+    ended.close(Code.NORMAL)
+    assert not ended.can_answer

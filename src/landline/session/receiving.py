@@ -187,13 +187,11 @@ class SessionReceiving(SessionSending, ABC):
                     check_length(length, FRAME_BYTES_MAX)
                     break
                 body_start = position + DATA_HEADER_BYTES + name_length
-                if sequence != self._received + 1:
-                    _check_header(length)
-                    if self._is_repetition(sequence):
-                        position = frame_end
-                        continue
+                if sequence != self._received + 1 and _has_header(length) and self._is_repetition(sequence):
+                    position = frame_end
+                    continue
                 if body_start > frame_end:
-                    _check_header(length)
+                    _has_header(length)
                     raise ProtocolError(
                         f"a DATA frame of {length + LENGTH_BYTES} bytes with a name of {name_length} bytes, "
                         "which does not fit into it"
@@ -228,7 +226,7 @@ class SessionReceiving(SessionSending, ABC):
             body = buffer[position + LENGTH_BYTES + 1 : frame_end]
             position = frame_end
             if kind == _KIND_DATA:
-                _check_header(length)
+                _has_header(length)
             if kind == _KIND_ACK:
                 if not self._receive_taken(_sequence_of(body)):
                     self._count_useless(now)
@@ -434,13 +432,14 @@ class SessionReceiving(SessionSending, ABC):
         return held
 
 
-def _check_header(length: int) -> None:
-    """Raise :class:`ProtocolError` for a DATA frame, of that length field, which is shorter than its header."""
+def _has_header(length: int) -> bool:
+    """Return ``True``. Raise :class:`ProtocolError` for a DATA frame, of that length field, shorter than its header."""
     if length < DATA_LENGTH_BASE:
         check_length(length, FRAME_BYTES_MAX)
         raise ProtocolError(
             f"a DATA frame of {length + LENGTH_BYTES} bytes, less than its header of {DATA_HEADER_BYTES}"
         )
+    return True
 
 
 def _sequence_of(body: bytes) -> int:
