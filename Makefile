@@ -75,8 +75,8 @@ test: setup system-programs
 	@$(BIN)/mypy --no-error-summary
 	@echo "Import contracts (import-linter)"
 	@$(BIN)/lint-imports --no-cache >.venv/import-linter.log || { cat .venv/import-linter.log; exit 1; }
-	@echo "Tests (pytest, three at a time), with branch coverage of landline.session; five to eight minutes"
-	@$(BIN)/python -m pytest --quiet -n 3 --cov --cov-report=term
+	@echo "Tests (pytest, four at a time), with branch coverage of landline.session; five to eight minutes"
+	@$(BIN)/python -m pytest --quiet -n 4 --dist worksteal --cov --cov-report=term
 
 format: setup
 	@$(BIN)/ruff format .
