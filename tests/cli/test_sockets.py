@@ -64,13 +64,18 @@ def test_another_user_is_told_whose_it_is(service):
 def test_where_it_was_looked_for_is_told(cli, directory):
     environment = {**cli.environment, "XDG_RUNTIME_DIR": str(directory)}
     del environment["LANDLINE_RUNTIME_DIR"]
-    program = "import os; os.getuid = lambda: 4000000001; from landline.cli import main; main()"
+    # A control server of this machine may be running, and would answer.
+    system = directory / "system"
+    program = (
+        "import os, pathlib, sys; os.getuid = lambda: 4000000001; from landline.fleet import paths; "
+        "paths.SERVICE_DIRECTORY = pathlib.Path(sys.argv.pop(1)); from landline.cli import main; main()"
+    )
     ended = subprocess.run(
-        [sys.executable, "-c", program, "ls"], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program, system, "ls"], env=environment, capture_output=True, text=True
     )
     assert ended.returncode == 3
     assert ended.stderr == (
         f"No control server answers on this machine (looked for {directory}/landline/control.sock, "
-        "/tmp/landline-4000000001/control.sock and /run/landline/control.sock); start one with 'landline demo' or "
+        f"/tmp/landline-4000000001/control.sock and {system}/control.sock); start one with 'landline demo' or "
         "'landline serve', or name another with --server.\n"
     )
