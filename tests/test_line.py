@@ -6,6 +6,8 @@ import logging
 import pytest
 
 import landline
+from landline.line_link import COMPLAINTS_MAX
+from landline.session.wire import Operation
 
 SMALL = landline.SendBuffer(size_bytes=64 * 1024, messages=128)
 
@@ -135,6 +137,21 @@ async def test_a_handler_of_messages_that_fails_is_logged_and_the_next_message_t
     assert "plain trouble" in caplog.text
     assert "async trouble" in caplog.text
     assert caplog.text.count("does not fit") == 4
+
+
+async def test_a_malformed_message_is_the_peers_mistake_and_no_traceback(pair, caplog):
+    server = landline.Server()
+    seen = []
+    server.on_message(lambda line, message: seen.append(message))
+    async with pair(server) as (line, _):
+        for _ in range(COMPLAINTS_MAX + 50):
+            await line.transmit(Operation.MESSAGE, b"", b"\xc1", correlation=0, is_packed=True)
+        await line.send(2)
+        assert await line.drain()
+    assert seen == [2]
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert 0 < caplog.text.count("that does not fit") <= COMPLAINTS_MAX
 
 
 async def test_a_handler_that_waits_for_what_somebody_else_cancelled_fails_as_with_any_error(pair, caplog):

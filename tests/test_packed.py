@@ -12,9 +12,13 @@ import landline
 from landline.codec import decode_value
 from landline.handlers import Handler
 from landline.packed import (
+    _LENGTHS,
     DECODED_FACTOR_MAX,
     FEW_OBJECTS,
+    MANY,
     MESSAGE_OBJECTS_MIN,
+    SHORT_BYTES_MAX,
+    _skip_many,
     check_objects,
     decoded_bytes,
 )
@@ -119,6 +123,17 @@ def test_objects_are_counted_to_the_last_one(name):
         with pytest.raises(msgspec.DecodeError, match=f"more than {limit:,} objects"):
             check_objects(body, limit)
     check_objects(body, objects)
+
+
+@pytest.mark.parametrize("first", _LENGTHS, ids=hex)
+@pytest.mark.parametrize("size", [0, 1, SHORT_BYTES_MAX])
+def test_short_values_with_a_length_of_their_own_are_passed_over_in_one_go(first, size):
+    """One by one, 99,000 of them in 200 KB took 75 ms, a hundred times as long as decoding them."""
+    length, more = _LENGTHS[first]
+    many = (bytes([first]) + size.to_bytes(length, "big") + b"\xe0" * (size + more)) * MANY
+    passed = _skip_many(many, 0)
+    assert passed is not None
+    assert passed.end() == len(many)
 
 
 def test_keys_that_come_twice_and_values_at_random_are_counted_as_they_stand():

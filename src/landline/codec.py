@@ -71,13 +71,7 @@ class BodyDecoder:
         Raise :class:`BodyError` when it does not fit the type, or has too many objects.
         """
         if is_packed:
-            try:
-                if len(body) > self._objects_max:
-                    check_objects(body, self._objects_max)
-                return self.decode(body)
-            except _NOT_DECODED as error:
-                # One line, and short: it may quote what the peer wrote, which may have megabytes.
-                raise BodyError(" ".join(safe_text(str(error)).split())) from error
+            return _decoded(self.decode, body, self._objects_max)
         if self._body_type is Any or self._body_type is bytes:
             return body
         raise BodyError(f"expected a value of {self._body_type}, got raw bytes")
@@ -124,16 +118,19 @@ def encode_with(enc_hook: EncHook | None) -> Encode:
 def decode_value(body: bytes, is_packed: bool, objects_max: int = MESSAGE_OBJECTS) -> Any:
     """The value of a body.
 
-    Raises :class:`msgspec.DecodeError` when it says MessagePack and is not, or has too many objects.
+    Raises :class:`BodyError` when it says MessagePack and is not, or has too many objects.
     """
-    if not is_packed:
-        return body
-    if len(body) > objects_max:
-        check_objects(body, objects_max)
+    return _decoded(_decode, body, objects_max) if is_packed else body
+
+
+def _decoded(decode: Callable[[bytes], Any], body: bytes, objects_max: int) -> Any:
     try:
-        return _decode(body)
+        if len(body) > objects_max:
+            check_objects(body, objects_max)
+        return decode(body)
     except _NOT_DECODED as error:
-        raise msgspec.DecodeError(str(error)) from error
+        # One line, and short: it may quote what the peer wrote, which may have megabytes.
+        raise BodyError(" ".join(safe_text(str(error)).split())) from error
 
 
 def check_hooks(enc_hook: EncHook | None, dec_hook: DecHook | None) -> None:

@@ -25,6 +25,10 @@ FEW_OBJECTS: Final = 64
 MANY: Final = 64
 """Values that are passed over in one go: 0.1 µs for each, a seventh of what one alone takes."""
 
+SHORT_BYTES_MAX: Final = 31
+"""Of values with a length of their own, those up to this size are passed over like that: of longer ones, a body holds too
+few to matter."""
+
 DECODED_FACTOR_MAX: Final = 96
 """Bytes of memory for a byte of any body: a map with one small number, three bytes, takes 272."""
 
@@ -180,7 +184,7 @@ def _end_of(body: bytes, position: int) -> int:
 
 
 def _many_pattern() -> bytes:
-    """So many values whose first byte says how long they are, with those that are shared between them."""
+    """So many values of which the first bytes say how long they are, with those that are shared between them."""
     by_size: dict[int, list[int]] = {}
     for first, size in _SIZES.items():
         if first in _SIZES_OF_COUNTS:
@@ -190,7 +194,16 @@ def _many_pattern() -> bytes:
         b"[" + b"".join(b"\\x%02x" % first for first in firsts) + b"]" + (b".{%d}" % size if size else b"")
         for size, firsts in sorted(by_size.items())
     ]
+    kinds += [
+        b"\\x%02x" % first + b"\\x00" * (length - 1) + b"(?:" + b"|".join(_short(more)) + b")"
+        for first, (length, more) in _LENGTHS.items()
+    ]
     return b"(?>" + _SHARED_RUN + b"(?:" + b"|".join(kinds) + b")){%d}+" % MANY
+
+
+def _short(more: int) -> list[bytes]:
+    """The last byte of a length and what it counts, for all short lengths: many such values are few bytes."""
+    return [b"\\x%02x.{%d}" % (size, size + more) for size in range(SHORT_BYTES_MAX + 1)]
 
 
 _skip_many: Final = re.compile(_many_pattern(), re.DOTALL).match
