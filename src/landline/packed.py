@@ -26,8 +26,8 @@ MANY: Final = 64
 """Values that are passed over in one go: 0.1 µs for each, a seventh of what one alone takes."""
 
 SHORT_BYTES_MAX: Final = 31
-"""Of values with a length of their own, those up to this size are passed over like that: of longer ones, a body holds too
-few to matter."""
+"""Values with a length of their own, up to this size, are passed over like that. Of longer ones a body has too few to
+matter."""
 
 DECODED_FACTOR_MAX: Final = 96
 """Bytes of memory for a byte of any body: a map with one small number, three bytes, takes 272."""
