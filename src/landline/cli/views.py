@@ -38,6 +38,9 @@ PRESENCE_COLOUR: Final = {
     PresenceState.OFFLINE: Colour.BAD,
 }
 
+GONE: Final = frozenset({PresenceState.AWAY, PresenceState.OFFLINE})
+"""Presences of a machine that is down: who was on before is nobody to ask, and nobody to take for being there."""
+
 
 def execution_colour(state: ExecutionState) -> Colour:
     """Good when done, bad when it ended otherwise, waiting until then."""
@@ -74,7 +77,7 @@ def machine_row(machine: Machine, now_at: float) -> tuple[Cell, ...]:
         Cell(facts.name, Colour.STRONG),
         Cell(presence_text(presence), PRESENCE_COLOUR[presence.state]),
         persons_cell(facts.persons, facts.knows_persons, presence.state),
-        asking_cell(facts),
+        asking_cell(facts, presence.state),
         Cell(presence.address),
         Cell(facts.host_name),
         Cell(facts.os),
@@ -85,13 +88,17 @@ def machine_row(machine: Machine, now_at: float) -> tuple[Cell, ...]:
 
 def persons_cell(persons: Sequence[Person], knows_persons: bool, state: PresenceState) -> Cell:
     """Who is on; nothing where nobody is or the machine is off, ``unknown`` where the agent cannot tell."""
-    if persons or knows_persons or state is PresenceState.OFFLINE:
+    if state in GONE:
+        return Cell("")
+    if persons or knows_persons:
         return Cell(", ".join(person.name for person in persons))
     return Cell("unknown", Colour.WAITING)
 
 
-def asking_cell(facts: Facts) -> Cell:
-    """How a person is asked: ``tk on :0``, ``no``, or ``unknown`` where an agent never said."""
+def asking_cell(facts: Facts, state: PresenceState) -> Cell:
+    """How a person is asked: ``tk on :0``, ``no``, ``unknown`` where an agent never said; nothing when it is off."""
+    if state in GONE:
+        return Cell("")
     if facts.asks_by:
         return Cell(facts.asks_by)
     return Cell("no" if facts.asking_problem else "unknown", Colour.WAITING)
@@ -102,7 +109,7 @@ def problem_lines(machines: Iterable[Machine]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for machine in machines:
         facts = machine.facts
-        if machine.presence.state is PresenceState.OFFLINE:
+        if machine.presence.state in GONE:
             continue
         if not facts.asks_by:
             why = facts.asking_problem or "the agent did not say how it asks"
