@@ -252,6 +252,62 @@ async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(house, perso
     assert machine.acted == [Action.LOG_OFF]
 
 
+async def test_a_display_that_goes_away_during_a_postponement_leaves_the_whole_countdown(
+    house, person, ada, until, monkeypatch
+) -> None:
+    """The countdown counted from before the postponement: it acted at once, and told nobody."""
+    monkeypatch.setattr(asking, "DEFAULT_COUNTDOWN_S", 0.1)
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.problem = "the X server is gone"
+    machine.prompt.answer(postpone(0.3))
+    done = await house.over(job)
+    assert (done.state, done.notices) == (S.DONE, "wall")
+    assert [persons for _, persons in machine.notices.sent] == [(ada,)]
+    assert "waiting" in await house.steps(job)
+    await said(house, job, "ada could not be asked: the X server is gone")
+
+
+async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
+    house, person, ada, until, monkeypatch
+) -> None:
+    """The other dialog crashed, and what had only waited for its turn was done at once, never shown or told."""
+    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    shown = await house.order(Action.RESTART, unasked=REFUSE)
+    await until(lambda: machine.prompt.is_asked)
+    waiting = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    await house.reached(waiting, S.DELIVERED)
+    loop = asyncio.get_running_loop()
+    over_at = loop.time() + 0.3
+    await until(lambda: loop.time() > over_at)
+    machine.prompt.answer(PromptError("the dialog crashed"))
+    assert (await house.over(shown)).state is S.REFUSED
+    done = await house.over(waiting)
+    assert (done.state, done.notices) == (S.DONE, "wall")
+    assert [persons for _, persons in machine.notices.sent] == [(ada,)]
+    assert "waiting" in await house.steps(waiting)
+
+
+async def test_every_new_countdown_without_a_question_is_told(house, person, ada, until, monkeypatch) -> None:
+    """One shorter than the last reminder was not: the person had been told of an earlier one."""
+    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    await house.start()
+    prompt = person()
+    prompt.problem = "no display yet"
+    machine = await house.machine(persons=(ada,), prompt=prompt).boot()
+    await house.order(Action.LOG_OFF, unasked=ACT, delay_s=9.0)
+    await until(lambda: len(machine.notices.sent) == 1)
+    prompt.problem = ""
+    await until(lambda: prompt.is_asked)
+    prompt.answer(PromptError("no display any more"))
+    await until(lambda: len(machine.notices.sent) == 2)
+    assert machine.acted == []
+
+
 async def test_a_question_that_always_fails_does_not_fill_the_record(house, person, ada, monkeypatch) -> None:
     monkeypatch.setattr(asking, "RETRY_S_MAX", 0.04)
     broken = person(*[PromptError("no display")] * 1000)

@@ -131,6 +131,8 @@ class Asking:
             facts = await self._orders.look()
             now = _now()
             progress.since = consent.countdown_since(progress.since, facts, now)
+            if progress.since is None:
+                progress.told_at = None  # What was told was of an earlier countdown.
             match consent.next_step(terms, facts, now, progress.since):
                 case Act() as step:
                     return step
@@ -149,6 +151,7 @@ class Asking:
                     if answer.choice is not Choice.POSTPONE:
                         return await self._settle(order, answer, facts)
                     terms = Terms(due_at=_now(), countdown_s=DEFAULT_COUNTDOWN_S, unasked=terms.unasked)
+                    progress.since = None
 
     async def _hold(self, order: Order, step: Hold, facts: Facts, progress: _Progress) -> None:
         """Wait once: until something changes, or it is time to look again."""
