@@ -21,6 +21,7 @@ NOW = Answer(choice=Choice.NOW)
 CANCEL = Answer(choice=Choice.CANCEL)
 TIMED_OUT = Answer(choice=Choice.TIMED_OUT)
 BOB = Person("bob", "pts/1", is_remote=True)
+ADA_LATER = (Person("ada", "seat0"),)
 ACT, REFUSE = Unasked.ACT, Unasked.REFUSE
 
 
@@ -455,6 +456,61 @@ async def test_nothing_is_done_to_somebody_who_logs_on_while_the_claim_is_answer
         "nothing was done: nobody was on, and now ada is",
     )
     assert machine.acted == []
+
+
+@pytest.mark.parametrize("later", [ADA_LATER, PowerError("logind did not answer")])
+async def test_what_was_free_is_done_only_when_the_last_look_saw_nobody(house, later) -> None:
+    """It looked twice after the claim, and what the second look saw only chose a sentence."""
+    await house.start()
+    machine = await house.machine().boot()
+    claim, look = machine.agent._claim, machine.power.persons
+    seen: list[object] = []
+    seen_when_done: list[object] = []
+
+    async def persons() -> tuple[Person, ...]:
+        """Nobody at the first look after the claim; then somebody, or it cannot be told."""
+        answer = later if seen else ()
+        seen.append(answer)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def claimed(order):
+        granted = await claim(order)
+        machine.power.persons = persons
+        return granted
+
+    def logged_off() -> None:
+        seen_when_done.extend(seen)
+        machine.power.persons = look
+
+    machine.agent._claim = claimed
+    machine.power._logged_off = logged_off
+    done = await house.over(await house.order(Action.LOG_OFF))
+    assert (done.state, done.detail) == (S.DONE, "nobody was on")
+    assert seen_when_done == [()]
+
+
+async def test_nothing_is_done_when_the_last_look_cannot_tell(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    claim = machine.agent._claim
+
+    async def claimed(order):
+        granted = await claim(order)
+        machine.power.cannot_tell = PowerError("logind did not answer")
+        return granted
+
+    machine.agent._claim = claimed
+    failed = await house.over(await house.order(Action.RESTART))
+    assert failed.state is S.FAILED
+    assert failed.detail == (
+        "nothing was done: nobody was on, and now a person who may be on (logind did not answer) is"
+    )
+    assert machine.acted == []
+    # The next order is not held up.
+    machine.power.cannot_tell, machine.agent._claim = None, claim
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is S.DONE
 
 
 # A postponement outlives everybody's restart.
