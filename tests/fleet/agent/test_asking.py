@@ -309,6 +309,45 @@ async def test_every_new_countdown_without_a_question_is_told(house, person, ada
     assert machine.acted == []
 
 
+# What is refused to a person costs them no time.
+
+
+@pytest.mark.parametrize(("delay_s", "countdown_s"), [(0.1, asking.REFUSED_LEFT_S_MIN), (600.0, 600.0)])
+async def test_waiting_for_a_refused_postponement_is_not_taken_from_the_person(
+    house, person, ada, until, delay_s: float, countdown_s: float
+) -> None:
+    """The question came back with 0 s left, and counted as not answered."""
+    loop = asyncio.get_running_loop()
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+    postponed = machine.agent.postpone
+
+    async def slow_postpone(order, postpone_s: float, detail: str):
+        asked.set()
+        await may_answer.wait()
+        return await postponed(order, postpone_s, detail)
+
+    machine.agent.postpone = slow_postpone
+    began_at = loop.time()
+    job = await house.order(Action.LOG_OFF, delay_s=delay_s)
+    await until(lambda: machine.prompt.is_asked)
+    # Longer than the job is valid.
+    machine.prompt.answer(postpone(1e6))
+    await asked.wait()
+    shown_s_max = loop.time() - began_at
+    over_at = loop.time() + 0.3
+    await until(lambda: loop.time() > over_at)
+    may_answer.set()
+    await until(lambda: len(machine.prompt.questions) == 2)
+    question = machine.prompt.questions[1]
+    assert not question.may_postpone
+    assert max(countdown_s - shown_s_max, asking.REFUSED_LEFT_S_MIN) <= question.countdown_s <= countdown_s
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).state is S.DONE
+
+
 async def test_a_question_that_always_fails_does_not_fill_the_record(house, person, ada, monkeypatch) -> None:
     monkeypatch.setattr(asking, "RETRY_S_MAX", 0.04)
     broken = person(*[PromptError("no display")] * 1000)
