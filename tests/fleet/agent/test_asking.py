@@ -21,6 +21,7 @@ NOW = Answer(choice=Choice.NOW)
 CANCEL = Answer(choice=Choice.CANCEL)
 TIMED_OUT = Answer(choice=Choice.TIMED_OUT)
 BOB = Person("bob", "pts/1", is_remote=True)
+ADA_LATER = (Person("ada", "seat0"),)
 ACT, REFUSE = Unasked.ACT, Unasked.REFUSE
 
 
@@ -252,6 +253,101 @@ async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(house, perso
     assert machine.acted == [Action.LOG_OFF]
 
 
+async def test_a_display_that_goes_away_during_a_postponement_leaves_the_whole_countdown(
+    house, person, ada, until, monkeypatch
+) -> None:
+    """The countdown counted from before the postponement: it acted at once, and told nobody."""
+    monkeypatch.setattr(asking, "DEFAULT_COUNTDOWN_S", 0.1)
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.problem = "the X server is gone"
+    machine.prompt.answer(postpone(0.3))
+    done = await house.over(job)
+    assert (done.state, done.notices) == (S.DONE, "wall")
+    assert [persons for _, persons in machine.notices.sent] == [(ada,)]
+    assert "waiting" in await house.steps(job)
+    await said(house, job, "ada could not be asked: the X server is gone")
+
+
+async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
+    house, person, ada, until, monkeypatch
+) -> None:
+    """The other dialog crashed, and what had only waited for its turn was done at once, never shown or told."""
+    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    shown = await house.order(Action.RESTART, unasked=REFUSE)
+    await until(lambda: machine.prompt.is_asked)
+    waiting = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    await house.reached(waiting, S.DELIVERED)
+    loop = asyncio.get_running_loop()
+    over_at = loop.time() + 0.3
+    await until(lambda: loop.time() > over_at)
+    machine.prompt.answer(PromptError("the dialog crashed"))
+    assert (await house.over(shown)).state is S.REFUSED
+    done = await house.over(waiting)
+    assert (done.state, done.notices) == (S.DONE, "wall")
+    assert [persons for _, persons in machine.notices.sent] == [(ada,)]
+    assert "waiting" in await house.steps(waiting)
+
+
+async def test_every_new_countdown_without_a_question_is_told(house, person, ada, until, monkeypatch) -> None:
+    """One shorter than the last reminder was not: the person had been told of an earlier one."""
+    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    await house.start()
+    prompt = person()
+    prompt.problem = "no display yet"
+    machine = await house.machine(persons=(ada,), prompt=prompt).boot()
+    await house.order(Action.LOG_OFF, unasked=ACT, delay_s=9.0)
+    await until(lambda: len(machine.notices.sent) == 1)
+    prompt.problem = ""
+    await until(lambda: prompt.is_asked)
+    prompt.answer(PromptError("no display any more"))
+    await until(lambda: len(machine.notices.sent) == 2)
+    assert machine.acted == []
+
+
+# What is refused to a person costs them no time.
+
+
+@pytest.mark.parametrize(("delay_s", "countdown_s"), [(0.1, asking.REFUSED_LEFT_S_MIN), (600.0, 600.0)])
+async def test_waiting_for_a_refused_postponement_is_not_taken_from_the_person(
+    house, person, ada, until, delay_s: float, countdown_s: float
+) -> None:
+    """The question came back with 0 s left, and counted as not answered."""
+    loop = asyncio.get_running_loop()
+    await house.start()
+    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+    postponed = machine.agent.postpone
+
+    async def slow_postpone(order, postpone_s: float, detail: str):
+        asked.set()
+        await may_answer.wait()
+        return await postponed(order, postpone_s, detail)
+
+    machine.agent.postpone = slow_postpone
+    began_at = loop.time()
+    job = await house.order(Action.LOG_OFF, delay_s=delay_s)
+    await until(lambda: machine.prompt.is_asked)
+    # Longer than the job is valid.
+    machine.prompt.answer(postpone(1e6))
+    await asked.wait()
+    shown_s_max = loop.time() - began_at
+    over_at = loop.time() + 0.3
+    await until(lambda: loop.time() > over_at)
+    may_answer.set()
+    await until(lambda: len(machine.prompt.questions) == 2)
+    question = machine.prompt.questions[1]
+    assert not question.may_postpone
+    assert max(countdown_s - shown_s_max, asking.REFUSED_LEFT_S_MIN) <= question.countdown_s <= countdown_s
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(NOW)
+    assert (await house.over(job)).state is S.DONE
+
+
 async def test_a_question_that_always_fails_does_not_fill_the_record(house, person, ada, monkeypatch) -> None:
     monkeypatch.setattr(asking, "RETRY_S_MAX", 0.04)
     broken = person(*[PromptError("no display")] * 1000)
@@ -399,6 +495,61 @@ async def test_nothing_is_done_to_somebody_who_logs_on_while_the_claim_is_answer
         "nothing was done: nobody was on, and now ada is",
     )
     assert machine.acted == []
+
+
+@pytest.mark.parametrize("later", [ADA_LATER, PowerError("logind did not answer")])
+async def test_what_was_free_is_done_only_when_the_last_look_saw_nobody(house, later) -> None:
+    """It looked twice after the claim, and what the second look saw only chose a sentence."""
+    await house.start()
+    machine = await house.machine().boot()
+    claim, look = machine.agent._claim, machine.power.persons
+    seen: list[object] = []
+    seen_when_done: list[object] = []
+
+    async def persons() -> tuple[Person, ...]:
+        """Nobody at the first look after the claim; then somebody, or it cannot be told."""
+        answer = later if seen else ()
+        seen.append(answer)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def claimed(order):
+        granted = await claim(order)
+        machine.power.persons = persons
+        return granted
+
+    def logged_off() -> None:
+        seen_when_done.extend(seen)
+        machine.power.persons = look
+
+    machine.agent._claim = claimed
+    machine.power._logged_off = logged_off
+    done = await house.over(await house.order(Action.LOG_OFF))
+    assert (done.state, done.detail) == (S.DONE, "nobody was on")
+    assert seen_when_done == [()]
+
+
+async def test_nothing_is_done_when_the_last_look_cannot_tell(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    claim = machine.agent._claim
+
+    async def claimed(order):
+        granted = await claim(order)
+        machine.power.cannot_tell = PowerError("logind did not answer")
+        return granted
+
+    machine.agent._claim = claimed
+    failed = await house.over(await house.order(Action.RESTART))
+    assert failed.state is S.FAILED
+    assert failed.detail == (
+        "nothing was done: nobody was on, and now a person who may be on (logind did not answer) is"
+    )
+    assert machine.acted == []
+    # The next order is not held up.
+    machine.power.cannot_tell, machine.agent._claim = None, claim
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is S.DONE
 
 
 # A postponement outlives everybody's restart.

@@ -184,6 +184,20 @@ def test_the_countdown_without_a_question_begins_when_somebody_comes_and_again_w
     assert since(2.0, NOBODY, 4.0) is None
 
 
+def test_the_countdown_without_a_question_begins_when_asking_becomes_impossible() -> None:
+    """It began at the first look, and was over when the display went away: the order was done at once, untold."""
+    terms = Terms(due_at=0.0, countdown_s=60.0, unasked=Unasked.ACT)
+    can_ask, cannot_ask = facts_of(ANNA_ON, CAN_ASK), facts_of(ANNA_ON, CANNOT_ASK)
+    since = consent.countdown_since(None, can_ask, 1.0)
+    assert since is None
+    since = consent.countdown_since(since, cannot_ask, 500.0)
+    taken = consent.next_step(terms, cannot_ask, 500.0, since)
+    assert isinstance(taken, Hold)
+    assert taken.acts_at == 560.0
+    # And again each time.
+    assert consent.countdown_since(since, can_ask, 501.0) is None
+
+
 def test_the_terms_of_an_order() -> None:
     order = Order(
         execution_id="j-1",

@@ -369,12 +369,7 @@ class Agent:
             act_before = await self._claim(order)
             if act_before is None:
                 return True
-            # The claim may have waited for the control server, and cannot be taken back.
-            if agreed.is_free and not (facts := await self.look()).is_free:
-                detail = f"nothing was done: nobody was on, and now {consent.who_is_on(facts)} is"
-                await self.report_state(order, ExecutionState.FAILED, detail)
-                return True
-            await self._act(order, act_before)
+            await self._act(order, act_before, agreed)
             return True
 
     # For the one who asks.
@@ -433,10 +428,18 @@ class Agent:
             if self._boot_clock() <= act_before:
                 return act_before
 
-    async def _act(self, order: Order, act_before: float) -> None:
+    async def _act(self, order: Order, act_before: float, agreed: consent.Act) -> None:
         self._acting = (order.execution_id, order.action)
         try:
-            was_anybody_on = not (await self._current_facts()).is_free
+            # The claim may have waited for the control server, and cannot be taken back. The control server hears of
+            # these facts only afterwards: nothing that may take long comes between this look and the act.
+            facts = await self._current_facts()
+            if agreed.is_free and not facts.is_free:
+                self._acting = None
+                detail = f"nothing was done: nobody was on, and now {consent.who_is_on(facts)} is"
+                await self._report_state(order, ExecutionState.FAILED, detail)
+                await self._tell_persons()
+                return
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
             leave = Leave(act_before, self._boot_clock)
@@ -454,7 +457,7 @@ class Agent:
         else:
             if order.action is Action.LOG_OFF or self._power.name == "dry-run":
                 self._acting = None
-                detail = "" if was_anybody_on else "nobody was on"
+                detail = "nobody was on" if facts.is_free else ""
                 if self._power.name == "dry-run":
                     detail = "dry run: nothing was done"
                 await self._tell_outcome(order, ExecutionState.DONE, detail)

@@ -35,6 +35,8 @@ RETRY_FIRST_S: Final = 15.0
 RETRY_S_MAX: Final = 600.0
 """When to try again to show a question after it failed; doubled each time, so that a job that is valid for days does
 not fill the record."""
+REFUSED_LEFT_S_MIN: Final = 15.0
+"""How long a question is shown at least after a postponement was refused: time to read that and to answer."""
 NOTICES_TIMEOUT_S: Final = 10.0
 """How long sending notices may hold up anything."""
 
@@ -131,6 +133,8 @@ class Asking:
             facts = await self._orders.look()
             now = _now()
             progress.since = consent.countdown_since(progress.since, facts, now)
+            if progress.since is None:
+                progress.told_at = None  # What was told was of an earlier countdown.
             match consent.next_step(terms, facts, now, progress.since):
                 case Act() as step:
                     return step
@@ -149,6 +153,7 @@ class Asking:
                     if answer.choice is not Choice.POSTPONE:
                         return await self._settle(order, answer, facts)
                     terms = Terms(due_at=_now(), countdown_s=DEFAULT_COUNTDOWN_S, unasked=terms.unasked)
+                    progress.since = None
 
     async def _hold(self, order: Order, step: Hold, facts: Facts, progress: _Progress) -> None:
         """Wait once: until something changes, or it is time to look again."""
@@ -187,25 +192,22 @@ class Asking:
         record.asked, record.answered_by = consent.asked_text(asked, self._seat), ""
         progress.said = consent.asking_text(facts, asked, self._seat)
         may_postpone = order.may_postpone
-        ends_at: float | None = None
+        # Only time with the question on the screen is taken from the person.
+        left_s = step.countdown_s
         while True:
             async with self._one_dialog:
                 await self._orders.report_state(order, ExecutionState.PROMPTED, progress.said)
                 shown_at = _now()
-                ends_at = shown_at + step.countdown_s if ends_at is None else ends_at
-                logger.info(
-                    "%s: shown by %s, %.0f s to answer", _named(order), facts.asks_by, ends_at - shown_at
-                )
+                logger.info("%s: shown by %s, %.0f s to answer", _named(order), facts.asks_by, left_s)
                 try:
-                    async with self._telling(order, others, ends_at):
-                        answer = await self._show(
-                            self._prompt, order, max(0.0, ends_at - shown_at), may_postpone
-                        )
+                    async with self._telling(order, others, shown_at + left_s):
+                        answer = await self._show(self._prompt, order, left_s, may_postpone)
                 except PromptError as error:
                     self._note_failure(str(error))
                     # The countdown without a question counts from here: what was asked was seen by then.
                     progress.since = shown_at
                     return None
+                left_s = max(0.0, left_s - (_now() - shown_at))
             self._retry_at, self._retry_s = 0.0, RETRY_FIRST_S
             if answer.choice is Choice.POSTPONE and may_postpone:
                 who = consent.answerer(facts.persons, answer.seat or self._seat)
@@ -218,6 +220,7 @@ class Asking:
                     return answer
                 logger.info("%s: cannot be postponed: %s", _named(order), reply.reason)
                 may_postpone = False
+                left_s = max(left_s, REFUSED_LEFT_S_MIN)
             elif answer.choice is not Choice.POSTPONE and (
                 answer.choice is not Choice.CANCEL or order.may_cancel
             ):

@@ -71,8 +71,11 @@ def terms_of(order: Order, now: float) -> Terms:
 
 
 def countdown_since(before: float | None, facts: Facts, now: float) -> float | None:
-    """Since when there have been persons, or may have been: the earliest begin of a countdown without a question."""
-    if facts.is_free:
+    """Since when persons have been on, or may have been, who cannot be asked: the begin of their countdown.
+
+    ``None`` while nobody is on or a question is possible: time that passes then is no part of that countdown.
+    """
+    if facts.is_free or facts.asks_by:
         return None
     return now if before is None else before
 
