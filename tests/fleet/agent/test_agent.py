@@ -867,6 +867,32 @@ async def test_an_agent_that_cannot_tell_whether_the_system_goes_does_not_claim_
     await house.reached(job, ExecutionState.DONE)
 
 
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+async def test_an_accepted_order_that_never_shows_is_unknown_and_holds_up_nothing(
+    house, action: Action, monkeypatch, until
+) -> None:
+    monkeypatch.setattr(agent_module, "GOING_DOWN_S_MAX", 0.05)
+    monkeypatch.setattr(agent_module, "ORDERS_MAX", 1)
+    await house.start()
+    machine = house.machine()
+    await machine.boot(power=Silent(machine))
+    job = await house.order(action)
+    unknown = await house.over(job)
+    assert (unknown.state, unknown.detail) == (
+        ExecutionState.UNKNOWN,
+        "the system accepted it and announced nothing in 0.05 s",
+    )
+    await until(lambda: not machine.agent._known)
+    # It is on record, and the one place for a job is free again.
+    entry = machine.journal.find(job.executions[0].id)
+    assert entry is not None
+    assert entry.state is ExecutionState.UNKNOWN
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    await machine.kill_agent()
+    await machine.boot()
+    await house.reached(job, ExecutionState.DONE)
+
+
 async def test_the_system_bus_is_tried_again_soon(house, monkeypatch, until) -> None:
     monkeypatch.setattr(leaving, "POWER_RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(leaving, "POWER_RETRY_CAP_S", 0.02)
