@@ -834,6 +834,65 @@ async def test_an_agent_that_is_ended_while_its_command_runs_is_settled_by_the_n
     assert (await house.over(job)).state is ExecutionState.DONE
 
 
+class Silent(Switch):
+    """Takes an order and announces nothing; whether the system goes down cannot be told."""
+
+    def go_down(self, action: Action) -> None:
+        pass
+
+    async def going_down(self):
+        raise PowerError("this system does not say whether it goes down")
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+async def test_an_agent_that_cannot_tell_whether_the_system_goes_does_not_claim_it(
+    house, action: Action, until
+) -> None:
+    """It was stopped for an upgrade, say, after a command that returned 0 and did nothing."""
+    await house.start()
+    machine = house.machine()
+    await machine.boot(power=Silent(machine))
+    job = await house.order(action)
+    await until(lambda: machine.agent.accepted)
+    machine.agent.stop()
+    goodbye = await machine.ended()
+    detail = f"stopped while the machine was to be {action.past}"
+    assert goodbye == Goodbye(Cause.AGENT_STOPPED, detail, job.executions[0].id)
+    await machine.shown(PresenceState.OFFLINE)
+    assert (await house.execution(job)).state is ExecutionState.ACTING
+    await machine.start_agent()
+    assert (await house.over(job)).state is ExecutionState.UNKNOWN
+    await machine.kill_agent()
+    await machine.boot()
+    await house.reached(job, ExecutionState.DONE)
+
+
+@pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
+async def test_an_accepted_order_that_never_shows_is_unknown_and_holds_up_nothing(
+    house, action: Action, monkeypatch, until
+) -> None:
+    monkeypatch.setattr(agent_module, "GOING_DOWN_S_MAX", 0.05)
+    monkeypatch.setattr(agent_module, "ORDERS_MAX", 1)
+    await house.start()
+    machine = house.machine()
+    await machine.boot(power=Silent(machine))
+    job = await house.order(action)
+    unknown = await house.over(job)
+    assert (unknown.state, unknown.detail) == (
+        ExecutionState.UNKNOWN,
+        "the system accepted it and announced nothing in 0.05 s",
+    )
+    await until(lambda: not machine.agent._known)
+    # It is on record, and the one place for a job is free again.
+    entry = machine.journal.find(job.executions[0].id)
+    assert entry is not None
+    assert entry.state is ExecutionState.UNKNOWN
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    await machine.kill_agent()
+    await machine.boot()
+    await house.reached(job, ExecutionState.DONE)
+
+
 async def test_the_system_bus_is_tried_again_soon(house, monkeypatch, until) -> None:
     monkeypatch.setattr(leaving, "POWER_RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(leaving, "POWER_RETRY_CAP_S", 0.02)

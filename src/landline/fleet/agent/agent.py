@@ -51,7 +51,8 @@ BOOT_RECORD_EVERY_S: Final = 60.0
 PERSONS_EVERY_S: Final = 15.0
 """How often the agent looks who is on."""
 GOING_DOWN_S_MAX: Final = 120.0
-"""How long nothing else begins after the system took an order to restart or shut down and announced nothing."""
+"""How long nothing else begins after the system took an order to restart or shut down and announced nothing. Then the
+outcome is unknown, as always with the power switch ``command``, which announces nothing: the next boot settles it."""
 UNCERTAIN_S_MAX: Final = 20.0
 """How long a restart or shutdown whose answer got lost may still show itself before its outcome is called unknown."""
 CONTROL_RETRY_S: Final = 2.0
@@ -450,7 +451,7 @@ class Agent:
             self._acting = None
             await self._report_state(order, ExecutionState.FAILED, f"nothing was done: {error}")
         except OutcomeUnknown as error:
-            await self._wait_for_outcome(order, str(error))
+            await self._wait_for_outcome(order, str(error), UNCERTAIN_S_MAX)
         except PowerError as error:
             self._acting = None
             await self._tell_outcome(order, ExecutionState.FAILED, str(error))
@@ -464,11 +465,12 @@ class Agent:
                 await self._tell_persons()
             else:
                 self._going = self._acting
-                await self._wait_for_end(order, GOING_DOWN_S_MAX)
+                detail = f"the system accepted it and announced nothing in {GOING_DOWN_S_MAX:g} s"
+                await self._wait_for_outcome(order, detail, GOING_DOWN_S_MAX)
 
-    async def _wait_for_outcome(self, order: Order, detail: str) -> None:
-        """The system was asked, and what it answered is not known: what it does tells, if it does it soon."""
-        if order.action is not Action.LOG_OFF and await self._wait_for_end(order, UNCERTAIN_S_MAX):
+    async def _wait_for_outcome(self, order: Order, detail: str, seconds: float) -> None:
+        """The system was asked: what it does within ``seconds`` tells, else ``detail`` says why it is unknown."""
+        if order.action is not Action.LOG_OFF and await self._wait_for_end(order, seconds):
             return
         self._acting = None
         await self._tell_outcome(order, ExecutionState.UNKNOWN, detail)

@@ -98,8 +98,9 @@ class Leaving:
         try:
             going_down = await self._power.going_down()
         except PowerError as error:
+            # That the system accepted an order is no evidence that it goes.
             logger.debug("whether the system goes down cannot be told: %s", error)
-            going_down = None if accepted is None else GoingDown(accepted[1])
+            going_down = None
         if going_down is not None:
             return goodbye_of(going_down, accepted or acting)
         if acting is not None:

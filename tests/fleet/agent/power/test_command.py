@@ -11,6 +11,7 @@ import pytest
 from tests.fleet.agent.power.leaves import Watch, leave
 
 from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.power import command as command_module
 from landline.fleet.agent.power.command import (
     REASON_CHARACTERS_MAX,
     CommandPower,
@@ -54,6 +55,24 @@ QUERY_USER_GERMAN = """\
 """
 
 RECORD = "import sys, pathlib; pathlib.Path(sys.argv[1]).open('a').write(repr(sys.argv[2:]) + chr(10))"
+
+
+SHOW_NEXT = """
+import sys, pathlib
+texts = sorted(pathlib.Path(sys.argv[1]).iterdir())
+text = texts[0].read_text()
+if len(texts) > 1:
+    texts[0].unlink()
+sys.exit(text) if text.startswith("error") else print(text, end="")
+"""
+
+
+def lists(directory: Path, *texts: str) -> tuple[str, ...]:
+    """A command that lists persons: each of ``texts`` once, and the last from then on; ``error…`` fails."""
+    directory.mkdir()
+    for number, text in enumerate(texts):
+        (directory / f"{number}").write_text(text)
+    return python(SHOW_NEXT, str(directory))
 
 
 def python(code: str, *arguments: str) -> tuple[str, ...]:
@@ -285,12 +304,90 @@ async def test_windows_sessions_are_logged_off_by_number(tmp_path: Path) -> None
     record = tmp_path / "record"
     power = CommandPower(
         {Action.LOG_OFF: python(RECORD, str(record), "{session}")},
-        persons_command=python(f"import sys; print({QUERY_USER!r}, end=''); sys.exit(1)"),
+        persons_command=lists(tmp_path / "persons", QUERY_USER, QUERY_USER, QUERY_USER.splitlines()[0]),
         platform="win32",
     )
     assert [person.name for person in await power.persons()] == ["anna bell", "bob", "administrator-of-all"]
     await power.act(Action.LOG_OFF, reason="", leave=leave())
     assert record.read_text().splitlines() == ["['1']", "['2']", "['13']"]
+
+
+COMMANDS_FOR_LOG_OFF = pytest.mark.parametrize("command", [python("pass", "{person}"), python("pass")])
+"""One for each person, and one for all: both end well at once, and the persons go later or never."""
+
+
+@COMMANDS_FOR_LOG_OFF
+async def test_a_log_off_returns_when_who_was_on_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(command_module, "LOG_OFF_POLL_S", 0.01)
+    newcomer = "dora     tty5         2024-05-01 12:00 (tty5)\n"
+    persons = lists(
+        tmp_path / "persons", WHO_LINUX, WHO_LINUX, "error: busy", WHO_LINUX.splitlines()[0], newcomer
+    )
+    power = CommandPower({Action.LOG_OFF: command}, persons_command=persons, platform="linux")
+    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    assert os.listdir(tmp_path / "persons") == ["4"]
+
+
+@COMMANDS_FOR_LOG_OFF
+async def test_a_log_off_fails_while_somebody_stays_on(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """The command ended well, and was taken for the end of the sessions."""
+    left = "".join(line + "\n" for line in WHO_LINUX.splitlines() if line.startswith("bob"))
+    power = CommandPower(
+        {Action.LOG_OFF: command},
+        persons_command=lists(tmp_path / "persons", WHO_LINUX, left),
+        platform="linux",
+        log_off_timeout_s=0.0,
+    )
+    with pytest.raises(PowerError, match=r"^Still logged on: bob \(pts/1\), bob \(pts/2\)\.$") as caught:
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
+    assert not isinstance(caught.value, OutcomeUnknown)
+
+
+async def test_who_is_on_in_a_disconnected_session_is_not_logged_off(tmp_path: Path) -> None:
+    """It loses its seat, and keeps its number."""
+    disconnected = """\
+ USERNAME              SESSIONNAME        ID  STATE   IDLE TIME  LOGON TIME
+ anna bell                                 1  Disc           1  10/2/2023 8:11 AM
+"""
+    power = CommandPower(
+        {Action.LOG_OFF: python("pass", "{session}")},
+        persons_command=lists(tmp_path / "persons", QUERY_USER, disconnected),
+        platform="win32",
+        log_off_timeout_s=0.0,
+    )
+    with pytest.raises(PowerError, match=r"^Still logged on: anna bell \(session 1\)\.$"):
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ((WHO_LINUX, "error: no list"), "Whether they are logged off cannot be told: .*error: no list"),
+        (("error: no list", WHO_LINUX), "Still logged on: anna .* Who was on before cannot be told"),
+    ],
+)
+async def test_a_log_off_of_which_nobody_can_tell_is_unknown(
+    tmp_path: Path, texts: tuple[str, ...], sentence: str
+) -> None:
+    power = CommandPower(
+        {Action.LOG_OFF: python("pass")},
+        persons_command=lists(tmp_path / "persons", *texts),
+        platform="linux",
+        log_off_timeout_s=0.0,
+    )
+    with pytest.raises(OutcomeUnknown, match=sentence):
+        await power.act(Action.LOG_OFF, reason="", leave=leave())
+
+
+async def test_a_log_off_is_done_when_nobody_is_on_although_nobody_knows_who_was(tmp_path: Path) -> None:
+    power = CommandPower(
+        {Action.LOG_OFF: python("pass")},
+        persons_command=lists(tmp_path / "persons", "error: no list", ""),
+        platform="linux",
+    )
+    await power.act(Action.LOG_OFF, reason="", leave=leave())
 
 
 async def test_nobody_on_windows_is_no_failure_but_an_error_is() -> None:

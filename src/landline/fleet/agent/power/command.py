@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Final
 
-from landline import safe_text
+from landline import guarded_logger, safe_text
 from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, PowerError
 from landline.fleet.agent.power.logged_on import (
     LoggedOn,
@@ -29,11 +29,19 @@ from landline.fleet.agent.power.logged_on import (
 )
 from landline.fleet.model import Action, Person
 
+log = guarded_logger(__name__)
+
 TIME_LIMIT_S: Final = 30.0
 """How long a command may run. All the defaults only ask the system, which takes well under a second."""
 
 STATE_TIMEOUT_S: Final = 1.0
 """How long the system may take to say whether it goes down: it is asked by an agent that is about to be killed."""
+
+LOG_OFF_TIMEOUT_S: Final = 30.0
+"""How long persons may take to be gone after the commands that log them off; desktops that ask to save take longest."""
+
+LOG_OFF_POLL_S: Final = 1.0
+"""How often persons are listed again while they are to go: each time starts a process."""
 
 OUTPUT_BYTES_MAX: Final = 64 * 1024
 """How much of the end of a command's output is read: over a thousand logged-on persons."""
@@ -117,11 +125,13 @@ class CommandPower:
         platform: str = sys.platform,
         time_limit_s: float = TIME_LIMIT_S,
         state_command: Sequence[str] | None = None,
+        log_off_timeout_s: float = LOG_OFF_TIMEOUT_S,
     ) -> None:
         self._commands = {action: tuple(command) for action, command in commands.items()}
         self._persons_command = tuple(persons_command or default_persons_command(platform))
         self._platform = platform
         self._time_limit_s = time_limit_s
+        self._log_off_timeout_s = log_off_timeout_s
         self._state_command = tuple(state_command) if state_command else default_state_command(platform)
 
     async def open(self) -> None:
@@ -144,21 +154,29 @@ class CommandPower:
         return None
 
     async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
-        """Runs the command of ``action`` and returns when it ended well.
+        """Runs the command of ``action`` and returns when it ended well, after a log off when who was on is gone.
 
         ``leave`` is checked directly before each start of a command; how long one runs is limited by the time limit
         alone. Raises :class:`PowerError` with the last line it wrote to standard error when it failed. Raises
         :class:`OutcomeUnknown` when a restart or shutdown was ended by a signal, as happens when the system that goes
         down ends it with everything else, or ran longer than the time limit and was killed. When several persons are
-        logged off, one failure does not spare the others. Cancelling kills the command; what it began may have
-        happened.
+        logged off, one failure does not spare the others.
+
+        That a command for a log off ended well is no evidence, as it may only have asked. Raises :class:`PowerError`
+        naming who of those that were on is still on after ``log_off_timeout_s``, and :class:`OutcomeUnknown` when that
+        cannot be told. Cancelling kills the command; what it began may have happened.
         """
         refusal = await self.refusal(action)
         if refusal is not None:
             raise PowerError(refusal)
         command = self._commands[action]
         failures: list[PowerError] = []
-        for argv in argv_for(command, reason, await self._logged_on() if is_per_person(command) else ()):
+        logged_on: tuple[LoggedOn, ...] | None = ()
+        if is_per_person(command):
+            logged_on = await self._logged_on()
+        elif action is Action.LOG_OFF:
+            logged_on = await self._logged_on_if_known()
+        for argv in argv_for(command, reason, logged_on or ()):
             try:
                 await self._run_well(argv, leave)
             except PowerError as error:
@@ -168,6 +186,8 @@ class CommandPower:
             if action is not Action.LOG_OFF and any(isinstance(each, OutcomeUnknown) for each in failures):
                 raise OutcomeUnknown(sentence)
             raise PowerError(sentence)
+        if action is Action.LOG_OFF:
+            await self._wait_logged_off(logged_on)
 
     async def wait_going_down(self) -> GoingDown:
         """Never returns, as commands announce nothing; ends by being cancelled."""
@@ -187,6 +207,46 @@ class CommandPower:
             raise PowerError("This system does not say whether it goes down.")
         output = await self._run_well(self._state_command, time_limit_s=STATE_TIMEOUT_S)
         return going_down_from_jobs(output)
+
+    async def _logged_on_if_known(self) -> tuple[LoggedOn, ...] | None:
+        try:
+            return await self._logged_on()
+        except PowerError as error:
+            log.warning("Who is to be logged off cannot be told: %s", error)
+            return None
+
+    async def _wait_logged_off(self, before: Iterable[LoggedOn] | None) -> None:
+        """Return when nobody of ``before`` is on any more; where it is ``None`` (not known), when nobody is.
+
+        Raises as :meth:`act` says. A list that cannot be had is asked for again, as it may fail while sessions end.
+        """
+        problem: PowerError | None
+        left: list[LoggedOn]
+        targets = None if before is None else {_session_key(entry) for entry in before}
+        if targets is not None and not targets:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._log_off_timeout_s
+        while True:
+            # A look that has begun is not cut short: it is the evidence. The time limit of commands bounds it.
+            problem, left = None, []
+            try:
+                entries = await self._logged_on()
+            except PowerError as error:
+                problem = error
+            else:
+                left = [each for each in entries if targets is None or _session_key(each) in targets]
+                if not left:
+                    return
+            left_s = until - loop.time()
+            if left_s <= 0:
+                break
+            await asyncio.sleep(min(left_s, LOG_OFF_POLL_S))
+        if problem is not None:
+            raise OutcomeUnknown(f"Whether they are logged off cannot be told: {problem}") from problem
+        if targets is None:
+            raise OutcomeUnknown(f"{still_on(left)} Who was on before cannot be told.")
+        raise PowerError(still_on(left))
 
     async def _logged_on(self) -> tuple[LoggedOn, ...]:
         if self._platform == "win32":
@@ -248,6 +308,17 @@ class CommandPower:
                     _kill_group(process)
                     await process.wait()
             return status, _read_end(output), _read_end(errors)
+
+
+def still_on(left: Iterable[LoggedOn]) -> str:
+    """One sentence naming who is still logged on."""
+    names = (f"{each.person.name} ({each.person.seat or f'session {each.session}'})" for each in left)
+    return f"Still logged on: {', '.join(names)}."
+
+
+def _session_key(entry: LoggedOn) -> tuple[str, str, float | None]:
+    """What stays the same while a session lasts: on Windows, one that is disconnected loses its seat."""
+    return entry.person.name, entry.session, entry.person.since_at
 
 
 def _check_says_nobody(argv: Sequence[str], lines: Iterable[str]) -> None:
