@@ -17,6 +17,7 @@ from landline.session.receiving import USELESS_FRAMES_MAX
 from landline.session.wire import (
     FLAG_MORE,
     FRAGMENT_BYTES,
+    ByeFinder,
     Kind,
     Operation,
     encode_ack,
@@ -25,7 +26,7 @@ from landline.session.wire import (
     encode_eof,
     encode_ping,
 )
-from landline.transports import LinkProtocol, TransportOptions, load
+from landline.transports import LinkProtocol, TransportOptions, lingering, load
 from landline.turns import FRAMES_PER_STEP, FRAMES_PER_TURN
 
 SCHEMES = ["tcp", "tls", "unix", "ws", "wss", "quic"]
@@ -464,3 +465,94 @@ async def test_what_waits_for_a_turn_is_counted_as_memory(pair, until, monkeypat
 async def listen_tcp(server):
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         yield endpoint
+
+
+class Discarded:
+    """A transport whose input nobody wants any more, and who looks at it."""
+
+    def __init__(self):
+        self.is_paused = self.is_closed = False
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+
+    def can_write_eof(self):
+        return False
+
+    def pause_reading(self):
+        self.is_paused = True
+
+    def resume_reading(self):
+        self.is_paused = False
+
+    def close(self):
+        self.is_closed = True
+
+    def abort(self):
+        self.is_closed = True
+
+
+async def test_what_is_discarded_is_looked_through_in_turns(until):
+    """After its BYE a side still reads, for the peer's BYE; a peer may flood meanwhile."""
+    transport, finder = Discarded(), ByeFinder()
+    seen = []
+
+    def look(data):
+        seen.append(len(data))
+        return finder.receive_data(data)
+
+    rest = encode_ack(1) * 1000
+    lingering.linger(asyncio.get_running_loop(), transport, says_bye=look, rest=rest)
+    flood = encode_ack(1) * 10_000
+    transport.protocol.data_received(flood)
+    first = sum(seen)
+    assert first <= len(rest) + lingering.SCAN_BYTES_PER_TURN
+    assert transport.is_paused
+    # What a transport brings all the same comes behind it.
+    transport.protocol.data_received(encode_body(Kind.BYE, Bye(int(Code.NORMAL))) + flood)
+    assert sum(seen) == first
+    await until(lambda: transport.is_closed)
+    assert max(seen) <= lingering.SCAN_BYTES
+    assert len(rest) + len(flood) < sum(seen) < len(rest) + 2 * len(flood)
+    transport.protocol.connection_lost(None)
+
+
+async def test_a_transport_is_read_on_when_all_was_looked_through(until):
+    transport = Discarded()
+    lingering.linger(asyncio.get_running_loop(), transport, says_bye=ByeFinder().receive_data)
+    transport.protocol.data_received(encode_ack(1) * 10_000)
+    assert transport.is_paused
+    await until(lambda: not transport.is_paused)
+    assert not transport.is_closed
+    # One that ends meanwhile is left alone.
+    transport.protocol.data_received(encode_ack(1) * 10_000)
+    assert transport.is_paused
+    transport.protocol.connection_lost(None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert transport.is_paused
+
+
+async def test_a_flooder_that_was_ended_is_discarded_in_turns(until, counter, monkeypatch):
+    """Megabytes that were on their way when it was ended."""
+    reads = []
+    data_received = lingering.Lingering.data_received
+
+    def count(self, data):
+        reads.append((turns.turns, len(data)))
+        data_received(self, data)
+
+    monkeypatch.setattr(lingering.Lingering, "data_received", count)
+    # However fast this machine is.
+    monkeypatch.setattr("landline.turns.TURN_S", 0.0)
+    server = landline.Server()
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        open_peer(endpoint, TransportOptions()) as peer,
+    ):
+        turns = counter()
+        peer.transport.write(FLOODS["NOTICE"][0] * 400_000)
+        await until(lambda: peer.lost.done() or not server.lines)
+        await until(lambda: peer.lost.done() or sum(size for _, size in reads) > 1_000_000)
+    large = [turn for turn, size in reads if size >= 64 * 1024]
+    assert max((large.count(turn) for turn in set(large)), default=0) <= 2

@@ -47,8 +47,8 @@ from landline.session.state import State
 from landline.session.wire import ByeFinder, Kind, Operation
 from landline.signatures import check_function
 from landline.texts import safe_text
-from landline.transports.lingering import DISCARD_BYTES_MAX
-from landline.turns import FRAMES_PER_STEP, FRAMES_PER_TURN
+from landline.transports.lingering import DISCARD_BYTES_MAX, SCAN_BYTES
+from landline.turns import FRAMES_PER_STEP, FRAMES_PER_TURN, LARGE_READ_BYTES
 
 logger = guarded_logger("landline")
 
@@ -298,6 +298,7 @@ class Line(LineWaiting):
             session.receive_data(data, now, epoch=link.epoch, frames_max=0)
             link.wait(owner.turns, session.unread_bytes)
             return
+        size = len(data)
         handlers = owner.handlers
         plain_message = handlers.plain_message
         objects_max = handlers.message_objects
@@ -332,6 +333,8 @@ class Line(LineWaiting):
                     else:
                         self._dispatch(event)
                 if not session.has_unread:
+                    if size >= LARGE_READ_BYTES and not owner.turns.has_time():
+                        link.wait(owner.turns, 0)
                     break
                 steps -= 1
                 if not steps or not owner.turns.has_time():
@@ -578,11 +581,13 @@ class Line(LineWaiting):
         session = self._session
         assert session is not None
         # Of a peer that broke the protocol nobody knows where a frame begins.
-        finder = ByeFinder(session.take_rest()) if ended is None else None
+        rest = session.take_rest() if ended is None else b""
+        finder = ByeFinder(rest[:SCAN_BYTES]) if ended is None else None
         self._owner.closer.close(
             link.transport,
             discard_bytes_max=_discard_bytes_max(session),
             says_bye=finder.receive_data if finder is not None else None,
+            rest=rest[SCAN_BYTES:],
             is_ended_by_peer=ended.by_peer if ended is not None else finder is not None and finder.is_found,
         )
 

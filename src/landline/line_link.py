@@ -43,6 +43,7 @@ class LineLink(LinkProtocol):
         "_peer",
         "complaints",
         "epoch",
+        "has_left",
         "has_warned",
         "is_lost",
         "is_waiting",
@@ -59,6 +60,8 @@ class LineLink(LinkProtocol):
         """Whether the peer has sent a NOTICE."""
         self.is_waiting = False
         """Whether bytes of the transport wait for the line's next turn."""
+        self.has_left = False
+        """Whether the line has let the transport go, so that what is read of it is another's concern."""
         self.is_lost = False
         """Whether the transport is gone, which the line hears behind the bytes that wait; nothing can be written."""
         self._error: Exception | None = None
@@ -86,12 +89,13 @@ class LineLink(LinkProtocol):
             return
         if self.is_lost:
             self.line.receive_link_lost(self, self._error)
-        else:
+        elif not self.has_left:
             # Also of one that is closing: the end of it is to be read.
             self.transport.resume_reading()
 
     def leave(self) -> None:
         """The line lets the transport go: nothing more is read for it."""
+        self.has_left = True
         if self.is_waiting and not self.is_lost:
             self.transport.resume_reading()
 
@@ -132,8 +136,9 @@ class LineLink(LinkProtocol):
         self._error = exc
         if isinstance(exc, OSError):
             # A write failed, perhaps before the peer's BYE was read.
-            for data in read_arrived(self.transport):
-                self.line.receive_data(self, data)
+            arrived = b"".join(read_arrived(self.transport))
+            if arrived:
+                self.line.receive_data(self, arrived)
         if not self.is_waiting:
             self.line.receive_link_lost(self, exc)
 

@@ -22,6 +22,9 @@ going through the event loop would cost more than a tenth of the work."""
 TURN_S: Final = 0.004
 """The time in one turn for all connections together that have more than :data:`FRAMES_PER_STEP` frames to say. What a
 quiet connection says waits no longer than that, twice: before it is read, and while what was read before is handled."""
+LARGE_READ_BYTES: Final = 64 * 1024
+"""A read of so many bytes may be followed by the next one at once: libuv reads up to 32 times before it looks at
+another connection. So behind such a read the clock is looked at as well."""
 HELD_BYTES_MAX: Final = 256 * 1024
 """What is held of a connection that waits for its turn, where it is better to read on for a while: see
 :func:`landline.transports.pause_while_waiting`."""

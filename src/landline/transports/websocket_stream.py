@@ -315,8 +315,9 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         """Hands on what came before the transport broke: there may be a BYE in it."""
         broken = self._transport
         self._transport = cast(asyncio.Transport, BrokenTransport(broken))
-        for data in read_arrived(broken):
-            self.data_received(data)
+        arrived = b"".join(read_arrived(broken))
+        if arrived:
+            self.data_received(arrived)
 
     def pause_writing(self) -> None:
         self._is_paused = True
