@@ -131,7 +131,8 @@ def service(processes, control, agent, place):
     config.write_text(f"""[commands]\nlogoff = ["touch", "{place}/acted"]\n""")
     (place / "bin").mkdir()
     (place / "bin" / "wall").write_text(f"#!/bin/sh\ncat >> {place}/told\n")
-    set_who("echo 'anna     tty2         2024-05-01 10:00 (tty2)'")
+    # Logged off, she is gone.
+    set_who(f"[ -e {place}/acted ] || echo 'anna     tty2         2024-05-01 10:00 (tty2)'")
     for name in ("who", "wall"):
         (place / "bin" / name).chmod(0o755)
     processes.extra_environment = {"PATH": f"{place / 'bin'}:{processes.environment['PATH']}"}
