@@ -12,7 +12,7 @@ import pytest
 import landline
 from landline.session.auth import Anonymous
 from landline.session.codes import Code
-from landline.session.handshake import Bye, ClientHandshake, Limits, encode_body
+from landline.session.handshake import Bye, ClientHandshake, Limits, ServerHandshake, encode_body
 from landline.session.wire import Kind
 from landline.transports import MESSAGE_BYTES_MAX
 from landline.transports.lingering import DISCARD_BYTES_MAX
@@ -186,7 +186,7 @@ async def test_frames_that_carry_nothing_are_not_read_without_end(stranger, noth
 
 async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until, monkeypatch):
     # On a busy machine the pings take longer than a handshake may.
-    monkeypatch.setattr("landline.session.handshake.HANDSHAKE_TIMEOUT_S", 600.0)
+    monkeypatch.setitem(ServerHandshake.__init__.__kwdefaults__, "timeout_s", 600.0)
     server = landline.Server()
     async with server.listen(URL) as endpoint, Stranger(endpoint) as stranger:
         [handshake] = server._acceptor.unfinished
