@@ -1,6 +1,5 @@
 """``landline demo``: a whole fleet on one machine, driven by itself or by the other commands."""
 
-import contextlib
 import json
 import os
 import re
@@ -107,21 +106,18 @@ def test_ends_while_it_starts(processes, number):
 
 
 def test_killed(processes):
-    """Its machines end by themselves, and the next one takes its place."""
+    """Its machines and its view of them end by themselves, and the next one takes its place."""
     demo = processes.start("demo", "--machines", "2")
     demo.says("2 machines are online")
-    [machines] = [
-        pid for pid in descendants_of(demo.process.pid) if b"landline.fleet.simulated" in command_of(pid)
-    ]
+    processes_module.until(lambda: len(descendants_of(demo.process.pid)) == 2)
+    children = set(descendants_of(demo.process.pid))
     demo.kill()
-    # Its view of the fleet is on the same terminal, and waits for a server to come back.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(demo.process.pid, signal.SIGKILL)
+    processes_module.until(lambda: not [pid for pid in children if is_alive(pid)])
     after = processes.start("demo", "--machines", "2")
     after.says("2 machines are online")
     assert after.ends(signal.SIGTERM) == 0
     assert after.err == ""
-    assert_nothing_is_left(processes, {machines})
+    assert_nothing_is_left(processes, children)
 
 
 def act(processes, *arguments: str) -> tuple[int, JobView]:
@@ -155,10 +151,6 @@ def descendants_of(pid: int) -> set[int]:
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
-
-
-def command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def assert_nothing_is_left(processes, children: set[int]) -> None:

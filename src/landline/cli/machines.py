@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Annotated, Final
@@ -22,6 +24,8 @@ from landline.cli.terminal import printable, wants_colour
 from landline.cli.views import MACHINE_HEADER, machine_count, machine_rows, problem_lines
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
+PARENT_LOOK_S: Final = 1.0
+"""How often the view of a demo looks whether the demo is still there."""
 
 
 def register(app: typer.Typer) -> None:
@@ -95,6 +99,8 @@ def watch(
     api = options.client(server, token_file)
     for number in _STOPPING:
         signal.signal(number, _stop_once)
+    if footer:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     try:
         if sys.stdout.isatty():
             from landline.cli.screen import show_live
@@ -104,6 +110,16 @@ def watch(
             _print_changes(api)
     except KeyboardInterrupt:
         return
+
+
+def _end_with(parent: int) -> None:
+    """End the watching when the demo that shows it is gone: one that was killed cannot say so."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_LOOK_S)
+    main = threading.main_thread().ident
+    assert main is not None
+    # To the thread that waits for updates, so that it wakes up.
+    signal.pthread_kill(main, signal.SIGTERM)
 
 
 def _stop_once(number: int, frame: FrameType | None) -> None:
