@@ -20,7 +20,7 @@ PEERS: Final = (OURS, "over_unix", "over_tls", "over_ws", "over_quic")
 BUDGET: Final = Budget(25.0, "less")
 QUIET: Final = "no flood"
 LEAD_S: Final = 0.2
-"""The flood begins so long before the honest client is measured, and goes on so long after it."""
+"""The flood begins this long before the honest client is measured, and ends this long after it."""
 
 
 def run(settings: Settings, progress: Progress) -> Row:

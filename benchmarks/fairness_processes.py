@@ -76,7 +76,7 @@ async def serve(scheme: str, directory: Path) -> None:
         while await loop.run_in_executor(None, sys.stdin.readline):
             say(longest_turn_s=turns.take())
         watching.cancel()
-        os._exit(0)  # Nobody is left to be told goodbye.
+        os._exit(0)  # Its parent has ended; a goodbye would reach no process.
 
 
 class LongestTurn:
@@ -104,7 +104,7 @@ class LongestTurn:
 
 
 async def ask(scheme: str, directory: Path, url: str) -> None:
-    """Measures the delays of requests, as often as it is told to."""
+    """Measure the delays of requests, once for each command on standard input."""
     loop = asyncio.get_running_loop()
     async with landline.connect(url, options=client_options(scheme, directory)) as line:
         say(ready=True)
@@ -251,7 +251,7 @@ def _same(flooder: Flooder) -> Flooder:
 
 
 async def flood(scheme: str, directory: Path, url: str) -> None:
-    """Floods with a kind of frame for a time, as often as it is told to."""
+    """Flood with a kind of frame for a time, once for each command on standard input."""
     loop = asyncio.get_running_loop()
     endpoint = landline.parse_url(url)
     options = client_options(scheme, directory)

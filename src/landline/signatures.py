@@ -112,5 +112,5 @@ def describe_result(result: Any) -> str:
 def _is_generator_function(function: object) -> bool:
     return any(
         inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one)
-        for one in (function, getattr(function, "__call__", None))  # noqa: B004
+        for one in (function, getattr(function, "__call__", None))  # noqa: B004 - as above
     )

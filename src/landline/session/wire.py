@@ -24,7 +24,6 @@ FRAME_BYTES_MAX: Final = FRAGMENT_BYTES + 1024
 """A frame (without its length field) above this closes the link before anything is buffered. The kilobyte above
 the fragment is room for the header and the name."""
 NAME_BYTES_MAX: Final = 255
-CORRELATION_MAX: Final = 2**64 - 1
 DATAGRAM_BYTES_MAX: Final = 1200
 """The body of a DATAGRAM frame, name included. QUIC needs paths that carry UDP payloads of this size (RFC 9000,
 section 14), so it fits one packet wherever the path takes a few bytes more."""

@@ -29,7 +29,6 @@ IDLE_FRAMES_MAX: Final = 512
 and then never has so many without a payload between them."""
 
 _LENGTH_16: Final = 126
-_LENGTH_64: Final = 127
 
 
 class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
