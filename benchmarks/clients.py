@@ -14,11 +14,11 @@ from typing import Final, cast
 
 import msgspec
 
+from landline.codes import Code, Operation
 from landline.session.auth import Anonymous
-from landline.session.codes import Code
+from landline.session.frames import Kind, encode_ack, encode_data
 from landline.session.handshake import Bye, ClientHandshake, Limits, ResumeTicket, encode_body
-from landline.session.wire import Kind, Operation, encode_ack, encode_data
-from landline.transports import SUBPROTOCOL
+from landline.transports.base import SUBPROTOCOL
 
 PAYLOAD: Final = bytes(range(64))
 TEXT_PAYLOAD: Final = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"

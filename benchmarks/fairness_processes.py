@@ -26,19 +26,19 @@ from benchmarks.clients import PAYLOAD
 from benchmarks.over import client_options, server_options
 from benchmarks.processes import LOAD_CORE, SERVER_CORE, begin_child, say
 from benchmarks.servers import HOST, UNLIMITED
+from landline.codes import Operation
 from landline.session.auth import Anonymous
-from landline.session.handshake import ClientHandshake, Limits, Notice, encode_body
-from landline.session.wire import (
+from landline.session.frames import (
     FLAG_MORE,
     Kind,
-    Operation,
     encode_ack,
     encode_data,
     encode_datagram,
     encode_eof,
     encode_ping,
 )
-from landline.transports import LinkProtocol, load
+from landline.session.handshake import ClientHandshake, Limits, Notice, encode_body
+from landline.transports.base import LinkProtocol, load
 
 HEARTBEAT: Final = landline.Heartbeat(interval_s=0.5, timeout_s=0.5)
 """Short, so that an honest line that is kept waiting for a second is lost."""

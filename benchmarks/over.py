@@ -15,7 +15,7 @@ import landline
 from benchmarks.processes import LOAD_CORE, SERVER_CORE, begin_child, say
 from benchmarks.requesters import Ask, measure
 from benchmarks.servers import HOST, UNLIMITED
-from landline.transports import SCHEMES
+from landline.transports.urls import SCHEMES
 
 DATAGRAMS: Final = "udp"
 """Calls without a line; the others are lines."""

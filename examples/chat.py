@@ -45,7 +45,7 @@ async def serve(url: str) -> None:
 
     def tell(who: landline.Line, what: str) -> None:
         # Whoever lets 32,768 messages wait is disconnected, rather than shown a conversation with holes.
-        room.broadcast(News(who.identity, what), name="news", when_full=landline.WhenFull.DISCONNECT)
+        room.broadcast(News(who.identity, what), name="news", overflow=landline.OverflowPolicy.DISCONNECT)
 
     @server.on_line
     async def member(line: landline.Line) -> None:

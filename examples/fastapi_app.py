@@ -51,7 +51,7 @@ PAGE = """<!doctype html>
 """
 
 
-class Announcement(BaseModel):
+class DiscoveredServer(BaseModel):
     text: Annotated[str, Field(min_length=1, max_length=500)]
 
 
@@ -99,7 +99,7 @@ def make_app() -> FastAPI:
         ]
 
     @app.post("/announcements")
-    async def announce(announcement: Announcement) -> Sent:
+    async def announce(announcement: DiscoveredServer) -> Sent:
         result = server.broadcast(announcement.text, name="announcement")
         return Sent(sent=result.sent)
 

@@ -6,8 +6,8 @@
     python examples/media.py view --wav tone.wav    # and keep it, with silence where something was missing
 
 A chunk of 20 ms is worth nothing to a viewer after its deadline. Where it has to wait, for a network that is out, the
-newest ones push out the oldest (`DROP_OLDEST`, `keep=`). Where the network is merely thin, the server keeps no more on
-its way than can arrive in time. Viewers count what they played, missed, and got too late.
+newest ones push out the oldest (`DROP_OLDEST`, `max_pending=`). Where the network is merely thin, the server keeps
+no more on its way than can arrive in time. Viewers count what they played, missed, and got too late.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ async def serve(url: str, on_the_way_s: float) -> None:
         if viewer.state is landline.LineState.ONLINE and viewer.buffered_bytes > on_the_way_bytes:
             skipped += 1
         elif not viewer.is_closed:
-            viewer.send_nowait(chunk, when_full=landline.WhenFull.DROP_OLDEST, keep=KEEP)
+            viewer.send_nowait(chunk, overflow=landline.OverflowPolicy.DROP_OLDEST, max_pending=KEEP)
 
     async with server.listen(url) as endpoint:
         say(f"listening on {endpoint}; Ctrl-C stops it")
@@ -100,7 +100,7 @@ async def publish(url: str, seconds: float | None) -> None:
             await asyncio.sleep(began_at + chunk.at_s - loop.time())
             # Encoded here, so that the server passes on bytes it need not look into.
             line.send_nowait(
-                msgspec.msgpack.encode(chunk), when_full=landline.WhenFull.DROP_OLDEST, keep=KEEP
+                msgspec.msgpack.encode(chunk), overflow=landline.OverflowPolicy.DROP_OLDEST, max_pending=KEEP
             )
 
 

@@ -4,7 +4,8 @@
     python examples/telemetry.py sensors                        # 1,000 of them, a reading each second
     python examples/telemetry.py sensors --count 200 --interval 0.1
 
-Of a sensor only the newest reading counts: readings are sent with `DROP_OLDEST` and `keep=1`. While the network is out,
+Of a sensor only the newest reading counts: readings are sent with `DROP_OLDEST` and `max_pending=1`. While the
+network is out,
 or the collector is slow, one of each waits, however long it takes; the collector counts those it never saw.
 """
 
@@ -162,7 +163,10 @@ async def run_sensor(
         for number in itertools.count(1):
             celsius = mean + swing * math.sin(time() / 10) + random.gauss(0, swing / 10)
             line.send_nowait(
-                Reading(number, celsius), name="reading", when_full=landline.WhenFull.DROP_OLDEST, keep=1
+                Reading(number, celsius),
+                name="reading",
+                overflow=landline.OverflowPolicy.DROP_OLDEST,
+                max_pending=1,
             )
             await asyncio.sleep(interval_s)
 

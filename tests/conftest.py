@@ -18,17 +18,23 @@ import uvloop
 from tests import skips
 
 import landline
-from landline.announcement import is_reachable
-from landline.logs import GUARD
+from landline.discovery.records import is_reachable
+from landline.runtime.guarded_log import GUARD
 
 HERE = Path(__file__).parent
 ON_BOTH_LOOPS = {
-    HERE,
-    HERE / "datagrams",
-    HERE / "transports",
-    HERE / "faults",
-    HERE / "testing",
-    HERE / "files",
+    HERE / name
+    for name in (
+        "client",
+        "faults",
+        "files",
+        "line",
+        "runtime",
+        "server",
+        "testing",
+        "transports",
+        "udp_calls",
+    )
 }
 QUICK = landline.Backoff(first=0.01, cap=0.05)
 
@@ -38,9 +44,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
 
 
+def is_on_both_loops(path: Path) -> bool:
+    return path.parent == HERE or not ON_BOTH_LOOPS.isdisjoint(path.parents)
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
     """Tests of the library run on uvloop and on asyncio's own loop; the fleet's on the latter."""
-    if item.path.parent in ON_BOTH_LOOPS and item.get_closest_marker("asyncio_only") is None:
+    if is_on_both_loops(item.path) and item.get_closest_marker("asyncio_only") is None:
         return {"uvloop": new_uvloop, "asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 
@@ -242,8 +252,8 @@ def multicast() -> str:
 @pytest.fixture
 async def datagrams_end(monkeypatch: pytest.MonkeyPatch, until) -> AsyncIterator[None]:
     """QUIC says goodbye a moment longer than its line lives: a loop must not be closed before."""
-    from landline.transports.quic import QuicListener
-    from landline.transports.quic_transport import QuicTransport
+    from landline.transports.quic.sockets import QuicListener
+    from landline.transports.quic.transport import QuicTransport
 
     made = []
     for kind in (QuicListener, QuicTransport):

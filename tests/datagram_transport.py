@@ -2,7 +2,7 @@
 
 import asyncio
 
-from landline.transports import Endpoint, Scheme
+from landline.transports.urls import Endpoint, Scheme
 
 SCHEME = Scheme("tests.datagram_transport")
 accepting = {}

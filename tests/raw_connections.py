@@ -5,8 +5,8 @@ import contextlib
 import random
 
 import landline
+from landline.session.frames import Kind
 from landline.session.handshake import ClientHandshake, Reject, decode_body
-from landline.session.wire import Kind
 
 
 @contextlib.asynccontextmanager

@@ -13,10 +13,15 @@ import msgspec
 import pytest
 from tests.protocol_document import DOCUMENT, rows_under
 
-from landline.session import datagrams, handshake, liveness, receiving, wire
+from landline.codes import Code, Operation
+from landline.session import datagram_queue as datagrams
+from landline.session import frames as wire
+from landline.session import handshake
+from landline.session import heartbeat as liveness
+from landline.session import inbound as receiving
 from landline.session.auth import IDENTITY_BYTES_MAX, SharedToken
-from landline.session.codes import Code
 from landline.session.events import Ended, MessageReceived
+from landline.session.frames import Kind
 from landline.session.handshake import (
     ClientHandshake,
     Limits,
@@ -25,12 +30,11 @@ from landline.session.handshake import (
     decode_hello,
     encode_body,
 )
-from landline.session.liveness import Heartbeat
-from landline.session.sending import SendBuffer
+from landline.session.heartbeat import Heartbeat
+from landline.session.outbound import SendBuffer
 from landline.session.session import Session
 from landline.session.state import TRANSITIONS, State
-from landline.session.wire import Kind, Operation
-from landline.transports import lingering
+from landline.transports import linger as lingering
 
 ROOT = Path(__file__).parents[1]
 

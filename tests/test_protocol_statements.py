@@ -12,13 +12,26 @@ from tests.protocol_document import DOCUMENT, rows_under
 from tests.raw_connections import raw_connection, read_frame, read_refusal, shake_hands
 
 import landline
-from landline.answers import REQUESTS_RUNNING_MAX
-from landline.files import words
+from landline.codes import Code, Operation
+from landline.files import messages as words
 from landline.files.names import NAME_BYTES_MAX as FILE_NAME_BYTES_MAX
 from landline.files.names import name_problem
+from landline.line.dispatcher import REQUESTS_RUNNING_MAX
 from landline.session.auth import IDENTITY_BYTES_MAX, SharedToken
-from landline.session.codes import Code
 from landline.session.events import Ended, NoticeReceived
+from landline.session.frames import (
+    FLAG_BULK,
+    FLAG_MORE,
+    FLAG_PACKED,
+    FRAGMENT_BYTES,
+    FRAME_BYTES_MAX,
+    Kind,
+    encode_ack,
+    encode_data,
+    encode_datagram,
+    encode_eof,
+    encode_frame,
+)
 from landline.session.handshake import (
     HANDSHAKE_TIMEOUT_S,
     Bye,
@@ -30,25 +43,11 @@ from landline.session.handshake import (
     Welcome,
     encode_body,
 )
-from landline.session.liveness import Heartbeat
-from landline.session.sending import SendBuffer
+from landline.session.heartbeat import Heartbeat
+from landline.session.outbound import SendBuffer
 from landline.session.session import Session
 from landline.session.state import State
-from landline.session.wire import (
-    FLAG_BULK,
-    FLAG_MORE,
-    FLAG_PACKED,
-    FRAGMENT_BYTES,
-    FRAME_BYTES_MAX,
-    Kind,
-    Operation,
-    encode_ack,
-    encode_data,
-    encode_datagram,
-    encode_eof,
-    encode_frame,
-)
-from landline.transports.lingering import DISCARD_BYTES_MAX, LINGER_S
+from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_S
 
 FILES_DOCUMENT = (Path(__file__).parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
 URL = "tcp://127.0.0.1:0"

@@ -81,7 +81,7 @@ def members(value):
 
 def implemented(value):
     """The protocols in which the methods of a class are described."""
-    from landline.line import LineOwner
+    from landline.line.line import LineOwner
 
     return (landline.ClientAuth, landline.ServerAuth, LineOwner)
 

@@ -10,14 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from landline.admission import Admission
-    from landline.announcement import Announcement, discover
-    from landline.asgi_app import asgi
-    from landline.backoff import Backoff
-    from landline.calls import call
-    from landline.changes import LineState, LossKind, StateChange
-    from landline.client import Connector, connect
-    from landline.datagrams import CallCounts, Caller
+    from landline.client.backoff import Backoff
+    from landline.client.calls import call
+    from landline.client.connector import Connector, connect
+    from landline.codes import Code
+    from landline.discovery.records import DiscoveredServer, discover
     from landline.errors import (
         AddressInUse,
         AnnounceFailed,
@@ -40,19 +37,22 @@ if TYPE_CHECKING:
         RequestTimeout,
         SendTimeout,
         SessionLost,
+        Unconfirmed,
     )
-    from landline.files.decisions import FileLimits
-    from landline.files.pace import FileProgress
-    from landline.files.receiving import IncomingFile
-    from landline.files.sending import send_file_to
-    from landline.files.words import FileReceipt
-    from landline.groups import BroadcastResult, Group
-    from landline.line import Line
-    from landline.logs import guarded_logger
-    from landline.presence import Presence, PresenceInfo, PresenceState
-    from landline.room import WhenFull
-    from landline.runner import run
-    from landline.server import Server
+    from landline.files.incoming import IncomingFile
+    from landline.files.outgoing import send_file_to
+    from landline.files.transfer import FileLimits
+    from landline.line.file_port import FileProgress, FileReceipt
+    from landline.line.flow_control import OverflowPolicy
+    from landline.line.line import Line
+    from landline.line.line_state import DisconnectCause, LineState, StateChange
+    from landline.runtime.guarded_log import guarded_logger
+    from landline.runtime.runner import run
+    from landline.server.admission import Admission
+    from landline.server.asgi import asgi
+    from landline.server.groups import BroadcastResult, Group
+    from landline.server.presence import Presence, PresenceInfo, PresenceState
+    from landline.server.server import Server
     from landline.session.auth import (
         NO_IDENTITY,
         Anonymous,
@@ -62,25 +62,25 @@ if TYPE_CHECKING:
         ServerAuth,
         SharedToken,
     )
-    from landline.session.codes import Code
-    from landline.session.events import Unconfirmed
     from landline.session.handshake import Limits
-    from landline.session.liveness import Heartbeat
-    from landline.session.sending import SendBuffer
+    from landline.session.heartbeat import Heartbeat
+    from landline.session.outbound import SendBuffer
     from landline.texts import safe_text
-    from landline.transports import DEFAULT_PORT, Endpoint, TransportOptions, parse_url
+    from landline.transports.options import TransportOptions
+    from landline.transports.urls import DEFAULT_PORT, Endpoint, parse_url
+    from landline.udp_calls import CallCounts, Caller
 
 __version__ = "0.1.0"
 
 # Loaded when first used, so that the command line, which needs none of these, starts fast (PEP 562).
 _HOMES = {
-    "landline.admission": ("Admission",),
-    "landline.announcement": ("Announcement", "discover"),
-    "landline.asgi_app": ("asgi",),
-    "landline.backoff": ("Backoff",),
-    "landline.calls": ("call",),
-    "landline.client": ("Connector", "connect"),
-    "landline.datagrams": ("CallCounts", "Caller"),
+    "landline.server.admission": ("Admission",),
+    "landline.discovery.records": ("DiscoveredServer", "discover"),
+    "landline.server.asgi": ("asgi",),
+    "landline.client.backoff": ("Backoff",),
+    "landline.client.calls": ("call",),
+    "landline.client.connector": ("Connector", "connect"),
+    "landline.udp_calls": ("CallCounts", "Caller"),
     "landline.errors": (
         "AddressInUse",
         "AnnounceFailed",
@@ -103,20 +103,20 @@ _HOMES = {
         "RequestTimeout",
         "SendTimeout",
         "SessionLost",
+        "Unconfirmed",
     ),
-    "landline.files.decisions": ("FileLimits",),
-    "landline.files.pace": ("FileProgress",),
-    "landline.files.receiving": ("IncomingFile",),
-    "landline.files.sending": ("send_file_to",),
-    "landline.files.words": ("FileReceipt",),
-    "landline.changes": ("LineState", "LossKind", "StateChange"),
-    "landline.groups": ("BroadcastResult", "Group"),
-    "landline.line": ("Line",),
-    "landline.logs": ("guarded_logger",),
-    "landline.presence": ("Presence", "PresenceInfo", "PresenceState"),
-    "landline.room": ("WhenFull",),
-    "landline.runner": ("run",),
-    "landline.server": ("Server",),
+    "landline.files.transfer": ("FileLimits",),
+    "landline.line.file_port": ("FileProgress", "FileReceipt"),
+    "landline.files.incoming": ("IncomingFile",),
+    "landline.files.outgoing": ("send_file_to",),
+    "landline.line.line_state": ("LineState", "DisconnectCause", "StateChange"),
+    "landline.server.groups": ("BroadcastResult", "Group"),
+    "landline.line.line": ("Line",),
+    "landline.runtime.guarded_log": ("guarded_logger",),
+    "landline.server.presence": ("Presence", "PresenceInfo", "PresenceState"),
+    "landline.line.flow_control": ("OverflowPolicy",),
+    "landline.runtime.runner": ("run",),
+    "landline.server.server": ("Server",),
     "landline.session.auth": (
         "NO_IDENTITY",
         "Anonymous",
@@ -126,13 +126,13 @@ _HOMES = {
         "ServerAuth",
         "SharedToken",
     ),
-    "landline.session.codes": ("Code",),
-    "landline.session.events": ("Unconfirmed",),
+    "landline.codes": ("Code",),
     "landline.session.handshake": ("Limits",),
-    "landline.session.liveness": ("Heartbeat",),
-    "landline.session.sending": ("SendBuffer",),
+    "landline.session.heartbeat": ("Heartbeat",),
+    "landline.session.outbound": ("SendBuffer",),
     "landline.texts": ("safe_text",),
-    "landline.transports": ("DEFAULT_PORT", "Endpoint", "TransportOptions", "parse_url"),
+    "landline.transports.options": ("TransportOptions",),
+    "landline.transports.urls": ("DEFAULT_PORT", "Endpoint", "parse_url"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -142,7 +142,6 @@ __all__ = [
     "AddressInUse",
     "Admission",
     "AnnounceFailed",
-    "Announcement",
     "Anonymous",
     "AuthClaim",
     "Backoff",
@@ -155,6 +154,8 @@ __all__ = [
     "ConfigurationError",
     "ConnectFailed",
     "Connector",
+    "DisconnectCause",
+    "DiscoveredServer",
     "Endpoint",
     "FileChanged",
     "FileError",
@@ -172,10 +173,10 @@ __all__ = [
     "Line",
     "LineClosed",
     "LineState",
-    "LossKind",
     "MessageTooLarge",
     "NoHandler",
     "NoIdentity",
+    "OverflowPolicy",
     "Presence",
     "PresenceInfo",
     "PresenceState",
@@ -193,7 +194,6 @@ __all__ = [
     "StateChange",
     "TransportOptions",
     "Unconfirmed",
-    "WhenFull",
     "__version__",
     "asgi",
     "call",

@@ -28,11 +28,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from landline.session.codes import Code
-    from landline.session.events import Unconfirmed
+import msgspec
+
+from landline.codes import Code, Operation
+
+
+class Unconfirmed(msgspec.Struct, frozen=True):
+    """A message that was sent or waiting when its session ended, and that the peer never confirmed."""
+
+    operation: Operation
+    name: str
+    body: bytes
+    is_packed: bool
+
+    @property
+    def value(self) -> Any:
+        """What was given to ``send``, as the peer would have seen it."""
+        return msgspec.msgpack.decode(self.body) if self.is_packed else self.body
 
 
 class LandlineError(Exception):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.fleet.web.fake_operations import FakeOperations
 
-from landline.fleet.web.serve import ApiServer
+from landline.fleet.web.http_server import ApiServer
 
 
 @pytest.fixture

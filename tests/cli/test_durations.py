@@ -3,7 +3,7 @@
 import pytest
 
 from landline.cli.durations import parse_duration
-from landline.cli.exits import WrongUse
+from landline.cli.exit_codes import WrongUse
 
 
 @pytest.mark.parametrize(

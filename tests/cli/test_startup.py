@@ -47,7 +47,7 @@ def modules_after(*arguments, directory):
 )
 def test_no_server_code_is_imported(arguments, directory):
     loaded = modules_after(*arguments, directory=directory)
-    assert "landline.cli.jobs" in loaded
+    assert "landline.cli.job_commands" in loaded
     # http.client brings ssl along where it is used.
     forbidden = FORBIDDEN if "--help" in arguments else FORBIDDEN - {"ssl"}
     assert loaded & forbidden == set()

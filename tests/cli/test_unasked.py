@@ -8,9 +8,9 @@ import json
 import msgspec
 import pytest
 
-from landline.cli.confirming import cannot_ask_line
-from landline.cli.following import progress_lines
-from landline.cli.terminal import width
+from landline.cli.confirmation import cannot_ask_line
+from landline.cli.job_progress import progress_lines
+from landline.cli.terminal_text import width
 from landline.fleet.api import JobRequest, Target
 from landline.fleet.model import Action, ExecutionState, Person, PresenceState, Unasked
 

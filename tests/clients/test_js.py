@@ -32,9 +32,10 @@ from hypothesis import strategies as st
 from websockets.asyncio.server import serve
 
 import landline
+from landline.codes import Operation
+from landline.session.frames import FLAG_PACKED, Kind, encode_data
 from landline.session.handshake import Bye, Challenge, Limits, Notice, Welcome, encode_body
-from landline.session.liveness import Heartbeat
-from landline.session.wire import FLAG_PACKED, Kind, Operation, encode_data
+from landline.session.heartbeat import Heartbeat
 from landline.testing import FaultProxy, Faults
 
 HERE = Path(__file__).parent

@@ -13,8 +13,8 @@ from zeroconf import DNSOutgoing, DNSPointer, const
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 import landline
-from landline.announcement import STREAM_TYPE
-from landline.mdns import ANSWERS_MAX
+from landline.discovery.mdns import ANSWERS_MAX
+from landline.discovery.records import STREAM_TYPE
 
 ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
 
@@ -73,7 +73,7 @@ async def test_the_address_is_looked_up_again_at_every_attempt(name, quick, unti
 
 
 async def test_nobody_answers(name, monkeypatch):
-    monkeypatch.setattr("landline.attempts.SEARCH_S", 1.0)
+    monkeypatch.setattr("landline.client.connect_attempt.SEARCH_S", 1.0)
     with pytest.raises(landline.GaveUp, match=f"no server is announced as '{name}'"):
         async with landline.connect(f"mdns://{name}", backoff=ONCE):
             pytest.fail("connected to nobody")
@@ -134,7 +134,7 @@ async def test_one_name_stands_for_all_that_is_encrypted(name, quick, tmp_path):
         server.listen("quic://0.0.0.0:0", options=there, announce=name),
         server.listen("wss://0.0.0.0:0/line", options=there, announce=name),
     ):
-        found: dict[str, landline.Announcement] = {}
+        found: dict[str, landline.DiscoveredServer] = {}
         # On a busy machine an answer may come after the time to look.
         while found.keys() != {"tls", "quic", "wss"}:
             found |= {one.scheme: one for one in await landline.discover(1.5) if one.name == name}
@@ -163,7 +163,7 @@ async def test_a_name_that_is_taken_is_told(name):
 
 
 async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog, monkeypatch):
-    monkeypatch.setattr("landline.attempts.SEARCH_S", 1.0)
+    monkeypatch.setattr("landline.client.connect_attempt.SEARCH_S", 1.0)
     caplog.set_level(logging.WARNING, logger="landline")
     zeroconf = AsyncZeroconf()
     info = AsyncServiceInfo(
@@ -231,7 +231,7 @@ async def test_cancelling_a_search_ends_it_however_far_it_came(turns):
 
 
 async def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch, name):
-    monkeypatch.delitem(sys.modules, "landline.mdns", raising=False)
+    monkeypatch.delitem(sys.modules, "landline.discovery.mdns", raising=False)
     monkeypatch.setitem(sys.modules, "zeroconf", None)
     server = landline.Server()
     for entering in (

@@ -15,7 +15,7 @@ from tests.cable import laid, run
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 import landline
-from landline.announcement import STREAM_TYPE
+from landline.discovery.records import STREAM_TYPE
 
 SERVE = """
 import sys

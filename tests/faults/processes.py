@@ -18,8 +18,8 @@ from typing import TypeVar
 
 from tests.ports import hold_tcp_port, port_of
 
-from landline.cli.api import ApiClient, ServerAddress
-from landline.cli.retrying import Retries
+from landline.cli.api_client import ApiClient, ServerAddress
+from landline.cli.retry import Retries
 from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Execution, ExecutionState, Machine, PresenceState
 
@@ -148,7 +148,7 @@ class Processes:
             assert "was never" not in program.err, program.err
 
 
-class Control:
+class ControlServer:
     """A control server with a place of its own, in which it can be started again."""
 
     def __init__(self, processes: Processes, *options: str) -> None:
@@ -237,7 +237,7 @@ class CommandMachine:
         'echo "$1" >> acts; echo $$ >> pids; if [ -p gate ]; then read line < gate; fi; echo "$1" >> ended'
     )
 
-    def __init__(self, processes: Processes, control: Control, name: str) -> None:
+    def __init__(self, processes: Processes, control: ControlServer, name: str) -> None:
         self.name = name
         self.directory = processes.directory / name
         self.directory.mkdir(exist_ok=True)
@@ -331,7 +331,7 @@ class Fleet:
     """A control server and its machines."""
 
     def __init__(self, processes: Processes) -> None:
-        self.control = Control(processes)
+        self.control = ControlServer(processes)
         self._processes = processes
         self._machines: list[CommandMachine] = []
 

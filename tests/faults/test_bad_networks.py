@@ -87,12 +87,12 @@ async def test_a_black_hole_in_one_direction(states, until, quick, way):
             await other.send(number)
         await until(lambda: here.find(RECONNECTING) and there.find(RECONNECTING))
         loss = deaf.find(RECONNECTING)[0]
-        assert loss.cause is landline.LossKind.SILENT
+        assert loss.cause is landline.DisconnectCause.SILENT
         assert float(re.search(r"[\d.]+", loss.detail)[0]) >= SILENCE_S
         # What told the other one: the end of the link, which still came through.
         assert hearing.find(RECONNECTING)[0].cause in {
-            landline.LossKind.LINK_LOST,
-            landline.LossKind.CLOSED_BY_PEER,
+            landline.DisconnectCause.LINK_LOST,
+            landline.DisconnectCause.CLOSED_BY_PEER,
         }
         for number in range(20, 40):
             await line.send(number)
@@ -122,7 +122,7 @@ async def test_a_long_queue_does_not_keep_a_dead_peer_alive(states, until, quick
         assert line.buffered_bytes > 8_000_000
         await until(lambda: seen.find(RECONNECTING))
         [loss, *_] = seen.find(RECONNECTING)
-        assert loss.cause is landline.LossKind.SILENT
+        assert loss.cause is landline.DisconnectCause.SILENT
         assert float(re.search(r"[\d.]+", loss.detail)[0]) >= SILENCE_S
         assert line.buffered_bytes > 8_000_000
         proxy.heal()

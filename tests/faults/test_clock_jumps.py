@@ -45,7 +45,7 @@ class House:
         self.agent_clock = WallClock(directory / "agent.clock")
         self._processes = processes
         processes.extra_environment = self.server_clock.environment
-        self.control = programs.Control(processes)
+        self.control = programs.ControlServer(processes)
         processes.extra_environment = self.agent_clock.environment
         self.machine = programs.CommandMachine(processes, self.control, "box")
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from landline.cli.retrying import OutcomeUnknown, ServerGone
+from landline.cli.retry import OutcomeUnknown, ServerGone
 from landline.fleet.model import Action, ExecutionState, PresenceState
 
 MOMENTS = (

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from landline.cli.api import Refused
+from landline.cli.api_client import Refused
 from landline.fleet.model import Action, ExecutionState, PresenceState
 
 SIZE_BYTES = 2 * 1024 * 1024
@@ -57,7 +57,7 @@ class House:
     def __init__(self, programs, processes, disks):
         self.disks = disks
         processes.prefix = disks.prefix
-        self.control = programs.Control(processes)
+        self.control = programs.ControlServer(processes)
         self.machine = programs.CommandMachine(processes, self.control, "box")
 
 

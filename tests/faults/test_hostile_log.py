@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import landline
-from landline.logs import LEVEL_LINES_AT_ONCE, LEVEL_LINES_PER_S, LINE_CHARACTERS_MAX
-from landline.session.codes import Code
+from landline.codes import Code
+from landline.runtime.guarded_log import LEVEL_LINES_AT_ONCE, LEVEL_LINES_PER_S, LINE_CHARACTERS_MAX
+from landline.session.frames import Kind
 from landline.session.handshake import Notice, encode_body
-from landline.session.wire import Kind
 
 FORGED = "2030-01-01 00:00:00,000 ERROR forged"
 ROUNDS = 30
@@ -48,7 +48,7 @@ def control(programs):
         tempfile.TemporaryDirectory(prefix="ll-") as directory,
         programs.run_processes(Path(directory)) as it,
     ):
-        yield programs.Control(it, "--http", "127.0.0.1:0")
+        yield programs.ControlServer(it, "--http", "127.0.0.1:0")
 
 
 async def test_the_log_is_neither_forged_nor_filled(control) -> None:

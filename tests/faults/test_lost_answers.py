@@ -11,12 +11,14 @@ import pytest
 from tests.faults import processes as processes_module
 from tests.faults import relays
 
-from landline.cli.exits import ALL_DONE, NO_SERVER, SOME_NOT_DONE
+from landline.cli.exit_codes import ALL_DONE, NO_SERVER, SOME_NOT_DONE
 from landline.fleet.api import CancelRequest
 from landline.fleet.model import Action, ExecutionState
 
 IMPATIENT = """
-from landline.cli import following, main, retrying
+from landline.cli import main
+from landline.cli import job_progress as following
+from landline.cli import retry as retrying
 retrying.Retries.__init__.__kwdefaults__.update({changes})
 following.GONE_S_MAX = {gone_s}
 main()

@@ -9,7 +9,7 @@ import trustme
 from tests.cable import laid
 
 import landline
-from landline.transports.quic_transport import QuicTransport
+from landline.transports.quic.transport import QuicTransport
 
 SERVER = """
 import sys

@@ -65,7 +65,7 @@ async def test_a_server_without_descriptors(loop, states, until, monkeypatch):
     """Lines go on working. Whoever is new fails cleanly, tries again, and gets in when there are descriptors. The
     server neither crashes, nor spins, nor floods its log."""
     # A connection that the kernel holds and nobody greets; it is not waited for as long as in life.
-    monkeypatch.setattr("landline.dialing.HANDSHAKE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("landline.client.dialer.HANDSHAKE_TIMEOUT_S", 0.5)
     seen = states()
     async with serving(loop) as (url, process), landline.connect(url) as line:
         assert await line.request("exhaust") == "Too many open files"

@@ -72,10 +72,10 @@ def check_silence(changes: list[landline.StateChange]) -> None:
     index = next(i for i, change in enumerate(changes) if change.state is RECONNECTING)
     assert index > 0
     loss, suspicion = changes[index], changes[index - 1]
-    assert loss.cause is landline.LossKind.SILENT
+    assert loss.cause is landline.DisconnectCause.SILENT
     assert silence_of(loss) >= SILENCE_S
     assert suspicion.state is SUSPECT
-    assert suspicion.cause is landline.LossKind.SILENT
+    assert suspicion.cause is landline.DisconnectCause.SILENT
     assert silence_of(suspicion) >= 0.5
 
 
@@ -192,7 +192,7 @@ def cable():
 
 async def test_packets_that_the_kernel_drops(cable, states, until, monkeypatch, quick):
     # The first packet of a connection is dropped too; its repetition by the kernel is not waited for.
-    monkeypatch.setattr("landline.dialing.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("landline.client.dialer.CONNECT_TIMEOUT_S", 0.5)
     seen = states()
     async with child("serve", f"tcp://{cable.server}:0", prefix=cable.inside) as process:
         url = (await process.stdout.readline()).decode().strip()

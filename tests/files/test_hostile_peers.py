@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 import landline
-from landline.codec import BodyError
-from landline.files import partial, threads, words
-from landline.files.decisions import PROGRESS_BYTES
-from landline.files.partial import Partial
+from landline.files import disk_pool as threads
+from landline.files import messages as words
+from landline.files import partial_file as partial
+from landline.files.partial_file import Partial
+from landline.files.transfer import PROGRESS_BYTES
+from landline.line.codec import BodyError
 
 MIB = 1024 * 1024
 TOKEN = "a token of enough length"
@@ -260,7 +262,7 @@ async def test_who_holds_all_places_and_sends_nothing_keeps_nobody_out(inbox, vi
         answers += await offer_some(second, 2) + await offer_some(second_again, 1)
         second_again.transfer = os.urandom(words.TRANSFER_BYTES)
         assert "of this peer" in await refused(second_again.offer(), "busy")
-        assert len(server.handlers.files.receivings) == 6
+        assert len(server.files.receivings) == 6
         for name in ("one", "two", "three"):
             receipt = await honest.send_file(write(100_000, name))
             assert (inbox / name).stat().st_size == receipt.size_bytes
@@ -269,7 +271,7 @@ async def test_who_holds_all_places_and_sends_nothing_keeps_nobody_out(inbox, vi
         for answer in given_up:
             await refused(answer, "stalled")
         # Those that offer again take no place of each other's.
-        assert len(server.handlers.files.receivings) == 6 - len(given_up)
+        assert len(server.files.receivings) == 6 - len(given_up)
         for answer in answers:
             answer.cancel()
 
@@ -278,7 +280,7 @@ async def test_a_transfer_that_makes_progress_is_not_idle(rogue, until):
     async with rogue() as (peer, server):
         answer = peer.offer(size_bytes=MIB)
         await peer.accepted.get()
-        [receiving] = server.handlers.files.receivings.values()
+        [receiving] = server.files.receivings.values()
         begun = receiving._progress_at
         await peer.chunk(0, b"x")
         await until(lambda: receiving._reception.written_bytes == 1)
@@ -416,12 +418,12 @@ async def test_files_that_are_hashed_for_nobody_do_not_occupy_the_threads(rogue,
             peer.transfer = os.urandom(words.TRANSFER_BYTES)
             answers.append(peer.offer("large", size_bytes=4, modified_ns=5))
             await peer.accepted.get()
-        for receiving in list(server.handlers.files.receivings.values()):
+        for receiving in list(server.files.receivings.values()):
             receiving.receive_end(words.End(receiving._offer.transfer, bytes(words.HASH_BYTES)))
         await until(lambda: begun.acquire(blocking=False))
         for answer in answers:
             answer.cancel()
-        await until(lambda: not server.handlers.files.receivings)
+        await until(lambda: not server.files.receivings)
         idle = [threads.submit(lambda: None) for _ in range(threads.THREADS)]
         await asyncio.gather(*map(asyncio.wrap_future, idle))
 

@@ -14,8 +14,6 @@ import pytest
 
 import landline
 from landline import Backoff, Heartbeat, Limits, Server, SharedToken
-from landline.fleet import control as control_module
-from landline.fleet import deliveries
 from landline.fleet.agent import agent as agent_module
 from landline.fleet.agent import asking
 from landline.fleet.agent.agent import Agent
@@ -24,11 +22,13 @@ from landline.fleet.agent.power import Leave
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Notice, Question
 from landline.fleet.api import JobRequest, JobView
-from landline.fleet.control import Control
+from landline.fleet.control import control_server as control_module
+from landline.fleet.control import job_dispatcher as deliveries
+from landline.fleet.control.control_server import ControlServer
+from landline.fleet.control.storage import Storage
 from landline.fleet.messages import MESSAGE_BYTES_MAX, WINDOW_BYTES, Goodbye
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
 from landline.fleet.model import Machine as KnownMachine
-from landline.fleet.storage import Storage
 
 TOKEN = "an agents' token of enough length"
 WAIT_S_MAX = 20.0
@@ -295,7 +295,7 @@ class House:
             resume_window_s=self.resume_window_s,
             limits=Limits(message_bytes=MESSAGE_BYTES_MAX, window_bytes=WINDOW_BYTES),
         )
-        self.control = await Control.start(
+        self.control = await ControlServer.start(
             self.server, self.storage, waker=self.waker, clock=self.clock, gone_grace_s=self.gone_grace_s
         )
         self.control.on_joined = self._joined

@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import pytest
 
+from landline.codes import Code, Operation
 from landline.errors import BufferFull, ConnectFailed, ProtocolError
-from landline.session.codes import Code
 from landline.session.events import Ended, EofReceived, MessageReceived
-from landline.session.handshake import Limits
-from landline.session.liveness import Heartbeat
-from landline.session.sending import SendBuffer
-from landline.session.session import Session
-from landline.session.state import State
-from landline.session.wire import (
+from landline.session.frames import (
     DATA_HEADER,
     FLAG_BULK,
     FLAG_MORE,
@@ -26,7 +21,6 @@ from landline.session.wire import (
     LENGTH_BYTES,
     FrameReader,
     Kind,
-    Operation,
     decode_ping,
     encode_ack,
     encode_data,
@@ -34,6 +28,11 @@ from landline.session.wire import (
     encode_eof,
     encode_ping,
 )
+from landline.session.handshake import Limits
+from landline.session.heartbeat import Heartbeat
+from landline.session.outbound import SendBuffer
+from landline.session.session import Session
+from landline.session.state import State
 from landline.testing import Link, Pair, Side
 
 LIMITS = Limits(message_bytes=3 * FRAGMENT_BYTES, window_bytes=4 * FRAGMENT_BYTES, window_frames=128)

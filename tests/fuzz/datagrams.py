@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from landline.datagrams import CallCounts, wire
-from landline.datagrams.answering import AnsweredCalls, error_reply
-from landline.datagrams.asking import AskedCall
-from landline.datagrams.wire import Call, DatagramKind, Reply, Retry, Seal
+from landline.codes import Operation
 from landline.errors import ProtocolError
-from landline.session.wire import Operation
+from landline.udp_calls import CallCounts, wire
+from landline.udp_calls.call_client import AskedCall
+from landline.udp_calls.call_server import AnsweredCalls, error_reply
+from landline.udp_calls.wire import Call, DatagramKind, Reply, Retry, Seal
 
 SEAL = Seal(b"a secret that the fuzzer knows as well")
 RAW = 0

@@ -23,6 +23,7 @@ from tests.fuzz.targets import (
 from tests.fuzz.websocket import ANSWER, REQUEST
 from websockets.frames import Frame, Opcode
 
+from landline.codes import Code
 from landline.fleet.messages import (
     Claim,
     Facts,
@@ -38,7 +39,7 @@ from landline.fleet.messages import (
     Withdraw,
 )
 from landline.fleet.model import Action, Cause, ExecutionState, Person
-from landline.session.codes import Code
+from landline.session.frames import Kind, encode_datagram
 from landline.session.handshake import (
     Bye,
     Challenge,
@@ -52,8 +53,7 @@ from landline.session.handshake import (
     encode_body,
     reject_to_send,
 )
-from landline.session.liveness import Heartbeat
-from landline.session.wire import Kind, encode_datagram
+from landline.session.heartbeat import Heartbeat
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 

@@ -17,13 +17,31 @@ from tests.fuzz.memory import held_bytes
 from tests.fuzz.pieces import pieces_of
 from tests.fuzz.websocket import websocket_client, websocket_server
 
-from landline.codec import decode_value, encode_value
+from landline.codes import Code, Operation
 from landline.errors import ConfigurationError, ProtocolError, Rejected, RequestError
-from landline.fleet import machines, messages
-from landline.handlers import Handler
+from landline.fleet import messages
+from landline.fleet.control import machines
+from landline.line.codec import decode_value, encode_value
+from landline.line.handlers import Handler
 from landline.session.auth import Anonymous, SharedToken, proofs_equal, resume_proof
-from landline.session.codes import Code
 from landline.session.events import DatagramReceived, Ended, EofReceived, MessageReceived
+from landline.session.frames import (
+    DATAGRAM_BYTES_MAX,
+    FRAGMENT_BYTES,
+    FRAME_BYTES_MAX,
+    HANDSHAKE_BYTES_MAX,
+    LENGTH_BYTES,
+    FrameReader,
+    Kind,
+    decode_datagram,
+    decode_ping,
+    encode_ack,
+    encode_data,
+    encode_datagram,
+    encode_eof,
+    encode_frame,
+    encode_ping,
+)
 from landline.session.handshake import (
     Bye,
     Challenge,
@@ -40,29 +58,11 @@ from landline.session.handshake import (
     decode_hello,
     encode_body,
 )
-from landline.session.liveness import Heartbeat
-from landline.session.sending import WRITE_BYTES, SendBuffer
+from landline.session.heartbeat import Heartbeat
+from landline.session.outbound import WRITE_BYTES, SendBuffer
 from landline.session.session import Session
 from landline.session.state import State
-from landline.session.wire import (
-    DATAGRAM_BYTES_MAX,
-    FRAGMENT_BYTES,
-    FRAME_BYTES_MAX,
-    HANDSHAKE_BYTES_MAX,
-    LENGTH_BYTES,
-    FrameReader,
-    Kind,
-    Operation,
-    decode_datagram,
-    decode_ping,
-    encode_ack,
-    encode_data,
-    encode_datagram,
-    encode_eof,
-    encode_frame,
-    encode_ping,
-)
-from landline.transports import parse_url
+from landline.transports.urls import parse_url
 
 OBJECTS_BYTES: Final = 2_000
 """Objects around what is held, of a reader, a handshake or an empty session (about 1,400 on CPython 3.11)."""

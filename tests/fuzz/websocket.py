@@ -14,9 +14,9 @@ from websockets.uri import parse_uri
 from websockets.utils import accept_key
 
 from landline.errors import ConnectFailed, ProtocolError
-from landline.transports import MESSAGE_BYTES_MAX
-from landline.transports.websocket_opening import OPENING_BYTES_MAX, ClientOpening, Entrance, ServerOpening
-from landline.transports.websocket_stream import WebSocketTransport
+from landline.transports.base import MESSAGE_BYTES_MAX
+from landline.transports.websocket.handshake import OPENING_BYTES_MAX, ClientOpening, Entrance, ServerOpening
+from landline.transports.websocket.stream import WebSocketTransport
 
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 URI: Final = parse_uri("ws://host/")

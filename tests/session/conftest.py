@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from landline.session.handshake import Limits
-from landline.session.liveness import Heartbeat
-from landline.session.sending import SendBuffer
+from landline.session.heartbeat import Heartbeat
+from landline.session.outbound import SendBuffer
 from landline.session.session import Session
 
 

@@ -7,19 +7,26 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from landline.codes import Operation
 from landline.errors import BufferFull, MessageTooLarge
+from landline.session.frames import DATA_HEADER_BYTES, FRAGMENT_BYTES
 from landline.session.handshake import Limits
-from landline.session.receiving import UNTAKEN_OVERHEAD_BYTES
-from landline.session.sending import FRAME_OVERHEAD_BYTES, WAITING_OVERHEAD_BYTES, SendBuffer
-from landline.session.wire import DATA_HEADER_BYTES, FRAGMENT_BYTES, Operation
+from landline.session.inbound import UNTAKEN_OVERHEAD_BYTES
+from landline.session.outbound import FRAME_OVERHEAD_BYTES, WAITING_OVERHEAD_BYTES, SendBuffer
 from landline.testing import Pair
 
 SMALL = SendBuffer(size_bytes=4 * FRAGMENT_BYTES, messages=128)
 
 
-def send(session, body=b"x", *, name=b"", droppable=False, keep=None, bulk=False):
+def send(session, body=b"x", *, name=b"", droppable=False, max_pending=None, bulk=False):
     return session.send(
-        Operation.MESSAGE, name, body, is_droppable=droppable, keep=keep, is_bulk=bulk, is_packed=False
+        Operation.MESSAGE,
+        name,
+        body,
+        is_droppable=droppable,
+        max_pending=max_pending,
+        is_bulk=bulk,
+        is_packed=False,
     )
 
 
@@ -100,18 +107,24 @@ def test_what_does_not_fit_anyway_drops_nothing(away):
     assert away.buffered_messages == 2
 
 
-@pytest.mark.parametrize("keep", [1, 3])
-def test_so_many_of_a_name_wait_at_most(away, keep):
+@pytest.mark.parametrize("max_pending", [1, 3])
+def test_so_many_of_a_name_wait_at_most(away, max_pending):
     send(away, b"promised", name=b"a")
     send(away, b"other", name=b"b", droppable=True)
     for number in range(10):
-        assert send(away, b"%d" % number, name=b"a", droppable=True, keep=keep) == (number >= keep)
-    assert waiting(away) == [b"promised", b"other", *(b"%d" % number for number in range(10 - keep, 10))]
+        assert send(away, b"%d" % number, name=b"a", droppable=True, max_pending=max_pending) == (
+            number >= max_pending
+        )
+    assert waiting(away) == [
+        b"promised",
+        b"other",
+        *(b"%d" % number for number in range(10 - max_pending, 10)),
+    ]
 
 
 def test_keep_means_nothing_to_a_message_that_is_promised(away):
     send(away, b"1", name=b"a", droppable=True)
-    assert send(away, b"2", name=b"a", keep=1) == 0
+    assert send(away, b"2", name=b"a", max_pending=1) == 0
     assert waiting(away) == [b"1", b"2"]
 
 
@@ -213,11 +226,11 @@ class Mixture(RuleBasedStateMachine):
         droppable=st.booleans(),
         bulk=st.booleans(),
         name=st.sampled_from(["", "a", "b"]),
-        keep=st.sampled_from([None, None, 1, 5]),
+        max_pending=st.sampled_from([None, None, 1, 5]),
         count=st.sampled_from([1, 10, 60]),
         size=st.sampled_from([0, 300, FRAGMENT_BYTES + 9]),
     )
-    def send(self, droppable, bulk, name, keep, count, size):
+    def send(self, droppable, bulk, name, max_pending, count, size):
         session = self.pair.server.session
         kind = "pd"[droppable] + "nb"[bulk]
         for _ in range(count):
@@ -229,7 +242,7 @@ class Mixture(RuleBasedStateMachine):
                     body,
                     name=name.encode(),
                     droppable=droppable,
-                    keep=keep if droppable else None,
+                    max_pending=max_pending if droppable else None,
                     bulk=bulk,
                 )
             except BufferFull:

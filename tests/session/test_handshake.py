@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tests.fuzz import targets
 from tests.fuzz.seeds import seeds_of
 
+from landline.codes import Code
 from landline.errors import ConfigurationError, ProtocolError, Rejected
 from landline.session.auth import Anonymous, SharedToken, resume_proof
-from landline.session.codes import Code
+from landline.session.frames import FRAME_HEADER, HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION, Kind, encode_frame
 from landline.session.handshake import (
     HANDSHAKE_TIMEOUT_S,
     REASON_CHARACTERS_MAX,
@@ -28,8 +29,7 @@ from landline.session.handshake import (
     encode_body,
     reject_to_send,
 )
-from landline.session.liveness import Heartbeat
-from landline.session.wire import FRAME_HEADER, HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION, Kind, encode_frame
+from landline.session.heartbeat import Heartbeat
 
 TICKET = ResumeTicket(b"i" * 16, b"k" * 32, 3, 42)
 

@@ -2,13 +2,24 @@
 
 import pytest
 
+from landline.codes import Code, Operation
 from landline.errors import (
     ConnectFailed,
     LineClosed,
     ProtocolError,
+    Unconfirmed,
 )
-from landline.session.codes import Code
-from landline.session.events import Ended, Unconfirmed
+from landline.session.events import Ended
+from landline.session.frames import (
+    FRAGMENT_BYTES,
+    FRAME_BYTES_MAX,
+    FrameReader,
+    Kind,
+    encode_ack,
+    encode_data,
+    encode_frame,
+    encode_ping,
+)
 from landline.session.handshake import (
     REASON_CHARACTERS_MAX,
     Bye,
@@ -18,17 +29,6 @@ from landline.session.handshake import (
     encode_body,
 )
 from landline.session.state import State
-from landline.session.wire import (
-    FRAGMENT_BYTES,
-    FRAME_BYTES_MAX,
-    FrameReader,
-    Kind,
-    Operation,
-    encode_ack,
-    encode_data,
-    encode_frame,
-    encode_ping,
-)
 from landline.testing import Link, Pair
 
 SMALL = Limits(message_bytes=1024, window_bytes=4 * FRAGMENT_BYTES, window_frames=128)

@@ -9,8 +9,8 @@ import tracemalloc
 import pytest
 from tests.fuzz.memory import held_bytes
 
-from landline.session.codes import Code
-from landline.session.datagrams import (
+from landline.codes import Code, Operation
+from landline.session.datagram_queue import (
     DATAGRAM_BYTES_WAITING_MAX,
     DATAGRAMS_MAX,
     DATAGRAMS_REFUSED,
@@ -18,12 +18,7 @@ from landline.session.datagrams import (
     DATAGRAMS_WINDOW_S,
 )
 from landline.session.events import Ended, MessageReceived
-from landline.session.handshake import Limits, Notice, encode_body
-from landline.session.liveness import PINGS_PER_INTERVAL_MAX, Heartbeat
-from landline.session.receiving import USELESS_FRAMES_MAX, USELESS_WINDOW_S
-from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
-from landline.session.state import State
-from landline.session.wire import (
+from landline.session.frames import (
     DATA_HEADER_BYTES,
     DATAGRAM_BYTES_MAX,
     FLAG_BULK,
@@ -32,7 +27,6 @@ from landline.session.wire import (
     FRAME_BYTES_MAX,
     NAME_BYTES_MAX,
     Kind,
-    Operation,
     encode_ack,
     encode_data,
     encode_datagram,
@@ -40,6 +34,11 @@ from landline.session.wire import (
     encode_frame,
     encode_ping,
 )
+from landline.session.handshake import Limits, Notice, encode_body
+from landline.session.heartbeat import PINGS_PER_INTERVAL_MAX, Heartbeat
+from landline.session.inbound import USELESS_FRAMES_MAX, USELESS_WINDOW_S
+from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
+from landline.session.state import State
 
 READ_BYTES = 64 * 1024
 """What a transport hands over at once."""

@@ -13,9 +13,7 @@ from tests.fuzz.conversation import LIES, LIMITS, Conversation
 
 from landline.errors import ConnectFailed
 from landline.session.events import Ended, MessageReceived
-from landline.session.handshake import Bye, Notice, encode_body
-from landline.session.state import State
-from landline.session.wire import (
+from landline.session.frames import (
     FRAGMENT_BYTES,
     Kind,
     encode_ack,
@@ -25,6 +23,8 @@ from landline.session.wire import (
     encode_frame,
     encode_ping,
 )
+from landline.session.handshake import Bye, Notice, encode_body
+from landline.session.state import State
 from landline.testing import Link, Pair
 
 QUICK = settings(deadline=None, max_examples=200, derandomize=True)

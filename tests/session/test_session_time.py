@@ -2,8 +2,8 @@
 
 import pytest
 
+from landline.codes import Code, Operation
 from landline.errors import LineClosed
-from landline.session.codes import Code
 from landline.session.events import (
     Ended,
     NoticeReceived,
@@ -12,8 +12,9 @@ from landline.session.events import (
     Recovered,
     Suspected,
 )
+from landline.session.frames import FRAGMENT_BYTES, FrameReader, Kind, encode_ack, encode_data, encode_ping
 from landline.session.handshake import Limits
-from landline.session.liveness import (
+from landline.session.heartbeat import (
     PINGS_PER_INTERVAL_MAX,
     PINGS_PER_INTERVAL_WARN,
     READ_FIRST_S,
@@ -21,15 +22,6 @@ from landline.session.liveness import (
 )
 from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
 from landline.session.state import State
-from landline.session.wire import (
-    FRAGMENT_BYTES,
-    FrameReader,
-    Kind,
-    Operation,
-    encode_ack,
-    encode_data,
-    encode_ping,
-)
 from landline.testing import Pair
 
 HEARTBEAT = Heartbeat(interval_s=10, timeout_s=5)

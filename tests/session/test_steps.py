@@ -2,13 +2,13 @@
 
 import pytest
 
-from landline.session.codes import Code
+from landline.codes import Code, Operation
 from landline.session.events import Ended, EofReceived, MessageReceived, PeerSilent
+from landline.session.frames import FRAGMENT_BYTES, Kind, encode_data, encode_eof, encode_ping
 from landline.session.handshake import Bye, encode_body
-from landline.session.liveness import Heartbeat
-from landline.session.receiving import READ_BYTES_MAX
+from landline.session.heartbeat import Heartbeat
+from landline.session.inbound import READ_BYTES_MAX
 from landline.session.state import State
-from landline.session.wire import FRAGMENT_BYTES, Kind, Operation, encode_data, encode_eof, encode_ping
 
 
 def numbered(count, size=0):

@@ -11,17 +11,17 @@ from typing import Any
 
 import msgspec
 
-from landline.fleet import jobs, machines, presence
 from landline.fleet.agent import consent
 from landline.fleet.agent.agent import Agent
-from landline.fleet.ledger import Ledger
+from landline.fleet.control import jobs, machines, presence
+from landline.fleet.control.job_store import JobStore
 from landline.fleet.model import ExecutionState, Facts
-from landline.line import Line
-from landline.line_link import LineLink
-from landline.session.liveness import Liveness
-from landline.session.receiving import SessionReceiving
+from landline.line.line import Line
+from landline.line.link import TransportLink
+from landline.session.heartbeat import Liveness
+from landline.session.inbound import SessionReceiving
+from landline.session.outbound import SessionSending
 from landline.session.replay import ReplayBuffer
-from landline.session.sending import SessionSending
 
 
 class Ablation(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ def _epoch(patch) -> None:
         self.line.receive_data(self.line._link or self, data)
 
     patch(Line, "attach", attach_beside)
-    patch(LineLink, "data_received", data_received)
+    patch(TransportLink, "data_received", data_received)
 
 
 def _journal(patch) -> None:
@@ -124,13 +124,13 @@ def _acknowledgement(patch) -> None:
 
 
 def _record_first(patch) -> None:
-    original = Ledger.record
+    original = JobStore.record
 
     async def record(self, executions):
         task = asyncio.get_running_loop().create_task(original(self, executions))
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    patch(Ledger, "record", record)
+    patch(JobStore, "record", record)
 
 
 def _limit(patch) -> None:

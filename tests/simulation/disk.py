@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from tests.simulation.node import Node
 
+from landline.fleet.api import StorageError
 from landline.fleet.model import Execution, ExecutionEvent, ExecutionState, Job, Machine
-from landline.fleet.storage import StorageError
 
 
 class JournalDisk:
@@ -44,7 +44,8 @@ class JournalDisk:
 
 
 class Database:
-    """Stands for :class:`landline.fleet.storage.Storage`: transactions take time, may fail, and survive a crash or not.
+    """Stands for :class:`landline.fleet.control.storage.Storage`: transactions take time, may fail, and survive a
+    crash or not.
 
     The real one is tested with real processes and ``kill -9``; here its promises are taken for granted.
     """

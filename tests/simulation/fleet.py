@@ -23,11 +23,10 @@ from landline.fleet.agent.journal import Journal
 from landline.fleet.agent.power import Leave, PowerError
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
-from landline.fleet.api import CancelRequest, JobRequest, OperationError
-from landline.fleet.control import Control
-from landline.fleet.jobs import GRANT_VALID_S
+from landline.fleet.api import CancelRequest, JobRequest, OperationError, StorageError
+from landline.fleet.control.control_server import ControlServer
+from landline.fleet.control.jobs import GRANT_VALID_S
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState, Unasked
-from landline.fleet.storage import StorageError
 
 RESUME_WINDOW_S = 30.0
 NOTICED_S = 12.0
@@ -144,7 +143,7 @@ class FleetScenario:
         self._agreed: dict[Node, set[str]] = {node: set() for node in self.clients}
         self._called_off: set[tuple[str, str]] = set()
         self._powers: dict[Node, MachinePower] = {}
-        self._running: tuple[Server, Control] | None = None
+        self._running: tuple[Server, ControlServer] | None = None
         self._agents: dict[Node, Agent] = {}
         self._sessions: dict[Node, set[bytes]] = {node: set() for node in (self.server, *self.clients)}
         self._stays_off: set[Node] = set()
@@ -315,13 +314,13 @@ class FleetScenario:
         )
         server.on_session_lost(lambda line, lost: self.deliveries.reported(lost, by_server=True))
         server.on("count")(lambda line, message: self.deliveries.arrived(message, by_server=False))
-        control = await Control.start(server, storage, waker=self, clock=node.wall, random=node.dice)
+        control = await ControlServer.start(server, storage, waker=self, clock=node.wall, random=node.dice)
         # Between control and server, so that both hear of it.
         callback = server._state_callback
 
         def changed(line: Line, change: landline.StateChange) -> None:
             self.watch.changed(node, self.clients, change)
-            if change.state is LineState.CLOSED and change.cause is landline.LossKind.CLOSED_HERE:
+            if change.state is LineState.CLOSED and change.cause is landline.DisconnectCause.CLOSED_HERE:
                 # Another agent of the same machine has joined: the dead one's session is given up knowingly.
                 self.deliveries.excuse(by_server=True, session_ids=[line.session_id])
             callback(line, change)
@@ -375,7 +374,7 @@ class FleetScenario:
             urls, clock=node.monotonic, random=node.dice, on_session_lost=lost, **arguments
         )
 
-    async def _operate(self, control: Control, dice: Random) -> None:
+    async def _operate(self, control: ControlServer, dice: Random) -> None:
         known: list[str] = []
         unasked_dice = Random(f"{self.world.seed}/unasked")
         while not self._is_over:

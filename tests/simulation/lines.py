@@ -30,7 +30,7 @@ from landline import (
     TransportOptions,
     connect,
 )
-from landline.session.wire import FRAGMENT_BYTES
+from landline.session.frames import FRAGMENT_BYTES
 
 HEARTBEAT = Heartbeat(interval_s=3.0, timeout_s=2.0)
 LIMITS = Limits(message_bytes=3 * FRAGMENT_BYTES, window_bytes=5 * FRAGMENT_BYTES, window_frames=128)

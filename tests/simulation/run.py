@@ -14,10 +14,10 @@ from tests.simulation.node import Node
 from tests.simulation.world import LAST_EVENTS, Violation, World
 from websockets.frames import Frame, Opcode
 
+from landline.session.frames import encode_ack
 from landline.session.replay import ReplayBuffer
-from landline.session.wire import encode_ack
 from landline.transports import tcp
-from landline.transports.websocket_stream import WebSocketTransport
+from landline.transports.websocket.stream import WebSocketTransport
 
 SCENARIOS = {"lines": LinesScenario, "fleet": FleetScenario}
 
@@ -77,9 +77,9 @@ def simulate(seed: int, options: Options | None = None, *, events_kept: int | No
 def shrink(outcome: Outcome, budget: int = 60) -> Outcome:
     """The same failure with fewer faults: first whole kinds are left out, then single ones."""
 
-    def without(keep: Callable[[Fault], bool]) -> bool:
+    def without(max_pending: Callable[[Fault], bool]) -> bool:
         nonlocal outcome, budget
-        fewer = tuple(filter(keep, outcome.options.faults))
+        fewer = tuple(filter(max_pending, outcome.options.faults))
         if budget <= 0 or len(fewer) == len(outcome.options.faults):
             return False
         budget -= 1

@@ -14,8 +14,8 @@ from random import Random
 import msgspec
 
 from landline import Admission, Backoff
-from landline.admission import Gate
-from landline.backoff import Schedule
+from landline.client.backoff import Schedule
+from landline.server.admission import RateLimiter
 
 NOTICE_S = 0.2
 """How far apart the clients notice: a server that dies closes all its sockets at once."""
@@ -56,7 +56,7 @@ def storm(
     """Everybody loses the server at 0; it is away for ``away_s`` seconds. Without admission it takes in all at once."""
     notice = Random(seed)
     dice = Random(seed + 1) if jitter else NoJitter(seed)
-    gate = Gate(admission) if admission is not None else None
+    gate = RateLimiter(admission) if admission is not None else None
     policy = Backoff()
     schedules = [Schedule(policy) for _ in range(clients)]
     heap = []

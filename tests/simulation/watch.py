@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.simulation.node import Node
 from tests.simulation.world import SECOND, World
 
-from landline import LineState, LossKind, StateChange
-from landline.line import Line
+from landline import DisconnectCause, LineState, StateChange
+from landline.line.line import Line
 from landline.session.session import Session
 from landline.session.state import State
 
@@ -49,7 +49,7 @@ class LineWatch:
 
     def changed(self, node: Node, peers: list[Node], change: StateChange) -> None:
         """A line changed its state: a peer that is called dead must have been troubled."""
-        if change.state is not LineState.RECONNECTING or change.cause is not LossKind.SILENT:
+        if change.state is not LineState.RECONNECTING or change.cause is not DisconnectCause.SILENT:
             return
         since_ns = self._world.now_ns - int((self._bound_s + 2 * WHEEL_S) * SECOND)
         if all(each.disturbed_at_ns < since_ns for each in (node, *peers)):

@@ -2,10 +2,9 @@ from random import Random
 
 import pytest
 
-from landline.errors import ConnectFailed
-from landline.session.events import Unconfirmed
+from landline.codes import Operation
+from landline.errors import ConnectFailed, Unconfirmed
 from landline.session.state import State
-from landline.session.wire import Operation
 from landline.testing import Clock, Link, Pair
 
 

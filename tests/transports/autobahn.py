@@ -19,7 +19,8 @@ from websockets.frames import CloseCode, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from landline.transports import websocket_opening, websocket_stream
+from landline.transports.websocket import handshake as websocket_opening
+from landline.transports.websocket import stream as websocket_stream
 
 MESSAGE_BYTES_MAX = 1 << 26
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]

@@ -12,8 +12,8 @@ from aioquic.quic.connection import QuicConnection
 
 import landline
 from landline.testing import DatagramProxy
-from landline.transports.quic import QuicListener
-from landline.transports.quic_transport import QuicTransport
+from landline.transports.quic.sockets import QuicListener
+from landline.transports.quic.transport import QuicTransport
 
 URL = "quic://127.0.0.1:0"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from landline.cli.exits import WrongUse
+from landline.cli.exit_codes import WrongUse
 
 _PATTERN: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _SECONDS: Final = (86_400, 3_600, 60, 1)
@@ -17,7 +17,7 @@ DURATION_S_MAX: Final = 365 * 86_400
 def parse_duration(text: str, option: str) -> float:
     """Seconds of ``1d``, ``8h``, ``2m``, ``5s`` or several of them, largest unit first.
 
-    Raises :class:`landline.cli.exits.WrongUse` with a sentence that names ``option``.
+    Raises :class:`landline.cli.exit_codes.WrongUse` with a sentence that names ``option``.
     """
     match = _PATTERN.fullmatch(text)
     if not text or match is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from landline.cli.terminal import printable, shortened
+from landline.cli.terminal_text import printable, shortened
 
 if TYPE_CHECKING:
     import landline

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from landline.cli.api import ApiClient, ServerAddress, parse_server
-from landline.cli.exits import WrongUse
-from landline.cli.terminal import printable, printable_json
+from landline.cli.api_client import ApiClient, ServerAddress, parse_server
+from landline.cli.exit_codes import WrongUse
+from landline.cli.terminal_text import printable, printable_json
 from landline.fleet.paths import control_sockets, is_there, open_to_all
 
 Server = Annotated[
@@ -37,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 
 def client(server: str | None, token_file: str | None) -> ApiClient:
-    """The client for these options. Raises :class:`landline.cli.exits.WrongUse`."""
+    """The client for these options. Raises :class:`landline.cli.exit_codes.WrongUse`."""
     if server:
         return ApiClient(parse_server(server), read_token(token_file))
     looked = control_sockets()
@@ -46,7 +46,7 @@ def client(server: str | None, token_file: str | None) -> ApiClient:
 
 
 def read_token(token_file: str | None) -> str | None:
-    """The token of that file, or of ``LANDLINE_TOKEN``. Raises :class:`landline.cli.exits.WrongUse`.
+    """The token of that file, or of ``LANDLINE_TOKEN``. Raises :class:`landline.cli.exit_codes.WrongUse`.
 
     Warns on standard error of a file that every user of this machine can read or change.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from landline.cli.terminal import Colour, coloured, printable, shortened, width
+from landline.cli.terminal_text import Colour, coloured, printable, shortened, width
 
 CELL_COLUMNS_MAX: Final = 60
 """A longer cell is cut: one talkative machine must not push everything else off the screen."""

@@ -7,18 +7,18 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from landline.errors import ConfigurationError, FileRefused
-from landline.files.decisions import FileLimits
-from landline.files.receiving import (
+from landline.files.incoming import (
     AcceptFunction,
     Inbox,
     ProgressFunction,
     ReceivedFunction,
     Receiving,
+    Receivings,
 )
-from landline.files.words import (
+from landline.files.messages import (
     ACCEPT,
     ALIVE,
     CHUNK,
@@ -33,13 +33,13 @@ from landline.files.words import (
     Stored,
     decode_chunk,
 )
-from landline.logs import guarded_logger
+from landline.files.outgoing import Sendings, send_file
+from landline.files.transfer import FileLimits
+from landline.line.file_port import FileReceipt, ProgressCallback
+from landline.line.handlers import Handlers
+from landline.line.line import Line
+from landline.runtime.guarded_log import guarded_logger
 from landline.signatures import check_function
-
-if TYPE_CHECKING:
-    from landline.files.sending import Sending
-    from landline.handlers import Handlers
-    from landline.line import Line
 
 logger = guarded_logger("landline")
 
@@ -48,8 +48,8 @@ class FileExchange:
     """Made when a server or a client first sends a file or says that it receives some."""
 
     def __init__(self, handlers: Handlers) -> None:
-        self.sendings: dict[tuple[Line, bytes], Sending] = {}
-        self.receivings: dict[tuple[Line, bytes], Receiving] = {}
+        self.sendings: Sendings = {}
+        self.receivings: Receivings = {}
         self._inboxes: dict[str, Inbox] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         handlers.reserve(OFFER, self._receive_offer, Offer)
@@ -90,6 +90,21 @@ class FileExchange:
 
         return register
 
+    async def send(
+        self,
+        line: Line,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None,
+        to: str,
+        progress: ProgressCallback | None,
+        stall_timeout_s: float | None,
+    ) -> FileReceipt:
+        """See :meth:`landline.Line.send_file`."""
+        return await send_file(
+            self.sendings, line, path, name=name, to=to, progress=progress, stall_timeout_s=stall_timeout_s
+        )
+
     def call(self, function: Callable[..., Any], *arguments: object) -> None:
         """Calls a function of the application's; a coroutine runs as a task. What it raises is logged."""
         try:
@@ -111,7 +126,7 @@ class FileExchange:
         inbox = self._inboxes.get(offer.to)
         if inbox is None:
             raise FileRefused("no_receiver", f"no files are received here for {offer.to!r}")
-        return await Receiving(self, inbox, line, offer).run()
+        return await Receiving(self.receivings, self.call, inbox, line, offer).run()
 
     def _receive_accept(self, line: Line, accept: Accept) -> None:
         if (sending := self.sendings.get((line, accept.transfer))) is not None:
@@ -136,10 +151,3 @@ class FileExchange:
             receiving.receive_alive()
         if (sending := self.sendings.get((line, transfer))) is not None:
             sending.receive_alive()
-
-
-def exchange_of(handlers: Handlers) -> FileExchange:
-    """The files of whoever has these handlers; made when first asked for."""
-    if handlers.files is None:
-        handlers.files = FileExchange(handlers)
-    return handlers.files

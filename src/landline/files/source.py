@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from landline.errors import ConfigurationError, FileChanged
-from landline.files.words import encode_chunk, new_hash
+from landline.files.messages import encode_chunk, new_hash
 
 HASH_STEP_BYTES: Final = 1024 * 1024
 

@@ -1,6 +1,7 @@
 """What the control server offers its operators: the operations, what goes in, what comes out, what can go wrong.
 
-The HTTP API (:mod:`landline.fleet.web`) publishes :class:`Operations`, :class:`landline.fleet.control.Control`
+The HTTP API (:mod:`landline.fleet.web`) publishes :class:`Operations`,
+:class:`landline.fleet.control.control_server.ControlServer`
 carries them out, and the command line speaks to them with the same structs. Nothing here is server code, so
 that the command line starts fast.
 """
@@ -24,6 +25,10 @@ from landline.fleet.model import (
 )
 
 REQUEST_ID_CHARACTERS_MAX: Final = 100
+
+
+class StorageError(Exception):
+    """The database cannot do what was asked. The text is one sentence that says why; nothing was stored."""
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

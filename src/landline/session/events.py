@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from landline.session.codes import Code
-from landline.session.wire import Operation
+from landline.codes import Code, Operation
 
 
 class MessageReceived(msgspec.Struct, gc=False):
@@ -79,17 +76,3 @@ class Ended(msgspec.Struct):
 Event = (
     MessageReceived | EofReceived | Suspected | Recovered | PeerSilent | PongReceived | NoticeReceived | Ended
 )
-
-
-class Unconfirmed(msgspec.Struct, frozen=True):
-    """A message that was sent or waiting when its session ended, and that the peer never confirmed."""
-
-    operation: Operation
-    name: str
-    body: bytes
-    is_packed: bool
-
-    @property
-    def value(self) -> Any:
-        """What was given to ``send``, as the peer would have seen it."""
-        return msgspec.msgpack.decode(self.body) if self.is_packed else self.body

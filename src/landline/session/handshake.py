@@ -11,11 +11,11 @@ from typing import Annotated, Final, Protocol, TypeVar
 import msgspec
 from msgspec import Meta
 
+from landline.codes import Code, code_from_wire
 from landline.errors import ConfigurationError, ProtocolError, Rejected
 from landline.session.auth import AuthClaim, ClientAuth, Proof, claim_of, is_accepted, resume_proof
-from landline.session.codes import Code, code_from_wire
-from landline.session.liveness import Heartbeat
-from landline.session.wire import FRAGMENT_BYTES, PROTOCOL_VERSION, FrameReader, Kind, encode_frame
+from landline.session.frames import FRAGMENT_BYTES, PROTOCOL_VERSION, FrameReader, Kind, encode_frame
+from landline.session.heartbeat import Heartbeat
 from landline.texts import safe_text
 
 NONCE_BYTES: Final = 32

@@ -2,8 +2,8 @@
 
 One object a side. It is attached to one transport at a time; what is sent while there is none waits.
 
-Three layers, one class upon the other: sending (:mod:`landline.session.sending`), receiving upon it
-(:mod:`landline.session.receiving`), and in here the life of both: transports that come and go, what is written first,
+Three layers, one class upon the other: sending (:mod:`landline.session.outbound`), receiving upon it
+(:mod:`landline.session.inbound`), and in here the life of both: transports that come and go, what is written first,
 the heartbeat, the end. Layers rather than parts, because every message passes all of them: a call or an object more
 would be paid for by each message and each idle line. See ``docs/protocol.md`` §6 (heartbeat), §7 (resume) and §8.
 """
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from landline.codes import Code, code_from_wire
 from landline.errors import LineClosed, ProtocolError
-from landline.session.codes import Code, code_from_wire
-from landline.session.datagrams import Datagrams
+from landline.session.datagram_queue import Datagrams
 from landline.session.events import (
     DatagramReceived,
     Ended,
@@ -24,6 +24,7 @@ from landline.session.events import (
     Recovered,
     Suspected,
 )
+from landline.session.frames import Kind, decode_ping, encode_ack, encode_ping
 from landline.session.handshake import (
     REASON_CHARACTERS_MAX,
     Bye,
@@ -33,11 +34,10 @@ from landline.session.handshake import (
     decode_body,
     encode_body,
 )
-from landline.session.liveness import Heartbeat, Liveness, PingTolerance, Verdict
-from landline.session.receiving import SessionReceiving
-from landline.session.sending import WRITE_BYTES, SendBuffer
+from landline.session.heartbeat import Heartbeat, Liveness, PingTolerance, Verdict
+from landline.session.inbound import SessionReceiving
+from landline.session.outbound import WRITE_BYTES, SendBuffer
 from landline.session.state import Input, State, next_state
-from landline.session.wire import Kind, decode_ping, encode_ack, encode_ping
 
 PAUSED_CONTROL_FRAMES_MAX: Final = 8
 """Control frames written to a transport that asked us to pause; more would let a peer that never reads fill it."""
@@ -186,7 +186,7 @@ class Session(SessionReceiving):
     def data_to_send(self, now: float) -> bytes:
         """The bytes to write now: control frames first, then datagrams, then data.
 
-        Call it again until it returns fewer than :data:`landline.session.sending.WRITE_BYTES`: then nothing is left,
+        Call it again until it returns fewer than :data:`landline.session.outbound.WRITE_BYTES`: then nothing is left,
         or the peer's window or the transport has no room for more.
         """
         control = self._control

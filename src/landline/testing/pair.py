@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from random import Random
 
-from landline.errors import ConnectFailed
+from landline.codes import Operation
+from landline.errors import ConnectFailed, Unconfirmed
 from landline.session.auth import Anonymous, proofs_equal, resume_proof
-from landline.session.events import DatagramReceived, Event, MessageReceived, Unconfirmed
+from landline.session.events import DatagramReceived, Event, MessageReceived
+from landline.session.frames import Kind, encode_datagram
 from landline.session.handshake import (
     SECRET_BYTES,
     SESSION_ID_BYTES,
@@ -31,11 +33,10 @@ from landline.session.handshake import (
     Welcome,
     encode_body,
 )
-from landline.session.liveness import Heartbeat
-from landline.session.sending import SendBuffer
+from landline.session.heartbeat import Heartbeat
+from landline.session.outbound import SendBuffer
 from landline.session.session import Session
 from landline.session.state import State
-from landline.session.wire import Kind, Operation, encode_datagram
 
 STEPS_MAX = 100_000
 

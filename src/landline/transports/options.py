@@ -1,4 +1,4 @@
-"""Which options apply to which scheme, and the certificates in files: looked at before anything is started."""
+"""Options of transports: which apply to which scheme, and the certificates in files, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,77 @@ import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Final
 
 import msgspec
 
 from landline.errors import ConfigurationError
-from landline.transports import TransportOptions
+
+
+class TransportOptions(msgspec.Struct, frozen=True):
+    """What a transport may need beyond its address.
+
+    An option that applies to none of the URLs it is given with, and a file that cannot be used, raise
+    :class:`ConfigurationError` where they are given: in :func:`landline.connect`, :func:`landline.call` and
+    :meth:`landline.Server.listen`.
+    """
+
+    tls: ssl.SSLContext | None = None
+    """For ``tls://`` and ``wss://``: a context of your own, in place of the files. QUIC cannot use one."""
+    server_name: str = ""
+    """Encrypted schemes, clients: the name for which the server's certificate must be valid; by default the host of the
+    URL."""
+    certificate_file: str | os.PathLike[str] | None = None
+    """Encrypted schemes, servers: the certificate, and those that vouch for it after it, as PEM."""
+    private_key_file: str | os.PathLike[str] | None = None
+    """Encrypted schemes, servers: the certificate's key as PEM, without a password. ``None`` where it stands in the
+    file of the certificate."""
+    ca_file: str | os.PathLike[str] | None = None
+    """Encrypted schemes, clients: the only authorities that may vouch for servers, as PEM. ``None`` stands for those
+    the system trusts (for QUIC, where there are none, those of certifi)."""
+    user_timeout_s: float = 15.0
+    """``tcp://``, ``tls://``, ``ws://`` and ``wss://``: sets ``TCP_USER_TIMEOUT`` (tcp(7)), how many seconds sent bytes
+    may stay unacknowledged by the peer's kernel."""
+    headers: dict[str, str] = {}
+    """``ws://`` and ``wss://``, clients: sent with the request that opens the WebSocket, for gateways on the way."""
+    origins: tuple[str, ...] = ()
+    """``ws://`` and ``wss://``, servers: the web pages that may connect (``https://example.org``), beside those of the
+    same host. Programs, which name no origin, always may; ``"*"`` lets any page in."""
+    proxy: str | bool = True
+    """``ws://`` and ``wss://``, clients: the HTTP proxy to go through (``http://user:password@host:port``); ``True`` is
+    the one the environment names (``https_proxy``, ``no_proxy``, ...), ``False`` none."""
+
+    def __post_init__(self) -> None:
+        # msgspec checks types only of what it decodes. A text for origins would let in every part of itself.
+        for name, (kinds, what) in _OPTION_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or (name == "user_timeout_s" and isinstance(value, bool)):
+                raise ConfigurationError(
+                    f"TransportOptions({name}=) takes {what}, not a value of the type {type(value).__name__}"
+                )
+        for name, value in (("origins", self.origins), ("headers", [*self.headers, *self.headers.values()])):
+            if not all(isinstance(one, str) for one in value):
+                raise ConfigurationError(f"TransportOptions({name}=) holds something that is no text")
+        if not self.user_timeout_s > 0:
+            raise ConfigurationError(
+                f"TransportOptions(user_timeout_s={self.user_timeout_s:g}): more than 0 is possible"
+            )
+
+
+_PATH: Final = ((str, os.PathLike, NoneType), "the path of a file")
+_OPTION_TYPES: Final = {
+    "tls": ((ssl.SSLContext, NoneType), "an ssl.SSLContext"),
+    "server_name": ((str,), "a name"),
+    "certificate_file": _PATH,
+    "private_key_file": _PATH,
+    "ca_file": _PATH,
+    "user_timeout_s": ((int, float), "seconds"),
+    "headers": ((dict,), "a dict of text"),
+    "origins": ((tuple,), 'a tuple of text, such as ("https://example.org",)'),
+    "proxy": ((str, bool), "the URL of a proxy, True or False"),
+}
+
 
 _TLS: Final = frozenset({"tls", "wss"})
 _ENCRYPTED: Final = frozenset({"tls", "wss", "quic"})

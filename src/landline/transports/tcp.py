@@ -11,15 +11,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from landline.errors import AddressInUse, ConfigurationError, ConnectFailed
-from landline.transports import (
-    ACCEPTS_AT_ONCE,
-    ADDRESS_STAGGER_S,
-    Endpoint,
-    TransportOptions,
-    lengthen_queue,
-)
-from landline.transports.options import certified_context, trusting_context
-from landline.transports.tls_failures import told_plainly
+from landline.transports.base import ACCEPTS_AT_ONCE, ADDRESS_STAGGER_S, lengthen_queue
+from landline.transports.options import TransportOptions, certified_context, trusting_context
+from landline.transports.tls_errors import told_plainly
+from landline.transports.urls import Endpoint
 
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10

@@ -10,7 +10,9 @@ import stat
 from pathlib import Path
 
 from landline.errors import AddressInUse
-from landline.transports import ACCEPTS_AT_ONCE, Endpoint, ProtocolFactory, TransportOptions, lengthen_queue
+from landline.transports.base import ACCEPTS_AT_ONCE, ProtocolFactory, lengthen_queue
+from landline.transports.options import TransportOptions
+from landline.transports.urls import Endpoint
 
 
 class UnixListener:

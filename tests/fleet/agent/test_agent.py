@@ -17,11 +17,10 @@ from landline.fleet.agent.journal import JournalError
 from landline.fleet.agent.power import OutcomeUnknown, PowerError
 from landline.fleet.agent.power.dry_run import DryRunPower
 from landline.fleet.agent.prompt import Answer, Choice
-from landline.fleet.api import CancelRequest
-from landline.fleet.jobs import POSTPONED_S_LEAST
+from landline.fleet.api import CancelRequest, StorageError
+from landline.fleet.control.jobs import POSTPONED_S_LEAST
 from landline.fleet.messages import DEFAULT_COUNTDOWN_S, Goodbye, KnownExecution, Report
 from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
-from landline.fleet.storage import StorageError
 
 NOW = Answer(choice=Choice.NOW)
 CANCEL = Answer(choice=Choice.CANCEL)
@@ -573,7 +572,7 @@ async def test_a_name_is_refused_while_its_machine_is_on_and_taken_over_when_it_
 
 
 async def test_a_control_server_that_cannot_record_is_asked_again(house, monkeypatch, until) -> None:
-    from landline.fleet.storage import StorageError
+    from landline.fleet.api import StorageError
 
     await house.start()
     machine = await house.machine().boot()

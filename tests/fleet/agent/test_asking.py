@@ -353,7 +353,7 @@ async def test_a_question_that_always_fails_does_not_fill_the_record(house, pers
     broken = person(*[PromptError("no display")] * 1000)
     await house.start()
     await house.machine(persons=(ada,), prompt=broken).boot()
-    monkeypatch.setattr("landline.fleet.jobs.ROUNDS_MAX", 10)
+    monkeypatch.setattr("landline.fleet.control.jobs.ROUNDS_MAX", 10)
     job = await house.order(Action.LOG_OFF)
     for _ in range(2000):
         if len(broken.questions) > 20:

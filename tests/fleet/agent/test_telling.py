@@ -7,7 +7,7 @@ import pytest
 
 from landline.fleet.agent.journal import ENTRIES_KEPT, Entry
 from landline.fleet.agent.telling import LAST_DONE, executions_to_tell, persons_to_tell
-from landline.fleet.machines import check_facts
+from landline.fleet.control.machines import check_facts
 from landline.fleet.messages import (
     EXECUTIONS_MAX,
     JOIN_BYTES_MAX,

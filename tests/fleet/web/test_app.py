@@ -9,13 +9,12 @@ import msgspec
 import pytest
 
 import landline
-from landline.fleet.api import OperationError, Preview, Problem, ServerStatus, Snapshot, Update
+from landline.fleet.api import OperationError, Preview, Problem, ServerStatus, Snapshot, StorageError, Update
 from landline.fleet.messages import STORAGE_FAILED
 from landline.fleet.model import Action
-from landline.fleet.storage import StorageError
-from landline.fleet.web.admission import is_allowed_host, is_bearer
 from landline.fleet.web.app import BODY_BYTES_MAX, JOB_BODY_BYTES_MAX, build_app
-from landline.fleet.web.updates import event_stream
+from landline.fleet.web.auth import is_allowed_host, is_bearer
+from landline.fleet.web.sse import event_stream
 
 BEARER = {"authorization": "Bearer s3cret"}
 

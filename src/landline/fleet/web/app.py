@@ -36,9 +36,9 @@ from landline.fleet.api import (
     Update,
 )
 from landline.fleet.model import Machine
-from landline.fleet.web.admission import refusal
-from landline.fleet.web.problems import NOT_STORED, RequestRefused, describe
-from landline.fleet.web.updates import KEEP_ALIVE_S, event_stream
+from landline.fleet.web.auth import refusal
+from landline.fleet.web.errors import NOT_STORED, RequestRefused, describe
+from landline.fleet.web.sse import KEEP_ALIVE_S, event_stream
 
 BODY_BYTES_MAX: Final = 64 * 1024
 """Largest request body, but for :data:`JOB_BODY_BYTES_MAX`."""

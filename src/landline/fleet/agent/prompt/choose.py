@@ -10,12 +10,10 @@ from typing import Final
 
 from landline.fleet.agent.prompt import Prompt
 from landline.fleet.agent.prompt.tk import TkPrompt, can_import_tkinter, window_reason
+from landline.fleet.agent.prompt.wording import NO_TERMINAL
 
 TERMINAL_PATH: Final = "/dev/tty"
 """The terminal a process was started from (tty(4)); a service has none."""
-
-NO_TERMINAL: Final = "no terminal (runs as a service)"
-"""Why there is none where the process has no controlling terminal."""
 
 
 class PromptKind(StrEnum):

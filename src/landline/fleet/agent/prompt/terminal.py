@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
-from landline.fleet.agent.prompt.choose import NO_TERMINAL
 from landline.fleet.agent.prompt.wording import (
+    NO_TERMINAL,
     SAVE_WORK,
     asked_by,
     at_end,

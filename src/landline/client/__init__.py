@@ -1,0 +1,1 @@
+"""The client's side: connect, stay connected, come back; and single calls."""

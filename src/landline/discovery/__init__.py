@@ -1,0 +1,1 @@
+"""Servers on the local network, announced and found with multicast DNS."""

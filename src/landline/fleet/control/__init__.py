@@ -1,0 +1,1 @@
+"""The control server: decisions, storage, machines, jobs."""

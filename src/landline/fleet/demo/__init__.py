@@ -1,0 +1,1 @@
+"""A control server and simulated machines on one computer."""

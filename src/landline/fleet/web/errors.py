@@ -1,0 +1,121 @@
+"""What an error answer says: every exception that can leave a handler becomes a status and a
+:class:`Problem`.
+
+All of it is decided here, without I/O, so that no answer shows more than one clear sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    ValidationException,
+)
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+
+from landline import RequestError, safe_text
+from landline.fleet.api import OperationError, Problem, StorageError
+from landline.fleet.messages import STORAGE_FAILED
+from landline.fleet.model import Action
+
+STATUS_BY_CODE: Final = {
+    "unknown_target": 404,
+    "unknown_job": 404,
+    "ambiguous_job": 409,
+    "still_cloned": 409,
+    "not_cloned": 409,
+    "empty_target": 400,
+    "bad_request": 400,
+}
+"""A refusal with a code that is not listed is the caller's fault too, and answered with 400."""
+
+QUOTED_CHARACTERS_MAX: Final = 200
+"""How much of what a client sent is repeated to it: enough to recognise, too little to be used as an echo."""
+
+
+class RequestRefused(Exception):
+    """A request was turned away before it reached an operation; carries the status and the answer."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = Problem(code=code, message=message)
+
+
+INTERNAL: Final = Problem(
+    code="internal", message="The control server failed to answer this request; its log says why."
+)
+
+NOT_STORED: Final = Problem(
+    code=STORAGE_FAILED,
+    message="The control server could not record this, so nothing was done; its log says why. Try again later.",
+)
+
+
+def describe(exception: Exception) -> tuple[int, Problem]:
+    """The status and the body that answer ``exception``. Unexpected ones reveal nothing of themselves."""
+    match exception:
+        case RequestRefused():
+            return exception.status, exception.problem
+        case OperationError():
+            return STATUS_BY_CODE.get(exception.code, 400), Problem(
+                code=exception.code, message=exception.message
+            )
+        case StorageError():
+            return 503, NOT_STORED
+        case RequestError() if exception.code == STORAGE_FAILED:
+            return 503, NOT_STORED
+        case RequestEntityTooLarge():
+            return 413, Problem(
+                code="too_large", message="The request body is too large; ask for fewer machines at a time."
+            )
+        case NotFoundException():
+            return 404, Problem(
+                code="not_found",
+                message="There is nothing at this path; /api/v1/openapi.json lists what there is.",
+            )
+        case MethodNotAllowedException():
+            return 405, Problem(
+                code="method_not_allowed",
+                message="This path does not take this method; /api/v1/openapi.json lists what it takes.",
+            )
+        case ValidationException():
+            return 400, Problem(code="bad_request", message=_validation_sentence(exception.extra))
+        case UnicodeDecodeError():
+            return 400, Problem(
+                code="bad_request", message="The request body is not valid UTF-8; send JSON in UTF-8."
+            )
+        case HTTPException() if 400 <= exception.status_code < 500:
+            return exception.status_code, Problem(
+                code="bad_request",
+                message=f"The request body is not valid JSON: {_quoted(exception.detail)}.",
+            )
+        case _:
+            return 500, INTERNAL
+
+
+def _validation_sentence(extra: Mapping[str, Any] | Sequence[Any] | None) -> str:
+    """One sentence on the first field that is wrong, from Litestar's list of ``{key, message, source}``."""
+    first = extra[0] if isinstance(extra, Sequence) and extra else {}
+    key, message = str(first.get("key", "")), str(first.get("message", ""))
+    if match := re.fullmatch(r"Object missing required field `(.+)`", message):
+        return f"The field '{_inside(key, match[1])}' is missing; add it."
+    if match := re.fullmatch(r"Object contains unknown field `(.+)`", message):
+        return f"There is no field '{_quoted(_inside(key, match[1]))}'; leave it out."
+    if key == "data":
+        return "The request body must be one JSON object; send one, {} if there is nothing to say."
+    hint = f"; choose one of {', '.join(Action)}" if key == "action" else ""
+    return f"The field '{_quoted(key)}' is wrong: {_quoted(message[:1].lower() + message[1:])}{hint}."
+
+
+def _inside(key: str, field: str) -> str:
+    return field if key in {"", "data"} else f"{key}.{field}"
+
+
+def _quoted(text: str) -> str:
+    return safe_text(text, QUOTED_CHARACTERS_MAX)

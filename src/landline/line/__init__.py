@@ -1,0 +1,1 @@
+"""The public Line over one session, and what it is made of."""

@@ -1,0 +1,1 @@
+"""The server's side: listen, admit, answer, broadcast, close in order."""

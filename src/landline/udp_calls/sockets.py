@@ -1,0 +1,320 @@
+"""Calls over UDP sockets: datagrams in, datagrams out."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from random import SystemRandom
+from typing import Any, Final, cast
+
+from landline.codes import Operation
+from landline.errors import (
+    AddressInUse,
+    ConfigurationError,
+    ConnectFailed,
+    LandlineError,
+    RequestLost,
+    RequestTimeout,
+    outcome,
+)
+from landline.line.handlers import FAILURES, Handler, Handlers, describe_failure, is_cancelled
+from landline.session.auth import Anonymous, SharedToken
+from landline.session.handshake import RandomSource
+from landline.transports.urls import Endpoint
+from landline.udp_calls import CallCounts, Caller
+from landline.udp_calls.call_client import AskedCall
+from landline.udp_calls.call_server import AnsweredCalls, NewCall, error_reply
+from landline.udp_calls.wire import Reply, Seal, check_call
+
+COOKIES_KEPT_MAX: Final = 256
+"""Servers whose cookies this process keeps, so that the next call takes one round trip."""
+
+_cookies: OrderedDict[tuple[str, int, bytes], bytes] = OrderedDict()
+
+
+def make_seal(auth: object) -> Seal:
+    """The seal of a token. Raises :class:`ConfigurationError` for a scheme that proves nothing in one datagram.
+
+    A subclass is one: what it decides by itself is not asked for a datagram.
+    """
+    if type(auth) is SharedToken or type(auth) is Anonymous:
+        return Seal(auth.seal_secret())
+    raise ConfigurationError(
+        f"udp:// needs a SharedToken, or Anonymous: {type(auth).__name__} proves itself in a handshake, which "
+        "calls in datagrams do not have"
+    )
+
+
+def elapsed_s() -> float:
+    """A clock that only goes forward, and goes on while the machine sleeps where the system has one (see clock(3))."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+async def _open(endpoint: Endpoint, use: Callable[[socket.socket, Any], None]) -> socket.socket:
+    """A UDP socket at the first address of the endpoint that can be used. Raises what is wrong with the last one.
+
+    The event loops would make one as well, but uvloop's forgets why it could not.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        try:
+            made = socket.socket(family, kind, protocol)
+            try:
+                made.setblocking(False)
+                use(made, address)
+            except BaseException:
+                made.close()
+                raise
+            return made
+        except OSError as error:
+            problem = error
+    raise problem or OSError(f"{endpoint.host} has no address")
+
+
+# Asking.
+
+
+async def ask(
+    endpoint: Endpoint,
+    name: str,
+    body: bytes,
+    *,
+    is_packed: bool,
+    identity: str,
+    auth: object,
+    timeout_s: float,
+) -> Reply:
+    """Calls a handler of the server at ``endpoint``, once; see :func:`landline.call` for what is raised.
+
+    :class:`ConnectFailed` says that nothing was heard before the call was exposed to a server: the handler did not run.
+    """
+    seal = make_seal(auth)
+    check_call(name, body, identity)
+    key = (endpoint.host, endpoint.port, seal.root)
+    call = AskedCall(
+        seal=seal,
+        random=SystemRandom(),
+        now=elapsed_s(),
+        name=name,
+        body=body,
+        is_packed=is_packed,
+        identity=identity,
+        cookie=_cookies.get(key, b""),
+    )
+    asking = _AskingSocket(call)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asking.open(endpoint)
+            await asking.ask()
+    except TimeoutError as error:
+        if call.exposed_at is None:
+            raise ConnectFailed(f"{endpoint}: no landline server answers within {timeout_s:g} s") from error
+        raise outcome(RequestTimeout(name, timeout_s)) from error
+    finally:
+        asking.close()
+        if call.is_lost:
+            _cookies.pop(key, None)
+        elif call.cookie:
+            _cookies[key] = call.cookie
+            _cookies.move_to_end(key)
+            while len(_cookies) > COOKIES_KEPT_MAX:
+                _cookies.popitem(last=False)
+    if call.reply is None:
+        raise outcome(RequestLost(name, "the server restarted, or forgot what it was asked before"))
+    return call.reply
+
+
+class _AskingSocket(asyncio.DatagramProtocol):
+    """The socket of one call. It is connected, so that the kernel drops what others send."""
+
+    def __init__(self, call: AskedCall) -> None:
+        self._call = call
+        self._woken = asyncio.Event()
+        self._failure: LandlineError | None = None
+        self._transport: asyncio.DatagramTransport | None = None
+
+    async def open(self, endpoint: Endpoint) -> None:
+        """Raises :class:`ConnectFailed` when the host has no address or no route."""
+        try:
+            made = await _open(endpoint, socket.socket.connect)
+            await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=made)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConnectFailed(f"{endpoint}: {reason}") from error
+
+    async def ask(self) -> None:
+        """Sends and repeats the call until it is over. Raises what the server broke of the protocol."""
+        call = self._call
+        while not call.is_over:
+            self._woken.clear()
+            now = elapsed_s()
+            if now >= call.due and self._transport is not None:
+                self._transport.sendto(call.data_to_send(now))
+            try:
+                async with asyncio.timeout(call.due - now):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            if self._failure is not None:
+                raise self._failure
+
+    def close(self) -> None:
+        """Closes the socket, if it was opened."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio.DatagramTransport, but have all its methods.
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        try:
+            if self._call.receive_datagram(data, elapsed_s()):
+                self._woken.set()
+        except LandlineError as error:
+            self._failure = error
+            self._woken.set()
+
+    def error_received(self, exc: Exception) -> None:
+        """The system's word that a datagram did not arrive: a server that restarts is worth asking again."""
+
+
+# Answering.
+
+
+async def listen(
+    endpoint: Endpoint,
+    *,
+    handlers: Handlers,
+    auth: object,
+    random: RandomSource,
+    clock: Callable[[], float],
+    counts: CallCounts,
+    tasks: set[asyncio.Task[None]],
+) -> UdpListener:
+    """Answers calls with ``handlers``. Those that are coroutine functions run as tasks, kept in ``tasks``.
+
+    Raises :class:`landline.AddressInUse`, :class:`OSError` for other troubles, and :class:`ConfigurationError` for an
+    authentication that cannot seal datagrams.
+    """
+    calls = AnsweredCalls(seal=make_seal(auth), random=random, now=clock(), counts=counts)
+    listener = UdpListener(endpoint, calls, handlers, clock, tasks)
+    try:
+        made = await _open(endpoint, socket.socket.bind)
+        await listener.loop.create_datagram_endpoint(lambda: listener, sock=made)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(
+                error.errno, f"{endpoint} is taken by another program; stop that one or choose another port"
+            ) from error
+        raise
+    return listener
+
+
+class UdpListener(asyncio.DatagramProtocol):
+    """A socket that answers calls."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        calls: AnsweredCalls,
+        handlers: Handlers,
+        clock: Callable[[], float],
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._endpoint = endpoint
+        self._calls = calls
+        self._handlers = handlers
+        self._clock = clock
+        self._all_tasks = tasks
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._transport: asyncio.DatagramTransport | None = None
+        self._closed = asyncio.Event()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    def close(self) -> None:
+        """Answers nobody any more, and cancels the handlers at work, but for the one that calls this."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Returns when the socket is closed and the handlers have ended, after :meth:`close`."""
+        await self._closed.wait()
+        others = self._tasks - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closed.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio.DatagramTransport, but have all its methods.
+        self._transport = cast(asyncio.DatagramTransport, transport)
+        port = transport.get_extra_info("sockname")[1]
+        self._endpoint = Endpoint(self._endpoint.scheme, self._endpoint.host, port)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        decided = self._calls.receive_datagram(data, addr[0], self._clock())
+        if isinstance(decided, NewCall):
+            self._run(decided, addr)
+        elif decided is not None:
+            self._send(decided, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        """A caller that is gone, as the system was told. It asked, and will ask again if it wants the answer."""
+
+    def _run(self, new: NewCall, addr: tuple[str | Any, int]) -> None:
+        host, port = addr[:2]
+        caller = Caller(new.call.identity, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        handler = self._handlers.find(new.call.name)
+        # The library's own handlers need a line.
+        if handler is None or handler.is_reserved:
+            self._answer(new, error_reply("no_handler", new.call.name), addr)
+        elif handler.is_async:
+            task = self.loop.create_task(self._run_async(new, handler, caller, addr))
+            for tasks in (self._tasks, self._all_tasks):
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+        else:
+            try:
+                result = handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
+                reply = self._response(result)
+            except FAILURES as error:
+                reply = error_reply(*describe_failure(error, new.call.name, caller))
+            self._answer(new, reply, addr)
+
+    async def _run_async(
+        self, new: NewCall, handler: Handler, caller: Caller, addr: tuple[str | Any, int]
+    ) -> None:
+        try:
+            result = await handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
+            reply = self._response(result)
+        except FAILURES as error:
+            if is_cancelled(error):
+                raise
+            reply = error_reply(*describe_failure(error, new.call.name, caller))
+        self._answer(new, reply, addr)
+
+    def _response(self, result: Any) -> Reply:
+        body, is_packed = self._handlers.encode(result)
+        return Reply(Operation.RESPONSE, body, is_packed)
+
+    def _answer(self, new: NewCall, reply: Reply, addr: tuple[str | Any, int]) -> None:
+        self._send(self._calls.answer(new.call_id, reply, self._clock()), addr)
+
+    def _send(self, datagram: bytes, addr: tuple[str | Any, int]) -> None:
+        if self._transport is not None:
+            self._transport.sendto(datagram, addr)

@@ -1,0 +1,168 @@
+"""Files from one side of a line to the other, over real sockets and onto a real disk."""
+
+import asyncio
+import hashlib
+import os
+import time
+
+import pytest
+
+import landline
+from landline.files import disk_pool as threads
+from landline.files.partial_file import Partial
+from landline.testing import FaultProxy, Faults
+
+MIB = 1024 * 1024
+PATIENCE_S = 1.0
+"""How long a sender waits here without a word: 20 words of the receiver, so that a busy machine may be late."""
+LONG_S = 1.5
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 128 * 1024, 5 * MIB + 17])
+async def test_a_file_arrives_and_both_sides_have_a_receipt(pair, inbox, write, names_in, size_bytes):
+    path = write(size_bytes)
+    received = []
+    server = landline.Server()
+    server.on_file(inbox)(lambda file, receipt: received.append((file, receipt)))
+    async with pair(server) as (line, other):
+        receipt = await line.send_file(path)
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+    assert names_in(inbox) == ["photo.raw"]
+    assert os.stat(inbox / "photo.raw").st_mtime_ns == os.stat(path).st_mtime_ns
+    assert receipt.name == "photo.raw"
+    assert receipt.path == path
+    assert receipt.size_bytes == size_bytes
+    assert receipt.hash == hashlib.blake2b(path.read_bytes(), digest_size=32).digest()
+    assert receipt.resumed_from == 0
+    [(file, theirs)] = received
+    assert file.line is other
+    assert file.name == "photo.raw"
+    assert theirs.path == inbox / "photo.raw"
+    assert theirs.hash == receipt.hash
+
+
+async def test_a_server_sends_as_well(quick, inbox, write):
+    path = write(MIB)
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(str(endpoint), backoff=quick)
+        connector.on_file(inbox, to="updates")
+        async with connector:
+            [line] = server.lines
+            receipt = await line.send_file(path, name="update.bin", to="updates")
+    assert receipt.name == "update.bin"
+    assert (inbox / "update.bin").read_bytes() == path.read_bytes()
+
+
+async def test_cuts_cost_nothing(inbox, write, quick):
+    path = write(60 * MIB)
+    server = landline.Server()
+    server.on_file(inbox)
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        FaultProxy(endpoint.host, endpoint.port) as proxy,
+        landline.connect(proxy.url, backoff=quick) as line,
+    ):
+        proxy.up = Faults(bandwidth_bytes_per_s=40 * MIB)
+
+        async def cut():
+            while True:
+                await asyncio.sleep(0.2)
+                proxy.reset()
+
+        cutting = asyncio.create_task(cut())
+        receipt = await line.send_file(path)
+        cutting.cancel()
+        assert line.epoch > 2
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+    assert receipt.resumed_from == 0
+
+
+async def test_a_server_goes_on_over_the_next_line_of_the_same_client(quick, inbox, write, until):
+    """The client is gone with its line, and a new one comes back to the same directory."""
+    path = write(40 * MIB)
+    server = landline.Server(resume_window_s=0.0)
+    receipts, ends = [], []
+
+    @server.on_line
+    async def update(line):
+        try:
+            receipts.append(await line.send_file(path))
+        except landline.LineClosed as error:
+            ends.append(error)
+
+    def connect(progress=None):
+        connector = landline.connect(str(endpoint), backoff=quick, identity="kiosk-7")
+        connector.on_file(inbox, progress=progress)
+        return connector
+
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        half = asyncio.Event()
+        async with connect(lambda file, told: told.bytes_done > 20 * MIB and half.set()) as line:
+            await half.wait()
+            line.end(landline.Code.NORMAL)
+        await until(lambda: ends)
+        await until(lambda: any(entry.suffix == ".json" for entry in inbox.iterdir()))
+        async with connect():
+            await until(lambda: receipts)
+    assert receipts[0].resumed_from > 20 * MIB
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("slow", ["store", "resume"])
+async def test_a_slow_disk_is_not_taken_for_a_dead_peer(pair, inbox, write, monkeypatch, slow):
+    """It says that it is at work, longer than the sender would wait without a word."""
+    monkeypatch.setattr(threads, "ALIVE_EVERY_S", 0.05)
+    plain = getattr(Partial, slow)
+
+    def slowly(self, *arguments, **named):
+        time.sleep(LONG_S)
+        return plain(self, *arguments, **named)
+
+    monkeypatch.setattr(Partial, slow, slowly)
+    server = landline.Server()
+    server.on_file(inbox)
+    async with pair(server) as (line, _):
+        assert (await line.send_file(write(1000), stall_timeout_s=PATIENCE_S)).size_bytes == 1000
+
+
+async def test_a_person_may_think_about_an_offer(pair, inbox, write, monkeypatch):
+    monkeypatch.setattr(threads, "ALIVE_EVERY_S", 0.05)
+
+    async def accept(file):
+        await asyncio.sleep(LONG_S)
+
+    server = landline.Server()
+    server.on_file(inbox, accept=accept)
+    async with pair(server) as (line, _):
+        assert (await line.send_file(write(1000), stall_timeout_s=PATIENCE_S)).size_bytes == 1000
+
+
+async def test_functions_of_the_application_that_fail_are_logged_and_change_nothing(
+    pair, inbox, write, caplog, until
+):
+    async def received(file, receipt):
+        raise RuntimeError("no receipts today")
+
+    def progress(*arguments):
+        raise RuntimeError("no progress today")
+
+    server = landline.Server()
+    server.on_file(inbox, progress=progress)(received)
+    async with pair(server) as (line, _):
+        await line.send_file(write(1000), progress=progress)
+        await until(lambda: "no receipts today" in caplog.text)
+    assert caplog.text.count("no progress today") >= 2
+
+
+async def test_small_limits_make_small_chunks(pair, inbox, write):
+    """A receiver that takes a kilobyte in a message, and a sender that keeps 64: the file goes through all the same."""
+    path = write(300_000)
+    server = landline.Server(
+        limits=landline.Limits(message_bytes=1024, window_bytes=65_536, window_frames=128)
+    )
+    server.on_file(inbox)
+    send_buffer = landline.SendBuffer(size_bytes=65_536, messages=128)
+    async with pair(server, send_buffer=send_buffer) as (line, _):
+        await line.send_file(path)
+    assert (inbox / "photo.raw").read_bytes() == path.read_bytes()

@@ -1,0 +1,381 @@
+"""The control server with real agents: what it shows, what it survives, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from landline.fleet.agent.prompt import Answer, Choice
+from landline.fleet.api import (
+    CancelRequest,
+    JobChanged,
+    JobRequest,
+    OperationError,
+    PreviewRequest,
+    Snapshot,
+    StorageError,
+)
+from landline.fleet.control import machines
+from landline.fleet.control import request_rate as pace
+from landline.fleet.control import updates as subscriptions
+from landline.fleet.control.clock import SteadyClock
+from landline.fleet.model import Action, ExecutionState, PresenceState
+
+NOW = Answer(choice=Choice.NOW)
+
+
+# What is asked of it.
+
+
+async def test_an_offline_machine_is_refused_with_the_cause(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    await house.over(await house.order(Action.SHUT_DOWN))
+    await machine.shown(PresenceState.OFFLINE)
+    job = await house.order(Action.RESTART)
+    assert job.executions[0].state is ExecutionState.REFUSED
+    assert job.executions[0].detail == "it is offline (shut down); use --queue-for to wait for it"
+    assert await house.steps(job) == ["refused"]
+
+
+async def test_a_job_queued_for_an_offline_machine_is_done_on_its_arrival(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop()
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    job = await house.order(Action.LOG_OFF, queue_for_s=8 * 3600.0)
+    assert job.executions[0].state is ExecutionState.QUEUED
+    house.offset_s += 7 * 3600.0
+    await machine.boot()
+    assert (await house.over(job)).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+async def test_a_queued_job_that_waited_too_long_expires(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop()
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    job = await house.order(Action.LOG_OFF, queue_for_s=3600.0)
+    house.offset_s += 3601.0
+    expired = await house.over(job)
+    assert (expired.state, expired.detail) == (ExecutionState.EXPIRED, "it never reached the machine")
+    await machine.boot()
+    await house.over(await house.order(Action.LOG_OFF))
+    assert machine.acted == [Action.LOG_OFF]
+
+
+async def test_a_request_id_makes_one_job_only(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    jobs = await asyncio.gather(*(house.order(Action.LOG_OFF, request_id="r-1") for _ in range(5)))
+    assert len({job.job.id for job in jobs}) == 1
+    assert (await house.over(jobs[0])).state is ExecutionState.DONE
+    again = await house.order(Action.LOG_OFF, request_id="r-1")
+    assert again.job.id == jobs[0].job.id
+    assert again.executions[0].state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+    assert len(await house.control.jobs(10)) == 1
+
+
+async def test_a_request_is_recognised_after_a_restart_and_when_its_targets_match_nothing_any_more(
+    house,
+) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    first = await house.order(Action.LOG_OFF, request_id="r-1")
+    await house.over(first)
+    await house.kill()
+    await house.start()
+    again = await house.order(Action.LOG_OFF, request_id="r-1")
+    renamed = await house.order(Action.LOG_OFF, "another-name-by-now", request_id="r-1")
+    assert again.job.id == renamed.job.id == first.job.id
+    assert renamed.executions[0].state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+    assert [view.job.id for view in await house.control.jobs(10, "r-1")] == [first.job.id]
+    assert await house.control.jobs(10, "r-2") == ()
+    with pytest.raises(OperationError, match="another-name"):
+        await house.order(Action.LOG_OFF, "another-name-by-now", request_id="r-2")
+
+
+async def test_targets_are_resolved_before_anything_is_sent(house) -> None:
+    await house.start()
+    for name in ("lab-1", "lab-2", "desk"):
+        await house.machine(name).boot()
+    preview = house.control.preview(PreviewRequest(targets=("lab-*",)))
+    assert [target.name for target in preview.machines] == ["lab-1", "lab-2"]
+    for request, code in (
+        (JobRequest(action=Action.RESTART), "empty_target"),
+        (JobRequest(action=Action.RESTART, targets=("lab-1", "lab-9")), "unknown_target"),
+        (JobRequest(action=Action.RESTART, targets=("lab-1",), all_machines=True), "bad_request"),
+        (JobRequest(action=Action.RESTART, machine_ids=()), "empty_target"),
+        (JobRequest(action=Action.RESTART, machine_ids=("id-of-lab-9",)), "unknown_target"),
+        (JobRequest(action=Action.RESTART, targets=("lab-1",), valid_for_s=float("nan")), "bad_request"),
+    ):
+        with pytest.raises(OperationError) as caught:
+            await house.control.create_job(request)
+        assert caught.value.code == code
+    assert await house.control.jobs(10) == ()
+    frozen = await house.control.create_job(
+        JobRequest(action=Action.LOG_OFF, targets=("lab-*",), machine_ids=("id-of-lab-1",))
+    )
+    assert [execution.machine_name for execution in frozen.executions] == ["lab-1"]
+    for job_id, code in (("nothing", "unknown_job"), ("", "unknown_job")):
+        with pytest.raises(OperationError) as caught:
+            await house.control.job(job_id)
+        assert caught.value.code == code
+    status = house.control.status()
+    assert (status.machines, status.online) == (3, 3)
+
+
+async def test_one_cancellation_stops_every_machine_that_has_not_begun(house, until) -> None:
+    await house.start()
+    machines = [await house.machine(f"lab-{number}").boot() for number in range(1, 4)]
+    job = await house.order(Action.RESTART, "lab-*", delay_s=3600.0)
+    view = await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
+    assert {execution.state for execution in view.executions} == {ExecutionState.CANCELLED}
+    assert all(machine.acted == [] for machine in machines)
+    # Once more changes nothing.
+    assert await house.control.cancel_job(job.job.id, CancelRequest()) == view
+
+
+async def test_what_the_disk_does_not_take_is_not_accepted(house, monkeypatch) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+
+    async def fail(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.storage, "add_job", fail)
+        with pytest.raises(StorageError):
+            await house.order(Action.RESTART)
+    assert await house.control.jobs(10) == ()
+    assert machine.acted == []
+
+
+async def test_a_caller_that_goes_away_leaves_no_job_that_never_begins(house, monkeypatch, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    add_job, gate = house.storage.add_job, asyncio.Event()
+
+    async def slow(*arguments: object) -> object:
+        stored = await add_job(*arguments)
+        await gate.wait()
+        return stored
+
+    monkeypatch.setattr(house.storage, "add_job", slow)
+    ordering = asyncio.create_task(house.order(Action.LOG_OFF, request_id="r-1"))
+
+    async def is_stored() -> object:
+        return await house.storage.job_by_request("r-1")
+
+    await until(is_stored)
+    ordering.cancel()
+    await asyncio.wait([ordering])
+    gate.set()
+    monkeypatch.undo()
+    [job] = await house.control.jobs(1)
+    assert (await house.over(job)).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF]
+
+
+# Updates.
+
+
+async def test_a_subscriber_gets_a_snapshot_and_then_every_change(house) -> None:
+    await house.start()
+    await house.machine().boot()
+    updates = house.control.updates()
+    first = await anext(updates)
+    assert isinstance(first, Snapshot)
+    assert [machine.name for machine in first.machines] == ["lab-1"]
+    assert first.jobs == ()
+    job = await house.order(Action.LOG_OFF)
+    seen = []
+    while seen[-1:] != [ExecutionState.DONE]:
+        update = await anext(updates)
+        if isinstance(update, JobChanged):
+            assert update.job.job.id == job.job.id
+            seen.append(update.job.executions[0].state)
+    assert seen[0] is ExecutionState.QUEUED
+    assert ExecutionState.ACTING in seen
+
+    async def read_on() -> None:
+        async for _ in updates:
+            pass
+
+    reading = asyncio.create_task(read_on())
+    await asyncio.sleep(0)
+    house.control.close_readers()
+    await reading
+
+
+async def test_a_slow_subscriber_gets_a_new_snapshot(house, monkeypatch, until) -> None:
+    monkeypatch.setattr(subscriptions, "UPDATES_WAITING_MAX", 10)
+    monkeypatch.setattr(machines, "FACTS_EVERY_S", 0.0)
+    await house.start()
+    machine = await house.machine().boot()
+    updates = house.control.updates()
+    assert isinstance(await anext(updates), Snapshot)
+    for number in range(30):
+        await machine.line.send({"name": "lab-1", "os": f"os {number}"}, name="facts")
+    await until(lambda: machine.known.facts.os == "os 29")
+    kinds, last = [], None
+    while last is None or last.os != "os 29":
+        update = await anext(updates)
+        kinds.append(type(update))
+        last = (update.machines[0] if isinstance(update, Snapshot) else update.machine).facts
+    assert Snapshot in kinds
+    assert len(kinds) < 20
+    await updates.aclose()
+
+
+async def test_a_snapshot_holds_what_is_not_over(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    await house.over(await house.order(Action.LOG_OFF))
+    open_job = await house.order(Action.RESTART, delay_s=3600.0)
+    updates = house.control.updates()
+    snapshot = await anext(updates)
+    assert isinstance(snapshot, Snapshot)
+    assert [view.job.id for view in snapshot.jobs] == [open_job.job.id]
+    await updates.aclose()
+    assert machine.acted == [Action.LOG_OFF]
+
+
+# Its own end and return.
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_jobs_in_every_state_survive_the_control_server(house, person, ada, until, how: str) -> None:
+    await house.start()
+    # One machine for each state; each has one job.
+    queued = await house.machine("queued").boot()
+    queued.agent.stop()
+    await queued.ended()
+    await queued.shown(PresenceState.OFFLINE)
+    delivered = await house.machine("delivered").boot()
+    prompted = await house.machine("prompted", persons=(ada,), prompt=person()).boot()
+    later = Answer(choice=Choice.POSTPONE, postpone_s=1.0)
+    postponed = await house.machine("postponed", persons=(ada,), prompt=person(later)).boot()
+    acting = house.machine("acting")
+    acting.may_act.clear()
+    await acting.boot()
+    leaving = house.machine("leaving")
+    leaving.may_act.clear()
+    await leaving.boot()
+    done = await house.machine("done").boot()
+    jobs = {
+        "queued": await house.order(Action.LOG_OFF, "queued", queue_for_s=3600.0),
+        "delivered": await house.order(Action.LOG_OFF, "delivered", delay_s=1.0),
+        "prompted": await house.order(Action.LOG_OFF, "prompted"),
+        "postponed": await house.order(Action.LOG_OFF, "postponed"),
+        "acting": await house.order(Action.LOG_OFF, "acting"),
+        "leaving": await house.order(Action.RESTART, "leaving"),
+        "done": await house.order(Action.LOG_OFF, "done"),
+    }
+    for name, state in (
+        ("delivered", ExecutionState.DELIVERED),
+        ("prompted", ExecutionState.PROMPTED),
+        ("postponed", ExecutionState.POSTPONED),
+        ("acting", ExecutionState.ACTING),
+        ("leaving", ExecutionState.ACTING),
+        ("done", ExecutionState.DONE),
+    ):
+        # Two of them go on by themselves, on a slow machine before this is looked at.
+        await house.passed(jobs[name], state)
+    await until(lambda: prompted.prompt.is_asked)
+
+    await (house.stop() if how == "stop" else house.kill())
+    # Meanwhile the world goes on.
+    prompted.prompt.answer(NOW)
+    acting.may_act.set()
+    leaving.may_act.set()
+    await leaving.ended()
+    await house.start()
+    await leaving.boot()
+    await queued.boot()
+    await until(lambda: postponed.prompt.is_asked)
+    postponed.prompt.answer(NOW)
+
+    for name, job in jobs.items():
+        ended = await house.over(job)
+        assert ended.state is ExecutionState.DONE, (name, ended)
+    for machine in house.machines:
+        assert len(machine.acted) == 1, machine.name
+    assert done.known.presence.state is PresenceState.ONLINE
+    assert delivered.known.presence.state is PresenceState.ONLINE
+
+
+async def test_nothing_acts_twice_however_often_the_control_server_dies(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    jobs = []
+    for _ in range(5):
+        jobs.append(await house.order(Action.LOG_OFF, queue_for_s=3600.0, valid_for_s=3600.0))
+        await house.kill()
+        await house.start()
+    for job in jobs:
+        ended = await house.over(job)
+        assert ended.state is ExecutionState.DONE
+    assert len(machine.acted) == 5
+
+
+# Clocks.
+
+
+async def test_a_clock_that_was_set_back_is_followed_when_nobody_waits_for_a_deadline(house, until) -> None:
+    house.clock = SteadyClock(house.now)
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop()
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    add_job, gate = house.storage.add_job, asyncio.Event()
+
+    async def add_slowly(*arguments):
+        await gate.wait()
+        return await add_job(*arguments)
+
+    house.storage.add_job = add_slowly
+    ordering = asyncio.create_task(house.order(Action.LOG_OFF, queue_for_s=60, valid_for_s=60))
+    await asyncio.sleep(0)
+    house.offset_s = -86_400
+    # The job has its deadline already, and is not yet among those that are open.
+    await house.control._sweep()
+    assert house.clock.ahead_s > 86_000
+    gate.set()
+    job = await ordering
+    await house.control._sweep()
+    assert house.clock.ahead_s > 86_000
+    assert (await house.execution(job)).expires_at <= house.clock() + 120
+    await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="me"))
+    await until(lambda: house.clock.ahead_s < 1)
+
+
+async def test_an_agent_that_asks_without_a_pause_is_kept_to_its_pace(house, monkeypatch) -> None:
+    """Each report may be a write to disk and news for everybody; those of others are worked on meanwhile."""
+    monkeypatch.setattr(pace, "REQUESTS_AT_ONCE", 3)
+    monkeypatch.setattr(pace, "REQUEST_EVERY_S", 3600.0)
+    await house.start()
+    hasty, other = await house.machine("lab-1").boot(), await house.machine("lab-2").boot()
+    report = {"execution": {"id": "none-1", "state": "delivered"}}
+
+    async def ask(machine):
+        return await machine.line.request("report", report)
+
+    # The join was the first.
+    assert await ask(hasty)
+    assert await ask(hasty)
+    late = [asyncio.create_task(ask(hasty)) for _ in range(100)]
+    await asyncio.wait(late, timeout=0.05)
+    assert not any(task.done() for task in late)
+    assert await ask(other)
+    assert await hasty.line.ping() > 0
+    for task in late:
+        task.cancel()
+    await asyncio.wait(late)

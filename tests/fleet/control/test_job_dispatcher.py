@@ -1,0 +1,312 @@
+"""Deliveries over real lines: orders that reach their machines once, and magic packets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from tests.fleet.conftest import TOKEN
+
+import landline
+from landline.fleet.agent.agent import ORDERS_MAX, Agent
+from landline.fleet.agent.journal import Entry
+from landline.fleet.api import CancelRequest, StorageError
+from landline.fleet.control.wake_on_lan import MagicPackets
+from landline.fleet.messages import TEXT_CHARACTERS_MAX, Claim, Grant
+from landline.fleet.model import Action, ExecutionState, PresenceState
+from landline.testing import FaultProxy
+
+# Orders.
+
+
+async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_due(house) -> None:
+    """Also when the control server was started again meanwhile."""
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop()
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    messages = [f"number {number}" for number in range(8)]
+    for message in messages:
+        await house.order(Action.LOG_OFF, queue_for_s=3600.0, message=message)
+    await house.stop()
+    await house.start()
+    begun = []
+    receive = Agent._receive_order
+
+    async def received(agent, line, order) -> bool:
+        begun.append(order.message)
+        return await receive(agent, line, order)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Agent, "_receive_order", received)
+        await machine.boot()
+    for view in await house.control.jobs(10):
+        await house.over(view)
+    assert begun == messages
+
+
+async def test_an_agent_refuses_what_it_cannot_hold_and_outlives_the_control_server(house, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    jobs = [await house.order(Action.LOG_OFF, delay_s=3600.0) for _ in range(ORDERS_MAX + 5)]
+    executions = [await house.execution(job) for job in jobs]
+
+    async def are_all_answered() -> bool:
+        nonlocal executions
+        executions = [await house.execution(job) for job in jobs]
+        return all(execution.state is not ExecutionState.QUEUED for execution in executions)
+
+    await until(are_all_answered)
+    refused = [execution for execution in executions if execution.state is ExecutionState.REFUSED]
+    assert len(refused) == 5
+    assert {execution.detail for execution in refused} == {
+        f"the agent did not take it: the machine holds {ORDERS_MAX} jobs, and takes more when some are over"
+    }
+    # The same machine goes on with the others when the control server is back.
+    joins = house.joins[machine.id]
+    await house.kill()
+    await house.start()
+    await until(lambda: house.joins[machine.id] > joins)
+    assert not machine.task.done()
+    # One that is over makes room for another.
+    await house.control.cancel_job(jobs[0].job.id, CancelRequest())
+    await until(lambda: len(machine.agent._known) < ORDERS_MAX)
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+
+
+async def test_many_old_jobs_in_the_journal_do_not_end_the_agent(house) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.directory.mkdir()
+    with (machine.directory / "journal.jsonl").open("wb") as file:
+        for number in range(3000):
+            entry = Entry(f"old-{number}", Action.LOG_OFF, ExecutionState.DONE, "boot-0", "x" * 400)
+            file.write(msgspec.json.encode(entry) + b"\n")
+    await machine.boot()
+    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+
+
+async def test_an_agents_error_is_stored_short_and_harmless(house, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+
+    async def refuse(line, order) -> bool:
+        raise landline.RequestError("no", "\x1b[2J" + "x" * 100_000 + "\n")
+
+    machine.agent.connector.handlers.find("execute").function = refuse
+    job = await house.order(Action.LOG_OFF)
+    ended = await house.over(job)
+    assert ended.state is ExecutionState.FAILED
+    assert len(ended.detail) == TEXT_CHARACTERS_MAX
+    assert ended.detail.isprintable()
+
+    async def is_stored() -> bool:
+        [stored] = await house.storage.executions_of([job.job.id])
+        return stored.detail == ended.detail
+
+    await until(is_stored)
+
+
+@pytest.mark.parametrize("name", ["facts", "join", "report"])
+async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(house, until, name: str) -> None:
+    await house.start()
+    honest = await house.machine("honest").boot()
+    body = {"facts": {"name": "hostile", "persons": [{"name": ""}] * 600_000}}
+    assert len(msgspec.msgpack.encode(body)) > 4_000_000
+    decoded = []
+    for each in ("facts", "join", "report"):
+        handler = house.server.handlers.find(each)
+        take = handler.body_of
+        handler.body_of = lambda body, is_packed, take=take: (
+            decoded.append(len(body)) or take(body, is_packed)
+        )
+    async with landline.connect(house.url, auth=landline.SharedToken(TOKEN), identity="hostile-1") as line:
+        with pytest.raises(landline.MessageTooLarge):
+            await line.request(name, body)
+        # It does not care what the server takes.
+        line.session._peer_limits = landline.Limits(message_bytes=16 * 1024 * 1024)
+        with pytest.raises(landline.LandlineError):
+            await line.request(name, body, timeout=20)
+        await until(lambda: line.is_closed)
+    assert all(size_bytes < 1000 for size_bytes in decoded)
+    assert (await house.over(await house.order(Action.LOG_OFF, "honest"))).state is ExecutionState.DONE
+    assert not honest.task.done()
+
+
+async def test_a_question_whose_job_was_stopped_meanwhile_is_taken_off_the_screen(
+    house, person, ada, until
+) -> None:
+    await house.start()
+    cancelled = await house.machine("cancelled", persons=(ada,), prompt=person()).boot()
+    expired = await house.machine("expired", persons=(ada,), prompt=person()).boot()
+    first = await house.order(Action.RESTART, "cancelled", valid_for_s=3600.0)
+    second = await house.order(Action.RESTART, "expired")
+    await until(lambda: cancelled.prompt.is_asked and expired.prompt.is_asked)
+    await house.reached(first, ExecutionState.PROMPTED)
+    await house.reached(second, ExecutionState.PROMPTED)
+    listening = house.url
+    await house.kill()
+    # It comes back where nobody finds it, stops one job and lets the other expire, and moves to its old place.
+    house.url = "tcp://127.0.0.1:0"
+    house.offset_s += 300.0
+    await house.start()
+    await house.control.cancel_job(first.job.id, CancelRequest(cancelled_by="root"))
+    assert (await house.over(second)).state is ExecutionState.EXPIRED
+    await house.stop()
+    house.url = listening
+    await house.start()
+    await until(lambda: cancelled.prompt.withdrawn == 1 and expired.prompt.withdrawn == 1)
+    assert (cancelled.acted, expired.acted) == ([], [])
+
+
+async def test_nothing_acts_twice_however_often_links_break(house, until) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    done = []
+    for number in range(20):
+        job = await house.order(Action.LOG_OFF)
+        machine.line.break_link(f"cut {number}")
+        done.append(job)
+    for job in done:
+        assert (await house.over(job)).state is ExecutionState.DONE
+    assert machine.acted == [Action.LOG_OFF] * 20
+    assert house.joins[machine.id] == 1
+
+
+async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(house, monkeypatch) -> None:
+    """A claim whose record failed must not be granted to an agent that asked again in the meantime."""
+    await house.start()
+    machine = await house.machine().boot()
+    machine.may_act.clear()
+    reached, may_fail = asyncio.Event(), asyncio.Event()
+    record = house.storage.record
+
+    async def failing(executions) -> None:
+        if any(execution.state is ExecutionState.ACTING for execution in executions):
+            reached.set()
+            await may_fail.wait()
+            raise StorageError("the disk is full")
+        await record(executions)
+
+    monkeypatch.setattr(house.storage, "record", failing)
+    job = await house.order(Action.LOG_OFF)
+    await reached.wait()
+    execution = (await house.control.job(job.job.id)).executions[0]
+    again = asyncio.create_task(
+        machine.line.request("claim", Claim(execution.id, machine.boot_id), response_type=Grant)
+    )
+    await machine.line.ping()
+    assert not again.done()
+    may_fail.set()
+    with pytest.raises(landline.RequestError, match="could not record"):
+        await again
+    assert machine.acted == []
+
+
+# Waking.
+
+
+class NetworkCard(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self.packets.append(data)
+
+
+async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(house, until) -> None:
+    loop = asyncio.get_running_loop()
+    transport, card = await loop.create_datagram_endpoint(NetworkCard, local_addr=("127.0.0.1", 0))
+    house.waker = MagicPackets(host="127.0.0.1", port=transport.get_extra_info("sockname")[1])
+    house.closing.callback(transport.close)
+    await house.start()
+    machine = house.machine()
+    machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
+    await machine.boot()
+    assert (await house.order(Action.WAKE)).executions[0].detail == "it is on already"
+    await house.over(await house.order(Action.SHUT_DOWN))
+    await machine.shown(PresenceState.OFFLINE)
+    job = await house.order(Action.WAKE)
+    await until(lambda: len(card.packets) >= 3)
+    assert set(card.packets) == {b"\xff" * 6 + bytes.fromhex("020000000001") * 16}
+    assert (await house.execution(job)).state is ExecutionState.ACTING
+    # Also across a restart of the control server.
+    await house.stop()
+    sent = len(card.packets)
+    await house.start()
+    await until(lambda: len(card.packets) > sent)
+    await machine.boot()
+    woken = await house.over(job)
+    assert (woken.state, woken.detail) == (ExecutionState.DONE, "it is online")
+
+
+async def test_a_wake_up_outlives_a_full_disk(house, until, monkeypatch) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
+    await machine.boot()
+    await house.over(await house.order(Action.SHUT_DOWN))
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    record, failed = house.storage.record, []
+
+    async def fail(executions) -> None:
+        failed.append(executions)
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(house.storage, "record", fail)
+    job = await house.order(Action.WAKE)
+    await until(lambda: len(failed) > 1)
+    assert house.waker.woken == []
+    monkeypatch.setattr(house.storage, "record", record)
+    await until(lambda: house.waker.woken)
+    await machine.boot()
+    assert (await house.over(job)).state is ExecutionState.DONE
+
+
+async def test_a_machine_that_does_not_wake_has_failed(house, until) -> None:
+    await house.start()
+    machine = house.machine()
+    machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
+    await machine.boot()
+    await house.over(await house.order(Action.SHUT_DOWN))
+    await machine.shown(PresenceState.OFFLINE)
+    job = await house.order(Action.WAKE)
+    await until(lambda: house.waker.woken)
+    house.offset_s += 5 * 60.0
+    failed = await house.over(job)
+    assert (failed.state, failed.detail) == (ExecutionState.FAILED, "it did not come online")
+    house.waker.error = OSError("network is unreachable")
+    failed = await house.over(await house.order(Action.WAKE))
+    assert failed.detail == "the wake-up packet was not sent: network is unreachable"
+
+
+async def test_waking_a_machine_that_was_on_all_the_time_is_done_when_its_line_resumes(house, until) -> None:
+    await house.start()
+    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
+        house.url = between.url
+        machine = house.machine()
+        machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
+        await machine.boot()
+        between.hold()
+        between.reset()
+        await machine.shown(PresenceState.RESUMING)
+        job = await house.order(Action.WAKE)
+        await until(lambda: house.waker.woken)
+        between.heal()
+        assert (await house.over(job)).state is ExecutionState.DONE
+        assert house.joins[machine.id] == 1
+        await machine.kill_agent()
+
+
+async def test_a_machine_without_an_address_cannot_be_woken(house) -> None:
+    await house.start()
+    machine = await house.machine().boot()
+    machine.agent.stop()
+    await machine.ended()
+    await machine.shown(PresenceState.OFFLINE)
+    [execution] = (await house.order(Action.WAKE)).executions
+    assert execution.state is ExecutionState.REFUSED
+    assert "(MAC) is not known" in execution.detail

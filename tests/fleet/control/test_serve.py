@@ -1,0 +1,119 @@
+"""A whole control server: it starts with nothing, keeps its secrets, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from pathlib import Path
+
+import pytest
+
+import landline
+from landline.fleet.api import StorageError
+from landline.fleet.control.serve import ControlPlan, control_server, token_file
+from landline.fleet.control.storage import Storage
+from landline.fleet.paths import UnsafeDirectory
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> ControlPlan:
+    return ControlPlan(data=tmp_path / "data", listen="tcp://127.0.0.1:0", socket=tmp_path / "control.sock")
+
+
+async def test_the_first_start_makes_what_it_needs(plan: ControlPlan) -> None:
+    async with control_server(plan) as running:
+        assert running.http is None
+        assert stat.S_IMODE(plan.data.stat().st_mode) == 0o700
+        for name in ("agents.token", "operators.token", "landline.db"):
+            assert stat.S_IMODE((plan.data / name).stat().st_mode) == 0o600
+        assert running.agents_token != running.operators_token
+        assert len(running.agents_token) >= 32
+        assert running.control.agents_url == str(running.agents)
+        auth = landline.SharedToken(running.agents_token)
+        async with landline.connect(str(running.agents), auth=auth, identity="machine-1") as line:
+            assert await line.request("join", {"facts": {"name": "lab-1"}}) == {"name": "lab-1", "over": []}
+    assert not plan.socket.exists()
+    async with control_server(plan) as again:
+        assert again.agents_token == running.agents_token
+        assert again.operators_token == running.operators_token
+        assert [machine.name for machine in again.control.machines()] == ["lab-1"]
+
+
+async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(plan: ControlPlan) -> None:
+    changes: list[landline.StateChange] = []
+    async with control_server(plan) as running:
+        auth = landline.SharedToken(running.agents_token)
+        connector = landline.connect(
+            str(running.agents),
+            auth=auth,
+            identity="machine-1",
+            on_state=lambda _, change: changes.append(change),
+        )
+        line = await connector.__aenter__()
+        updates = running.control.updates()
+        await anext(updates)
+
+        async def read_on() -> None:
+            async for _ in updates:
+                pass
+
+        reading = asyncio.create_task(read_on())
+        await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await reading
+        while not any(change.state is landline.LineState.RECONNECTING for change in changes):
+            await asyncio.sleep(0.005)
+    [lost] = [change for change in changes if change.state is landline.LineState.RECONNECTING]
+    assert lost.due_in_s is not None
+    assert 2.0 <= lost.due_in_s <= 10.0
+    line.end(landline.Code.NORMAL)
+    await connector.__aexit__(None, None, None)
+
+
+async def test_only_one_control_server_owns_a_database(plan: ControlPlan, tmp_path: Path) -> None:
+    async with control_server(plan):
+        with pytest.raises(StorageError, match="in use by another control server"):
+            async with control_server(plan):
+                pass
+
+
+async def test_an_address_that_is_taken_leaves_nothing_open(plan: ControlPlan, tmp_path: Path) -> None:
+    async with control_server(plan) as running:
+        other = ControlPlan(
+            data=tmp_path / "other", listen=str(running.agents), socket=tmp_path / "other.sock"
+        )
+        with pytest.raises(landline.AddressInUse):
+            async with control_server(other):
+                pass
+        # Its database is free again.
+        storage = await Storage.open(tmp_path / "other" / "landline.db")
+        await storage.close()
+
+
+async def test_a_directory_others_can_write_to_is_refused(plan: ControlPlan) -> None:
+    plan.data.mkdir()
+    plan.data.chmod(0o777)
+    with pytest.raises(UnsafeDirectory):
+        async with control_server(plan):
+            pass
+
+
+def test_a_token_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    made = token_file(path)
+    assert token_file(path) == made
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(OSError):
+        token_file(tmp_path / "none" / "token")
+
+
+def test_a_token_that_everybody_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "token"
+    token_file(path)
+    assert caplog.text == ""
+    path.chmod(0o644)
+    token_file(path)
+    assert f"{path} can be read or changed by every user" in caplog.text
+    assert f"chmod 600 {path}" in caplog.text

@@ -1,0 +1,268 @@
+"""No handler runs twice, and every call ends: on a network that loses, repeats, delays and reorders, with servers that
+restart and forget, callers that move, and a stranger who records everything and says it again. Virtual time."""
+
+import heapq
+import itertools
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from landline.codes import Operation
+from landline.udp_calls import CallCounts
+from landline.udp_calls.call_client import AskedCall
+from landline.udp_calls.call_server import AnsweredCalls, NewCall
+from landline.udp_calls.wire import Reply, Seal
+
+TIMEOUT_S = 30.0
+SEAL = Seal(b"a secret that both sides know")
+
+
+class World:
+    """A server, some calls, a stranger, and a network that does what the dice say."""
+
+    def __init__(
+        self, dice: random.Random, *, calls=4, restarts=3, replays=40, calls_max=3, trouble=0.3, up_s=0.0
+    ) -> None:
+        self.dice = dice
+        self.trouble = trouble
+        self.calls_max = calls_max
+        self.now = 0.0
+        self.events = []
+        self.order = itertools.count()
+        self.recorded = []
+        self.runs = {}
+        self.asked = []
+        self.ends = {}
+        self.answers = {}
+        # A cookie that all callers share, as the calls of one process do.
+        self.cookie = b""
+        self.start_server(up_s)
+        for _ in range(restarts):
+            self.at(dice.uniform(0, 40), self.stop_server)
+            self.at(dice.uniform(0, 40), self.sleep_server)
+        for number in range(calls):
+            self.at(dice.choice([0.0, dice.uniform(0, 40)]), lambda number=number: self.begin(number))
+        for _ in range(replays):
+            self.at(dice.uniform(0, 120), self.replay)
+
+    def at(self, when: float, what) -> None:
+        heapq.heappush(self.events, (when, next(self.order), what))
+
+    def run(self) -> None:
+        while self.events:
+            self.now, _, what = heapq.heappop(self.events)
+            what()
+
+    # The server. Each process has a clock of its own.
+
+    def start_server(self, up_s: float = 0.0) -> None:
+        self.awake_at = self.now
+        self.offset = self.dice.uniform(0, 1e6)
+        self.rate = self.dice.uniform(0.9995, 1.0005)
+        self.server = AnsweredCalls(
+            seal=SEAL,
+            random=self.dice,
+            now=self.clock() - up_s,
+            counts=CallCounts(),
+            calls_max=self.calls_max,
+        )
+
+    def clock(self) -> float:
+        return self.offset + self.now * self.rate
+
+    def stop_server(self) -> None:
+        if self.server is not None:
+            self.server = None
+            self.at(self.now + self.dice.choice([0.0, 0.001, 0.3, 5.0]), self.start_server)
+
+    def sleep_server(self) -> None:
+        """The server's machine sleeps, and its clock with it; what arrives meanwhile is taken afterwards."""
+        if self.server is None or self.now < self.awake_at:
+            return
+        server, slept_s = self.server, self.dice.choice([1.0, 20.0])
+        self.awake_at = self.now + slept_s
+
+        def wake() -> None:
+            if self.server is server:
+                self.offset -= slept_s * self.rate
+
+        self.at(self.awake_at, wake)
+
+    def receive(self, datagram: bytes, address: str, caller) -> None:
+        server = self.server
+        if server is None:
+            return
+        if self.now < self.awake_at:
+            self.at(self.awake_at, lambda: self.receive(datagram, address, caller))
+            return
+        decided = server.receive_datagram(datagram, address, self.clock())
+        if isinstance(decided, NewCall):
+            self.runs[decided.call_id] = self.runs.get(decided.call_id, 0) + 1
+
+            def finish() -> None:
+                if self.server is server and self.now < self.awake_at:
+                    self.at(self.awake_at, finish)
+                elif self.server is server:
+                    reply = Reply(Operation.RESPONSE, decided.call.body[::-1], False)
+                    self.send(server.answer(decided.call_id, reply, self.clock()), caller)
+
+            took = self.dice.choice([0.0, 0.0, self.dice.uniform(0, 10)])
+            self.at(self.now + took, finish)
+        elif decided is not None:
+            assert len(decided) <= 3 * len(datagram) or decided[1] == 2
+            self.send(decided, caller)
+
+    # The network.
+
+    def send(self, datagram: bytes, receive) -> None:
+        for _ in range(self.copies()):
+            self.at(self.now + self.delay(), lambda: receive(datagram))
+
+    def copies(self) -> int:
+        if self.dice.random() > self.trouble:
+            return 1
+        return self.dice.choice([0, 0, 0, 2])
+
+    def delay(self) -> float:
+        return 0.001 if self.dice.random() > self.trouble else self.dice.choice([0.01, 1.0, 7.0, 25.0])
+
+    def replay(self) -> None:
+        """The stranger says again what it heard, from an address of its own or of the caller's."""
+        if self.recorded:
+            datagram, address, caller = self.dice.choice(self.recorded)
+            self.receive(
+                datagram, self.dice.choice([address, "10.6.6.6"]), self.dice.choice([caller, ignore])
+            )
+
+    # Callers.
+
+    def begin(self, number: int) -> None:
+        body = b"call %d" % number
+        call = AskedCall(
+            seal=SEAL,
+            random=self.dice,
+            now=self.now,
+            name="work",
+            body=body,
+            is_packed=False,
+            cookie=self.cookie if self.dice.random() < 0.7 else b"",
+        )
+        self.asked.append(call)
+        deadline = self.now + TIMEOUT_S
+        address = "10.0.0.1"
+
+        def receive(datagram: bytes) -> None:
+            if self.now < deadline and call.receive_datagram(datagram, self.now):
+                self.cookie = call.cookie
+                if call.reply is not None:
+                    assert call.reply.body == body[::-1]
+                    self.ends[number] = "answered"
+                elif call.is_lost:
+                    self.ends[number] = "lost"
+                else:
+                    tick()
+
+        def tick() -> None:
+            nonlocal address
+            if call.is_over:
+                return
+            if self.now >= deadline:
+                self.ends.setdefault(number, "timeout" if call.exposed_at is not None else "unreachable")
+                return
+            if self.now >= call.due:
+                if self.dice.random() < self.trouble / 4:
+                    address = self.dice.choice(["10.0.0.1", "10.0.0.2"])
+                datagram = call.data_to_send(self.now)
+                self.recorded.append((datagram, address, receive))
+                here = address
+                self.send(datagram, lambda data: self.receive(data, here, receive))
+            self.at(min(call.due, deadline), tick)
+
+        tick()
+
+
+def ignore(datagram: bytes) -> None:
+    """A stranger cannot read what it gets."""
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32), trouble=st.sampled_from([0.0, 0.1, 0.3, 0.6]), calls_max=st.integers(0, 6))
+def test_no_handler_runs_twice_and_every_call_ends(seed, trouble, calls_max):
+    world = World(random.Random(seed), trouble=trouble, calls_max=calls_max)
+    world.run()
+    assert set(world.runs.values()) <= {1}, world.runs
+    assert len(world.ends) == len(world.asked) == 4
+    answered = sum(end == "answered" for end in world.ends.values())
+    assert answered <= len(world.runs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), trouble=st.sampled_from([0.0, 0.1, 0.3]))
+def test_without_restarts_every_call_is_answered_or_runs_out_of_time(seed, trouble):
+    world = World(random.Random(seed), trouble=trouble, restarts=0, calls_max=1000, up_s=60.0)
+    world.run()
+    assert "lost" not in world.ends.values()
+    if trouble == 0.0:
+        assert set(world.ends.values()) == {"answered"}
+        assert len(world.runs) == 4
+
+
+def test_a_call_that_was_never_exposed_never_ran():
+    seen = 0
+    for seed in range(100):
+        world = World(random.Random(seed), calls=1, trouble=1.0, restarts=0)
+        world.run()
+        if world.ends == {0: "unreachable"}:
+            seen += 1
+            assert not world.runs
+    assert seen > 10
+
+
+# Each rule is needed: without it, the same worlds show a handler that runs twice.
+
+
+def take_any_cookie(self, retry, now):
+    if retry.answered == self._nonce:
+        self._take_cookie(retry.cookie, now)
+
+
+def retry_without_touching(self, opened, address, now_us):
+    known = self._answered.pop(opened.call_id, None)
+    try:
+        return ORIGINAL_RETRY(self, opened, address, now_us)
+    finally:
+        if known is not None:
+            self._answered[opened.call_id] = known
+            self._answered.move_to_end(opened.call_id, last=False)
+
+
+def accept_old_cookies(self, cookie, address, now_us):
+    since, self._complete_since_us = self._complete_since_us, 0
+    try:
+        return ORIGINAL_ACCEPTS(self, cookie, address, now_us)
+    finally:
+        self._complete_since_us = since
+
+
+ORIGINAL_RETRY = AnsweredCalls._retry
+ORIGINAL_ACCEPTS = AnsweredCalls._accepts_cookie
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "without"),
+    [
+        (AskedCall, "_receive_retry", take_any_cookie),
+        (AnsweredCalls, "_retry", retry_without_touching),
+        (AnsweredCalls, "_accepts_cookie", accept_old_cookies),
+    ],
+)
+def test_without_a_rule_a_handler_runs_twice(monkeypatch, owner, name, without):
+    monkeypatch.setattr(owner, name, without)
+    for seed in range(3000):
+        world = World(random.Random(seed), trouble=0.5, calls_max=seed % 4)
+        world.run()
+        if max(world.runs.values(), default=0) > 1:
+            return
+    pytest.fail("the worlds of this file would not notice that the rule is missing")
