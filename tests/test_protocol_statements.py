@@ -125,7 +125,7 @@ async def test_a_handshake_that_takes_too_long_gets_a_reject():
     limits = {row[0]: row for row in rows_under("3.1")}
     assert "after which the server sends REJECT `HANDSHAKE_TIMEOUT`" in limits["handshake"][2]
     assert float(limits["handshake"][1]) == HANDSHAKE_TIMEOUT_S
-    # That it does is in tests/test_accepting.py.
+    # That it does is in tests/server/test_acceptor.py.
 
 
 @pytest.mark.parametrize(

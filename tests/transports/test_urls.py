@@ -5,7 +5,9 @@ import re
 import pytest
 
 import landline
-from landline import Endpoint, parse_url, transports
+from landline import Endpoint, parse_url
+from landline.transports.base import load
+from landline.transports.urls import SCHEMES, Scheme
 
 
 @pytest.mark.parametrize(
@@ -77,22 +79,22 @@ def test_wrong_urls_are_explained_in_one_sentence(url, text):
 
 def test_a_scheme_whose_extra_is_not_installed(monkeypatch):
     monkeypatch.setitem(
-        transports.SCHEMES,
+        SCHEMES,
         "far",
-        transports.Scheme("landline.transports.missing", extra="far", has_path=True),
+        Scheme("landline.transports.missing", extra="far", has_path=True),
     )
     endpoint = parse_url("far://host/line")
     assert endpoint == Endpoint("far", "host", 5463, "/line")
     assert str(endpoint) == "far://host:5463/line"
     assert str(parse_url("far://host")) == "far://host:5463/"
     with pytest.raises(landline.ConfigurationError, match=r"far:// needs .* pip install 'landline\[far\]'"):
-        transports.load(endpoint)
+        load(endpoint)
 
 
 def test_a_module_that_is_broken_is_not_hidden(monkeypatch):
-    monkeypatch.setitem(transports.SCHEMES, "broken", transports.Scheme("landline.transports.missing"))
+    monkeypatch.setitem(SCHEMES, "broken", Scheme("landline.transports.missing"))
     with pytest.raises(ModuleNotFoundError):
-        transports.load(Endpoint("broken", "host"))
+        load(Endpoint("broken", "host"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ async def test_rows_from_before_the_question_of_consent_are_read_as_the_harmless
 ) -> None:
     path = tmp_path / "landline.db"
     config = Config()
-    config.set_main_option("script_location", "landline.fleet:migrations")
+    config.set_main_option("script_location", "landline.fleet.control:migrations")
     engine = sa.create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         config.attributes["connection"] = connection
