@@ -92,7 +92,11 @@ async def test_a_receiver_that_goes_may_have_the_file(cli, directory, receiver, 
     with path.open("wb") as file:
         file.truncate(2_000_000_000)
     sender = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from landline.cli import files, main; files.ATTEMPTS = 1; main()"),
+        *(
+            sys.executable,
+            "-c",
+            "from landline.cli import file_commands, main; file_commands.ATTEMPTS = 1; main()",
+        ),
         *("send-file", f"unix://{directory}/line", str(path)),
         env=cli.environment,
         stderr=asyncio.subprocess.PIPE,

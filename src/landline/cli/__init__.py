@@ -15,8 +15,8 @@ def main() -> None:
         import typer  # noqa: F401 - only to see whether it is there, before anything needs it
     except ModuleNotFoundError:
         sys.exit(_say("The command line needs more than the library; install landline[fleet].", 2))
+    from landline.cli.command_line import build
     from landline.cli.exit_codes import CommandFailed
-    from landline.cli.main import build
 
     try:
         build()()
