@@ -25,7 +25,7 @@ from benchmarks.servers import HOST
 from benchmarks.storm_processes import BIN_S
 from landline import Admission, Backoff
 
-STEADY_S: Final = Backoff().stable_after + 1.0
+STEADY_S: Final = Backoff().stable_after_s + 1.0
 """Links must have held for this long, so that the back-off begins at its shortest delay."""
 RETURN_TIMEOUT_S: Final = 180.0
 

@@ -107,7 +107,7 @@ async def join(url: str, nickname: str) -> None:
             screen.show(f"-- may not have arrived, the server was restarted: {message.value}")
 
     connector = landline.connect(
-        url, identity=nickname, backoff=landline.Backoff(cap=5), on_state=changed, on_session_lost=lost
+        url, identity=nickname, backoff=landline.Backoff(cap_s=5), on_state=changed, on_session_lost=lost
     )
 
     @connector.on("news", News)

@@ -41,7 +41,7 @@ async def serve(url: str) -> None:
 
 async def ask(url: str, words: Sequence[str], interval_s: float) -> None:
     # With attempts=None, the default, the first connection is waited for as well: start them in any order.
-    async with landline.connect(url, backoff=landline.Backoff(cap=5), on_state=show_change) as line:
+    async with landline.connect(url, backoff=landline.Backoff(cap_s=5), on_state=show_change) as line:
         for word in words or map(str, itertools.count(1)):
             asked_at = perf_counter()
             try:

@@ -110,7 +110,7 @@ async def join(url: str, name: str) -> None:
     def changed(line: landline.Line, change: landline.StateChange) -> None:
         print(f"-- {change.state}", flush=True)
 
-    backoff = landline.Backoff(first=0.2, cap=5)
+    backoff = landline.Backoff(first_s=0.2, cap_s=5)
     connector = landline.connect(url, identity=name, backoff=backoff, on_state=changed)
 
     @connector.on("announcement", str)

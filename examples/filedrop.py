@@ -51,7 +51,7 @@ async def receive(url: str, directory: Path, quota_bytes: int | None) -> None:
 async def send(url: str, paths: Sequence[Path]) -> bool:
     """Returns whether all were taken."""
     all_taken = True
-    backoff = landline.Backoff(first=0.2, cap=5)
+    backoff = landline.Backoff(first_s=0.2, cap_s=5)
     async with landline.connect(url, backoff=backoff, on_session_lost=go_on) as line:
         for path in paths:
             try:

@@ -200,7 +200,7 @@ async def play(url: str, name: str, is_bot: bool, options: landline.TransportOpt
     connector = landline.connect(
         url,
         identity=name,
-        backoff=landline.Backoff(first=0.1, cap=2),
+        backoff=landline.Backoff(first_s=0.1, cap_s=2),
         on_state=changed,
         on_session_lost=forget,
         options=options,

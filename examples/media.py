@@ -181,7 +181,7 @@ def open_wav(path: Path) -> Iterator[wave.Wave_write]:
         yield recording
 
 
-SOON = landline.Backoff(first=0.1, cap=2)
+SOON = landline.Backoff(first_s=0.1, cap_s=2)
 
 
 def forget(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:

@@ -155,7 +155,7 @@ async def run_sensor(
         url,
         identity=name,
         connect_timeout_s=None,  # A sensor may be switched on before its server.
-        backoff=landline.Backoff(first=0.5, cap=5),
+        backoff=landline.Backoff(first_s=0.5, cap_s=5),
         on_state=changed,
         on_session_lost=forget,
     ) as line:

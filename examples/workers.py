@@ -121,7 +121,7 @@ async def work(url: str, at_once: int) -> None:
     identity = f"{socket.gethostname()}-{os.getpid()}"
     # A worker may be started before the server whose pieces it works on.
     connector = landline.connect(
-        url, identity=identity, connect_timeout_s=None, backoff=landline.Backoff(cap=5)
+        url, identity=identity, connect_timeout_s=None, backoff=landline.Backoff(cap_s=5)
     )
 
     @connector.on("at_once")

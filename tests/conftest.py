@@ -36,7 +36,7 @@ ON_BOTH_LOOPS = {
         "udp_calls",
     )
 }
-QUICK = landline.Backoff(first=0.01, cap=0.05)
+QUICK = landline.Backoff(first_s=0.01, cap_s=0.05)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it runs in the background with SIGINT ignored, and programs hand that on to their children.

@@ -234,7 +234,10 @@ def test_arguments_of_a_server_of_the_wrong_type(arguments, text):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"backoff": 5}, "connect(backoff=) takes a landline.Backoff, such as Backoff(first=0.5, cap=30)"),
+        (
+            {"backoff": 5},
+            "connect(backoff=) takes a landline.Backoff, such as Backoff(first_s=0.5, cap_s=30)",
+        ),
         ({"identity": 7}, "connect(identity=) takes text, not a value of the type int"),
         ({"connect_timeout_s": "5"}, "connect(connect_timeout_s=) takes seconds"),
         ({"limits": 5}, "connect(limits=) takes a landline.Limits"),

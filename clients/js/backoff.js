@@ -44,7 +44,7 @@ export class Schedule {
 
   /**
    * Seconds to wait after a failed attempt or a lost link, null when the policy gives up: drawn from
-   * U(0, min(cap, first * 2^n)), unless the server named a time. `random` is a number in [0, 1).
+   * U(0, min(capS, firstS * 2^n)), unless the server named a time. `random` is a number in [0, 1).
    */
   nextDelay(now, random, { retryAfterS = null, spreadS = 0 } = {}) {
     const { firstS, capS, attempts, stableAfterS } = this.#backoff;

@@ -27,27 +27,27 @@ def delays(backoff, count, *, roll=1.0):
 
 
 def test_the_range_doubles_up_to_the_cap():
-    assert delays(Backoff(first=1, cap=10), 6) == [1, 2, 4, 8, 10, 10]
+    assert delays(Backoff(first_s=1, cap_s=10), 6) == [1, 2, 4, 8, 10, 10]
 
 
 def test_the_jitter_is_full_from_the_first_try_on():
-    assert delays(Backoff(first=1, cap=10), 6, roll=0.0) == [0] * 6
-    assert delays(Backoff(first=1, cap=10), 6, roll=0.5) == [0.5, 1, 2, 4, 5, 5]
+    assert delays(Backoff(first_s=1, cap_s=10), 6, roll=0.0) == [0] * 6
+    assert delays(Backoff(first_s=1, cap_s=10), 6, roll=0.5) == [0.5, 1, 2, 4, 5, 5]
 
 
 def test_an_endless_outage_does_not_overflow():
-    schedule = Schedule(Backoff(first=1, cap=10))
+    schedule = Schedule(Backoff(first_s=1, cap_s=10))
     for _ in range(3000):
         delay = schedule.next_delay(0.0, Dice(1.0))
     assert delay == 10
 
 
 def test_it_gives_up_behind_the_attempts_allowed():
-    assert delays(Backoff(first=1, cap=1, attempts=3), 4) == [1, 1, None, None]
+    assert delays(Backoff(first_s=1, cap_s=1, attempts=3), 4) == [1, 1, None, None]
 
 
 def test_a_lost_link_is_no_failed_attempt():
-    schedule = Schedule(Backoff(first=1, cap=1, attempts=1, stable_after=10))
+    schedule = Schedule(Backoff(first_s=1, cap_s=1, attempts=1, stable_after_s=10))
     for _ in range(2):
         schedule.receive_connected(0.0)
         assert schedule.next_delay(20.0, Dice(1.0)) == 1
@@ -55,7 +55,7 @@ def test_a_lost_link_is_no_failed_attempt():
 
 
 def test_a_link_that_flaps_gives_up_in_the_end():
-    schedule = Schedule(Backoff(first=1, cap=1, attempts=2, stable_after=10))
+    schedule = Schedule(Backoff(first_s=1, cap_s=1, attempts=2, stable_after_s=10))
     seen = []
     for _ in range(3):
         schedule.receive_connected(0.0)
@@ -64,14 +64,14 @@ def test_a_link_that_flaps_gives_up_in_the_end():
 
 
 def test_a_server_that_names_a_time_gets_its_wish():
-    schedule = Schedule(Backoff(first=1, cap=10))
+    schedule = Schedule(Backoff(first_s=1, cap_s=10))
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=100.0, spread_s=60.0) == 130.0
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=0.0) == 0.0
     assert schedule.failures == 2
 
 
 def test_a_server_that_calls_back_at_once_for_ever_does_not_make_its_client_spin():
-    schedule = Schedule(Backoff(first=0.5))
+    schedule = Schedule(Backoff(first_s=0.5))
     wishes = [schedule.next_delay(0.0, Dice(0.5), retry_after_s=0.0) for _ in range(10)]
     assert wishes == [0.0] * WISHES_AT_ONCE_MAX + [0.5, 0.5]
     # Later than that is its right.
@@ -82,14 +82,14 @@ def test_a_server_that_calls_back_at_once_for_ever_does_not_make_its_client_spin
 
 
 def test_a_servers_wish_does_not_outlive_the_attempts():
-    schedule = Schedule(Backoff(first=1, cap=10, attempts=1))
+    schedule = Schedule(Backoff(first_s=1, cap_s=10, attempts=1))
     schedule.next_delay(0.0, Dice(0.5))
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=1.0) is None
 
 
 @pytest.mark.parametrize(("up_s", "failures"), [(9.9, 4), (10.0, 0), (1000.0, 0)])
 def test_only_a_stable_link_starts_the_count_again(up_s, failures):
-    schedule = Schedule(Backoff(stable_after=10.0))
+    schedule = Schedule(Backoff(stable_after_s=10.0))
     for _ in range(3):
         schedule.next_delay(0.0, Dice(1.0))
     schedule.receive_connected(50.0)
@@ -99,7 +99,7 @@ def test_only_a_stable_link_starts_the_count_again(up_s, failures):
 
 
 def test_a_stable_link_counts_once():
-    schedule = Schedule(Backoff(stable_after=10.0))
+    schedule = Schedule(Backoff(stable_after_s=10.0))
     schedule.receive_connected(0.0)
     schedule.next_delay(20.0, Dice(1.0))
     schedule.next_delay(40.0, Dice(1.0))
@@ -109,13 +109,13 @@ def test_a_stable_link_counts_once():
 @pytest.mark.parametrize(
     "options",
     [
-        {"first": 0},
-        {"first": -1},
-        {"first": 31},
-        {"first": float("nan")},
-        {"cap": 86_401},
+        {"first_s": 0},
+        {"first_s": -1},
+        {"first_s": 31},
+        {"first_s": float("nan")},
+        {"cap_s": 86_401},
         {"attempts": 0},
-        {"stable_after": -0.1},
+        {"stable_after_s": -0.1},
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(options):
@@ -131,8 +131,8 @@ def test_a_value_that_makes_no_sense_is_refused(options):
 )
 @settings(deadline=None, max_examples=50, derandomize=True)
 def test_no_delay_leaves_its_range(seed, first, factor, tries):
-    backoff = Backoff(first=first, cap=min(first * factor, 86_400))
+    backoff = Backoff(first_s=first, cap_s=min(first * factor, 86_400))
     schedule, dice = Schedule(backoff), Random(seed)
     for number in range(tries):
         delay = schedule.next_delay(0.0, dice)
-        assert 0 <= delay <= min(backoff.cap, backoff.first * 2.0**number)
+        assert 0 <= delay <= min(backoff.cap_s, backoff.first_s * 2.0**number)

@@ -13,7 +13,7 @@ from landline.session.handshake import Challenge, encode_body
 from landline.testing import FaultProxy, Faults
 from landline.transports.urls import SCHEMES, Scheme
 
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 BESIDE_S = 0.01
 STRETCH = 1000
 """Messages in each direction over each road, at least."""

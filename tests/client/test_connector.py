@@ -12,7 +12,7 @@ from landline.session.frames import Kind
 from landline.session.handshake import Challenge, ClientHandshake, ResumeTicket, Welcome, encode_body
 from landline.testing import FaultProxy
 
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 ONLINE = landline.LineState.ONLINE
 
 
@@ -61,7 +61,7 @@ async def test_a_connector_is_entered_once(quick):
 
 async def test_giving_up_says_how_often_and_why(nowhere, states):
     seen = states()
-    backoff = landline.Backoff(first=0.001, cap=0.002, attempts=3)
+    backoff = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=3)
     with pytest.raises(landline.GaveUp, match="gave up after 3 attempts") as caught:
         async with landline.connect(nowhere, backoff=backoff, on_state=seen):
             pytest.fail("connected to nobody")
@@ -432,7 +432,7 @@ async def test_giving_up_later_names_what_is_unconfirmed(states, until):
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect(
             str(endpoint),
-            backoff=landline.Backoff(first=0.001, cap=0.002, attempts=3, stable_after=0),
+            backoff=landline.Backoff(first_s=0.001, cap_s=0.002, attempts=3, stable_after_s=0),
             on_state=seen,
         )
         line = await connector.__aenter__()
@@ -457,7 +457,7 @@ async def test_giving_up_later_tells_the_callback(states, until):
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect(
             str(endpoint),
-            backoff=landline.Backoff(first=0.001, cap=0.002, attempts=2, stable_after=0),
+            backoff=landline.Backoff(first_s=0.001, cap_s=0.002, attempts=2, stable_after_s=0),
             on_session_lost=lambda line, unconfirmed: lost.extend(entry.body for entry in unconfirmed),
         )
         line = await connector.__aenter__()
@@ -482,7 +482,7 @@ async def test_closing_while_there_is_no_link_stays_closed(until, states):
         server.listen("tcp://127.0.0.1:0") as endpoint,
         FaultProxy(endpoint.host, endpoint.port) as between,
         landline.connect(
-            between.url, backoff=landline.Backoff(first=0.001, cap=0.001), on_state=seen
+            between.url, backoff=landline.Backoff(first_s=0.001, cap_s=0.001), on_state=seen
         ) as line,
     ):
         between.hold()
@@ -533,7 +533,7 @@ def _quiet(caplog):
 async def test_alternatives_of_a_goodbye_are_tried_first(until):
     first, second = landline.Server(), landline.Server()
     async with first.listen("tcp://127.0.0.1:0") as here, second.listen("tcp://127.0.0.1:0") as there:
-        connector = landline.connect(str(here), backoff=landline.Backoff(first=0.001, cap=0.002))
+        connector = landline.connect(str(here), backoff=landline.Backoff(first_s=0.001, cap_s=0.002))
         async with connector as line:
             await first.close(retry_after_s=0.0, alternatives=["nonsense", str(there)])
             await until(lambda: second.lines)

@@ -8,7 +8,7 @@ import landline
 from landline.session.frames import Kind
 from landline.session.handshake import Challenge, encode_body
 
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 
 
 # Servers that are none.

@@ -16,7 +16,7 @@ import landline
 from landline.discovery.mdns import ANSWERS_MAX
 from landline.discovery.records import STREAM_TYPE
 
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 
 
 @pytest.fixture(autouse=True)

@@ -66,7 +66,7 @@ async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(st
         between.on_connection = on_connection
         async with landline.connect(
             between.url,
-            backoff=landline.Backoff(first=0.0005, cap=0.002),
+            backoff=landline.Backoff(first_s=0.0005, cap_s=0.002),
             on_state=on_state,
             send_buffer=ACROSS,
         ) as line:
@@ -98,7 +98,7 @@ async def test_cuts_from_either_side_s_own_hand(pair, until):
     async with pair(
         landline.Server(send_buffer=ACROSS),
         send_buffer=ACROSS,
-        backoff=landline.Backoff(first=0.0005, cap=0.002),
+        backoff=landline.Backoff(first_s=0.0005, cap_s=0.002),
     ) as (line, other):
 
         async def cut() -> None:

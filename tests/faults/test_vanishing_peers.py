@@ -40,7 +40,7 @@ async def serve(url):
         await server.serve_forever()
 
 async def connect(url):
-    connector = landline.connect(url, backoff=landline.Backoff(first=0.01, cap=0.05), on_state=told)
+    connector = landline.connect(url, backoff=landline.Backoff(first_s=0.01, cap_s=0.05), on_state=told)
     connector.on_message(echo)
     async with connector as line:
         async for _ in line:

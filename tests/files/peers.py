@@ -7,7 +7,7 @@ from pathlib import Path
 
 import landline
 
-QUICK = landline.Backoff(first=0.05, cap=0.2)
+QUICK = landline.Backoff(first_s=0.05, cap_s=0.2)
 
 
 said = []

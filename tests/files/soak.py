@@ -63,7 +63,7 @@ async def soak(size_mib, cut_s, rate_mib):
         try:
             async with (
                 FaultProxy(url.host, url.port) as proxy,
-                landline.connect(proxy.url, backoff=landline.Backoff(first=0.02, cap=0.1)) as line,
+                landline.connect(proxy.url, backoff=landline.Backoff(first_s=0.02, cap_s=0.1)) as line,
             ):
                 proxy.up = Faults(bandwidth_bytes_per_s=rate_mib * MIB)
                 before_bytes = peak_bytes()

@@ -32,7 +32,7 @@ from landline.fleet.model import Machine as KnownMachine
 
 TOKEN = "an agents' token of enough length"
 WAIT_S_MAX = 20.0
-QUICK = Backoff(first=0.01, cap=0.05)
+QUICK = Backoff(first_s=0.01, cap_s=0.05)
 ADA = Person("ada", "seat0")
 
 

@@ -531,7 +531,7 @@ async def test_uvicorn_that_is_told_to_stop_lets_the_server_say_goodbye(
     connector = landline.connect(
         f"ws://127.0.0.1:{port}{path}",
         options=DIRECT,
-        backoff=landline.Backoff(first=0.05, cap=0.2),
+        backoff=landline.Backoff(first_s=0.05, cap_s=0.2),
         on_state=seen,
     )
     line = await connector.__aenter__()

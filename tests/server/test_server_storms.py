@@ -48,7 +48,7 @@ async def test_a_closing_server_sends_its_clients_to_another_one(over_s, until):
     first, second = landline.Server(name="first"), landline.Server(name="second")
     async with second.listen("tcp://127.0.0.1:0") as there, first.listen("tcp://127.0.0.1:0") as here:
         # Their own policy would bring nobody back within the test.
-        slow = landline.Backoff(first=600, cap=600)
+        slow = landline.Backoff(first_s=600, cap_s=600)
         connectors = [landline.connect(str(here), backoff=slow) for _ in range(20)]
         lines = [await connector.__aenter__() for connector in connectors]
         for line in first.lines:

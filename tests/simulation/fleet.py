@@ -350,7 +350,7 @@ class FleetScenario:
             power=power,
             prompt=AnsweringPerson(self, node, dice),
             journal=Journal(JournalDisk(node)),
-            backoff=Backoff(first=0.5, cap=5.0),
+            backoff=Backoff(first_s=0.5, cap_s=5.0),
             connect=connect,
             boot_clock=node.boot_clock,
             on_state=lambda line, change: self.watch.changed(node, [self.server], change),

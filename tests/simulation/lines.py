@@ -168,7 +168,7 @@ class LinesScenario:
             auth=TOKEN,
             identity=node.name,
             connect_timeout_s=None,
-            backoff=Backoff(first=0.5, cap=5.0),
+            backoff=Backoff(first_s=0.5, cap_s=5.0),
             on_state=lambda line, change: self.watch.changed(node, [self.server], change),
             on_session_lost=lambda line, lost: self.deliveries.reported(lost, by_server=False),
             limits=LIMITS,

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 
 import landline
 
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 ENCRYPTED = ["tls", "wss", "quic"]
 CONTEXT = ssl.create_default_context()
 

@@ -107,7 +107,7 @@ async def test_half_a_tls_handshake_is_not_waited_for(certificates, monkeypatch)
 
 async def test_plain_text_to_a_tls_server_is_refused_and_harms_nobody(certificates, quick):
     server = landline.Server()
-    once = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+    once = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
     options = landline.TransportOptions(tls=certificates.server)
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:

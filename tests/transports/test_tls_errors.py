@@ -8,7 +8,7 @@ import trustme
 
 import landline
 
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 
 
 async def reason_of_failure(url: str, context: ssl.SSLContext) -> str:

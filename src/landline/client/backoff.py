@@ -14,32 +14,34 @@ WISHES_AT_ONCE_MAX: Final = 8
 
 
 class Backoff(msgspec.Struct, frozen=True):
-    """A reconnect policy: the n-th delay is drawn from ``U(0, min(cap, first · 2ⁿ))``, n counted from 0.
+    """A reconnect policy: the n-th delay is drawn from ``U(0, min(cap_s, first_s · 2ⁿ))``, n counted from 0.
 
     The jitter is applied after the cap, so that many clients which lost the same server do not return together,
     however long it was gone (AWS Architecture Blog, "Exponential Backoff And Jitter", the *full jitter* form).
 
-    :param first: seconds; the range of the first delay.
-    :param cap: seconds; no delay of the policy's own is longer.
+    :param first_s: seconds; the range of the first delay.
+    :param cap_s: seconds; no delay of the policy's own is longer.
     :param attempts: how many attempts in a row may fail before giving up; ``None`` for no end.
-    :param stable_after: seconds a link must stay up before the count starts again from 0.
+    :param stable_after_s: seconds a link must stay up before the count starts again from 0.
     :raises ConfigurationError: when a value makes no sense.
     """
 
-    first: float = 0.5
-    cap: float = 30.0
+    first_s: float = 0.5
+    cap_s: float = 30.0
     attempts: int | None = None
-    stable_after: float = 10.0
+    stable_after_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.first <= self.cap <= 86_400:
+        if not 0 < self.first_s <= self.cap_s <= 86_400:
             raise ConfigurationError(
-                f"Backoff(first={self.first:g}, cap={self.cap:g}): 0 < first <= cap <= 86400 is needed"
+                f"Backoff(first_s={self.first_s:g}, cap_s={self.cap_s:g}): 0 < first_s <= cap_s <= 86400 is needed"
             )
         if self.attempts is not None and self.attempts < 1:
             raise ConfigurationError(f"Backoff(attempts={self.attempts}): at least one attempt is needed")
-        if self.stable_after < 0:
-            raise ConfigurationError(f"Backoff(stable_after={self.stable_after:g}): it cannot be negative")
+        if self.stable_after_s < 0:
+            raise ConfigurationError(
+                f"Backoff(stable_after_s={self.stable_after_s:g}): it cannot be negative"
+            )
 
 
 class Schedule:
@@ -72,7 +74,7 @@ class Schedule:
         keeps its word does not make its clients spin.
         """
         is_loss = self._connected_at is not None
-        if self._connected_at is not None and now - self._connected_at >= self._backoff.stable_after:
+        if self._connected_at is not None and now - self._connected_at >= self._backoff.stable_after_s:
             self.failures = 0
             self._delays = 0
         else:
@@ -82,9 +84,9 @@ class Schedule:
         # The loss of a link that was not stable counts, but leaves one more attempt: it is not one that failed.
         if allowed is not None and self.failures >= allowed + is_loss:
             return None
-        ceiling = min(self._backoff.cap, self._backoff.first * 2.0 ** min(self._delays, 64))
+        ceiling = min(self._backoff.cap_s, self._backoff.first_s * 2.0 ** min(self._delays, 64))
         self._delays += 1
         if retry_after_s is not None:
-            least = self._backoff.first if self.failures > WISHES_AT_ONCE_MAX else 0.0
+            least = self._backoff.first_s if self.failures > WISHES_AT_ONCE_MAX else 0.0
             return max(least, retry_after_s + random.random() * spread_s)
         return random.random() * ceiling

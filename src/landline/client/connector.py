@@ -145,7 +145,7 @@ def connect(
         dialer,
         options=options,
         stagger_s=stagger_s,
-        stable_after_s=backoff.stable_after,
+        stable_after_s=backoff.stable_after_s,
     )
     return Connector(
         dialer,
@@ -163,7 +163,7 @@ def connect(
 _ARGUMENTS: Final[Expected] = {
     "identity": (str, "text"),
     "connect_timeout_s": ((int, float), "seconds, or None to wait without end"),
-    "backoff": (Backoff, "a landline.Backoff, such as Backoff(first=0.5, cap=30)"),
+    "backoff": (Backoff, "a landline.Backoff, such as Backoff(first_s=0.5, cap_s=30)"),
     "limits": (Limits, "a landline.Limits"),
     "send_buffer": (SendBuffer, "a landline.SendBuffer"),
     "options": (TransportOptions, "a landline.TransportOptions"),

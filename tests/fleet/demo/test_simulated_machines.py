@@ -45,7 +45,7 @@ async def test_a_simulated_person_answers_only_what_is_allowed(
 
 async def test_a_small_fleet_lives(tmp_path: Path, until, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated, "RESTART_S", (0.01, 0.02))
-    monkeypatch.setattr(simulated, "Backoff", lambda **_: Backoff(first=0.01, cap=0.05))
+    monkeypatch.setattr(simulated, "Backoff", lambda **_: Backoff(first_s=0.01, cap_s=0.05))
     monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.05)
     # Nobody is on: no countdowns to sit through.
     monkeypatch.setattr(simulated, "PERSONS", (None,))

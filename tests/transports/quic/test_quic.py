@@ -16,7 +16,7 @@ from landline.transports.quic.connection import WINDOW_BYTES
 from landline.transports.quic.transport import QuicTransport
 
 URL = "quic://127.0.0.1:0"
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 

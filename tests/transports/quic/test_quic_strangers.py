@@ -226,7 +226,7 @@ async def test_admission_counts_for_quic_as_for_every_transport(files, quick, st
     seen = states()
     async with server.listen(URL, options=files.server) as endpoint:
         async with landline.connect(str(endpoint), backoff=quick, options=files.client):
-            once = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+            once = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
             with pytest.raises(landline.GaveUp, match="too many come at once"):
                 async with landline.connect(str(endpoint), backoff=once, options=files.client, on_state=seen):
                     pytest.fail("was let in")

@@ -11,7 +11,7 @@ from websockets.uri import parse_uri
 import landline
 from landline.transports.websocket.sockets import choose_proxy
 
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 NAMES = [f"{scheme}_proxy" for scheme in ("http", "https", "ws", "wss", "socks", "all", "no")]
 
 

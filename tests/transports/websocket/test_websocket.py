@@ -15,7 +15,7 @@ from landline.transports.websocket import stream as websocket_stream
 
 URL = "ws://127.0.0.1:0/line"
 DIRECT = landline.TransportOptions(proxy=False)
-ONCE = landline.Backoff(first=0.001, cap=0.002, attempts=1)
+ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 REQUEST = (
     "GET /line HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"

@@ -193,7 +193,7 @@ class SimulatedMachine:
                 power=power,
                 prompt=SimulatedPerson(self._dice, is_shy=self._is_shy),
                 journal=journal,
-                backoff=Backoff(first=0.5, cap=5.0),
+                backoff=Backoff(first_s=0.5, cap_s=5.0),
             )
             power.terminate = agent.stop
             agent.connector.on(MESSAGE_NAME)(self._tally.receive)
