@@ -70,8 +70,8 @@ def make_app() -> FastAPI:
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=5, timeout_s=2))
     names: set[str] = set()
 
-    @server.presence.on_change
-    def changed(name: str, info: landline.PresenceInfo) -> None:
+    @server.identities.on_change
+    def changed(name: str, info: landline.IdentityStatus) -> None:
         names.add(name)
 
     @asynccontextmanager
@@ -91,7 +91,7 @@ def make_app() -> FastAPI:
 
     @app.get("/machines")
     async def machines() -> list[Machine]:
-        known = {name: info for name in sorted(names) if (info := server.presence.state(name)) is not None}
+        known = {name: info for name in sorted(names) if (info := server.identities.status(name)) is not None}
         names.intersection_update(known)  # those that left long ago are forgotten
         return [
             Machine(name=name, state=info.state, detail=info.detail, since_s=monotonic() - info.since_at)

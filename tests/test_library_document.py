@@ -80,7 +80,7 @@ def called_as(row: str) -> tuple[str, ...]:
         ("`server.on_state`", lambda server, path: server.on_state),
         ("`server.on_session_lost`", lambda server, path: server.on_session_lost),
         ("`group.on_change`", lambda server, path: server.group("all").on_change),
-        ("`server.presence.on_change`", lambda server, path: server.presence.on_change),
+        ("`server.identities.on_change`", lambda server, path: server.identities.on_change),
         ("`on_file(directory)`", lambda server, path: server.on_file(path)),
         ("`on_file(accept=)`", lambda server, path: lambda function: server.on_file(path, accept=function)),
         (

@@ -158,7 +158,7 @@ def test_types_msgspec_knows_are_taken(registry, body_type):
         (lambda f: landline.Server().on_session_lost(f), two, "(line, unconfirmed)"),
         (lambda f: landline.connect(URL, on_session_lost=f), two, "(line, unconfirmed)"),
         (lambda f: landline.Server().group("all").on_change(f), three, "(group, line, joined)"),
-        (lambda f: landline.Server().presence.on_change(f), two, "(identity, info)"),
+        (lambda f: landline.Server().identities.on_change(f), two, "(identity, status)"),
         (lambda f: landline.Server(enc_hook=f), one, "(value)"),
         (lambda f: landline.connect(URL, enc_hook=f), one, "(value)"),
         (lambda f: landline.Server(dec_hook=f), two, "(type, value)"),

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from landline.server.admission import Admission
     from landline.server.asgi import asgi
     from landline.server.groups import BroadcastResult, Group
-    from landline.server.presence import Presence, PresenceInfo, PresenceState
+    from landline.server.identity_tracker import IdentityState, IdentityStatus, IdentityTracker
     from landline.server.server import Server
     from landline.session.auth import (
         NO_IDENTITY,
@@ -113,7 +113,7 @@ _HOMES = {
     "landline.server.groups": ("BroadcastResult", "Group"),
     "landline.line.line": ("Line",),
     "landline.runtime.guarded_log": ("guarded_logger",),
-    "landline.server.presence": ("Presence", "PresenceInfo", "PresenceState"),
+    "landline.server.identity_tracker": ("IdentityState", "IdentityStatus", "IdentityTracker"),
     "landline.line.flow_control": ("OverflowPolicy",),
     "landline.runtime.runner": ("run",),
     "landline.server.server": ("Server",),
@@ -167,6 +167,9 @@ __all__ = [
     "GaveUp",
     "Group",
     "Heartbeat",
+    "IdentityState",
+    "IdentityStatus",
+    "IdentityTracker",
     "IncomingFile",
     "LandlineError",
     "Limits",
@@ -177,9 +180,6 @@ __all__ = [
     "NoHandler",
     "NoIdentity",
     "OverflowPolicy",
-    "Presence",
-    "PresenceInfo",
-    "PresenceState",
     "ProtocolError",
     "Rejected",
     "RequestError",

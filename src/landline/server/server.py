@@ -32,9 +32,9 @@ from landline.runtime.turns import Turns, turns_of
 from landline.server.acceptor import Acceptor
 from landline.server.admission import Admission
 from landline.server.groups import BroadcastResult, Group, Groups, broadcast_datagram, check_broadcast_policy
+from landline.server.identity_tracker import REMEMBERED_IDENTITIES, IdentityTracker
 from landline.server.listeners import Listeners, Listening
 from landline.server.memory_limit import MEMORY_BYTES, MEMORY_BYTES_MIN, MemoryLimiter
-from landline.server.presence import REMEMBERED_IDENTITIES, Presence
 from landline.session.auth import ServerAuth, server_auth
 from landline.session.events import Ended
 from landline.session.handshake import Limits, RandomSource
@@ -69,7 +69,7 @@ class Server(TakesDatagrams):
     :param limits: what one client may make this server hold.
     :param send_buffer: how much is kept for one client before senders wait.
     :param admission: how many connections are taken in each second; one more is told when to come back.
-    :param remembered_identities: of how many identities that are gone :attr:`presence` knows what became of them.
+    :param remembered_identities: of how many identities that are gone :attr:`identities` remembers the last status.
     :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; returns one it does.
     :param dec_hook: called as ``dec_hook(type, value)`` where a type msgspec does not know is asked for; returns a
         value of it, or raises :class:`ValueError` for what does not fit.
@@ -146,7 +146,7 @@ class Server(TakesDatagrams):
         self._groups = Groups(
             self._broadcast, self.handlers.encode, lambda method: check_thread(self.thread, method)
         )
-        self._presence: Presence | None = None
+        self._identities: IdentityTracker | None = None
         self._remembered_identities = remembered_identities
         self._tasks: set[asyncio.Task[None]] = set()
         self._line_function: LineFunction | None = None
@@ -365,16 +365,16 @@ class Server(TakesDatagrams):
         return self._groups.get(name, overflow, max_pending)
 
     @property
-    def presence(self) -> Presence:
+    def identities(self) -> IdentityTracker:
         """Who is there, by identity. It is kept from the first time it is asked for, so ask for it before listening:
         what happened before is not known to it, and lines that are there count as having come just then.
         """
-        if self._presence is None:
-            self._presence = Presence(self._clock, self._remembered_identities)
+        if self._identities is None:
+            self._identities = IdentityTracker(self._clock, self._remembered_identities)
             for line in self._sessions.values():
                 if line.cause is not None:
-                    self._presence.line_changed(line, line.cause)
-        return self._presence
+                    self._identities._line_changed(line, line.cause)
+        return self._identities
 
     @property
     def memory_held_bytes(self) -> int:
@@ -418,8 +418,8 @@ class Server(TakesDatagrams):
             self._datagrams_dropped += line.datagrams_dropped
             self._sessions.pop(line.session_id, None)
             self._groups.line_closed(line)
-        if self._presence is not None:
-            self._presence.line_changed(line, change)
+        if self._identities is not None:
+            self._identities._line_changed(line, change)
         if self._state_callback is not None:
             call_back(self._state_callback, line, change)
 

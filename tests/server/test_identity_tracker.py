@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import landline
 from landline.line.line_state import DisconnectCause, LineState, StateChange
-from landline.server.presence import PresenceInfo, PresenceState, best_of, next_info
+from landline.server.identity_tracker import IdentityState, IdentityStatus, best_of, next_status
 from landline.session.handshake import ClientHandshake
 from landline.testing import Clock
 
@@ -20,7 +20,7 @@ RECONNECTING, CLOSED = LineState.RECONNECTING, LineState.CLOSED
 
 
 class FakeLine:
-    """What presence asks of a line."""
+    """The attributes of a line that the tracker reads."""
 
     def __init__(self, identity="ada"):
         self.identity = identity
@@ -28,18 +28,18 @@ class FakeLine:
 
 
 class Book:
-    """A presence under a clock of its own, with what it told."""
+    """An identity tracker with its own clock, and the changes it reported."""
 
     def __init__(self, remembered_max=100):
         self.clock = Clock(0.0)
-        self.presence = landline.Presence(self.clock, remembered_max)
+        self.identities = landline.IdentityTracker(self.clock, remembered_max)
         self.told = []
-        self.presence.on_change(lambda identity, info: self.told.append((identity, info.state.value)))
+        self.identities.on_change(lambda identity, status: self.told.append((identity, status.state.value)))
 
     def change(self, line, state, cause=DisconnectCause.NONE, detail=""):
         self.clock.advance(1.0)
         line.cause = StateChange(state=state, cause=cause, detail=detail)
-        self.presence.line_changed(line, line.cause)
+        self.identities._line_changed(line, line.cause)
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def book():
 @pytest.mark.parametrize(
     ("states", "best"),
     [
-        ({}, PresenceState.GONE),
-        ({ONLINE: 0}, PresenceState.GONE),
-        ({RECONNECTING: 1}, PresenceState.RECONNECTING),
-        ({RECONNECTING: 5, SUSPECT: 1}, PresenceState.SUSPECT),
-        ({SUSPECT: 1, ONLINE: 1, RECONNECTING: 1}, PresenceState.ONLINE),
+        ({}, IdentityState.GONE),
+        ({ONLINE: 0}, IdentityState.GONE),
+        ({RECONNECTING: 1}, IdentityState.RECONNECTING),
+        ({RECONNECTING: 5, SUSPECT: 1}, IdentityState.SUSPECT),
+        ({SUSPECT: 1, ONLINE: 1, RECONNECTING: 1}, IdentityState.ONLINE),
     ],
 )
 def test_the_best_line_counts(states, best):
@@ -65,15 +65,15 @@ def test_the_best_line_counts(states, best):
 
 
 def test_what_has_not_changed_stays_as_it_is():
-    before = PresenceInfo(PresenceState.SUSPECT, 1.0, DisconnectCause.SILENT, "nothing heard")
-    assert next_info(before, PresenceState.SUSPECT, (), 9.0) is before
-    assert next_info(before, PresenceState.ONLINE, (), 9.0) == PresenceInfo(PresenceState.ONLINE, 9.0)
+    before = IdentityStatus(IdentityState.SUSPECT, 1.0, DisconnectCause.SILENT, "nothing heard")
+    assert next_status(before, IdentityState.SUSPECT, (), 9.0) is before
+    assert next_status(before, IdentityState.ONLINE, (), 9.0) == IdentityStatus(IdentityState.ONLINE, 9.0)
     lost = StateChange(state=RECONNECTING, cause=DisconnectCause.LINK_LOST, detail="broke")
     other = StateChange(state=CLOSED, cause=DisconnectCause.EXPIRED, detail="too late")
-    assert next_info(before, PresenceState.RECONNECTING, (other, lost), 9.0) == PresenceInfo(
-        PresenceState.RECONNECTING, 9.0, DisconnectCause.LINK_LOST, "broke"
+    assert next_status(before, IdentityState.RECONNECTING, (other, lost), 9.0) == IdentityStatus(
+        IdentityState.RECONNECTING, 9.0, DisconnectCause.LINK_LOST, "broke"
     )
-    assert next_info(before, PresenceState.GONE, (other,), 9.0).cause is DisconnectCause.EXPIRED
+    assert next_status(before, IdentityState.GONE, (other,), 9.0).cause is DisconnectCause.EXPIRED
 
 
 # The books.
@@ -81,22 +81,22 @@ def test_what_has_not_changed_stays_as_it_is():
 
 def test_the_life_of_one_line(book):
     line = FakeLine()
-    assert book.presence.state("ada") is None
+    assert book.identities.status("ada") is None
     book.change(line, ONLINE)
-    assert book.presence.state("ada") == PresenceInfo(PresenceState.ONLINE, 1.0)
-    assert book.presence.online == {"ada": (line,)}
+    assert book.identities.status("ada") == IdentityStatus(IdentityState.ONLINE, 1.0)
+    assert book.identities.online == {"ada": (line,)}
     book.change(line, SUSPECT, DisconnectCause.SILENT, "nothing heard for 12.0 s")
-    assert book.presence.state("ada") == PresenceInfo(
-        PresenceState.SUSPECT, 2.0, DisconnectCause.SILENT, "nothing heard for 12.0 s"
+    assert book.identities.status("ada") == IdentityStatus(
+        IdentityState.SUSPECT, 2.0, DisconnectCause.SILENT, "nothing heard for 12.0 s"
     )
-    assert book.presence.online == {"ada": (line,)}
+    assert book.identities.online == {"ada": (line,)}
     book.change(line, RECONNECTING, DisconnectCause.LINK_LOST, "broke")
-    assert book.presence.online == {}
-    assert book.presence.state("ada").state is PresenceState.RECONNECTING
+    assert book.identities.online == {}
+    assert book.identities.status("ada").state is IdentityState.RECONNECTING
     book.change(line, ONLINE)
     book.change(line, CLOSED, DisconnectCause.CLOSED_BY_PEER, "done")
-    assert book.presence.state("ada") == PresenceInfo(
-        PresenceState.GONE, 5.0, DisconnectCause.CLOSED_BY_PEER, "done"
+    assert book.identities.status("ada") == IdentityStatus(
+        IdentityState.GONE, 5.0, DisconnectCause.CLOSED_BY_PEER, "done"
     )
     assert [state for _, state in book.told] == ["online", "suspect", "reconnecting", "online", "gone"]
 
@@ -105,17 +105,17 @@ def test_a_second_line_of_an_identity_changes_nothing_until_it_is_the_best(book)
     one, two = FakeLine(), FakeLine()
     book.change(one, ONLINE)
     book.change(two, ONLINE)
-    assert book.presence.online == {"ada": (one, two)}
+    assert book.identities.online == {"ada": (one, two)}
     book.change(one, RECONNECTING, DisconnectCause.LINK_LOST, "one broke")
     book.change(two, SUSPECT, DisconnectCause.SILENT, "two is silent")
-    assert book.presence.state("ada").detail == "two is silent"
+    assert book.identities.status("ada").detail == "two is silent"
     # Closing the better one leaves the other, and its own reason.
     book.change(two, CLOSED, DisconnectCause.CLOSED_BY_PEER, "two left")
-    assert book.presence.state("ada") == PresenceInfo(
-        PresenceState.RECONNECTING, 5.0, DisconnectCause.LINK_LOST, "one broke"
+    assert book.identities.status("ada") == IdentityStatus(
+        IdentityState.RECONNECTING, 5.0, DisconnectCause.LINK_LOST, "one broke"
     )
     book.change(one, CLOSED, DisconnectCause.EXPIRED, "not resumed")
-    assert book.presence.state("ada").detail == "not resumed"
+    assert book.identities.status("ada").detail == "not resumed"
     assert [state for _, state in book.told] == ["online", "suspect", "reconnecting", "gone"]
 
 
@@ -123,19 +123,19 @@ def test_who_comes_back_is_not_gone(book):
     book.change(line := FakeLine(), ONLINE)
     book.change(line, CLOSED)
     book.change(FakeLine(), ONLINE)
-    assert book.presence.state("ada") == PresenceInfo(PresenceState.ONLINE, 3.0)
+    assert book.identities.status("ada") == IdentityStatus(IdentityState.ONLINE, 3.0)
 
 
 def test_lines_without_an_identity_are_nobodys(book):
     book.change(FakeLine(""), ONLINE)
-    assert book.presence.online == {}
-    assert book.presence.state("") is None
+    assert book.identities.online == {}
+    assert book.identities.status("") is None
     assert book.told == []
 
 
 def test_a_line_that_closes_unseen_is_nothing(book):
     book.change(FakeLine(), CLOSED)
-    assert book.presence.state("ada") is None
+    assert book.identities.status("ada") is None
     assert book.told == []
 
 
@@ -147,7 +147,7 @@ def test_the_ones_that_are_gone_longest_are_forgotten(remembered_max):
         book.change(line, ONLINE)
     for name in ("c", "a", "b"):
         book.change(lines[name], CLOSED)
-    known = {name for name in lines if book.presence.state(name)}
+    known = {name for name in lines if book.identities.status(name)}
     assert known == ({"d"} if not remembered_max else {"a", "b", "d"})
     assert book.told[-1] == ("b", "gone")
 
@@ -155,19 +155,19 @@ def test_the_ones_that_are_gone_longest_are_forgotten(remembered_max):
 def test_a_callback_that_fails_is_logged_and_the_last_one_counts(book, caplog):
     seen = []
 
-    def see(identity, info):
+    def see(identity, status):
         seen.append(identity)
 
-    book.presence.on_change(lambda identity, info: 1 / 0)
+    book.identities.on_change(lambda identity, status: 1 / 0)
     book.change(FakeLine(), ONLINE)
     assert "ZeroDivisionError" in caplog.text
-    assert book.presence.on_change(see) is see
+    assert book.identities.on_change(see) is see
     assert book.told == []
 
 
 def test_remembering_costs_about_what_is_said():
     book = Book(remembered_max=2000)
-    book.presence.on_change(lambda identity, info: None)
+    book.identities.on_change(lambda identity, status: None)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -197,14 +197,14 @@ def test_the_books_agree_with_the_lines(steps):
         for identity in "ab":
             there = [each for each in lines.values() if each.identity == identity]
             connected = {each for each in there if each.cause.state in {ONLINE, SUSPECT}}
-            assert set(book.presence.online.get(identity, ())) == connected
-            info = book.presence.state(identity)
+            assert set(book.identities.online.get(identity, ())) == connected
+            status = book.identities.status(identity)
             if there:
                 order = [ONLINE, SUSPECT, RECONNECTING]
                 best = min((each.cause.state for each in there), key=order.index)
-                assert info.state.value == best.value
+                assert status.state.value == best.value
             else:
-                assert info is None or info.state is PresenceState.GONE
+                assert status is None or status.state is IdentityState.GONE
     changes = {identity: [state for name, state in book.told if name == identity] for identity in "ab"}
     for states in changes.values():
         assert all(one != two for one, two in itertools.pairwise(states))
@@ -216,27 +216,27 @@ def test_the_books_agree_with_the_lines(steps):
 async def test_a_server_knows_who_is_there(quick, until):
     server = landline.Server(resume_window_s=0.2)
     told = []
-    presence = server.presence
-    assert server.presence is presence
-    presence.on_change(lambda identity, info: told.append((identity, info.state)))
+    identities = server.identities
+    assert server.identities is identities
+    identities.on_change(lambda identity, status: told.append((identity, status.state)))
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         async with landline.connect(str(endpoint), backoff=quick, identity="ada") as mine:
             [line] = server.lines
-            assert presence.online == {"ada": (line,)}
-            before = presence.state("ada").since_at
+            assert identities.online == {"ada": (line,)}
+            before = identities.status("ada").since_at
             line.break_link()
-            assert presence.state("ada").cause is DisconnectCause.LINK_LOST
-            assert presence.state("ada").since_at >= before
+            assert identities.status("ada").cause is DisconnectCause.LINK_LOST
+            assert identities.status("ada").since_at >= before
             # A client that is not there yet could not say goodbye.
-            await until(lambda: presence.online and mine.epoch == 2)
-        await until(lambda: presence.state("ada").state is PresenceState.GONE)
-        assert presence.state("ada").cause is DisconnectCause.CLOSED_BY_PEER
+            await until(lambda: identities.online and mine.epoch == 2)
+        await until(lambda: identities.status("ada").state is IdentityState.GONE)
+        assert identities.status("ada").cause is DisconnectCause.CLOSED_BY_PEER
     assert [state.value for _, state in told] == ["online", "reconnecting", "online", "gone"]
 
 
 async def test_who_does_not_come_back_is_gone_when_the_resume_window_ends(until):
     server = landline.Server(resume_window_s=0.1)
-    presence = server.presence
+    identities = server.identities
     handshake = ClientHandshake(
         random=SystemRandom(), auth=landline.Anonymous(), identity="ada", limits=landline.Limits()
     )
@@ -245,20 +245,20 @@ async def test_who_does_not_come_back_is_gone_when_the_resume_window_ends(until)
         while handshake.welcome is None:
             handshake.receive_data(await reader.read(8192))
             writer.write(handshake.data_to_send())
-        assert "ada" in presence.online
+        assert "ada" in identities.online
         writer.close()
-        await until(lambda: presence.state("ada").state is PresenceState.GONE)
-        info = presence.state("ada")
-        assert info.cause is DisconnectCause.EXPIRED
-        assert "without a goodbye; not resumed within 0.1 s" in info.detail
+        await until(lambda: identities.status("ada").state is IdentityState.GONE)
+        status = identities.status("ada")
+        assert status.cause is DisconnectCause.EXPIRED
+        assert "without a goodbye; not resumed within 0.1 s" in status.detail
 
 
-async def test_presence_asked_for_late_begins_with_who_is_there(pair):
+async def test_identities_requested_late_include_the_lines_already_connected(pair):
     server = landline.Server()
     async with pair(server, identity="ada") as (_, other):
-        assert server.presence.online == {"ada": (other,)}
+        assert server.identities.online == {"ada": (other,)}
         other.break_link()
-        assert server.presence.state("ada").state is PresenceState.RECONNECTING
+        assert server.identities.status("ada").state is IdentityState.RECONNECTING
 
 
 def test_a_number_that_makes_no_sense_is_refused():
