@@ -40,9 +40,9 @@ if TYPE_CHECKING:
         Unconfirmed,
     )
     from landline.files.incoming import IncomingFile
+    from landline.files.limits import FileLimits
     from landline.files.outgoing import send_file_to
-    from landline.files.transfer import FileLimits
-    from landline.line.file_port import FileProgress, FileReceipt
+    from landline.line.file_sender import FileProgress, FileReceipt
     from landline.line.flow_control import OverflowPolicy
     from landline.line.line import Line
     from landline.line.line_state import DisconnectCause, LineState, StateChange
@@ -105,8 +105,8 @@ _HOMES = {
         "SessionLost",
         "Unconfirmed",
     ),
-    "landline.files.transfer": ("FileLimits",),
-    "landline.line.file_port": ("FileProgress", "FileReceipt"),
+    "landline.files.limits": ("FileLimits",),
+    "landline.line.file_sender": ("FileProgress", "FileReceipt"),
     "landline.files.incoming": ("IncomingFile",),
     "landline.files.outgoing": ("send_file_to",),
     "landline.line.line_state": ("LineState", "DisconnectCause", "StateChange"),

@@ -34,7 +34,7 @@ async def receive(directory, url):
     left_bytes = int(sys.argv[4]) if len(sys.argv) > 4 else 0
     server.on_file(
         directory,
-        limits=landline.FileLimits(free_bytes=0),
+        limits=landline.FileLimits(min_free_bytes=0),
         accept=fill,
         progress=lambda file, progress: say(done=progress.bytes_done),
     )(lambda file, receipt: say(stored=receipt.name, resumed_from=receipt.resumed_from))

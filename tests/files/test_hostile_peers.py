@@ -13,8 +13,8 @@ import landline
 from landline.files import disk_pool as threads
 from landline.files import messages as words
 from landline.files import partial_file as partial
+from landline.files.limits import PROGRESS_BYTES
 from landline.files.partial_file import Partial
-from landline.files.transfer import PROGRESS_BYTES
 from landline.line.codec import BodyError
 
 MIB = 1024 * 1024
@@ -157,7 +157,7 @@ async def test_a_wrong_hash_or_an_early_end_stores_nothing(rogue, inbox, names_i
 
 
 async def test_a_thousand_offers_take_no_more_than_the_limit(rogue, inbox, names_in):
-    async with rogue(files_of_a_line=4) as (peer, _):
+    async with rogue(files_per_line=4) as (peer, _):
         answers = []
         for _ in range(1000):
             peer.transfer = os.urandom(words.TRANSFER_BYTES)
@@ -201,7 +201,7 @@ async def test_signs_of_life_do_not_replace_bytes(rogue):
 
 
 async def test_signs_of_life_before_the_first_byte_count_for_a_while_only(rogue):
-    async with rogue(stall_timeout_s=0.3, begin_timeout_s=0.3) as (peer, _):
+    async with rogue(stall_timeout_s=0.3, first_byte_timeout_s=0.3) as (peer, _):
         answer = peer.offer()
         await peer.accepted.get()
 
@@ -247,7 +247,7 @@ async def offer_some(peer, times):
 async def test_who_holds_all_places_and_sends_nothing_keeps_nobody_out(inbox, visitor, write, quick):
     server = landline.Server(auth=landline.SharedToken(TOKEN))
     # Idle at once; that who makes progress is not is decided elsewhere.
-    server.on_file(inbox, limits=landline.FileLimits(files_at_once=6, files_of_a_peer=3, idle_s=0))
+    server.on_file(inbox, limits=landline.FileLimits(concurrent_files=6, files_per_peer=3, idle_s=0))
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
         visitor(endpoint, "first") as first,

@@ -7,8 +7,8 @@ import pytest
 
 import landline
 from landline.files import partial_file as disk
+from landline.files.limits import FileLimits
 from landline.files.messages import new_hash
-from landline.files.transfer import FileLimits
 
 MIB = 1024 * 1024
 KEY = disk.partial_key("kiosk-7", "", b"k" * 16)
@@ -181,7 +181,7 @@ class TestSurvey:
         self.add(inbox, "young", 99)
         (inbox / "ordinary").write_bytes(b"")
         os.utime(inbox / "ordinary", (0, 0))
-        found = self.look(inbox, active=("sent",), partial_kept_s=100.0)
+        found = self.look(inbox, active=("sent",), partial_retention_s=100.0)
         assert names_in(inbox) == [
             ".landline-sent.json",
             ".landline-sent.part",
@@ -194,7 +194,7 @@ class TestSurvey:
     def test_of_too_many_the_oldest_go(self, inbox, names_in):
         for number in range(5):
             self.add(inbox, f"k{number}", 100 - number)
-        self.look(inbox, partials=2)
+        self.look(inbox, partial_files=2)
         assert {name.split(".")[1] for name in names_in(inbox)} == {"landline-k3", "landline-k4"}
 
 

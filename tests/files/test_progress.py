@@ -2,11 +2,11 @@
 
 import pytest
 
-from landline.files.progress import Pace
+from landline.files.progress import ProgressTracker
 
 
 def test_it_is_told_ten_times_a_second_at_most_and_always_at_the_end():
-    pace = Pace(1000, 0, 100.0)
+    pace = ProgressTracker(1000, 0, 100.0)
     told = [pace.update(done, 100.0 + done / 1000) for done in range(1, 1001)]
     assert 9 <= sum(each is not None for each in told) <= 11
     assert told[-1].bytes_done == 1000
@@ -15,7 +15,7 @@ def test_it_is_told_ten_times_a_second_at_most_and_always_at_the_end():
 
 
 def test_the_rate_is_that_of_the_last_seconds():
-    pace = Pace(10_000, 0, 0.0)
+    pace = ProgressTracker(10_000, 0, 0.0)
     for second in range(1, 11):
         pace.update(100 * second, float(second))
     for second in range(11, 21):
@@ -25,7 +25,7 @@ def test_the_rate_is_that_of_the_last_seconds():
 
 
 def test_what_was_there_before_is_not_counted_as_fast():
-    pace = Pace(1000, 900, 0.0)
+    pace = ProgressTracker(1000, 900, 0.0)
     assert pace.update(900, 0.0).seconds_left is None
     told = pace.update(950, 1.0)
     assert told.rate_bytes_per_s == pytest.approx(50)
@@ -33,5 +33,5 @@ def test_what_was_there_before_is_not_counted_as_fast():
 
 
 def test_a_clock_that_stands_still_makes_no_rate():
-    pace = Pace(10, 0, 5.0)
+    pace = ProgressTracker(10, 0, 5.0)
     assert pace.update(5, 5.0).rate_bytes_per_s == 0.0

@@ -46,7 +46,7 @@ async def test_too_large_no_room_or_over_quota(serve, write, inbox):
     path = write(1000)
     async with serve(file_bytes=999) as (line, _):
         assert await refusal_of(line.send_file(path)) == "too_large"
-    async with serve(free_bytes=2**60) as (line, _):
+    async with serve(min_free_bytes=2**60) as (line, _):
         assert await refusal_of(line.send_file(path)) == "no_space"
     (inbox / "there").write_bytes(bytes(501))
     async with serve(quota_bytes=1500) as (line, _):
@@ -58,7 +58,7 @@ async def test_too_large_no_room_or_over_quota(serve, write, inbox):
 
 async def test_empty_files_are_counted_too(serve, write, inbox, names_in):
     """They take nothing of a quota."""
-    async with serve(quota_bytes=1500, files_kept=2) as (line, _):
+    async with serve(quota_bytes=1500, stored_files=2) as (line, _):
         await line.send_file(write(0), name="a")
         await line.send_file(write(0), name="b")
         with pytest.raises(landline.FileRefused, match="2 files of the 2 there may be") as caught:
@@ -230,7 +230,7 @@ async def test_files_under_way_are_limited(serve, write, until):
         await let_go.wait()
 
     path = write(10)
-    async with serve(accept=accept, files_of_a_line=2) as (line, _):
+    async with serve(accept=accept, files_per_line=2) as (line, _):
         sending = [asyncio.create_task(line.send_file(path, name=f"f{number}")) for number in range(5)]
         await until(lambda: sum(task.done() for task in sending) == 3)
         assert [await refusal_of(task) for task in sending if task.done()] == ["busy"] * 3

@@ -5,20 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import landline
-from landline.files.messages import CHUNK_BYTES_MAX, Accept, Offer
-from landline.files.transfer import (
-    Emission,
+from landline.files.limits import (
+    DirectoryUsage,
     FileLimits,
     Place,
-    Reception,
-    Stage,
-    Surroundings,
     check_count,
     check_offer,
     check_room,
     compare_s,
     place_to_give_up,
 )
+from landline.files.messages import CHUNK_BYTES_MAX, Accept, Offer
+from landline.files.transfer import ReceiveWindow, SendWindow, Stage
 
 WINDOW = CHUNK_BYTES_MAX
 
@@ -34,7 +32,7 @@ def accept(**changes):
 
 
 def reception(size_bytes=1000, offset=0):
-    made = Reception(size_bytes, WINDOW)
+    made = ReceiveWindow(size_bytes, WINDOW)
     made.accept(offset)
     return made
 
@@ -77,7 +75,7 @@ class TestReception:
         assert code_of(made.receive_chunk, WINDOW + 1, 1) == "broken"
 
     def test_nothing_is_taken_before_the_offer_is(self):
-        made = Reception(1000, WINDOW)
+        made = ReceiveWindow(1000, WINDOW)
         assert code_of(made.receive_chunk, 0, 10) == "broken"
         assert code_of(made.receive_end) == "broken"
 
@@ -133,7 +131,7 @@ def test_whatever_a_peer_sends_no_more_is_held_than_the_window_and_no_more_is_st
 
 class TestEmission:
     def test_so_much_is_sent_as_the_window_takes(self):
-        made = Emission(100_000, accept(), 65_536, is_same=True)
+        made = SendWindow(100_000, accept(), 65_536, is_same=True)
         sent = 0
         while size_bytes := made.next_bytes:
             made.sent_bytes += size_bytes
@@ -145,29 +143,29 @@ class TestEmission:
         assert made.next_bytes == 1024
 
     def test_the_last_chunk_is_what_is_left(self):
-        made = Emission(1500, accept(offset=1000), 65_536, is_same=True)
+        made = SendWindow(1500, accept(offset=1000), 65_536, is_same=True)
         assert made.next_bytes == 500
         made.sent_bytes += 500
         assert made.next_bytes == 0
         assert made.is_all_sent
 
     def test_another_beginning_is_sent_anew(self):
-        made = Emission(1500, accept(offset=1000), 65_536, is_same=False)
+        made = SendWindow(1500, accept(offset=1000), 65_536, is_same=False)
         assert (made.sent_bytes, made.resumed_from) == (0, 0)
 
     def test_a_window_smaller_than_a_chunk_still_lets_something_through(self):
-        assert Emission(10_000, accept(window_bytes=512), 65_536, is_same=True).next_bytes == 512
+        assert SendWindow(10_000, accept(window_bytes=512), 65_536, is_same=True).next_bytes == 512
 
     @pytest.mark.parametrize("written", [0, 1025])
     def test_a_credit_that_cannot_be_is_refused(self, written):
-        made = Emission(10_000, accept(), 65_536, is_same=True)
+        made = SendWindow(10_000, accept(), 65_536, is_same=True)
         made.sent_bytes = 1024
         made.receive_credit(10)
         assert code_of(made.receive_credit, written) == "broken"
 
     def test_an_offset_behind_the_end_is_refused(self):
         with pytest.raises(landline.FileRefused, match="1001 bytes of a file of 1000"):
-            Emission(1000, accept(offset=1001), 65_536, is_same=True)
+            SendWindow(1000, accept(offset=1001), 65_536, is_same=True)
 
 
 class TestOffers:
@@ -178,7 +176,7 @@ class TestOffers:
         assert code_of(check_offer, offer(name="../x"), limits) == "bad_name"
 
     def test_so_many_at_once(self):
-        limits = FileLimits(files_at_once=5, files_of_a_line=2, files_of_a_peer=3)
+        limits = FileLimits(concurrent_files=5, files_per_line=2, files_per_peer=3)
         check_count(4, 1, 2, limits)
         assert code_of(check_count, 5, 0, 0, limits) == "busy"
         assert code_of(check_count, 4, 2, 2, limits) == "busy"
@@ -203,25 +201,30 @@ class TestOffers:
         assert compare_s(16 * 1024**3) > 300
 
     def test_room_on_the_disk_and_in_the_quota(self):
-        found = Surroundings(
+        found = DirectoryUsage(
             used_bytes=5000, used_files=3, free_bytes=1500, promised_bytes=300, there_bytes=200
         )
-        check_room(offer(), FileLimits(free_bytes=400, quota_bytes=6100), found)
-        assert code_of(check_room, offer(), FileLimits(free_bytes=401), found) == "no_space"
-        assert code_of(check_room, offer(), FileLimits(free_bytes=0, quota_bytes=6099), found) == "over_quota"
-        check_room(offer(), FileLimits(free_bytes=0, files_kept=4), found)
-        assert code_of(check_room, offer(), FileLimits(free_bytes=0, files_kept=3), found) == "over_quota"
+        check_room(offer(), FileLimits(min_free_bytes=400, quota_bytes=6100), found)
+        assert code_of(check_room, offer(), FileLimits(min_free_bytes=401), found) == "no_space"
+        assert (
+            code_of(check_room, offer(), FileLimits(min_free_bytes=0, quota_bytes=6099), found)
+            == "over_quota"
+        )
+        check_room(offer(), FileLimits(min_free_bytes=0, stored_files=4), found)
+        assert (
+            code_of(check_room, offer(), FileLimits(min_free_bytes=0, stored_files=3), found) == "over_quota"
+        )
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         {"file_bytes": -1},
-        {"files_at_once": 0},
+        {"concurrent_files": 0},
         {"window_bytes": 1},
         {"stall_timeout_s": 0},
         {"quota_bytes": "much"},
-        {"partial_kept_s": float("nan")},
+        {"partial_retention_s": float("nan")},
     ],
 )
 def test_limits_that_make_no_sense_are_named(wrong):

@@ -15,7 +15,7 @@ from landline.client.dialer import CONNECT_TIMEOUT_S, Dialer, Welcomed, reason_o
 from landline.codes import Code, Operation
 from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout, outcome
 from landline.line.codec import DecHook, EncHook, decoder_of
-from landline.line.file_port import SendsFiles
+from landline.line.file_sender import FileSender
 from landline.line.handlers import Handlers
 from landline.line.line import Line
 from landline.line.line_state import DisconnectCause, LineState, StateChange
@@ -137,7 +137,7 @@ class _Caller:
         self.turns = turns_of(self.loop, dialer.clock)
 
     @property
-    def files(self) -> SendsFiles[Line]:
+    def files(self) -> FileSender[Line]:
         """A call sends no files."""
         raise AssertionError("the line of a call has no user who could send a file")
 

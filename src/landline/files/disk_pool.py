@@ -85,7 +85,7 @@ def _log_failed(future: Future[Any]) -> None:
         logger.warning("what was left to be done with a file failed: %s", error)
 
 
-class Signal:
+class Wakeup:
     """Something happened to a transfer; its task looks what."""
 
     __slots__ = ("_line", "_waiter")

@@ -13,11 +13,12 @@ from landline.errors import ConfigurationError, FileRefused
 from landline.files.incoming import (
     AcceptFunction,
     Inbox,
+    IncomingTransfer,
+    IncomingTransfers,
     ProgressFunction,
     ReceivedFunction,
-    Receiving,
-    Receivings,
 )
+from landline.files.limits import FileLimits
 from landline.files.messages import (
     ACCEPT,
     ALIVE,
@@ -33,9 +34,8 @@ from landline.files.messages import (
     Stored,
     decode_chunk,
 )
-from landline.files.outgoing import Sendings, send_file
-from landline.files.transfer import FileLimits
-from landline.line.file_port import FileReceipt, ProgressCallback
+from landline.files.outgoing import OutgoingTransfers, send_file
+from landline.line.file_sender import FileReceipt, ProgressCallback
 from landline.line.handlers import Handlers
 from landline.line.line import Line
 from landline.runtime.guarded_log import guarded_logger
@@ -48,8 +48,8 @@ class FileExchange:
     """Made when a server or a client first sends a file or says that it receives some."""
 
     def __init__(self, handlers: Handlers) -> None:
-        self.sendings: Sendings = {}
-        self.receivings: Receivings = {}
+        self.sendings: OutgoingTransfers = {}
+        self.receivings: IncomingTransfers = {}
         self._inboxes: dict[str, Inbox] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         handlers.reserve(OFFER, self._receive_offer, Offer)
@@ -126,7 +126,7 @@ class FileExchange:
         inbox = self._inboxes.get(offer.to)
         if inbox is None:
             raise FileRefused("no_receiver", f"no files are received here for {offer.to!r}")
-        return await Receiving(self.receivings, self.call, inbox, line, offer).run()
+        return await IncomingTransfer(self.receivings, self.call, inbox, line, offer).run()
 
     def _receive_accept(self, line: Line, accept: Accept) -> None:
         if (sending := self.sendings.get((line, accept.transfer))) is not None:

@@ -12,7 +12,17 @@ from typing import Any, Final
 
 from landline.errors import ConfigurationError, FileRefused
 from landline.files import partial_file as disk
-from landline.files.disk_pool import Signal, alive_while, in_thread, submit
+from landline.files.disk_pool import Wakeup, alive_while, in_thread, submit
+from landline.files.limits import (
+    PROGRESS_BYTES,
+    FileLimits,
+    Place,
+    check_count,
+    check_offer,
+    check_room,
+    compare_s,
+    place_to_give_up,
+)
 from landline.files.messages import (
     ACCEPT,
     CHUNK,
@@ -27,20 +37,9 @@ from landline.files.messages import (
     Stored,
 )
 from landline.files.names import name_problem
-from landline.files.progress import Pace
-from landline.files.transfer import (
-    PROGRESS_BYTES,
-    FileLimits,
-    Place,
-    Reception,
-    Stage,
-    check_count,
-    check_offer,
-    check_room,
-    compare_s,
-    place_to_give_up,
-)
-from landline.line.file_port import FileProgress, FileReceipt
+from landline.files.progress import ProgressTracker
+from landline.files.transfer import ReceiveWindow, Stage
+from landline.line.file_sender import FileProgress, FileReceipt
 from landline.line.line import Line
 from landline.runtime.guarded_log import guarded_logger
 
@@ -54,7 +53,7 @@ AcceptFunction = Callable[["IncomingFile"], Any]
 ReceivedFunction = Callable[["IncomingFile", FileReceipt], Any]
 ProgressFunction = Callable[["IncomingFile", FileProgress], object]
 
-Receivings = dict[tuple[Line, bytes], "Receiving"]
+IncomingTransfers = dict[tuple[Line, bytes], "IncomingTransfer"]
 """Transfers under way, by line and number."""
 CallUser = Callable[..., None]
 """Calls a function of the application's and logs what it raises."""
@@ -65,7 +64,7 @@ class IncomingFile:
 
     __slots__ = ("_receiving", "line", "modified_ns", "name", "size_bytes", "to")
 
-    def __init__(self, receiving: Receiving, line: Line, offer: Offer) -> None:
+    def __init__(self, receiving: IncomingTransfer, line: Line, offer: Offer) -> None:
         self._receiving = receiving
         self.line = line
         """Whose it is."""
@@ -115,13 +114,13 @@ class Inbox:
         self.progress = progress
         self.overwrite = overwrite
         self.received: ReceivedFunction | None = None
-        self.active: dict[str, Receiving] = {}
+        self.active: dict[str, IncomingTransfer] = {}
         self.looking = asyncio.Lock()
         """One transfer at a time looks for room, and has its part promised before the next one looks."""
 
-    def idle_for(self, peer: str) -> Receiving | None:
+    def idle_for(self, peer: str) -> IncomingTransfer | None:
         """The transfer that is to give its place to one of that peer, when all are taken; ``None`` if none is."""
-        if len(self.active) < self.limits.files_at_once:
+        if len(self.active) < self.limits.concurrent_files:
             return None
         now = asyncio.get_running_loop().time()
         under_way = list(self.active.values())
@@ -130,11 +129,11 @@ class Inbox:
         return None if index is None else under_way[index]
 
 
-class Receiving:
+class IncomingTransfer:
     """One transfer to us."""
 
     def __init__(
-        self, receivings: Receivings, call: CallUser, inbox: Inbox, line: Line, offer: Offer
+        self, receivings: IncomingTransfers, call: CallUser, inbox: Inbox, line: Line, offer: Offer
     ) -> None:
         self.line = line
         # Without an identity all lines of a host are one peer.
@@ -146,8 +145,8 @@ class Receiving:
         self._offer = offer
         self._key = disk.partial_key(line.identity, offer.to, offer.key)
         self._partial = disk.Partial(inbox.directory, self._key, offer.name, offer.size_bytes)
-        self._reception = Reception(offer.size_bytes, inbox.limits.window_bytes)
-        self._signal = Signal(line)
+        self._reception = ReceiveWindow(offer.size_bytes, inbox.limits.window_bytes)
+        self._signal = Wakeup(line)
         self._file = IncomingFile(self, line, offer)
         # One buffer: a list would cost a peer of tiny chunks many times their bytes.
         self._buffer = bytearray()
@@ -158,7 +157,7 @@ class Receiving:
         self._unmarked_bytes = 0
         self._alive_until = 0.0
         self._hash: bytes | None = None
-        self._pace: Pace | None = None
+        self._pace: ProgressTracker | None = None
         self._task: asyncio.Task[Any] | None = None
         self._stopped: FileRefused | None = None
         self._keeps = True
@@ -298,8 +297,8 @@ class Receiving:
         now = asyncio.get_running_loop().time()
         # It reads again what is there, and no byte comes meanwhile.
         self._progress_at = now + compare_s(offset)
-        self._alive_until = self._progress_at + inbox.limits.begin_timeout_s
-        self._pace = Pace(offer.size_bytes, offset, now)
+        self._alive_until = self._progress_at + inbox.limits.first_byte_timeout_s
+        self._pace = ProgressTracker(offer.size_bytes, offset, now)
         await self.line.send(self._accept_of(offset, found), name=ACCEPT)
         await self._take_bytes()
         assert self._hash is not None

@@ -21,7 +21,7 @@ from landline.errors import (
     RequestLost,
     outcome,
 )
-from landline.files.disk_pool import Signal, in_thread, submit
+from landline.files.disk_pool import Wakeup, in_thread, submit
 from landline.files.messages import (
     CHUNK,
     CHUNK_BYTES,
@@ -37,10 +37,10 @@ from landline.files.messages import (
     resume_key,
 )
 from landline.files.names import name_problem
-from landline.files.progress import Pace
+from landline.files.progress import ProgressTracker
 from landline.files.source import Source
-from landline.files.transfer import Emission
-from landline.line.file_port import STALL_TIMEOUT_S, FileProgress, FileReceipt, ProgressCallback
+from landline.files.transfer import SendWindow
+from landline.line.file_sender import STALL_TIMEOUT_S, FileProgress, FileReceipt, ProgressCallback
 from landline.line.line import Line
 from landline.runtime.guarded_log import guarded_logger
 from landline.session.state import State
@@ -52,12 +52,12 @@ SENT_AT_ONCE: Final = 8
 """Lines a file is sent to at the same time, unless told otherwise: it is open so often, and fills so many windows."""
 
 
-Sendings = dict[tuple[Line, bytes], "Sending"]
+OutgoingTransfers = dict[tuple[Line, bytes], "OutgoingTransfer"]
 """Transfers under way, by line and number."""
 
 
 async def send_file(
-    sendings: Sendings,
+    sendings: OutgoingTransfers,
     line: Line,
     path: str | os.PathLike[str],
     *,
@@ -84,7 +84,7 @@ async def send_file(
     try:
         while True:
             session_id = line.session_id
-            sending = Sending(sendings, line, source, transfer, name, to, progress, stall_timeout_s)
+            sending = OutgoingTransfer(sendings, line, source, transfer, name, to, progress, stall_timeout_s)
             try:
                 stored = await sending.run()
             except (RequestLost, LineClosed) as lost:
@@ -165,12 +165,12 @@ async def send_file_to(
     return {line: results[line] for line in wanted}
 
 
-class Sending:
+class OutgoingTransfer:
     """One offer, and what follows from it."""
 
     def __init__(
         self,
-        sendings: Sendings,
+        sendings: OutgoingTransfers,
         line: Line,
         source: Source,
         transfer: bytes,
@@ -192,10 +192,10 @@ class Sending:
         )
         self._progress = progress
         self._stall_timeout_s = stall_timeout_s
-        self._signal = Signal(line)
+        self._signal = Wakeup(line)
         self._accept: Accept | None = None
-        self._emission: Emission | None = None
-        self._pace: Pace | None = None
+        self._emission: SendWindow | None = None
+        self._pace: ProgressTracker | None = None
         self._breach: FileRefused | None = None
 
     @property
@@ -303,10 +303,10 @@ class Sending:
         if not is_same:
             logger.info("%r has another beginning of %s, which is sent anew", self._line, self._source.path)
             self._source.rewind()
-        emission = Emission(self._source.size_bytes, accept, CHUNK_BYTES, is_same=is_same)
+        emission = SendWindow(self._source.size_bytes, accept, CHUNK_BYTES, is_same=is_same)
         self._emission = emission
         now = asyncio.get_running_loop().time()
-        self._pace = Pace(self._source.size_bytes, emission.resumed_from, now)
+        self._pace = ProgressTracker(self._source.size_bytes, emission.resumed_from, now)
         self._report(emission.resumed_from)
 
     async def _send_end(self, digest: bytes | None) -> None:

@@ -22,8 +22,8 @@ from typing import BinaryIO, Final
 import msgspec
 
 from landline.errors import FileRefused
+from landline.files.limits import DirectoryUsage, FileLimits
 from landline.files.messages import KEY_BYTES, new_hash
-from landline.files.transfer import FileLimits, Surroundings
 from landline.runtime.guarded_log import guarded_logger
 
 logger = guarded_logger("landline")
@@ -307,7 +307,7 @@ def is_there(final: Path, size_bytes: int, modified_ns: int) -> bool:
 
 def survey(
     directory: Path, key: str, active: Collection[str], promised_bytes: int, limits: FileLimits, now: float
-) -> Surroundings:
+) -> DirectoryUsage:
     """Counts what lies in a directory, and removes partial files nobody sends that are too old or too many.
 
     ``key`` is the transfer that asks, ``active`` are those under way; ``now`` is in seconds since 1970. Raises
@@ -334,13 +334,13 @@ def survey(
                 idle.append((found.st_mtime, found.st_size, entry.name))
     # A partial file and its record are two of them.
     idle.sort()
-    surplus = len(idle) - 2 * limits.partials
+    surplus = len(idle) - 2 * limits.partial_files
     for number, (modified, size_bytes, name) in enumerate(idle):
-        if number < surplus or now - modified > limits.partial_kept_s:
+        if number < surplus or now - modified > limits.partial_retention_s:
             with suppress(FileNotFoundError):
                 os.unlink(directory / name)
             used_bytes -= size_bytes
-    return Surroundings(
+    return DirectoryUsage(
         used_bytes=used_bytes,
         used_files=used_files,
         free_bytes=shutil.disk_usage(directory).free,

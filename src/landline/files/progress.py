@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from landline.line.file_port import FileProgress
+from landline.line.file_sender import FileProgress
 
 TOLD_EVERY_S: Final = 0.1
 RATE_OVER_S: Final = 5.0
 """The rate is that of the last seconds, so that it follows the network and does not jump."""
 
 
-class Pace:
+class ProgressTracker:
     """Counts the bytes of one transfer."""
 
     __slots__ = ("_bytes_total", "_is_done", "_resumed_from", "_samples", "_told_at")

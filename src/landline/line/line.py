@@ -17,7 +17,7 @@ from landline.codes import Code, Operation
 from landline.errors import LineClosed, SessionLost, Unconfirmed
 from landline.line.codec import decode_value
 from landline.line.dispatcher import Dispatcher
-from landline.line.file_port import STALL_TIMEOUT_S, FileReceipt, ProgressCallback, SendsFiles
+from landline.line.file_sender import STALL_TIMEOUT_S, FileReceipt, FileSender, ProgressCallback
 from landline.line.handlers import FAILURES, RESERVED_PREFIX
 from landline.line.line_datagrams import handle_datagrams
 from landline.line.line_state import DisconnectCause, LineState, StateChange
@@ -59,7 +59,7 @@ class LineOwner(LineResources, Protocol):
     """What the lines of one server, or the line of one client, share and report to."""
 
     @property
-    def files(self) -> SendsFiles[Line]:
+    def files(self) -> FileSender[Line]:
         """What sends files over its lines."""
         ...
 

@@ -16,7 +16,7 @@ from landline.discovery.records import check_announceable
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, Unconfirmed
 from landline.files.exchange import FileExchange
 from landline.files.incoming import AcceptFunction, ProgressFunction, ReceivedFunction
-from landline.files.transfer import FileLimits
+from landline.files.limits import FileLimits
 from landline.line.codec import DecHook, EncHook
 from landline.line.decoded_size import MESSAGE_OBJECTS, check_message_objects
 from landline.line.flow_control import OverflowPolicy

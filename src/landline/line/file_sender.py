@@ -47,7 +47,7 @@ class FileReceipt(msgspec.Struct, frozen=True, kw_only=True):
     when this one went on with it."""
 
 
-class SendsFiles(Protocol[LineType]):
+class FileSender(Protocol[LineType]):
     """Sends files over the lines of one server or one client."""
 
     async def send(
