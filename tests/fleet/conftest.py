@@ -159,9 +159,9 @@ class Machine:
     """A machine with a disk, persons and a power switch; its agent runs between :meth:`boot` and its end."""
 
     def __init__(
-        self, house: House, name: str, directory: Path, persons: tuple[Person, ...], prompt: Any
+        self, fleet: Fleet, name: str, directory: Path, persons: tuple[Person, ...], prompt: Any
     ) -> None:
-        self.house = house
+        self.fleet = fleet
         self.name = name
         self.id = f"id-of-{name}"
         self.directory = directory
@@ -190,13 +190,13 @@ class Machine:
 
     async def start_agent(self, *, power: Any = None, token: str = TOKEN, wait: bool = True) -> Machine:
         """Starts the agent's process in the same boot."""
-        joins = self.house.joins.get(self.id, 0)
+        joins = self.fleet.joins.get(self.id, 0)
         self.journal = WatchedJournal.open(self.directory / "journal.jsonl")
         self.power = power or Switch(self)
         if isinstance(self.power, SimulatedPower):
             self.power.terminate = self._terminate
         self.agent = Agent(
-            urls=[self.house.url],
+            urls=[self.fleet.url],
             auth=SharedToken(token),
             machine_id=self.id,
             facts=Facts(
@@ -210,7 +210,7 @@ class Machine:
         )
         self.task = asyncio.create_task(self._run())
         if wait:
-            await wait_until(lambda: self.house.joins.get(self.id, 0) > joins, f"the join of {self.name}")
+            await wait_until(lambda: self.fleet.joins.get(self.id, 0) > joins, f"the join of {self.name}")
         return self
 
     async def _run(self) -> Goodbye:
@@ -245,7 +245,7 @@ class Machine:
     @property
     def known(self) -> KnownMachine:
         """The machine as the control server sees it."""
-        return next(machine for machine in self.house.control.machines() if machine.id == self.id)
+        return next(machine for machine in self.fleet.control.machines() if machine.id == self.id)
 
     async def shown(self, state: PresenceState) -> KnownMachine:
         """Waits until the control server shows it so."""
@@ -266,7 +266,7 @@ class WakerDouble:
         self.woken.append(tuple(mac_addresses))
 
 
-class House:
+class Fleet:
     """A control server over real sockets and a real database, which can be stopped and started again."""
 
     def __init__(self, directory: Path) -> None:
@@ -287,7 +287,7 @@ class House:
         """The time of day, which is the control server's clock unless a test gives it another."""
         return time.time() + self.offset_s
 
-    async def start(self) -> House:
+    async def start(self) -> Fleet:
         self.storage = await Storage.open(self.directory / "landline.db")
         self.server = Server(
             auth=SharedToken(TOKEN),
@@ -308,7 +308,7 @@ class House:
     async def stop(self) -> None:
         """An orderly stop."""
         self.is_running = False
-        self.control.close_readers()
+        self.control.close_subscriptions()
         await self.server.close(retry_after_s=0.01, spread_s=0.05, timeout=2)
         await self.control.stop()
         await self.storage.close()
@@ -347,7 +347,7 @@ class House:
 
         async def is_there() -> Execution | None:
             execution = await self.execution(job)
-            assert execution.state is state or not execution.state.is_final or execution.state.has_begun, (
+            assert execution.state is state or not execution.state.is_final or execution.state.has_started, (
                 execution
             )
             return execution if execution.state is state else None
@@ -401,14 +401,14 @@ def ada() -> Person:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     """A control server that is not started yet; ended with all its machines."""
     monkeypatch.setattr(control_module, "SWEEP_EVERY_S", 0.02)
     monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.02)
     monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.02)
     monkeypatch.setattr(asking, "LOOK_WAITING_S", 0.02)
     monkeypatch.setattr(asking, "RETRY_FIRST_S", 0.02)
-    it = House(tmp_path)
+    it = Fleet(tmp_path)
     try:
         yield it
     finally:

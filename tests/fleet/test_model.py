@@ -69,7 +69,7 @@ def test_nothing_begins_twice() -> None:
 
 def test_what_has_begun_can_no_longer_be_stopped() -> None:
     for state in ExecutionState:
-        if state.has_begun:
+        if state.has_started:
             assert not LIFE_CYCLE[state] & {S.CANCELLED, S.REFUSED, S.EXPIRED}
 
 
@@ -81,7 +81,7 @@ def test_every_state_that_is_not_final_leads_to_an_end(state: ExecutionState) ->
 
 def test_properties_agree_with_the_table() -> None:
     assert {state for state in ExecutionState if state.is_final} == FINAL_STATES
-    assert {state for state in ExecutionState if state.has_begun} == {S.ACTING, S.DONE, S.UNKNOWN}
+    assert {state for state in ExecutionState if state.has_started} == {S.ACTING, S.DONE, S.UNKNOWN}
 
 
 def test_every_action_has_a_past() -> None:

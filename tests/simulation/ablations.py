@@ -80,7 +80,7 @@ def _journal(patch) -> None:
 
 
 def _expiry(patch) -> None:
-    claim, overdue, settle = jobs.claim, jobs.overdue, jobs.settle_on_join
+    claim, overdue, settle = jobs.claim, jobs.overdue, jobs.reconcile_on_join
 
     def never(execution):
         return msgspec.structs.replace(execution, expires_at=execution.expires_at + 1e6)
@@ -100,7 +100,7 @@ def _expiry(patch) -> None:
 
     patch(jobs, "claim", claim_late)
     patch(jobs, "overdue", overdue_late)
-    patch(jobs, "settle_on_join", settle_late)
+    patch(jobs, "reconcile_on_join", settle_late)
 
 
 def _gone(patch) -> None:

@@ -216,7 +216,7 @@ def cancel(
     else:
         lines = [execution_line(execution) for execution in view.executions]
         sys.stdout.write("\n".join([*lines, job_summary(view)]) + "\n")
-    begun = any(execution.state.has_begun for execution in view.executions)
+    begun = any(execution.state.has_started for execution in view.executions)
     raise typer.Exit(SOME_NOT_DONE if begun else ALL_DONE)
 
 

@@ -279,12 +279,12 @@ async def _serve(
     import asyncio
     import signal
 
-    from landline.fleet.control.serve import ControlPlan, control_server
+    from landline.fleet.control.serve import ControlServerOptions, run_control_server
     from landline.fleet.paths import control_socket, data_directory
 
     listen_endpoint(listen, "serve")
     directory = data or data_directory() / "control"
-    plan = ControlPlan(
+    plan = ControlServerOptions(
         data=directory,
         listen=listen,
         announce=announce,
@@ -294,7 +294,7 @@ async def _serve(
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with control_server(plan) as running:
+    async with run_control_server(plan) as running:
         sys.stdout.write(
             f"Agents connect to {running.agents} with the token in {directory / 'agents.token'}:\n"
             f"    landline agent --server {_for_agents(running.agents)} --token-file {directory / 'agents.token'}\n"

@@ -63,7 +63,7 @@ class ExecutionState(StrEnum):
         return self in FINAL_STATES
 
     @property
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether the action itself may have been carried out; such an execution can no longer be cancelled."""
         return self in {ExecutionState.ACTING, ExecutionState.DONE, ExecutionState.UNKNOWN}
 

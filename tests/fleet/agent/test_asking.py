@@ -29,11 +29,11 @@ def postpone(seconds: float) -> Answer:
     return Answer(choice=Choice.POSTPONE, postpone_s=seconds)
 
 
-async def said(house, job, detail: str) -> None:
+async def said(fleet, job, detail: str) -> None:
     """Waits until this stands in the history of the only execution of a job."""
 
     async def is_there() -> bool:
-        return detail in [event.detail for event in (await house.control.job(job.job.id)).events]
+        return detail in [event.detail for event in (await fleet.control.job(job.job.id)).events]
 
     await wait_until(is_there, detail)
 
@@ -41,35 +41,35 @@ async def said(house, job, detail: str) -> None:
 # Nobody can be asked.
 
 
-async def test_a_machine_that_cannot_ask_its_person_waits_until_the_job_expires(house, ada) -> None:
+async def test_a_machine_that_cannot_ask_its_person_waits_until_the_job_expires(fleet, ada) -> None:
     """With the unit file of the documentation it restarted 0.6 s after the command."""
-    await house.start()
-    machine = await house.machine(persons=(ada,)).boot()
-    job = await house.order(Action.RESTART)
-    waiting = await house.reached(job, S.WAITING)
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,)).boot()
+    job = await fleet.order(Action.RESTART)
+    waiting = await fleet.reached(job, S.WAITING)
     assert waiting.detail == "ada cannot be asked: the agent has no way to ask"
-    house.offset_s += 60.0 + 120.0 + 1.0
-    expired = await house.over(job)
+    fleet.offset_s += 60.0 + 120.0 + 1.0
+    expired = await fleet.over(job)
     assert (expired.state, expired.detail) == (S.EXPIRED, f"its time ran out; {waiting.detail}")
     assert machine.acted == []
     assert (expired.asked, expired.answered_by, expired.notices) == ("", "", "")
 
 
-async def test_it_refuses_where_the_operator_wants_that(house, ada) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,)).boot()
-    refused = await house.over(await house.order(Action.RESTART, unasked=REFUSE))
+async def test_it_refuses_where_the_operator_wants_that(fleet, ada) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,)).boot()
+    refused = await fleet.over(await fleet.order(Action.RESTART, unasked=REFUSE))
     assert (refused.state, refused.detail) == (S.REFUSED, "ada cannot be asked: the agent has no way to ask")
     assert machine.acted == []
 
 
-async def test_it_acts_after_the_countdown_where_the_operator_wants_that_and_says_so(house, ada) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,)).boot()
-    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1, message="exam", requested_by="root")
-    done = await house.over(job)
+async def test_it_acts_after_the_countdown_where_the_operator_wants_that_and_says_so(fleet, ada) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,)).boot()
+    job = await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1, message="exam", requested_by="root")
+    done = await fleet.over(job)
     assert done.state is S.DONE
-    await said(house, job, "ada could not be asked: the agent has no way to ask")
+    await said(fleet, job, "ada could not be asked: the agent has no way to ask")
     assert done.notices == "wall"
     [(notice, persons)] = machine.notices.sent
     assert persons == (ada,)
@@ -77,11 +77,11 @@ async def test_it_acts_after_the_countdown_where_the_operator_wants_that_and_say
     assert 0 <= notice.due_in_s <= 0.1
 
 
-async def test_it_does_not_act_before_the_countdown_is_over(house, ada, until) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,)).boot()
-    job = await house.order(Action.LOG_OFF, unasked=ACT)
-    waiting = await house.reached(job, S.WAITING)
+async def test_it_does_not_act_before_the_countdown_is_over(fleet, ada, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,)).boot()
+    job = await fleet.order(Action.LOG_OFF, unasked=ACT)
+    waiting = await fleet.reached(job, S.WAITING)
     assert waiting.detail.endswith("; it is done after the countdown all the same")
     [(notice, _)] = machine.notices.sent
     assert DEFAULT_COUNTDOWN_S - 20 < notice.due_in_s <= DEFAULT_COUNTDOWN_S
@@ -97,19 +97,19 @@ async def test_it_does_not_act_before_the_countdown_is_over(house, ada, until) -
     machine.power.persons = counted
     await until(lambda: looks >= 5)
     assert machine.acted == []
-    assert (await house.execution(job)).state is S.WAITING
+    assert (await fleet.execution(job)).state is S.WAITING
 
 
-async def test_it_goes_on_when_the_person_has_left(house, ada) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,)).boot()
-    job = await house.order(Action.LOG_OFF)
-    await house.reached(job, S.WAITING)
+async def test_it_goes_on_when_the_person_has_left(fleet, ada) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,)).boot()
+    job = await fleet.order(Action.LOG_OFF)
+    await fleet.reached(job, S.WAITING)
     machine.power.log_off()
-    assert (await house.over(job)).state is S.DONE
-    await said(house, job, "nobody is on")
-    await house.passed(job, S.DONE)
-    assert [step for step in await house.steps(job) if step != "delivered"] == [
+    assert (await fleet.over(job)).state is S.DONE
+    await said(fleet, job, "nobody is on")
+    await fleet.passed(job, S.DONE)
+    assert [step for step in await fleet.steps(job) if step != "delivered"] == [
         "queued",
         "waiting",
         "accepted",
@@ -118,68 +118,68 @@ async def test_it_goes_on_when_the_person_has_left(house, ada) -> None:
     ]
 
 
-async def test_it_goes_on_when_somebody_can_be_asked(house, person, ada, until) -> None:
-    await house.start()
+async def test_it_goes_on_when_somebody_can_be_asked(fleet, person, ada, until) -> None:
+    await fleet.start()
     prompt = person()
     prompt.problem = "the display :0 does not answer"
-    machine = await house.machine(persons=(ada,), prompt=prompt).boot()
+    machine = await fleet.machine(persons=(ada,), prompt=prompt).boot()
     await until(lambda: machine.known.facts.asking_problem == prompt.problem)
-    job = await house.order(Action.LOG_OFF)
-    waiting = await house.reached(job, S.WAITING)
+    job = await fleet.order(Action.LOG_OFF)
+    waiting = await fleet.reached(job, S.WAITING)
     assert waiting.detail == "ada cannot be asked: the display :0 does not answer"
     assert prompt.questions == []
     prompt.problem = ""
-    prompted = await house.reached(job, S.PROMPTED)
+    prompted = await fleet.reached(job, S.PROMPTED)
     assert (prompted.detail, prompted.asked) == ("asking ada", "ada (seat0)")
     await until(lambda: machine.known.facts.asks_by == "scripted on seat0")
     await until(lambda: prompt.is_asked)
     assert prompt.questions[0].countdown_s == DEFAULT_COUNTDOWN_S
     prompt.answer(NOW)
-    done = await house.over(job)
+    done = await fleet.over(job)
     assert (done.state, done.answered_by) == (S.DONE, "ada (seat0)")
-    await said(house, job, "ada (seat0) agreed")
+    await said(fleet, job, "ada (seat0) agreed")
 
 
-async def test_an_operator_can_cancel_what_waits(house, ada) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,)).boot()
-    job = await house.order(Action.RESTART)
-    await house.reached(job, S.WAITING)
-    await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
-    assert (await house.over(job)).detail == "cancelled by root"
+async def test_an_operator_can_cancel_what_waits(fleet, ada) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,)).boot()
+    job = await fleet.order(Action.RESTART)
+    await fleet.reached(job, S.WAITING)
+    await fleet.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
+    assert (await fleet.over(job)).detail == "cancelled by root"
     assert machine.acted == []
 
 
 # The agent cannot tell who is on.
 
 
-async def test_a_machine_that_cannot_tell_who_is_on_does_not_act(house, until) -> None:
+async def test_a_machine_that_cannot_tell_who_is_on_does_not_act(fleet, until) -> None:
     """It took "the system does not answer" for "nobody is on", and restarted 0.2 s after the command."""
-    await house.start()
-    machine = await house.machine().boot()
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.power.cannot_tell = PowerError("logind did not answer")
-    job = await house.order(Action.RESTART)
-    waiting = await house.reached(job, S.WAITING)
+    job = await fleet.order(Action.RESTART)
+    waiting = await fleet.reached(job, S.WAITING)
     assert waiting.detail.startswith("a person who may be on (logind did not answer) cannot be asked")
     await until(lambda: not machine.known.facts.knows_persons)
     assert machine.known.facts.persons_problem == "logind did not answer"
     assert machine.acted == []
     machine.power.cannot_tell = None
-    await house.reached(job, S.ACTING)
+    await fleet.reached(job, S.ACTING)
     await machine.ended()
     assert machine.acted == [Action.RESTART]
 
 
-async def test_nobody_was_on_is_said_only_where_that_is_known(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    assert (await house.over(await house.order(Action.LOG_OFF))).detail == "nobody was on"
+async def test_nobody_was_on_is_said_only_where_that_is_known(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF))).detail == "nobody was on"
     machine.power.cannot_tell = PowerError("logind did not answer")
-    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.05)
-    done = await house.over(job)
+    job = await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.05)
+    done = await fleet.over(job)
     assert (done.state, done.detail) == (S.DONE, "")
     await said(
-        house,
+        fleet,
         job,
         "a person who may be on (logind did not answer) could not be asked: the agent has no way to ask",
     )
@@ -188,119 +188,119 @@ async def test_nobody_was_on_is_said_only_where_that_is_known(house) -> None:
     assert [persons for _, persons in machine.notices.sent] == [()]
 
 
-async def test_a_person_who_may_be_on_is_asked(house, person, until) -> None:
-    await house.start()
-    machine = await house.machine(prompt=person()).boot()
+async def test_a_person_who_may_be_on_is_asked(fleet, person, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine(prompt=person()).boot()
     machine.power.cannot_tell = PowerError("logind did not answer")
-    job = await house.order(Action.LOG_OFF)
-    prompted = await house.reached(job, S.PROMPTED)
+    job = await fleet.order(Action.LOG_OFF)
+    prompted = await fleet.reached(job, S.PROMPTED)
     assert prompted.detail == "asking on seat0; logind did not answer"
     assert prompted.asked == "somebody at seat0"
     await until(lambda: machine.prompt.is_asked)
     assert machine.prompt.questions[0].countdown_s == DEFAULT_COUNTDOWN_S
     machine.prompt.answer(CANCEL)
-    cancelled = await house.over(job)
+    cancelled = await fleet.over(job)
     assert (cancelled.state, cancelled.detail) == (S.CANCELLED, "cancelled by somebody at seat0")
 
 
-async def test_an_agent_that_knows_nothing_of_asking_gets_no_order(house, monkeypatch) -> None:
+async def test_an_agent_that_knows_nothing_of_asking_gets_no_order(fleet, monkeypatch) -> None:
     """It is older, and would act at once."""
 
     monkeypatch.setattr(Asking, "facts_with_asking", lambda self, facts: facts)
-    await house.start()
-    machine = await house.machine().boot()
-    refused = await house.over(await house.order(Action.RESTART))
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    refused = await fleet.over(await fleet.order(Action.RESTART))
     assert refused.state is S.REFUSED
     assert "agent is too old" in refused.detail
     assert machine.acted == []
-    assert (await house.over(await house.order(Action.LOG_OFF, unasked=ACT))).state is S.DONE
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF, unasked=ACT))).state is S.DONE
 
 
 # The question cannot be shown after all.
 
 
-async def test_a_display_that_dies_is_not_consent(house, person, ada, until) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person()).boot()
-    job = await house.order(Action.LOG_OFF)
+async def test_a_display_that_dies_is_not_consent(fleet, person, ada, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person()).boot()
+    job = await fleet.order(Action.LOG_OFF)
     await until(lambda: machine.prompt.is_asked)
     machine.prompt.answer(PromptError("the display went away"))
-    await house.passed(job, S.WAITING)
-    await said(house, job, "ada cannot be asked: the display went away")
+    await fleet.passed(job, S.WAITING)
+    await said(fleet, job, "ada cannot be asked: the display went away")
     assert machine.acted == []
     # It is tried again by itself.
     await until(lambda: machine.prompt.is_asked)
     machine.prompt.answer(NOW)
-    assert (await house.over(job)).state is S.DONE
+    assert (await fleet.over(job)).state is S.DONE
 
 
-async def test_a_display_that_dies_is_a_refusal_where_the_operator_wants_that(house, person, ada) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
-    refused = await house.over(await house.order(Action.LOG_OFF, unasked=REFUSE))
+async def test_a_display_that_dies_is_a_refusal_where_the_operator_wants_that(fleet, person, ada) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
+    refused = await fleet.over(await fleet.order(Action.LOG_OFF, unasked=REFUSE))
     assert (refused.state, refused.detail) == (S.REFUSED, "ada cannot be asked: no display")
     assert refused.asked == "ada (seat0)"
     assert machine.acted == []
 
 
-async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(house, person, ada, monkeypatch) -> None:
+async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(fleet, person, ada, monkeypatch) -> None:
     monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
-    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
-    assert (await house.over(job)).state is S.DONE
-    await said(house, job, "ada could not be asked: no display")
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
+    job = await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    assert (await fleet.over(job)).state is S.DONE
+    await said(fleet, job, "ada could not be asked: no display")
     assert machine.acted == [Action.LOG_OFF]
 
 
 async def test_a_display_that_goes_away_during_a_postponement_leaves_the_whole_countdown(
-    house, person, ada, until, monkeypatch
+    fleet, person, ada, until, monkeypatch
 ) -> None:
     """The countdown counted from before the postponement: it acted at once, and told nobody."""
     monkeypatch.setattr(asking, "DEFAULT_COUNTDOWN_S", 0.1)
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person()).boot()
-    job = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person()).boot()
+    job = await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
     await until(lambda: machine.prompt.is_asked)
     machine.prompt.problem = "the X server is gone"
     machine.prompt.answer(postpone(0.3))
-    done = await house.over(job)
+    done = await fleet.over(job)
     assert (done.state, done.notices) == (S.DONE, "wall")
     assert [persons for _, persons in machine.notices.sent] == [(ada,)]
-    assert "waiting" in await house.steps(job)
-    await said(house, job, "ada could not be asked: the X server is gone")
+    assert "waiting" in await fleet.steps(job)
+    await said(fleet, job, "ada could not be asked: the X server is gone")
 
 
 async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
-    house, person, ada, until, monkeypatch
+    fleet, person, ada, until, monkeypatch
 ) -> None:
     """The other dialog crashed, and what had only waited for its turn was done at once, never shown or told."""
     monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person()).boot()
-    shown = await house.order(Action.RESTART, unasked=REFUSE)
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person()).boot()
+    shown = await fleet.order(Action.RESTART, unasked=REFUSE)
     await until(lambda: machine.prompt.is_asked)
-    waiting = await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
-    await house.reached(waiting, S.DELIVERED)
+    waiting = await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
+    await fleet.reached(waiting, S.DELIVERED)
     loop = asyncio.get_running_loop()
     over_at = loop.time() + 0.3
     await until(lambda: loop.time() > over_at)
     machine.prompt.answer(PromptError("the dialog crashed"))
-    assert (await house.over(shown)).state is S.REFUSED
-    done = await house.over(waiting)
+    assert (await fleet.over(shown)).state is S.REFUSED
+    done = await fleet.over(waiting)
     assert (done.state, done.notices) == (S.DONE, "wall")
     assert [persons for _, persons in machine.notices.sent] == [(ada,)]
-    assert "waiting" in await house.steps(waiting)
+    assert "waiting" in await fleet.steps(waiting)
 
 
-async def test_every_new_countdown_without_a_question_is_told(house, person, ada, until, monkeypatch) -> None:
+async def test_every_new_countdown_without_a_question_is_told(fleet, person, ada, until, monkeypatch) -> None:
     """One shorter than the last reminder was not: the person had been told of an earlier one."""
     monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
-    await house.start()
+    await fleet.start()
     prompt = person()
     prompt.problem = "no display yet"
-    machine = await house.machine(persons=(ada,), prompt=prompt).boot()
-    await house.order(Action.LOG_OFF, unasked=ACT, delay_s=9.0)
+    machine = await fleet.machine(persons=(ada,), prompt=prompt).boot()
+    await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=9.0)
     await until(lambda: len(machine.notices.sent) == 1)
     prompt.problem = ""
     await until(lambda: prompt.is_asked)
@@ -314,12 +314,12 @@ async def test_every_new_countdown_without_a_question_is_told(house, person, ada
 
 @pytest.mark.parametrize(("delay_s", "countdown_s"), [(0.1, asking.REFUSED_LEFT_S_MIN), (600.0, 600.0)])
 async def test_waiting_for_a_refused_postponement_is_not_taken_from_the_person(
-    house, person, ada, until, delay_s: float, countdown_s: float
+    fleet, person, ada, until, delay_s: float, countdown_s: float
 ) -> None:
     """The question came back with 0 s left, and counted as not answered."""
     loop = asyncio.get_running_loop()
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person()).boot()
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person()).boot()
     asked, may_answer = asyncio.Event(), asyncio.Event()
     postponed = machine.agent.postpone
 
@@ -330,7 +330,7 @@ async def test_waiting_for_a_refused_postponement_is_not_taken_from_the_person(
 
     machine.agent.postpone = slow_postpone
     began_at = loop.time()
-    job = await house.order(Action.LOG_OFF, delay_s=delay_s)
+    job = await fleet.order(Action.LOG_OFF, delay_s=delay_s)
     await until(lambda: machine.prompt.is_asked)
     # Longer than the job is valid.
     machine.prompt.answer(postpone(1e6))
@@ -345,23 +345,23 @@ async def test_waiting_for_a_refused_postponement_is_not_taken_from_the_person(
     assert max(countdown_s - shown_s_max, asking.REFUSED_LEFT_S_MIN) <= question.countdown_s <= countdown_s
     await until(lambda: machine.prompt.is_asked)
     machine.prompt.answer(NOW)
-    assert (await house.over(job)).state is S.DONE
+    assert (await fleet.over(job)).state is S.DONE
 
 
-async def test_a_question_that_always_fails_does_not_fill_the_record(house, person, ada, monkeypatch) -> None:
+async def test_a_question_that_always_fails_does_not_fill_the_record(fleet, person, ada, monkeypatch) -> None:
     monkeypatch.setattr(asking, "RETRY_S_MAX", 0.04)
     broken = person(*[PromptError("no display")] * 1000)
-    await house.start()
-    await house.machine(persons=(ada,), prompt=broken).boot()
+    await fleet.start()
+    await fleet.machine(persons=(ada,), prompt=broken).boot()
     monkeypatch.setattr("landline.fleet.control.jobs.ROUNDS_MAX", 10)
-    job = await house.order(Action.LOG_OFF)
+    job = await fleet.order(Action.LOG_OFF)
     for _ in range(2000):
         if len(broken.questions) > 20:
             break
         await asyncio.sleep(0.01)
     assert len(broken.questions) > 20
-    assert (await house.execution(job)).rounds == 10
-    assert len(await house.steps(job)) <= 12
+    assert (await fleet.execution(job)).rounds == 10
+    assert len(await fleet.steps(job)) <= 12
 
 
 # Who answered.
@@ -378,109 +378,109 @@ async def test_a_question_that_always_fails_does_not_fill_the_record(house, pers
         (TIMED_OUT, S.DONE, "nobody answered (asked on seat0: ada)", ""),
     ],
 )
-async def test_one_answer_is_one_persons(house, person, ada, answer, state, detail, answered_by) -> None:
+async def test_one_answer_is_one_persons(fleet, person, ada, answer, state, detail, answered_by) -> None:
     """The names of all persons were joined: one key press, and ten had agreed."""
-    await house.start()
-    await house.machine(persons=(ada, BOB), prompt=person(answer)).boot()
-    job = await house.order(Action.LOG_OFF)
-    ended = await house.over(job)
+    await fleet.start()
+    await fleet.machine(persons=(ada, BOB), prompt=person(answer)).boot()
+    job = await fleet.order(Action.LOG_OFF)
+    ended = await fleet.over(job)
     assert (ended.state, ended.answered_by) == (state, answered_by)
-    await said(house, job, detail)
+    await said(fleet, job, detail)
     assert ended.asked == "ada (seat0)"
 
 
-async def test_an_administrators_terminal_is_not_the_person(house, person, ada) -> None:
-    await house.start()
+async def test_an_administrators_terminal_is_not_the_person(fleet, person, ada) -> None:
+    await fleet.start()
     prompt = person(NOW)
     prompt.shown_at = "pts/3"
-    await house.machine(persons=(ada,), prompt=prompt).boot()
-    job = await house.order(Action.LOG_OFF)
-    ended = await house.over(job)
+    await fleet.machine(persons=(ada,), prompt=prompt).boot()
+    job = await fleet.order(Action.LOG_OFF)
+    ended = await fleet.over(job)
     assert ended.answered_by == "somebody at pts/3"
-    await said(house, job, "somebody at pts/3 agreed")
+    await said(fleet, job, "somebody at pts/3 agreed")
 
 
-async def test_persons_whom_the_question_does_not_reach_are_told(house, person, ada, until) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada, BOB), prompt=person()).boot()
-    job = await house.order(Action.LOG_OFF)
+async def test_persons_whom_the_question_does_not_reach_are_told(fleet, person, ada, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada, BOB), prompt=person()).boot()
+    job = await fleet.order(Action.LOG_OFF)
     await until(lambda: machine.notices.sent)
     [(notice, persons)] = machine.notices.sent
     assert persons == (BOB,)
     assert 0 < notice.due_in_s <= DEFAULT_COUNTDOWN_S
     await until(lambda: machine.prompt.is_asked)
     machine.prompt.answer(NOW)
-    assert (await house.over(job)).notices == "wall"
+    assert (await fleet.over(job)).notices == "wall"
 
 
-async def test_notices_that_take_too_long_hold_up_nothing(house, ada, until, monkeypatch) -> None:
+async def test_notices_that_take_too_long_hold_up_nothing(fleet, ada, until, monkeypatch) -> None:
     monkeypatch.setattr(asking, "NOTICES_TIMEOUT_S", 0.02)
 
     async def stuck(notice, persons) -> tuple[str, ...]:
         await asyncio.Event().wait()
         return ()
 
-    await house.start()
-    machine = house.machine(persons=(ada,))
+    await fleet.start()
+    machine = fleet.machine(persons=(ada,))
     machine.notices = stuck
     await machine.boot()
-    done = await house.over(await house.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1))
+    done = await fleet.over(await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1))
     assert (done.state, done.notices) == (S.DONE, "")
 
 
-async def test_an_answer_belongs_to_its_question(house, person, ada) -> None:
+async def test_an_answer_belongs_to_its_question(fleet, person, ada) -> None:
     """Who postponed has not agreed to what is done later without an answer."""
-    await house.start()
-    await house.machine(persons=(ada,), prompt=person(postpone(0.05), TIMED_OUT)).boot()
-    job = await house.order(Action.LOG_OFF)
-    ended = await house.over(job)
+    await fleet.start()
+    await fleet.machine(persons=(ada,), prompt=person(postpone(0.05), TIMED_OUT)).boot()
+    job = await fleet.order(Action.LOG_OFF)
+    ended = await fleet.over(job)
     assert (ended.state, ended.asked, ended.answered_by) == (S.DONE, "ada (seat0)", "")
-    await said(house, job, "postponed by ada for 0 s")
-    await said(house, job, "nobody answered (asked on seat0: ada)")
+    await said(fleet, job, "postponed by ada for 0 s")
+    await said(fleet, job, "nobody answered (asked on seat0: ada)")
 
 
 # Persons come while it is under way.
 
 
-async def test_somebody_who_logs_on_during_the_delay_is_asked(house, person, ada, until) -> None:
-    await house.start()
-    machine = await house.machine(prompt=person()).boot()
-    job = await house.order(Action.LOG_OFF, delay_s=3600.0)
-    await house.reached(job, S.DELIVERED)
+async def test_somebody_who_logs_on_during_the_delay_is_asked(fleet, person, ada, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine(prompt=person()).boot()
+    job = await fleet.order(Action.LOG_OFF, delay_s=3600.0)
+    await fleet.reached(job, S.DELIVERED)
     machine.power.log_on(ada)
     await machine.agent.look()
-    await house.reached(job, S.PROMPTED)
+    await fleet.reached(job, S.PROMPTED)
     await until(lambda: machine.prompt.is_asked)
     assert 3500 < machine.prompt.questions[0].countdown_s <= 3600
     machine.prompt.answer(NOW)
-    assert (await house.over(job)).state is S.DONE
+    assert (await fleet.over(job)).state is S.DONE
 
 
-async def test_somebody_who_logs_on_while_another_job_acts_is_asked(house, person, ada, until) -> None:
-    await house.start()
-    machine = house.machine(prompt=person())
+async def test_somebody_who_logs_on_while_another_job_acts_is_asked(fleet, person, ada, until) -> None:
+    await fleet.start()
+    machine = fleet.machine(prompt=person())
     machine.may_act.clear()
     await machine.boot()
-    first = await house.order(Action.LOG_OFF)
-    await house.reached(first, S.ACTING)
-    second = await house.order(Action.RESTART)
-    await house.reached(second, S.DELIVERED)
+    first = await fleet.order(Action.LOG_OFF)
+    await fleet.reached(first, S.ACTING)
+    second = await fleet.order(Action.RESTART)
+    await fleet.reached(second, S.DELIVERED)
     # Logged on after the first one logged everybody off.
     machine.power._logged_off = lambda: machine.power.log_on(ada)
     machine.may_act.set()
-    await house.reached(first, S.DONE)
-    await house.reached(second, S.PROMPTED)
+    await fleet.reached(first, S.DONE)
+    await fleet.reached(second, S.PROMPTED)
     assert machine.acted == [Action.LOG_OFF]
     await until(lambda: machine.prompt.is_asked)
     machine.prompt.answer(CANCEL)
-    assert (await house.over(second)).state is S.CANCELLED
+    assert (await fleet.over(second)).state is S.CANCELLED
 
 
 async def test_nothing_is_done_to_somebody_who_logs_on_while_the_claim_is_answered(
-    house, person, ada
+    fleet, person, ada
 ) -> None:
-    await house.start()
-    machine = await house.machine(prompt=person()).boot()
+    await fleet.start()
+    machine = await fleet.machine(prompt=person()).boot()
     claim = machine.agent._claim
 
     async def slow_claim(order):
@@ -489,7 +489,7 @@ async def test_nothing_is_done_to_somebody_who_logs_on_while_the_claim_is_answer
         return granted
 
     machine.agent._claim = slow_claim
-    failed = await house.over(await house.order(Action.RESTART))
+    failed = await fleet.over(await fleet.order(Action.RESTART))
     assert (failed.state, failed.detail) == (
         S.FAILED,
         "nothing was done: nobody was on, and now ada is",
@@ -498,10 +498,10 @@ async def test_nothing_is_done_to_somebody_who_logs_on_while_the_claim_is_answer
 
 
 @pytest.mark.parametrize("later", [ADA_LATER, PowerError("logind did not answer")])
-async def test_what_was_free_is_done_only_when_the_last_look_saw_nobody(house, later) -> None:
+async def test_what_was_free_is_done_only_when_the_last_look_saw_nobody(fleet, later) -> None:
     """It looked twice after the claim, and what the second look saw only chose a sentence."""
-    await house.start()
-    machine = await house.machine().boot()
+    await fleet.start()
+    machine = await fleet.machine().boot()
     claim, look = machine.agent._claim, machine.power.persons
     seen: list[object] = []
     seen_when_done: list[object] = []
@@ -525,14 +525,14 @@ async def test_what_was_free_is_done_only_when_the_last_look_saw_nobody(house, l
 
     machine.agent._claim = claimed
     machine.power._logged_off = logged_off
-    done = await house.over(await house.order(Action.LOG_OFF))
+    done = await fleet.over(await fleet.order(Action.LOG_OFF))
     assert (done.state, done.detail) == (S.DONE, "nobody was on")
     assert seen_when_done == [()]
 
 
-async def test_nothing_is_done_when_the_last_look_cannot_tell(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_nothing_is_done_when_the_last_look_cannot_tell(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     claim = machine.agent._claim
 
     async def claimed(order):
@@ -541,7 +541,7 @@ async def test_nothing_is_done_when_the_last_look_cannot_tell(house) -> None:
         return granted
 
     machine.agent._claim = claimed
-    failed = await house.over(await house.order(Action.RESTART))
+    failed = await fleet.over(await fleet.order(Action.RESTART))
     assert failed.state is S.FAILED
     assert failed.detail == (
         "nothing was done: nobody was on, and now a person who may be on (logind did not answer) is"
@@ -549,7 +549,7 @@ async def test_nothing_is_done_when_the_last_look_cannot_tell(house) -> None:
     assert machine.acted == []
     # The next order is not held up.
     machine.power.cannot_tell, machine.agent._claim = None, claim
-    assert (await house.over(await house.order(Action.LOG_OFF))).state is S.DONE
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF))).state is S.DONE
 
 
 # A postponement outlives everybody's restart.
@@ -557,17 +557,17 @@ async def test_nothing_is_done_when_the_last_look_cannot_tell(house) -> None:
 
 @pytest.mark.parametrize("restarts_server", [False, True])
 async def test_who_postponed_is_not_asked_again_by_a_new_agent(
-    house, person, ada, until, restarts_server: bool
+    fleet, person, ada, until, restarts_server: bool
 ) -> None:
     """It asked again at once."""
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person(postpone(1800.0))).boot()
-    job = await house.order(Action.LOG_OFF)
-    await house.reached(job, S.POSTPONED)
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person(postpone(1800.0))).boot()
+    job = await fleet.order(Action.LOG_OFF)
+    await fleet.reached(job, S.POSTPONED)
     await machine.kill_agent()
     if restarts_server:
-        await house.stop()
-        await house.start()
+        await fleet.stop()
+        await fleet.start()
     await machine.start_agent()
     execution_id = job.executions[0].id
     await until(
@@ -576,41 +576,41 @@ async def test_who_postponed_is_not_asked_again_by_a_new_agent(
         )
     )
     assert len(machine.prompt.questions) == 1
-    assert (await house.execution(job)).state is S.POSTPONED
+    assert (await fleet.execution(job)).state is S.POSTPONED
     # When its time has come, a new agent asks at once, with the full countdown.
     await machine.kill_agent()
-    house.offset_s += 1801.0
+    fleet.offset_s += 1801.0
     await machine.start_agent()
     await until(lambda: machine.prompt.is_asked)
     assert machine.prompt.questions[1].countdown_s == DEFAULT_COUNTDOWN_S
     machine.prompt.answer(NOW)
-    assert (await house.over(job)).state is S.DONE
+    assert (await fleet.over(job)).state is S.DONE
 
 
-async def test_a_new_agent_gives_the_full_countdown_again(house, person, ada, until) -> None:
+async def test_a_new_agent_gives_the_full_countdown_again(fleet, person, ada, until) -> None:
     """The operator's time is over; the person is asked all the same, not given 0 seconds."""
-    await house.start()
-    machine = await house.machine(persons=(ada,), prompt=person()).boot()
-    job = await house.order(Action.LOG_OFF, delay_s=600.0)
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=person()).boot()
+    job = await fleet.order(Action.LOG_OFF, delay_s=600.0)
     await until(lambda: machine.prompt.is_asked)
     await machine.kill_agent()
-    house.offset_s += 601.0
+    fleet.offset_s += 601.0
     await machine.start_agent()
     await until(lambda: machine.prompt.is_asked)
     assert machine.prompt.questions[1].countdown_s == DEFAULT_COUNTDOWN_S
     machine.prompt.answer(NOW)
-    assert (await house.over(job)).state is S.DONE
+    assert (await fleet.over(job)).state is S.DONE
 
 
 # What the agent's log says.
 
 
-async def test_the_log_tells_a_job_from_beginning_to_end(house, person, ada, caplog) -> None:
+async def test_the_log_tells_a_job_from_beginning_to_end(fleet, person, ada, caplog) -> None:
     caplog.set_level(logging.INFO, "landline.agent")
-    await house.start()
-    await house.machine(persons=(ada,), prompt=person(NOW)).boot()
-    job = await house.order(Action.LOG_OFF, requested_by="root\n@pc")
-    await house.over(job)
+    await fleet.start()
+    await fleet.machine(persons=(ada,), prompt=person(NOW)).boot()
+    job = await fleet.order(Action.LOG_OFF, requested_by="root\n@pc")
+    await fleet.over(job)
     execution_id = job.executions[0].id
     lines = [record.getMessage() for record in caplog.records if record.name == "landline.agent"]
     assert "a person at this machine is asked by scripted on seat0" in lines
@@ -630,9 +630,9 @@ async def test_the_log_tells_a_job_from_beginning_to_end(house, person, ada, cap
     assert not any("\n" in line for line in lines)
 
 
-async def test_the_log_says_at_the_start_that_nobody_can_be_asked(house, ada, caplog) -> None:
-    await house.start()
-    machine = await house.machine(persons=(ada,)).boot()
+async def test_the_log_says_at_the_start_that_nobody_can_be_asked(fleet, ada, caplog) -> None:
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,)).boot()
     [warning] = [record for record in caplog.records if "can be asked" in record.getMessage()]
     assert warning.levelno == logging.WARNING
     assert "the agent has no way to ask" in warning.getMessage()

@@ -117,11 +117,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_module, "CLONE_RETRY_S", 0.05)
 
 
-async def pair(house, until, **first: Any) -> tuple[Any, Any]:
+async def pair(fleet, until, **first: Any) -> tuple[Any, Any]:
     """Two machines with one identity, as after copying a disk; returns them when both are seen."""
-    pc1 = house.machine("pc1", id="one-identity", **first)
+    pc1 = fleet.machine("pc1", id="one-identity", **first)
     pc1.facts = {"host_name": "pc1.lan"}
-    pc2 = house.machine("pc2", id="one-identity")
+    pc2 = fleet.machine("pc2", id="one-identity")
     pc2.facts = {"host_name": "pc2.lan"}
     await pc1.boot()
     await pc2.boot(wait=False)
@@ -134,27 +134,27 @@ def live(machine: Any) -> list[str]:
 
 
 async def test_both_machines_of_a_cloned_identity_are_shown_and_stay_connected(
-    house, until, quick, caplog: pytest.LogCaptureFixture
+    fleet, until, quick, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await house.start()
+    await fleet.start()
     retries = []
-    original = house.control._machines.find_clone
+    original = fleet.control._machines.find_clone
 
     async def find_clone(line, join) -> None:
         retries.append(line)
         await original(line, join)
 
-    house.control._machines.find_clone = find_clone
+    fleet.control._machines.find_clone = find_clone
     with caplog.at_level(logging.WARNING, "landline.control"):
-        pc1, pc2 = await pair(house, until)
+        pc1, pc2 = await pair(fleet, until)
         await until(lambda: len(retries) >= 4)
     assert live(pc1) == ["pc1.lan", "pc2.lan"]
     addresses = [each.address for each in pc1.known.claimants]
-    assert sorted(addresses) == sorted(line.peer for line in house.server.lines)
+    assert sorted(addresses) == sorted(line.peer for line in fleet.server.lines)
     # One line each, and no other: nobody throws the other out.
     assert len(set(retries)) <= 2
-    assert {line.state for line in house.server.lines} == {LineState.ONLINE}
-    assert house.joins == {"one-identity": 1}
+    assert {line.state for line in fleet.server.lines} == {LineState.ONLINE}
+    assert fleet.joins == {"one-identity": 1}
     assert not pc1.task.done()
     assert not pc2.task.done()
     [warning] = [record.getMessage() for record in caplog.records if record.name == "landline.control"]
@@ -164,24 +164,24 @@ async def test_both_machines_of_a_cloned_identity_are_shown_and_stay_connected(
 
 
 @pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN, Action.WAKE])
-async def test_no_job_is_begun_on_a_cloned_identity(house, until, quick, action: Action) -> None:
-    await house.start()
-    pc1, pc2 = await pair(house, until)
-    [execution] = (await house.order(action, "pc1", queue_for_s=3600.0)).executions
+async def test_no_job_is_begun_on_a_cloned_identity(fleet, until, quick, action: Action) -> None:
+    await fleet.start()
+    pc1, pc2 = await pair(fleet, until)
+    [execution] = (await fleet.order(action, "pc1", queue_for_s=3600.0)).executions
     assert execution.state is ExecutionState.REFUSED
     assert execution.detail.startswith("its identity is cloned (pc1.lan at 127.0.0.1:")
     assert (pc1.acted, pc2.acted) == ([], [])
 
 
-async def test_what_was_open_when_a_clone_appeared_is_refused(house, until, quick, person, ada) -> None:
-    await house.start()
+async def test_what_was_open_when_a_clone_appeared_is_refused(fleet, until, quick, person, ada) -> None:
+    await fleet.start()
     prompt = person()
-    pc1 = house.machine("pc1", id="one-identity", persons=(ada,), prompt=prompt)
+    pc1 = fleet.machine("pc1", id="one-identity", persons=(ada,), prompt=prompt)
     await pc1.boot()
-    job = await house.order(Action.RESTART, "pc1")
-    await house.reached(job, ExecutionState.PROMPTED)
-    pc2 = await house.machine("pc2", id="one-identity").boot(wait=False)
-    refused = await house.over(job)
+    job = await fleet.order(Action.RESTART, "pc1")
+    await fleet.reached(job, ExecutionState.PROMPTED)
+    pc2 = await fleet.machine("pc2", id="one-identity").boot(wait=False)
+    refused = await fleet.over(job)
     assert refused.state is ExecutionState.REFUSED
     assert "its identity is cloned" in refused.detail
     # It is taken off the screen.
@@ -189,14 +189,14 @@ async def test_what_was_open_when_a_clone_appeared_is_refused(house, until, quic
     assert (pc1.acted, pc2.acted) == ([], [])
 
 
-async def test_leave_that_was_given_is_not_given_again(house, until, quick) -> None:
-    await house.start()
-    pc1 = house.machine("pc1", id="one-identity")
+async def test_leave_that_was_given_is_not_given_again(fleet, until, quick) -> None:
+    await fleet.start()
+    pc1 = fleet.machine("pc1", id="one-identity")
     pc1.may_act.clear()
     await pc1.boot()
-    job = await house.order(Action.LOG_OFF, "pc1")
-    await house.reached(job, ExecutionState.ACTING)
-    await house.machine("pc2", id="one-identity").boot(wait=False)
+    job = await fleet.order(Action.LOG_OFF, "pc1")
+    await fleet.reached(job, ExecutionState.ACTING)
+    await fleet.machine("pc2", id="one-identity").boot(wait=False)
     await until(lambda: pc1.known.claimants)
     claim = Claim(job.executions[0].id, pc1.boot_id)
     grant = await pc1.line.request("claim", claim, response_type=Grant)
@@ -204,12 +204,12 @@ async def test_leave_that_was_given_is_not_given_again(house, until, quick) -> N
     assert "its identity is cloned" in grant.reason
 
 
-async def test_no_leave_is_given_while_it_is_found_out_who_is_who(house, until, quick, monkeypatch) -> None:
+async def test_no_leave_is_given_while_it_is_found_out_who_is_who(fleet, until, quick, monkeypatch) -> None:
     """The answer to the ping is on its way when the first machine asks."""
-    await house.start()
-    pc1 = await house.machine("pc1", id="one-identity").boot()
-    job = await house.order(Action.LOG_OFF, "pc1", delay_s=3600.0)
-    await house.reached(job, ExecutionState.DELIVERED)
+    await fleet.start()
+    pc1 = await fleet.machine("pc1", id="one-identity").boot()
+    job = await fleet.order(Action.LOG_OFF, "pc1", delay_s=3600.0)
+    await fleet.reached(job, ExecutionState.DELIVERED)
     probing, answered = asyncio.Event(), asyncio.Event()
     answers = machines_module._answers
 
@@ -219,7 +219,7 @@ async def test_no_leave_is_given_while_it_is_found_out_who_is_who(house, until, 
         return await answers(line)
 
     monkeypatch.setattr(machines_module, "_answers", slowly)
-    await house.machine("pc2", id="one-identity").boot(wait=False)
+    await fleet.machine("pc2", id="one-identity").boot(wait=False)
     await probing.wait()
     claim = Claim(job.executions[0].id, pc1.boot_id)
     asking = asyncio.create_task(pc1.line.request("claim", claim, response_type=Grant))
@@ -229,27 +229,27 @@ async def test_no_leave_is_given_while_it_is_found_out_who_is_who(house, until, 
     assert not (await asking).granted
 
 
-async def test_a_machine_that_got_an_identity_of_its_own_ends_it(house, until, quick) -> None:
-    await house.start()
-    pc1, pc2 = await pair(house, until)
+async def test_a_machine_that_got_an_identity_of_its_own_ends_it(fleet, until, quick) -> None:
+    await fleet.start()
+    pc1, pc2 = await pair(fleet, until)
     await pc2.kill_agent()
     await until(lambda: live(pc1) == ["pc1.lan"])
     # Not by going away: it may come back.
-    assert (await house.order(Action.LOG_OFF, "pc1")).executions[0].state is ExecutionState.REFUSED
+    assert (await fleet.order(Action.LOG_OFF, "pc1")).executions[0].state is ExecutionState.REFUSED
     pc2.id = "another-identity"
     await pc2.start_agent()
     assert pc1.known.claimants == ()
     for machine in (pc1, pc2):
-        assert (await house.over(await house.order(Action.LOG_OFF, machine.name))).state is (
+        assert (await fleet.over(await fleet.order(Action.LOG_OFF, machine.name))).state is (
             ExecutionState.DONE
         )
     assert (pc1.acted, pc2.acted) == ([Action.LOG_OFF], [Action.LOG_OFF])
 
 
-async def test_the_one_that_waits_joins_when_the_other_got_an_identity_of_its_own(house, until) -> None:
+async def test_the_one_that_waits_joins_when_the_other_got_an_identity_of_its_own(fleet, until) -> None:
     """At once, without waiting for the time at which it would ask again."""
-    await house.start()
-    pc1, pc2 = await pair(house, until)
+    await fleet.start()
+    pc1, pc2 = await pair(fleet, until)
     pc1.agent.stop()
     await pc1.ended()
     pc1.id = "another-identity"
@@ -257,79 +257,79 @@ async def test_the_one_that_waits_joins_when_the_other_got_an_identity_of_its_ow
     await until(lambda: pc2.known.facts.name == "pc2")
     await pc2.shown(PresenceState.ONLINE)
     assert pc2.known.claimants == ()
-    assert (await house.over(await house.order(Action.LOG_OFF, "pc2"))).state is ExecutionState.DONE
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF, "pc2"))).state is ExecutionState.DONE
     assert (pc1.acted, pc2.acted) == ([], [Action.LOG_OFF])
 
 
-async def test_an_operator_decides(house, until, quick) -> None:
-    await house.start()
-    pc1, pc2 = await pair(house, until)
+async def test_an_operator_decides(fleet, until, quick) -> None:
+    await fleet.start()
+    pc1, pc2 = await pair(fleet, until)
     with pytest.raises(OperationError, match="2 machines use the identity of pc1") as caught:
-        await house.control.resolve_machine("pc1")
+        await fleet.control.resolve_machine("pc1")
     assert caught.value.code == "still_cloned"
     await pc2.kill_agent()
     await until(lambda: live(pc1) == ["pc1.lan"])
     # What is marked stays so when the control server is started again.
-    await house.stop()
-    await house.start()
+    await fleet.stop()
+    await fleet.start()
     await until(lambda: live(pc1) == ["pc1.lan"])
     assert len(pc1.known.claimants) == 2
-    assert (await house.control.resolve_machine("pc1")).claimants == ()
-    assert (await house.over(await house.order(Action.LOG_OFF, "pc1"))).state is ExecutionState.DONE
+    assert (await fleet.control.resolve_machine("pc1")).claimants == ()
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF, "pc1"))).state is ExecutionState.DONE
     for name, code in (("pc1", "not_cloned"), ("pc9", "unknown_target")):
         with pytest.raises(OperationError) as caught:
-            await house.control.resolve_machine(name)
+            await fleet.control.resolve_machine(name)
         assert caught.value.code == code
     # The other one comes back as it was.
     await pc2.start_agent(wait=False)
     await until(lambda: live(pc1) == ["pc1.lan", "pc2.lan"])
 
 
-async def test_a_clone_is_not_the_proof_of_a_restart(house, until) -> None:
+async def test_a_clone_is_not_the_proof_of_a_restart(fleet, until) -> None:
     """It has another boot id, and it is not the machine that was to restart."""
-    await house.start()
-    pc1 = house.machine("pc1", id="one-identity")
+    await fleet.start()
+    pc1 = fleet.machine("pc1", id="one-identity")
     pc1.facts = {"mac_addresses": (MAC_1,)}
-    pc2 = house.machine("pc2", id="one-identity")
+    pc2 = fleet.machine("pc2", id="one-identity")
     pc2.facts = {"mac_addresses": (MAC_2,)}
     await pc1.boot()
-    job = await house.order(Action.RESTART, "pc1")
+    job = await fleet.order(Action.RESTART, "pc1")
     await pc1.ended()
     await pc2.boot()
-    unknown = await house.over(job)
+    unknown = await fleet.over(job)
     assert unknown.state is ExecutionState.UNKNOWN
     assert unknown.detail.startswith("another machine with the same identity came back")
     # Nor however often it joins: only the machine itself proves it.
     await pc2.kill_agent()
     await pc2.boot()
-    assert (await house.execution(job)).state is ExecutionState.UNKNOWN
+    assert (await fleet.execution(job)).state is ExecutionState.UNKNOWN
     await pc2.kill_agent()
     await pc1.boot()
-    await house.reached(job, ExecutionState.DONE)
+    await fleet.reached(job, ExecutionState.DONE)
 
 
 # What is no clone.
 
 
-async def test_a_line_that_is_half_open_leads_to_no_other_machine(house, until, monkeypatch) -> None:
+async def test_a_line_that_is_half_open_leads_to_no_other_machine(fleet, until, monkeypatch) -> None:
     monkeypatch.setattr(machines_module, "PROBE_S", 0.2)
-    await house.start()
-    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
-        url, house.url = house.url, between.url
-        machine = await house.machine().boot()
+    await fleet.start()
+    async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:
+        url, fleet.url = fleet.url, between.url
+        machine = await fleet.machine().boot()
         # Its power goes: nobody hears of it.
         between.hold()
         await machine.kill_agent()
-        house.url = url
+        fleet.url = url
         await machine.boot()
         assert machine.known.claimants == ()
         assert machine.known.facts.boot_id == "lab-1-boot-2"
-    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF))).state is ExecutionState.DONE
 
 
-async def test_an_agent_that_is_started_again_is_no_clone(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_an_agent_that_is_started_again_is_no_clone(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     for _ in range(5):
         await machine.kill_agent()
         await machine.start_agent()
@@ -339,13 +339,13 @@ async def test_an_agent_that_is_started_again_is_no_clone(house) -> None:
     assert machine.known.claimants == ()
 
 
-async def test_links_that_break_make_no_clones(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_links_that_break_make_no_clones(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     for number in range(10):
         machine.line.break_link(f"cut {number}")
         await machine.shown(PresenceState.ONLINE)
-    await house.kill()
-    await house.start()
+    await fleet.kill()
+    await fleet.start()
     await machine.shown(PresenceState.ONLINE)
     assert machine.known.claimants == ()

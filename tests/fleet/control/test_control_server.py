@@ -28,84 +28,84 @@ NOW = Answer(choice=Choice.NOW)
 # What is asked of it.
 
 
-async def test_an_offline_machine_is_refused_with_the_cause(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    await house.over(await house.order(Action.SHUT_DOWN))
+async def test_an_offline_machine_is_refused_with_the_cause(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    await fleet.over(await fleet.order(Action.SHUT_DOWN))
     await machine.shown(PresenceState.OFFLINE)
-    job = await house.order(Action.RESTART)
+    job = await fleet.order(Action.RESTART)
     assert job.executions[0].state is ExecutionState.REFUSED
     assert job.executions[0].detail == "it is offline (shut down); use --queue-for to wait for it"
-    assert await house.steps(job) == ["refused"]
+    assert await fleet.steps(job) == ["refused"]
 
 
-async def test_a_job_queued_for_an_offline_machine_is_done_on_its_arrival(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_a_job_queued_for_an_offline_machine_is_done_on_its_arrival(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.agent.stop()
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
-    job = await house.order(Action.LOG_OFF, queue_for_s=8 * 3600.0)
+    job = await fleet.order(Action.LOG_OFF, queue_for_s=8 * 3600.0)
     assert job.executions[0].state is ExecutionState.QUEUED
-    house.offset_s += 7 * 3600.0
+    fleet.offset_s += 7 * 3600.0
     await machine.boot()
-    assert (await house.over(job)).state is ExecutionState.DONE
+    assert (await fleet.over(job)).state is ExecutionState.DONE
     assert machine.acted == [Action.LOG_OFF]
 
 
-async def test_a_queued_job_that_waited_too_long_expires(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_a_queued_job_that_waited_too_long_expires(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.agent.stop()
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
-    job = await house.order(Action.LOG_OFF, queue_for_s=3600.0)
-    house.offset_s += 3601.0
-    expired = await house.over(job)
+    job = await fleet.order(Action.LOG_OFF, queue_for_s=3600.0)
+    fleet.offset_s += 3601.0
+    expired = await fleet.over(job)
     assert (expired.state, expired.detail) == (ExecutionState.EXPIRED, "it never reached the machine")
     await machine.boot()
-    await house.over(await house.order(Action.LOG_OFF))
+    await fleet.over(await fleet.order(Action.LOG_OFF))
     assert machine.acted == [Action.LOG_OFF]
 
 
-async def test_a_request_id_makes_one_job_only(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    jobs = await asyncio.gather(*(house.order(Action.LOG_OFF, request_id="r-1") for _ in range(5)))
+async def test_a_request_id_makes_one_job_only(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    jobs = await asyncio.gather(*(fleet.order(Action.LOG_OFF, request_id="r-1") for _ in range(5)))
     assert len({job.job.id for job in jobs}) == 1
-    assert (await house.over(jobs[0])).state is ExecutionState.DONE
-    again = await house.order(Action.LOG_OFF, request_id="r-1")
+    assert (await fleet.over(jobs[0])).state is ExecutionState.DONE
+    again = await fleet.order(Action.LOG_OFF, request_id="r-1")
     assert again.job.id == jobs[0].job.id
     assert again.executions[0].state is ExecutionState.DONE
     assert machine.acted == [Action.LOG_OFF]
-    assert len(await house.control.jobs(10)) == 1
+    assert len(await fleet.control.jobs(10)) == 1
 
 
 async def test_a_request_is_recognised_after_a_restart_and_when_its_targets_match_nothing_any_more(
-    house,
+    fleet,
 ) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    first = await house.order(Action.LOG_OFF, request_id="r-1")
-    await house.over(first)
-    await house.kill()
-    await house.start()
-    again = await house.order(Action.LOG_OFF, request_id="r-1")
-    renamed = await house.order(Action.LOG_OFF, "another-name-by-now", request_id="r-1")
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    first = await fleet.order(Action.LOG_OFF, request_id="r-1")
+    await fleet.over(first)
+    await fleet.kill()
+    await fleet.start()
+    again = await fleet.order(Action.LOG_OFF, request_id="r-1")
+    renamed = await fleet.order(Action.LOG_OFF, "another-name-by-now", request_id="r-1")
     assert again.job.id == renamed.job.id == first.job.id
     assert renamed.executions[0].state is ExecutionState.DONE
     assert machine.acted == [Action.LOG_OFF]
-    assert [view.job.id for view in await house.control.jobs(10, "r-1")] == [first.job.id]
-    assert await house.control.jobs(10, "r-2") == ()
+    assert [view.job.id for view in await fleet.control.jobs(10, "r-1")] == [first.job.id]
+    assert await fleet.control.jobs(10, "r-2") == ()
     with pytest.raises(OperationError, match="another-name"):
-        await house.order(Action.LOG_OFF, "another-name-by-now", request_id="r-2")
+        await fleet.order(Action.LOG_OFF, "another-name-by-now", request_id="r-2")
 
 
-async def test_targets_are_resolved_before_anything_is_sent(house) -> None:
-    await house.start()
+async def test_targets_are_resolved_before_anything_is_sent(fleet) -> None:
+    await fleet.start()
     for name in ("lab-1", "lab-2", "desk"):
-        await house.machine(name).boot()
-    preview = house.control.preview(PreviewRequest(targets=("lab-*",)))
+        await fleet.machine(name).boot()
+    preview = fleet.control.preview(PreviewRequest(targets=("lab-*",)))
     assert [target.name for target in preview.machines] == ["lab-1", "lab-2"]
     for request, code in (
         (JobRequest(action=Action.RESTART), "empty_target"),
@@ -116,85 +116,85 @@ async def test_targets_are_resolved_before_anything_is_sent(house) -> None:
         (JobRequest(action=Action.RESTART, targets=("lab-1",), valid_for_s=float("nan")), "bad_request"),
     ):
         with pytest.raises(OperationError) as caught:
-            await house.control.create_job(request)
+            await fleet.control.create_job(request)
         assert caught.value.code == code
-    assert await house.control.jobs(10) == ()
-    frozen = await house.control.create_job(
+    assert await fleet.control.jobs(10) == ()
+    frozen = await fleet.control.create_job(
         JobRequest(action=Action.LOG_OFF, targets=("lab-*",), machine_ids=("id-of-lab-1",))
     )
     assert [execution.machine_name for execution in frozen.executions] == ["lab-1"]
     for job_id, code in (("nothing", "unknown_job"), ("", "unknown_job")):
         with pytest.raises(OperationError) as caught:
-            await house.control.job(job_id)
+            await fleet.control.job(job_id)
         assert caught.value.code == code
-    status = house.control.status()
+    status = fleet.control.status()
     assert (status.machines, status.online) == (3, 3)
 
 
-async def test_one_cancellation_stops_every_machine_that_has_not_begun(house, until) -> None:
-    await house.start()
-    machines = [await house.machine(f"lab-{number}").boot() for number in range(1, 4)]
-    job = await house.order(Action.RESTART, "lab-*", delay_s=3600.0)
-    view = await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
+async def test_one_cancellation_stops_every_machine_that_has_not_begun(fleet, until) -> None:
+    await fleet.start()
+    machines = [await fleet.machine(f"lab-{number}").boot() for number in range(1, 4)]
+    job = await fleet.order(Action.RESTART, "lab-*", delay_s=3600.0)
+    view = await fleet.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
     assert {execution.state for execution in view.executions} == {ExecutionState.CANCELLED}
     assert all(machine.acted == [] for machine in machines)
     # Once more changes nothing.
-    assert await house.control.cancel_job(job.job.id, CancelRequest()) == view
+    assert await fleet.control.cancel_job(job.job.id, CancelRequest()) == view
 
 
-async def test_what_the_disk_does_not_take_is_not_accepted(house, monkeypatch) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_what_the_disk_does_not_take_is_not_accepted(fleet, monkeypatch) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
 
     async def fail(*_: object) -> None:
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(house.storage, "add_job", fail)
+        patch.setattr(fleet.storage, "add_job", fail)
         with pytest.raises(StorageError):
-            await house.order(Action.RESTART)
-    assert await house.control.jobs(10) == ()
+            await fleet.order(Action.RESTART)
+    assert await fleet.control.jobs(10) == ()
     assert machine.acted == []
 
 
-async def test_a_caller_that_goes_away_leaves_no_job_that_never_begins(house, monkeypatch, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    add_job, gate = house.storage.add_job, asyncio.Event()
+async def test_a_caller_that_goes_away_leaves_no_job_that_never_begins(fleet, monkeypatch, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    add_job, gate = fleet.storage.add_job, asyncio.Event()
 
     async def slow(*arguments: object) -> object:
         stored = await add_job(*arguments)
         await gate.wait()
         return stored
 
-    monkeypatch.setattr(house.storage, "add_job", slow)
-    ordering = asyncio.create_task(house.order(Action.LOG_OFF, request_id="r-1"))
+    monkeypatch.setattr(fleet.storage, "add_job", slow)
+    ordering = asyncio.create_task(fleet.order(Action.LOG_OFF, request_id="r-1"))
 
     async def is_stored() -> object:
-        return await house.storage.job_by_request("r-1")
+        return await fleet.storage.job_by_request("r-1")
 
     await until(is_stored)
     ordering.cancel()
     await asyncio.wait([ordering])
     gate.set()
     monkeypatch.undo()
-    [job] = await house.control.jobs(1)
-    assert (await house.over(job)).state is ExecutionState.DONE
+    [job] = await fleet.control.jobs(1)
+    assert (await fleet.over(job)).state is ExecutionState.DONE
     assert machine.acted == [Action.LOG_OFF]
 
 
 # Updates.
 
 
-async def test_a_subscriber_gets_a_snapshot_and_then_every_change(house) -> None:
-    await house.start()
-    await house.machine().boot()
-    updates = house.control.updates()
+async def test_a_subscriber_gets_a_snapshot_and_then_every_change(fleet) -> None:
+    await fleet.start()
+    await fleet.machine().boot()
+    updates = fleet.control.updates()
     first = await anext(updates)
     assert isinstance(first, Snapshot)
     assert [machine.name for machine in first.machines] == ["lab-1"]
     assert first.jobs == ()
-    job = await house.order(Action.LOG_OFF)
+    job = await fleet.order(Action.LOG_OFF)
     seen = []
     while seen[-1:] != [ExecutionState.DONE]:
         update = await anext(updates)
@@ -210,16 +210,16 @@ async def test_a_subscriber_gets_a_snapshot_and_then_every_change(house) -> None
 
     reading = asyncio.create_task(read_on())
     await asyncio.sleep(0)
-    house.control.close_readers()
+    fleet.control.close_subscriptions()
     await reading
 
 
-async def test_a_slow_subscriber_gets_a_new_snapshot(house, monkeypatch, until) -> None:
+async def test_a_slow_subscriber_gets_a_new_snapshot(fleet, monkeypatch, until) -> None:
     monkeypatch.setattr(subscriptions, "UPDATES_WAITING_MAX", 10)
     monkeypatch.setattr(machines, "FACTS_EVERY_S", 0.0)
-    await house.start()
-    machine = await house.machine().boot()
-    updates = house.control.updates()
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    updates = fleet.control.updates()
     assert isinstance(await anext(updates), Snapshot)
     for number in range(30):
         await machine.line.send({"name": "lab-1", "os": f"os {number}"}, name="facts")
@@ -234,12 +234,12 @@ async def test_a_slow_subscriber_gets_a_new_snapshot(house, monkeypatch, until) 
     await updates.aclose()
 
 
-async def test_a_snapshot_holds_what_is_not_over(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    await house.over(await house.order(Action.LOG_OFF))
-    open_job = await house.order(Action.RESTART, delay_s=3600.0)
-    updates = house.control.updates()
+async def test_a_snapshot_holds_what_is_not_over(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    await fleet.over(await fleet.order(Action.LOG_OFF))
+    open_job = await fleet.order(Action.RESTART, delay_s=3600.0)
+    updates = fleet.control.updates()
     snapshot = await anext(updates)
     assert isinstance(snapshot, Snapshot)
     assert [view.job.id for view in snapshot.jobs] == [open_job.job.id]
@@ -251,32 +251,32 @@ async def test_a_snapshot_holds_what_is_not_over(house) -> None:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_jobs_in_every_state_survive_the_control_server(house, person, ada, until, how: str) -> None:
-    await house.start()
+async def test_jobs_in_every_state_survive_the_control_server(fleet, person, ada, until, how: str) -> None:
+    await fleet.start()
     # One machine for each state; each has one job.
-    queued = await house.machine("queued").boot()
+    queued = await fleet.machine("queued").boot()
     queued.agent.stop()
     await queued.ended()
     await queued.shown(PresenceState.OFFLINE)
-    delivered = await house.machine("delivered").boot()
-    prompted = await house.machine("prompted", persons=(ada,), prompt=person()).boot()
+    delivered = await fleet.machine("delivered").boot()
+    prompted = await fleet.machine("prompted", persons=(ada,), prompt=person()).boot()
     later = Answer(choice=Choice.POSTPONE, postpone_s=1.0)
-    postponed = await house.machine("postponed", persons=(ada,), prompt=person(later)).boot()
-    acting = house.machine("acting")
+    postponed = await fleet.machine("postponed", persons=(ada,), prompt=person(later)).boot()
+    acting = fleet.machine("acting")
     acting.may_act.clear()
     await acting.boot()
-    leaving = house.machine("leaving")
+    leaving = fleet.machine("leaving")
     leaving.may_act.clear()
     await leaving.boot()
-    done = await house.machine("done").boot()
+    done = await fleet.machine("done").boot()
     jobs = {
-        "queued": await house.order(Action.LOG_OFF, "queued", queue_for_s=3600.0),
-        "delivered": await house.order(Action.LOG_OFF, "delivered", delay_s=1.0),
-        "prompted": await house.order(Action.LOG_OFF, "prompted"),
-        "postponed": await house.order(Action.LOG_OFF, "postponed"),
-        "acting": await house.order(Action.LOG_OFF, "acting"),
-        "leaving": await house.order(Action.RESTART, "leaving"),
-        "done": await house.order(Action.LOG_OFF, "done"),
+        "queued": await fleet.order(Action.LOG_OFF, "queued", queue_for_s=3600.0),
+        "delivered": await fleet.order(Action.LOG_OFF, "delivered", delay_s=1.0),
+        "prompted": await fleet.order(Action.LOG_OFF, "prompted"),
+        "postponed": await fleet.order(Action.LOG_OFF, "postponed"),
+        "acting": await fleet.order(Action.LOG_OFF, "acting"),
+        "leaving": await fleet.order(Action.RESTART, "leaving"),
+        "done": await fleet.order(Action.LOG_OFF, "done"),
     }
     for name, state in (
         ("delivered", ExecutionState.DELIVERED),
@@ -287,40 +287,40 @@ async def test_jobs_in_every_state_survive_the_control_server(house, person, ada
         ("done", ExecutionState.DONE),
     ):
         # Two of them go on by themselves, on a slow machine before this is looked at.
-        await house.passed(jobs[name], state)
+        await fleet.passed(jobs[name], state)
     await until(lambda: prompted.prompt.is_asked)
 
-    await (house.stop() if how == "stop" else house.kill())
+    await (fleet.stop() if how == "stop" else fleet.kill())
     # Meanwhile the world goes on.
     prompted.prompt.answer(NOW)
     acting.may_act.set()
     leaving.may_act.set()
     await leaving.ended()
-    await house.start()
+    await fleet.start()
     await leaving.boot()
     await queued.boot()
     await until(lambda: postponed.prompt.is_asked)
     postponed.prompt.answer(NOW)
 
     for name, job in jobs.items():
-        ended = await house.over(job)
+        ended = await fleet.over(job)
         assert ended.state is ExecutionState.DONE, (name, ended)
-    for machine in house.machines:
+    for machine in fleet.machines:
         assert len(machine.acted) == 1, machine.name
     assert done.known.presence.state is PresenceState.ONLINE
     assert delivered.known.presence.state is PresenceState.ONLINE
 
 
-async def test_nothing_acts_twice_however_often_the_control_server_dies(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_nothing_acts_twice_however_often_the_control_server_dies(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     jobs = []
     for _ in range(5):
-        jobs.append(await house.order(Action.LOG_OFF, queue_for_s=3600.0, valid_for_s=3600.0))
-        await house.kill()
-        await house.start()
+        jobs.append(await fleet.order(Action.LOG_OFF, queue_for_s=3600.0, valid_for_s=3600.0))
+        await fleet.kill()
+        await fleet.start()
     for job in jobs:
-        ended = await house.over(job)
+        ended = await fleet.over(job)
         assert ended.state is ExecutionState.DONE
     assert len(machine.acted) == 5
 
@@ -328,41 +328,41 @@ async def test_nothing_acts_twice_however_often_the_control_server_dies(house) -
 # Clocks.
 
 
-async def test_a_clock_that_was_set_back_is_followed_when_nobody_waits_for_a_deadline(house, until) -> None:
-    house.clock = SteadyClock(house.now)
-    await house.start()
-    machine = await house.machine().boot()
+async def test_a_clock_that_was_set_back_is_followed_when_nobody_waits_for_a_deadline(fleet, until) -> None:
+    fleet.clock = SteadyClock(fleet.now)
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.agent.stop()
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
-    add_job, gate = house.storage.add_job, asyncio.Event()
+    add_job, gate = fleet.storage.add_job, asyncio.Event()
 
     async def add_slowly(*arguments):
         await gate.wait()
         return await add_job(*arguments)
 
-    house.storage.add_job = add_slowly
-    ordering = asyncio.create_task(house.order(Action.LOG_OFF, queue_for_s=60, valid_for_s=60))
+    fleet.storage.add_job = add_slowly
+    ordering = asyncio.create_task(fleet.order(Action.LOG_OFF, queue_for_s=60, valid_for_s=60))
     await asyncio.sleep(0)
-    house.offset_s = -86_400
+    fleet.offset_s = -86_400
     # The job has its deadline already, and is not yet among those that are open.
-    await house.control._sweep()
-    assert house.clock.ahead_s > 86_000
+    await fleet.control._sweep()
+    assert fleet.clock.ahead_s > 86_000
     gate.set()
     job = await ordering
-    await house.control._sweep()
-    assert house.clock.ahead_s > 86_000
-    assert (await house.execution(job)).expires_at <= house.clock() + 120
-    await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="me"))
-    await until(lambda: house.clock.ahead_s < 1)
+    await fleet.control._sweep()
+    assert fleet.clock.ahead_s > 86_000
+    assert (await fleet.execution(job)).expires_at <= fleet.clock() + 120
+    await fleet.control.cancel_job(job.job.id, CancelRequest(cancelled_by="me"))
+    await until(lambda: fleet.clock.ahead_s < 1)
 
 
-async def test_an_agent_that_asks_without_a_pause_is_kept_to_its_pace(house, monkeypatch) -> None:
+async def test_an_agent_that_asks_without_a_pause_is_kept_to_its_pace(fleet, monkeypatch) -> None:
     """Each report may be a write to disk and news for everybody; those of others are worked on meanwhile."""
     monkeypatch.setattr(pace, "REQUESTS_AT_ONCE", 3)
     monkeypatch.setattr(pace, "REQUEST_EVERY_S", 3600.0)
-    await house.start()
-    hasty, other = await house.machine("lab-1").boot(), await house.machine("lab-2").boot()
+    await fleet.start()
+    hasty, other = await fleet.machine("lab-1").boot(), await fleet.machine("lab-2").boot()
     report = {"execution": {"id": "none-1", "state": "delivered"}}
 
     async def ask(machine):

@@ -64,9 +64,9 @@ def test_no_field_hides_what_every_line_has():
     assert not reserved & {field for event in EVENTS.values() for field in event.fields}
 
 
-async def test_a_machine_comes_and_goes(house, seen, until):
-    await house.start()
-    machine = await house.machine().boot()
+async def test_a_machine_comes_and_goes(fleet, seen, until):
+    await fleet.start()
+    machine = await fleet.machine().boot()
     joined = seen.one("machine_joined")
     assert (joined["machine"], joined["id"], joined["was"]) == ("lab-1", machine.id, "new")
     assert re.fullmatch(r"127\.0\.0\.1:\d+", joined["address"])
@@ -86,25 +86,25 @@ async def test_a_machine_comes_and_goes(house, seen, until):
     assert "machine_replaced" not in seen.names()
 
 
-async def test_a_machine_that_is_back_before_its_loss_was_noticed(house, seen, monkeypatch):
+async def test_a_machine_that_is_back_before_its_loss_was_noticed(fleet, seen, monkeypatch):
     monkeypatch.setattr(machines_module, "PROBE_S", 0.2)
-    await house.start()
-    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
-        url, house.url = house.url, between.url
-        machine = await house.machine().boot()
+    await fleet.start()
+    async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:
+        url, fleet.url = fleet.url, between.url
+        machine = await fleet.machine().boot()
         between.hold()
         await machine.kill_agent()
-        house.url = url
+        fleet.url = url
         await machine.boot()
     replaced = seen.one("machine_replaced")
     assert (replaced["id"], replaced["was"]) == (machine.id, "online")
     assert replaced["before"] != replaced["address"]
 
 
-async def test_a_name_that_is_taken(house, seen):
-    await house.start()
-    await house.machine().boot()
-    other = await house.machine(id="another-id").boot(wait=False)
+async def test_a_name_that_is_taken(fleet, seen):
+    await fleet.start()
+    await fleet.machine().boot()
+    other = await fleet.machine(id="another-id").boot(wait=False)
     with pytest.raises(AgentRefused):
         await other.ended()
     refused = seen.one("join_refused")
@@ -112,21 +112,21 @@ async def test_a_name_that_is_taken(house, seen):
     assert "lab-1" in refused["detail"]
 
 
-async def test_a_name_that_is_taken_over(house, seen):
-    await house.start()
-    machine = await house.machine().boot()
+async def test_a_name_that_is_taken_over(fleet, seen):
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.agent.stop()
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
-    await house.machine(id="another-id").boot()
+    await fleet.machine(id="another-id").boot()
     renamed = seen.one("machine_renamed")
     assert (renamed["id"], renamed["before"], renamed["machine"]) == (machine.id, "lab-1", "lab-1.old-1")
 
 
-async def test_a_job_from_the_order_to_its_end(house, seen, person, ada, until):
-    await house.start()
-    await house.machine(persons=(ada,), prompt=person(Answer(choice=Choice.NOW))).boot()
-    job = await house.order(Action.LOG_OFF, requested_by="bo@desk", request_id="r-1")
+async def test_a_job_from_the_order_to_its_end(fleet, seen, person, ada, until):
+    await fleet.start()
+    await fleet.machine(persons=(ada,), prompt=person(Answer(choice=Choice.NOW))).boot()
+    job = await fleet.order(Action.LOG_OFF, requested_by="bo@desk", request_id="r-1")
     # Memory changes first; what is logged is on disk.
     await until(lambda: seen.names(state="done"))
     accepted = seen.one("job_accepted")
@@ -140,19 +140,19 @@ async def test_a_job_from_the_order_to_its_end(house, seen, person, ada, until):
         "request": "r-1",
     }
     states = [each["state"] for each in seen.all() if each["event"].startswith("execution_")]
-    assert ["queued", *states] == await house.steps(job)
+    assert ["queued", *states] == await fleet.steps(job)
     assert seen.names(state="accepted") == ["execution_answered"]
     assert seen.names(state="done") == ["execution_ended"]
-    again = await house.order(Action.LOG_OFF, requested_by="bo@desk", request_id="r-1")
+    again = await fleet.order(Action.LOG_OFF, requested_by="bo@desk", request_id="r-1")
     assert again.job.id == job.job.id
     assert seen.names().count("job_accepted") == 1
 
 
-async def test_an_execution_that_is_over_at_once_and_one_that_is_cancelled(house, seen):
-    await house.start()
-    machine = await house.machine().boot()
-    job = await house.order(Action.RESTART, delay_s=600.0)
-    await house.control.cancel_job(job.job.id, CancelRequest(cancelled_by="bo@desk"))
+async def test_an_execution_that_is_over_at_once_and_one_that_is_cancelled(fleet, seen):
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    job = await fleet.order(Action.RESTART, delay_s=600.0)
+    await fleet.control.cancel_job(job.job.id, CancelRequest(cancelled_by="bo@desk"))
     assert seen.one("job_cancelled") == {
         "event": "job_cancelled",
         "job": job.job.id,
@@ -163,34 +163,34 @@ async def test_an_execution_that_is_over_at_once_and_one_that_is_cancelled(house
     machine.agent.stop()
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
-    await house.order(Action.RESTART)
+    await fleet.order(Action.RESTART)
     assert seen.names(state="refused") == ["execution_ended"]
 
 
-async def test_an_order_that_is_refused(house, seen):
-    await house.start()
+async def test_an_order_that_is_refused(fleet, seen):
+    await fleet.start()
     with pytest.raises(OperationError):
-        await house.order(Action.RESTART, "nope", requested_by="bo@desk")
+        await fleet.order(Action.RESTART, "nope", requested_by="bo@desk")
     refused = seen.one("job_refused")
     assert (refused["by"], refused["targets"], refused["code"]) == ("bo@desk", ("nope",), "unknown_target")
 
 
-async def test_a_disk_that_fails_is_logged_once_in_a_while(house, seen, monkeypatch, until):
-    await house.start()
+async def test_a_disk_that_fails_is_logged_once_in_a_while(fleet, seen, monkeypatch, until):
+    await fleet.start()
     now = 100.0
     monkeypatch.setattr(event_log, "monotonic", lambda: now)
 
     async def fail(*_):
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(house.storage, "save_machines", fail)
-    monkeypatch.setattr(house.storage, "save_machine", fail)
+    monkeypatch.setattr(fleet.storage, "save_machines", fail)
+    monkeypatch.setattr(fleet.storage, "save_machine", fail)
     tries = []
-    original = house.control.events.storage_failed
+    original = fleet.control.events.storage_failed
     monkeypatch.setattr(
-        house.control.events, "storage_failed", lambda error: (tries.append(error), original(error))
+        fleet.control.events, "storage_failed", lambda error: (tries.append(error), original(error))
     )
-    machine = await house.machine().boot(wait=False)
+    machine = await fleet.machine().boot(wait=False)
     await until(lambda: len(tries) >= 3)
     assert [(each["detail"], each["times"]) for each in seen.all() if "times" in each] == [
         ("the disk is full", 1)

@@ -20,18 +20,18 @@ from landline.testing import FaultProxy
 # Orders.
 
 
-async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_due(house) -> None:
+async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_due(fleet) -> None:
     """Also when the control server was started again meanwhile."""
-    await house.start()
-    machine = await house.machine().boot()
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.agent.stop()
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
     messages = [f"number {number}" for number in range(8)]
     for message in messages:
-        await house.order(Action.LOG_OFF, queue_for_s=3600.0, message=message)
-    await house.stop()
-    await house.start()
+        await fleet.order(Action.LOG_OFF, queue_for_s=3600.0, message=message)
+    await fleet.stop()
+    await fleet.start()
     begun = []
     receive = Agent._receive_order
 
@@ -42,20 +42,20 @@ async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Agent, "_receive_order", received)
         await machine.boot()
-    for view in await house.control.jobs(10):
-        await house.over(view)
+    for view in await fleet.control.jobs(10):
+        await fleet.over(view)
     assert begun == messages
 
 
-async def test_an_agent_refuses_what_it_cannot_hold_and_outlives_the_control_server(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    jobs = [await house.order(Action.LOG_OFF, delay_s=3600.0) for _ in range(ORDERS_MAX + 5)]
-    executions = [await house.execution(job) for job in jobs]
+async def test_an_agent_refuses_what_it_cannot_hold_and_outlives_the_control_server(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    jobs = [await fleet.order(Action.LOG_OFF, delay_s=3600.0) for _ in range(ORDERS_MAX + 5)]
+    executions = [await fleet.execution(job) for job in jobs]
 
     async def are_all_answered() -> bool:
         nonlocal executions
-        executions = [await house.execution(job) for job in jobs]
+        executions = [await fleet.execution(job) for job in jobs]
         return all(execution.state is not ExecutionState.QUEUED for execution in executions)
 
     await until(are_all_answered)
@@ -65,64 +65,64 @@ async def test_an_agent_refuses_what_it_cannot_hold_and_outlives_the_control_ser
         f"the agent did not take it: the machine holds {ORDERS_MAX} jobs, and takes more when some are over"
     }
     # The same machine goes on with the others when the control server is back.
-    joins = house.joins[machine.id]
-    await house.kill()
-    await house.start()
-    await until(lambda: house.joins[machine.id] > joins)
+    joins = fleet.joins[machine.id]
+    await fleet.kill()
+    await fleet.start()
+    await until(lambda: fleet.joins[machine.id] > joins)
     assert not machine.task.done()
     # One that is over makes room for another.
-    await house.control.cancel_job(jobs[0].job.id, CancelRequest())
+    await fleet.control.cancel_job(jobs[0].job.id, CancelRequest())
     await until(lambda: len(machine.agent._known) < ORDERS_MAX)
-    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF))).state is ExecutionState.DONE
 
 
-async def test_many_old_jobs_in_the_journal_do_not_end_the_agent(house) -> None:
-    await house.start()
-    machine = house.machine()
+async def test_many_old_jobs_in_the_journal_do_not_end_the_agent(fleet) -> None:
+    await fleet.start()
+    machine = fleet.machine()
     machine.directory.mkdir()
     with (machine.directory / "journal.jsonl").open("wb") as file:
         for number in range(3000):
             entry = Entry(f"old-{number}", Action.LOG_OFF, ExecutionState.DONE, "boot-0", "x" * 400)
             file.write(msgspec.json.encode(entry) + b"\n")
     await machine.boot()
-    assert (await house.over(await house.order(Action.LOG_OFF))).state is ExecutionState.DONE
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF))).state is ExecutionState.DONE
 
 
-async def test_an_agents_error_is_stored_short_and_harmless(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_an_agents_error_is_stored_short_and_harmless(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
 
     async def refuse(line, order) -> bool:
         raise landline.RequestError("no", "\x1b[2J" + "x" * 100_000 + "\n")
 
     machine.agent.connector.handlers.find("execute").function = refuse
-    job = await house.order(Action.LOG_OFF)
-    ended = await house.over(job)
+    job = await fleet.order(Action.LOG_OFF)
+    ended = await fleet.over(job)
     assert ended.state is ExecutionState.FAILED
     assert len(ended.detail) == TEXT_CHARACTERS_MAX
     assert ended.detail.isprintable()
 
     async def is_stored() -> bool:
-        [stored] = await house.storage.executions_of([job.job.id])
+        [stored] = await fleet.storage.executions_of([job.job.id])
         return stored.detail == ended.detail
 
     await until(is_stored)
 
 
 @pytest.mark.parametrize("name", ["facts", "join", "report"])
-async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(house, until, name: str) -> None:
-    await house.start()
-    honest = await house.machine("honest").boot()
+async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(fleet, until, name: str) -> None:
+    await fleet.start()
+    honest = await fleet.machine("honest").boot()
     body = {"facts": {"name": "hostile", "persons": [{"name": ""}] * 600_000}}
     assert len(msgspec.msgpack.encode(body)) > 4_000_000
     decoded = []
     for each in ("facts", "join", "report"):
-        handler = house.server.handlers.find(each)
+        handler = fleet.server.handlers.find(each)
         take = handler.body_of
         handler.body_of = lambda body, is_packed, take=take: (
             decoded.append(len(body)) or take(body, is_packed)
         )
-    async with landline.connect(house.url, auth=landline.SharedToken(TOKEN), identity="hostile-1") as line:
+    async with landline.connect(fleet.url, auth=landline.SharedToken(TOKEN), identity="hostile-1") as line:
         with pytest.raises(landline.MessageTooLarge):
             await line.request(name, body)
         # It does not care what the server takes.
@@ -131,57 +131,57 @@ async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(hous
             await line.request(name, body, timeout=20)
         await until(lambda: line.is_closed)
     assert all(size_bytes < 1000 for size_bytes in decoded)
-    assert (await house.over(await house.order(Action.LOG_OFF, "honest"))).state is ExecutionState.DONE
+    assert (await fleet.over(await fleet.order(Action.LOG_OFF, "honest"))).state is ExecutionState.DONE
     assert not honest.task.done()
 
 
 async def test_a_question_whose_job_was_stopped_meanwhile_is_taken_off_the_screen(
-    house, person, ada, until
+    fleet, person, ada, until
 ) -> None:
-    await house.start()
-    cancelled = await house.machine("cancelled", persons=(ada,), prompt=person()).boot()
-    expired = await house.machine("expired", persons=(ada,), prompt=person()).boot()
-    first = await house.order(Action.RESTART, "cancelled", valid_for_s=3600.0)
-    second = await house.order(Action.RESTART, "expired")
+    await fleet.start()
+    cancelled = await fleet.machine("cancelled", persons=(ada,), prompt=person()).boot()
+    expired = await fleet.machine("expired", persons=(ada,), prompt=person()).boot()
+    first = await fleet.order(Action.RESTART, "cancelled", valid_for_s=3600.0)
+    second = await fleet.order(Action.RESTART, "expired")
     await until(lambda: cancelled.prompt.is_asked and expired.prompt.is_asked)
-    await house.reached(first, ExecutionState.PROMPTED)
-    await house.reached(second, ExecutionState.PROMPTED)
-    listening = house.url
-    await house.kill()
+    await fleet.reached(first, ExecutionState.PROMPTED)
+    await fleet.reached(second, ExecutionState.PROMPTED)
+    listening = fleet.url
+    await fleet.kill()
     # It comes back where nobody finds it, stops one job and lets the other expire, and moves to its old place.
-    house.url = "tcp://127.0.0.1:0"
-    house.offset_s += 300.0
-    await house.start()
-    await house.control.cancel_job(first.job.id, CancelRequest(cancelled_by="root"))
-    assert (await house.over(second)).state is ExecutionState.EXPIRED
-    await house.stop()
-    house.url = listening
-    await house.start()
+    fleet.url = "tcp://127.0.0.1:0"
+    fleet.offset_s += 300.0
+    await fleet.start()
+    await fleet.control.cancel_job(first.job.id, CancelRequest(cancelled_by="root"))
+    assert (await fleet.over(second)).state is ExecutionState.EXPIRED
+    await fleet.stop()
+    fleet.url = listening
+    await fleet.start()
     await until(lambda: cancelled.prompt.withdrawn == 1 and expired.prompt.withdrawn == 1)
     assert (cancelled.acted, expired.acted) == ([], [])
 
 
-async def test_nothing_acts_twice_however_often_links_break(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_nothing_acts_twice_however_often_links_break(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     done = []
     for number in range(20):
-        job = await house.order(Action.LOG_OFF)
+        job = await fleet.order(Action.LOG_OFF)
         machine.line.break_link(f"cut {number}")
         done.append(job)
     for job in done:
-        assert (await house.over(job)).state is ExecutionState.DONE
+        assert (await fleet.over(job)).state is ExecutionState.DONE
     assert machine.acted == [Action.LOG_OFF] * 20
-    assert house.joins[machine.id] == 1
+    assert fleet.joins[machine.id] == 1
 
 
-async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(house, monkeypatch) -> None:
+async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(fleet, monkeypatch) -> None:
     """A claim whose record failed must not be granted to an agent that asked again in the meantime."""
-    await house.start()
-    machine = await house.machine().boot()
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.may_act.clear()
     reached, may_fail = asyncio.Event(), asyncio.Event()
-    record = house.storage.record
+    record = fleet.storage.record
 
     async def failing(executions) -> None:
         if any(execution.state is ExecutionState.ACTING for execution in executions):
@@ -190,10 +190,10 @@ async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(house, mo
             raise StorageError("the disk is full")
         await record(executions)
 
-    monkeypatch.setattr(house.storage, "record", failing)
-    job = await house.order(Action.LOG_OFF)
+    monkeypatch.setattr(fleet.storage, "record", failing)
+    job = await fleet.order(Action.LOG_OFF)
     await reached.wait()
-    execution = (await house.control.job(job.job.id)).executions[0]
+    execution = (await fleet.control.job(job.job.id)).executions[0]
     again = asyncio.create_task(
         machine.line.request("claim", Claim(execution.id, machine.boot_id), response_type=Grant)
     )
@@ -216,97 +216,97 @@ class NetworkCard(asyncio.DatagramProtocol):
         self.packets.append(data)
 
 
-async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(house, until) -> None:
+async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(fleet, until) -> None:
     loop = asyncio.get_running_loop()
     transport, card = await loop.create_datagram_endpoint(NetworkCard, local_addr=("127.0.0.1", 0))
-    house.waker = MagicPackets(host="127.0.0.1", port=transport.get_extra_info("sockname")[1])
-    house.closing.callback(transport.close)
-    await house.start()
-    machine = house.machine()
+    fleet.waker = MagicPackets(host="127.0.0.1", port=transport.get_extra_info("sockname")[1])
+    fleet.closing.callback(transport.close)
+    await fleet.start()
+    machine = fleet.machine()
     machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
     await machine.boot()
-    assert (await house.order(Action.WAKE)).executions[0].detail == "it is on already"
-    await house.over(await house.order(Action.SHUT_DOWN))
+    assert (await fleet.order(Action.WAKE)).executions[0].detail == "it is on already"
+    await fleet.over(await fleet.order(Action.SHUT_DOWN))
     await machine.shown(PresenceState.OFFLINE)
-    job = await house.order(Action.WAKE)
+    job = await fleet.order(Action.WAKE)
     await until(lambda: len(card.packets) >= 3)
     assert set(card.packets) == {b"\xff" * 6 + bytes.fromhex("020000000001") * 16}
-    assert (await house.execution(job)).state is ExecutionState.ACTING
+    assert (await fleet.execution(job)).state is ExecutionState.ACTING
     # Also across a restart of the control server.
-    await house.stop()
+    await fleet.stop()
     sent = len(card.packets)
-    await house.start()
+    await fleet.start()
     await until(lambda: len(card.packets) > sent)
     await machine.boot()
-    woken = await house.over(job)
+    woken = await fleet.over(job)
     assert (woken.state, woken.detail) == (ExecutionState.DONE, "it is online")
 
 
-async def test_a_wake_up_outlives_a_full_disk(house, until, monkeypatch) -> None:
-    await house.start()
-    machine = house.machine()
+async def test_a_wake_up_outlives_a_full_disk(fleet, until, monkeypatch) -> None:
+    await fleet.start()
+    machine = fleet.machine()
     machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
     await machine.boot()
-    await house.over(await house.order(Action.SHUT_DOWN))
+    await fleet.over(await fleet.order(Action.SHUT_DOWN))
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
-    record, failed = house.storage.record, []
+    record, failed = fleet.storage.record, []
 
     async def fail(executions) -> None:
         failed.append(executions)
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(house.storage, "record", fail)
-    job = await house.order(Action.WAKE)
+    monkeypatch.setattr(fleet.storage, "record", fail)
+    job = await fleet.order(Action.WAKE)
     await until(lambda: len(failed) > 1)
-    assert house.waker.woken == []
-    monkeypatch.setattr(house.storage, "record", record)
-    await until(lambda: house.waker.woken)
+    assert fleet.waker.woken == []
+    monkeypatch.setattr(fleet.storage, "record", record)
+    await until(lambda: fleet.waker.woken)
     await machine.boot()
-    assert (await house.over(job)).state is ExecutionState.DONE
+    assert (await fleet.over(job)).state is ExecutionState.DONE
 
 
-async def test_a_machine_that_does_not_wake_has_failed(house, until) -> None:
-    await house.start()
-    machine = house.machine()
+async def test_a_machine_that_does_not_wake_has_failed(fleet, until) -> None:
+    await fleet.start()
+    machine = fleet.machine()
     machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
     await machine.boot()
-    await house.over(await house.order(Action.SHUT_DOWN))
+    await fleet.over(await fleet.order(Action.SHUT_DOWN))
     await machine.shown(PresenceState.OFFLINE)
-    job = await house.order(Action.WAKE)
-    await until(lambda: house.waker.woken)
-    house.offset_s += 5 * 60.0
-    failed = await house.over(job)
+    job = await fleet.order(Action.WAKE)
+    await until(lambda: fleet.waker.woken)
+    fleet.offset_s += 5 * 60.0
+    failed = await fleet.over(job)
     assert (failed.state, failed.detail) == (ExecutionState.FAILED, "it did not come online")
-    house.waker.error = OSError("network is unreachable")
-    failed = await house.over(await house.order(Action.WAKE))
+    fleet.waker.error = OSError("network is unreachable")
+    failed = await fleet.over(await fleet.order(Action.WAKE))
     assert failed.detail == "the wake-up packet was not sent: network is unreachable"
 
 
-async def test_waking_a_machine_that_was_on_all_the_time_is_done_when_its_line_resumes(house, until) -> None:
-    await house.start()
-    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
-        house.url = between.url
-        machine = house.machine()
+async def test_waking_a_machine_that_was_on_all_the_time_is_done_when_its_line_resumes(fleet, until) -> None:
+    await fleet.start()
+    async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:
+        fleet.url = between.url
+        machine = fleet.machine()
         machine.facts = {"mac_addresses": ("02:00:00:00:00:01",)}
         await machine.boot()
         between.hold()
         between.reset()
         await machine.shown(PresenceState.RESUMING)
-        job = await house.order(Action.WAKE)
-        await until(lambda: house.waker.woken)
+        job = await fleet.order(Action.WAKE)
+        await until(lambda: fleet.waker.woken)
         between.heal()
-        assert (await house.over(job)).state is ExecutionState.DONE
-        assert house.joins[machine.id] == 1
+        assert (await fleet.over(job)).state is ExecutionState.DONE
+        assert fleet.joins[machine.id] == 1
         await machine.kill_agent()
 
 
-async def test_a_machine_without_an_address_cannot_be_woken(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_a_machine_without_an_address_cannot_be_woken(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     machine.agent.stop()
     await machine.ended()
     await machine.shown(PresenceState.OFFLINE)
-    [execution] = (await house.order(Action.WAKE)).executions
+    [execution] = (await fleet.order(Action.WAKE)).executions
     assert execution.state is ExecutionState.REFUSED
     assert "(MAC) is not known" in execution.detail

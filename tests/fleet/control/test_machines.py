@@ -16,10 +16,10 @@ from landline.fleet.model import Action, Cause, Facts, Machine, Person, Presence
 from landline.testing import FaultProxy
 
 
-async def test_a_cut_link_is_resuming_and_then_online_again(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    updates = house.control.updates()
+async def test_a_cut_link_is_resuming_and_then_online_again(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    updates = fleet.control.updates()
     assert isinstance(await anext(updates), Snapshot)
     machine.line.break_link("somebody pulled the cable")
     seen = []
@@ -31,18 +31,18 @@ async def test_a_cut_link_is_resuming_and_then_online_again(house, until) -> Non
     assert seen[-2:] == [PresenceState.RESUMING, PresenceState.ONLINE]
     assert set(seen) == {PresenceState.RESUMING, PresenceState.ONLINE}
     await updates.aclose()
-    assert house.joins == {machine.id: 1}
-    assert house.control.resumes == 1
+    assert fleet.joins == {machine.id: 1}
+    assert fleet.control.resumes == 1
 
 
-async def test_a_frozen_machine_is_silent_then_resuming_then_offline(house) -> None:
-    house.heartbeat = Heartbeat(interval_s=0.05, timeout_s=0.3)
-    house.resume_window_s = 0.3
-    await house.start()
-    async with FaultProxy(house.endpoint.host, house.endpoint.port) as between:
-        house.url = between.url
-        machine = await house.machine().boot()
-        updates = house.control.updates()
+async def test_a_frozen_machine_is_silent_then_resuming_then_offline(fleet) -> None:
+    fleet.heartbeat = Heartbeat(interval_s=0.05, timeout_s=0.3)
+    fleet.resume_window_s = 0.3
+    await fleet.start()
+    async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:
+        fleet.url = between.url
+        machine = await fleet.machine().boot()
+        updates = fleet.control.updates()
         await anext(updates)
         # Nothing comes through, and the sockets stay open.
         between.hold()
@@ -60,44 +60,44 @@ async def test_a_frozen_machine_is_silent_then_resuming_then_offline(house) -> N
     assert seen[-1][1] is Cause.SILENT
 
 
-async def test_the_round_trip_is_shown(house, until) -> None:
-    house.heartbeat = Heartbeat(interval_s=0.05, timeout_s=5)
-    await house.start()
-    machine = await house.machine().boot()
+async def test_the_round_trip_is_shown(fleet, until) -> None:
+    fleet.heartbeat = Heartbeat(interval_s=0.05, timeout_s=5)
+    await fleet.start()
+    machine = await fleet.machine().boot()
     round_trip_s = await until(lambda: machine.known.round_trip_s)
     assert 0 < round_trip_s < 20
 
 
-async def test_a_restarting_machine_that_stays_away_did_not_return(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    await house.order(Action.RESTART)
+async def test_a_restarting_machine_that_stays_away_did_not_return(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    await fleet.order(Action.RESTART)
     await machine.ended()
     await machine.shown(PresenceState.AWAY)
-    house.offset_s += 16 * 60.0
+    fleet.offset_s += 16 * 60.0
     assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is Cause.DID_NOT_RETURN
 
 
-async def test_after_an_orderly_stop_machines_are_not_said_to_be_lost(house) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    gone = await house.machine("lab-2").boot()
+async def test_after_an_orderly_stop_machines_are_not_said_to_be_lost(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    gone = await fleet.machine("lab-2").boot()
     gone.agent.stop()
     await gone.ended()
     await gone.shown(PresenceState.OFFLINE)
-    await house.stop()
+    await fleet.stop()
     await machine.kill_agent()
-    await house.start()
+    await fleet.start()
     presence = machine.known.presence
     assert (presence.state, presence.cause) == (PresenceState.RESUMING, Cause.SERVER_STARTED)
     assert gone.known.presence.cause is Cause.AGENT_STOPPED
-    house.offset_s += 91.0
+    fleet.offset_s += 91.0
     assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is Cause.SERVER_STARTED
 
 
-async def test_facts_follow_the_machine_but_for_its_name_and_boot(house, ada, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
+async def test_facts_follow_the_machine_but_for_its_name_and_boot(fleet, ada, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
     await machine.line.send(
         {"name": "lab-9", "boot_id": "forged", "os": "Debian", "persons": [{"name": "ada"}]}, name="facts"
     )
@@ -158,37 +158,37 @@ def test_facts_that_fit_are_kept_as_they_are() -> None:
     assert check_facts(facts) == facts
 
 
-async def test_names_that_change_hands_often_keep_nobody_out(house) -> None:
-    await house.start()
+async def test_names_that_change_hands_often_keep_nobody_out(fleet) -> None:
+    await fleet.start()
     for number in range(3):
-        machine = await house.machine("pc", id=f"aaaaaaaa-{number}").boot()
+        machine = await fleet.machine("pc", id=f"aaaaaaaa-{number}").boot()
         machine.agent.stop()
         await machine.ended()
         await machine.shown(PresenceState.OFFLINE)
-    await house.machine("innocent").boot()
-    names = {machine.name for machine in house.control.machines()}
+    await fleet.machine("innocent").boot()
+    names = {machine.name for machine in fleet.control.machines()}
     assert names == {"pc", "pc.old-1", "pc.old-2", "innocent"}
 
 
-async def test_a_name_that_is_taken_and_handed_back_is_stored_at_once(house, caplog) -> None:
-    await house.start()
+async def test_a_name_that_is_taken_and_handed_back_is_stored_at_once(fleet, caplog) -> None:
+    await fleet.start()
     # Both are known when the last two exchanges come: in one of them, the machine stored first takes the name.
     for machine_id in ("bbbbbbbb", "aaaaaaaa", "bbbbbbbb", "aaaaaaaa"):
-        machine = await house.machine("pc", id=machine_id).boot()
+        machine = await fleet.machine("pc", id=machine_id).boot()
         machine.agent.stop()
         await machine.ended()
         await machine.shown(PresenceState.OFFLINE)
-    stored = {machine.id: machine.name for machine in await house.storage.load_machines()}
+    stored = {machine.id: machine.name for machine in await fleet.storage.load_machines()}
     assert stored == {"aaaaaaaa": "pc", "bbbbbbbb": "pc.old-1"}
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
     assert "trying again" not in caplog.text
 
 
 async def test_what_is_not_stored_when_the_control_server_stops_is_stored_then(
-    house, until, monkeypatch
+    fleet, until, monkeypatch
 ) -> None:
-    await house.start()
-    machines = [await house.machine(name).boot() for name in ("lab-1", "lab-2")]
+    await fleet.start()
+    machines = [await fleet.machine(name).boot() for name in ("lab-1", "lab-2")]
     begun = []
 
     async def fail(machines: object) -> None:
@@ -199,23 +199,23 @@ async def test_what_is_not_stored_when_the_control_server_stops_is_stored_then(
         await asyncio.Event().wait()
 
     with monkeypatch.context() as patch:
-        patch.setattr(house.storage, "save_machines", fail)
-        patch.setattr(house.storage, "save_machine", take_for_ever)
+        patch.setattr(fleet.storage, "save_machines", fail)
+        patch.setattr(fleet.storage, "save_machine", take_for_ever)
         for machine in machines:
             await machine.line.send({"name": machine.name, "os": "Debian"}, name="facts")
         await until(lambda: begun and all(machine.known.facts.os == "Debian" for machine in machines))
-    await house.stop()
+    await fleet.stop()
     for machine in machines:
         await machine.kill_agent()
-    await house.start()
-    assert [machine.facts.os for machine in house.control.machines()] == ["Debian", "Debian"]
+    await fleet.start()
+    assert [machine.facts.os for machine in fleet.control.machines()] == ["Debian", "Debian"]
 
 
-async def test_of_facts_that_change_without_a_pause_the_latest_is_told(house, until) -> None:
+async def test_of_facts_that_change_without_a_pause_the_latest_is_told(fleet, until) -> None:
     """Each change is written and told to all who watch: a machine must not make that thousands a second."""
-    await house.start()
-    machine = await house.machine().boot()
-    updates = house.control.updates()
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    updates = fleet.control.updates()
     assert isinstance(await anext(updates), Snapshot)
     count = 2000
     for number in range(count):
@@ -232,20 +232,20 @@ async def test_of_facts_that_change_without_a_pause_the_latest_is_told(house, un
     assert "os 0" in told
 
 
-async def test_the_same_facts_again_are_no_news(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    before = house.control._machines[machine.id]
+async def test_the_same_facts_again_are_no_news(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    before = fleet.control._machines[machine.id]
     for _ in range(3):
         await machine.line.send(msgspec.to_builtins(before.facts), name="facts")
     assert await machine.line.drain()
-    assert house.control._machines[machine.id] is before
+    assert fleet.control._machines[machine.id] is before
 
 
-async def test_facts_that_come_too_late_change_nothing(house, until) -> None:
-    await house.start()
-    machine = await house.machine().boot()
-    machines = house.control._machines
+async def test_facts_that_come_too_late_change_nothing(fleet, until) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    machines = fleet.control._machines
     line = machines.line_of(machine.id)
     now = asyncio.get_running_loop().time()
     assert machines.receive_facts(line, Facts(name="lab-1", os="first"), now) is None

@@ -2,24 +2,24 @@
 
 import pytest
 
-from landline.fleet.control.request_rate import REQUEST_EVERY_S, REQUESTS_AT_ONCE, Pace
+from landline.fleet.control.request_rate import REQUEST_EVERY_S, REQUESTS_AT_ONCE, RequestThrottle
 
 
 def test_so_many_come_without_a_pause_and_then_each_waits_for_the_one_before():
-    pace = Pace()
+    pace = RequestThrottle()
     assert [pace.wait_s(1000.0) for _ in range(REQUESTS_AT_ONCE)] == [0.0] * REQUESTS_AT_ONCE
     waits = [pace.wait_s(1000.0) for _ in range(3)]
     assert waits == pytest.approx([REQUEST_EVERY_S, 2 * REQUEST_EVERY_S, 3 * REQUEST_EVERY_S])
 
 
 def test_who_keeps_the_pace_never_waits():
-    pace = Pace()
+    pace = RequestThrottle()
     for number in range(1000):
         assert pace.wait_s(number * REQUEST_EVERY_S) == 0.0
 
 
 def test_a_rest_gives_back_what_was_used_but_no_more():
-    pace = Pace()
+    pace = RequestThrottle()
     for _ in range(REQUESTS_AT_ONCE):
         pace.wait_s(0.0)
     assert pace.wait_s(10 * REQUEST_EVERY_S) == 0.0
@@ -29,7 +29,7 @@ def test_a_rest_gives_back_what_was_used_but_no_more():
 
 
 def test_in_any_time_the_average_holds():
-    pace, now, ends = Pace(), 0.0, []
+    pace, now, ends = RequestThrottle(), 0.0, []
     for _ in range(2000):
         ends.append(now + pace.wait_s(now))
         now += REQUEST_EVERY_S / 10

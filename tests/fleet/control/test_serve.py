@@ -10,38 +10,40 @@ import pytest
 
 import landline
 from landline.fleet.api import StorageError
-from landline.fleet.control.serve import ControlPlan, control_server, token_file
+from landline.fleet.control.serve import ControlServerOptions, run_control_server, token_file
 from landline.fleet.control.storage import Storage
 from landline.fleet.paths import UnsafeDirectory
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> ControlPlan:
-    return ControlPlan(data=tmp_path / "data", listen="tcp://127.0.0.1:0", socket=tmp_path / "control.sock")
+def options(tmp_path: Path) -> ControlServerOptions:
+    return ControlServerOptions(
+        data=tmp_path / "data", listen="tcp://127.0.0.1:0", socket=tmp_path / "control.sock"
+    )
 
 
-async def test_the_first_start_makes_what_it_needs(plan: ControlPlan) -> None:
-    async with control_server(plan) as running:
+async def test_the_first_start_makes_what_it_needs(options: ControlServerOptions) -> None:
+    async with run_control_server(options) as running:
         assert running.http is None
-        assert stat.S_IMODE(plan.data.stat().st_mode) == 0o700
+        assert stat.S_IMODE(options.data.stat().st_mode) == 0o700
         for name in ("agents.token", "operators.token", "landline.db"):
-            assert stat.S_IMODE((plan.data / name).stat().st_mode) == 0o600
+            assert stat.S_IMODE((options.data / name).stat().st_mode) == 0o600
         assert running.agents_token != running.operators_token
         assert len(running.agents_token) >= 32
         assert running.control.agents_url == str(running.agents)
         auth = landline.SharedToken(running.agents_token)
         async with landline.connect(str(running.agents), auth=auth, identity="machine-1") as line:
             assert await line.request("join", {"facts": {"name": "lab-1"}}) == {"name": "lab-1", "over": []}
-    assert not plan.socket.exists()
-    async with control_server(plan) as again:
+    assert not options.socket.exists()
+    async with run_control_server(options) as again:
         assert again.agents_token == running.agents_token
         assert again.operators_token == running.operators_token
         assert [machine.name for machine in again.control.machines()] == ["lab-1"]
 
 
-async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(plan: ControlPlan) -> None:
+async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(options: ControlServerOptions) -> None:
     changes: list[landline.StateChange] = []
-    async with control_server(plan) as running:
+    async with run_control_server(options) as running:
         auth = landline.SharedToken(running.agents_token)
         connector = landline.connect(
             str(running.agents),
@@ -70,31 +72,33 @@ async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(plan: Con
     await connector.__aexit__(None, None, None)
 
 
-async def test_only_one_control_server_owns_a_database(plan: ControlPlan, tmp_path: Path) -> None:
-    async with control_server(plan):
+async def test_only_one_control_server_owns_a_database(options: ControlServerOptions, tmp_path: Path) -> None:
+    async with run_control_server(options):
         with pytest.raises(StorageError, match="in use by another control server"):
-            async with control_server(plan):
+            async with run_control_server(options):
                 pass
 
 
-async def test_an_address_that_is_taken_leaves_nothing_open(plan: ControlPlan, tmp_path: Path) -> None:
-    async with control_server(plan) as running:
-        other = ControlPlan(
+async def test_an_address_that_is_taken_leaves_nothing_open(
+    options: ControlServerOptions, tmp_path: Path
+) -> None:
+    async with run_control_server(options) as running:
+        other = ControlServerOptions(
             data=tmp_path / "other", listen=str(running.agents), socket=tmp_path / "other.sock"
         )
         with pytest.raises(landline.AddressInUse):
-            async with control_server(other):
+            async with run_control_server(other):
                 pass
         # Its database is free again.
         storage = await Storage.open(tmp_path / "other" / "landline.db")
         await storage.close()
 
 
-async def test_a_directory_others_can_write_to_is_refused(plan: ControlPlan) -> None:
-    plan.data.mkdir()
-    plan.data.chmod(0o777)
+async def test_a_directory_others_can_write_to_is_refused(options: ControlServerOptions) -> None:
+    options.data.mkdir()
+    options.data.chmod(0o777)
     with pytest.raises(UnsafeDirectory):
-        async with control_server(plan):
+        async with run_control_server(options):
             pass
 
 

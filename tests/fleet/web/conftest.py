@@ -10,7 +10,7 @@ from tests.fleet.web.fake_operations import FakeOperations
 
 
 @pytest.fixture
-def fleet():
+def operations():
     """Three machines online: lab-1, lab-2, lab-3."""
     return FakeOperations()
 

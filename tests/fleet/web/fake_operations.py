@@ -224,7 +224,7 @@ class FakeOperations:
     async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
         view = await self.job(job_id)
         for execution in view.executions:
-            if not execution.state.is_final and not execution.state.has_begun:
+            if not execution.state.is_final and not execution.state.has_started:
                 self.report(
                     view.job.id,
                     execution.machine_name,

@@ -25,8 +25,8 @@ def client(app, **headers):
 
 
 @pytest.fixture
-async def http(fleet):
-    async with client(build_app(fleet, token=None)) as c:
+async def http(operations):
+    async with client(build_app(operations, token=None)) as c:
         yield c
 
 
@@ -35,8 +35,8 @@ def problem(response) -> Problem:
     return msgspec.json.decode(response.content, type=Problem, strict=True)
 
 
-async def test_publishes_the_operations(http, fleet):
-    assert msgspec.json.decode((await http.get("/status")).content, type=ServerStatus) == fleet.status()
+async def test_publishes_the_operations(http, operations):
+    assert msgspec.json.decode((await http.get("/status")).content, type=ServerStatus) == operations.status()
     names = [m["facts"]["name"] for m in (await http.get("/machines")).json()]
     assert names == ["lab-1", "lab-2", "lab-3"]
 
@@ -48,8 +48,8 @@ async def test_publishes_the_operations(http, fleet):
     created = await http.post("/jobs", json={"action": "restart", "machine_ids": ids, "delay_s": 5})
     assert created.status_code == 201
     job_id = created.json()["job"]["id"]
-    assert fleet.requests[0].delay_s == 5
-    assert fleet.requests[0].action is Action.RESTART
+    assert operations.requests[0].delay_s == 5
+    assert operations.requests[0].action is Action.RESTART
 
     assert [v["job"]["id"] for v in (await http.get("/jobs?limit=1")).json()] == [job_id]
     assert (await http.get(f"/jobs/{job_id[:4]}")).json()["job"]["id"] == job_id
@@ -89,8 +89,8 @@ async def test_openapi_describes_the_same_structs(http):
         ("something_new", 400),
     ],
 )
-async def test_a_refusal_keeps_its_code_and_sentence(http, fleet, code, status):
-    fleet.failure = OperationError(code, "No.")
+async def test_a_refusal_keeps_its_code_and_sentence(http, operations, code, status):
+    operations.failure = OperationError(code, "No.")
     response = await http.post("/jobs", json={"action": "restart"})
     assert response.status_code == status
     assert problem(response) == Problem(code=code, message="No.")
@@ -115,11 +115,11 @@ async def test_a_refusal_keeps_its_code_and_sentence(http, fleet, code, status):
         ('{"action":"restart","forse":true}', "There is no field 'forse'; leave it out."),
     ],
 )
-async def test_a_wrong_body_is_named_in_one_sentence(http, fleet, body, sentence):
+async def test_a_wrong_body_is_named_in_one_sentence(http, operations, body, sentence):
     response = await http.post("/jobs", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert problem(response) == Problem(code="bad_request", message=sentence)
-    assert fleet.requests == []
+    assert operations.requests == []
 
 
 async def test_a_body_that_is_no_text_is_refused(http):
@@ -141,7 +141,7 @@ async def test_a_wrong_limit_is_named(http, limit):
     assert problem(response).message.startswith("The field 'limit' is wrong: expected `int`")
 
 
-async def test_large_bodies_are_refused(http, fleet):
+async def test_large_bodies_are_refused(http, operations):
     async def chunks():
         for _ in range(3):
             yield b" " * (BODY_BYTES_MAX // 2)
@@ -153,7 +153,7 @@ async def test_large_bodies_are_refused(http, fleet):
     assert (await http.post("/jobs", content=b" " * (JOB_BODY_BYTES_MAX + 1))).status_code == 413
 
 
-async def test_a_frozen_list_of_thousands_fits(http, fleet):
+async def test_a_frozen_list_of_thousands_fits(http, operations):
     ids = ["m-lab-1"] * 20_000
     assert (await http.post("/jobs", json={"action": "wake", "machine_ids": ids})).status_code == 201
 
@@ -165,8 +165,8 @@ async def test_unknown_paths_and_methods(http):
     assert (wrong.status_code, problem(wrong).code) == (405, "method_not_allowed")
 
 
-async def test_an_unexpected_failure_reveals_nothing_and_is_logged(http, fleet, caplog):
-    fleet.failure = RuntimeError("password=hunter2")
+async def test_an_unexpected_failure_reveals_nothing_and_is_logged(http, operations, caplog):
+    operations.failure = RuntimeError("password=hunter2")
     with caplog.at_level(logging.ERROR):
         response = await http.get("/machines")
     assert response.status_code == 500
@@ -176,8 +176,8 @@ async def test_an_unexpected_failure_reveals_nothing_and_is_logged(http, fleet, 
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no"), StorageError("no")], ids=["internal", "storage"])
-async def test_a_path_forges_no_line_of_the_log(http, fleet, caplog, failure):
-    fleet.failure = failure
+async def test_a_path_forges_no_line_of_the_log(http, operations, caplog, failure):
+    operations.failure = failure
     with caplog.at_level(logging.ERROR):
         response = await http.get("/jobs/%0aERROR%20forged%1b%5b2J%e2%80%ae" + "x" * 5000)
     assert response.status_code >= 500
@@ -207,8 +207,8 @@ async def test_a_body_that_is_nested_too_deeply_is_refused_in_a_sentence(http, c
     ],
     ids=["storage", "ledger"],
 )
-async def test_what_could_not_be_stored_is_said_to_be_not_done(http, fleet, caplog, failure):
-    fleet.failure = failure
+async def test_what_could_not_be_stored_is_said_to_be_not_done(http, operations, caplog, failure):
+    operations.failure = failure
     with caplog.at_level(logging.ERROR):
         response = await http.get("/machines")
     assert (response.status_code, problem(response).code) == (503, "storage_failed")
@@ -221,16 +221,16 @@ async def test_what_could_not_be_stored_is_said_to_be_not_done(http, fleet, capl
     "authorization",
     [None, "", "Bearer", "Bearer wrong", "Basic s3cret", "s3cret", "Bearer s3cret2", "Bearer s3créť"],
 )
-async def test_over_tcp_a_token_is_needed(fleet, authorization):
+async def test_over_tcp_a_token_is_needed(operations, authorization):
     headers = {} if authorization is None else {"authorization": authorization.encode()}
-    async with client(build_app(fleet, token="s3cret")) as c:
+    async with client(build_app(operations, token="s3cret")) as c:
         for path in ("/status", "/updates", "/openapi.json"):
             response = await c.get(path, headers=headers)
             assert response.status_code == 401
             assert problem(response).code == "unauthorized"
         assert (await c.post("/jobs", json={"action": "restart"}, headers=headers)).status_code == 401
-    assert fleet.requests == []
-    assert fleet.readers == []
+    assert operations.requests == []
+    assert operations.readers == []
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ async def test_over_tcp_a_token_is_needed(fleet, authorization):
         ("localhost:5464", "null", "foreign_origin"),
     ],
 )
-async def test_pages_of_other_sites_are_refused(fleet, host, origin, code):
-    app = build_app(fleet, token="s3cret", allowed_hosts=frozenset({"control.example"}))
+async def test_pages_of_other_sites_are_refused(operations, host, origin, code):
+    app = build_app(operations, token="s3cret", allowed_hosts=frozenset({"control.example"}))
     headers = BEARER | {"host": host} | ({"origin": origin} if origin else {})
     async with client(app) as c:
         response = await c.get("/status", headers=headers)
@@ -267,23 +267,23 @@ def test_hosts_and_tokens():
     assert not is_bearer(["Bearer abc", "Bearer abc"], "abc")
 
 
-def test_an_empty_token_is_refused(fleet):
+def test_an_empty_token_is_refused(operations):
     with pytest.raises(ValueError, match="token is empty"):
-        build_app(fleet, token=" ")
+        build_app(operations, token=" ")
 
 
 # The stream of updates.
 
 
-async def test_a_stream_carries_updates_and_keep_alives(fleet):
+async def test_a_stream_carries_updates_and_keep_alives(operations):
     closing = asyncio.Event()
-    stream = event_stream(fleet.updates(), closing=closing, keep_alive_s=0.01)
+    stream = event_stream(operations.updates(), closing=closing, keep_alive_s=0.01)
     first = await anext(stream)
     assert first.startswith(b"data: ")
     assert first.endswith(b"\n\n")
     assert isinstance(msgspec.json.decode(first[6:], type=Update), Snapshot)
     assert await anext(stream) == b": keep-alive\n\n"
-    fleet.add("lab-4")
+    operations.add("lab-4")
     arrived = await anext(stream)
     while arrived.startswith(b":"):
         arrived = await anext(stream)
@@ -292,7 +292,7 @@ async def test_a_stream_carries_updates_and_keep_alives(fleet):
     with pytest.raises(StopAsyncIteration):
         while True:
             await anext(stream)
-    await until(lambda: not fleet.readers)
+    await until(lambda: not operations.readers)
 
 
 async def test_a_stream_ends_with_its_source_and_hands_on_its_failure():
@@ -308,17 +308,17 @@ async def test_a_stream_ends_with_its_source_and_hands_on_its_failure():
             pass
 
 
-async def test_a_cancelled_stream_closes_its_source(fleet):
+async def test_a_cancelled_stream_closes_its_source(operations):
     async def read():
-        async for _ in event_stream(fleet.updates(), closing=asyncio.Event()):
+        async for _ in event_stream(operations.updates(), closing=asyncio.Event()):
             pass
 
     reader = asyncio.create_task(read())
-    await fleet.first_reader.wait()
+    await operations.first_reader.wait()
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
-    await until(lambda: not fleet.readers)
+    await until(lambda: not operations.readers)
 
 
 async def until(condition):

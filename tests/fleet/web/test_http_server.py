@@ -34,9 +34,9 @@ def ask(connection, path="/api/v1/status", headers=None):
     return answer
 
 
-async def test_answers_on_a_unix_socket_and_on_tcp(fleet, directory):
+async def test_answers_on_a_unix_socket_and_on_tcp(operations, directory):
     path = directory / "run" / "control.sock"
-    server = ApiServer(fleet, unix_path=path, tcp=("127.0.0.1", 0), token="s3cret")
+    server = ApiServer(operations, unix_path=path, tcp=("127.0.0.1", 0), token="s3cret")
     async with server:
         status, body = await asyncio.to_thread(ask, UnixConnection(path))
         assert (status, body["machines"]) == (200, 3)
@@ -59,40 +59,40 @@ async def test_answers_on_a_unix_socket_and_on_tcp(fleet, directory):
         socket.create_connection((host, port))
 
 
-async def test_only_the_owner_may_open_the_socket(fleet, directory):
+async def test_only_the_owner_may_open_the_socket(operations, directory):
     path = directory / "run" / "control.sock"
     mask = os.umask(0)
     try:
-        async with ApiServer(fleet, unix_path=path):
+        async with ApiServer(operations, unix_path=path):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     finally:
         assert os.umask(mask) == 0
 
 
-async def test_a_directory_others_may_write_to_is_refused(fleet, directory):
+async def test_a_directory_others_may_write_to_is_refused(operations, directory):
     open_directory = directory / "run"
     open_directory.mkdir()
     open_directory.chmod(0o777)
     with pytest.raises(UnsafeDirectory):
-        async with ApiServer(fleet, unix_path=open_directory / "control.sock"):
+        async with ApiServer(operations, unix_path=open_directory / "control.sock"):
             pass
 
 
-async def test_a_stale_socket_is_replaced(fleet, directory):
+async def test_a_stale_socket_is_replaced(operations, directory):
     path = directory / "control.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    async with ApiServer(fleet, unix_path=path):
+    async with ApiServer(operations, unix_path=path):
         assert (await asyncio.to_thread(ask, UnixConnection(path)))[0] == 200
 
 
-async def test_a_live_socket_is_left_alone(fleet, directory):
+async def test_a_live_socket_is_left_alone(operations, directory):
     path = directory / "control.sock"
     sentence = f"A control server already answers on {path}; stop it first, or use it as it is."
-    async with ApiServer(fleet, unix_path=path):
+    async with ApiServer(operations, unix_path=path):
         with pytest.raises(AddressInUse) as caught:
-            async with ApiServer(fleet, unix_path=path):
+            async with ApiServer(operations, unix_path=path):
                 pass
         assert str(caught.value) == sentence
         assert (await asyncio.to_thread(ask, UnixConnection(path)))[0] == 200
@@ -100,87 +100,87 @@ async def test_a_live_socket_is_left_alone(fleet, directory):
         other.bind(str(path))
         other.listen()
         with pytest.raises(AddressInUse) as caught:
-            async with ApiServer(fleet, unix_path=path):
+            async with ApiServer(operations, unix_path=path):
                 pass
         assert str(caught.value) == sentence
         assert path.exists()
 
 
-async def test_another_kind_of_file_is_left_alone(fleet, directory):
+async def test_another_kind_of_file_is_left_alone(operations, directory):
     path = directory / "control.sock"
     path.write_text("mine")
     with pytest.raises(CannotListen, match="exists and is not a socket; remove it"):
-        async with ApiServer(fleet, unix_path=path):
+        async with ApiServer(operations, unix_path=path):
             pass
     assert path.read_text() == "mine"
 
 
-async def test_a_path_too_long_for_a_socket_is_named(fleet, directory):
+async def test_a_path_too_long_for_a_socket_is_named(operations, directory):
     path = directory / ("x" * 120)
     with pytest.raises(CannotListen, match="path too long; choose another path"):
-        async with ApiServer(fleet, unix_path=path):
+        async with ApiServer(operations, unix_path=path):
             pass
 
 
-async def test_a_taken_port_is_one_sentence_and_nothing_is_left_behind(fleet, directory):
+async def test_a_taken_port_is_one_sentence_and_nothing_is_left_behind(operations, directory):
     path = directory / "control.sock"
     with tcp_listener("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressInUse) as caught:
-            async with ApiServer(fleet, unix_path=path, tcp=("127.0.0.1", port), token="s3cret"):
+            async with ApiServer(operations, unix_path=path, tcp=("127.0.0.1", port), token="s3cret"):
                 pass
         assert str(caught.value) == (
             f"Something else already listens on 127.0.0.1:{port}; stop it, or choose another port."
         )
     assert not path.exists()
-    async with ApiServer(fleet, unix_path=path):
+    async with ApiServer(operations, unix_path=path):
         assert path.exists()
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
-async def test_a_host_that_is_not_ours_is_named(fleet, host):
+async def test_a_host_that_is_not_ours_is_named(operations, host):
     with pytest.raises(CannotListen, match=f"Cannot listen on {host}:0: "):
-        async with ApiServer(fleet, tcp=(host, 0), token="s3cret"):
+        async with ApiServer(operations, tcp=(host, 0), token="s3cret"):
             pass
 
 
-def test_tcp_needs_a_token(fleet):
+def test_tcp_needs_a_token(operations):
     with pytest.raises(ValueError, match="needs a token"):
-        ApiServer(fleet, tcp=("127.0.0.1", 0))
+        ApiServer(operations, tcp=("127.0.0.1", 0))
 
 
-async def test_signals_are_left_to_the_caller(fleet, directory):
+async def test_signals_are_left_to_the_caller(operations, directory):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    async with ApiServer(fleet, unix_path=directory / "control.sock"):
+    async with ApiServer(operations, unix_path=directory / "control.sock"):
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-async def test_updates_stream_live_and_end_with_the_server(fleet, directory, monkeypatch):
+async def test_updates_stream_live_and_end_with_the_server(operations, directory, monkeypatch):
     monkeypatch.setattr(
         serve, "SHUTDOWN_S", 3600.0
     )  # Nothing but the end of the stream itself ends the server.
     path = directory / "control.sock"
-    async with ApiServer(fleet, unix_path=path):
+    async with ApiServer(operations, unix_path=path):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
         assert b"text/event-stream" in head
         assert b'"type":"snapshot"' in await reader.readuntil(b"\n\n")
-        fleet.add("lab-4")
+        operations.add("lab-4")
         assert b'"lab-4"' in await reader.readuntil(b"\n\n")
     assert (await reader.read()).endswith(b"0\r\n\r\n")
-    assert fleet.readers == []
+    assert operations.readers == []
     writer.close()
 
 
-async def test_a_client_that_leaves_ends_its_stream(fleet, directory):
+async def test_a_client_that_leaves_ends_its_stream(operations, directory):
     path = directory / "control.sock"
-    async with ApiServer(fleet, unix_path=path):
+    async with ApiServer(operations, unix_path=path):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b'"type":"snapshot"')
         writer.close()
-        while fleet.readers:
+        while operations.readers:
             await asyncio.sleep(0.001)
 
 
@@ -198,11 +198,11 @@ def status_of(address):
 @pytest.mark.parametrize(
     "said", [b"", b"GET /api/v1/status HTTP/1.1\r\nHo"], ids=["nothing", "half a request"]
 )
-async def test_strangers_that_say_nothing_lock_nobody_out(fleet, monkeypatch, said):
+async def test_strangers_that_say_nothing_lock_nobody_out(operations, monkeypatch, said):
     """They know no token, and need none to open as many connections as there may be."""
     monkeypatch.setattr(serve, "CONNECTIONS_MAX", 20)
     monkeypatch.setattr(serve, "REQUEST_S_OF_MANY", 0.3)
-    async with ApiServer(fleet, tcp=("127.0.0.1", 0), token="a token") as server:
+    async with ApiServer(operations, tcp=("127.0.0.1", 0), token="a token") as server:
         strangers = []
         for _ in range(20):
             _, writer = await asyncio.open_connection(*server.tcp_address)
@@ -214,10 +214,10 @@ async def test_strangers_that_say_nothing_lock_nobody_out(fleet, monkeypatch, sa
             writer.close()
 
 
-async def test_a_stream_of_updates_is_not_taken_for_silence(fleet, directory, monkeypatch):
+async def test_a_stream_of_updates_is_not_taken_for_silence(operations, directory, monkeypatch):
     monkeypatch.setattr(serve, "REQUEST_S", 0.0)
     path = directory / "control.sock"
-    async with ApiServer(fleet, unix_path=path, keep_alive_s=0.05):
+    async with ApiServer(operations, unix_path=path, keep_alive_s=0.05):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
         heard = b""
@@ -228,20 +228,20 @@ async def test_a_stream_of_updates_is_not_taken_for_silence(fleet, directory, mo
         writer.close()
 
 
-async def test_a_client_that_does_not_read_cannot_hold_the_server(fleet, directory, caplog, monkeypatch):
+async def test_a_client_that_does_not_read_cannot_hold_the_server(operations, directory, caplog, monkeypatch):
     # Its connection is cut, or the server never ends.
     monkeypatch.setattr(serve, "SHUTDOWN_S", 0.1)
     monkeypatch.setattr(serve, "OPERATION_S_MAX", 3600)
     path = directory / "control.sock"
-    async with ApiServer(fleet, unix_path=path):
+    async with ApiServer(operations, unix_path=path):
         _, writer = await asyncio.open_unix_connection(str(path), limit=1024)
         writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        await fleet.first_reader.wait()
+        await operations.first_reader.wait()
         for number in range(20_000):
-            fleet.add(f"lab-{number % 4}")
+            operations.add(f"lab-{number % 4}")
             if number % 100 == 0:
                 await asyncio.sleep(0)
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
-    while fleet.readers:
+    while operations.readers:
         await asyncio.sleep(0.001)
     writer.close()

@@ -65,4 +65,4 @@ def _by_importance(known: Iterable[KnownExecution], journal: Iterable[Entry]) ->
 
 
 def _may_have_begun(state: ExecutionState) -> bool:
-    return state.has_begun or state is ExecutionState.FAILED
+    return state.has_started or state is ExecutionState.FAILED

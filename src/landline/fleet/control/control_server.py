@@ -41,7 +41,7 @@ from landline.fleet.control.job_dispatcher import JobDispatcher
 from landline.fleet.control.job_store import JobStore
 from landline.fleet.control.machines import Machines
 from landline.fleet.control.presence import GONE_GRACE_S
-from landline.fleet.control.request_rate import Pace
+from landline.fleet.control.request_rate import RequestThrottle
 from landline.fleet.control.storage import Storage
 from landline.fleet.control.updates import Subscriptions
 from landline.fleet.control.wake_on_lan import Waker
@@ -91,16 +91,18 @@ class ControlServer:
     ) -> None:
         self._clock = clock
         self._random = random or SystemRandom()
-        self._tasks = BackgroundTasks()
+        self._background_tasks = BackgroundTasks()
         self.events = EventLog()
         self._machines = Machines(
             storage, self._machine_changed, clock=clock, random=self._random, gone_grace_s=gone_grace_s
         )
-        self._ledger = JobStore(storage, self._publish_job, self.events)
-        self._deliveries = JobDispatcher(self._ledger, self._machines, waker, self._tasks, clock=clock)
+        self._job_store = JobStore(storage, self._publish_job, self.events)
+        self._job_dispatcher = JobDispatcher(
+            self._job_store, self._machines, waker, self._background_tasks, clock=clock
+        )
         self._subscriptions = Subscriptions(self._snapshot)
         self._started_at = clock()
-        self._paces: WeakKeyDictionary[Line, Pace] = WeakKeyDictionary()
+        self._throttles: WeakKeyDictionary[Line, RequestThrottle] = WeakKeyDictionary()
         self.agents_url = agents_url
         self.on_joined: Callable[[Line, Machine], None] | None = None
         """Called when a machine has joined over a new session."""
@@ -126,18 +128,18 @@ class ControlServer:
         )
         await control._load()
         control._register(server)
-        control._tasks.start(control._sweep_forever())
+        control._background_tasks.start(control._sweep_forever())
         return control
 
-    def close_readers(self) -> None:
+    def close_subscriptions(self) -> None:
         """Ends every subscription to updates."""
         self._subscriptions.close()
 
     async def stop(self) -> None:
         """Ends its own work and stores what is not stored yet; the server and the storage stay open."""
-        self.close_readers()
-        await self._tasks.stop()
-        await self._ledger.close()
+        self.close_subscriptions()
+        await self._background_tasks.stop()
+        await self._job_store.close()
         try:
             await self._machines.save()
         except StorageError as error:
@@ -183,7 +185,7 @@ class ControlServer:
         except OperationError:
             # What was accepted once is not refused when it is asked for again, whatever its targets match by now.
             if request.request_id is not None:
-                for earlier in await self._ledger.by_request(request.request_id):
+                for earlier in await self._job_store.by_request(request.request_id):
                     return await self.job(earlier.job.id)
             raise
         now = self._clock()
@@ -205,22 +207,24 @@ class ControlServer:
         executions = [
             jobs.plan(job, machine, f"{job.id}-{number}") for number, machine in enumerate(machines, 1)
         ]
-        stored = await self._ledger.add(job, executions, lambda: self._deliveries.begin(job, executions))
+        stored = await self._job_store.add(
+            job, executions, lambda: self._job_dispatcher.begin(job, executions)
+        )
         if stored.id != job.id:
             return await self.job(stored.id)
         return JobView(job=job, executions=tuple(executions))
 
     async def jobs(self, limit: int, request_id: str | None = None) -> tuple[JobView, ...]:
         if request_id is not None:
-            return (await self._ledger.by_request(request_id))[:limit]
-        return await self._ledger.newest(limit)
+            return (await self._job_store.by_request(request_id))[:limit]
+        return await self._job_store.newest(limit)
 
     async def job(self, job_id: str) -> JobView:
-        return await self._ledger.view(job_id)
+        return await self._job_store.view(job_id)
 
     async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
-        job = await self._ledger.find_job(job_id)
-        cancelled = await self._deliveries.cancel(job, cancelled_by=request.cancelled_by)
+        job = await self._job_store.find_job(job_id)
+        cancelled = await self._job_dispatcher.cancel(job, cancelled_by=request.cancelled_by)
         self.events.job_cancelled(job, request.cancelled_by, cancelled)
         return await self.job(job.id)
 
@@ -237,11 +241,11 @@ class ControlServer:
     async def _load(self) -> None:
         now = self._clock()
         await self._machines.load(now)
-        await self._ledger.load(now)
+        await self._job_store.load(now)
         if isinstance(self._clock, SteadyClock):
-            pending = (it.updated_at for it in self._ledger.executions() if not it.state.is_final)
+            pending = (it.updated_at for it in self._job_store.executions() if not it.state.is_final)
             self._clock.begin_at(max(pending, default=0.0))
-        self._deliveries.go_on()
+        self._job_dispatcher.go_on()
 
     # What agents say.
 
@@ -254,12 +258,12 @@ class ControlServer:
         server.on("postpone", Postpone)(self._receive_postpone)
         server.on("goodbye", Goodbye)(self._receive_goodbye)
 
-    async def _keep_pace(self, line: Line) -> None:
+    async def _throttle(self, line: Line) -> None:
         """Lets an agent wait that asks for more than its share."""
-        pace = self._paces.get(line)
-        if pace is None:
-            pace = self._paces[line] = Pace()
-        wait_s = pace.wait_s(asyncio.get_running_loop().time())
+        throttle = self._throttles.get(line)
+        if throttle is None:
+            throttle = self._throttles[line] = RequestThrottle()
+        wait_s = throttle.wait_s(asyncio.get_running_loop().time())
         if wait_s:
             await asyncio.sleep(wait_s)
 
@@ -270,44 +274,44 @@ class ControlServer:
             loop.call_later(wait_s, self._machines.take_late_facts, line, loop.time() + wait_s)
 
     async def _receive_report(self, line: Line, report: Report) -> bool:
-        await self._keep_pace(line)
-        return await self._deliveries.receive_report(line, report)
+        await self._throttle(line)
+        return await self._job_dispatcher.receive_report(line, report)
 
     async def _receive_claim(self, line: Line, claim: Claim) -> Grant:
-        await self._keep_pace(line)
-        return await self._deliveries.receive_claim(line, claim)
+        await self._throttle(line)
+        return await self._job_dispatcher.receive_claim(line, claim)
 
     async def _receive_postpone(self, line: Line, postpone: Postpone) -> Postponed:
-        await self._keep_pace(line)
-        return await self._deliveries.receive_postpone(line, postpone)
+        await self._throttle(line)
+        return await self._job_dispatcher.receive_postpone(line, postpone)
 
     async def _receive_join(self, line: Line, join: Join) -> Joined:
-        await self._keep_pace(line)
+        await self._throttle(line)
         try:
             await self._machines.find_clone(line, join)
             machine = self._machines.receive_join(line, join)
         except RequestError as error:
             if error.code == CLONED_IDENTITY:
                 # Which the machines warn of, once.
-                await self._deliveries.receive_clone(self._machines[line.identity])
+                await self._job_dispatcher.receive_clone(self._machines[line.identity])
             else:
                 self.events.join_refused(line.identity, line.peer, error)
             raise
         try:
             # With the machine that gave up its name, if one did.
             await self._machines.save()
-            over = await self._deliveries.receive_join(machine, join.executions)
+            over = await self._job_dispatcher.receive_join(machine, join.executions)
         except StorageError as error:
             self.events.storage_failed(error)
             raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
         finally:
-            self._machines.settled(line)
+            self._machines.join_completed(line)
         if self.on_joined is not None:
             self.on_joined(line, machine)
         return Joined(machine.name, over)
 
     async def _receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
-        await self._keep_pace(line)
+        await self._throttle(line)
         if goodbye.cause not in GOODBYE_CAUSES:
             goodbye = Goodbye(Cause.AGENT_STOPPED, goodbye.detail)
         self._machines.receive_goodbye(line, goodbye)
@@ -338,7 +342,7 @@ class ControlServer:
 
     async def _sweep(self) -> None:
         now = self._clock()
-        await self._deliveries.receive_time(now)
+        await self._job_dispatcher.receive_time(now)
         self._machines.receive_time(now)
         self._set_clock()
 
@@ -348,8 +352,8 @@ class ControlServer:
         if not isinstance(clock, SteadyClock) or (ahead_s := clock.ahead_s) < CLOCK_AHEAD_S_MAX:
             return
         waits = (
-            self._ledger.is_writing
-            or any(not execution.state.is_final for execution in self._ledger.executions())
+            self._job_store.is_writing
+            or any(not execution.state.is_final for execution in self._job_store.executions())
             or self._machines.is_awaiting
         )
         if not waits:
@@ -380,10 +384,10 @@ class ControlServer:
     # Publishing.
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(now_at=self._clock(), machines=self.machines(), jobs=self._ledger.open_views())
+        return Snapshot(now_at=self._clock(), machines=self.machines(), jobs=self._job_store.open_views())
 
     def _publish_job(self, job_id: str) -> None:
-        view = self._ledger.open_view(job_id) if self._subscriptions else None
+        view = self._job_store.open_view(job_id) if self._subscriptions else None
         if view is not None:
             self._subscriptions.publish(JobChanged(now_at=self._clock(), job=view))
 

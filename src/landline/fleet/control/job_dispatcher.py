@@ -38,24 +38,24 @@ WAKE_AGAIN_S: Final = 5.0
 
 
 class JobDispatcher:
-    """Brings what stands in the ledger to the machines.
+    """Brings what stands in the job_store to the machines.
 
     Its methods raise :class:`RequestError` when the disk does not take what is to be recorded.
     """
 
     def __init__(
         self,
-        ledger: JobStore,
+        job_store: JobStore,
         machines: Machines,
         waker: Waker,
-        tasks: BackgroundTasks,
+        background_tasks: BackgroundTasks,
         *,
         clock: Callable[[], float],
     ) -> None:
-        self._ledger = ledger
+        self._job_store = job_store
         self._machines = machines
         self._waker = waker
-        self._tasks = tasks
+        self._background_tasks = background_tasks
         self._clock = clock
         # Executions whose orders went over a line and are not taken yet, or were refused.
         self._under_way: WeakKeyDictionary[Line, set[str]] = WeakKeyDictionary()
@@ -66,16 +66,16 @@ class JobDispatcher:
             if execution.state.is_final:
                 continue
             if job.action is Action.WAKE:
-                self._tasks.start(self._wake(execution.id))
+                self._background_tasks.start(self._wake(execution.id))
             elif self._machines.line_of(execution.machine_id) is not None:
-                self._tasks.start(self._deliver(execution.id))
+                self._background_tasks.start(self._deliver(execution.id))
 
     def go_on(self) -> None:
         """The control server has started: goes on with what waits for no machine's join."""
-        for execution in self._ledger.executions():
-            job = self._ledger.job_of(execution)
+        for execution in self._job_store.executions():
+            job = self._job_store.job_of(execution)
             if job.action is Action.WAKE and not execution.state.is_final:
-                self._tasks.start(self._wake(execution.id))
+                self._background_tasks.start(self._wake(execution.id))
 
     async def receive_join(self, machine: Machine, known: Sequence[KnownExecution]) -> tuple[Withdraw, ...]:
         """A machine is back: settles what was open for it, and sends what it does not know yet.
@@ -84,19 +84,19 @@ class JobDispatcher:
         """
         now = self._clock()
         known_by_id = {entry.id: entry for entry in known}
-        settled = []
-        for execution in self._ledger.for_machine(machine.id):
-            job = self._ledger.job_of(execution)
-            after = jobs.settle_on_join(job, execution, machine, known_by_id.get(execution.id), now)
+        reconciled = []
+        for execution in self._job_store.for_machine(machine.id):
+            job = self._job_store.job_of(execution)
+            after = jobs.reconcile_on_join(job, execution, machine, known_by_id.get(execution.id), now)
             if after is not None:
-                settled.append(after)
-        await self._ledger.record(settled)
-        for execution in self._ledger.for_machine(machine.id):
+                reconciled.append(after)
+        await self._job_store.record(reconciled)
+        for execution in self._job_store.for_machine(machine.id):
             if execution.state.is_final or execution.state is ExecutionState.ACTING:
                 continue
             entry = known_by_id.get(execution.id)
             if entry is None or not entry.is_running:
-                self._tasks.start(self._deliver(execution.id))
+                self._background_tasks.start(self._deliver(execution.id))
         return self._over(known)
 
     async def receive_clone(self, machine: Machine) -> None:
@@ -106,10 +106,10 @@ class JobDispatcher:
         now = self._clock()
         refused = [
             execution
-            for before in self._ledger.for_machine(machine.id)
+            for before in self._job_store.for_machine(machine.id)
             if (execution := jobs.refuse_clone(before, now, reason)) is not None
         ]
-        await self._ledger.record(refused)
+        await self._job_store.record(refused)
         for execution in refused:
             self._withdraw(execution)
 
@@ -117,19 +117,19 @@ class JobDispatcher:
         """Ends what was not begun or not done in time."""
         late = [
             execution
-            for before in self._ledger.executions()
-            if (execution := self._settle_in_time(before, now)) is not None
+            for before in self._job_store.executions()
+            if (execution := self._after_deadline(before, now)) is not None
         ]
-        await self._ledger.record(late)
+        await self._job_store.record(late)
         for execution in late:
             if execution.state is ExecutionState.EXPIRED:
                 self._withdraw(execution)
 
-    def _settle_in_time(self, execution: Execution, now: float) -> Execution | None:
-        job = self._ledger.job_of(execution)
+    def _after_deadline(self, execution: Execution, now: float) -> Execution | None:
+        job = self._job_store.job_of(execution)
         machine = self._machines[execution.machine_id]
         if self._machines.is_gone(machine, now):
-            gone = jobs.settle_when_gone(job, execution, machine.presence, now)
+            gone = jobs.complete_when_gone(job, execution, machine.presence, now)
             if gone is not None:
                 return gone
         return jobs.overdue(job, execution, now)
@@ -139,10 +139,10 @@ class JobDispatcher:
         now = self._clock()
         cancelled = [
             execution
-            for before in self._ledger.of_job(job.id)
+            for before in self._job_store.of_job(job.id)
             if (execution := jobs.cancel(before, now, cancelled_by=cancelled_by)) is not None
         ]
-        await self._ledger.record(cancelled)
+        await self._job_store.record(cancelled)
         for execution in cancelled:
             self._withdraw(execution)
         return len(cancelled)
@@ -154,12 +154,12 @@ class JobDispatcher:
         machine, execution = await self._execution_of(line, report.execution.id)
         if execution is None:
             return True  # Over long ago: nothing to add.
-        job = self._ledger.job_of(execution)
+        job = self._job_store.job_of(execution)
         after = jobs.receive_report(
             job, execution, report.execution, self._clock(), power=machine.facts.power
         )
         if after is not None:
-            await self._ledger.record([after])
+            await self._job_store.record([after])
         return True
 
     async def receive_claim(self, line: Line, claim: Claim) -> Grant:
@@ -174,7 +174,7 @@ class JobDispatcher:
             execution, self._clock(), boot_id=claim.boot_id, hardware=clones.hardware(machine.facts)
         )
         if after is not None:
-            await self._ledger.record([after])
+            await self._job_store.record([after])
         return grant
 
     async def receive_postpone(self, line: Line, request: Postpone) -> Postponed:
@@ -182,7 +182,7 @@ class JobDispatcher:
         _, execution = await self._execution_of(line, request.execution_id)
         if execution is None:
             return Postponed(False, "there is no such job any more")
-        job = self._ledger.job_of(execution)
+        job = self._job_store.job_of(execution)
         reply, after = jobs.postpone(
             job,
             execution,
@@ -192,14 +192,14 @@ class JobDispatcher:
             answered_by=request.answered_by,
         )
         if after is not None:
-            await self._ledger.record([after])
+            await self._job_store.record([after])
         return reply
 
     async def _execution_of(self, line: Line, execution_id: str) -> tuple[Machine, Execution | None]:
         """An agent's machine and one of its executions, in the state that is on disk too."""
-        await self._ledger.written(execution_id)
+        await self._job_store.written(execution_id)
         machine = self._machines.machine_of(line)
-        execution = self._ledger.find(execution_id)
+        execution = self._job_store.find(execution_id)
         if execution is not None and execution.machine_id != machine.id:
             logger.warning("%s spoke of an execution of %s", machine.name, execution.machine_name)
             raise RequestError("not_yours", "that execution is another machine's")
@@ -209,7 +209,7 @@ class JobDispatcher:
 
     async def _deliver(self, execution_id: str) -> None:
         """Sends an order; when the session is lost before the answer, the next join sends it again."""
-        execution = self._ledger.find(execution_id)
+        execution = self._job_store.find(execution_id)
         if execution is None or execution.state.is_final:
             return
         line = self._machines.line_of(execution.machine_id)
@@ -221,7 +221,7 @@ class JobDispatcher:
         under_way = self._under_way.setdefault(line, set())
         if execution_id in under_way:
             return
-        job = self._ledger.job_of(execution)
+        job = self._job_store.job_of(execution)
         refusal = jobs.delivery_refusal(job, self._machines[execution.machine_id])
         if refusal is not None:
             await self._note_delivery(execution_id, ExecutionState.REFUSED, refusal)
@@ -253,15 +253,19 @@ class JobDispatcher:
         """Of what an agent is at, what ended while it was away."""
         over = []
         for told in known:
-            stored = self._ledger.find(told.id)
-            if told.is_running and (stored is None or (stored.state.is_final and not stored.state.has_begun)):
+            stored = self._job_store.find(told.id)
+            if told.is_running and (
+                stored is None or (stored.state.is_final and not stored.state.has_started)
+            ):
                 over.append(Withdraw(told.id, "it is over" if stored is None else stored.detail[:200]))
         return tuple(over)
 
     def _withdraw(self, execution: Execution) -> None:
         line = self._machines.line_of(execution.machine_id)
         if line is not None:
-            self._tasks.start(self._tell_withdrawn(line, Withdraw(execution.id, execution.detail[:200])))
+            self._background_tasks.start(
+                self._tell_withdrawn(line, Withdraw(execution.id, execution.detail[:200]))
+            )
 
     async def _tell_withdrawn(self, line: Line, withdraw: Withdraw) -> None:
         try:
@@ -274,7 +278,7 @@ class JobDispatcher:
 
     async def _wake(self, execution_id: str) -> None:
         """Sends magic packets until the machine is there or the time is up, also while the disk takes nothing."""
-        while (execution := self._ledger.find(execution_id)) is not None and not execution.state.is_final:
+        while (execution := self._job_store.find(execution_id)) is not None and not execution.state.is_final:
             try:
                 await self._wake_once(execution)
             except RequestError as error:
@@ -296,9 +300,9 @@ class JobDispatcher:
             )
 
     async def _advance(self, execution_id: str, state: ExecutionState, detail: str = "") -> None:
-        execution = self._ledger.find(execution_id)
+        execution = self._job_store.find(execution_id)
         if execution is None:
             return
         after = jobs.advance(execution, state, self._clock(), detail)
         if after is not None:
-            await self._ledger.record([after])
+            await self._job_store.record([after])

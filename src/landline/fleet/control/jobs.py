@@ -319,14 +319,14 @@ def postpone(
 
 def cancel(execution: Execution, now: float, *, cancelled_by: str) -> Execution | None:
     """The operator stops what has not begun."""
-    if execution.state.has_begun:
+    if execution.state.has_started:
         return None
     return advance(execution, ExecutionState.CANCELLED, now, f"cancelled by {cancelled_by or 'the operator'}")
 
 
 def refuse_clone(execution: Execution, now: float, reason: str) -> Execution | None:
     """The machine's identity turned out to be cloned: what has not begun could be done by another machine."""
-    if execution.state.has_begun:
+    if execution.state.has_started:
         return None
     return advance(execution, ExecutionState.REFUSED, now, reason)
 
@@ -353,7 +353,7 @@ def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
     return advance(execution, ExecutionState.EXPIRED, now, why)
 
 
-def settle_when_gone(job: Job, execution: Execution, presence: Presence, now: float) -> Execution | None:
+def complete_when_gone(job: Job, execution: Execution, presence: Presence, now: float) -> Execution | None:
     """A machine that said goodbye is gone for certain: the shutdown that made it go is done.
 
     A goodbye alone proves nothing, as a shutdown can be called off after it.
@@ -365,7 +365,7 @@ def settle_when_gone(job: Job, execution: Execution, presence: Presence, now: fl
     return advance(execution, ExecutionState.DONE, now, "it said goodbye and went")
 
 
-def settle_on_join(
+def reconcile_on_join(
     job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
 ) -> Execution | None:
     """A machine is back: its boot id, and what its agent remembers, settle what was open.
@@ -395,7 +395,7 @@ def settle_on_join(
         if not is_same and (known is None or not known.is_running):
             why = "another machine with the same identity came back; what this one did is not known"
             return advance(execution, ExecutionState.UNKNOWN, now, why)
-        return _settle_begun(job, execution, machine, known, now)
+        return _reconcile_started(job, execution, machine, known, now)
     if now >= execution.expires_at:
         return overdue(job, execution, now)
     if known is not None:
@@ -403,7 +403,7 @@ def settle_on_join(
     return None
 
 
-def _settle_begun(
+def _reconcile_started(
     job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
 ) -> Execution | None:
     if known is not None and known.is_running:

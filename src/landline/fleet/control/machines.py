@@ -52,10 +52,10 @@ _LOSS_CAUSES: Final = {
 }
 
 
-class _Guest:
+class AgentSession:
     """What a line's ``data`` says: the machine that joined over it."""
 
-    __slots__ = ("facts_at", "is_settled", "join", "late_facts", "machine_id")
+    __slots__ = ("facts_at", "is_join_completed", "join", "late_facts", "machine_id")
 
     def __init__(self, machine_id: str, join: str) -> None:
         self.facts_at = float("-inf")
@@ -64,7 +64,7 @@ class _Guest:
         """... and what it said since."""
         self.machine_id = machine_id
         self.join = join
-        self.is_settled = False
+        self.is_join_completed = False
 
 
 class _Rival:
@@ -161,7 +161,7 @@ class Machines:
 
         Raises :class:`RequestError` for a line over which none did.
         """
-        if not isinstance(line.data, _Guest):
+        if not isinstance(line.data, AgentSession):
             raise RequestError(NOT_JOINED, "join first")
         return self._machines[line.data.machine_id]
 
@@ -177,38 +177,38 @@ class Machines:
 
     def line_changed(self, line: Line, change: StateChange) -> None:
         """A line of the server changed its state; one over which no machine joined is none of ours."""
-        guest = line.data
-        if isinstance(guest, _Rival):
+        session = line.data
+        if isinstance(session, _Rival):
             if change.state is LineState.CLOSED:
-                self._rivals.get(guest.machine_id, set()).discard(line)
-            self._claimant_changed(guest.machine_id, guest.claimant, line, change.state)
+                self._rivals.get(session.machine_id, set()).discard(line)
+            self._claimant_changed(session.machine_id, session.claimant, line, change.state)
             return
-        if not isinstance(guest, _Guest):
+        if not isinstance(session, AgentSession):
             return
-        if self._lines.get(guest.machine_id) is line:
+        if self._lines.get(session.machine_id) is line:
             self._claimant_changed(
-                guest.machine_id, self._claimant_of(self._machines[guest.machine_id]), line, change.state
+                session.machine_id, self._claimant_of(self._machines[session.machine_id]), line, change.state
             )
-        machine = self._machines[guest.machine_id]
+        machine = self._machines[session.machine_id]
         before = machine.presence
         now = self._clock()
         if change.state is LineState.ONLINE:
             if before.state is PresenceState.RESUMING:
                 self.resumes += 1
-            after = presence.recovered(before, now, join=guest.join, address=line.peer)
+            after = presence.recovered(before, now, join=session.join, address=line.peer)
         elif change.state is LineState.SUSPECT:
-            after = presence.suspected(before, now, join=guest.join, detail=change.detail)
+            after = presence.suspected(before, now, join=session.join, detail=change.detail)
         elif change.state is LineState.RECONNECTING:
             cause = _LOSS_CAUSES.get(change.cause, Cause.LINK_LOST)
-            after = presence.link_lost(before, now, join=guest.join, cause=cause, detail=change.detail)
+            after = presence.link_lost(before, now, join=session.join, cause=cause, detail=change.detail)
         elif change.state is LineState.CLOSED:
-            if self._lines.get(guest.machine_id) is line:
-                del self._lines[guest.machine_id]
+            if self._lines.get(session.machine_id) is line:
+                del self._lines[session.machine_id]
             if change.cause is DisconnectCause.CLOSED_HERE:
                 # The control server stops: the machine did not go, and the next start takes it up from here.
                 return
             cause = _LOSS_CAUSES.get(change.cause, Cause.LINK_LOST)
-            after = presence.left(before, now, join=guest.join, cause=cause, detail=change.detail)
+            after = presence.left(before, now, join=session.join, cause=cause, detail=change.detail)
         else:
             return
         self._set_presence(machine, after)
@@ -243,7 +243,7 @@ class Machines:
             await probed.wait()
 
     def receive_join(self, line: Line, join: Join) -> Machine:
-        """A machine arrives over a line; it is there at once, and in the way of no other until :meth:`settled`.
+        """A machine arrives over a line; it is there at once, and in the way of no other until :meth:`join_completed`.
 
         An older line of it is ended. Raises :class:`RequestError` for what cannot be let in.
         """
@@ -254,7 +254,7 @@ class Machines:
             )
         if line.is_closed:
             raise RequestError("gone", "the line was closed before its join was read")
-        if isinstance(line.data, _Guest) and not line.data.is_settled:
+        if isinstance(line.data, AgentSession) and not line.data.is_join_completed:
             raise RequestError("joining", "the join before this one is not answered yet")
         facts = check_facts(join.facts)
         now = self._clock()
@@ -282,16 +282,16 @@ class Machines:
         self._rivals.get(machine_id, set()).discard(line)
         older = self._lines.get(machine_id)
         self._lines[machine_id] = line
-        line.data = _Guest(machine_id, join_reference)
+        line.data = AgentSession(machine_id, join_reference)
         self._set_machine(machine)
         if older is not None and older is not line:
             older.end(Code.REPLACED, "another agent with this identity has joined")
         self._find_identified(machine_id, facts)
         return machine
 
-    def settled(self, line: Line) -> None:
+    def join_completed(self, line: Line) -> None:
         """The join over this line is about to be answered; the next one may come."""
-        line.data.is_settled = True
+        line.data.is_join_completed = True
 
     def receive_facts(self, line: Line, facts: FactsChecked, now: float) -> float | None:
         """A machine says anew what it is. Raises :class:`RequestError` for what does not fit.
@@ -301,24 +301,24 @@ class Machines:
         :meth:`take_late_facts` is to be called. ``now`` is on the event loop's clock.
         """
         self.machine_of(line)
-        guest: _Guest = line.data
+        session: AgentSession = line.data
         checked = check_facts(facts)
-        if guest.late_facts is not None:
-            guest.late_facts = checked
+        if session.late_facts is not None:
+            session.late_facts = checked
             return None
-        wait_s = guest.facts_at + FACTS_EVERY_S - now
+        wait_s = session.facts_at + FACTS_EVERY_S - now
         if wait_s > 0:
-            guest.late_facts = checked
+            session.late_facts = checked
             return wait_s
         self._take_facts(line, checked, now)
         return None
 
     def take_late_facts(self, line: Line, now: float) -> None:
         """Takes what :meth:`receive_facts` put off, if the machine did not join anew since."""
-        guest = line.data
-        if isinstance(guest, _Guest) and guest.late_facts is not None:
-            late, guest.late_facts = guest.late_facts, None
-            if self._lines.get(guest.machine_id) is line:
+        session = line.data
+        if isinstance(session, AgentSession) and session.late_facts is not None:
+            late, session.late_facts = session.late_facts, None
+            if self._lines.get(session.machine_id) is line:
                 self._take_facts(line, late, now)
 
     def _take_facts(self, line: Line, facts: Facts, now: float) -> None:

@@ -98,7 +98,7 @@ def is_gone(presence: Presence, now: float, *, grace_s: float = GONE_GRACE_S) ->
     ============================================  ============================================
 
     A join is a new presence without a goodbye; what it proves of a job is decided by
-    :func:`landline.fleet.control.jobs.settle_on_join`.
+    :func:`landline.fleet.control.jobs.reconcile_on_join`.
     """
     return presence.gone_at is not None and now - presence.gone_at >= grace_s
 

@@ -15,7 +15,7 @@ FACTS_EVERY_S: Final = 0.25
 """What a machine says of itself is taken this far apart; of what comes faster, the latest."""
 
 
-class Pace:
+class RequestThrottle:
     """The pace of one agent. Sans-I/O; times are in seconds on a clock that only goes forward."""
 
     __slots__ = ("_next_at",)

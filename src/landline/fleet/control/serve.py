@@ -43,7 +43,7 @@ STOP_SPREAD_S = 8.0
 """When the control server stops, agents come back after this: it may just be restarting."""
 
 
-class ControlPlan(msgspec.Struct, kw_only=True):
+class ControlServerOptions(msgspec.Struct, kw_only=True):
     """How to run a control server."""
 
     data: Path
@@ -58,7 +58,7 @@ class ControlPlan(msgspec.Struct, kw_only=True):
     """How long a machine that said goodbye must stay away before its shutdown counts as done."""
 
 
-class RunningControl(msgspec.Struct):
+class RunningControlServer(msgspec.Struct):
     """A control server that runs."""
 
     control: ControlServer
@@ -70,36 +70,36 @@ class RunningControl(msgspec.Struct):
 
 
 @contextlib.asynccontextmanager
-async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
+async def run_control_server(options: ControlServerOptions) -> AsyncIterator[RunningControlServer]:
     """Runs a control server while it is entered.
 
     Raises :class:`StorageError`, :class:`landline.AddressInUse`, :class:`landline.ConfigurationError`,
     :class:`landline.fleet.web.http_server.CannotListen` and :class:`landline.fleet.paths.UnsafeDirectory`; then nothing
     was started. Leaving closes in order: operators first, then agents, then the database.
     """
-    make_private_directory(plan.data)
+    make_private_directory(options.data)
     async with contextlib.AsyncExitStack() as stack:
         # Called last: only a server that had started is said to have stopped.
         after_all = stack.enter_context(contextlib.ExitStack())
         # The database first: it admits one control server, so that nobody else makes these tokens now.
-        storage = await Storage.open(plan.data / "landline.db")
+        storage = await Storage.open(options.data / "landline.db")
         stack.push_async_callback(storage.close)
-        agents_token = token_file(plan.data / "agents.token")
-        operators_token = token_file(plan.data / "operators.token")
+        agents_token = token_file(options.data / "agents.token")
+        operators_token = token_file(options.data / "operators.token")
         server = Server(
             auth=SharedToken(agents_token),
-            heartbeat=plan.heartbeat,
+            heartbeat=options.heartbeat,
             resume_window_s=RESUME_WINDOW_S,
             limits=Limits(message_bytes=MESSAGE_BYTES_MAX, window_bytes=WINDOW_BYTES),
             name="landline control",
         )
         control = await ControlServer.start(
-            server, storage, waker=plan.waker, clock=SteadyClock(), gone_grace_s=plan.gone_grace_s
+            server, storage, waker=options.waker, clock=SteadyClock(), gone_grace_s=options.gone_grace_s
         )
         stack.push_async_callback(control.stop)
-        endpoint = await stack.enter_async_context(_listening(server, plan.listen, plan.announce))
+        endpoint = await stack.enter_async_context(_listening(server, options.listen, options.announce))
         api = await stack.enter_async_context(
-            ApiServer(control, unix_path=plan.socket, tcp=plan.http, token=operators_token)
+            ApiServer(control, unix_path=options.socket, tcp=options.http, token=operators_token)
         )
         control.agents_url = str(endpoint)
         http = None if api.tcp_address is None else "{}:{}".format(*api.tcp_address)
@@ -107,16 +107,18 @@ async def control_server(plan: ControlPlan) -> AsyncIterator[RunningControl]:
             "control_started",
             version=landline.__version__,
             agents=str(endpoint),
-            socket=str(plan.socket),
+            socket=str(options.socket),
             http=http,
             machines=len(control.machines()),
         )
         after_all.callback(control.events.event, "control_stopped")
         try:
-            yield RunningControl(control, server, endpoint, agents_token, operators_token, api.tcp_address)
+            yield RunningControlServer(
+                control, server, endpoint, agents_token, operators_token, api.tcp_address
+            )
         finally:
             control.events.event("control_stopping", machines=len(server.lines))
-            control.close_readers()
+            control.close_subscriptions()
             await server.close(retry_after_s=STOP_RETRY_AFTER_S, spread_s=STOP_SPREAD_S)
 
 

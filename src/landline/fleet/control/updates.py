@@ -9,7 +9,7 @@ from typing import Final
 from landline.fleet.api import Snapshot, Update
 
 UPDATES_WAITING_MAX: Final = 1000
-"""Updates kept for one reader; a slower one gets a new snapshot instead."""
+"""Updates kept for one subscriber; a slower one gets a new snapshot instead."""
 
 
 class Subscriptions:
@@ -17,39 +17,39 @@ class Subscriptions:
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
-        self._readers: set[_Reader] = set()
+        self._subscribers: set[Subscriber] = set()
 
     def __bool__(self) -> bool:
         """Whether anybody reads."""
-        return bool(self._readers)
+        return bool(self._subscribers)
 
     async def updates(self) -> AsyncIterator[Update]:
-        """A snapshot, then every change; a reader too slow to follow gets a new snapshot."""
-        reader = _Reader()
-        self._readers.add(reader)
+        """A snapshot, then every change; a subscriber too slow to follow gets a new snapshot."""
+        subscriber = Subscriber()
+        self._subscribers.add(subscriber)
         try:
-            while not reader.is_closed:
-                if reader.needs_snapshot:
-                    reader.restart()
+            while not subscriber.is_closed:
+                if subscriber.needs_snapshot:
+                    subscriber.restart()
                     yield self._snapshot()
-                update = await reader.next_update()
+                update = await subscriber.next_update()
                 if update is not None:
                     yield update
         finally:
-            self._readers.discard(reader)
+            self._subscribers.discard(subscriber)
 
     def publish(self, update: Update) -> None:
-        """Tells every reader."""
-        for reader in self._readers:
-            reader.put(update)
+        """Tells every subscriber."""
+        for subscriber in self._subscribers:
+            subscriber.put(update)
 
     def close(self) -> None:
         """Ends every subscription."""
-        for reader in list(self._readers):
-            reader.close()
+        for subscriber in list(self._subscribers):
+            subscriber.close()
 
 
-class _Reader:
+class Subscriber:
     """What one subscriber has not read yet."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _Reader:
         self.needs_snapshot = False
 
     def put(self, update: Update) -> None:
-        """Adds an update; a reader too far behind is to start over."""
+        """Adds an update; a subscriber too far behind is to start over."""
         if self._queue.qsize() >= UPDATES_WAITING_MAX:
             self.needs_snapshot = True
         else:

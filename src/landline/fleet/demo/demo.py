@@ -21,7 +21,7 @@ import msgspec
 
 from landline import Heartbeat, Line, Unconfirmed
 from landline.fleet.api import CancelRequest, JobRequest, JobView
-from landline.fleet.control.serve import ControlPlan, RunningControl, control_server
+from landline.fleet.control.serve import ControlServerOptions, RunningControlServer, run_control_server
 from landline.fleet.control.wake_on_lan import MagicPackets
 from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, balance
 from landline.fleet.demo.simulated_machines import FleetPlan, FleetReady, FleetResult
@@ -78,7 +78,9 @@ class DemoResult(msgspec.Struct, frozen=True):
 class Demo:
     """A demo that runs; made by :func:`demo`."""
 
-    def __init__(self, running: RunningControl, socket: Path, machines: int, tally: MessageCount) -> None:
+    def __init__(
+        self, running: RunningControlServer, socket: Path, machines: int, tally: MessageCount
+    ) -> None:
         self.running = running
         self.socket = socket
         """Where commands reach it."""
@@ -247,12 +249,12 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
 
     Commands find it by themselves, unless another control server of this user is there already: then it has a socket of
     its own, :attr:`Demo.socket`. ``self_driven``: links are cut now and then. Raises :class:`DemoFailed`, and what
-    :func:`landline.fleet.control.serve.control_server` raises.
+    :func:`landline.fleet.control.serve.run_control_server` raises.
     """
     tally = MessageCount()
     with tempfile.TemporaryDirectory(prefix="landline-demo-") as directory:
         waker = MagicPackets(host="127.0.0.1", port=9)
-        plan = ControlPlan(
+        plan = ControlServerOptions(
             data=Path(directory) / "control",
             listen="tcp://127.0.0.1:0",
             socket=control_socket(),
@@ -262,11 +264,11 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
         )
         async with contextlib.AsyncExitStack() as stack:
             try:
-                running = await stack.enter_async_context(control_server(plan))
+                running = await stack.enter_async_context(run_control_server(plan))
             except SocketInUse:
                 # Another demo, or a control server, is what commands find by themselves.
                 plan.socket = Path(directory) / "control.sock"
-                running = await stack.enter_async_context(control_server(plan))
+                running = await stack.enter_async_context(run_control_server(plan))
             _count(running, tally)
             shown = Demo(running, plan.socket, machines, tally)
             try:
@@ -286,7 +288,7 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
                 await shown.stop_fleet()
 
 
-def _count(running: RunningControl, tally: MessageCount) -> None:
+def _count(running: RunningControlServer, tally: MessageCount) -> None:
     """Answers every number of a machine with a number of its own, and counts both."""
 
     def receive(line: Line, number: int) -> None:
