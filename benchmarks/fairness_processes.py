@@ -38,7 +38,7 @@ from landline.session.frames import (
     encode_ping,
 )
 from landline.session.handshake import ClientHandshake, Limits, Notice, encode_body
-from landline.transports.base import LinkProtocol, load
+from landline.transports.base import LinkProtocol, load_transport
 
 HEARTBEAT: Final = landline.Heartbeat(interval_s=0.5, timeout_s=0.5)
 """Short, so that an honest line that is kept waiting for a second is lost."""
@@ -266,7 +266,7 @@ async def flood(scheme: str, directory: Path, url: str) -> None:
             datagram = encode_datagram(b"", b"x", is_packed=False)[5:] if is_datagram else b""
             flooder = Flooder(in_websocket(blobs) if scheme == "ws" else blobs, datagram, scheme == "ws")
             with suppress(OSError, landline.LandlineError):
-                await load(endpoint).connect(endpoint, partial(_same, flooder), options)
+                await load_transport(endpoint).connect(endpoint, partial(_same, flooder), options)
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await flooder.ended

@@ -74,7 +74,7 @@ def test_the_table_of_limits() -> None:
         "reason": handshake.REASON_CHARACTERS_MAX,
         "identity": IDENTITY_BYTES_MAX,
         "handshake": handshake.HANDSHAKE_TIMEOUT_S,
-        "wait after BYE or REJECT": lingering.LINGER_S,
+        "wait after BYE or REJECT": lingering.LINGER_TIMEOUT_S,
         "acknowledgement delay": receiving.ACK_DELAY_S,
         "frames between acknowledgements": receiving.ACK_FRAMES,
         "share of the window between acknowledgements": receiving.ACK_WINDOW_SHARE,

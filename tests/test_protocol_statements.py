@@ -47,7 +47,7 @@ from landline.session.heartbeat import Heartbeat
 from landline.session.outbound import SendBuffer
 from landline.session.session import Session
 from landline.session.state import State
-from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_S
+from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_TIMEOUT_S
 
 FILES_DOCUMENT = (Path(__file__).parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
 URL = "tcp://127.0.0.1:0"
@@ -491,11 +491,17 @@ async def test_the_end_of_the_peers_sending_half_is_the_end_of_the_transport(unt
 
 
 async def test_after_a_reject_the_sender_ends_its_half_and_still_reads():
-    says("8.4", f"until the peer closes its end, for at most {LINGER_S:g} s; then it aborts the transport.")
+    says(
+        "8.4",
+        f"until the peer closes its end, for at most {LINGER_TIMEOUT_S:g} s; then it aborts the transport.",
+    )
     says("8.4", "more than the window (§3.2) and 1 MiB.")
     assert DISCARD_BYTES_MAX == 1024 * 1024
-    assert next(row for row in rows_under("3.1") if row[0].startswith("wait after BYE"))[1] == f"{LINGER_S:g}"
-    says("2.4", f"ends the transport after {LINGER_S:g} s.")
+    assert (
+        next(row for row in rows_under("3.1") if row[0].startswith("wait after BYE"))[1]
+        == f"{LINGER_TIMEOUT_S:g}"
+    )
+    says("2.4", f"ends the transport after {LINGER_TIMEOUT_S:g} s.")
     server = landline.Server()
     async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
         writer.write(bytes(4))

@@ -15,7 +15,12 @@ from websockets.utils import accept_key
 
 from landline.errors import ConnectFailed, ProtocolError
 from landline.transports.base import MESSAGE_BYTES_MAX
-from landline.transports.websocket.handshake import OPENING_BYTES_MAX, ClientOpening, Entrance, ServerOpening
+from landline.transports.websocket.handshake import (
+    OPENING_HANDSHAKE_BYTES_MAX,
+    HandshakePolicy,
+    WebSocketClientHandshake,
+    WebSocketServerHandshake,
+)
 from landline.transports.websocket.stream import WebSocketTransport
 
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -128,7 +133,7 @@ def websocket_server(data: bytes) -> None:
     stream = (REQUEST if data[:1] > b"\x20" else b"") + data[1:]
 
     def make(line: Line) -> asyncio.Protocol:
-        return ServerOpening(Entrance("/", (), lambda: line))
+        return WebSocketServerHandshake(HandshakePolicy("/", (), lambda: line))
 
     _check(stream, make)
 
@@ -138,9 +143,9 @@ def websocket_client(data: bytes) -> None:
     stream = (ANSWER if data[:1] > b"\x20" else b"") + data[1:]
 
     def make(line: Line) -> asyncio.Protocol:
-        opening = ClientOpening(URI, {}, lambda: line)
-        opening._opening = ClientProtocol(URI, subprotocols=opening._opening.available_subprotocols)
-        opening._opening.key = KEY
+        opening = WebSocketClientHandshake(URI, {}, lambda: line)
+        opening._handshake = ClientProtocol(URI, subprotocols=opening._handshake.available_subprotocols)
+        opening._handshake.key = KEY
         return opening
 
     _check(stream, make)
@@ -171,8 +176,8 @@ def _run(loop: StillLoop, pieces: Iterable[bytes], make) -> tuple[bool, bytes, b
         if isinstance(below.protocol, WebSocketTransport):
             assert len(below.protocol._frames.reader.buffer) <= MESSAGE_BYTES_MAX
         elif below.protocol is opening:
-            assert len(opening._opening.reader.buffer) <= OPENING_BYTES_MAX
-        if isinstance(opening, ClientOpening) and opening.opened.done() and not line.is_open:
+            assert len(opening._handshake.reader.buffer) <= OPENING_HANDSHAKE_BYTES_MAX
+        if isinstance(opening, WebSocketClientHandshake) and opening.opened.done() and not line.is_open:
             assert isinstance(opening.opened.exception(), ConnectFailed | ProtocolError)
             below.close()
     is_ending = below.is_over or (line.is_open and below.protocol.is_closing())
@@ -180,7 +185,7 @@ def _run(loop: StillLoop, pieces: Iterable[bytes], make) -> tuple[bool, bytes, b
     below.is_over = True
     below.protocol.connection_lost(None)
     loop.run_turns()
-    if isinstance(opening, ClientOpening):
+    if isinstance(opening, WebSocketClientHandshake):
         assert (opening.opened.exception() is None) == line.is_open
     assert line.is_lost == line.is_open
     return line.is_open, line.received, is_ending

@@ -409,7 +409,7 @@ def open_sockets() -> int:
 @pytest.mark.parametrize("scheme", ["tcp", "unix"])
 @pytest.mark.parametrize("how", ["end", "protocol error", "server closes"])
 async def test_after_the_end_a_transport_nobody_reads_is_aborted(scheme, how, tmp_path, until, monkeypatch):
-    monkeypatch.setattr("landline.transports.linger.LINGER_S", 0.1)
+    monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.1)
     url = f"unix://{tmp_path}/line" if scheme == "unix" else "tcp://127.0.0.1:0"
     server = landline.Server(heartbeat=PATIENT)
     async with server.listen(url) as endpoint:
@@ -432,7 +432,7 @@ async def test_after_the_end_a_transport_nobody_reads_is_aborted(scheme, how, tm
 
 
 async def test_the_transport_before_is_aborted_if_nobody_reads_it(pair, until, monkeypatch):
-    monkeypatch.setattr("landline.transports.linger.LINGER_S", 0.1)
+    monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.1)
     server = landline.Server(heartbeat=PATIENT)
     async with pair(server) as (line, other):
         abandoned = line._link.transport

@@ -27,7 +27,7 @@ from landline.session.frames import (
 from landline.session.handshake import Bye, ClientHandshake, Limits, Notice, decode_body, encode_body
 from landline.session.inbound import USELESS_FRAMES_MAX
 from landline.transports import linger as lingering
-from landline.transports.base import LinkProtocol, load
+from landline.transports.base import LinkProtocol, load_transport
 from landline.transports.options import TransportOptions
 
 SCHEMES = ["tcp", "tls", "unix", "ws", "wss", "quic"]
@@ -101,7 +101,7 @@ def listen(options, tmp_path, datagrams_end):
 @contextlib.asynccontextmanager
 async def open_peer(endpoint, options):
     peer = Peer()
-    await load(endpoint).connect(endpoint, lambda: peer, options)
+    await load_transport(endpoint).connect(endpoint, lambda: peer, options)
     try:
         await peer.welcomed
         yield peer
@@ -503,7 +503,7 @@ async def test_what_is_discarded_is_looked_through_in_turns(until):
         return finder.receive_data(data)
 
     rest = encode_ack(1) * 1000
-    lingering.linger(asyncio.get_running_loop(), transport, says_bye=look, rest=rest)
+    lingering.linger(asyncio.get_running_loop(), transport, detect_bye=look, trailing_data=rest)
     flood = encode_ack(1) * 10_000
     transport.protocol.data_received(flood)
     first = sum(seen)
@@ -520,7 +520,7 @@ async def test_what_is_discarded_is_looked_through_in_turns(until):
 
 async def test_a_transport_is_read_on_when_all_was_looked_through(until):
     transport = Discarded()
-    lingering.linger(asyncio.get_running_loop(), transport, says_bye=ByeFinder().receive_data)
+    lingering.linger(asyncio.get_running_loop(), transport, detect_bye=ByeFinder().receive_data)
     transport.protocol.data_received(encode_ack(1) * 10_000)
     assert transport.is_paused
     await until(lambda: not transport.is_paused)
@@ -537,13 +537,13 @@ async def test_a_transport_is_read_on_when_all_was_looked_through(until):
 async def test_a_flooder_that_was_ended_is_discarded_in_turns(until, counter, monkeypatch):
     """Megabytes that were on their way when it was ended."""
     reads = []
-    data_received = lingering.Lingering.data_received
+    data_received = lingering.LingeringClose.data_received
 
     def count(self, data):
         reads.append((turns.turns, len(data)))
         data_received(self, data)
 
-    monkeypatch.setattr(lingering.Lingering, "data_received", count)
+    monkeypatch.setattr(lingering.LingeringClose, "data_received", count)
     # However fast this machine is.
     monkeypatch.setattr("landline.runtime.turns.TURN_S", 0.0)
     server = landline.Server()

@@ -404,7 +404,7 @@ async def test_closing_comes_behind_what_was_written(carried, until):
 
 async def test_a_server_that_takes_nothing_is_left_in_time(carried, monkeypatch):
     transport, asgi, protocol, running = carried
-    monkeypatch.setattr("landline.server.asgi.LINGER_S", 0.02)
+    monkeypatch.setattr("landline.server.asgi.LINGER_TIMEOUT_S", 0.02)
     asgi.takes.clear()
     transport.write(b"goodbye")
     transport.close()

@@ -44,7 +44,7 @@ def simulate(seed: int, options: Options | None = None, *, events_kept: int | No
     logging.disable(logging.CRITICAL)
     restore = _be_lax() if options.is_lax else lambda: None
     # There is no kernel whose queue could be lengthened.
-    lengthen_queue, tcp.lengthen_queue = tcp.lengthen_queue, lambda descriptor: None
+    set_listen_backlog, tcp.set_listen_backlog = tcp.set_listen_backlog, lambda descriptor: None
     violation = None
     try:
         run.scenario.begin()
@@ -58,7 +58,7 @@ def simulate(seed: int, options: Options | None = None, *, events_kept: int | No
         violation = str(failure)
     finally:
         restore()
-        tcp.lengthen_queue = lengthen_queue
+        tcp.set_listen_backlog = set_listen_backlog
         for node in run.nodes:
             node.bury()
         logging.disable(logging.NOTSET)

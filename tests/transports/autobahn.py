@@ -19,7 +19,7 @@ from websockets.frames import CloseCode, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from landline.transports.websocket import handshake as websocket_opening
+from landline.transports.websocket import handshake as websocket_handshake
 from landline.transports.websocket import stream as websocket_stream
 
 MESSAGE_BYTES_MAX = 1 << 26
@@ -63,11 +63,11 @@ class EchoingTransport(websocket_stream.WebSocketTransport):
 async def serve_ours():
     """Our opening and our transport, without the subprotocol that the suite does not offer."""
     websocket_stream.MESSAGE_BYTES_MAX = MESSAGE_BYTES_MAX
-    websocket_opening.WebSocketTransport = EchoingTransport
-    websocket_opening.ServerProtocol = lambda subprotocols: ServerProtocol()
-    entrance = websocket_opening.Entrance("/", (), asyncio.Protocol)
+    websocket_handshake.WebSocketTransport = EchoingTransport
+    websocket_handshake.ServerProtocol = lambda subprotocols: ServerProtocol()
+    entrance = websocket_handshake.HandshakePolicy("/", (), asyncio.Protocol)
     return await asyncio.get_running_loop().create_server(
-        lambda: websocket_opening.ServerOpening(entrance), "127.0.0.1", 0
+        lambda: websocket_handshake.WebSocketServerHandshake(entrance), "127.0.0.1", 0
     )
 
 

@@ -120,7 +120,7 @@ UPGRADE = (
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "tls", "ws"])
 async def test_a_peer_that_floods_after_the_last_frame_is_cut_off(scheme, listen, raw, until, monkeypatch):
     for module in ("linger", "websocket.stream"):
-        monkeypatch.setattr(f"landline.transports.{module}.LINGER_S", FOR_A_LONG_TIME_S)
+        monkeypatch.setattr(f"landline.transports.{module}.LINGER_TIMEOUT_S", FOR_A_LONG_TIME_S)
     piece = bytes(65_536)
     async with listen(landline.Server(), scheme) as endpoint:
         before = open_sockets()
@@ -144,7 +144,7 @@ async def test_a_peer_that_floods_after_the_last_frame_is_cut_off(scheme, listen
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "tls", "ws"])
 async def test_a_peer_that_never_closes_is_let_go_in_time(scheme, listen, raw, until, monkeypatch):
     for module in ("linger", "websocket.stream"):
-        monkeypatch.setattr(f"landline.transports.{module}.LINGER_S", 0.05)
+        monkeypatch.setattr(f"landline.transports.{module}.LINGER_TIMEOUT_S", 0.05)
     async with listen(landline.Server(), scheme) as endpoint:
         before = open_sockets()
         async with raw(endpoint) as (_, writer):
@@ -163,7 +163,7 @@ async def test_two_byes_that_cross_keep_nobody_waiting(
     scheme, pair, certificates, tmp_path, until, monkeypatch
 ):
     for module in ("linger", "websocket.stream"):
-        monkeypatch.setattr(f"landline.transports.{module}.LINGER_S", FOR_A_LONG_TIME_S)
+        monkeypatch.setattr(f"landline.transports.{module}.LINGER_TIMEOUT_S", FOR_A_LONG_TIME_S)
     url = f"unix://{tmp_path}/line" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
     server = landline.Server()
     is_encrypted = scheme in {"tls", "wss"}

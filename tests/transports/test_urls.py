@@ -6,7 +6,7 @@ import pytest
 
 import landline
 from landline import Endpoint, parse_url
-from landline.transports.base import load
+from landline.transports.base import load_transport
 from landline.transports.urls import SCHEMES, Scheme
 
 
@@ -88,13 +88,13 @@ def test_a_scheme_whose_extra_is_not_installed(monkeypatch):
     assert str(endpoint) == "far://host:5463/line"
     assert str(parse_url("far://host")) == "far://host:5463/"
     with pytest.raises(landline.ConfigurationError, match=r"far:// needs .* pip install 'landline\[far\]'"):
-        load(endpoint)
+        load_transport(endpoint)
 
 
 def test_a_module_that_is_broken_is_not_hidden(monkeypatch):
     monkeypatch.setitem(SCHEMES, "broken", Scheme("landline.transports.missing"))
     with pytest.raises(ModuleNotFoundError):
-        load(Endpoint("broken", "host"))
+        load_transport(Endpoint("broken", "host"))
 
 
 @pytest.mark.parametrize(

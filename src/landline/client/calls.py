@@ -28,7 +28,7 @@ from landline.session.events import Ended
 from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits, RandomSource
 from landline.session.outbound import SendBuffer
 from landline.signatures import Expected, check_arguments
-from landline.transports.linger import Closer
+from landline.transports.linger import TransportCloser
 from landline.transports.options import TransportOptions, check_client_options
 from landline.transports.urls import Endpoint, parse_url, url_list
 from landline.udp_calls.scheme import load_calls
@@ -133,7 +133,7 @@ class _Caller:
         self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, dialer.clock)
         self.outbox = FlushQueue(self.loop)
-        self.closer = Closer(self.loop)
+        self.closer = TransportCloser(self.loop)
         self.turns = turns_of(self.loop, dialer.clock)
 
     @property

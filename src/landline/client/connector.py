@@ -46,7 +46,7 @@ from landline.session.events import Ended
 from landline.session.handshake import Limits, RandomSource
 from landline.session.outbound import SendBuffer
 from landline.signatures import Expected, check_arguments, check_function
-from landline.transports.linger import Closer
+from landline.transports.linger import TransportCloser
 from landline.transports.options import TransportOptions, check_client_options
 from landline.transports.urls import Endpoint, url_list
 
@@ -222,7 +222,7 @@ class Connector(TakesDatagrams):
         self.thread: int
         self.wheel: TimerWheel
         self.outbox: FlushQueue
-        self.closer: Closer
+        self.closer: TransportCloser
         self.turns: Turns
 
     def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
@@ -278,7 +278,7 @@ class Connector(TakesDatagrams):
         self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, self._dialer.clock)
         self.outbox = FlushQueue(self.loop)
-        self.closer = Closer(self.loop)
+        self.closer = TransportCloser(self.loop)
         self.turns = turns_of(self.loop, self._dialer.clock)
         line = self._line = Line(self, identity=self._dialer.identity)
         line.on_state(self._on_state)

@@ -25,7 +25,7 @@ from landline.session.handshake import (
 )
 from landline.session.outbound import SendBuffer
 from landline.session.session import Session
-from landline.transports.base import LinkProtocol, load
+from landline.transports.base import LinkProtocol, load_transport
 from landline.transports.linger import read_arrived
 from landline.transports.options import TransportOptions
 from landline.transports.urls import Endpoint
@@ -131,7 +131,7 @@ class Dialer:
         try:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await load(endpoint).connect(endpoint, lambda: link, options)
+                    await load_transport(endpoint).connect(endpoint, lambda: link, options)
             except TimeoutError as error:
                 raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
             try:

@@ -591,8 +591,8 @@ class Line(LineReader):
         self._owner.closer.close(
             link.transport,
             discard_bytes_max=_discard_bytes_max(session),
-            says_bye=finder.receive_data if finder is not None else None,
-            rest=rest[SCAN_BYTES:],
+            detect_bye=finder.receive_data if finder is not None else None,
+            trailing_data=rest[SCAN_BYTES:],
             is_ended_by_peer=ended.by_peer if ended is not None else finder is not None and finder.is_found,
         )
 

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.turns import Turns
-from landline.transports.base import LinkProtocol, pause_while_waiting
+from landline.transports.base import LinkProtocol, pause_reading_if_backlogged
 from landline.transports.linger import read_arrived
 
 logger = guarded_logger("landline")
@@ -73,7 +73,7 @@ class TransportLink(LinkProtocol):
             self.is_waiting = True
             turns.wait(self)
         if not self.is_lost:
-            pause_while_waiting(self.transport, held_bytes)
+            pause_reading_if_backlogged(self.transport, held_bytes)
 
     def read_on(self) -> None:
         """The line's turn has come."""

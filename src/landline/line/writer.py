@@ -28,7 +28,7 @@ from landline.session.frames import encode_datagram
 from landline.session.outbound import WRITE_BYTES
 from landline.session.session import Session
 from landline.session.state import State
-from landline.transports.linger import Closer
+from landline.transports.linger import TransportCloser
 
 DRAIN_TIMEOUT_S: Final = 5.0
 
@@ -45,7 +45,7 @@ class LineResources(Protocol):
     loop: asyncio.AbstractEventLoop
     wheel: TimerWheel
     outbox: FlushQueue
-    closer: Closer
+    closer: TransportCloser
     thread: int
     """The thread of the loop, as ``threading.get_ident()`` has it."""
     turns: Turns

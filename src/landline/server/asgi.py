@@ -19,7 +19,7 @@ from landline.runtime.turns import FRAMES_PER_TURN, turns_of
 from landline.server.server import Server
 from landline.transports import origins
 from landline.transports.base import MESSAGE_BYTES_MAX, SUBPROTOCOL, ProtocolFactory
-from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_S
+from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_TIMEOUT_S
 from landline.transports.options import TransportOptions
 from landline.transports.urls import Endpoint
 
@@ -275,12 +275,12 @@ class AsgiTransport(asyncio.Transport):
 
     def close(self) -> None:
         """Closes the WebSocket behind what was written; gives it up after
-        :data:`landline.transports.linger.LINGER_S`.
+        :data:`landline.transports.linger.LINGER_TIMEOUT_S`.
         """
         self._close(1000)
 
     def linger(self, discard_bytes_max: int) -> None:
-        """See :class:`landline.transports.linger.Lingers`."""
+        """See :class:`landline.transports.linger.SupportsLinger`."""
         self._discard_bytes = discard_bytes_max
         self.close()
 
@@ -331,7 +331,7 @@ class AsgiTransport(asyncio.Transport):
             self._is_closing = True
             self._close_code = code
             self._write_soon()
-            self._end_at(LINGER_S)
+            self._end_at(LINGER_TIMEOUT_S)
 
     def _end_at(self, in_s: float) -> None:
         when = self._deadline.when()

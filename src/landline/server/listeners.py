@@ -7,7 +7,7 @@ from types import TracebackType
 
 from landline.discovery.records import Announcer, load_discovery
 from landline.errors import AddressInUse, AnnounceFailed
-from landline.transports.base import ClosesLater, Listener
+from landline.transports.base import Listener, SupportsWaitClosed
 from landline.transports.options import TransportOptions
 from landline.transports.urls import Endpoint
 
@@ -50,7 +50,7 @@ class Listeners:
             if not self.opened:
                 await self._last_closed()
         finally:
-            if isinstance(listener, ClosesLater):
+            if isinstance(listener, SupportsWaitClosed):
                 await listener.wait_closed()
 
     def close_all(self) -> None:

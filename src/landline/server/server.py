@@ -41,8 +41,8 @@ from landline.session.handshake import Limits, RandomSource
 from landline.session.heartbeat import Heartbeat
 from landline.session.outbound import SendBuffer
 from landline.signatures import Expected, check_arguments, check_function, check_type
-from landline.transports.base import Listener, ProtocolFactory, load
-from landline.transports.linger import Closer
+from landline.transports.base import Listener, ProtocolFactory, load_transport
+from landline.transports.linger import TransportCloser
 from landline.transports.options import TransportOptions, check_server_options
 from landline.transports.urls import Endpoint, parse_url
 from landline.udp_calls import CallCounts
@@ -120,7 +120,7 @@ class Server(TakesDatagrams):
         self.thread = 0  # Until it begins.
         self.wheel: TimerWheel
         self.outbox: FlushQueue
-        self.closer: Closer
+        self.closer: TransportCloser
         self.turns: Turns
         self._auth = server_auth(auth)
         self._resume_window_s = resume_window_s
@@ -448,7 +448,7 @@ class Server(TakesDatagrams):
     async def _open_listener(self, endpoint: Endpoint, options: TransportOptions) -> Listener:
         protocol_factory = self._begin()
         if not endpoint.is_connectionless:
-            return await load(endpoint).listen(endpoint, protocol_factory, options)
+            return await load_transport(endpoint).listen(endpoint, protocol_factory, options)
         return await load_calls(endpoint).listen(
             endpoint,
             handlers=self.handlers,
@@ -467,7 +467,7 @@ class Server(TakesDatagrams):
             self.thread = get_ident()
             self.wheel = TimerWheel(self.loop, self._clock)
             self.outbox = FlushQueue(self.loop)
-            self.closer = Closer(self.loop)
+            self.closer = TransportCloser(self.loop)
             self.turns = turns_of(self.loop, self._clock)
             self._memory.start(self.wheel)
             self._closed = self.loop.create_future()

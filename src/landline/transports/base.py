@@ -30,9 +30,9 @@ MESSAGE_BYTES_MAX: Final = 128 * 1024
 """The longest message of a WebSocket that is taken, and sent (docs/protocol.md §2.4)."""
 
 
-BACKLOG: Final = 4096
+LISTEN_BACKLOG: Final = 4096
 """How many connections the kernel may hold until they are accepted: a whole fleet that comes back at once."""
-ACCEPTS_AT_ONCE: Final = 1
+ACCEPTS_PER_WAKEUP: Final = 1
 """What event loops are told instead. asyncio's tries that often in one go, even when no file descriptor is left, and
 logs and schedules something each time: 4096 would be tens of thousands of lines a second."""
 
@@ -85,7 +85,7 @@ class DatagramTransport(Protocol):
 
 
 @runtime_checkable
-class ClosesLater(Protocol):
+class SupportsWaitClosed(Protocol):
     """A listener whose socket the event loop closes in a later turn, as it does with datagrams'."""
 
     async def wait_closed(self) -> None:
@@ -113,7 +113,7 @@ class TransportModule(Protocol):
         ...
 
 
-def pause_while_waiting(transport: asyncio.Transport, held_bytes: int) -> None:
+def pause_reading_if_backlogged(transport: asyncio.Transport, held_bytes: int) -> None:
     """Stops reading a transport of which ``held_bytes`` wait to be handled, until ``resume_reading()``.
 
     One with TLS only when much waits: uvloop forgets what it has not decrypted yet when the peer closes meanwhile.
@@ -122,13 +122,13 @@ def pause_while_waiting(transport: asyncio.Transport, held_bytes: int) -> None:
         transport.pause_reading()
 
 
-def lengthen_queue(listening_descriptor: int) -> None:
-    """Lets the kernel hold :data:`BACKLOG` connections of a socket that an event loop listens on."""
+def set_listen_backlog(listening_descriptor: int) -> None:
+    """Lets the kernel hold :data:`LISTEN_BACKLOG` connections of a socket that an event loop listens on."""
     with socket.socket(fileno=os.dup(listening_descriptor)) as same:
-        same.listen(BACKLOG)
+        same.listen(LISTEN_BACKLOG)
 
 
-def load(endpoint: Endpoint) -> TransportModule:
+def load_transport(endpoint: Endpoint) -> TransportModule:
     """The module that carries lines of this scheme. Raises :class:`ConfigurationError` as :func:`load_module` does."""
     return cast(TransportModule, load_module(endpoint))
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, cast, runtime_checkable
 from landline.runtime.turns import LARGE_READ_BYTES, turns_of
 from landline.transports.base import LinkProtocol
 
-LINGER_S: Final = 3.0
+LINGER_TIMEOUT_S: Final = 3.0
 """How long a peer may take to read the last frame and to close its end (docs/protocol.md §8.2)."""
 DISCARD_BYTES_MAX: Final = 1024 * 1024
 """Input that is discarded beyond the window of a session: acknowledgements, heartbeats and datagrams on their way. A
@@ -32,12 +32,12 @@ READ_BYTES: Final = 64 * 1024
 ARRIVED_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of a broken transport so much is read at most; Linux holds 6 MiB by default (tcp_rmem in tcp(7))."""
 
-SaysBye = Callable[[bytes], bool]
+ByeDetector = Callable[[bytes], bool]
 """Called with all input that is discarded; returns whether the peer sends nothing after it."""
 
 
 @runtime_checkable
-class Lingers(Protocol):
+class SupportsLinger(Protocol):
     """A transport of ours that reads on by itself after its ``close()``, because it has an orderly end of its own."""
 
     def linger(self, discard_bytes_max: int) -> None:
@@ -45,7 +45,7 @@ class Lingers(Protocol):
         ...
 
 
-class Lingering(LinkProtocol):
+class LingeringClose(LinkProtocol):
     """The protocol of a transport after its last frame. It keeps nobody else's memory."""
 
     __slots__ = (
@@ -63,12 +63,12 @@ class Lingering(LinkProtocol):
         self,
         transport: asyncio.Transport,
         discard_bytes_max: int,
-        says_bye: SaysBye | None,
-        forget: Callable[[Lingering], None] | None,
+        detect_bye: ByeDetector | None,
+        forget: Callable[[LingeringClose], None] | None,
     ) -> None:
         self._transport: asyncio.Transport | None = transport
         self._discard_bytes = discard_bytes_max
-        self._says_bye = says_bye
+        self._says_bye = detect_bye
         self._forget = forget
         self._timer: asyncio.TimerHandle | None = None
         # What is still to be looked through, from a position on.
@@ -77,8 +77,11 @@ class Lingering(LinkProtocol):
         self._is_waiting = False
 
     def start_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Abort the transport after :data:`LINGER_S`. A timer of the loop, for the timer wheel ends with its owner."""
-        self._timer = loop.call_later(LINGER_S, self.abort)
+        """Abort the transport after :data:`LINGER_TIMEOUT_S`.
+
+        The timer belongs to the event loop: the timer wheel of a server or client ends with its owner.
+        """
+        self._timer = loop.call_later(LINGER_TIMEOUT_S, self.abort)
 
     @property
     def is_closed(self) -> bool:
@@ -164,24 +167,24 @@ def linger(
     transport: asyncio.Transport,
     *,
     discard_bytes_max: int = DISCARD_BYTES_MAX,
-    says_bye: SaysBye | None = None,
-    rest: bytes = b"",
+    detect_bye: ByeDetector | None = None,
+    trailing_data: bytes = b"",
     is_ended_by_peer: bool = False,
     peer_waits: bool = False,
-    forget: Callable[[Lingering], None] | None = None,
-) -> Lingering:
-    """Close a transport so that what was written arrives, within :data:`LINGER_S`.
+    forget: Callable[[LingeringClose], None] | None = None,
+) -> LingeringClose:
+    """Close a transport so that what was written arrives, within :data:`LINGER_TIMEOUT_S`.
 
-    :param says_bye: over TLS, finds the peer's own BYE in what is discarded.
-    :param rest: what was received before, and not looked through for it.
+    :param detect_bye: over TLS, finds the peer's own BYE in what is discarded.
+    :param trailing_data: what was received before, and not looked through for it.
     :param is_ended_by_peer: the peer has said that it sends nothing more, so that nothing is to be discarded.
     :param peer_waits: the peer waits for us to close, as a client of HTTP does; over TLS this side then closes first.
     :param forget: called when it is closed.
     """
-    lingering = Lingering(transport, discard_bytes_max, says_bye, forget)
+    lingering = LingeringClose(transport, discard_bytes_max, detect_bye, forget)
     transport.set_protocol(lingering)
     lingering.start_timer(loop)
-    if isinstance(transport, Lingers):
+    if isinstance(transport, SupportsLinger):
         transport.linger(discard_bytes_max)
     elif is_ended_by_peer:
         transport.close()
@@ -191,8 +194,8 @@ def linger(
         transport.close()
     # Else TLS: the peer closes when it has read the last frame.
     transport.resume_reading()
-    if rest:
-        lingering.scan(rest)
+    if trailing_data:
+        lingering.scan(trailing_data)
     return lingering
 
 
@@ -206,14 +209,14 @@ def _write_eof(transport: asyncio.Transport) -> None:
         transport.abort()
 
 
-class Closer:
+class TransportCloser:
     """Closes the transports of one server or client, and knows which of them are not closed yet."""
 
     __slots__ = ("_all_closed", "_lingering", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._lingering: set[Lingering] = set()
+        self._lingering: set[LingeringClose] = set()
         self._all_closed: asyncio.Future[None] | None = None
 
     def close(
@@ -221,8 +224,8 @@ class Closer:
         transport: asyncio.Transport,
         *,
         discard_bytes_max: int = DISCARD_BYTES_MAX,
-        says_bye: SaysBye | None = None,
-        rest: bytes = b"",
+        detect_bye: ByeDetector | None = None,
+        trailing_data: bytes = b"",
         is_ended_by_peer: bool = False,
     ) -> None:
         """See :func:`linger`."""
@@ -230,8 +233,8 @@ class Closer:
             self._loop,
             transport,
             discard_bytes_max=discard_bytes_max,
-            says_bye=says_bye,
-            rest=rest,
+            detect_bye=detect_bye,
+            trailing_data=trailing_data,
             is_ended_by_peer=is_ended_by_peer,
             forget=self._forget,
         )
@@ -239,7 +242,7 @@ class Closer:
             self._lingering.add(lingering)
 
     async def wait(self, timeout_s: float | None = None) -> None:
-        """Return when all are closed, after ``timeout_s`` at most (:data:`LINGER_S` by default).
+        """Return when all are closed, after ``timeout_s`` at most (:data:`LINGER_TIMEOUT_S` by default).
 
         Those that are not are aborted then. Cancelling aborts them at once.
 
@@ -250,14 +253,16 @@ class Closer:
         if self._all_closed is None:
             self._all_closed = self._loop.create_future()
         try:
-            await asyncio.wait([self._all_closed], timeout=LINGER_S if timeout_s is None else timeout_s)
+            await asyncio.wait(
+                [self._all_closed], timeout=LINGER_TIMEOUT_S if timeout_s is None else timeout_s
+            )
         finally:
             for lingering in list(self._lingering):
                 lingering.abort()
         # The event loop closes what was aborted in its next turn.
         await asyncio.sleep(0)
 
-    def _forget(self, lingering: Lingering) -> None:
+    def _forget(self, lingering: LingeringClose) -> None:
         self._lingering.discard(lingering)
         if not self._lingering and self._all_closed is not None:
             self._all_closed.set_result(None)

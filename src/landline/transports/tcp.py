@@ -11,9 +11,9 @@ from ipaddress import ip_address
 from typing import Any
 
 from landline.errors import AddressInUse, ConfigurationError, ConnectFailed
-from landline.transports.base import ACCEPTS_AT_ONCE, ADDRESS_STAGGER_S, lengthen_queue
+from landline.transports.base import ACCEPTS_PER_WAKEUP, ADDRESS_STAGGER_S, set_listen_backlog
 from landline.transports.options import TransportOptions, certified_context, trusting_context
-from landline.transports.tls_errors import told_plainly
+from landline.transports.tls_errors import readable_tls_errors
 from landline.transports.urls import Endpoint
 
 KEEPALIVE_IDLE_S = 30
@@ -52,7 +52,7 @@ async def connect(
     beside: dict[str, Any] = {}
     if isinstance(loop, asyncio.BaseEventLoop) and not _is_address(endpoint.host):
         beside["happy_eyeballs_delay"] = ADDRESS_STAGGER_S
-    with told_plainly():
+    with readable_tls_errors():
         transport, _ = await loop.create_connection(
             protocol_factory,
             endpoint.host,
@@ -82,7 +82,7 @@ async def listen(
             endpoint.port,
             ssl=context,
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.is_encrypted else None,
-            backlog=ACCEPTS_AT_ONCE,
+            backlog=ACCEPTS_PER_WAKEUP,
         )
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
@@ -95,7 +95,7 @@ async def listen(
     for listening in server.sockets:
         # Accepted sockets inherit these from the listening one (Linux), which saves five calls for each.
         tune_socket(listening, options.user_timeout_s)
-        lengthen_queue(listening.fileno())
+        set_listen_backlog(listening.fileno())
     return TcpListener(server, Endpoint(endpoint.scheme, endpoint.host, port, endpoint.path))
 
 

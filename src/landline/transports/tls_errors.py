@@ -16,16 +16,16 @@ _NOT_TLS: Final = frozenset(
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
-    """Gives an :class:`ssl.SSLError` that passes :func:`tls_sentence` as its text; it keeps its class and codes."""
+def readable_tls_errors() -> Iterator[None]:
+    """Replace the text of an :class:`ssl.SSLError` by :func:`describe_tls_error`; keep its class and its codes."""
     try:
         yield
     except ssl.SSLError as error:
-        error.strerror = tls_sentence(error)
+        error.strerror = describe_tls_error(error)
         raise
 
 
-def tls_sentence(error: ssl.SSLError) -> str:
+def describe_tls_error(error: ssl.SSLError) -> str:
     """The error as part of a sentence, without OpenSSL's constants and source lines."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.removesuffix(".")

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from landline.errors import AddressInUse
-from landline.transports.base import ACCEPTS_AT_ONCE, ProtocolFactory, lengthen_queue
+from landline.transports.base import ACCEPTS_PER_WAKEUP, ProtocolFactory, set_listen_backlog
 from landline.transports.options import TransportOptions
 from landline.transports.urls import Endpoint
 
@@ -50,9 +50,9 @@ async def listen(
     inode = Path(endpoint.path).stat().st_ino
     try:
         server = await asyncio.get_running_loop().create_unix_server(
-            protocol_factory, sock=sock, backlog=ACCEPTS_AT_ONCE
+            protocol_factory, sock=sock, backlog=ACCEPTS_PER_WAKEUP
         )
-        lengthen_queue(sock.fileno())
+        set_listen_backlog(sock.fileno())
     except BaseException:
         sock.close()
         raise

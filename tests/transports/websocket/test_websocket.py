@@ -10,7 +10,7 @@ from websockets.uri import parse_uri
 
 import landline
 from landline.testing import FaultProxy, Faults
-from landline.transports.websocket import handshake as websocket_opening
+from landline.transports.websocket import handshake as websocket_handshake
 from landline.transports.websocket import stream as websocket_stream
 
 URL = "ws://127.0.0.1:0/line"
@@ -203,8 +203,8 @@ async def test_a_network_that_breaks_and_cuts_everything_to_pieces(quick):
 
 @pytest.mark.parametrize("end", ["client", "server"])
 async def test_a_peer_that_does_not_answer_the_close_is_let_go_in_time(end, pair, until, monkeypatch):
-    monkeypatch.setattr("landline.transports.linger.LINGER_S", 0.05)
-    monkeypatch.setattr("landline.transports.websocket.stream.LINGER_S", 0.05)
+    monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("landline.transports.websocket.stream.LINGER_TIMEOUT_S", 0.05)
     async with pair(url=URL, options=DIRECT) as (line, other):
         here, there = (line, other) if end == "client" else (other, line)
         stubborn, leaving = there._link.transport, here._link.transport
@@ -292,13 +292,13 @@ async def test_a_wrong_request_is_answered_with_a_sentence(request_text, status,
 
 @pytest.mark.parametrize("request_text", [b"", b"GET /li", REQUEST.encode(), REQUEST.encode() + b"A: b"])
 async def test_an_opening_that_is_never_finished_is_ended(request_text, monkeypatch):
-    monkeypatch.setattr(websocket_opening, "OPENING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(websocket_handshake, "OPENING_HANDSHAKE_TIMEOUT_S", 0.05)
     async with landline.Server().listen(URL) as endpoint:
         assert "there was no whole request within 0.05 s" in await ask(endpoint, request_text)
 
 
 async def test_only_so_many_may_be_unfinished(quick, until, monkeypatch):
-    monkeypatch.setattr(websocket_opening, "OPENINGS_MAX", 3)
+    monkeypatch.setattr(websocket_handshake, "OPENING_HANDSHAKES_MAX", 3)
     async with landline.Server().listen(URL) as endpoint:
         waiting = [await asyncio.open_connection(endpoint.host, endpoint.port) for _ in range(3)]
         answer = await ask(endpoint, "")
@@ -454,7 +454,7 @@ async def test_answers_that_open_nothing(answer, error, text):
 
 
 async def test_the_text_of_an_answer_may_come_in_pieces():
-    opening = websocket_opening.ClientOpening(parse_uri("ws://host/"), {}, asyncio.Protocol)
+    opening = websocket_handshake.WebSocketClientHandshake(parse_uri("ws://host/"), {}, asyncio.Protocol)
 
     class Below(asyncio.Transport):
         def write(self, data):
@@ -481,7 +481,7 @@ async def test_a_websocket_server_of_another_kind_is_told_from_ours():
 
 
 async def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("landline.transports.websocket.sockets.OPENING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("landline.transports.websocket.sockets.OPENING_HANDSHAKE_TIMEOUT_S", 0.05)
     async with await answer_with(b"", ends=False) as server:
         with pytest.raises(landline.GaveUp, match=r"no WebSocket within 0\.05 s; is it a WebSocket server\?"):
             async with landline.connect(url_of(server), backoff=ONCE, options=DIRECT):

@@ -26,11 +26,11 @@ from landline.transports.base import SUBPROTOCOL, ProtocolFactory
 from landline.transports.linger import linger
 from landline.transports.websocket.stream import WebSocketTransport
 
-OPENING_TIMEOUT_S: Final = 5.0
+OPENING_HANDSHAKE_TIMEOUT_S: Final = 5.0
 """As long as our own handshake may take, which comes after it."""
-OPENING_BYTES_MAX: Final = 16 * 1024
+OPENING_HANDSHAKE_BYTES_MAX: Final = 16 * 1024
 """The longest request, and the longest answer to one, that is read."""
-OPENINGS_MAX: Final = 2_000
+OPENING_HANDSHAKES_MAX: Final = 2_000
 """How many may be unfinished at one listener, as many as handshakes of ours (:class:`landline.Admission`)."""
 REASON_CHARACTERS_MAX: Final = 200
 """So much of the text of an answer that says no becomes part of the error."""
@@ -44,7 +44,7 @@ _NOT_HERE: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 """Answers of a web application that has nothing at this path; ASGI servers say the first of a WebSocket."""
 
 
-class Head:
+class HeaderSplitter:
     """Finds the end of the first head of HTTP in a stream: nothing behind it belongs to the opening handshake."""
 
     __slots__ = ("_last", "size_bytes")
@@ -66,7 +66,7 @@ class Head:
         return data[:end], data[end:]
 
 
-class Entrance:
+class HandshakePolicy:
     """What the openings of one listener share.
 
     :param path: where the line is served; 404 elsewhere.
@@ -85,93 +85,93 @@ class Entrance:
         self.unfinished = 0
         self.is_closed = False
 
-    def decide(self, opening: ServerProtocol, request: Request) -> Response:
+    def decide(self, handshake: ServerProtocol, request: Request) -> Response:
         """The answer to a request: 101, or why not."""
         if self.is_closed:
-            return opening.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the server stops\n")
+            return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the server stops\n")
         # With or without a slash at its end: where a server is mounted in a web application, it has one.
         if request.path.partition("?")[0].removesuffix("/") != self.path.removesuffix("/"):
-            return opening.reject(HTTPStatus.NOT_FOUND, f"no line is served here; it is at {self.path}\n")
+            return handshake.reject(HTTPStatus.NOT_FOUND, f"no line is served here; it is at {self.path}\n")
         try:
             origin, host = request.headers.get("Origin"), request.headers.get("Host")
         except MultipleValuesError as error:
-            return opening.reject(
+            return handshake.reject(
                 HTTPStatus.BAD_REQUEST, f"a request can have one header of the name {error}\n"
             )
         if not origins.is_allowed(origin, host, self.allowed_origins):
-            return opening.reject(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect\n")
-        response = opening.accept(request)
+            return handshake.reject(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect\n")
+        response = handshake.accept(request)
         if response.status_code == HTTPStatus.UPGRADE_REQUIRED:
             sentence = (
                 "this is a line for programs that speak WebSocket; there is nothing to see for browsers\n"
             )
-            response = opening.reject(HTTPStatus.UPGRADE_REQUIRED, sentence)
+            response = handshake.reject(HTTPStatus.UPGRADE_REQUIRED, sentence)
             response.headers["Upgrade"] = "websocket"
         return response
 
 
-class ServerOpening(asyncio.Protocol):
+class WebSocketServerHandshake(asyncio.Protocol):
     """The protocol of an accepted transport until its WebSocket is open.
 
-    A stranger is told in one sentence what was wrong, and has :data:`OPENING_TIMEOUT_S` and :data:`OPENING_BYTES_MAX`
-    to say what is right. Nobody hears of one that fails.
+    A client that fails gets one sentence that says what was wrong. It has :data:`OPENING_HANDSHAKE_TIMEOUT_S` and
+    :data:`OPENING_HANDSHAKE_BYTES_MAX` to send a valid request. No failure is logged.
     """
 
-    __slots__ = ("_deadline", "_entrance", "_head", "_opening", "_transport")
+    __slots__ = ("_deadline", "_handshake", "_policy", "_splitter", "_transport")
 
-    def __init__(self, entrance: Entrance) -> None:
-        self._entrance = entrance
-        self._opening = ServerProtocol(subprotocols=[Subprotocol(SUBPROTOCOL)])
-        self._head = Head()
+    def __init__(self, policy: HandshakePolicy) -> None:
+        self._policy = policy
+        self._handshake = ServerProtocol(subprotocols=[Subprotocol(SUBPROTOCOL)])
+        self._splitter = HeaderSplitter()
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
         self._transport = cast(asyncio.Transport, transport)
-        self._entrance.unfinished += 1
-        if self._entrance.unfinished > OPENINGS_MAX:
+        self._policy.unfinished += 1
+        if self._policy.unfinished > OPENING_HANDSHAKES_MAX:
             self._refuse(
                 self._reject(HTTPStatus.SERVICE_UNAVAILABLE, "too many come at once; come back later")
             )
             return
-        self._deadline = asyncio.get_running_loop().call_later(OPENING_TIMEOUT_S, self._be_late)
+        self._deadline = asyncio.get_running_loop().call_later(OPENING_HANDSHAKE_TIMEOUT_S, self._be_late)
 
     def data_received(self, data: bytes) -> None:
-        transport, opening = self._transport, self._opening
+        transport, handshake = self._transport, self._handshake
         if transport is None:
             return
-        head, rest = self._head.split(data)
-        if self._head.size_bytes > OPENING_BYTES_MAX:
+        head, rest = self._splitter.split(data)
+        if self._splitter.size_bytes > OPENING_HANDSHAKE_BYTES_MAX:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self._refuse(self._reject(status, f"a request can have {OPENING_BYTES_MAX} bytes here"))
+            self._refuse(self._reject(status, f"a request can have {OPENING_HANDSHAKE_BYTES_MAX} bytes here"))
             return
-        opening.receive_data(head)
-        for event in opening.events_received():
-            response = self._entrance.decide(opening, cast(Request, event))
+        handshake.receive_data(head)
+        for event in handshake.events_received():
+            response = self._policy.decide(handshake, cast(Request, event))
             if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
                 self._refuse(response)
                 return
-            opening.send_response(response)
+            handshake.send_response(response)
             self._forget()
-            stream = WebSocketTransport(transport, self._entrance.protocol_factory(), Side.SERVER)
-            transport.write(b"".join(opening.data_to_send()))
+            stream = WebSocketTransport(transport, self._policy.protocol_factory(), Side.SERVER)
+            transport.write(b"".join(handshake.data_to_send()))
             stream.begin(rest or b"")
             return
-        if opening.handshake_exc is not None:
+        if handshake.handshake_exc is not None:
             # The library answers only what it takes for HTTP.
-            written = b"".join(opening.data_to_send())
+            written = b"".join(handshake.data_to_send())
             self._refuse(written or self._reject(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.1"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
 
     def _be_late(self) -> None:
-        sentence = f"there was no whole request within {OPENING_TIMEOUT_S:g} s"
+        sentence = f"there was no whole request within {OPENING_HANDSHAKE_TIMEOUT_S:g} s"
         self._refuse(self._reject(HTTPStatus.REQUEST_TIMEOUT, sentence))
 
     def _reject(self, status: HTTPStatus, sentence: str) -> Response:
-        return self._opening.reject(status, f"{sentence}\n")
+        return self._handshake.reject(status, f"{sentence}\n")
 
     def _refuse(self, answer: Response | bytes) -> None:
         transport = self._transport
@@ -183,14 +183,14 @@ class ServerOpening(asyncio.Protocol):
     def _forget(self) -> None:
         if self._transport is not None:
             self._transport = None
-            self._entrance.unfinished -= 1
+            self._policy.unfinished -= 1
             # It holds what holds it, and is not left to the garbage collector.
-            self._opening.parser.close()
+            self._handshake.parser.close()
         if self._deadline is not None:
             self._deadline.cancel()
 
 
-class ClientOpening(asyncio.Protocol):
+class WebSocketClientHandshake(asyncio.Protocol):
     """The protocol of a client's transport until its WebSocket is open.
 
     :attr:`opened` is done then, and fails with :class:`landline.ConnectFailed` when trying again makes sense, or with
@@ -200,54 +200,56 @@ class ClientOpening(asyncio.Protocol):
     def __init__(self, uri: WebSocketURI, headers: dict[str, str], protocol_factory: ProtocolFactory) -> None:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport | None = None
-        self._opening = ClientProtocol(uri, subprotocols=[Subprotocol(SUBPROTOCOL)])
+        self._handshake = ClientProtocol(uri, subprotocols=[Subprotocol(SUBPROTOCOL)])
         self._path = uri.path
         self._headers = headers
         self._protocol_factory = protocol_factory
-        self._head = Head()
+        self._splitter = HeaderSplitter()
         self._body_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        request = self._opening.connect()
+        request = self._handshake.connect()
         request.headers.update(self._headers)
-        self._opening.send_request(request)
-        self.transport.write(b"".join(self._opening.data_to_send()))
+        self._handshake.send_request(request)
+        self.transport.write(b"".join(self._handshake.data_to_send()))
 
     def data_received(self, data: bytes) -> None:
         if self.opened.done():
             return
-        opening = self._opening
+        handshake = self._handshake
         assert self.transport is not None
         if self._body_bytes:
             head, rest = b"", data
         else:
-            head, found = self._head.split(data)
+            head, found = self._splitter.split(data)
             rest = found or b""
-            opening.receive_data(head)
-        if opening.state is State.OPEN:
-            if opening.subprotocol != SUBPROTOCOL:
+            handshake.receive_data(head)
+        if handshake.state is State.OPEN:
+            if handshake.subprotocol != SUBPROTOCOL:
                 self._fail(ProtocolError(f"the server speaks WebSocket, but not {SUBPROTOCOL}"))
                 return
             self.opened.set_result(None)
             WebSocketTransport(self.transport, self._protocol_factory(), Side.CLIENT).begin(rest)
             return
-        if rest and opening.handshake_exc is None:
+        if rest and handshake.handshake_exc is None:
             # The text of an answer that says no.
             self._body_bytes += len(rest)
-            opening.receive_data(rest)
-        if opening.handshake_exc is not None:
-            self._fail(refusal(opening.handshake_exc, self._path))
-        elif self._head.size_bytes + self._body_bytes > OPENING_BYTES_MAX:
-            self._fail(ProtocolError(f"the server's answer is longer than {OPENING_BYTES_MAX} bytes"))
+            handshake.receive_data(rest)
+        if handshake.handshake_exc is not None:
+            self._fail(refusal(handshake.handshake_exc, self._path))
+        elif self._splitter.size_bytes + self._body_bytes > OPENING_HANDSHAKE_BYTES_MAX:
+            self._fail(
+                ProtocolError(f"the server's answer is longer than {OPENING_HANDSHAKE_BYTES_MAX} bytes")
+            )
 
     def eof_received(self) -> None:
         """The end of the stream may be the end of an answer, too."""
-        opening = self._opening
+        handshake = self._handshake
         if not self.opened.done():
-            opening.receive_eof()
-            if isinstance(opening.handshake_exc, InvalidStatus):
-                self._fail(refusal(opening.handshake_exc, self._path))
+            handshake.receive_eof()
+            if isinstance(handshake.handshake_exc, InvalidStatus):
+                self._fail(refusal(handshake.handshake_exc, self._path))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(

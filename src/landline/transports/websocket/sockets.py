@@ -16,9 +16,14 @@ from landline.errors import ConfigurationError, ConnectFailed
 from landline.transports import tcp
 from landline.transports.base import Listener, ProtocolFactory
 from landline.transports.options import TransportOptions
-from landline.transports.tls_errors import told_plainly
+from landline.transports.tls_errors import readable_tls_errors
 from landline.transports.urls import Endpoint
-from landline.transports.websocket.handshake import OPENING_TIMEOUT_S, ClientOpening, Entrance, ServerOpening
+from landline.transports.websocket.handshake import (
+    OPENING_HANDSHAKE_TIMEOUT_S,
+    HandshakePolicy,
+    WebSocketClientHandshake,
+    WebSocketServerHandshake,
+)
 
 _is_header_name: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-zA-Z]+").fullmatch
 _is_header_value: Final = re.compile(r"[\x20-\x7e]*").fullmatch
@@ -28,11 +33,11 @@ _OWN_HEADERS: Final = frozenset({"host", "upgrade", "connection", "content-lengt
 class WebSocketListener:
     """A listening TCP socket whose visitors open WebSockets."""
 
-    __slots__ = ("_entrance", "_listener")
+    __slots__ = ("_listener", "_policy")
 
-    def __init__(self, listener: Listener, entrance: Entrance) -> None:
+    def __init__(self, listener: Listener, policy: HandshakePolicy) -> None:
         self._listener = listener
-        self._entrance = entrance
+        self._policy = policy
 
     @property
     def endpoint(self) -> Endpoint:
@@ -40,7 +45,7 @@ class WebSocketListener:
 
     def close(self) -> None:
         """Stops listening, and lets nobody in who has begun an opening handshake."""
-        self._entrance.is_closed = True
+        self._policy.is_closed = True
         self._listener.close()
 
 
@@ -53,22 +58,22 @@ async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options
     check_headers(options.headers)
     uri = parse_uri(str(endpoint))
     proxy = choose_proxy(uri, options.proxy)
-    opening = ClientOpening(uri, options.headers, protocol_factory)
+    handshake = WebSocketClientHandshake(uri, options.headers, protocol_factory)
     try:
         if proxy is None:
-            await tcp.connect(endpoint, lambda: opening, options)
+            await tcp.connect(endpoint, lambda: handshake, options)
         else:
-            await _connect_through(proxy, uri, endpoint, opening, options)
+            await _connect_through(proxy, uri, endpoint, handshake, options)
         try:
-            async with asyncio.timeout(OPENING_TIMEOUT_S):
-                await opening.opened
+            async with asyncio.timeout(OPENING_HANDSHAKE_TIMEOUT_S):
+                await handshake.opened
         except TimeoutError as error:
             raise ConnectFailed(
-                f"no WebSocket within {OPENING_TIMEOUT_S:g} s; is it a WebSocket server?"
+                f"no WebSocket within {OPENING_HANDSHAKE_TIMEOUT_S:g} s; is it a WebSocket server?"
             ) from error
     except BaseException:
-        if opening.transport is not None:
-            opening.transport.abort()
+        if handshake.transport is not None:
+            handshake.transport.abort()
         raise
 
 
@@ -76,8 +81,10 @@ async def listen(
     endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
 ) -> Listener:
     """See :class:`landline.transports.TransportModule`."""
-    entrance = Entrance(parse_uri(str(endpoint)).path, options.origins, protocol_factory)
-    return WebSocketListener(await tcp.listen(endpoint, lambda: ServerOpening(entrance), options), entrance)
+    policy = HandshakePolicy(parse_uri(str(endpoint)).path, options.origins, protocol_factory)
+    return WebSocketListener(
+        await tcp.listen(endpoint, lambda: WebSocketServerHandshake(policy), options), policy
+    )
 
 
 def check_headers(headers: dict[str, str]) -> None:
@@ -135,7 +142,11 @@ async def _open_tunnel(proxy: Proxy, uri: WebSocketURI) -> asyncio.Transport:
 
 
 async def _connect_through(
-    proxy: Proxy, uri: WebSocketURI, endpoint: Endpoint, opening: ClientOpening, options: TransportOptions
+    proxy: Proxy,
+    uri: WebSocketURI,
+    endpoint: Endpoint,
+    handshake: WebSocketClientHandshake,
+    options: TransportOptions,
 ) -> None:
     """The same as :func:`tcp.connect`, through a tunnel that the proxy makes (CONNECT, RFC 9110, section 9.3.6)."""
     try:
@@ -146,15 +157,15 @@ async def _connect_through(
         ) from error
     except OSError as error:
         raise ConnectFailed(f"the proxy {proxy.host}:{proxy.port} cannot be reached: {error}") from error
-    opening.transport = transport
+    handshake.transport = transport
     tcp.tune_socket(transport.get_extra_info("socket"), options.user_timeout_s)
-    transport.set_protocol(opening)
+    transport.set_protocol(handshake)
     context = tcp.client_context(endpoint, options)
     if context is not None:
-        with told_plainly():
+        with readable_tls_errors():
             encrypted = await asyncio.get_running_loop().start_tls(
-                transport, opening, context, server_hostname=options.server_name or endpoint.host
+                transport, handshake, context, server_hostname=options.server_name or endpoint.host
             )
         assert encrypted is not None
         transport = encrypted
-    opening.connection_made(transport)
+    handshake.connection_made(transport)

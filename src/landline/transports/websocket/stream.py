@@ -15,8 +15,8 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 
 from landline.runtime.turns import FRAMES_PER_STEP, FRAMES_PER_TURN, turns_of
-from landline.transports.base import MESSAGE_BYTES_MAX, pause_while_waiting
-from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_S, BrokenTransport, read_arrived
+from landline.transports.base import MESSAGE_BYTES_MAX, pause_reading_if_backlogged
+from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_TIMEOUT_S, BrokenTransport, read_arrived
 
 _NO_ID: Final = UUID(int=0)
 _BINARY: Final = Opcode.BINARY
@@ -109,7 +109,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         """Begins the closing handshake (RFC 6455, section 7.1.2); what was written goes before it.
 
         What the peer sends meanwhile is discarded. One that does not answer, or does not read, is let go after
-        :data:`landline.transports.linger.LINGER_S`.
+        :data:`landline.transports.linger.LINGER_TIMEOUT_S`.
         """
         if not self.is_closing():
             self._frames.send_close(CloseCode.NORMAL_CLOSURE)
@@ -117,7 +117,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
             self._leave()
 
     def linger(self, discard_bytes_max: int) -> None:
-        """See :class:`landline.transports.linger.Lingers`."""
+        """See :class:`landline.transports.linger.SupportsLinger`."""
         self._discard_bytes = discard_bytes_max
         self.close()
 
@@ -337,7 +337,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     def _pause(self) -> None:
         if self._lost is None:
             self._is_reading_paused = True
-            pause_while_waiting(self._transport, len(self._unread) - self._position)
+            pause_reading_if_backlogged(self._transport, len(self._unread) - self._position)
 
     def _resume(self) -> None:
         if self._is_reading_paused:
@@ -371,4 +371,4 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     def _leave(self) -> None:
         self._is_closing = self._is_left = True
         if self._letting_go is None:
-            self._letting_go = asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+            self._letting_go = asyncio.get_running_loop().call_later(LINGER_TIMEOUT_S, self._transport.abort)
