@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from landline.texts import safe_text
     from landline.transports.options import TransportOptions
     from landline.transports.urls import DEFAULT_PORT, Endpoint, parse_url
-    from landline.udp_calls import CallCounts, Caller
+    from landline.udp_calls import CallCounts, CallPeer
 
 __version__ = "0.1.0"
 
@@ -80,7 +80,7 @@ _HOMES = {
     "landline.client.backoff": ("Backoff",),
     "landline.client.calls": ("call",),
     "landline.client.connector": ("Connector", "connect"),
-    "landline.udp_calls": ("CallCounts", "Caller"),
+    "landline.udp_calls": ("CallCounts", "CallPeer"),
     "landline.errors": (
         "AddressInUse",
         "AnnounceFailed",
@@ -148,7 +148,7 @@ __all__ = [
     "BroadcastResult",
     "BufferFull",
     "CallCounts",
-    "Caller",
+    "CallPeer",
     "ClientAuth",
     "Code",
     "ConfigurationError",

@@ -8,11 +8,11 @@ from random import Random
 from landline.codes import Operation
 from landline.errors import ProtocolError
 from landline.udp_calls import CallCounts, wire
-from landline.udp_calls.call_client import AskedCall
-from landline.udp_calls.call_server import AnsweredCalls, error_reply
-from landline.udp_calls.wire import Call, DatagramKind, Reply, Retry, Seal
+from landline.udp_calls.call_client import ClientCall
+from landline.udp_calls.call_server import CallServer, error_reply
+from landline.udp_calls.wire import Aead, Call, DatagramKind, Reply, Retry
 
-SEAL = Seal(b"a secret that the fuzzer knows as well")
+AEAD = Aead(b"a secret that the fuzzer knows as well")
 RAW = 0
 """The first byte of an input: a datagram as it is, or the kind of one whose text follows."""
 
@@ -21,8 +21,8 @@ def datagrams(data: bytes) -> None:
     """One datagram to a server that has just answered a call, and to the client of that call."""
     dice = Random(1)
     counts = CallCounts()
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=counts)
-    call = AskedCall(seal=SEAL, random=dice, now=0.0, name="echo", body=b"", is_packed=False)
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
+    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="echo", body=b"", is_packed=False)
     retry = server.receive_datagram(call.data_to_send(0.0), "192.0.2.7", 1.0)
     assert isinstance(retry, bytes)
     assert call.receive_datagram(retry, 1.0)
@@ -32,7 +32,7 @@ def datagrams(data: bytes) -> None:
     if data[:1] in {bytes((kind,)) for kind in DatagramKind}:
         kind = DatagramKind(data[0])
         text = data[1 : wire.DATAGRAM_BYTES_MAX - wire.HEADER_BYTES - wire.TAG_BYTES]
-        datagram = SEAL.close(kind, call_id, bytes(wire.NONCE_BYTES), text)
+        datagram = AEAD.seal(kind, call_id, bytes(wire.NONCE_BYTES), text)
     else:
         datagram = data[1:]
     is_understood = check_datagram(datagram)
@@ -57,7 +57,7 @@ def datagrams(data: bytes) -> None:
 def check_datagram(datagram: bytes) -> bool:
     """Whether it opens and means something."""
     try:
-        opened = SEAL.open(datagram)
+        opened = AEAD.open(datagram)
     except ProtocolError:
         return False
     return check_text(opened.kind, opened.text)
@@ -82,7 +82,7 @@ def datagram_seeds() -> Iterator[bytes]:
     for cookie in (b"", bytes(wire.COOKIE_BYTES)):
         text = wire.encode_call(Call("echo", b"\x93\x01\x02\x03", True, "lab-1", cookie))
         yield bytes((DatagramKind.CALL,)) + text
-        yield bytes((RAW,)) + SEAL.close(DatagramKind.CALL, bytes(16), bytes(12), text)
+        yield bytes((RAW,)) + AEAD.seal(DatagramKind.CALL, bytes(16), bytes(12), text)
     for reply in (Reply(Operation.RESPONSE, b"raw", False), error_reply("failed", "what went wrong")):
         yield bytes((DatagramKind.REPLY,)) + wire.encode_reply(reply)
     for remembered_s in (0.0, 1e6):

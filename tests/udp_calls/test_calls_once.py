@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from landline.codes import Operation
 from landline.udp_calls import CallCounts
-from landline.udp_calls.call_client import AskedCall
-from landline.udp_calls.call_server import AnsweredCalls, NewCall
-from landline.udp_calls.wire import Reply, Seal
+from landline.udp_calls.call_client import ClientCall
+from landline.udp_calls.call_server import CallServer, NewCall
+from landline.udp_calls.wire import Aead, Reply
 
 TIMEOUT_S = 30.0
-SEAL = Seal(b"a secret that both sides know")
+AEAD = Aead(b"a secret that both sides know")
 
 
 class World:
@@ -61,8 +61,8 @@ class World:
         self.awake_at = self.now
         self.offset = self.dice.uniform(0, 1e6)
         self.rate = self.dice.uniform(0.9995, 1.0005)
-        self.server = AnsweredCalls(
-            seal=SEAL,
+        self.server = CallServer(
+            aead=AEAD,
             random=self.dice,
             now=self.clock() - up_s,
             counts=CallCounts(),
@@ -140,8 +140,8 @@ class World:
 
     def begin(self, number: int) -> None:
         body = b"call %d" % number
-        call = AskedCall(
-            seal=SEAL,
+        call = ClientCall(
+            aead=AEAD,
             random=self.dice,
             now=self.now,
             name="work",
@@ -246,16 +246,16 @@ def accept_old_cookies(self, cookie, address, now_us):
         self._complete_since_us = since
 
 
-ORIGINAL_RETRY = AnsweredCalls._retry
-ORIGINAL_ACCEPTS = AnsweredCalls._accepts_cookie
+ORIGINAL_RETRY = CallServer._retry
+ORIGINAL_ACCEPTS = CallServer._accepts_cookie
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "without"),
     [
-        (AskedCall, "_receive_retry", take_any_cookie),
-        (AnsweredCalls, "_retry", retry_without_touching),
-        (AnsweredCalls, "_accepts_cookie", accept_old_cookies),
+        (ClientCall, "_receive_retry", take_any_cookie),
+        (CallServer, "_retry", retry_without_touching),
+        (CallServer, "_accepts_cookie", accept_old_cookies),
     ],
 )
 def test_without_a_rule_a_handler_runs_twice(monkeypatch, owner, name, without):

@@ -13,12 +13,12 @@ from landline.session.auth import SharedToken
 from landline.udp_calls import CallCounts, wire
 from landline.udp_calls import call_client as asking
 from landline.udp_calls import call_server as answering
-from landline.udp_calls.call_client import AskedCall
-from landline.udp_calls.call_server import AnsweredCalls, NewCall
-from landline.udp_calls.wire import DatagramKind, Reply, Seal
+from landline.udp_calls.call_client import ClientCall
+from landline.udp_calls.call_server import CallServer, NewCall
+from landline.udp_calls.wire import Aead, DatagramKind, Reply
 
 TOKEN = SharedToken("an example, not a secret")
-SEAL = Seal(TOKEN.seal_secret())
+AEAD = Aead(TOKEN.seal_secret())
 
 
 def test_the_table_of_kinds() -> None:
@@ -62,9 +62,9 @@ class Bytes:
 
 def example() -> Iterator[tuple[str, bytes]]:
     """What is said in the example, in order, by the code itself."""
-    server = AnsweredCalls(seal=SEAL, random=Bytes(0x80), now=1000.0, counts=CallCounts())
-    call = AskedCall(
-        seal=SEAL,
+    server = CallServer(aead=AEAD, random=Bytes(0x80), now=1000.0, counts=CallCounts())
+    call = ClientCall(
+        aead=AEAD,
         random=Bytes(0x00),
         now=0.0,
         name="add",
@@ -93,7 +93,7 @@ def example() -> Iterator[tuple[str, bytes]]:
 
 def parts_of(datagram: bytes) -> Iterator[tuple[bytes, str]]:
     """The fields in order: of the datagram as it is sent, and below it of the text under the seal."""
-    opened = SEAL.open(datagram)
+    opened = AEAD.open(datagram)
     yield datagram[:1], "version 1"
     yield datagram[1:2], f"kind {opened.kind.value}, {opened.kind.name}"
     yield datagram[2:18], "call id"
@@ -103,7 +103,7 @@ def parts_of(datagram: bytes) -> Iterator[tuple[bytes, str]]:
 
 
 def text_parts_of(datagram: bytes) -> Iterator[tuple[bytes, str]]:
-    opened = SEAL.open(datagram)
+    opened = AEAD.open(datagram)
     text = opened.text
     if opened.kind is DatagramKind.CALL:
         call = wire.decode_call(text)
@@ -171,7 +171,7 @@ def test_the_bytes_of_the_example_are_taken_by_the_code() -> None:
     found = document_bytes()
     for title, datagram in example():
         assert found[title] == datagram
-        assert found[title + " text"] == SEAL.open(found[title]).text
+        assert found[title + " text"] == AEAD.open(found[title]).text
 
 
 def test_the_keys_of_the_example_are_right() -> None:
@@ -179,6 +179,6 @@ def test_the_keys_of_the_example_are_right() -> None:
     from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
     call_id = bytes(range(16))
-    keys = [HKDFExpand(SHA256(), 32, label + call_id).derive(SEAL.root) for label in (b"client", b"server")]
-    values = [TOKEN.seal_secret(), SEAL.root, *keys]
+    keys = [HKDFExpand(SHA256(), 32, label + call_id).derive(AEAD.root) for label in (b"client", b"server")]
+    values = [TOKEN.seal_secret(), AEAD.root, *keys]
     assert [row[1] for row in rows_under("13.8")[1:]] == [value.hex() for value in values]

@@ -13,8 +13,8 @@ import pytest
 import landline
 from landline.codes import Operation
 from landline.udp_calls import sockets as udp
-from landline.udp_calls.call_client import AskedCall
-from landline.udp_calls.wire import DatagramKind, Seal
+from landline.udp_calls.call_client import ClientCall
+from landline.udp_calls.wire import Aead, DatagramKind
 
 TOKEN = landline.SharedToken("a secret of sixteen bytes or more")
 
@@ -150,7 +150,7 @@ async def test_lines_and_calls_share_a_server_and_its_handlers(desk):
         desk.server.listen("udp://127.0.0.1:0") as calls,
     ):
         assert await call(calls, "echo", 1) == await call(lines, "echo", 1) == 1
-    assert [type(caller).__name__ for caller in desk.callers] == ["Caller", "Line"]
+    assert [type(caller).__name__ for caller in desk.callers] == ["CallPeer", "Line"]
     assert [caller.peer.split(":")[0] for caller in desk.callers] == ["127.0.0.1"] * 2
 
 
@@ -442,7 +442,7 @@ async def test_recorded_datagrams_do_nothing_also_after_a_restart(desk, until):
 
 async def test_an_address_that_is_not_proven_gets_less_than_three_times_what_it_sent(desk, until):
     """Measured on the wire: each datagram gets one answer, and no other comes behind it."""
-    seal = Seal(TOKEN.seal_secret())
+    aead = Aead(TOKEN.seal_secret())
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
@@ -450,8 +450,8 @@ async def test_an_address_that_is_not_proven_gets_less_than_three_times_what_it_
             received = []
             for size in (0, 1, 100, 1000):
                 for cookie in (b"", bytes(24), random.Random(size).randbytes(24)):
-                    asked = AskedCall(
-                        seal=seal,
+                    asked = ClientCall(
+                        aead=aead,
                         random=random.Random(),
                         now=0.0,
                         name="big",
@@ -486,7 +486,7 @@ async def test_garbage_gets_no_answer(desk, until):
 
 
 async def test_a_server_that_talks_nonsense_under_the_right_seal_is_named():
-    seal = Seal(TOKEN.seal_secret())
+    aead = Aead(TOKEN.seal_secret())
 
     class Nonsense(asyncio.DatagramProtocol):
         def connection_made(self, transport):
@@ -494,10 +494,10 @@ async def test_a_server_that_talks_nonsense_under_the_right_seal_is_named():
 
         def datagram_received(self, data, addr):
             self.transport.sendto(b"noise", addr)
-            self.transport.sendto(seal.close(DatagramKind.REPLY, bytes(16), bytes(12), b"another call"), addr)
-            opened = seal.open(data)
+            self.transport.sendto(aead.seal(DatagramKind.REPLY, bytes(16), bytes(12), b"another call"), addr)
+            opened = aead.open(data)
             text = bytes((Operation.CANCEL,)) + b"what?"
-            self.transport.sendto(seal.close(DatagramKind.REPLY, opened.call_id, bytes(12), text), addr)
+            self.transport.sendto(aead.seal(DatagramKind.REPLY, opened.call_id, bytes(12), text), addr)
 
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(Nonsense, local_addr=("127.0.0.1", 0))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from landline import Anonymous, ConfigurationError, MessageTooLarge, ProtocolError, SharedToken
 from landline.codes import Operation
 from landline.udp_calls import CallCounts, wire
-from landline.udp_calls.call_client import AskedCall
-from landline.udp_calls.call_server import AnsweredCalls, NewCall, error_reply
-from landline.udp_calls.wire import Call, DatagramKind, Reply, Retry, Seal
+from landline.udp_calls.call_client import ClientCall
+from landline.udp_calls.call_server import CallServer, NewCall, error_reply
+from landline.udp_calls.wire import Aead, Call, DatagramKind, Reply, Retry
 
 SECRET = SharedToken("a secret of sixteen bytes or more").seal_secret()
-SEAL = Seal(SECRET)
+AEAD = Aead(SECRET)
 ID = bytes(range(16))
 NONCE = bytes(range(12))
 
@@ -85,12 +85,12 @@ def test_what_is_wrong_with_a_call_is_named(text, reason):
 @given(st.binary(max_size=1300))
 def test_arbitrary_datagrams_do_nothing(datagram):
     with pytest.raises(ProtocolError):
-        SEAL.open(datagram)
+        AEAD.open(datagram)
     dice = random.Random(1)
     counts = CallCounts()
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=counts)
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
     assert server.receive_datagram(datagram, "10.0.0.1", 1.0) is None
-    call = AskedCall(seal=SEAL, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
     due = call.due
     assert not call.receive_datagram(datagram, 1.0)
     assert (call.due, call.reply, call.is_lost) == (due, None, False)
@@ -101,8 +101,8 @@ def test_arbitrary_datagrams_do_nothing(datagram):
 def test_arbitrary_texts_under_the_right_seal_give_only_documented_errors(kind, text):
     """What somebody who knows the token could say."""
     dice = random.Random(1)
-    datagram = SEAL.close(kind, ID, NONCE, text)
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=CallCounts())
+    datagram = AEAD.seal(kind, ID, NONCE, text)
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
     decided = server.receive_datagram(datagram, "10.0.0.1", 1.0)
     assert decided is None or len(decided) <= 3 * len(datagram)
 
@@ -110,7 +110,7 @@ def test_arbitrary_texts_under_the_right_seal_give_only_documented_errors(kind, 
         def randbytes(self, n):
             return ID[:n]
 
-    call = AskedCall(seal=SEAL, random=Same(), now=0.0, name="n", body=b"", is_packed=False)
+    call = ClientCall(aead=AEAD, random=Same(), now=0.0, name="n", body=b"", is_packed=False)
     try:
         call.receive_datagram(datagram, 1.0)
     except ProtocolError:
@@ -119,40 +119,40 @@ def test_arbitrary_texts_under_the_right_seal_give_only_documented_errors(kind, 
 
 @given(st.integers(0, 8 * 120 - 1))
 def test_every_bit_is_under_the_seal(bit):
-    datagram = bytearray(SEAL.close(DatagramKind.CALL, ID, NONCE, bytes(120 - wire.HEADER_BYTES - 16)))
+    datagram = bytearray(AEAD.seal(DatagramKind.CALL, ID, NONCE, bytes(120 - wire.HEADER_BYTES - 16)))
     assert len(datagram) == 120
     datagram[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ProtocolError):
-        SEAL.open(bytes(datagram))
+        AEAD.open(bytes(datagram))
 
 
 def test_another_token_opens_nothing():
-    datagram = SEAL.close(DatagramKind.CALL, ID, NONCE, b"text")
-    assert SEAL.open(datagram).text == b"text"
+    datagram = AEAD.seal(DatagramKind.CALL, ID, NONCE, b"text")
+    assert AEAD.open(datagram).text == b"text"
     for secret in (SharedToken("another secret of enough bytes").seal_secret(), Anonymous().seal_secret()):
         with pytest.raises(ProtocolError, match="another seal"):
-            Seal(secret).open(datagram)
+            Aead(secret).open(datagram)
 
 
 def test_the_two_directions_have_different_keys():
     text = b"text"
     sealed = {
-        kind: SEAL.close(kind, ID, NONCE, text)[wire.HEADER_BYTES :][: len(text)] for kind in DatagramKind
+        kind: AEAD.seal(kind, ID, NONCE, text)[wire.HEADER_BYTES :][: len(text)] for kind in DatagramKind
     }
     assert sealed[DatagramKind.CALL] != sealed[DatagramKind.REPLY]
     # The same key for both of the server's kinds, told apart by the associated data.
     assert sealed[DatagramKind.REPLY] == sealed[DatagramKind.RETRY]
-    as_retry = bytearray(SEAL.close(DatagramKind.REPLY, ID, NONCE, text))
+    as_retry = bytearray(AEAD.seal(DatagramKind.REPLY, ID, NONCE, text))
     as_retry[1] = DatagramKind.RETRY
     with pytest.raises(ProtocolError):
-        SEAL.open(bytes(as_retry))
+        AEAD.open(bytes(as_retry))
 
 
 def test_keys_are_hkdf_of_the_token():
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
     key = HKDF(SHA256(), 32, salt=b"landline/1 udp", info=b"client" + ID).derive(SECRET)
-    datagram = SEAL.close(DatagramKind.CALL, ID, NONCE, b"text")
+    datagram = AEAD.seal(DatagramKind.CALL, ID, NONCE, b"text")
     assert datagram[:30] == b"\x01\x01" + ID + NONCE
     assert ChaCha20Poly1305(key).decrypt(NONCE, datagram[30:], datagram[:18]) == b"text"
 
@@ -162,18 +162,18 @@ def test_a_call_fits_or_is_refused():
     for size in (room, room + 1):
         cookie = bytes(wire.COOKIE_BYTES)
         text = wire.encode_call(Call("n", bytes(size), False, "", cookie))
-        datagram = SEAL.close(DatagramKind.CALL, ID, NONCE, text)
+        datagram = AEAD.seal(DatagramKind.CALL, ID, NONCE, text)
         if size == room:
             wire.check_call("n", bytes(size), "")
             assert len(datagram) == wire.DATAGRAM_BYTES_MAX
-            assert SEAL.open(datagram).text == text
+            assert AEAD.open(datagram).text == text
         else:
             with pytest.raises(
                 MessageTooLarge, match=r"takes 1201 bytes and a datagram 1200: ask over tls://"
             ):
                 wire.check_call("n", bytes(size), "")
             with pytest.raises(ProtocolError):
-                SEAL.open(datagram)
+                AEAD.open(datagram)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_names_that_cannot_be_are_refused(name, identity, text):
 
 def test_nothing_that_an_unproven_address_gets_is_three_times_what_came():
     dice = random.Random(5)
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=CallCounts())
-    smallest = AskedCall(seal=SEAL, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
+    smallest = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
     datagram = smallest.data_to_send(0.0)
     answer = server.receive_datagram(datagram, "10.0.0.1", 0.0)
     assert isinstance(answer, bytes)
@@ -201,10 +201,10 @@ def test_nothing_that_an_unproven_address_gets_is_three_times_what_came():
 
 def test_a_cookie_is_good_for_one_address_and_some_time():
     dice = random.Random(5)
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=CallCounts())
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
 
     def ask(cookie=b""):
-        return AskedCall(seal=SEAL, random=dice, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
+        return ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
 
     first = ask()
     assert first.receive_datagram(server.receive_datagram(first.data_to_send(0.0), "10.0.0.1", 0.0), 0.0)
@@ -222,8 +222,8 @@ def test_a_cookie_is_good_for_one_address_and_some_time():
 def test_an_answer_is_repeated_but_not_for_ever():
     dice = random.Random(5)
     counts = CallCounts()
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=counts)
-    call = AskedCall(seal=SEAL, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
+    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
     call.receive_datagram(server.receive_datagram(call.data_to_send(0.0), "10.0.0.1", 0.0), 0.0)
     datagram = call.data_to_send(0.0)
     new = server.receive_datagram(datagram, "10.0.0.1", 0.0)
@@ -236,13 +236,13 @@ def test_an_answer_is_repeated_but_not_for_ever():
 
 def test_what_is_remembered_has_limits():
     dice = random.Random(5)
-    server = AnsweredCalls(
-        seal=SEAL, random=dice, now=0.0, counts=CallCounts(), calls_max=20, replies_bytes_max=10_000
+    server = CallServer(
+        aead=AEAD, random=dice, now=0.0, counts=CallCounts(), calls_max=20, replies_bytes_max=10_000
     )
     cookie = b""
     for number in range(200):
         now = number / 100
-        call = AskedCall(seal=SEAL, random=dice, now=now, name="n", body=b"", is_packed=False, cookie=cookie)
+        call = ClientCall(aead=AEAD, random=dice, now=now, name="n", body=b"", is_packed=False, cookie=cookie)
         decided = server.receive_datagram(call.data_to_send(now), "10.0.0.1", now)
         if isinstance(decided, bytes):
             call.receive_datagram(decided, now)
@@ -258,10 +258,10 @@ def test_what_is_remembered_has_limits():
 def test_handlers_at_work_are_bounded_for_one_address():
     dice = random.Random(5)
     counts = CallCounts()
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=counts)
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
 
     def arrive(address, cookie=b""):
-        call = AskedCall(seal=SEAL, random=dice, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
+        call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
         decided = server.receive_datagram(call.data_to_send(0.0), address, 0.0)
         if isinstance(decided, bytes):
             call.receive_datagram(decided, 0.0)
@@ -278,8 +278,8 @@ def test_handlers_at_work_are_bounded_for_one_address():
 
 def test_an_answer_too_large_is_an_error_that_names_the_way_out():
     dice = random.Random(5)
-    server = AnsweredCalls(seal=SEAL, random=dice, now=0.0, counts=CallCounts())
-    call = AskedCall(seal=SEAL, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
+    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
     call.receive_datagram(server.receive_datagram(call.data_to_send(0.0), "10.0.0.1", 0.0), 0.0)
     new = server.receive_datagram(call.data_to_send(0.0), "10.0.0.1", 0.0)
     datagram = server.answer(new.call_id, Reply(Operation.RESPONSE, bytes(1153), False), 0.0)
@@ -303,7 +303,7 @@ def test_errors_of_the_widest_characters_fit():
 
 
 def test_a_call_is_repeated_with_growing_waits():
-    call = AskedCall(seal=SEAL, random=random.Random(3), now=10.0, name="n", body=b"", is_packed=False)
+    call = ClientCall(aead=AEAD, random=random.Random(3), now=10.0, name="n", body=b"", is_packed=False)
     datagrams, waits = set(), []
     for _ in range(8):
         now = call.due

@@ -31,7 +31,7 @@ from landline.signatures import Expected, check_arguments
 from landline.transports.linger import TransportCloser
 from landline.transports.options import TransportOptions, check_client_options
 from landline.transports.urls import Endpoint, parse_url, url_list
-from landline.udp_calls.scheme import load_calls
+from landline.udp_calls.scheme import load_call_module
 
 CALL_TIMEOUT_S: Final = 10.0
 UNANSWERED_WAIT_S: Final = 0.5
@@ -95,7 +95,7 @@ async def call(
     if response_type is not Any:
         decoder_of(response_type, dec_hook)
     request = _Request(name, body, is_packed, response_type, timeout)
-    return await _Caller(dialer, handlers, options, random).ask(endpoints, request)
+    return await _CallRunner(dialer, handlers, options, random).ask(endpoints, request)
 
 
 _ARGUMENTS: Final[Expected] = {
@@ -114,7 +114,7 @@ class _Request(msgspec.Struct, frozen=True):
     timeout_s: float | None
 
 
-class _Caller:
+class _CallRunner:
     """Owns the lines of one call: one for each URL that is tried, which ends with its first transport."""
 
     continues_lines = False
@@ -204,7 +204,7 @@ class _Caller:
             raise ConnectFailed(f"{endpoint}: {reason_of(error)}") from error
 
     async def _ask_datagram(self, endpoint: Endpoint, request: _Request, timeout_s: float) -> Any:
-        reply = await load_calls(endpoint).ask(
+        reply = await load_call_module(endpoint).ask(
             endpoint,
             request.name,
             request.body,

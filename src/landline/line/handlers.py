@@ -24,7 +24,7 @@ from landline.texts import safe_text
 logger = guarded_logger("landline")
 
 HandlerFunction = Callable[[Any, Any], Any]
-"""Takes who sent it, a :class:`landline.Line` or for a call in a datagram a :class:`landline.Caller`, and the value."""
+"""Takes the sender, a :class:`landline.Line` or over ``udp://`` a :class:`landline.CallPeer`, and the value."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 HANDLER_ARGUMENTS: Final = ("line", "value")

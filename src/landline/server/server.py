@@ -46,7 +46,7 @@ from landline.transports.linger import TransportCloser
 from landline.transports.options import TransportOptions, check_server_options
 from landline.transports.urls import Endpoint, parse_url
 from landline.udp_calls import CallCounts
-from landline.udp_calls.scheme import load_calls
+from landline.udp_calls.scheme import load_call_module
 
 logger = guarded_logger("landline")
 
@@ -164,7 +164,7 @@ class Server(TakesDatagrams):
         the other for messages. A plain function is called inside the event loop, at once, and must not block; it is
         several times faster. What it returns is the answer; :class:`landline.RequestError` raised in it answers with
         that error, any other exception is logged and answered with a general one. To a call over ``udp://`` the line is
-        a :class:`landline.Caller`.
+        a :class:`landline.CallPeer`.
         """
         return self.handlers.on(name, body_type)
 
@@ -449,7 +449,7 @@ class Server(TakesDatagrams):
         protocol_factory = self._begin()
         if not endpoint.is_connectionless:
             return await load_transport(endpoint).listen(endpoint, protocol_factory, options)
-        return await load_calls(endpoint).listen(
+        return await load_call_module(endpoint).listen(
             endpoint,
             handlers=self.handlers,
             auth=self._auth,

@@ -28,7 +28,7 @@ class CallCounts(msgspec.Struct):
     """Datagrams that were no call sealed with our key, and got no answer."""
 
 
-class Caller(msgspec.Struct, frozen=True):
+class CallPeer(msgspec.Struct, frozen=True):
     """Who asks over ``udp://``: what a handler gets in place of a line, which there is none of.
 
     It has the two properties of a :class:`landline.Line` that a handler for both can use.

@@ -9,11 +9,11 @@ from landline.session.handshake import RandomSource
 from landline.udp_calls.wire import (
     CALL_ID_BYTES,
     NONCE_BYTES,
+    Aead,
     Call,
     DatagramKind,
     Reply,
     Retry,
-    Seal,
     check_call,
     decode_reply,
     decode_retry,
@@ -31,7 +31,7 @@ CLOCK_DRIFT: Final = 1.001
 """Two clocks that NTP slews apart as fast as it may, 500 ppm each (adjtimex(2)), differ by less."""
 
 
-class AskedCall:
+class ClientCall:
     """One call that asks until it is answered.
 
     Send :meth:`data_to_send` when :attr:`due` has come, feed :meth:`receive_datagram`, until :attr:`reply` or
@@ -44,13 +44,13 @@ class AskedCall:
     """
 
     __slots__ = (
+        "_aead",
         "_asked",
         "_call_id",
         "_cookies_left",
         "_datagram",
         "_nonce",
         "_random",
-        "_seal",
         "_sent",
         "cookie",
         "due",
@@ -62,7 +62,7 @@ class AskedCall:
     def __init__(
         self,
         *,
-        seal: Seal,
+        aead: Aead,
         random: RandomSource,
         now: float,
         name: str,
@@ -72,7 +72,7 @@ class AskedCall:
         cookie: bytes = b"",
     ) -> None:
         check_call(name, body, identity)
-        self._seal = seal
+        self._aead = aead
         self._random = random
         self._call_id = random.randbytes(CALL_ID_BYTES)
         self._asked = (name, body, is_packed, identity)
@@ -102,7 +102,7 @@ class AskedCall:
         Raises :class:`landline.ProtocolError` when the server, proven to be it, says what has no meaning.
         """
         try:
-            opened = self._seal.open(datagram)
+            opened = self._aead.open(datagram)
         except ProtocolError:
             return False  # Anybody can send us anything.
         if opened.call_id != self._call_id or opened.kind is DatagramKind.CALL or self.is_over:
@@ -134,6 +134,6 @@ class AskedCall:
         self.cookie = cookie
         self._nonce = self._random.randbytes(NONCE_BYTES)
         text = encode_call(Call(name, body, is_packed, identity, cookie))
-        self._datagram = self._seal.close(DatagramKind.CALL, self._call_id, self._nonce, text)
+        self._datagram = self._aead.seal(DatagramKind.CALL, self._call_id, self._nonce, text)
         self._sent = 0
         self.due = now

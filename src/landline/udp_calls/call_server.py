@@ -29,12 +29,12 @@ from landline.udp_calls.wire import (
     ERROR_CODE_CHARACTERS_MAX,
     ERROR_TEXT_CHARACTERS_MAX,
     NONCE_BYTES,
+    Aead,
     Call,
     DatagramKind,
-    Opened,
+    OpenedDatagram,
     Reply,
     Retry,
-    Seal,
     decode_call,
     encode_reply,
     encode_retry,
@@ -53,7 +53,7 @@ RUNNING_PER_ADDRESS_MAX: Final = 64
 
 
 class NewCall(msgspec.Struct, frozen=True):
-    """A call to be run now, once; then :meth:`AnsweredCalls.answer` is to be called."""
+    """A call to be run now, once; then :meth:`CallServer.answer` is to be called."""
 
     call_id: bytes
     call: Call
@@ -65,7 +65,7 @@ class _Answered(msgspec.Struct):
     repeats: int = 0
 
 
-class AnsweredCalls:
+class CallServer:
     """All calls of one listening socket. ``now`` is in seconds on a clock that only goes forward.
 
     :param random: where the key of the cookies and nonces come from; they must be secret.
@@ -75,7 +75,7 @@ class AnsweredCalls:
     def __init__(
         self,
         *,
-        seal: Seal,
+        aead: Aead,
         random: RandomSource,
         now: float,
         counts: CallCounts,
@@ -83,7 +83,7 @@ class AnsweredCalls:
         replies_bytes_max: int = REPLIES_REMEMBERED_BYTES_MAX,
     ) -> None:
         self.counts = counts
-        self._seal = seal
+        self._aead = aead
         self._random = random
         self._cookie_key = random.randbytes(32)
         self._calls_max = calls_max
@@ -100,7 +100,7 @@ class AnsweredCalls:
     def receive_datagram(self, datagram: bytes, address: str, now: float) -> bytes | NewCall | None:
         """Decides on a datagram from an IP address: a datagram to send back, a call to run, or nothing."""
         try:
-            opened = self._seal.open(datagram)
+            opened = self._aead.open(datagram)
             if opened.kind is not DatagramKind.CALL:
                 raise ProtocolError(f"a {opened.kind.name} sent to a server")
             call = decode_call(opened.text)
@@ -137,7 +137,7 @@ class AnsweredCalls:
             del self._running_of[address]
         self.counts.answered += 1
         text = encode_reply(_fitting(reply))
-        datagram = self._seal.close(DatagramKind.REPLY, call_id, self._random.randbytes(NONCE_BYTES), text)
+        datagram = self._aead.seal(DatagramKind.REPLY, call_id, self._random.randbytes(NONCE_BYTES), text)
         now_us = _microseconds(now)
         self._answered[call_id] = _Answered(datagram, now_us)
         self._replies_bytes += len(datagram)
@@ -162,7 +162,7 @@ class AnsweredCalls:
         self.counts.repeated += 1
         return answered.datagram
 
-    def _retry(self, opened: Opened, address: str, now_us: int) -> bytes:
+    def _retry(self, opened: OpenedDatagram, address: str, now_us: int) -> bytes:
         self.counts.retried += 1
         answered = self._answered.get(opened.call_id)
         if answered is not None:
@@ -171,7 +171,7 @@ class AnsweredCalls:
             self._answered.move_to_end(opened.call_id)
         remembered_s = max(0, now_us - self._complete_since_us) / 1_000_000
         text = encode_retry(Retry(opened.nonce, remembered_s, self._cookie(address, now_us)))
-        return self._seal.close(DatagramKind.RETRY, opened.call_id, self._random.randbytes(NONCE_BYTES), text)
+        return self._aead.seal(DatagramKind.RETRY, opened.call_id, self._random.randbytes(NONCE_BYTES), text)
 
     def _forget(self, now_us: int) -> None:
         """Forgets the oldest calls, and with them every cookie with which they could come again."""

@@ -48,6 +48,6 @@ class CallModule(Protocol):
         ...
 
 
-def load_calls(endpoint: Endpoint) -> CallModule:
+def load_call_module(endpoint: Endpoint) -> CallModule:
     """The module that carries calls of this scheme. Raises :class:`landline.ConfigurationError` as ``load`` does."""
     return cast(CallModule, load_module(endpoint))

@@ -25,10 +25,10 @@ from landline.line.handlers import FAILURES, Handler, Handlers, describe_failure
 from landline.session.auth import Anonymous, SharedToken
 from landline.session.handshake import RandomSource
 from landline.transports.urls import Endpoint
-from landline.udp_calls import CallCounts, Caller
-from landline.udp_calls.call_client import AskedCall
-from landline.udp_calls.call_server import AnsweredCalls, NewCall, error_reply
-from landline.udp_calls.wire import Reply, Seal, check_call
+from landline.udp_calls import CallCounts, CallPeer
+from landline.udp_calls.call_client import ClientCall
+from landline.udp_calls.call_server import CallServer, NewCall, error_reply
+from landline.udp_calls.wire import Aead, Reply, check_call
 
 COOKIES_KEPT_MAX: Final = 256
 """Servers whose cookies this process keeps, so that the next call takes one round trip."""
@@ -36,13 +36,13 @@ COOKIES_KEPT_MAX: Final = 256
 _cookies: OrderedDict[tuple[str, int, bytes], bytes] = OrderedDict()
 
 
-def make_seal(auth: object) -> Seal:
+def make_aead(auth: object) -> Aead:
     """The seal of a token. Raises :class:`ConfigurationError` for a scheme that proves nothing in one datagram.
 
     A subclass is one: what it decides by itself is not asked for a datagram.
     """
     if type(auth) is SharedToken or type(auth) is Anonymous:
-        return Seal(auth.seal_secret())
+        return Aead(auth.seal_secret())
     raise ConfigurationError(
         f"udp:// needs a SharedToken, or Anonymous: {type(auth).__name__} proves itself in a handshake, which "
         "calls in datagrams do not have"
@@ -94,11 +94,11 @@ async def ask(
 
     :class:`ConnectFailed` says that nothing was heard before the call was exposed to a server: the handler did not run.
     """
-    seal = make_seal(auth)
+    aead = make_aead(auth)
     check_call(name, body, identity)
-    key = (endpoint.host, endpoint.port, seal.root)
-    call = AskedCall(
-        seal=seal,
+    key = (endpoint.host, endpoint.port, aead.root)
+    call = ClientCall(
+        aead=aead,
         random=SystemRandom(),
         now=elapsed_s(),
         name=name,
@@ -107,7 +107,7 @@ async def ask(
         identity=identity,
         cookie=_cookies.get(key, b""),
     )
-    asking = _AskingSocket(call)
+    asking = _ClientSocket(call)
     try:
         async with asyncio.timeout(timeout_s):
             await asking.open(endpoint)
@@ -130,10 +130,10 @@ async def ask(
     return call.reply
 
 
-class _AskingSocket(asyncio.DatagramProtocol):
+class _ClientSocket(asyncio.DatagramProtocol):
     """The socket of one call. It is connected, so that the kernel drops what others send."""
 
-    def __init__(self, call: AskedCall) -> None:
+    def __init__(self, call: ClientCall) -> None:
         self._call = call
         self._woken = asyncio.Event()
         self._failure: LandlineError | None = None
@@ -203,7 +203,7 @@ async def listen(
     Raises :class:`landline.AddressInUse`, :class:`OSError` for other troubles, and :class:`ConfigurationError` for an
     authentication that cannot seal datagrams.
     """
-    calls = AnsweredCalls(seal=make_seal(auth), random=random, now=clock(), counts=counts)
+    calls = CallServer(aead=make_aead(auth), random=random, now=clock(), counts=counts)
     listener = UdpListener(endpoint, calls, handlers, clock, tasks)
     try:
         made = await _open(endpoint, socket.socket.bind)
@@ -223,7 +223,7 @@ class UdpListener(asyncio.DatagramProtocol):
     def __init__(
         self,
         endpoint: Endpoint,
-        calls: AnsweredCalls,
+        calls: CallServer,
         handlers: Handlers,
         clock: Callable[[], float],
         tasks: set[asyncio.Task[None]],
@@ -278,34 +278,34 @@ class UdpListener(asyncio.DatagramProtocol):
 
     def _run(self, new: NewCall, addr: tuple[str | Any, int]) -> None:
         host, port = addr[:2]
-        caller = Caller(new.call.identity, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        peer = CallPeer(new.call.identity, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         handler = self._handlers.find(new.call.name)
         # The library's own handlers need a line.
         if handler is None or handler.is_reserved:
             self._answer(new, error_reply("no_handler", new.call.name), addr)
         elif handler.is_async:
-            task = self.loop.create_task(self._run_async(new, handler, caller, addr))
+            task = self.loop.create_task(self._run_async(new, handler, peer, addr))
             for tasks in (self._tasks, self._all_tasks):
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
         else:
             try:
-                result = handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
+                result = handler.function(peer, handler.body_of(new.call.body, new.call.is_packed))
                 reply = self._response(result)
             except FAILURES as error:
-                reply = error_reply(*describe_failure(error, new.call.name, caller))
+                reply = error_reply(*describe_failure(error, new.call.name, peer))
             self._answer(new, reply, addr)
 
     async def _run_async(
-        self, new: NewCall, handler: Handler, caller: Caller, addr: tuple[str | Any, int]
+        self, new: NewCall, handler: Handler, peer: CallPeer, addr: tuple[str | Any, int]
     ) -> None:
         try:
-            result = await handler.function(caller, handler.body_of(new.call.body, new.call.is_packed))
+            result = await handler.function(peer, handler.body_of(new.call.body, new.call.is_packed))
             reply = self._response(result)
         except FAILURES as error:
             if is_cancelled(error):
                 raise
-            reply = error_reply(*describe_failure(error, new.call.name, caller))
+            reply = error_reply(*describe_failure(error, new.call.name, peer))
         self._answer(new, reply, addr)
 
     def _response(self, result: Any) -> Reply:

@@ -51,7 +51,7 @@ _LABELS: Final = {
 }
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenedDatagram(msgspec.Struct, frozen=True):
     """A datagram whose seal was right: somebody who knows the key wrote it so."""
 
     kind: DatagramKind
@@ -89,7 +89,7 @@ class Retry(msgspec.Struct, frozen=True):
     cookie: bytes
 
 
-class Seal:
+class Aead:
     """Seals and opens datagrams with keys derived from one secret (§13.2).
 
     Every call has keys of its own, one for each direction, so that the 96 random bits of a nonce need to differ only
@@ -108,12 +108,12 @@ class Seal:
         """Names the secret among others: equal for equal secrets. As secret as that."""
         return self._root
 
-    def close(self, kind: DatagramKind, call_id: bytes, nonce: bytes, text: bytes) -> bytes:
+    def seal(self, kind: DatagramKind, call_id: bytes, nonce: bytes, text: bytes) -> bytes:
         """A datagram."""
         head = _HEAD.pack(DATAGRAM_VERSION, kind, call_id, nonce)
         return head + self._cipher(kind, call_id).encrypt(nonce, text, head[: 2 + CALL_ID_BYTES])
 
-    def open(self, datagram: bytes) -> Opened:
+    def open(self, datagram: bytes) -> OpenedDatagram:
         """What a datagram holds. Raises :class:`landline.ProtocolError` for one that was not sealed with our key."""
         if not HEADER_BYTES + TAG_BYTES <= len(datagram) <= DATAGRAM_BYTES_MAX:
             raise ProtocolError(f"a datagram of {len(datagram)} bytes")
@@ -127,7 +127,7 @@ class Seal:
             )
         except InvalidTag as error:
             raise ProtocolError("a datagram with another seal than ours") from error
-        return Opened(kind, call_id, nonce, text)
+        return OpenedDatagram(kind, call_id, nonce, text)
 
     def _cipher(self, kind: DatagramKind, call_id: bytes) -> ChaCha20Poly1305:
         return ChaCha20Poly1305(HKDFExpand(SHA256(), 32, _LABELS[kind] + call_id).derive(self._root))
