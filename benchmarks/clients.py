@@ -68,7 +68,7 @@ def _shake_landline(ticket: ResumeTicket | None) -> Handshake:
     handshake = ClientHandshake(random=_random, auth=_anonymous, identity="", limits=_limits, resume=ticket)
     output = b""
     while handshake.welcome is None:
-        handshake.receive_data((yield output))
+        handshake.feed((yield output))
         output = handshake.data_to_send()
     welcome = handshake.welcome
     if ticket is not None and not welcome.resumed:

@@ -143,7 +143,7 @@ class Flooder(LinkProtocol):
     def data_received(self, data: bytes) -> None:
         if self.welcomed_at is not None:
             return
-        self._handshake.receive_data(data)
+        self._handshake.feed(data)
         self._transport.write(self._handshake.data_to_send())
         if self._handshake.welcome is not None:
             self.welcomed_at = time.monotonic()

@@ -41,6 +41,6 @@ async def shake_hands(reader, writer) -> ClientHandshake:
         random=random.SystemRandom(), auth=landline.Anonymous(), identity="raw", limits=landline.Limits()
     )
     while it.welcome is None:
-        it.receive_data(await reader.read(65536))
+        it.feed(await reader.read(65536))
         writer.write(it.data_to_send())
     return it

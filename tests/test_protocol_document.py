@@ -116,7 +116,7 @@ def test_the_tables_of_bodies_name_every_field(heading: str, body: type[msgspec.
 def test_the_table_of_transitions() -> None:
     found = {row for row in rows_under("9.") if row[0] != "state"}
     assert found == {
-        (state.value, occurrence.value, after.value) for (state, occurrence), after in TRANSITIONS.items()
+        (state.value, trigger.value, after.value) for (state, trigger), after in TRANSITIONS.items()
     }
 
 
@@ -187,16 +187,16 @@ def example_frames() -> Iterator[tuple[str, bytes]]:
     )
     challenge = server.challenge_to_send("example")
     yield "server: CHALLENGE", challenge
-    client.receive_data(challenge)
+    client.feed(challenge)
     hello = client.data_to_send()
     yield "client: HELLO", hello
-    received = server.receive_data(hello)
+    received = server.feed(hello)
     assert received is not None
     welcome = make_welcome(
         epoch=1, resumed=False, received=0, server_nonce=SERVER_NONCE, nonce=received.nonce
     )
     yield "server: WELCOME", welcome
-    client.receive_data(welcome)
+    client.feed(welcome)
 
     ours, theirs = make_session(is_server=False), make_session(is_server=True)
     ours.attach(0.0, epoch=1, peer_received=0, phase=0.5)
@@ -230,10 +230,10 @@ def example_frames() -> Iterator[tuple[str, bytes]]:
     )
     challenge = server.challenge_to_send("example")
     yield "server: CHALLENGE of the second transport", challenge
-    client.receive_data(challenge)
+    client.feed(challenge)
     hello = client.data_to_send()
     yield "client: HELLO, which asks to resume", hello
-    received = server.receive_data(hello)
+    received = server.feed(hello)
     assert received is not None
     assert received.resume is not None
     welcome = make_welcome(
@@ -244,7 +244,7 @@ def example_frames() -> Iterator[tuple[str, bytes]]:
         nonce=received.nonce,
     )
     yield "server: WELCOME, resumed", welcome
-    client.receive_data(welcome)
+    client.feed(welcome)
     theirs.attach(8.0, epoch=2, peer_received=received.resume.received, phase=0.5)
     ours.attach(8.0, epoch=2, peer_received=theirs.received, phase=0.5)
     yield "server: DATA 3, replayed", pass_on(theirs, ours, 8.001)
@@ -262,7 +262,7 @@ def pass_on(sender: Session, receiver: Session, now: float) -> bytes:
     receiver.receive_data(data, now, epoch=receiver.epoch)
     for event in receiver.next_events():
         if isinstance(event, MessageReceived):
-            receiver.take(event)
+            receiver.ack(event)
         else:
             assert not isinstance(event, Ended) or event.by_peer
     return data
@@ -347,13 +347,13 @@ def test_the_bytes_of_the_example_are_taken_by_the_code() -> None:
     frames = document_frames()
     assert frames == dict(example_frames())
     server = ServerHandshake(random=FixedBytes(SERVER_NONCE), now=0.0)
-    hello = server.receive_data(frames["client: HELLO"])
+    hello = server.feed(frames["client: HELLO"])
     assert hello is not None
     token = SharedToken(TOKEN)
     assert token.identify(hello.auth, server_nonce=SERVER_NONCE, client_nonce=hello.nonce) == IDENTITY
     client = ClientHandshake(random=FixedBytes(CLIENT_NONCE), auth=token, identity=IDENTITY, limits=Limits())
     for title in ("server: CHALLENGE", "server: WELCOME"):
-        assert client.receive_data(frames[title]) == b""
+        assert client.feed(frames[title]) == b""
     assert client.welcome is not None
 
     line = make_session(is_server=False)

@@ -178,7 +178,7 @@ async def test_a_resumed_welcome_changes_no_timing_and_no_limits(fake_server, qu
         writer.write(handshake.challenge_to_send())
         hello = None
         while hello is None:
-            hello = handshake.receive_data(await reader.read(65536))
+            hello = handshake.feed(await reader.read(65536))
         is_second = bool(transports)
         transports.append(hello.resume)
         tiny = Limits(message_bytes=1024, window_bytes=65_536, window_frames=128)
@@ -431,7 +431,7 @@ async def test_an_attempt_that_cannot_resume_does_the_session_no_harm(quick, unt
                 resume=forged,
             )
             while handshake.welcome is None:
-                handshake.receive_data(await reader.read(65536))
+                handshake.feed(await reader.read(65536))
                 writer.write(handshake.data_to_send())
             assert not handshake.welcome.resumed
         assert (other.state, other.epoch) == (landline.LineState.ONLINE, 1)

@@ -72,7 +72,7 @@ async def recording(endpoint):
     async def pump(reader, writer, side):
         frames = FrameReader()
         while data := await reader.read(65536):
-            record.extend((side, Kind(kind).name) for kind, _ in frames.receive_data(data))
+            record.extend((side, Kind(kind).name) for kind, _ in frames.feed(data))
             writer.write(data)
         writer.close()
 

@@ -240,7 +240,7 @@ async def test_a_thief_without_the_secret_gets_a_session_of_its_own(quick, until
                 resume=ticket,
             )
             while it.welcome is None:
-                it.receive_data(await reader.read(65536))
+                it.feed(await reader.read(65536))
                 writer.write(it.data_to_send())
             return it.welcome
         finally:

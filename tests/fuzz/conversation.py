@@ -66,7 +66,7 @@ class Ear:
         self._begun: dict[int, bytes] = {}
 
     def hear_written(self, data: bytes) -> None:
-        for kind, body in FrameReader(FRAME_BYTES_MAX).receive_data(data):
+        for kind, body in FrameReader(FRAME_BYTES_MAX).feed(data):
             if kind not in {Kind.DATA, Kind.EOF}:
                 continue
             sequence = int.from_bytes(body[:8], "big")
@@ -86,7 +86,7 @@ class Ear:
             self.message_ends[self._begun.pop(lane)] = sequence
 
     def hear_arrived(self, data: bytes) -> None:
-        for kind, body in self.reader.receive_data(data):
+        for kind, body in self.reader.feed(data):
             if kind == Kind.ACK:
                 self.heard_taken = max(self.heard_taken, int.from_bytes(body, "big"))
             elif kind in {Kind.PING, Kind.PONG}:
@@ -147,7 +147,7 @@ class Conversation:
             client_limits=LIMITS,
             server_limits=LIMITS,
             send_buffer=SEND_BUFFER,
-            takes=False,
+            auto_ack=False,
         )
         self.random = self.pair.random
         self.sides = (self.pair.client, self.pair.server)
@@ -173,7 +173,7 @@ class Conversation:
             try:
                 side.send(body, bulk=bulk)
             except BufferFull:
-                assert not side.session.has_room(len(body))
+                assert not side.session.has_space(len(body))
                 return
             story.sent[bulk].append(body)
 
@@ -203,7 +203,7 @@ class Conversation:
         if how == "some":
             chosen = self.random.sample(chosen, self.random.randint(0, len(chosen)))
         for message in chosen:
-            side.session.take(message)
+            side.session.ack(message)
             story.taken.add(mark_of(message.body))
         gone = {message.sequence for message in chosen}
         story.untaken = [message for message in story.untaken if message.sequence not in gone]

@@ -115,7 +115,7 @@ def hello_to_send(*, resumes: bool) -> bytes:
         limits=Limits(),
         resume=TICKET if resumes else None,
     )
-    client.receive_data(server.challenge_to_send("example"))
+    client.feed(server.challenge_to_send("example"))
     return client.data_to_send()
 
 

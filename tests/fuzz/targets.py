@@ -134,11 +134,11 @@ def wire(data: bytes) -> None:
         reader, frames = FrameReader(limit_bytes), []
         try:
             for piece in pieces:
-                frames.extend(reader.receive_data(piece))
+                frames.extend(reader.feed(piece))
                 assert held_bytes(reader) <= LENGTH_BYTES + limit_bytes + OBJECTS_BYTES
         except ProtocolError as error:
             return frames, error.code
-        return frames, reader.take_rest()
+        return frames, reader.pop_trailing_data()
 
     whole = read(iter([stream]))
     assert read(pieces_of(stream, 0)) == read(pieces_of(stream, len(data))) == whole
@@ -162,7 +162,7 @@ def client_handshake(data: bytes) -> None:
         output = b""
         for count, piece in enumerate(pieces):
             try:
-                rest = client.receive_data(piece)
+                rest = client.feed(piece)
             except ProtocolError as error:
                 assert client.welcome is None
                 return "refused", error.code
@@ -194,7 +194,7 @@ def server_handshake(data: bytes) -> None:
         server = ServerHandshake(random=random, now=0.0)
         for count, piece in enumerate(pieces):
             try:
-                hello = server.receive_data(piece)
+                hello = server.feed(piece)
             except ProtocolError as error:
                 return "refused", error.code
             if hello is not None:
@@ -275,7 +275,7 @@ class Application:
 
     def take(self, index: int) -> None:
         if self.untaken:
-            self.session.take(self.untaken.pop(index % len(self.untaken)))
+            self.session.ack(self.untaken.pop(index % len(self.untaken)))
 
     def write(self, now: float) -> None:
         """What is written is gone, but for what is kept to be written again."""
@@ -354,7 +354,7 @@ def session(data: bytes) -> None:
                     application.session.attach(now, epoch=epoch, peer_received=received, phase=0.5)
         elif action == 10 and whole.session.state is not State.CLOSED:
             body, is_bulk = bytes(program.choice([0, 10, 1000])), program.number(2) == 1
-            if whole.session.has_room(1 + len(body)):
+            if whole.session.has_space(1 + len(body)):
                 for application in both:
                     application.session.send(Operation.MESSAGE, b"n", body, is_bulk=is_bulk)
         elif action == 11:

@@ -38,7 +38,7 @@ def test_the_seeds_of_handshakes_get_through():
     plain, resuming, *_ = seeds_of("server_handshake")
     for seed, wants_resume in ((plain, False), (resuming, True)):
         server = ServerHandshake(random=SERVER_RANDOM, now=0.0)
-        hello = server.receive_data(seed)
+        hello = server.feed(seed)
         assert TOKEN.identify(hello.auth, server_nonce=server.nonce, client_nonce=hello.nonce) == IDENTITY
         assert (hello.resume is not None and is_proven(hello.resume, SERVER_RANDOM)) == wants_resume
 

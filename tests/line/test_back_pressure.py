@@ -50,7 +50,7 @@ class MutePeer:
             random=random.SystemRandom(), auth=Anonymous(), identity="mute", limits=Limits(), resume=None
         )
         while handshake.welcome is None:
-            handshake.receive_data(self.socket.recv(8192))
+            handshake.feed(self.socket.recv(8192))
             self.may_answer.wait()
             self.socket.sendall(handshake.data_to_send())
 

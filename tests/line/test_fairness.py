@@ -53,7 +53,7 @@ class Peer(LinkProtocol):
         if self.welcomed.done():
             self.received += data
             return
-        self.received = self._handshake.receive_data(data)
+        self.received = self._handshake.feed(data)
         self.transport.write(self._handshake.data_to_send())
         if self._handshake.welcome is not None:
             self.welcomed.set_result(None)
@@ -500,7 +500,7 @@ async def test_what_is_discarded_is_looked_through_in_turns(until):
 
     def look(data):
         seen.append(len(data))
-        return finder.receive_data(data)
+        return finder.feed(data)
 
     rest = encode_ack(1) * 1000
     lingering.linger(asyncio.get_running_loop(), transport, detect_bye=look, trailing_data=rest)
@@ -520,7 +520,7 @@ async def test_what_is_discarded_is_looked_through_in_turns(until):
 
 async def test_a_transport_is_read_on_when_all_was_looked_through(until):
     transport = Discarded()
-    lingering.linger(asyncio.get_running_loop(), transport, detect_bye=ByeFinder().receive_data)
+    lingering.linger(asyncio.get_running_loop(), transport, detect_bye=ByeFinder().feed)
     transport.protocol.data_received(encode_ack(1) * 10_000)
     assert transport.is_paused
     await until(lambda: not transport.is_paused)

@@ -243,7 +243,7 @@ async def test_who_does_not_come_back_is_gone_when_the_resume_window_ends(until)
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
         while handshake.welcome is None:
-            handshake.receive_data(await reader.read(8192))
+            handshake.feed(await reader.read(8192))
             writer.write(handshake.data_to_send())
         assert "ada" in identities.online
         writer.close()

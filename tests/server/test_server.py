@@ -387,7 +387,7 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_ended(data, code, u
         split = FrameReader()
         with contextlib.suppress(ConnectionResetError):
             while chunk := await reader.read(65536):
-                frames.extend(split.receive_data(chunk))
+                frames.extend(split.feed(chunk))
         bye = decode_body(dict(frames)[Kind.BYE], Bye)
         assert code_from_wire(bye.code) is code
         assert not server.lines
@@ -447,7 +447,7 @@ async def test_a_message_that_says_messagepack_and_is_not_does_not_hurt_others(p
             writer.write(encode_data(2, packed, 2, 7, b"typed", b"\xc1"))
             split, frames = FrameReader(), []
             while not any(kind == Kind.DATA for kind, _ in frames):
-                frames.extend(split.receive_data(await reader.read(65536)))
+                frames.extend(split.feed(await reader.read(65536)))
             [answer] = [body for kind, body in frames if kind == Kind.DATA]
             assert b"bad_request" in answer
         assert await good.request("typed", 1) == 1

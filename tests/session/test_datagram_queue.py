@@ -30,7 +30,7 @@ def datagram(body=b"", name=b""):
 
 
 def kinds(data):
-    return [Kind(kind).name for kind, _ in FrameReader(20_000).receive_data(data)]
+    return [Kind(kind).name for kind, _ in FrameReader(20_000).feed(data)]
 
 
 def bodies(side):

@@ -82,9 +82,9 @@ def test_droppable_messages_give_way_to_promised_ones(away):
     for number in range(128):
         send(away, b"%d" % number, droppable=number % 2 == 0)
     for _ in range(64):
-        assert away.has_room(1)
+        assert away.has_space(1)
         assert send(away, b"new") == 1
-    assert not away.has_room(1)
+    assert not away.has_space(1)
     with pytest.raises(BufferFull):
         send(away)
     assert waiting(away) == [b"%d" % number for number in range(1, 128, 2)] + [b"new"] * 64
@@ -92,7 +92,7 @@ def test_droppable_messages_give_way_to_promised_ones(away):
 
 def test_a_buffer_of_droppable_messages_only_is_as_good_as_empty(away):
     send(away, bytes(3 * FRAGMENT_BYTES), droppable=True)
-    assert away.has_room(20 * FRAGMENT_BYTES)
+    assert away.has_space(20 * FRAGMENT_BYTES)
     assert send(away, bytes(20 * FRAGMENT_BYTES)) == 1
     assert away.buffered_messages == 1
 
@@ -140,14 +140,14 @@ def test_what_has_a_number_is_promised(make_session):
 def test_half_of_the_buffer_is_roomy(away):
     for _ in range(63):
         send(away)
-        assert away.is_roomy
+        assert away.is_below_low_watermark
     send(away)
-    assert not away.is_roomy
+    assert not away.is_below_low_watermark
 
 
 def test_a_few_large_messages_are_not_roomy(away):
     send(away, bytes(2 * FRAGMENT_BYTES))
-    assert not away.is_roomy
+    assert not away.is_below_low_watermark
 
 
 # What is held.
@@ -181,13 +181,13 @@ def test_a_message_begun_counts_whole():
 
 
 def test_what_is_received_and_not_taken_counts():
-    pair = Pair(takes=False)
+    pair = Pair(auto_ack=False)
     pair.connect()
     for _ in range(10):
         pair.client.send(b"12345")
     pair.deliver()
     assert pair.server.session.held_bytes == 10 * (5 + DATA_HEADER_BYTES + UNTAKEN_OVERHEAD_BYTES)
-    pair.server.take_all()
+    pair.server.ack_all()
     assert pair.server.session.held_bytes == 0
 
 
@@ -216,7 +216,7 @@ class Mixture(RuleBasedStateMachine):
             seed=seed,
             client_limits=Limits(message_bytes=4 * FRAGMENT_BYTES, window_bytes=65_536, window_frames=128),
             send_buffer=SMALL,
-            takes=False,
+            auto_ack=False,
         )
         self.pair.connect()
         self.sent = {kind: [] for kind in ("pn", "pb", "dn", "db")}
@@ -246,7 +246,7 @@ class Mixture(RuleBasedStateMachine):
                     bulk=bulk,
                 )
             except BufferFull:
-                assert not session.has_room(len(name) + len(body))
+                assert not session.has_space(len(name) + len(body))
                 assert waiting(session) == before
                 return
             self.sent[kind].append(body)
@@ -254,7 +254,7 @@ class Mixture(RuleBasedStateMachine):
 
     @rule()
     def take(self):
-        self.pair.client.take_all()
+        self.pair.client.ack_all()
 
     @rule()
     def deliver(self):
@@ -310,7 +310,7 @@ class Mixture(RuleBasedStateMachine):
             return
         self.pair.connect()
         for _ in range(200):
-            self.pair.client.take_all()
+            self.pair.client.ack_all()
             self.pair.advance(0.2)
             if self.pair.server.session.is_drained:
                 break

@@ -79,39 +79,39 @@ STREAM = b"".join(encode_frame(kind, body) for kind, body in FRAMES)
 
 
 def test_the_reader_takes_frames_whole():
-    assert list(FrameReader().receive_data(STREAM)) == FRAMES
+    assert list(FrameReader().feed(STREAM)) == FRAMES
 
 
 def test_the_reader_takes_frames_byte_by_byte():
     reader = FrameReader()
-    assert [frame for i in range(len(STREAM)) for frame in reader.receive_data(STREAM[i : i + 1])] == FRAMES
-    assert reader.take_rest() == b""
+    assert [frame for i in range(len(STREAM)) for frame in reader.feed(STREAM[i : i + 1])] == FRAMES
+    assert reader.pop_trailing_data() == b""
 
 
 def test_the_reader_keeps_trailing_data_once():
     reader = FrameReader()
-    assert list(reader.receive_data(STREAM + b"\0\0")) == FRAMES
-    assert reader.take_rest() == b"\0\0"
-    assert reader.take_rest() == b""
+    assert list(reader.feed(STREAM + b"\0\0")) == FRAMES
+    assert reader.pop_trailing_data() == b"\0\0"
+    assert reader.pop_trailing_data() == b""
 
 
 def test_the_reader_stops_where_its_user_stops():
     reader = FrameReader()
-    assert next(reader.receive_data(STREAM)) == FRAMES[0]
-    assert reader.take_rest() == STREAM[5:]
+    assert next(reader.feed(STREAM)) == FRAMES[0]
+    assert reader.pop_trailing_data() == STREAM[5:]
 
 
 def test_the_reader_refuses_an_empty_frame():
     with pytest.raises(ProtocolError, match="empty"):
-        list(FrameReader().receive_data(b"\0\0\0\0"))
+        list(FrameReader().feed(b"\0\0\0\0"))
 
 
 def test_the_reader_refuses_a_frame_above_its_limit_before_it_is_whole():
     reader = FrameReader()
     at_limit = encode_frame(Kind.HELLO, bytes(HANDSHAKE_BYTES_MAX - 1))
-    assert len(list(reader.receive_data(at_limit))) == 1
+    assert len(list(reader.feed(at_limit))) == 1
     with pytest.raises(ProtocolError) as refused:
-        list(reader.receive_data((HANDSHAKE_BYTES_MAX + 1).to_bytes(4, "big")))
+        list(reader.feed((HANDSHAKE_BYTES_MAX + 1).to_bytes(4, "big")))
     assert refused.value.code is Code.LIMIT_EXCEEDED
 
 
@@ -122,10 +122,10 @@ def test_chunks_make_no_difference_to_the_reader(data, cuts):
         reader, frames = FrameReader(64), []
         try:
             for piece in pieces:
-                frames.extend(reader.receive_data(piece))
+                frames.extend(reader.feed(piece))
         except ProtocolError as error:
             return frames, error.code
-        return frames, reader.take_rest()
+        return frames, reader.pop_trailing_data()
 
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     assert read(data[a:b] for a, b in itertools.pairwise(edges)) == read([data])
@@ -166,9 +166,9 @@ def frames_of_every_kind(draw):
 def test_every_kind_of_frame_comes_back_as_it_was(frames, seed):
     reader = FrameReader(FRAME_BYTES_MAX)
     stream = b"".join(frame for frame, _ in frames)
-    found = [found for piece in pieces_of(stream, seed) for found in reader.receive_data(piece)]
+    found = [found for piece in pieces_of(stream, seed) for found in reader.feed(piece)]
     assert found == [expected for _, expected in frames]
-    assert reader.take_rest() == b""
+    assert reader.pop_trailing_data() == b""
 
 
 @given(st.binary(max_size=300))
@@ -189,11 +189,11 @@ def test_a_bye_is_found_when_it_is_whole_however_the_bytes_come(size, cut):
     finder = ByeFinder(OTHERS[:cut])
     data = OTHERS[cut:] + OTHERS + BYE
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
-    assert [finder.receive_data(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert [finder.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
 def test_no_bye_is_found_where_there_is_none():
     finder = ByeFinder()
-    assert not finder.receive_data(OTHERS + BYE[:-1])
+    assert not finder.feed(OTHERS + BYE[:-1])
     # What is no frame is passed over.
-    assert not ByeFinder().receive_data(b"\0\0\0\0\x10" + OTHERS)
+    assert not ByeFinder().feed(b"\0\0\0\0\x10" + OTHERS)

@@ -60,7 +60,7 @@ def welcome(**changes):
 
 def challenged(**options):
     client, server = client_handshake(**options), server_handshake()
-    client.receive_data(server.challenge_to_send("landline"))
+    client.feed(server.challenge_to_send("landline"))
     return client, server
 
 
@@ -72,23 +72,23 @@ def in_pieces(data, size):
 def test_both_sides_meet_however_the_bytes_arrive(size):
     client, server = client_handshake(), server_handshake()
     for piece in in_pieces(server.challenge_to_send("landline"), size):
-        assert client.receive_data(piece) == b""
+        assert client.feed(piece) == b""
     sent = client.data_to_send()
     assert client.data_to_send() == b""
-    answers = [server.receive_data(piece) for piece in in_pieces(sent, size)]
+    answers = [server.feed(piece) for piece in in_pieces(sent, size)]
     assert answers[:-1] == [None] * (len(answers) - 1)
     hello = answers[-1]
     assert (hello.version, hello.limits, hello.resume) == (PROTOCOL_VERSION, Limits(), None)
     assert (hello.auth.method, hello.auth.identity) == ("none", "me")
     assert client.welcome is None
     for piece in in_pieces(welcome(), size):
-        assert client.receive_data(piece) == b""
+        assert client.feed(piece) == b""
     assert client.welcome.session == b"i" * 16
 
 
 def test_bytes_behind_welcome_belong_to_the_session():
     client, _ = challenged()
-    assert client.receive_data(welcome() + b"rest") == b"rest"
+    assert client.feed(welcome() + b"rest") == b"rest"
 
 
 def test_the_server_knows_its_deadline_and_the_round_trip():
@@ -100,10 +100,10 @@ def test_the_server_knows_its_deadline_and_the_round_trip():
 def test_both_sides_prove_a_shared_token():
     auth = SharedToken("t" * 16)
     client, server = challenged(auth=auth)
-    hello = server.receive_data(client.data_to_send())
+    hello = server.feed(client.data_to_send())
     nonces = {"server_nonce": server.nonce, "client_nonce": hello.nonce}
     assert auth.identify(hello.auth, **nonces) == "me"
-    client.receive_data(welcome(proof=auth.server_proof(**nonces, identity="me")))
+    client.feed(welcome(proof=auth.server_proof(**nonces, identity="me")))
     assert client.welcome is not None
 
 
@@ -111,14 +111,14 @@ def test_both_sides_prove_a_shared_token():
 def test_a_server_that_does_not_know_the_token_is_refused(proof):
     client, _ = challenged(auth=SharedToken("t" * 16))
     with pytest.raises(ProtocolError) as refused:
-        client.receive_data(welcome(proof=proof))
+        client.feed(welcome(proof=proof))
     assert refused.value.code is Code.UNAUTHENTICATED
     assert client.welcome is None
 
 
 def test_a_ticket_is_proven_over_the_servers_nonce():
     client, server = challenged(resume=TICKET)
-    resume = server.receive_data(client.data_to_send()).resume
+    resume = server.feed(client.data_to_send()).resume
     assert (resume.session, resume.epoch, resume.received) == (TICKET.session, 3, 42)
     assert resume.proof == resume_proof(
         TICKET.secret, server_nonce=server.nonce, session=TICKET.session, epoch=3, received=42
@@ -127,7 +127,7 @@ def test_a_ticket_is_proven_over_the_servers_nonce():
 
 def test_a_resumed_session_is_the_one_asked_for():
     client, _ = challenged(resume=TICKET)
-    client.receive_data(welcome(resumed=True))
+    client.feed(welcome(resumed=True))
     assert client.welcome.resumed
 
 
@@ -138,7 +138,7 @@ def test_a_resumed_session_is_the_one_asked_for():
 def test_a_resumed_session_that_was_not_asked_for_is_refused(ticket, changes):
     client, _ = challenged(resume=ticket)
     with pytest.raises(ProtocolError, match="not asked for"):
-        client.receive_data(welcome(**{"resumed": True, **changes}))
+        client.feed(welcome(**{"resumed": True, **changes}))
     assert client.welcome is None
 
 
@@ -148,7 +148,7 @@ def test_a_reject_says_why_and_when_to_return(size):
     client = client_handshake()
     with pytest.raises(Rejected) as rejected:
         for piece in in_pieces(rejection, size):
-            client.receive_data(piece)
+            client.feed(piece)
     assert rejected.value.code is Code.OVERLOADED
     assert rejected.value.reason == "r" * REASON_CHARACTERS_MAX
     assert (rejected.value.retry_after_s, rejected.value.spread_s) == (5.0, 2.0)
@@ -166,36 +166,36 @@ def test_a_reason_is_one_line_that_can_be_shown(kind):
 @pytest.mark.parametrize("first", [welcome(), encode_frame(Kind.DATA, b""), encode_frame(Kind.HELLO, b"")])
 def test_nothing_but_challenge_or_reject_comes_first(first):
     with pytest.raises(ProtocolError, match="during the handshake"):
-        client_handshake().receive_data(first)
+        client_handshake().feed(first)
 
 
 def test_a_second_challenge_is_refused():
     client, server = challenged()
     with pytest.raises(ProtocolError, match="during the handshake"):
-        client.receive_data(server.challenge_to_send())
+        client.feed(server.challenge_to_send())
 
 
 @pytest.mark.parametrize("body", [{"version": 2, "nonce": bytes(32)}, {"version": 2, "nonce": "new"}])
 def test_a_challenge_of_another_version_is_refused_by_its_version(body):
     with pytest.raises(ProtocolError, match="version 2") as refused:
-        client_handshake().receive_data(encode_frame(Kind.CHALLENGE, msgspec.msgpack.encode(body)))
+        client_handshake().feed(encode_frame(Kind.CHALLENGE, msgspec.msgpack.encode(body)))
     assert refused.value.code is Code.UNSUPPORTED_VERSION
 
 
 def test_nothing_but_hello_is_heard_before_welcome():
     with pytest.raises(ProtocolError, match="kind 16 before HELLO"):
-        server_handshake().receive_data(encode_frame(Kind.DATA, b""))
+        server_handshake().feed(encode_frame(Kind.DATA, b""))
 
 
 def test_a_client_that_does_not_wait_for_welcome_is_refused():
     client, server = challenged()
     with pytest.raises(ProtocolError, match="more than HELLO"):
-        server.receive_data(client.data_to_send() + b"\0")
+        server.feed(client.data_to_send() + b"\0")
 
 
 def test_a_hello_above_the_limit_is_refused_by_its_length():
     with pytest.raises(ProtocolError) as refused:
-        server_handshake().receive_data((HANDSHAKE_BYTES_MAX + 1).to_bytes(4, "big"))
+        server_handshake().feed((HANDSHAKE_BYTES_MAX + 1).to_bytes(4, "big"))
     assert refused.value.code is Code.LIMIT_EXCEEDED
 
 

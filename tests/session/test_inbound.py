@@ -43,7 +43,7 @@ def feed(session, *frames, now=0.0):
 
 
 def frames_in(data):
-    return list(FrameReader(FRAME_BYTES_MAX).receive_data(data))
+    return list(FrameReader(FRAME_BYTES_MAX).feed(data))
 
 
 def sequences_in(data):
@@ -195,8 +195,8 @@ def test_the_rest_of_a_frame_can_be_taken_after_the_end(make_session):
     session = make_session()
     feed(session, data_frame(1)[:9])
     session.close(Code.NORMAL)
-    assert session.take_rest() == data_frame(1)[:9]
-    assert session.take_rest() == b""
+    assert session.pop_trailing_data() == data_frame(1)[:9]
+    assert session.pop_trailing_data() == b""
 
 
 def test_a_repeated_frame_is_dropped_and_counted(make_session):
@@ -237,7 +237,7 @@ def test_a_message_may_not_grow_above_the_limit_by_fragments(make_session):
 def test_a_peer_may_fill_the_window_of_frames_and_no_more(make_session):
     session = make_session(limits=SMALL)
     events = feed(session, *(data_frame(number) for number in range(1, 129)))
-    session.take(events[0])
+    session.ack(events[0])
     assert len(feed(session, data_frame(129))) == 1
     code, reason = refused(session, data_frame(130))
     assert (code, reason) == (
@@ -269,7 +269,7 @@ def test_fragments_do_not_slip_through_the_window_of_bytes(make_session):
 def test_a_name_counted_with_its_message_does_not_break_the_window():
     """Fragments are acknowledged before their message is taken: what is left must fit, however it is counted."""
     limits = Limits(message_bytes=2 * FRAGMENT_BYTES, window_bytes=4 * FRAGMENT_BYTES)
-    pair = Pair(server_limits=limits, takes=False)
+    pair = Pair(server_limits=limits, auto_ack=False)
     pair.connect()
     pair.client.send(bytes(FRAGMENT_BYTES + 1), name="n" * 255)
     pair.advance(1.0)
@@ -279,7 +279,7 @@ def test_a_name_counted_with_its_message_does_not_break_the_window():
             pair.advance(1.0)
     assert pair.server.session.state is State.ATTACHED
     for _ in range(20):
-        pair.server.take_all()
+        pair.server.ack_all()
         pair.advance(1.0)
     assert len(pair.server.bodies) == 61
     assert pair.client.session.is_drained
@@ -288,14 +288,14 @@ def test_a_name_counted_with_its_message_does_not_break_the_window():
 @pytest.mark.parametrize("body", [FRAGMENT_BYTES, FRAGMENT_BYTES + 1, 100])
 def test_an_honest_sender_never_breaks_the_window_and_is_never_stuck(body):
     limits = Limits(message_bytes=2 * FRAGMENT_BYTES, window_bytes=4 * FRAGMENT_BYTES, window_frames=128)
-    pair = Pair(server_limits=limits, takes=False)
+    pair = Pair(server_limits=limits, auto_ack=False)
     pair.connect()
     for number in range(200):
         pair.client.send(bytes(body), bulk=number % 3 == 0)
     for _ in range(200):
         pair.advance(0.2)
         assert pair.server.session.state is State.ATTACHED
-        pair.server.take_all()
+        pair.server.ack_all()
     assert len(pair.server.bodies) == 200
     assert pair.client.session.is_drained
 
@@ -421,7 +421,7 @@ def test_eof_in_the_middle_of_a_message_breaks_the_protocol(make_session, flags)
 
 def taking(session, count, body=b"", first=1, now=0.0):
     for message in feed(session, *(data_frame(first + i, body) for i in range(count)), now=now):
-        session.take(message)
+        session.ack(message)
 
 
 def test_an_acknowledgement_waits_a_little_for_more(make_session):
@@ -442,7 +442,7 @@ def test_an_acknowledgement_is_written_when_a_full_transport_takes_data_again(ma
     session = make_session()
     (message,) = feed(session, data_frame(1))
     session.pause_writing()
-    session.take(message)
+    session.ack(message)
     assert session.data_to_send(0.0) == b""
     session.resume_writing()
     assert frames_in(session.data_to_send(0.0)) == [(Kind.ACK, (1).to_bytes(8, "big"))]
@@ -472,12 +472,12 @@ def test_only_what_the_application_took_is_acknowledged(make_session):
     session = make_session()
     first, second, third = feed(session, data_frame(1), data_frame(2), data_frame(3))
     assert session.data_to_send(1.0) == b""
-    session.take(third)
+    session.ack(third)
     assert session.data_to_send(2.0) == b""
-    session.take(first)
+    session.ack(first)
     session.data_to_send(3.0)
     assert session.data_to_send(4.0) == encode_ack(1)
-    session.take(second)
+    session.ack(second)
     session.data_to_send(5.0)
     assert session.data_to_send(6.0) == encode_ack(3)
 
@@ -486,7 +486,7 @@ def test_messages_taken_in_any_order_are_acknowledged_without_a_gap(make_session
     session = make_session()
     messages = feed(session, *(data_frame(number) for number in range(1, 6)))
     for index, told in ((4, 0), (1, 0), (3, 0), (0, 2), (2, 5)):
-        session.take(messages[index])
+        session.ack(messages[index])
         session.send_ping(0.0)
         assert decode_ping(frames_in(session.data_to_send(0.0))[0][1])[2] == told
 

@@ -28,7 +28,7 @@ def connected(**options):
 
 
 def sequences_in(data):
-    frames = FrameReader(FRAME_BYTES_MAX).receive_data(data)
+    frames = FrameReader(FRAME_BYTES_MAX).feed(data)
     return [int.from_bytes(body[:8], "big") for kind, body in frames if kind == Kind.DATA]
 
 
@@ -61,7 +61,7 @@ def test_everything_unconfirmed_is_reported_in_order(make_session):
     # Of one operation only: sent whole, in fragments, and waiting.
     for operation in Operation:
         of_it = [entry for entry in session.unconfirmed() if entry.operation is operation]
-        assert list(session.unconfirmed(only=operation)) == of_it
+        assert list(session.unconfirmed(operation=operation)) == of_it
 
 
 def test_a_fragmented_message_is_unconfirmed_until_its_last_fragment_is_taken(make_session):
@@ -104,9 +104,9 @@ def test_a_send_buffer_too_small_to_work_is_refused(options):
 def test_the_send_buffer_is_full_by_number(make_session, attached):
     session = make_session(attached=attached, send_buffer=SendBuffer(messages=128))
     for _ in range(128):
-        assert session.has_room(0)
+        assert session.has_space(0)
         send(session)
-    assert not session.has_room(0)
+    assert not session.has_space(0)
     with pytest.raises(BufferFull, match="128 messages"):
         send(session)
     assert session.buffered_messages == 128
@@ -117,8 +117,8 @@ def test_the_send_buffer_is_full_by_size(make_session, attached):
     session = make_session(attached=attached, send_buffer=SendBuffer(size_bytes=4 * FRAGMENT_BYTES))
     for _ in range(3):
         send(session, bytes(FRAGMENT_BYTES))
-    assert session.has_room(FRAGMENT_BYTES - 200)
-    assert not session.has_room(FRAGMENT_BYTES + 1)
+    assert session.has_space(FRAGMENT_BYTES - 200)
+    assert not session.has_space(FRAGMENT_BYTES + 1)
     with pytest.raises(BufferFull):
         send(session, bytes(FRAGMENT_BYTES + 1))
     assert session.buffered_bytes <= 4 * FRAGMENT_BYTES
@@ -127,7 +127,7 @@ def test_the_send_buffer_is_full_by_size(make_session, attached):
 def test_an_empty_send_buffer_takes_any_message(make_session):
     session = make_session(attached=False, send_buffer=SendBuffer(size_bytes=4 * FRAGMENT_BYTES))
     send(session, bytes(100 * FRAGMENT_BYTES))
-    assert not session.has_room(0)
+    assert not session.has_space(0)
 
 
 def test_acknowledgements_make_room(make_session):
@@ -137,7 +137,7 @@ def test_acknowledgements_make_room(make_session):
     session.data_to_send(0.0)
     session.receive_data(encode_ack(28), 0.0, epoch=1)
     assert session.buffered_messages == 100
-    assert session.has_room(0)
+    assert session.has_space(0)
 
 
 @pytest.mark.parametrize("attached", [True, False])
@@ -288,14 +288,14 @@ def test_eof_said_without_a_transport_is_sent_over_the_next():
 
 
 def test_eof_keeps_to_the_window():
-    pair = connected(server_limits=SMALL, takes=False)
+    pair = connected(server_limits=SMALL, auto_ack=False)
     for _ in range(SMALL.window_frames):
         pair.client.send(b"")
     pair.client.session.send_eof()
     pair.advance(1.0)
     assert pair.server.session.state is State.ATTACHED
     assert EofReceived() not in pair.server.events
-    pair.server.take_all()
+    pair.server.ack_all()
     pair.advance(1.0)
     assert pair.server.events[-1] == EofReceived()
     assert pair.client.session.is_drained

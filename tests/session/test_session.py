@@ -80,7 +80,7 @@ def test_messages_wait_for_a_transport():
 
 
 def test_the_rest_is_written_again_and_nothing_twice():
-    pair = connected(takes=False)
+    pair = connected(auto_ack=False)
     pair.client.send(b"1")
     pair.deliver()
     pair.client.send(b"2")
@@ -213,7 +213,7 @@ def test_control_frames_go_before_data(make_session):
         send(session, bytes(FRAGMENT_BYTES))
     send(session, bytes(FRAGMENT_BYTES), is_bulk=True)
     session.receive_data(encode_ping(Kind.PING, 1, 1, 0), 0.0, epoch=1)
-    kinds = [kind for kind, _ in FrameReader(FRAME_BYTES_MAX).receive_data(session.data_to_send(0.0))]
+    kinds = [kind for kind, _ in FrameReader(FRAME_BYTES_MAX).feed(session.data_to_send(0.0))]
     assert kinds == [Kind.PONG, Kind.DATA, Kind.DATA, Kind.DATA, Kind.DATA]
 
 
@@ -247,7 +247,7 @@ def test_closing_twice_is_closing_once(make_session):
 def test_closing_says_first_what_was_taken(make_session):
     session = make_session()
     session.receive_data(data_frame(1), 0.0, epoch=1)
-    session.take(session.next_events()[0])
+    session.ack(session.next_events()[0])
     session.close(Code.NORMAL)
     data = session.data_to_send(0.0)
     assert data[:13] == encode_ack(1)
@@ -271,8 +271,8 @@ def test_closing_without_a_transport_says_nothing(make_session):
 
 def test_a_session_that_is_abandoned_says_nothing(make_session):
     session = make_session()
-    session.abandon()
-    session.abandon()
+    session.abort()
+    session.abort()
     assert (session.state, session.data_to_send(0.0)) == (State.CLOSED, b"")
 
 

@@ -38,7 +38,7 @@ def data_frame(sequence, body=b""):
 
 
 def kinds_in(data):
-    return [Kind(kind) for kind, _ in FrameReader(20_000).receive_data(data)]
+    return [Kind(kind) for kind, _ in FrameReader(20_000).feed(data)]
 
 
 def of_type(side, *types):
@@ -67,7 +67,7 @@ def test_the_first_ping_comes_in_the_second_half_of_the_first_interval(seed):
 
 @pytest.mark.parametrize("talker", ["client", "server"])
 def test_a_side_that_only_listens_still_hears_pings(talker):
-    pair = connected(takes=False)
+    pair = connected(auto_ack=False)
     for _ in range(60):
         getattr(pair, talker).send(b"flood")
         pair.advance(1.0)
@@ -275,7 +275,7 @@ def test_a_paused_transport_still_gets_heartbeats_with_their_acknowledgement(mak
     session = make_session(heartbeat=HEARTBEAT)
     session.pause_writing()
     session.receive_data(data_frame(1), 1.0, epoch=1)
-    session.take(session.next_events()[0])
+    session.ack(session.next_events()[0])
     assert session.data_to_send(5.0) == b""
     session.receive_data(encode_ping(Kind.PING, 7, 8, 0), 6.0, epoch=1)
     assert session.data_to_send(6.0) == encode_ping(Kind.PONG, 7, 8, 1)
@@ -287,7 +287,7 @@ def test_what_a_paused_transport_gets_is_bounded_and_nothing_is_lost_by_it(make_
     given = kept = b""
     for number in range(1, 19):
         session.receive_data(data_frame(number), 1.0, epoch=1)
-        session.take(session.next_events()[-1])
+        session.ack(session.next_events()[-1])
         session.receive_data(encode_ping(Kind.PING, number, 1, 0), 1.0, epoch=1)
         given += session.data_to_send(1.0)
     assert len(kinds_in(given)) == PAUSED_CONTROL_FRAMES_MAX
@@ -304,7 +304,7 @@ def test_what_a_paused_transport_gets_is_bounded_and_nothing_is_lost_by_it(make_
 def test_a_paused_transport_never_leaves_a_deadline_in_the_past(make_session):
     session = make_session(heartbeat=HEARTBEAT)
     session.receive_data(data_frame(1), 0.0, epoch=1)
-    session.take(session.next_events()[0])
+    session.ack(session.next_events()[0])
     session.data_to_send(0.0)
     assert session.next_timeout() < 1.0
     session.pause_writing()

@@ -53,13 +53,13 @@ def test_what_waits_is_counted_as_memory(make_session):
     stream = b"".join(numbered(10, size=1000))
     session.receive_data(stream, 0.0, epoch=1, frames_max=1)
     [message] = session.next_events()
-    session.take(message)
+    session.ack(message)
     assert session.unread_bytes == len(stream) - message.size_bytes
     # As long as one of them waits, all that came with it is kept.
     assert session.held_bytes >= len(stream)
     session.receive_data(b"", 0.0, epoch=1)
     for message in session.next_events():
-        session.take(message)
+        session.ack(message)
     assert session.held_bytes == 0
 
 

@@ -134,7 +134,7 @@ def _record_first(patch) -> None:
 
 
 def _limit(patch) -> None:
-    patch(SessionSending, "has_room", lambda self, size_bytes, *rest, **options: True)
+    patch(SessionSending, "has_space", lambda self, size_bytes, *rest, **options: True)
 
 
 def _heartbeat(patch) -> None:

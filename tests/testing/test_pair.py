@@ -103,7 +103,7 @@ def test_a_link_may_end_within_the_handshake(end, match, attached):
 
 
 def test_a_forgotten_session_is_reported():
-    pair = Pair(takes=False)
+    pair = Pair(auto_ack=False)
     pair.connect()
     pair.client.send(b"delivered, not taken")
     pair.deliver()
@@ -112,7 +112,7 @@ def test_a_forgotten_session_is_reported():
     assert pair.connect() is False
     assert pair.client.lost == [Unconfirmed(Operation.MESSAGE, "", b"delivered, not taken", False)]
     assert [entry.body for entry in pair.server.lost] == [b"unheard"]
-    pair.server.take_all()
+    pair.server.ack_all()
     assert pair.server.session.received == 0
 
 
@@ -127,12 +127,12 @@ def test_a_client_that_closed_begins_anew():
 
 
 def test_an_application_that_does_not_take_is_not_taken_for_one_that_does():
-    pair = Pair(takes=False)
+    pair = Pair(auto_ack=False)
     pair.connect()
     pair.client.send(b"x")
     pair.advance(30.0)
     assert not pair.client.session.is_drained
-    pair.server.take_all()
+    pair.server.ack_all()
     pair.advance(1.0)
     assert pair.client.session.is_drained
 

@@ -190,7 +190,7 @@ class Greeter:
         return self._handshake.challenge_to_send("raw")
 
     def welcome(self, hello: bytes) -> bytes:
-        assert self._handshake.receive_data(hello) is not None
+        assert self._handshake.feed(hello) is not None
         welcome = Welcome(bytes(16), bytes(32), 1, False, 0, Heartbeat(), Limits(), 120.0)
         return encode_body(Kind.WELCOME, welcome)
 

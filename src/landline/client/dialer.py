@@ -204,7 +204,7 @@ class _HandshakeLink(LinkProtocol):
             return
         try:
             try:
-                rest = self._handshake.receive_data(data)
+                rest = self._handshake.feed(data)
             except LandlineError:
                 raise
             except Exception as error:
@@ -243,7 +243,7 @@ class _HandshakeLink(LinkProtocol):
         """Looks for a REJECT in what had arrived before HELLO could not be written."""
         try:
             for data in read_arrived(transport):
-                self._handshake.receive_data(data)
+                self._handshake.feed(data)
                 if self._handshake.welcome is not None:
                     # Nothing can come of it.
                     return

@@ -241,7 +241,7 @@ class Dispatcher:
 
     def _can_start(self, handler: Handler | None, size_bytes: int) -> bool:
         session = self._line.session
-        if session is None or not session.has_room(ANSWER_BYTES_ROOM):
+        if session is None or not session.has_space(ANSWER_BYTES_ROOM):
             return False
         if handler is None or not handler.is_async:
             return True

@@ -88,7 +88,7 @@ class SendFlowControl:
 
     def wake_sender(self, session: Session | None) -> None:
         """Wakes who waits first, if there is any room."""
-        if self._senders and session is not None and session.has_room(1):
+        if self._senders and session is not None and session.has_space(1):
             wake(self._senders[0])
 
     def receive_acks(self, session: Session) -> None:
@@ -96,7 +96,7 @@ class SendFlowControl:
         self.wake_sender(session)
         if self._drained is not None and session.is_drained:
             wake(self._drained)
-        if self.is_dropping and session.is_roomy:
+        if self.is_dropping and session.is_below_low_watermark:
             self.is_dropping = False
             logger.info("%r takes messages again; %d were dropped so far", self._line, self.messages_dropped)
 
@@ -120,7 +120,7 @@ class SendFlowControl:
         What is dropped in a buffer with room is dropped by the sender's own wish, and not worth a warning.
         """
         self.messages_dropped += count
-        if not self.is_dropping and session is not None and not session.is_roomy:
+        if not self.is_dropping and session is not None and not session.is_below_low_watermark:
             self.is_dropping = True
             logger.warning("%r is too slow: its send buffer is full, and messages are dropped", self._line)
 

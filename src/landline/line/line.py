@@ -307,7 +307,7 @@ class Line(LineReader):
         handlers = owner.handlers
         plain_message = handlers.plain_message
         objects_max = handlers.message_objects
-        take = session.take
+        ack = session.ack
         steps = FRAMES_PER_TURN // FRAMES_PER_STEP
         self._in_batch = True
         try:
@@ -325,7 +325,7 @@ class Line(LineReader):
                         and not event.name
                         and (self._answers is None or not self._answers.has_backlog)
                     ):
-                        take(event)
+                        ack(event)
                         try:
                             plain_message(
                                 self,
@@ -532,7 +532,7 @@ class Line(LineReader):
         for message in [*(self._inbox or ()), *(self._answers.untaken() if self._answers else ())]:
             message.sequence = 0
         lost = unconfirmed_messages(session)
-        session.abandon()
+        session.abort()
         self._fail_requests(why)
         if self._answers is not None:
             self._answers.abandon()
@@ -552,7 +552,7 @@ class Line(LineReader):
         self._leave_link()
         self.error = error
         if self._session is not None:
-            self._session.abandon()
+            self._session.abort()
         self.change(change)
         self._fail_requests(change.reason)
         if self._answers is not None:
@@ -586,12 +586,12 @@ class Line(LineReader):
         session = self._session
         assert session is not None
         # Of a peer that broke the protocol nobody knows where a frame begins.
-        rest = session.take_rest() if ended is None else b""
+        rest = session.pop_trailing_data() if ended is None else b""
         finder = ByeFinder(rest[:SCAN_BYTES]) if ended is None else None
         self._owner.closer.close(
             link.transport,
             discard_bytes_max=_discard_bytes_max(session),
-            detect_bye=finder.receive_data if finder is not None else None,
+            detect_bye=finder.feed if finder is not None else None,
             trailing_data=rest[SCAN_BYTES:],
             is_ended_by_peer=ended.by_peer if ended is not None else finder is not None and finder.is_found,
         )
@@ -629,6 +629,6 @@ def unconfirmed_messages(session: Session) -> tuple[Unconfirmed, ...]:
     """
     return tuple(
         entry
-        for entry in session.unconfirmed(only=Operation.MESSAGE)
+        for entry in session.unconfirmed(operation=Operation.MESSAGE)
         if not entry.name.startswith(RESERVED_PREFIX)
     )

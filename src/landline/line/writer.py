@@ -392,7 +392,7 @@ class LineWriter(ABC):
         if self._state is _CLOSED:
             self._live_session()
         session = self._session
-        return session is not None and session.state is not State.CLOSED and session.has_room(size)
+        return session is not None and session.state is not State.CLOSED and session.has_space(size)
 
     def _ensure_room(self) -> SendFlowControl:
         if self._room is None:
@@ -408,7 +408,7 @@ class LineWriter(ABC):
     def take(self, message: MessageReceived) -> None:
         """The application has a message. Messages of a lost session have no number any more."""
         if self._session is not None and message.sequence and self._state is not _CLOSED:
-            self._session.take(message)
+            self._session.ack(message)
             if not self._in_batch:
                 self._flush_soon()
 

@@ -282,7 +282,7 @@ class _HandshakeLink(LinkProtocol):
         if transport is None:
             return
         try:
-            hello = self._handshake.receive_data(data)
+            hello = self._handshake.feed(data)
             if hello is not None:
                 rejection = self._acceptor.receive_hello(transport, hello, self._handshake)
                 if rejection:

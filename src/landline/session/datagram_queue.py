@@ -26,7 +26,7 @@ DATAGRAMS_REFUSED: Final = 2 * DATAGRAMS_MAX + 1
 """So many of a peer's within a window are refused. Two windows of a sender that keeps to them may fall into one."""
 
 
-class Datagrams:
+class DatagramQueue:
     """A session makes one of these with its first datagram."""
 
     __slots__ = (

@@ -8,7 +8,7 @@ from landline.codes import Code, Operation
 
 
 class MessageReceived(msgspec.Struct, gc=False):
-    """A whole message, in order. The owner calls ``Session.take(event)`` once the application has it."""
+    """A whole message, in order. The owner calls ``Session.ack(event)`` once the application has it."""
 
     sequence: int
     operation: Operation

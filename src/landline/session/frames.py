@@ -169,7 +169,7 @@ class FrameReader:
         self._buffer = b""
         self._limit_bytes = limit_bytes
 
-    def receive_data(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yields ``(kind, body)`` of every frame now whole.
 
         Raises :class:`ProtocolError` on a frame that is empty or above the limit, before it is whole.
@@ -184,7 +184,7 @@ class FrameReader:
             self._buffer = self._buffer[LENGTH_BYTES + length :]
             yield frame[0], frame[1:]
 
-    def take_rest(self) -> bytes:
+    def pop_trailing_data(self) -> bytes:
         """The bytes behind the last whole frame, which are then forgotten here."""
         rest, self._buffer = self._buffer, b""
         return rest
@@ -203,10 +203,10 @@ class ByeFinder:
         self._is_bye = False
         # Of the body of the frame that has begun.
         self._left_bytes = 0
-        self.is_found = self.receive_data(rest)
+        self.is_found = self.feed(rest)
         """Whether there was one in ``rest``."""
 
-    def receive_data(self, data: bytes) -> bool:
+    def feed(self, data: bytes) -> bool:
         """Return whether a BYE is whole. What is no frame is passed over."""
         position = 0
         end = len(data)

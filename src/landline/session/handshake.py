@@ -198,17 +198,17 @@ class ClientHandshake:
         self.server_name = ""
         """What the server calls itself, before anything is proven."""
 
-    def receive_data(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> bytes:
         """Takes bytes from the server; once welcomed, returns those that already belong to the session.
 
         Raises :class:`Rejected` for a REJECT and :class:`ProtocolError` for anything the server must not say.
         """
-        for kind, body in self._reader.receive_data(data):
+        for kind, body in self._reader.feed(data):
             if kind == Kind.CHALLENGE and self._challenge is None:
                 self._receive_challenge(decode_challenge(body))
             elif kind == Kind.WELCOME and self._challenge is not None:
                 self._receive_welcome(decode_body(body, Welcome), self._challenge)
-                return self._reader.take_rest()
+                return self._reader.pop_trailing_data()
             elif kind == Kind.REJECT:
                 reject = decode_body(body, Reject)
                 raise Rejected(
@@ -276,7 +276,7 @@ class ResumeTicket(msgspec.Struct, frozen=True):
 
 
 class ServerHandshake:
-    """The server's half. It speaks first; :meth:`receive_data` returns the HELLO once it is whole."""
+    """The server's half. It speaks first; :meth:`feed` returns the HELLO once it is whole."""
 
     __slots__ = ("_begun_at", "_reader", "deadline", "nonce")
 
@@ -294,16 +294,16 @@ class ServerHandshake:
         """The first bytes of the transport."""
         return encode_body(Kind.CHALLENGE, Challenge(PROTOCOL_VERSION, self.nonce, server))
 
-    def receive_data(self, data: bytes) -> Hello | None:
+    def feed(self, data: bytes) -> Hello | None:
         """The client's HELLO, or ``None`` while it is not whole.
 
         Raises :class:`ProtocolError` for anything else, and for bytes behind the HELLO: the client must wait.
         """
-        for kind, body in self._reader.receive_data(data):
+        for kind, body in self._reader.feed(data):
             if kind != Kind.HELLO:
                 raise ProtocolError(f"a frame of kind {kind} before HELLO")
             hello = decode_hello(body)
-            if self._reader.take_rest():
+            if self._reader.pop_trailing_data():
                 raise ProtocolError("more than HELLO before WELCOME")
             return hello
         return None

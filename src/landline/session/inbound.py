@@ -143,7 +143,7 @@ class SessionReceiving(SessionSending, ABC):
             self._events = []
         return events
 
-    def take_rest(self) -> bytes:
+    def pop_trailing_data(self) -> bytes:
         """Return and forget what came and was not handled; it ends with the beginning of a frame, perhaps."""
         rest = self._buffer[self._position :]
         self._drop_unread()
@@ -372,7 +372,7 @@ class SessionReceiving(SessionSending, ABC):
 
     # Taken, and acknowledged.
 
-    def take(self, message: MessageReceived) -> None:
+    def ack(self, message: MessageReceived) -> None:
         """The application has the message: the peer may forget it, and send more in its place."""
         self._untaken_bytes -= message.size_bytes
         self._untold_bytes += message.size_bytes

@@ -124,12 +124,12 @@ class SessionSending:
         return self.state is not State.CLOSED and not (self._eof_wanted or self._eof_sent)
 
     @property
-    def is_roomy(self) -> bool:
+    def is_below_low_watermark(self) -> bool:
         """Whether less than half of the send buffer is in use."""
         limit = self._send_buffer
         return 2 * self.buffered_messages < limit.messages and 2 * self.buffered_bytes < limit.size_bytes
 
-    def has_room(self, size_bytes: int) -> bool:
+    def has_space(self, size_bytes: int) -> bool:
         """Whether the send buffer takes a message of that size (name and body). An empty buffer takes any.
 
         Messages that may be dropped take no room: they give way.
@@ -143,31 +143,29 @@ class SessionSending:
             buffered_bytes -= self._lanes.droppable_bytes
         return messages == 0 or self._fits(messages, buffered_bytes + size_bytes)
 
-    def unconfirmed(self, only: Operation | None = None) -> tuple[Unconfirmed, ...]:
+    def unconfirmed(self, operation: Operation | None = None) -> tuple[Unconfirmed, ...]:
         """Messages sent or waiting that the peer's application has not confirmed, in the order they would arrive.
 
-        ``only`` leaves out those of other operations.
+        ``operation`` leaves out those of other operations.
         """
         found = []
         fragmented = self._fragmented or {}
         for frame in self._replay.frames:
             if frame[4] != _KIND_DATA:
                 continue
-            if only is not None and frame[OPERATION_OFFSET] not in (only, Operation.CONTINUE):
+            if operation is not None and frame[OPERATION_OFFSET] not in (operation, Operation.CONTINUE):
                 # Of thousands of answers nobody wants to hear.
                 continue
-            _, _, sequence, flags, operation, _, name_length = _unpack_data(frame)
-            if operation == Operation.CONTINUE or flags & FLAG_MORE:
-                if sequence in fragmented and only in (None, fragmented[sequence].operation):
+            _, _, sequence, flags, carried, _, name_length = _unpack_data(frame)
+            if carried == Operation.CONTINUE or flags & FLAG_MORE:
+                if sequence in fragmented and operation in (None, fragmented[sequence].operation):
                     found.append(_unconfirmed(fragmented[sequence]))
                 continue
             name_end = DATA_HEADER_BYTES + name_length
             name = str(frame[DATA_HEADER_BYTES:name_end], "utf-8")
-            found.append(
-                Unconfirmed(_OPERATIONS[operation], name, frame[name_end:], bool(flags & FLAG_PACKED))
-            )
+            found.append(Unconfirmed(_OPERATIONS[carried], name, frame[name_end:], bool(flags & FLAG_PACKED)))
         found.extend(
-            _unconfirmed(message) for message in self._lanes or () if only in (None, message.operation)
+            _unconfirmed(message) for message in self._lanes or () if operation in (None, message.operation)
         )
         return tuple(found)
 
@@ -243,7 +241,7 @@ class SessionSending:
                 f"a message of {size} bytes; the peer takes {self._peer_limits.message_bytes} "
                 "(send it as a file, or in parts)"
             )
-        if not self.has_room(size):
+        if not self.has_space(size):
             raise BufferFull(
                 f"{self.buffered_messages} messages and {self.buffered_bytes} bytes wait for the peer already"
             )
@@ -253,7 +251,7 @@ class SessionSending:
         return messages < limit.messages and size_bytes <= limit.size_bytes
 
     def _make_room(self, size: int, name: bytes | None, max_pending: int | None) -> int:
-        """Drops what must give way to a message that :meth:`has_room`, and returns how many messages that was.
+        """Drops what must give way to a message that :meth:`has_space`, and returns how many messages that was.
 
         For a droppable message, of that ``name``, others of the same name go first.
         """

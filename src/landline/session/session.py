@@ -14,7 +14,7 @@ from typing import Final
 
 from landline.codes import Code, code_from_wire
 from landline.errors import LineClosed, ProtocolError
-from landline.session.datagram_queue import Datagrams
+from landline.session.datagram_queue import DatagramQueue
 from landline.session.events import (
     DatagramReceived,
     Ended,
@@ -37,7 +37,7 @@ from landline.session.handshake import (
 from landline.session.heartbeat import Heartbeat, Liveness, PingTolerance, Verdict
 from landline.session.inbound import SessionReceiving
 from landline.session.outbound import WRITE_BYTES, SendBuffer
-from landline.session.state import Input, State, next_state
+from landline.session.state import State, Trigger, next_state
 
 PAUSED_CONTROL_FRAMES_MAX: Final = 8
 """Control frames written to a transport that asked us to pause; more would let a peer that never reads fill it."""
@@ -64,7 +64,7 @@ class Session(SessionReceiving):
         self.secret = secret
         self.epoch = 0
         self._liveness = Liveness(heartbeat, dictates=is_server)
-        self._datagrams: Datagrams | None = None
+        self._datagrams: DatagramQueue | None = None
         self._paused_frames = 0
 
     # What the owner asks.
@@ -122,7 +122,7 @@ class Session(SessionReceiving):
         if epoch <= self.epoch:
             raise ProtocolError(f"epoch {epoch} after epoch {self.epoch}")
         self._replay.rewind(peer_received)
-        self.state = next_state(self.state, Input.ATTACH)
+        self.state = next_state(self.state, Trigger.ATTACH)
         self.epoch = epoch
         self._drop_unread()
         self._duplicates_allowed = self.limits.window_frames
@@ -137,7 +137,7 @@ class Session(SessionReceiving):
     def receive_link_lost(self) -> None:
         """The transport ended without a BYE. Without a transport, nothing changes."""
         if self.is_attached:
-            self._detach(Input.LINK_LOST)
+            self._detach(Trigger.LINK_LOST)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full: only a few control frames are given out until :meth:`resume_writing`.
@@ -152,8 +152,8 @@ class Session(SessionReceiving):
         self._paused_frames = 0
         self._set_writable(self.is_attached)
 
-    def _detach(self, occurrence: Input) -> None:
-        self.state = next_state(self.state, occurrence)
+    def _detach(self, trigger: Trigger) -> None:
+        self.state = next_state(self.state, trigger)
         self._drop_datagrams()
         self._set_writable(False)
         self._drop_unread()
@@ -308,9 +308,9 @@ class Session(SessionReceiving):
         """A datagram of the peer had nobody to take it."""
         self._ensure_datagrams().ignored += 1
 
-    def _ensure_datagrams(self) -> Datagrams:
+    def _ensure_datagrams(self) -> DatagramQueue:
         if self._datagrams is None:
-            self._datagrams = Datagrams()
+            self._datagrams = DatagramQueue()
         return self._datagrams
 
     def _drop_datagrams(self) -> None:
@@ -338,10 +338,10 @@ class Session(SessionReceiving):
             if verdict is Verdict.PING:
                 self.send_ping(now)
             elif verdict is Verdict.SUSPECT:
-                self.state = next_state(self.state, Input.SILENCE)
+                self.state = next_state(self.state, Trigger.SILENCE)
                 self._events.append(Suspected(now - self._liveness.heard_at))
             elif verdict is Verdict.DEAD:
-                self._detach(Input.DEADLINE)
+                self._detach(Trigger.DEADLINE)
                 self._events.append(PeerSilent(now - self._liveness.heard_at))
                 return
             else:
@@ -379,7 +379,7 @@ class Session(SessionReceiving):
             self._events.append(PongReceived(number, round_trip_s))
 
     def _recover(self) -> None:
-        self.state = next_state(self.state, Input.HEARD)
+        self.state = next_state(self.state, Trigger.HEARD)
         self._liveness.is_suspect = False
         self._events.append(Recovered())
 
@@ -408,7 +408,7 @@ class Session(SessionReceiving):
             self._control.append(encode_body(Kind.BYE, bye))
         self._end()
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """End the session without a BYE: no transport carries it any more, or it is lost already."""
         if self.state is not State.CLOSED:
             self._end()
@@ -416,7 +416,7 @@ class Session(SessionReceiving):
     def _receive_bye(self, bye: Bye) -> None:
         code = code_from_wire(bye.code)
         if code is Code.LINK_REPLACED:
-            self._detach(Input.LINK_LOST)
+            self._detach(Trigger.LINK_LOST)
             return
         self._drop_unread()
         self._end()
@@ -428,9 +428,9 @@ class Session(SessionReceiving):
         self._events.append(Ended(code, reason, by_peer=False))
 
     def _end(self) -> None:
-        self.state = next_state(self.state, Input.END)
+        self.state = next_state(self.state, Trigger.END)
         self._drop_datagrams()
         self._set_writable(False)
-        # The bytes stay for take_rest().
+        # The bytes stay for pop_trailing_data().
         self.has_unread = False
         self.ack_due = None

@@ -22,7 +22,7 @@ class State(Enum):
     """Over. Nothing is sent or received any more."""
 
 
-class Input(Enum):
+class Trigger(Enum):
     """What moves a session from one state to the next."""
 
     ATTACH = "attach"
@@ -39,26 +39,26 @@ class Input(Enum):
     """A BYE was sent or received, the peer broke the protocol, or the session was given up."""
 
 
-TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
-    (State.DETACHED, Input.ATTACH): State.ATTACHED,
-    (State.DETACHED, Input.END): State.CLOSED,
+TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
+    (State.DETACHED, Trigger.ATTACH): State.ATTACHED,
+    (State.DETACHED, Trigger.END): State.CLOSED,
     # A newer transport takes over from one whose loss was not noticed yet.
-    (State.ATTACHED, Input.ATTACH): State.ATTACHED,
-    (State.ATTACHED, Input.SILENCE): State.SUSPECT,
-    (State.ATTACHED, Input.DEADLINE): State.DETACHED,
-    (State.ATTACHED, Input.LINK_LOST): State.DETACHED,
-    (State.ATTACHED, Input.END): State.CLOSED,
-    (State.SUSPECT, Input.ATTACH): State.ATTACHED,
-    (State.SUSPECT, Input.HEARD): State.ATTACHED,
-    (State.SUSPECT, Input.DEADLINE): State.DETACHED,
-    (State.SUSPECT, Input.LINK_LOST): State.DETACHED,
-    (State.SUSPECT, Input.END): State.CLOSED,
+    (State.ATTACHED, Trigger.ATTACH): State.ATTACHED,
+    (State.ATTACHED, Trigger.SILENCE): State.SUSPECT,
+    (State.ATTACHED, Trigger.DEADLINE): State.DETACHED,
+    (State.ATTACHED, Trigger.LINK_LOST): State.DETACHED,
+    (State.ATTACHED, Trigger.END): State.CLOSED,
+    (State.SUSPECT, Trigger.ATTACH): State.ATTACHED,
+    (State.SUSPECT, Trigger.HEARD): State.ATTACHED,
+    (State.SUSPECT, Trigger.DEADLINE): State.DETACHED,
+    (State.SUSPECT, Trigger.LINK_LOST): State.DETACHED,
+    (State.SUSPECT, Trigger.END): State.CLOSED,
 }
 
 
-def next_state(state: State, occurrence: Input) -> State:
+def next_state(state: State, trigger: Trigger) -> State:
     """The state that follows. Raises :class:`LookupError` where the table has no entry: that is a bug in the caller."""
     try:
-        return TRANSITIONS[state, occurrence]
+        return TRANSITIONS[state, trigger]
     except KeyError:
-        raise LookupError(f"a session that is {state.value} cannot take {occurrence.value!r}") from None
+        raise LookupError(f"a session that is {state.value} cannot take {trigger.value!r}") from None

@@ -114,10 +114,10 @@ class Side:
     session: Session
     """There from the first :meth:`Pair.connect` on."""
 
-    def __init__(self, limits: Limits, send_buffer: SendBuffer, *, takes: bool) -> None:
+    def __init__(self, limits: Limits, send_buffer: SendBuffer, *, auto_ack: bool) -> None:
         self.limits = limits
         self.send_buffer = send_buffer
-        self.takes = takes
+        self.auto_ack = auto_ack
         self.events: list[Event] = []
         """Everything the sessions of this side told so far."""
         self.datagrams: list[DatagramReceived] = []
@@ -152,13 +152,13 @@ class Side:
         events = self.session.next_events()
         self.events += events
         self._untaken += [event for event in events if isinstance(event, MessageReceived)]
-        if self.takes:
-            self.take_all()
+        if self.auto_ack:
+            self.ack_all()
 
-    def take_all(self) -> None:
+    def ack_all(self) -> None:
         """The application takes what it has not taken yet."""
         for message in self._untaken:
-            self.session.take(message)
+            self.session.ack(message)
         self._untaken.clear()
 
 
@@ -173,13 +173,13 @@ class Pair:
         client_limits: Limits | None = None,
         server_limits: Limits | None = None,
         send_buffer: SendBuffer | None = None,
-        takes: bool = True,
+        auto_ack: bool = True,
     ) -> None:
         self.clock = Clock()
         self.random = Random(seed)  # noqa: S311 - a test repeats itself
         self.heartbeat = heartbeat or Heartbeat()
-        self.client = Side(client_limits or Limits(), send_buffer or SendBuffer(), takes=takes)
-        self.server = Side(server_limits or Limits(), send_buffer or SendBuffer(), takes=takes)
+        self.client = Side(client_limits or Limits(), send_buffer or SendBuffer(), auto_ack=auto_ack)
+        self.server = Side(server_limits or Limits(), send_buffer or SendBuffer(), auto_ack=auto_ack)
         self.link = Link(self.random)
         self.epoch = 0
 
@@ -200,15 +200,15 @@ class Pair:
             random=self.random, auth=Anonymous(), identity="", limits=limits, resume=ticket
         )
         for piece in link.carry(server.challenge_to_send()):
-            client.receive_data(piece)
+            client.feed(piece)
         for piece in link.carry(client.data_to_send()):
-            hello = server.receive_data(piece)
+            hello = server.feed(piece)
         if hello is None:
             raise ConnectFailed("the link ended before HELLO")
         welcome = self._welcome(hello, server.nonce)
         self.epoch = welcome.epoch
         for piece in link.carry(encode_body(Kind.WELCOME, welcome)):
-            client.receive_data(piece)
+            client.feed(piece)
         if client.welcome is None:
             if link.is_cut:
                 self.server.session.receive_link_lost()
@@ -229,7 +229,7 @@ class Pair:
     def forget(self) -> None:
         """The server loses its session; the next :meth:`connect` begins a new one."""
         self.server.session.receive_link_lost()
-        self.server.session.abandon()
+        self.server.session.abort()
 
     def transfer(self, sender: Side) -> int:
         """Carries what one side has to send now to the other; returns the bytes written."""

@@ -55,7 +55,7 @@ class Stranger:
         assert head.startswith(b"HTTP/1.1 101 ")
         first, challenge = await self.read()
         assert first == FIN | BINARY
-        self.handshake.receive_data(challenge)
+        self.handshake.feed(challenge)
         return self
 
     async def __aexit__(self, *error) -> None:
@@ -168,7 +168,7 @@ async def test_frames_may_be_cut_anywhere(stranger):
     assert await stranger.read() == (FIN | PONG, b"still here?")
     first, welcome = await stranger.read()
     assert first == FIN | BINARY
-    stranger.handshake.receive_data(welcome)
+    stranger.handshake.feed(welcome)
     assert stranger.handshake.welcome is not None
 
 
