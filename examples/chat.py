@@ -60,7 +60,7 @@ async def serve(url: str) -> None:
                 if other.state is landline.LineState.ONLINE:
                     await line.close(landline.Code.FORBIDDEN, f"{line.identity} is here already")
                     return
-                other.end(landline.Code.REPLACED, "the same person has joined again")
+                other.abort(landline.Code.REPLACED, "the same person has joined again")
         room.add(line)
         tell(line, "joined")
         try:

@@ -64,7 +64,7 @@ async def serve(url: str, on_the_way_s: float) -> None:
             viewers.add(line)
             return
         for other in publishers:
-            other.end(landline.Code.REPLACED, "another publisher came")
+            other.abort(landline.Code.REPLACED, "another publisher came")
         publishers.add(line)
         async for chunk in line:
             if isinstance(chunk, bytes) and len(chunk) <= CHUNK_BYTES_MAX:

@@ -199,7 +199,7 @@ async def test_a_resumed_welcome_changes_no_timing_and_no_limits(fake_server, qu
         assert line.session.next_timeout() - line._owner.wheel.time() < 100.0
         # More than the second WELCOME allows.
         await line.send(bytes(100_000))
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
 
 
 # §5: data.

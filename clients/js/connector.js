@@ -278,7 +278,7 @@ export class Connector {
       await this.#online.promise;
     } catch (error) {
       if (error instanceof GaveUp) this.line.finish({ state: "closed", cause: "gave up", detail: error.message, code: null }, error);
-      this.line.end(Code.NORMAL);
+      this.line.abort(Code.NORMAL);
       throw error;
     } finally {
       clearTimeout(timer);

@@ -210,12 +210,12 @@ export class Line {
     try {
       await this.drain(timeoutS);
     } finally {
-      lost = this.end(code, reason);
+      lost = this.abort(code, reason);
     }
     if (lost.length > 0) throw new SessionLost(`closed here: ${reason || codeText(code)}`, lost, code);
   }
 
-  end(code = Code.NORMAL, reason = "") {
+  abort(code = Code.NORMAL, reason = "") {
     if (this.isClosed) return [];
     const lost = this.unconfirmed();
     this.#session?.close(code, reason);

@@ -177,7 +177,7 @@ export class Answers {
     const { correlation, name } = message;
     const handler = name === "" ? undefined : this.#handlers.get(name);
     if (this.#waiting.has(correlation)) {
-      this.#line.end(Code.PROTOCOL_ERROR, "two requests with one correlation id");
+      this.#line.abort(Code.PROTOCOL_ERROR, "two requests with one correlation id");
     } else if (this.#canStart()) this.#start(message, handler);
     else this.#waiting.set(correlation, { message, handler });
   }

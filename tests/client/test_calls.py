@@ -307,7 +307,7 @@ async def test_a_connection_that_ends_before_the_request_goes_to_the_next_url(de
     @other.on_state
     def leave(line, change):
         if change.state is landline.LineState.ONLINE:
-            line.end(landline.Code.GOING_AWAY, "moved")
+            line.abort(landline.Code.GOING_AWAY, "moved")
 
     async with desk.server.listen("tcp://127.0.0.1:0") as endpoint, other.listen("tcp://127.0.0.1:0") as gone:
         assert await landline.call([str(gone), str(endpoint)], "echo", 1) == 1

@@ -128,7 +128,7 @@ async def test_the_time_limit_is_for_the_first_connection_only(quick, until, sta
         await proxy.refuse()
         proxy.reset()
         await until(lambda: line.state is landline.LineState.RECONNECTING)
-        await until(lambda: line.cause.attempt > 10)
+        await until(lambda: line.last_change.attempt > 10)
         proxy.accept()
         await until(lambda: line.epoch == 2)
 
@@ -300,8 +300,8 @@ async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(quic
         await until(lambda: line.state is ONLINE and line.session_id != before)
         assert server_lost == [(other, [b"from the server"])]
         assert client_lost == [(line, [b"from the client"])]
-        assert other.cause.cause is landline.DisconnectCause.EXPIRED
-        assert "not resumed within 0 s" in other.cause.detail
+        assert other.last_change.cause is landline.DisconnectCause.EXPIRED
+        assert "not resumed within 0 s" in other.last_change.detail
         with pytest.raises(landline.LineClosed, match="not resumed"):
             while True:
                 await anext(other)
@@ -311,7 +311,7 @@ async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(quic
         [fresh] = server.lines
         await line.send("new")
         assert await anext(fresh) == "new"
-        assert line.cause.resumed is False
+        assert line.last_change.resumed is False
 
 
 async def test_without_a_callback_a_lost_session_with_unconfirmed_messages_ends_the_line(quick, until):
@@ -335,7 +335,7 @@ async def test_without_a_callback_a_lost_session_with_unconfirmed_messages_ends_
         # The named one had no handler: whether its confirmation came back before the cut is chance.
         assert bodies[:1] == [b"one"]
         assert line.is_closed
-        assert line.cause.cause is landline.DisconnectCause.EXPIRED
+        assert line.last_change.cause is landline.DisconnectCause.EXPIRED
         with pytest.raises(landline.SessionLost):
             await line.send("more")
         await until(lambda: not server.lines)
@@ -542,7 +542,7 @@ async def test_alternatives_of_a_goodbye_are_tried_first(until):
 
 async def test_a_line_closed_before_it_is_connected_does_not_keep_its_maker_waiting(nowhere):
     def close(line, change):
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
 
     with pytest.raises(landline.LineClosed, match="closed before it was connected"):
         async with landline.connect(nowhere, on_state=close):
@@ -554,7 +554,7 @@ async def test_a_line_closed_while_its_roads_are_tried_was_never_connected(nowhe
 
     async def hang_up(reader, writer):
         for line in lines:
-            line.end(landline.Code.NORMAL)
+            line.abort(landline.Code.NORMAL)
 
     async with fake_server(hang_up) as url:
         roads = [url, nowhere]
@@ -622,7 +622,7 @@ async def test_who_sends_after_a_goodbye_may_say_how_long_to_wait(until):
         with pytest.raises(landline.RequestTimeout):
             await line.request("anything", timeout=0.05)
         assert not line.is_closed
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
         with pytest.raises(landline.LineClosed):
             await line.send("later", timeout=5)
         await connector.__aexit__(None, None, None)

@@ -307,7 +307,7 @@ async function refuse({ direct, nothing }) {
   const given_up = failure(open(nothing, { signal: giving.signal, onState }));
   await until(({ state }) => state === "reconnecting");
   giving.abort();
-  const ended = failure(open(nothing, { onState: ({ state }, line) => state === "reconnecting" && line.end() }));
+  const ended = failure(open(nothing, { onState: ({ state }, line) => state === "reconnecting" && line.abort() }));
   return {
     ended: await ended,
     token: await failure(open(direct, { auth: new SharedToken("another secret, just as long") })),
@@ -342,7 +342,7 @@ async function breach({ direct }) {
   } catch (error) {
     return { read: [error.name, error.message] };
   } finally {
-    line.end();
+    line.abort();
   }
   return { read: "nothing" };
 }
@@ -358,7 +358,7 @@ async function datagrams({ direct }) {
   const unheard = await line.request("unheard");
   const large = await failure(Promise.resolve().then(() => line.sendDatagram(new Uint8Array(1199))));
   const fits = line.sendDatagram(new Uint8Array(1198));
-  line.end();
+  line.abort();
   const closed = await failure(Promise.resolve().then(() => line.sendDatagram(1)));
   const handler = await failure(open(direct, { onDatagram: { state: 1 } }));
   return { sent, seen, unheard, large, fits, closed, handler };

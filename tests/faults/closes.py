@@ -51,7 +51,7 @@ class Order(msgspec.Struct):
     after: int
     """Messages until the close."""
     drains: bool
-    """Whether it is ``line.close()``, which waits for what was sent, and not ``line.end()``."""
+    """Whether it is ``line.close()``, which waits for what was sent, and not ``line.abort()``."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ async def close_line(line: landline.Line, *, drains: bool) -> None:
         with contextlib.suppress(landline.SessionLost):
             await line.close(CODE, reason_for(line.identity))
     else:
-        line.end(CODE, reason_for(line.identity))
+        line.abort(CODE, reason_for(line.identity))
 
 
 # The server's process.
@@ -145,7 +145,7 @@ class ClosingServer:
             if order.drains:
                 self._start(close_line(line, drains=True))
             else:
-                line.end(CODE, reason_for(line.identity))
+                line.abort(CODE, reason_for(line.identity))
 
     async def _stream(self, line: landline.Line) -> None:
         with contextlib.suppress(landline.LandlineError):
@@ -226,7 +226,7 @@ async def close_once(
         if left == 0:
             enough.set_result(None)
             if order.direction == "client" and not order.drains:
-                line.end(CODE, reason_for(identity))
+                line.abort(CODE, reason_for(identity))
 
     connector = landline.connect(
         address, identity=identity, options=options, on_state=on_state, send_buffer=SEND_BUFFER
@@ -243,7 +243,7 @@ async def close_once(
             while not seen.done():
                 await line.send(MESSAGE)
         outcome = Outcome.of(await seen)
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
         return outcome
 
 

@@ -141,7 +141,7 @@ async def test_a_lost_session_is_not_the_end_of_a_line_that_only_sends_files(inb
         )
         await done.wait()
         [other] = server.lines
-        other.end(landline.Code.GOING_AWAY, "another session")
+        other.abort(landline.Code.GOING_AWAY, "another session")
         receipt = await sending
         assert other.is_closed
         assert len(server.lines) == 1

@@ -100,7 +100,7 @@ async def test_a_server_goes_on_over_the_next_line_of_the_same_client(quick, inb
         half = asyncio.Event()
         async with connect(lambda file, told: told.bytes_done > 20 * MIB and half.set()) as line:
             await half.wait()
-            line.end(landline.Code.NORMAL)
+            line.abort(landline.Code.NORMAL)
         await until(lambda: ends)
         await until(lambda: any(entry.suffix == ".json" for entry in inbox.iterdir()))
         async with connect():

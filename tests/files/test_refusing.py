@@ -246,7 +246,7 @@ async def test_the_end_of_the_line_ends_the_transfer(serve, write, inbox, until,
             line.send_file(path, progress=lambda told: told.bytes_done > 8 * MIB and done.set())
         )
         await done.wait()
-        other.end(landline.Code.FORBIDDEN, "no more of this")
+        other.abort(landline.Code.FORBIDDEN, "no more of this")
         with pytest.raises(landline.LineClosed, match="no more of this"):
             await sending
         await until(lambda: any(name.endswith(".json") for name in names_in(inbox)))

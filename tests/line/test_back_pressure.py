@@ -251,7 +251,7 @@ async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
         assert refused.value.code is landline.Code.TOO_SLOW
         assert (held, len(lost) > 0) == (0, True)
         assert other.is_closed
-        assert other.cause.cause is landline.DisconnectCause.TOO_SLOW
+        assert other.last_change.cause is landline.DisconnectCause.TOO_SLOW
         with pytest.raises(landline.LineClosed):
             await reader
         assert server.lines_too_slow == 1
@@ -351,7 +351,7 @@ async def test_the_line_that_holds_the_most_is_ended_and_only_it(quick, until, c
             assert 1100 * KIB < server.memory_held_bytes < 2300 * KIB
             await until(lambda: first.is_closed)
             assert not second.is_closed
-            assert first.cause.code is landline.Code.TOO_SLOW
+            assert first.last_change.code is landline.Code.TOO_SLOW
             assert 200 * KIB < server.memory_held_bytes < 500 * KIB
             assert server.lines_too_slow == 1
             assert "the 1 that held the most were ended" in caplog.text
@@ -420,7 +420,7 @@ async def test_after_the_end_a_transport_nobody_reads_is_aborted(scheme, how, tm
             assert open_sockets() == before + 2
             await fill(line, bytes(1000 * KIB))
             if how == "end":
-                line.end(landline.Code.NORMAL)
+                line.abort(landline.Code.NORMAL)
             elif how == "protocol error":
                 mute.socket.sendall(bytes(100))
                 await until(lambda: line.is_closed)

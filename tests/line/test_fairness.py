@@ -200,8 +200,8 @@ async def test_a_goodbye_and_the_end_come_behind_what_waits(listen, until, schem
         peer.transport.write(number_frames(MESSAGES) + goodbye)
         await until(lambda: line.is_closed)
         assert numbers.seen == list(range(1, MESSAGES + 1))
-        assert line.cause.cause is landline.DisconnectCause.CLOSED_BY_PEER
-        assert line.cause.detail == "that was all"
+        assert line.last_change.cause is landline.DisconnectCause.CLOSED_BY_PEER
+        assert line.last_change.detail == "that was all"
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "ws", "quic"])
@@ -321,7 +321,7 @@ async def test_honest_lines_live_beside_a_flood(listen, until, scheme, kind):
             pings += 1
         assert (honest.epoch, honest.state) == (1, landline.LineState.ONLINE)
         if kind != "messages":
-            assert first.cause.code is Code.LIMIT_EXCEEDED
+            assert first.last_change.code is Code.LIMIT_EXCEEDED
 
 
 async def test_a_well_behaved_peer_at_full_speed_is_no_flood(pair):
@@ -439,7 +439,7 @@ async def test_requests_that_waited_for_room_are_answered_in_turns(until, counte
         await until(lambda: len(answered) == 4000)
         late = answered[2000:]
         assert max(late.count(turn) for turn in set(late)) <= FRAMES_PER_TURN
-        line.end(Code.NORMAL)
+        line.abort(Code.NORMAL)
 
 
 async def test_what_waits_for_a_turn_is_counted_as_memory(pair, until, monkeypatch):

@@ -123,7 +123,7 @@ async def test_lines_whose_handlers_hold_too_much_are_ended(pair, until, states)
         for task in waiting:
             task.add_done_callback(lambda task: task.exception())
         await until(lambda: other.is_closed)
-        assert other.cause.code is landline.Code.TOO_SLOW
+        assert other.last_change.code is landline.Code.TOO_SLOW
         # Cancelled with the session.
         await until(lambda: other._answers.held_bytes == 0)
         assert (work.running, work.server.memory_held_bytes) == (0, 0)
@@ -206,7 +206,7 @@ async def test_a_handler_is_cancelled_once_however_often_it_is_asked_for(until, 
         work.may_end.set()
         # An answer that we do not acknowledge is all that stays.
         await until(lambda: line.held_bytes < 200)
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
 
 
 async def test_a_handler_that_resists_is_counted_beyond_its_session(pair, until):
@@ -241,4 +241,4 @@ async def test_the_error_of_a_request_that_was_cancelled_before_it_began_leaves_
             kind, _ = await read_frame(reader)
         await until(lambda: line.held_bytes == 0)
         assert work.most_running == 0
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)

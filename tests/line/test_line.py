@@ -262,7 +262,7 @@ async def test_the_end_wakes_waiting_senders(pair):
         reader = asyncio.create_task(anext(line))
         ping = asyncio.create_task(line.ping())
         await asyncio.sleep(0)
-        lost = line.end(landline.Code.NORMAL, "enough")
+        lost = line.abort(landline.Code.NORMAL, "enough")
         assert len(lost) == 128
         for outcome in await asyncio.gather(*senders, ping, return_exceptions=True):
             assert isinstance(outcome, landline.LineClosed)
@@ -377,7 +377,7 @@ async def test_what_arrived_before_the_end_stays_readable(pair, until):
         for number in range(3):
             await line.send(number)
         await line.ping()
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
         await until(lambda: other.is_closed)
         assert await read_all(other) == [0, 1, 2]
 
@@ -390,7 +390,7 @@ async def test_a_handler_may_end_the_line_it_serves(pair, until):
     def take(line, message):
         seen.append(message)
         if message == 1:
-            line.end(landline.Code.NORMAL, "enough")
+            line.abort(landline.Code.NORMAL, "enough")
 
     async with pair(server) as (line, other):
         for number in range(3):
@@ -411,7 +411,7 @@ async def test_what_a_line_says_of_itself(pair, scheme, tmp_path):
         assert line.epoch == other.epoch == 1
         assert line.state is other.state is landline.LineState.ONLINE
         assert line.identity == other.identity == "me"
-        assert line.cause.resumed is False
+        assert line.last_change.resumed is False
         assert line.duplicates_dropped == 0
         assert line.buffered_bytes == 0
         if scheme == "tcp":

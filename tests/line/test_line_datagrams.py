@@ -166,7 +166,7 @@ async def test_it_is_dropped_while_there_is_no_session_and_refused_behind_the_en
             assert (seen, line.datagrams_dropped) == (["back"], 1)
             # A lost session's count is not forgotten, and where there is none it goes on.
             [other] = server.lines
-            other.end(landline.Code.GOING_AWAY)
+            other.abort(landline.Code.GOING_AWAY)
             await until(lambda: len(told) == 2 and line.state is landline.LineState.ONLINE)
             assert told == [False, False]
             assert line.datagrams_dropped == 2
@@ -200,7 +200,7 @@ async def test_a_peer_that_does_not_read_gets_none_and_keeps_nothing(pair, until
         await until(lambda: server.broadcast_datagram("for all").sent)
         dropped = server.datagrams_dropped
         assert dropped == other.datagrams_dropped
-        other.end(landline.Code.NORMAL)
+        other.abort(landline.Code.NORMAL)
         assert server.datagrams_dropped == dropped
 
 
@@ -219,12 +219,12 @@ async def test_a_flood_is_read_as_it_comes_and_answers_nothing(pair, until):
 
 async def test_a_handler_may_end_the_line(pair, until):
     server = landline.Server()
-    server.on_datagram(lambda line, value: line.end(landline.Code.NORMAL, value))
+    server.on_datagram(lambda line, value: line.abort(landline.Code.NORMAL, value))
     async with pair(server) as (line, _):
         line.send_datagram("enough")
         await until(lambda: line.is_closed)
-        assert line.cause.code is landline.Code.NORMAL
-        assert "enough" in line.cause.detail
+        assert line.last_change.code is landline.Code.NORMAL
+        assert "enough" in line.last_change.detail
 
 
 async def test_broadcasts_and_groups_reach_those_who_are_there(quick, until):
@@ -329,9 +329,9 @@ async def test_one_that_is_malformed_ends_the_line(pair, until, loop_url):
     async with pair(server, loop_url) as (line, other):
         datagram_transport.ends[0].send_datagram(b"\xff")
         await until(lambda: line.is_closed)
-        assert line.cause.code is landline.Code.PROTOCOL_ERROR
+        assert line.last_change.code is landline.Code.PROTOCOL_ERROR
         assert other.is_closed
-        assert "less than its header and name" in line.cause.detail
+        assert "less than its header and name" in line.last_change.detail
 
 
 async def test_one_is_heard_as_life(pair, until, states, loop_url):

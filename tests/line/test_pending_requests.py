@@ -204,7 +204,7 @@ async def test_what_a_handler_s_own_request_ended_with_is_not_its_answer(scheme,
 
     @upstream.on("end")
     async def end(line, body):
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
 
     async with upstream.listen("tcp://127.0.0.1:0") as behind, landline.connect(str(behind)) as inner:
 
@@ -518,7 +518,7 @@ async def test_requests_are_lost_with_the_line_and_say_so(both, until):
     async with ends as (line, other):
         calls = [asyncio.create_task(end.request("block", timeout=None)) for end in (line, other)]
         await until(lambda: all(blocker.started for blocker in blockers))
-        other.end(landline.Code.NORMAL, "no more")
+        other.abort(landline.Code.NORMAL, "no more")
         for call in calls:
             with pytest.raises(landline.RequestLost, match="no more"):
                 await call

@@ -113,4 +113,4 @@ async def test_far_too_many_pings_are_warned_of_and_then_end_the_line(pair, unti
             for _ in range(30):
                 await line.ping()
         await until(lambda: other.is_closed)
-        assert other.cause.code is landline.Code.TOO_MANY_PINGS
+        assert other.last_change.code is landline.Code.TOO_MANY_PINGS

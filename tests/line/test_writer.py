@@ -144,7 +144,7 @@ async def test_eof_goes_out_behind_senders_that_wait(pair):
 
 async def test_a_line_that_is_closed_says_why(pair):
     async with pair() as (line, other):
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)
         with pytest.raises(landline.LineClosed, match=r"^the line is closed: closed here$"):
             line.send_nowait(1)
         with pytest.raises(StopAsyncIteration):

@@ -32,7 +32,7 @@ METHODS = {
     "line.drain": lambda line, server: run_to_its_first_wait(line.drain()),
     "line.ping": lambda line, server: run_to_its_first_wait(line.ping()),
     "line.__anext__": lambda line, server: run_to_its_first_wait(line.__anext__()),
-    "line.end": lambda line, server: line.end(landline.Code.NORMAL),
+    "line.abort": lambda line, server: line.abort(landline.Code.NORMAL),
     "line.break_link": lambda line, server: line.break_link(),
     "server.broadcast": lambda line, server: server.broadcast(1),
     "server.broadcast_datagram": lambda line, server: server.broadcast_datagram(1),

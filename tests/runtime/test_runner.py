@@ -194,7 +194,7 @@ async def test_a_server_that_is_terminated_says_goodbye_to_its_lines(states, unt
     await until(lambda: seen.find(landline.LineState.RECONNECTING))
     [told, *_] = seen.find(landline.LineState.RECONNECTING)
     assert (told.cause, told.code) == (landline.DisconnectCause.CLOSED_BY_PEER, landline.Code.GOING_AWAY)
-    line.end(landline.Code.NORMAL)
+    line.abort(landline.Code.NORMAL)
     await connector.__aexit__(None, None, None)
 
 

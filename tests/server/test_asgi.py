@@ -172,12 +172,12 @@ async def test_a_line_closes_in_order(quick, until):
             [other] = server.lines
             await line.close(reason="enough")
         await until(lambda: other.is_closed)
-        assert other.cause.detail == "enough"
+        assert other.last_change.detail == "enough"
         async with landline.connect(f"ws://127.0.0.1:{port}", backoff=quick, options=DIRECT) as line:
             [other] = server.lines
-            other.end(landline.Code.NORMAL, "enough of you")
+            other.abort(landline.Code.NORMAL, "enough of you")
             assert [message async for message in line] == []
-            assert "enough of you" in line.cause.detail
+            assert "enough of you" in line.last_change.detail
 
 
 async def test_a_server_may_listen_elsewhere_as_well(quick):
@@ -543,7 +543,7 @@ async def test_uvicorn_that_is_told_to_stop_lets_the_server_say_goodbye(
     await until(lambda: seen.find(landline.LineState.RECONNECTING))
     [change, *_] = seen.find(landline.LineState.RECONNECTING)
     assert (change.cause.value, change.code) == told
-    line.end(landline.Code.NORMAL)
+    line.abort(landline.Code.NORMAL)
     await connector.__aexit__(None, None, None)
 
 

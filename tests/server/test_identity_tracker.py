@@ -24,7 +24,7 @@ class FakeLine:
 
     def __init__(self, identity="ada"):
         self.identity = identity
-        self.cause = None
+        self.last_change = None
 
 
 class Book:
@@ -38,8 +38,8 @@ class Book:
 
     def change(self, line, state, cause=DisconnectCause.NONE, detail=""):
         self.clock.advance(1.0)
-        line.cause = StateChange(state=state, cause=cause, detail=detail)
-        self.identities._line_changed(line, line.cause)
+        line.last_change = StateChange(state=state, cause=cause, detail=detail)
+        self.identities._line_changed(line, line.last_change)
 
 
 @pytest.fixture
@@ -196,12 +196,12 @@ def test_the_books_agree_with_the_lines(steps):
             del lines[number]
         for identity in "ab":
             there = [each for each in lines.values() if each.identity == identity]
-            connected = {each for each in there if each.cause.state in {ONLINE, SUSPECT}}
+            connected = {each for each in there if each.last_change.state in {ONLINE, SUSPECT}}
             assert set(book.identities.online.get(identity, ())) == connected
             status = book.identities.status(identity)
             if there:
                 order = [ONLINE, SUSPECT, RECONNECTING]
-                best = min((each.cause.state for each in there), key=order.index)
+                best = min((each.last_change.state for each in there), key=order.index)
                 assert status.state.value == best.value
             else:
                 assert status is None or status.state is IdentityState.GONE

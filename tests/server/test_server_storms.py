@@ -63,7 +63,7 @@ async def test_a_closing_server_sends_its_clients_to_another_one(over_s, until):
         assert first.lines == []
         assert len(left) == 20
         for connector, line in zip(connectors, lines, strict=True):
-            line.end(landline.Code.NORMAL)
+            line.abort(landline.Code.NORMAL)
             await connector.__aexit__(None, None, None)
 
 
@@ -77,4 +77,4 @@ async def test_a_paced_close_that_is_cancelled_ends_the_rest_at_once(pair):
         with pytest.raises(asyncio.CancelledError):
             await closing
         assert server.lines == []
-        line.end(landline.Code.NORMAL)
+        line.abort(landline.Code.NORMAL)

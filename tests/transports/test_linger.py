@@ -79,7 +79,7 @@ async def read_until(reader, wanted: Kind) -> bytes:
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "tls"])
 async def test_a_bye_arrives_whole_at_a_peer_that_still_sends(scheme, listen, raw, until):
     server = landline.Server()
-    server.on_message(lambda line, _: line.end(landline.Code.GOING_AWAY, "later, please", **BYE_FIELDS))
+    server.on_message(lambda line, _: line.abort(landline.Code.GOING_AWAY, "later, please", **BYE_FIELDS))
     async with listen(server, scheme) as endpoint, raw(endpoint) as (reader, writer):
         await shake_hands(reader, writer)
         for number in range(1, 400):
@@ -175,8 +175,8 @@ async def test_two_byes_that_cross_keep_nobody_waiting(
             [other] = server.lines
             for end in (line, other):
                 end.send_nowait(bytes(300_000))
-            line.end(landline.Code.NORMAL, "client")
-            other.end(landline.Code.NORMAL, "server")
+            line.abort(landline.Code.NORMAL, "client")
+            other.abort(landline.Code.NORMAL, "server")
         await until(lambda: open_sockets() == before)
 
 

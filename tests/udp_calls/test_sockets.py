@@ -343,7 +343,7 @@ async def test_a_server_that_names_a_udp_alternative_is_not_followed(desk, until
         connector = landline.connect(str(endpoint), auth=TOKEN, backoff=quick, on_state=seen)
         async with connector:
             [line] = desk.server.lines
-            line.end(landline.Code.GOING_AWAY, "moved", alternatives=("udp://127.0.0.1:1",))
+            line.abort(landline.Code.GOING_AWAY, "moved", alternatives=("udp://127.0.0.1:1",))
             await until(lambda: seen.names[-1] == "online" and len(seen.names) > 1)
     assert "carries single calls" in caplog.text
 

@@ -184,7 +184,7 @@ class _CallRunner:
         finally:
             # The answer itself shows that the request was taken; there is nothing to drain. After a cancellation or
             # a time-out, the BYE cancels what still runs there.
-            line.end(Code.NORMAL)
+            line.abort(Code.NORMAL)
             # The program may end its event loop with this call.
             await self.closer.wait(patience_s)
 

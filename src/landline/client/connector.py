@@ -315,7 +315,7 @@ class Connector(TakesDatagrams):
             if error is None:
                 await line.close()
             else:
-                line.end(Code.NORMAL)
+                line.abort(Code.NORMAL)
         finally:
             await self._stop()
 

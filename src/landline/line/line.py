@@ -131,9 +131,9 @@ class Line(LineReader):
         return self._state is LineState.CLOSED
 
     @property
-    def cause(self) -> StateChange | None:
+    def last_change(self) -> StateChange | None:
         """The last change of state, with its cause."""
-        return self._cause
+        return self._last_change
 
     @property
     def peer(self) -> str:
@@ -253,11 +253,11 @@ class Line(LineReader):
         try:
             await self.drain(timeout)
         finally:
-            lost = self.end(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+            lost = self.abort(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
         if lost:
             raise SessionLost(f"closed here: {reason or code.name}", lost, code)
 
-    def end(
+    def abort(
         self,
         code: Code,
         reason: str = "",
@@ -271,7 +271,7 @@ class Line(LineReader):
         A client that may return does so after ``retry_after_s`` and a random part of ``spread_s``, and tries the
         URLs of ``alternatives`` (16 at most) first.
         """
-        check_thread(self._owner.thread, "line.end")
+        check_thread(self._owner.thread, "line.abort")
         session = self._session
         if self._state is LineState.CLOSED or session is None:
             self.finish(
@@ -428,7 +428,7 @@ class Line(LineReader):
                 self._answering().receive_message(message, handler)
         elif operation is Operation.REQUEST:
             if not self._answering().receive_request(message):
-                self.end(Code.PROTOCOL_ERROR, "two requests with one correlation id")
+                self.abort(Code.PROTOCOL_ERROR, "two requests with one correlation id")
         elif operation is Operation.CANCEL:
             self.take(message)
             self._answering().cancel_request(message.correlation)
@@ -513,7 +513,7 @@ class Line(LineReader):
         if self._state is LineState.CLOSED:
             return
         self._state = change.state
-        self._cause = change
+        self._last_change = change
         self._owner.line_changed(self, change)
         if self._callback is not None:
             call_back(self._callback, self, change)

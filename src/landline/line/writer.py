@@ -64,7 +64,7 @@ class LineWriter(ABC):
 
     __slots__ = (
         "__weakref__",
-        "_cause",
+        "_last_change",
         "_datagrams_dropped",
         "_flush_scheduled",
         "_in_batch",
@@ -83,7 +83,7 @@ class LineWriter(ABC):
         self._session: Session | None = None
         self._link: TransportLink | None = None
         self._state = state
-        self._cause: StateChange | None = None
+        self._last_change: StateChange | None = None
         self._flush_scheduled = False
         # The turn in which a broadcast was written at once.
         self._written_in = 0
@@ -378,8 +378,10 @@ class LineWriter(ABC):
 
     def _live_session(self) -> Session:
         if self._state is _CLOSED:
-            assert self._cause is not None
-            raise self.error or LineClosed(f"the line is closed: {self._cause.reason}", self._cause.code)
+            assert self._last_change is not None
+            raise self.error or LineClosed(
+                f"the line is closed: {self._last_change.reason}", self._last_change.code
+            )
         # One that the peer has ended stays here until its owner has seen what is lost with it.
         if self._session is None or self._session.state is State.CLOSED:
             if self._session is not None and not self._owner.continues_lines:

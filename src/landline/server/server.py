@@ -302,7 +302,7 @@ class Server(TakesDatagrams):
         lines = list(self._sessions.values())
 
         def end(line: Line) -> None:
-            lost = line.end(
+            lost = line.abort(
                 code,
                 reason,
                 retry_after_s=retry_after_s,
@@ -372,8 +372,8 @@ class Server(TakesDatagrams):
         if self._identities is None:
             self._identities = IdentityTracker(self._clock, self._remembered_identities)
             for line in self._sessions.values():
-                if line.cause is not None:
-                    self._identities._line_changed(line, line.cause)
+                if line.last_change is not None:
+                    self._identities._line_changed(line, line.last_change)
         return self._identities
 
     @property
@@ -437,7 +437,7 @@ class Server(TakesDatagrams):
         self._end_line(line, DisconnectCause.TOO_SLOW, detail, Code.TOO_SLOW)
 
     def line_expired(self, line: Line) -> None:
-        before = line.cause
+        before = line.last_change
         detail = f"not resumed within {self._resume_window_s:g} s"
         if before is not None and before.detail:
             detail = f"{before.detail}; {detail}"
@@ -541,7 +541,7 @@ class Server(TakesDatagrams):
                 logger.info("%r: %s", line, error)
             except Exception:
                 logger.exception("the function for %r failed", line)
-                line.end(Code.GOING_AWAY, "the server failed")
+                line.abort(Code.GOING_AWAY, "the server failed")
 
         task = self.loop.create_task(run())
         self._tasks.add(task)

@@ -652,7 +652,7 @@ async def test_an_agent_that_joined_and_left_in_one_breath_is_not_online(fleet, 
     async with landline.connect(fleet.url, auth=auth, identity="machine-1") as line:
         asking = asyncio.create_task(line.request("join", {"facts": {"name": "lab-1"}}))
         await asyncio.sleep(0)
-        line.end(Code.NORMAL)
+        line.abort(Code.NORMAL)
         await asyncio.wait([asking])
         assert asking.exception() is not None
     await until(lambda: not fleet.server.lines)

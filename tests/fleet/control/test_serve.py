@@ -68,7 +68,7 @@ async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(options: 
     [lost] = [change for change in changes if change.state is landline.LineState.RECONNECTING]
     assert lost.due_in_s is not None
     assert 2.0 <= lost.due_in_s <= 10.0
-    line.end(landline.Code.NORMAL)
+    line.abort(landline.Code.NORMAL)
     await connector.__aexit__(None, None, None)
 
 

@@ -223,7 +223,7 @@ async def test_what_comes_in_one_read_with_the_close_was_said_before_it(until):
         stranger.write(frame(FIN | BINARY, bye) + frame(FIN | CLOSE, b"\x03\xe8"))
         assert await stranger.read_close() == (1000, "")
         await until(lambda: line.is_closed)
-        assert line.cause.detail == "that was all"
+        assert line.last_change.detail == "that was all"
 
 
 async def test_a_close_without_a_bye_is_a_lost_link(until):
@@ -235,8 +235,8 @@ async def test_a_close_without_a_bye_is_a_lost_link(until):
         stranger.write(frame(FIN | CLOSE, b"\x03\xf3broken"))
         await stranger.read_close()
         await until(lambda: line.state is landline.LineState.RECONNECTING)
-        assert line.cause.cause is landline.DisconnectCause.LINK_LOST
-        assert "1011 (internal error) broken" in line.cause.detail
+        assert line.last_change.cause is landline.DisconnectCause.LINK_LOST
+        assert "1011 (internal error) broken" in line.last_change.detail
 
 
 @pytest.mark.parametrize(

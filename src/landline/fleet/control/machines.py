@@ -285,7 +285,7 @@ class Machines:
         line.data = AgentSession(machine_id, join_reference)
         self._set_machine(machine)
         if older is not None and older is not line:
-            older.end(Code.REPLACED, "another agent with this identity has joined")
+            older.abort(Code.REPLACED, "another agent with this identity has joined")
         self._find_identified(machine_id, facts)
         return machine
 
@@ -456,7 +456,7 @@ class Machines:
         if not claimants:
             # Who waits may join now.
             for line in list(self._rivals.pop(machine_id, ())):
-                line.end(Code.GOING_AWAY, "its identity is its own again", retry_after_s=0.0)
+                line.abort(Code.GOING_AWAY, "its identity is its own again", retry_after_s=0.0)
 
     def _set_presence(self, machine: Machine, after: Presence) -> None:
         if after is not machine.presence:
