@@ -560,7 +560,7 @@ def check_value(body: bytes) -> None:
 def check_handler(handler: Handler, body: bytes) -> None:
     for is_packed in (True, False):
         try:
-            value = handler.body_of(body, is_packed)
+            value = handler.decode_body(body, is_packed)
         except msgspec.DecodeError:
             continue
         if isinstance(value, messages.Join):

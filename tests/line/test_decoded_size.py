@@ -185,7 +185,7 @@ def test_a_value_with_too_many_objects_is_not_decoded():
     assert len(decode_value(body, True)) == COUNT
     for decode in (
         lambda: decode_value(body, True, 4000),
-        lambda: Handler(print, list, objects_max=4000).body_of(body, True),
+        lambda: Handler(print, list, objects_max=4000).decode_body(body, True),
     ):
         with pytest.raises(msgspec.DecodeError, match="a value of more than 4,000 objects"):
             decode()

@@ -74,13 +74,13 @@ def test_servers_and_connectors_register_alike(register):
 
 def test_bodies_are_converted_to_the_type_asked_for():
     number = Handler(print, int)
-    assert number.body_of(msgspec.msgpack.encode(7), True) == 7
+    assert number.decode_body(msgspec.msgpack.encode(7), True) == 7
     for body, is_packed in ((msgspec.msgpack.encode("seven"), True), (b"\xc1", True), (b"7", False)):
         with pytest.raises(msgspec.DecodeError):
-            number.body_of(body, is_packed)
-    assert Handler(print, bytes).body_of(b"7", False) == b"7"
-    assert Handler(print, Any).body_of(b"7", False) == b"7"
-    assert Handler(print, Any).body_of(b"\x07", True) == 7
+            number.decode_body(body, is_packed)
+    assert Handler(print, bytes).decode_body(b"7", False) == b"7"
+    assert Handler(print, Any).decode_body(b"7", False) == b"7"
+    assert Handler(print, Any).decode_body(b"\x07", True) == 7
 
 
 @pytest.mark.parametrize("value", [b"x", bytearray(b"x"), memoryview(b"x")])
@@ -107,7 +107,7 @@ def test_other_values_travel_as_messagepack():
 @pytest.mark.parametrize("body_type", [Any, str, dict[str, Any], tuple[str, str]])
 def test_whatever_is_wrong_with_a_body_is_one_error(body, body_type):
     with pytest.raises(msgspec.DecodeError):
-        Handler(print, body_type).body_of(body, True)
+        Handler(print, body_type).decode_body(body, True)
     with pytest.raises(msgspec.DecodeError):
         decode_value(body, True)
 

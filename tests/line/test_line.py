@@ -7,7 +7,7 @@ import pytest
 
 import landline
 from landline.codes import Operation
-from landline.line.link import COMPLAINTS_MAX
+from landline.line.link import PEER_ERRORS_LOGGED_MAX
 
 SMALL = landline.SendBuffer(size_bytes=64 * 1024, messages=128)
 
@@ -144,14 +144,14 @@ async def test_a_malformed_message_is_the_peers_mistake_and_no_traceback(pair, c
     seen = []
     server.on_message(lambda line, message: seen.append(message))
     async with pair(server) as (line, _):
-        for _ in range(COMPLAINTS_MAX + 50):
+        for _ in range(PEER_ERRORS_LOGGED_MAX + 50):
             await line.transmit(Operation.MESSAGE, b"", b"\xc1", correlation=0, is_packed=True)
         await line.send(2)
         assert await line.drain()
     assert seen == [2]
     assert "Traceback" not in caplog.text
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
-    assert 0 < caplog.text.count("that does not fit") <= COMPLAINTS_MAX
+    assert 0 < caplog.text.count("that does not fit") <= PEER_ERRORS_LOGGED_MAX
 
 
 async def test_a_handler_that_waits_for_what_somebody_else_cancelled_fails_as_with_any_error(pair, caplog):

@@ -1,4 +1,4 @@
-"""The outbox: one turn, one write each, in order, whatever one of them does."""
+"""The flush queue: one turn, one write each, in order, whatever one of them does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from landline.runtime.flush_queue import FlushQueue
 
 
 class Writer:
-    def __init__(self, outbox: FlushQueue, written: list[str], name: str, fails: bool = False) -> None:
-        self.outbox = outbox
+    def __init__(self, flush_queue: FlushQueue, written: list[str], name: str, fails: bool = False) -> None:
+        self.flush_queue = flush_queue
         self.written = written
         self.name = name
         self.fails = fails
@@ -28,13 +28,13 @@ def written() -> list[str]:
 
 
 async def test_writers_write_at_the_end_of_the_turn_in_order(written: list[str]) -> None:
-    outbox = FlushQueue(asyncio.get_running_loop())
+    flush_queue = FlushQueue(asyncio.get_running_loop())
     for name in ("b", "a", "c"):
-        outbox.add(Writer(outbox, written, name))
+        flush_queue.add(Writer(flush_queue, written, name))
     assert written == []
     await asyncio.sleep(0)
     assert written == ["b", "a", "c"]
-    outbox.add(Writer(outbox, written, "d"))
+    flush_queue.add(Writer(flush_queue, written, "d"))
     await asyncio.sleep(0)
     assert written[3:] == ["d"]
 
@@ -43,10 +43,10 @@ async def test_one_that_fails_is_reported_and_keeps_nobody_from_writing(written:
     loop = asyncio.get_running_loop()
     told: list[dict[str, object]] = []
     loop.set_exception_handler(lambda loop, context: told.append(context))
-    outbox = FlushQueue(loop)
-    failing = Writer(outbox, written, "failing", fails=True)
-    outbox.add(failing)
-    outbox.add(Writer(outbox, written, "after"))
+    flush_queue = FlushQueue(loop)
+    failing = Writer(flush_queue, written, "failing", fails=True)
+    flush_queue.add(failing)
+    flush_queue.add(Writer(flush_queue, written, "after"))
     await asyncio.sleep(0)
     assert written == ["after"]
     [context] = told
@@ -55,14 +55,14 @@ async def test_one_that_fails_is_reported_and_keeps_nobody_from_writing(written:
 
 
 async def test_the_turn_has_one_number_until_it_ends(written: list[str]) -> None:
-    outbox = FlushQueue(asyncio.get_running_loop())
-    first = outbox.turn()
+    flush_queue = FlushQueue(asyncio.get_running_loop())
+    first = flush_queue.turn()
     assert first > 0
-    outbox.add(Writer(outbox, written, "a"))
-    assert outbox.turn() == first
+    flush_queue.add(Writer(flush_queue, written, "a"))
+    assert flush_queue.turn() == first
     await asyncio.sleep(0)
     assert written == ["a"]
-    second = outbox.turn()
+    second = flush_queue.turn()
     assert second > first
     await asyncio.sleep(0)
-    assert outbox.turn() > second
+    assert flush_queue.turn() > second

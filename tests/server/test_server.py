@@ -9,7 +9,7 @@ from tests.raw_connections import raw_connection, shake_hands
 
 import landline
 from landline.codes import code_from_wire
-from landline.line.link import COMPLAINTS_MAX
+from landline.line.link import PEER_ERRORS_LOGGED_MAX
 from landline.session.frames import FrameReader, Kind, encode_ack, encode_data
 from landline.session.handshake import Bye, Notice, decode_body, encode_body
 
@@ -410,13 +410,16 @@ async def test_a_client_that_sends_nonsense_without_end_does_not_fill_the_log(un
         await line.send("the last")
         await until(lambda: received)
         told = [record for record in caplog.records if "sent a " in record.message]
-        assert len(told) == COMPLAINTS_MAX
+        assert len(told) == PEER_ERRORS_LOGGED_MAX
         assert caplog.text.count("no more is told of it on this connection") == 1
         # Another connection is another peer.
         async with landline.connect(str(endpoint)) as other:
             await other.send("text", name="typed")
             assert await other.drain()
-    assert len([record for record in caplog.records if "sent a " in record.message]) == COMPLAINTS_MAX + 1
+    assert (
+        len([record for record in caplog.records if "sent a " in record.message])
+        == PEER_ERRORS_LOGGED_MAX + 1
+    )
 
 
 async def test_a_client_that_warns_without_end_is_heard_once(until, caplog):

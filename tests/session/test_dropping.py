@@ -137,7 +137,7 @@ def test_what_has_a_number_is_promised(make_session):
         send(session, b"new", droppable=True)
 
 
-def test_half_of_the_buffer_is_roomy(away):
+def test_below_low_watermark_up_to_half_of_the_buffer(away):
     for _ in range(63):
         send(away)
         assert away.is_below_low_watermark

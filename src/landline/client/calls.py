@@ -132,7 +132,7 @@ class _CallRunner:
         self.loop = asyncio.get_running_loop()
         self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, dialer.clock)
-        self.outbox = FlushQueue(self.loop)
+        self.flush_queue = FlushQueue(self.loop)
         self.closer = TransportCloser(self.loop)
         self.turns = turns_of(self.loop, dialer.clock)
 

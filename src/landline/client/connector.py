@@ -221,7 +221,7 @@ class Connector(TakesDatagrams):
         self.loop: asyncio.AbstractEventLoop
         self.thread: int
         self.wheel: TimerWheel
-        self.outbox: FlushQueue
+        self.flush_queue: FlushQueue
         self.closer: TransportCloser
         self.turns: Turns
 
@@ -277,7 +277,7 @@ class Connector(TakesDatagrams):
         self.loop = asyncio.get_running_loop()
         self.thread = get_ident()
         self.wheel = TimerWheel(self.loop, self._dialer.clock)
-        self.outbox = FlushQueue(self.loop)
+        self.flush_queue = FlushQueue(self.loop)
         self.closer = TransportCloser(self.loop)
         self.turns = turns_of(self.loop, self._dialer.clock)
         line = self._line = Line(self, identity=self._dialer.identity)
@@ -383,7 +383,7 @@ class Connector(TakesDatagrams):
 
     def _last_word(self, line: Line, error: Exception) -> Exception:
         """What ends the line: the error, or :class:`SessionLost` because of it when messages went down with it."""
-        lost = line.abandon_session(str(error))
+        lost = line.discard_session(str(error))
         if not lost:
             return error
         if self._on_session_lost is not None:
@@ -491,8 +491,8 @@ class Connector(TakesDatagrams):
 
     def _lose_session(self, line: Line, why: str) -> None:
         """Tells the owner what is lost with a session, by the callback if there is one, else by ending the line."""
-        lost = line.abandon_session(why)
-        line.forget_session()
+        lost = line.discard_session(why)
+        line.clear_session()
         if self._on_session_lost is not None:
             call_back(self._on_session_lost, line, lost)
         elif lost:

@@ -65,7 +65,7 @@ class BodyDecoder:
             if dec_hook is None:
                 _check_known(body_type, info)
 
-    def body_of(self, body: bytes, is_packed: bool) -> Any:
+    def decode_body(self, body: bytes, is_packed: bool) -> Any:
         """Return the value of a body.
 
         Raise :class:`BodyError` when it does not fit the type, or has too many objects.

@@ -179,17 +179,17 @@ class Dispatcher:
         if self._is_caused_by_end(error):
             logger.info("%r ended while its handler for messages %r ran", self._line, message.name)
         elif isinstance(error, BodyError):
-            self._line.complain(
+            self._line.log_peer_error(
                 "%r sent a message %r that does not fit: %s", message.name, safe_text(str(error))
             )
         elif is_refusal(error):
             # So a handler says no. Nobody waits for an answer to a message, and peers must not write tracebacks.
-            self._line.complain(
+            self._line.log_peer_error(
                 "%r sent a message %r that was refused: %s", message.name, safe_text(str(error))
             )
         elif isinstance(error, RequestError):
             # Of a request of the handler's own, whose answer may be the peer's.
-            self._line.complain(
+            self._line.log_peer_error(
                 "%r sent a message %r whose handler failed: a request of its own ended with: %s",
                 message.name,
                 safe_text(str(error)),
@@ -203,7 +203,7 @@ class Dispatcher:
 
     def _run_plain(self, handler: Handler, message: MessageReceived) -> None:
         try:
-            handler.function(self._line, handler.body_of(message.body, message.is_packed))
+            handler.function(self._line, handler.decode_body(message.body, message.is_packed))
         except FAILURES as error:
             self.log_failed(message, error)
 
@@ -221,7 +221,9 @@ class Dispatcher:
                 if handler.is_async:
                     self._count_working(decoded_bytes(message.body) if message.is_packed else 0)
                     try:
-                        await handler.function(self._line, handler.body_of(message.body, message.is_packed))
+                        await handler.function(
+                            self._line, handler.decode_body(message.body, message.is_packed)
+                        )
                     except FAILURES as error:
                         if is_cancelled(error):
                             raise
@@ -280,7 +282,7 @@ class Dispatcher:
 
     def _answer_plain(self, message: MessageReceived, handler: Handler) -> None:
         try:
-            result = handler.function(self._line, handler.body_of(message.body, message.is_packed))
+            result = handler.function(self._line, handler.decode_body(message.body, message.is_packed))
             body, is_packed = self._handlers.encode(result)
         except FAILURES as error:
             if self._is_caused_by_end(error):
@@ -294,7 +296,9 @@ class Dispatcher:
         session = self._line.session
         try:
             try:
-                result = await handler.function(self._line, handler.body_of(message.body, message.is_packed))
+                result = await handler.function(
+                    self._line, handler.decode_body(message.body, message.is_packed)
+                )
                 body, is_packed = self._handlers.encode(result)
                 operation = Operation.RESPONSE
             except FAILURES as error:

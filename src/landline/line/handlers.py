@@ -43,7 +43,7 @@ class Handler:
     coroutine function runs as a task where it answers requests, and one after the other where it takes messages.
     """
 
-    __slots__ = ("body_of", "function", "is_async", "is_reserved")
+    __slots__ = ("decode_body", "function", "is_async", "is_reserved")
 
     def __init__(
         self,
@@ -59,7 +59,9 @@ class Handler:
         """One of the library's own: its messages do not wait for those of the application, whose handlers may be
         waiting for them."""
         self.is_async = is_coroutine_function(function)
-        self.body_of: Callable[[bytes, bool], Any] = BodyDecoder(body_type, dec_hook, objects_max).body_of
+        self.decode_body: Callable[[bytes, bool], Any] = BodyDecoder(
+            body_type, dec_hook, objects_max
+        ).decode_body
         """The value for the function. Raises :class:`landline.line.codec.BodyError` when the body does not fit the
         type."""
 

@@ -523,7 +523,7 @@ class Line(LineReader):
         self._expires_at = due
         self._owner.wheel.schedule(self, due)
 
-    def abandon_session(self, why: str) -> tuple[Unconfirmed, ...]:
+    def discard_session(self, why: str) -> tuple[Unconfirmed, ...]:
         """The session is lost: fails what was asked in it, and returns the messages whose fate is unknown."""
         session = self._session
         if session is None:
@@ -539,7 +539,7 @@ class Line(LineReader):
         self._eof_received = False
         return lost
 
-    def forget_session(self) -> None:
+    def clear_session(self) -> None:
         """The line waits for a new session."""
         self._datagrams_dropped = self.datagrams_dropped
         self._datagrams_ignored = self.datagrams_ignored

@@ -39,7 +39,7 @@ def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes, 
 class DatagramLine(Protocol):
     """What handlers of datagrams are called with."""
 
-    def complain(self, sentence: str, *arguments: object) -> None:
+    def log_peer_error(self, sentence: str, *arguments: object) -> None:
         """Logs what the peer does wrong, a few times."""
 
 
@@ -51,10 +51,10 @@ def handle_datagrams(line: DatagramLine, session: Session, handlers: Handlers) -
             session.count_datagram_ignored()
             continue
         try:
-            handler.function(line, handler.body_of(datagram.body, datagram.is_packed))
+            handler.function(line, handler.decode_body(datagram.body, datagram.is_packed))
         except BodyError as error:
             session.count_datagram_ignored()
-            line.complain("%r sent a datagram %r that does not fit: %s", datagram.name, error)
+            line.log_peer_error("%r sent a datagram %r that does not fit: %s", datagram.name, error)
         except FAILURES as error:
             if isinstance(error, LineClosed | BufferFull) and session.state is State.CLOSED:
                 # Peers must not write tracebacks by ending the session.

@@ -12,7 +12,7 @@ from landline.transports.linger import read_arrived
 
 logger = guarded_logger("landline")
 
-COMPLAINTS_MAX: Final = 50
+PEER_ERRORS_LOGGED_MAX: Final = 50
 """Messages that fit no handler, or are refused by one, that are logged of one transport."""
 
 
@@ -41,13 +41,13 @@ class TransportLink(LinkProtocol):
     __slots__ = (
         "_error",
         "_peer",
-        "complaints",
         "epoch",
         "has_left",
         "has_warned",
         "is_lost",
         "is_waiting",
         "line",
+        "peer_errors_logged",
         "transport",
     )
 
@@ -55,7 +55,7 @@ class TransportLink(LinkProtocol):
         self.line = line
         self.transport = transport
         self.epoch = epoch
-        self.complaints = 0
+        self.peer_errors_logged = 0
         self.has_warned = False
         """Whether the peer has sent a NOTICE."""
         self.is_waiting = False
@@ -99,18 +99,18 @@ class TransportLink(LinkProtocol):
         if self.is_waiting and not self.is_lost:
             self.transport.resume_reading()
 
-    def complain(self, sentence: str, *arguments: object) -> None:
-        """Logs what the peer does wrong, :data:`COMPLAINTS_MAX` times: the log is not the peer's to fill.
+    def log_peer_error(self, sentence: str, *arguments: object) -> None:
+        """Logs what the peer does wrong, :data:`PEER_ERRORS_LOGGED_MAX` times: the log is not the peer's to fill.
 
         ``sentence`` begins with ``%r`` for the line.
         """
-        if self.complaints < COMPLAINTS_MAX:
+        if self.peer_errors_logged < PEER_ERRORS_LOGGED_MAX:
             logger.warning(sentence, self.line, *arguments)
-        elif self.complaints == COMPLAINTS_MAX:
+        elif self.peer_errors_logged == PEER_ERRORS_LOGGED_MAX:
             logger.warning("%r goes on like that; no more is told of it on this connection", self.line)
         else:
             return
-        self.complaints += 1
+        self.peer_errors_logged += 1
 
     @property
     def peer(self) -> str:

@@ -107,7 +107,7 @@ def read_answer(
         return (
             decode_value(body, is_packed, objects_max)
             if decoder is None
-            else decoder.body_of(body, is_packed)
+            else decoder.decode_body(body, is_packed)
         )
     except msgspec.DecodeError as error:
         raise outcome(
@@ -120,7 +120,7 @@ _error_body = BodyDecoder(tuple[str, str])
 
 def _decode_error(name: str, body: bytes) -> RequestError:
     try:
-        code, text = _error_body.body_of(body, True)
+        code, text = _error_body.decode_body(body, True)
     except msgspec.DecodeError:
         return RequestError("failed", f"the peer answered {name!r} with an error that cannot be read")
     return NoHandler(name) if code == "no_handler" else RequestError(code, text)

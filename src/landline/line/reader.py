@@ -87,7 +87,7 @@ class LineReader(LineWriter):
     def _receive_unhandled(self, message: MessageReceived) -> None:
         if message.name:
             self.take(message)
-            self.complain("%r sent a message named %r, for which there is no handler", message.name)
+            self.log_peer_error("%r sent a message named %r, for which there is no handler", message.name)
             return
         if self._inbox is None:
             self._inbox = deque()

@@ -44,7 +44,7 @@ class LineResources(Protocol):
 
     loop: asyncio.AbstractEventLoop
     wheel: TimerWheel
-    outbox: FlushQueue
+    flush_queue: FlushQueue
     closer: TransportCloser
     thread: int
     """The thread of the loop, as ``threading.get_ident()`` has it."""
@@ -64,10 +64,10 @@ class LineWriter(ABC):
 
     __slots__ = (
         "__weakref__",
-        "_last_change",
         "_datagrams_dropped",
         "_flush_scheduled",
         "_in_batch",
+        "_last_change",
         "_link",
         "_owner",
         "_room",
@@ -209,8 +209,8 @@ class LineWriter(ABC):
     ) -> int:
         """Sends a value encoded before, as a broadcast does once for all lines.
 
-        With a ``turn`` of the outbox the first such message of that turn is written at once: to go over thousands of
-        lines again at its end would mean to fetch all of them into the processor's cache a second time. ``now`` saves
+        With a ``turn`` of the flush queue the first such message of that turn is written at once: a second pass over thousands of
+        lines would evict them from the CPU cache. ``now`` saves
         looking at the clock for each of them.
 
         Returns how many older messages were dropped for it. Raises :class:`BufferFull` when there is no room;
@@ -418,10 +418,10 @@ class LineWriter(ABC):
         """Writes at the end of this turn of the loop, so that many small sends make one write."""
         if not self._in_batch and not self._flush_scheduled:
             self._flush_scheduled = True
-            self._owner.outbox.add(self)
+            self._owner.flush_queue.add(self)
 
     def write_out(self) -> None:
-        """The outbox's call."""
+        """The flush queue's call."""
         self._flush_scheduled = False
         self._flush()
 
@@ -443,10 +443,10 @@ class LineWriter(ABC):
 
     # Where the whole line is needed: landline.Line.
 
-    def complain(self, sentence: str, *arguments: object) -> None:
-        """Logs what the peer does wrong, a few times for each transport; see :meth:`TransportLink.complain`."""
+    def log_peer_error(self, sentence: str, *arguments: object) -> None:
+        """Logs what the peer does wrong, a few times for each transport; see :meth:`TransportLink.log_peer_error`."""
         if self._link is not None:
-            self._link.complain(sentence, *arguments)
+            self._link.log_peer_error(sentence, *arguments)
 
     @abstractmethod
     def end_too_slow(self, detail: str) -> None:

@@ -119,7 +119,7 @@ class Server(TakesDatagrams):
         self.loop: asyncio.AbstractEventLoop
         self.thread = 0  # Until it begins.
         self.wheel: TimerWheel
-        self.outbox: FlushQueue
+        self.flush_queue: FlushQueue
         self.closer: TransportCloser
         self.turns: Turns
         self._auth = server_auth(auth)
@@ -466,7 +466,7 @@ class Server(TakesDatagrams):
             self.loop = asyncio.get_running_loop()
             self.thread = get_ident()
             self.wheel = TimerWheel(self.loop, self._clock)
-            self.outbox = FlushQueue(self.loop)
+            self.flush_queue = FlushQueue(self.loop)
             self.closer = TransportCloser(self.loop)
             self.turns = turns_of(self.loop, self._clock)
             self._memory.start(self.wheel)
@@ -486,7 +486,7 @@ class Server(TakesDatagrams):
         body, is_packed = self.handlers.encode(value)
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
-        turn, now = (self.outbox.turn(), self.wheel.time()) if lines else (0, 0.0)
+        turn, now = (self.flush_queue.turn(), self.wheel.time()) if lines else (0, 0.0)
         for line in lines:
             try:
                 dropped += line.send_encoded(
@@ -512,7 +512,7 @@ class Server(TakesDatagrams):
         return BroadcastResult(sent, skipped, disconnected, dropped)
 
     def _end_line(self, line: Line, cause: DisconnectCause, detail: str, code: Code | None) -> None:
-        lost = line.abandon_session(detail)
+        lost = line.discard_session(detail)
         error = (
             None
             if code is Code.NORMAL and cause is DisconnectCause.CLOSED_BY_PEER

@@ -290,7 +290,7 @@ class UdpListener(asyncio.DatagramProtocol):
                 task.add_done_callback(tasks.discard)
         else:
             try:
-                result = handler.function(peer, handler.body_of(new.call.body, new.call.is_packed))
+                result = handler.function(peer, handler.decode_body(new.call.body, new.call.is_packed))
                 reply = self._response(result)
             except FAILURES as error:
                 reply = error_reply(*describe_failure(error, new.call.name, peer))
@@ -300,7 +300,7 @@ class UdpListener(asyncio.DatagramProtocol):
         self, new: NewCall, handler: Handler, peer: CallPeer, addr: tuple[str | Any, int]
     ) -> None:
         try:
-            result = await handler.function(peer, handler.body_of(new.call.body, new.call.is_packed))
+            result = await handler.function(peer, handler.decode_body(new.call.body, new.call.is_packed))
             reply = self._response(result)
         except FAILURES as error:
             if is_cancelled(error):

@@ -118,8 +118,8 @@ async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(flee
     decoded = []
     for each in ("facts", "join", "report"):
         handler = fleet.server.handlers.find(each)
-        take = handler.body_of
-        handler.body_of = lambda body, is_packed, take=take: (
+        take = handler.decode_body
+        handler.decode_body = lambda body, is_packed, take=take: (
             decoded.append(len(body)) or take(body, is_packed)
         )
     async with landline.connect(fleet.url, auth=landline.SharedToken(TOKEN), identity="hostile-1") as line:
