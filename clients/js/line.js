@@ -48,7 +48,7 @@ export class Line {
   #session = null;
   #link = null;
   #state = "connecting";
-  #cause = null;
+  #lastChange = null;
   #error = null;
   #isFlushDue = false;
   #isFull = false;
@@ -86,8 +86,8 @@ export class Line {
     return this.#state;
   }
 
-  get cause() {
-    return this.#cause;
+  get lastChange() {
+    return this.#lastChange;
   }
 
   get isClosed() {
@@ -300,9 +300,9 @@ export class Line {
   change(change) {
     if (this.isClosed) return;
     const blank = { cause: "", detail: "", code: null, attempt: 0, dueInS: null, resumed: null, epoch: 0 };
-    this.#cause = Object.freeze({ ...blank, ...change });
+    this.#lastChange = Object.freeze({ ...blank, ...change });
     this.#state = change.state;
-    this.#owner.receiveChange(this.#cause);
+    this.#owner.receiveChange(this.#lastChange);
   }
 
   /** The messages their owner must hear of when the session is lost. */
@@ -347,7 +347,7 @@ export class Line {
   // Inside: sending.
 
   #liveSession() {
-    if (this.isClosed) throw this.#error ?? new LineClosed(`the line is closed: ${this.#cause.detail}`, this.#cause.code);
+    if (this.isClosed) throw this.#error ?? new LineClosed(`the line is closed: ${this.#lastChange.detail}`, this.#lastChange.code);
     if (!this.#hasSession) throw new BufferFull("the line has no session just now");
     return this.#session;
   }

@@ -128,7 +128,7 @@ async function talk({ direct }) {
   for await (const message of line) found.rest.push(message);
   found.taken = taken;
   await line.close({ reason: "done" });
-  found.state = [line.state, line.error, line.cause.cause, line.epoch];
+  found.state = [line.state, line.error, line.lastChange.cause, line.epoch];
   found.after_close = [await failure(line.send(1)), await failure(ask("add", [])), await failure(line.ping())];
   return found;
 }
@@ -178,7 +178,7 @@ async function lose({ url, direct, hears }) {
     lost.push(...line.error.unconfirmed.map(({ name, value }) => [name, value]));
   }
   found.lost = lost.map(([name, value]) => [name, value.length]);
-  found.cause = line.cause.cause;
+  found.cause = line.lastChange.cause;
   await line.close();
   return found;
 }

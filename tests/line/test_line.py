@@ -284,11 +284,11 @@ async def test_an_orderly_end_from_either_side(pair, who, states, until):
         await ender.close(reason="done with it")
         assert await reader == ["last"]
         await until(lambda: ended.is_closed)
-        assert ended.cause.cause is landline.DisconnectCause.CLOSED_BY_PEER
-        assert ended.cause.code is landline.Code.NORMAL
-        assert "done with it" in ended.cause.detail
+        assert ended.last_change.cause is landline.DisconnectCause.CLOSED_BY_PEER
+        assert ended.last_change.code is landline.Code.NORMAL
+        assert "done with it" in ended.last_change.detail
         assert ended.error is None
-        assert ender.cause.cause is landline.DisconnectCause.CLOSED_HERE
+        assert ender.last_change.cause is landline.DisconnectCause.CLOSED_HERE
         for closed in (ender, ended):
             with pytest.raises(landline.LineClosed):
                 await closed.send("too late")

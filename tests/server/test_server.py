@@ -129,7 +129,7 @@ async def test_closing_does_not_wait_longer_than_told_and_names_what_is_unconfir
         await other.send(b"never taken")
         await server.close(timeout=0.02)
         assert lost == [b"never taken"]
-        assert other.cause.cause is landline.DisconnectCause.CLOSED_HERE
+        assert other.last_change.cause is landline.DisconnectCause.CLOSED_HERE
 
 
 async def test_without_a_callback_what_is_lost_is_logged(pair, caplog):
@@ -391,7 +391,7 @@ async def test_a_client_that_breaks_the_protocol_is_told_and_ended(data, code, u
         bye = decode_body(dict(frames)[Kind.BYE], Bye)
         assert code_from_wire(bye.code) is code
         assert not server.lines
-        assert line.cause.cause is landline.DisconnectCause.PROTOCOL_ERROR
+        assert line.last_change.cause is landline.DisconnectCause.PROTOCOL_ERROR
         with pytest.raises(landline.LineClosed):
             await anext(line)
 

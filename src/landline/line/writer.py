@@ -209,8 +209,8 @@ class LineWriter(ABC):
     ) -> int:
         """Sends a value encoded before, as a broadcast does once for all lines.
 
-        With a ``turn`` of the flush queue the first such message of that turn is written at once: a second pass over thousands of
-        lines would evict them from the CPU cache. ``now`` saves
+        With a ``turn`` of the flush queue the first such message of that turn is written at once: a second pass
+        over thousands of lines would evict them from the CPU cache. ``now`` saves
         looking at the clock for each of them.
 
         Returns how many older messages were dropped for it. Raises :class:`BufferFull` when there is no room;
