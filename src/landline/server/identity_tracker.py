@@ -153,7 +153,9 @@ class IdentityTracker:
             identity.lines[line] = change.state
             identity.states[change.state] += 1
         before = identity.status
-        causes = chain((change,), (other.last_change for other in identity.lines if other.last_change is not None))
+        causes = chain(
+            (change,), (other.last_change for other in identity.lines if other.last_change is not None)
+        )
         status = next_status(before, best_of(identity.states), causes, self._clock())
         identity.status = status
         if not identity.lines:
