@@ -15,10 +15,10 @@ import pytest
 import landline
 from landline import Backoff, Heartbeat, Limits, Server, SharedToken
 from landline.fleet.agent import agent as agent_module
-from landline.fleet.agent import asking
+from landline.fleet.agent import consent_process
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Entry, Journal
-from landline.fleet.agent.power import Leave
+from landline.fleet.agent.power import Permit
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Notice, Question
 from landline.fleet.api import JobRequest, JobView
@@ -118,7 +118,7 @@ class ScriptedNotices:
 
 
 class Switch(SimulatedPower):
-    """A simulated power switch that can fail, wait, or take the agent down with it."""
+    """A simulated power back end that can fail, wait, or take the agent down with it."""
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine.persons)
@@ -134,14 +134,14 @@ class Switch(SimulatedPower):
         """Everybody leaves."""
         self._persons = ()
 
-    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
+    async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
         await self._machine.may_act.wait()
         if self._machine.fails_before_acting is not None:
             raise self._machine.fails_before_acting
         self._machine.acted.append(action)
         if self._machine.fails_after_acting is not None:
             raise self._machine.fails_after_acting
-        await super().act(action, reason=reason, leave=leave)
+        await super().act(action, reason=reason, permit=permit)
 
 
 class WatchedJournal(Journal):
@@ -156,7 +156,7 @@ class WatchedJournal(Journal):
 
 
 class Machine:
-    """A machine with a disk, persons and a power switch; its agent runs between :meth:`boot` and its end."""
+    """A machine with a disk, persons and a power back end; its agent runs between :meth:`boot` and its end."""
 
     def __init__(
         self, fleet: Fleet, name: str, directory: Path, persons: tuple[Person, ...], prompt: Any
@@ -406,8 +406,8 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(control_module, "SWEEP_EVERY_S", 0.02)
     monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.02)
     monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.02)
-    monkeypatch.setattr(asking, "LOOK_WAITING_S", 0.02)
-    monkeypatch.setattr(asking, "RETRY_FIRST_S", 0.02)
+    monkeypatch.setattr(consent_process, "LOOK_WAITING_S", 0.02)
+    monkeypatch.setattr(consent_process, "RETRY_FIRST_S", 0.02)
     it = Fleet(tmp_path)
     try:
         yield it

@@ -20,7 +20,7 @@ import landline
 from landline import Backoff, LandlineError, Line, LineState, Server
 from landline.fleet.agent.agent import Agent
 from landline.fleet.agent.journal import Journal
-from landline.fleet.agent.power import Leave, PowerError
+from landline.fleet.agent.power import Permit, PowerError
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
 from landline.fleet.api import CancelRequest, JobRequest, OperationError, StorageError
@@ -32,7 +32,7 @@ RESUME_WINDOW_S = 30.0
 NOTICED_S = 12.0
 """The heartbeat's interval and timeout, what a clogged network may still deliver, and some slack."""
 LATE_S = 0.05
-"""How much later an act may seem on another machine's clock: drift over the ten seconds of a leave."""
+"""How much later an act may seem on another machine's clock: drift over the ten seconds of a permit."""
 CALLED_OFF = 0.2
 """How often a restart or shutdown is called off before it comes to the end of the agent."""
 TERMINATED = 0.5
@@ -67,12 +67,12 @@ class MachinePower(SimulatedPower):
         self._scenario = scenario
         self._node = node
 
-    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
+    async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
         if self._node.loop is not asyncio.get_running_loop():
             return
-        leave.check()
+        permit.check()
         self._scenario.acted(self._node, action, reason, is_anybody_on=bool(self._persons))
-        await super().act(action, reason=reason, leave=leave)
+        await super().act(action, reason=reason, permit=permit)
 
     async def persons(self) -> tuple[Person, ...]:
         if self._node.fails_now("sessions"):
@@ -204,7 +204,7 @@ class FleetScenario:
         self._acts[key] += 1
         if self._acts[key] > 1:
             self.world.fail(f"{node.name} did {reason!r} {self._acts[key]} times")
-        # Leave that was given before is good for a while.
+        # A permit that was given before is valid for a while.
         since_ns = self.world.now_ns if self._cloned_since_ns is None else self._cloned_since_ns
         if node in self._twins() and self.world.now_ns - since_ns > (GRANT_VALID_S + LATE_S) * SECOND:
             self.world.fail(f"{node.name} did {reason!r}, and shares its identity with another machine")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
     import landline
-    from landline.fleet.agent.power import Power
+    from landline.fleet.agent.power import PowerBackend
     from landline.fleet.agent.prompt import Prompt
     from landline.fleet.demo.demo import Demo
     from landline.fleet.model import Action
@@ -348,11 +348,11 @@ async def _agent(
 
     import landline
     from landline.fleet.agent.agent import Agent
-    from landline.fleet.agent.boot import find_boot
+    from landline.fleet.agent.boot_id import find_boot
     from landline.fleet.agent.facts import machine_facts, machine_id
     from landline.fleet.agent.journal import Journal
-    from landline.fleet.agent.prompt.choose import unavailable_reason
     from landline.fleet.agent.prompt.notices import send_notices
+    from landline.fleet.agent.prompt.prompt_selection import unavailable_reason
     from landline.fleet.paths import data_directory
 
     directory = data_directory() / "agent" if data is None else _path("--data", data)
@@ -403,7 +403,7 @@ def _say_state(line: Any, change: Any) -> None:
     sys.stdout.flush()
 
 
-def _power(kind: str, config: str | None) -> Power:
+def _power(kind: str, config: str | None) -> PowerBackend:
     if config is not None and kind != "command":
         raise WrongUse("--config holds commands, which only --power command uses.")
     if kind == "logind":
@@ -450,14 +450,14 @@ def _prompt(kind: str) -> Prompt | None:
     if kind == "none":
         return None
     if kind == "tk":
-        from landline.fleet.agent.prompt.tk import TkPrompt
+        from landline.fleet.agent.prompt.tk_prompt import TkPrompt
 
         return TkPrompt()
     if kind == "terminal":
-        from landline.fleet.agent.prompt.terminal import TerminalPrompt
+        from landline.fleet.agent.prompt.terminal_prompt import TerminalPrompt
 
         return TerminalPrompt()
-    from landline.fleet.agent.prompt.choose import choose_prompt
+    from landline.fleet.agent.prompt.prompt_selection import choose_prompt
 
     return choose_prompt()
 

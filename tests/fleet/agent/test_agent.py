@@ -11,7 +11,7 @@ from tests.fleet.conftest import Switch
 import landline
 from landline import Code, RequestError
 from landline.fleet.agent import agent as agent_module
-from landline.fleet.agent import leaving
+from landline.fleet.agent import shutdown_watch
 from landline.fleet.agent.agent import AgentRefused
 from landline.fleet.agent.journal import JournalError
 from landline.fleet.agent.power import OutcomeUnknown, PowerError
@@ -266,7 +266,7 @@ async def test_a_machine_that_goes_down_begins_nothing_else(fleet) -> None:
 
 async def test_a_machine_that_cannot_do_it_refuses(fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     class Unwilling(DryRunPower):
-        async def refusal(self, action: Action) -> str | None:
+        async def unsupported_reason(self, action: Action) -> str | None:
             if action is Action.RESTART:
                 raise PowerError("the bus is gone")
             return "not here"
@@ -487,7 +487,7 @@ async def test_withdrawing_what_has_begun_or_is_not_known_changes_nothing(fleet,
     assert (await fleet.over(job)).state is ExecutionState.DONE
 
 
-# Leaving, being refused.
+# ShutdownWatcher, being refused.
 
 
 async def test_an_agent_that_is_stopped_says_goodbye(fleet) -> None:
@@ -772,12 +772,12 @@ async def test_a_goodbye_is_said_again_to_a_control_server_that_lost_the_session
 async def test_a_system_that_goes_down_is_not_held_up_for_a_control_server_that_is_not_there(
     fleet, monkeypatch
 ) -> None:
-    monkeypatch.setattr(leaving, "GOODBYE_TIMEOUT_S", 3600.0)
+    monkeypatch.setattr(shutdown_watch, "GOODBYE_TIMEOUT_S", 3600.0)
     await fleet.start()
     machine = await fleet.machine().boot()
     await fleet.stop()
     released = asyncio.Event()
-    monkeypatch.setattr(machine.power, "release_going_down", lambda: release(released))
+    monkeypatch.setattr(machine.power, "release_shutdown", lambda: release(released))
     machine.power.go_down(Action.SHUT_DOWN)
     async with asyncio.timeout(10):
         await released.wait()
@@ -839,7 +839,7 @@ class Silent(Switch):
     def go_down(self, action: Action) -> None:
         pass
 
-    async def going_down(self):
+    async def pending_shutdown(self):
         raise PowerError("this system does not say whether it goes down")
 
 
@@ -893,8 +893,8 @@ async def test_an_accepted_order_that_never_shows_is_unknown_and_holds_up_nothin
 
 
 async def test_the_system_bus_is_tried_again_soon(fleet, monkeypatch, until) -> None:
-    monkeypatch.setattr(leaving, "POWER_RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr(leaving, "POWER_RETRY_CAP_S", 0.02)
+    monkeypatch.setattr(shutdown_watch, "POWER_RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(shutdown_watch, "POWER_RETRY_CAP_S", 0.02)
 
     class Losing(Switch):
         opened = 0
@@ -904,10 +904,10 @@ async def test_the_system_bus_is_tried_again_soon(fleet, monkeypatch, until) -> 
             if 1 < self.opened < 4:
                 raise PowerError("no bus")
 
-        async def wait_going_down(self):
+        async def wait_for_shutdown(self):
             if self.opened < 4:
                 raise PowerError("the bus is gone")
-            return await super().wait_going_down()
+            return await super().wait_for_shutdown()
 
     await fleet.start()
     machine = fleet.machine()

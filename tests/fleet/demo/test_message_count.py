@@ -6,7 +6,7 @@ import pytest
 
 import landline
 from landline import BufferFull, LineClosed
-from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, SessionTally, balance
+from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, SessionCount, compare_counts
 
 
 class FakeLine:
@@ -32,10 +32,10 @@ def run(numbers: list[int], sent: int, unconfirmed: int = 0) -> tuple[int, int, 
         there.receive(line, number)
     if unconfirmed:
         here.lose(line, unconfirmed)
-    counted = balance(here.sessions, there.sessions)
+    counted = compare_counts(here.sessions, there.sessions)
     assert counted.messages_unconfirmed == unconfirmed
     # Whichever end is named first.
-    assert balance(there.sessions, here.sessions) == counted
+    assert compare_counts(there.sessions, here.sessions) == counted
     return (
         counted.messages_sent,
         counted.messages_received,
@@ -74,9 +74,9 @@ def test_a_message_that_comes_late_is_both() -> None:
 
 
 def test_sessions_are_counted_apart() -> None:
-    one = {"a": SessionTally(sent=3, received=1), "b": SessionTally(sent=2)}
-    other = {"a": SessionTally(received=3, sent=1), "c": SessionTally(sent=1)}
-    counted = balance(one, other)
+    one = {"a": SessionCount(sent=3, received=1), "b": SessionCount(sent=2)}
+    other = {"a": SessionCount(received=3, sent=1), "c": SessionCount(sent=1)}
+    counted = compare_counts(one, other)
     # What nobody on the other end ever saw is lost.
     assert (counted.messages_sent, counted.messages_received, counted.messages_lost) == (7, 4, 3)
 

@@ -16,7 +16,7 @@ from landline.fleet.control.control_server import ControlServer
 from landline.fleet.control.storage import Storage
 from landline.fleet.control.wake_on_lan import MagicPackets
 from landline.fleet.demo import simulated_machines as simulated
-from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, balance
+from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, compare_counts
 from landline.fleet.demo.simulated_machines import FleetPlan, SimulatedPerson, run_fleet
 from landline.fleet.model import Action, ExecutionState, PresenceState
 
@@ -112,7 +112,7 @@ async def test_a_small_fleet_lives(tmp_path: Path, until, monkeypatch: pytest.Mo
     await control.stop()
     await storage.close()
     assert result.links_cut >= 5
-    counted = balance(result.sessions, tally.sessions)
+    counted = compare_counts(result.sessions, tally.sessions)
     assert counted.messages_sent > 20
     assert (counted.messages_lost, counted.messages_duplicated) == (0, 0)
     assert all(

@@ -1,1 +1,1 @@
-"""What runs on a machine: the agent, its journal, the power switch and the person's prompt."""
+"""What runs on a machine: the agent, its journal, the power back end and the person's prompt."""

@@ -15,14 +15,14 @@ import msgspec
 import landline
 from landline import Backoff, ClientAuth, Line, LineState, StateChange, guarded_logger
 from landline.fleet.agent import consent
-from landline.fleet.agent.asking import Asking, Record
-from landline.fleet.agent.boot import BootRecord
+from landline.fleet.agent.boot_id import BootRecord
+from landline.fleet.agent.consent_process import ConsentProcess, Record
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.journal_file import JournalError
-from landline.fleet.agent.leaving import GOODBYE_TIMEOUT_S, Leaving
-from landline.fleet.agent.power import Leave, OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.power import OutcomeUnknown, Permit, PowerBackend, PowerError
 from landline.fleet.agent.prompt import Notices, Prompt
-from landline.fleet.agent.telling import executions_to_tell, persons_to_tell
+from landline.fleet.agent.report_limits import executions_to_report, persons_to_report
+from landline.fleet.agent.shutdown_watch import GOODBYE_TIMEOUT_S, ShutdownWatcher
 from landline.fleet.messages import (
     CLONED_IDENTITY,
     MESSAGE_BYTES_MAX,
@@ -52,7 +52,7 @@ PERSONS_EVERY_S: Final = 15.0
 """How often the agent looks who is on."""
 GOING_DOWN_S_MAX: Final = 120.0
 """How long nothing else begins after the system took an order to restart or shut down and announced nothing. Then the
-outcome is unknown, as always with the power switch ``command``, which announces nothing: the next boot settles it."""
+outcome is unknown, as always with the power back end ``command``, which announces nothing: the next boot settles it."""
 UNCERTAIN_S_MAX: Final = 20.0
 """How long a restart or shutdown whose answer got lost may still show itself before its outcome is called unknown."""
 CONTROL_RETRY_S: Final = 2.0
@@ -89,7 +89,7 @@ class Agent:
         auth: ClientAuth,
         machine_id: str,
         facts: Facts,
-        power: Power,
+        power: PowerBackend,
         prompt: Prompt | None,
         journal: Journal,
         no_prompt: str = "the agent has no way to ask",
@@ -102,7 +102,7 @@ class Agent:
     ) -> None:
         self._facts = facts
         self._power = power
-        self._asking = Asking(self, prompt=prompt, no_prompt=no_prompt, notices=notices)
+        self._asking = ConsentProcess(self, prompt=prompt, no_prompt=no_prompt, notices=notices)
         self._journal = journal
         self._on_state = on_state
         self._boot_clock = boot_clock or boot_time
@@ -117,7 +117,7 @@ class Agent:
         # The order being carried out; and the one the system has accepted, so that the machine is going.
         self._acting: tuple[str, Action] | None = None
         self._going: tuple[str, Action] | None = None
-        self._leaving = Leaving(power, self)
+        self._leaving = ShutdownWatcher(power, self)
         self._one_action = asyncio.Lock()
         self._joined = asyncio.Event()
         self._not_joined_because = ""
@@ -159,14 +159,14 @@ class Agent:
                 goodbye = await self._ending
                 if goodbye is None:
                     raise line.error or AgentRefused("the control server closed the line")
-                goodbye = await self._leaving.last_words(goodbye)
+                goodbye = await self._leaving.final_goodbye(goodbye)
                 await self._say_goodbye(line, goodbye)
                 return goodbye
             finally:
                 await self.connector.__aexit__(*sys.exc_info())
         finally:
             await self._cancel_tasks()
-            await self._power.release_going_down()
+            await self._power.release_shutdown()
             await self._power.close()
 
     async def _connect(self) -> Line | None:
@@ -222,7 +222,7 @@ class Agent:
 
     async def _try_to_join(self, line: Line, facts: Facts) -> float | None:
         """Returns after how many seconds it is to be tried again in this session, if at all."""
-        join = Join(facts, executions_to_tell(self._known.values(), self._journal.entries()))
+        join = Join(facts, executions_to_report(self._known.values(), self._journal.entries()))
         try:
             joined = await line.request("join", join, timeout=None, response_type=Joined)
         except (landline.RequestLost, landline.LineClosed):
@@ -254,7 +254,7 @@ class Agent:
 
     async def _current_facts(self) -> Facts:
         before = self._facts
-        facts = self._asking.facts_with_asking(before)
+        facts = self._asking.with_prompt_facts(before)
         try:
             persons = await self._power.persons()
         except PowerError as error:
@@ -267,7 +267,7 @@ class Agent:
             )
         else:
             facts = msgspec.structs.replace(
-                facts, persons=persons_to_tell(persons), knows_persons=True, persons_problem=""
+                facts, persons=persons_to_report(persons), knows_persons=True, persons_problem=""
             )
         self._facts = facts
         if facts != before:
@@ -338,7 +338,7 @@ class Agent:
 
     async def _carry_out(self, order: Order) -> None:
         try:
-            refusal = await self._power.refusal(order.action)
+            refusal = await self._power.unsupported_reason(order.action)
         except PowerError as error:
             refusal = str(error)
         if refusal is not None:
@@ -355,7 +355,7 @@ class Agent:
             self._known.pop(order.execution_id, None)
 
     async def _begin(self, order: Order, agreed: consent.Act) -> bool:
-        """Act, in turn and with the control server's leave. Return False when persons are to be asked after all."""
+        """Act, in turn and with the control server's permit. Return False when persons are to be asked after all."""
         if not agreed.is_free:
             await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
         had_to_wait = self._one_action.locked() or not self._leaving.stays.is_set()
@@ -443,9 +443,9 @@ class Agent:
                 return
             self._journalise(order, ExecutionState.ACTING)
             self._note(order, ExecutionState.ACTING)
-            leave = Leave(act_before, self._boot_clock)
-            leave.check()
-            await self._power.act(order.action, reason=order.message, leave=leave)
+            permit = Permit(act_before, self._boot_clock)
+            permit.check()
+            await self._power.act(order.action, reason=order.message, permit=permit)
         except JournalError as error:
             # Not on record, so not done: doing it might do it twice.
             self._acting = None

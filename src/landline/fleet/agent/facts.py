@@ -8,7 +8,7 @@ import socket
 import uuid
 from pathlib import Path
 
-from landline.fleet.agent.boot import linux_boot_id
+from landline.fleet.agent.boot_id import linux_boot_id
 from landline.fleet.model import Facts
 from landline.fleet.paths import make_private_directory
 from landline.fleet.private_files import read_private_file, write_private_file

@@ -23,7 +23,7 @@ from landline import Heartbeat, Line, Unconfirmed
 from landline.fleet.api import CancelRequest, JobRequest, JobView
 from landline.fleet.control.serve import ControlServerOptions, RunningControlServer, run_control_server
 from landline.fleet.control.wake_on_lan import MagicPackets
-from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, balance
+from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, compare_counts
 from landline.fleet.demo.simulated_machines import FleetPlan, FleetReady, FleetResult
 from landline.fleet.model import Action, ExecutionState, PresenceState
 from landline.fleet.paths import control_socket
@@ -132,7 +132,7 @@ class Demo:
         """Ends the fleet in order and counts."""
         views = [await self.running.control.job(job_id) for job_id in self._job_ids]
         result = await self._end_fleet()
-        counted = balance(result.sessions, self._tally.sessions)
+        counted = compare_counts(result.sessions, self._tally.sessions)
         states: Counter[str] = Counter(
             execution.state.value for view in views for execution in view.executions
         )

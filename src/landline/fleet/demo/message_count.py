@@ -11,7 +11,7 @@ from landline import BufferFull, Line, LineClosed
 MESSAGE_NAME = "demo.count"
 
 
-class SessionTally(msgspec.Struct):
+class SessionCount(msgspec.Struct):
     """One end's count of one session."""
 
     sent: int = 0
@@ -26,7 +26,7 @@ class MessageCount:
     """Numbers outgoing messages and checks the numbers of incoming ones, session by session."""
 
     def __init__(self) -> None:
-        self.sessions: dict[str, SessionTally] = {}
+        self.sessions: dict[str, SessionCount] = {}
 
     def send(self, line: Line) -> None:
         """Sends the next number, unless the line is over or its buffer is full."""
@@ -51,11 +51,11 @@ class MessageCount:
         """Notes what the session's end reported as unconfirmed."""
         self._of(line).unconfirmed += messages
 
-    def _of(self, line: Line) -> SessionTally:
-        return self.sessions.setdefault(line.session_id.hex(), SessionTally())
+    def _of(self, line: Line) -> SessionCount:
+        return self.sessions.setdefault(line.session_id.hex(), SessionCount())
 
 
-class Balance(msgspec.Struct, frozen=True):
+class MessageTotals(msgspec.Struct, frozen=True):
     """What two ends' tallies say together."""
 
     messages_sent: int
@@ -65,13 +65,13 @@ class Balance(msgspec.Struct, frozen=True):
     messages_unconfirmed: int
 
 
-def balance(one: dict[str, SessionTally], other: dict[str, SessionTally]) -> Balance:
+def compare_counts(one: dict[str, SessionCount], other: dict[str, SessionCount]) -> MessageTotals:
     """Compares what each end sent with what the other received.
 
     Lost is what was sent, did not arrive, and was not reported as unconfirmed: a loss nobody was told of.
     """
     sent = received = lost = duplicated = unconfirmed = 0
-    empty = SessionTally()
+    empty = SessionCount()
     for session in sorted({*one, *other}):
         left, right = one.get(session, empty), other.get(session, empty)
         for sender, receiver in ((left, right), (right, left)):
@@ -80,4 +80,4 @@ def balance(one: dict[str, SessionTally], other: dict[str, SessionTally]) -> Bal
             duplicated += receiver.repeated
             unconfirmed += sender.unconfirmed
             lost += max(receiver.skipped, sender.sent - receiver.received - sender.unconfirmed)
-    return Balance(sent, received, lost, duplicated, unconfirmed)
+    return MessageTotals(sent, received, lost, duplicated, unconfirmed)

@@ -28,7 +28,7 @@ from landline.fleet.agent.agent import Agent, AgentRefused
 from landline.fleet.agent.journal import Journal
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Choice, Question
-from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, SessionTally
+from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, SessionCount
 from landline.fleet.model import Action, Cause, Facts, Person
 
 logger = guarded_logger("landline.simulated")
@@ -70,7 +70,7 @@ class FleetReady(msgspec.Struct, tag="ready"):
 class FleetResult(msgspec.Struct, tag="result"):
     """What the machines counted."""
 
-    sessions: dict[str, SessionTally]
+    sessions: dict[str, SessionCount]
     links_cut: int
 
 
@@ -115,7 +115,7 @@ class SimulatedPerson:
 
 
 class SimulatedMachine:
-    """A machine with a power switch, a person, an agent, and a disk that survives its restarts."""
+    """A machine with a power back end, a person, an agent, and a disk that survives its restarts."""
 
     def __init__(
         self,

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.fleet.agent.power.leaves import Watch, leave
+from tests.fleet.agent.power.permits import Watch, permit
 
-from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, Power, PowerError
+from landline.fleet.agent.power import OutcomeUnknown, Permit, PowerBackend, PowerError, SystemShutdown
 from landline.fleet.agent.power import command as command_module
 from landline.fleet.agent.power.command import (
     REASON_CHARACTERS_MAX,
@@ -20,13 +20,13 @@ from landline.fleet.agent.power.command import (
     default_persons_command,
     default_state_command,
     failure_sentence,
-    going_down_from_jobs,
     last_line,
+    shutdown_from_jobs,
 )
-from landline.fleet.agent.power.logged_on import (
-    LoggedOn,
-    logged_on_from_query_user,
-    logged_on_from_who,
+from landline.fleet.agent.power.login_sessions import (
+    LoginSession,
+    sessions_from_query_user,
+    sessions_from_who,
 )
 from landline.fleet.model import Action, Person
 
@@ -84,7 +84,7 @@ def at(hour: int, minute: int) -> float:
 
 
 def test_who_on_linux() -> None:
-    assert [entry.person for entry in logged_on_from_who(WHO_LINUX, "linux", UTC)] == [
+    assert [entry.person for entry in sessions_from_who(WHO_LINUX, "linux", UTC)] == [
         Person("anna", "tty2", False, at(10, 0)),
         Person("anna", "pts/0", False, at(10, 5)),
         Person("bob", "pts/1", True, at(11, 30)),
@@ -95,9 +95,9 @@ def test_who_on_linux() -> None:
 
 
 def test_who_on_macos() -> None:
-    assert logged_on_from_who(WHO_MACOS, "darwin") == (
-        LoggedOn(Person("root", "console"), "0"),
-        LoggedOn(Person("root", "ttys000", True), "0"),
+    assert sessions_from_who(WHO_MACOS, "darwin") == (
+        LoginSession(Person("root", "console"), "0"),
+        LoginSession(Person("root", "ttys000", True), "0"),
     )
 
 
@@ -116,36 +116,36 @@ def test_who_on_macos() -> None:
     ],
 )
 def test_who_never_fails(text: str) -> None:
-    for entry in logged_on_from_who(text, "linux", UTC):
+    for entry in sessions_from_who(text, "linux", UTC):
         assert entry.person.name == "anna"
         assert entry.person.since_at in (None, at(10, 0))
 
 
 def test_who_cut_anywhere_never_fails() -> None:
     for end in range(len(WHO_LINUX)):
-        logged_on_from_who(WHO_LINUX[:end], "linux", UTC)
+        sessions_from_who(WHO_LINUX[:end], "linux", UTC)
 
 
 def test_query_user() -> None:
-    assert logged_on_from_query_user(QUERY_USER) == (
-        LoggedOn(Person("anna bell", "console"), "1"),
-        LoggedOn(Person("bob", ""), "2"),
-        LoggedOn(Person("administrator-of-all", "rdp-tcp#30", True), "13"),
+    assert sessions_from_query_user(QUERY_USER) == (
+        LoginSession(Person("anna bell", "console"), "1"),
+        LoginSession(Person("bob", ""), "2"),
+        LoginSession(Person("administrator-of-all", "rdp-tcp#30", True), "13"),
     )
-    assert logged_on_from_query_user(QUERY_USER_GERMAN) == (LoggedOn(Person("jürgen", "console"), "1"),)
-    assert logged_on_from_query_user("No User exists for *\n") == ()
+    assert sessions_from_query_user(QUERY_USER_GERMAN) == (LoginSession(Person("jürgen", "console"), "1"),)
+    assert sessions_from_query_user("No User exists for *\n") == ()
 
 
 def test_values_are_put_in_once_and_never_looked_at_again() -> None:
     command = ("stop", "{reason}", "--who={person}", "{other}")
-    entry = LoggedOn(Person("anna"), "tty2")
+    entry = LoginSession(Person("anna"), "tty2")
     assert argv_for(command, "because {person}", [entry]) == [
         ("stop", "because {person}", "--who=anna", "{other}")
     ]
 
 
 def test_a_command_for_each_person_runs_once_for_each_of_them() -> None:
-    entries = [LoggedOn(Person("anna", "tty2"), "tty2"), LoggedOn(Person("anna", "tty3"), "tty3")]
+    entries = [LoginSession(Person("anna", "tty2"), "tty2"), LoginSession(Person("anna", "tty3"), "tty3")]
     assert argv_for(("end", "{person}"), "", entries) == [("end", "anna")]
     assert argv_for(("end", "{session}"), "", entries) == [("end", "tty2"), ("end", "tty3")]
     assert argv_for(("end", "{person}"), "", []) == []
@@ -155,7 +155,7 @@ def test_a_command_for_each_person_runs_once_for_each_of_them() -> None:
 @pytest.mark.parametrize("name", ["--all", "/server:other"])
 def test_a_name_that_reads_as_an_option_is_refused(name: str) -> None:
     with pytest.raises(PowerError, match="is no name that can be given to end"):
-        argv_for(("end", "{person}"), "", [LoggedOn(Person(name), "1")])
+        argv_for(("end", "{person}"), "", [LoginSession(Person(name), "1")])
 
 
 @pytest.mark.parametrize("reason", ["-c", "--no-wall", "-", "--", "/a", "/r /t 0"])
@@ -175,7 +175,7 @@ async def test_a_program_that_reads_options_as_gnu_does_takes_a_reason_as_text(t
     program.write_text(f'#!/bin/sh\ngetopt -o rc -- "$@" > {tmp_path}/read\n')
     program.chmod(0o755)
     power = CommandPower({Action.RESTART: (str(program), "-r", "now", "{reason}")})
-    await power.act(Action.RESTART, reason="-c", leave=leave())
+    await power.act(Action.RESTART, reason="-c", permit=permit())
     assert (tmp_path / "read").read_text() == " -r -- 'now' ' -c'\n"
 
 
@@ -212,26 +212,26 @@ JOBS = """\
     ],
 )
 async def test_what_systemd_says_of_going_down(target: str, action: Action) -> None:
-    assert going_down_from_jobs(JOBS.format(target=target)) == GoingDown(action)
+    assert shutdown_from_jobs(JOBS.format(target=target)) == SystemShutdown(action)
     power = CommandPower({}, state_command=python(f"print({JOBS.format(target=target)!r})"))
-    assert await power.going_down() == GoingDown(action)
+    assert await power.pending_shutdown() == SystemShutdown(action)
 
 
 def test_a_system_that_stays_up() -> None:
-    assert going_down_from_jobs("No jobs running.\n") is None
-    assert going_down_from_jobs(JOBS.format(target="my-reboot.target")) is None
-    assert going_down_from_jobs("7 reboot.target stop waiting\n") is None
-    assert going_down_from_jobs("") is None
+    assert shutdown_from_jobs("No jobs running.\n") is None
+    assert shutdown_from_jobs(JOBS.format(target="my-reboot.target")) is None
+    assert shutdown_from_jobs("7 reboot.target stop waiting\n") is None
+    assert shutdown_from_jobs("") is None
 
 
 async def test_a_system_that_does_not_say_whether_it_goes_down() -> None:
     assert default_state_command("win32") is None
     assert default_state_command("darwin") is None
     with pytest.raises(PowerError, match="does not say"):
-        await CommandPower({}, platform="win32").going_down()
+        await CommandPower({}, platform="win32").pending_shutdown()
     power = CommandPower({}, state_command=python("raise SystemExit('Failed to connect to bus')"))
     with pytest.raises(PowerError, match="Failed to connect to bus"):
-        await power.going_down()
+        await power.pending_shutdown()
 
 
 async def test_a_leave_that_ended_while_the_persons_were_listed_is_not_used(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ async def test_a_leave_that_ended_while_the_persons_were_listed_is_not_used(tmp_
     )
     watch.now_s = 10.0
     with pytest.raises(PowerError, match="nothing was done"):
-        await power.act(Action.LOG_OFF, reason="", leave=Leave(10.0, watch))
+        await power.act(Action.LOG_OFF, reason="", permit=Permit(10.0, watch))
     assert not record.exists()
     assert watch.looks == 4
 
@@ -254,13 +254,13 @@ async def test_a_leave_that_ended_while_the_persons_were_listed_is_not_used(tmp_
 async def test_a_restart_whose_command_is_ended_by_a_signal_may_have_happened(action: Action) -> None:
     power = CommandPower({action: python("import os; os.kill(os.getpid(), 15)")})
     with pytest.raises(OutcomeUnknown, match=r"was ended by SIGTERM\.$"):
-        await power.act(action, reason="", leave=leave())
+        await power.act(action, reason="", permit=permit())
 
 
 async def test_a_log_off_whose_command_is_ended_by_a_signal_has_failed() -> None:
     power = CommandPower({Action.LOG_OFF: python("import os; os.kill(os.getpid(), 15)")})
     with pytest.raises(PowerError, match=r"was ended by SIGTERM\.$") as caught:
-        await power.act(Action.LOG_OFF, reason="", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert not isinstance(caught.value, OutcomeUnknown)
 
 
@@ -275,9 +275,9 @@ def test_sentences() -> None:
 
 async def test_the_command_gets_its_arguments_as_they_are(tmp_path: Path) -> None:
     record = tmp_path / "record"
-    power: Power = CommandPower({Action.RESTART: python(RECORD, str(record), "{reason}")})
+    power: PowerBackend = CommandPower({Action.RESTART: python(RECORD, str(record), "{reason}")})
     await power.open()
-    await power.act(Action.RESTART, reason='it\'s $(time) for "updates" & more', leave=leave())
+    await power.act(Action.RESTART, reason='it\'s $(time) for "updates" & more', permit=permit())
     await power.close()
     assert record.read_text() == repr(['it\'s $(time) for "updates" & more']) + "\n"
 
@@ -291,7 +291,7 @@ async def test_each_person_is_logged_off_although_one_fails(tmp_path: Path) -> N
         platform="linux",
     )
     with pytest.raises(PowerError, match=r"failed with status 1: bob is busy\.$"):
-        await power.act(Action.LOG_OFF, reason="", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert record.read_text().splitlines() == [
         "['anna']",
         "['bob']",
@@ -308,7 +308,7 @@ async def test_windows_sessions_are_logged_off_by_number(tmp_path: Path) -> None
         platform="win32",
     )
     assert [person.name for person in await power.persons()] == ["anna bell", "bob", "administrator-of-all"]
-    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert record.read_text().splitlines() == ["['1']", "['2']", "['13']"]
 
 
@@ -326,7 +326,7 @@ async def test_a_log_off_returns_when_who_was_on_is_gone(
         tmp_path / "persons", WHO_LINUX, WHO_LINUX, "error: busy", WHO_LINUX.splitlines()[0], newcomer
     )
     power = CommandPower({Action.LOG_OFF: command}, persons_command=persons, platform="linux")
-    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert os.listdir(tmp_path / "persons") == ["4"]
 
 
@@ -341,7 +341,7 @@ async def test_a_log_off_fails_while_somebody_stays_on(tmp_path: Path, command: 
         log_off_timeout_s=0.0,
     )
     with pytest.raises(PowerError, match=r"^Still logged on: bob \(pts/1\), bob \(pts/2\)\.$") as caught:
-        await power.act(Action.LOG_OFF, reason="", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert not isinstance(caught.value, OutcomeUnknown)
 
 
@@ -358,7 +358,7 @@ async def test_who_is_on_in_a_disconnected_session_is_not_logged_off(tmp_path: P
         log_off_timeout_s=0.0,
     )
     with pytest.raises(PowerError, match=r"^Still logged on: anna bell \(session 1\)\.$"):
-        await power.act(Action.LOG_OFF, reason="", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", permit=permit())
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ async def test_a_log_off_of_which_nobody_can_tell_is_unknown(
         log_off_timeout_s=0.0,
     )
     with pytest.raises(OutcomeUnknown, match=sentence):
-        await power.act(Action.LOG_OFF, reason="", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", permit=permit())
 
 
 async def test_a_log_off_is_done_when_nobody_is_on_although_nobody_knows_who_was(tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ async def test_a_log_off_is_done_when_nobody_is_on_although_nobody_knows_who_was
         persons_command=lists(tmp_path / "persons", "error: no list", ""),
         platform="linux",
     )
-    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    await power.act(Action.LOG_OFF, reason="", permit=permit())
 
 
 async def test_nobody_on_windows_is_no_failure_but_an_error_is() -> None:
@@ -402,13 +402,13 @@ async def test_a_failure_tells_the_last_line() -> None:
     code = "import sys; print('noise', file=sys.stderr); sys.exit('Call to Reboot failed: Access denied')"
     power = CommandPower({Action.SHUT_DOWN: python(code)})
     with pytest.raises(PowerError, match=r"failed with status 1: Call to Reboot failed: Access denied\.$"):
-        await power.act(Action.SHUT_DOWN, reason="", leave=leave())
+        await power.act(Action.SHUT_DOWN, reason="", permit=permit())
 
 
 async def test_a_command_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     power = CommandPower({Action.RESTART: python("import time; time.sleep(600)")}, time_limit_s=0.2)
     with pytest.raises(PowerError, match=r"was stopped because it took longer than 0\.2 s"):
-        await power.act(Action.RESTART, reason="", leave=leave())
+        await power.act(Action.RESTART, reason="", permit=permit())
 
 
 async def test_cancelling_kills_the_command_and_what_it_started(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ async def test_cancelling_kills_the_command_and_what_it_started(tmp_path: Path) 
         "file.write('ready'); file.flush(); child.wait()"
     )
     power = CommandPower({Action.RESTART: python(code, str(told))})
-    acting = asyncio.create_task(power.act(Action.RESTART, reason="", leave=leave()))
+    acting = asyncio.create_task(power.act(Action.RESTART, reason="", permit=permit()))
     reader = await asyncio.to_thread(told.open, "rb", 0)
     with reader:
         assert await asyncio.to_thread(reader.read, 5) == b"ready"
@@ -440,7 +440,7 @@ async def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) ->
     child = "import sys; open(sys.argv[1]).read()"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}, sys.argv[1]])"
     power = CommandPower({Action.RESTART: python(code, str(told))})
-    await power.act(Action.RESTART, reason="", leave=leave())
+    await power.act(Action.RESTART, reason="", permit=permit())
     with await asyncio.to_thread(told.open, "wb", 0):
         pass
 
@@ -448,17 +448,17 @@ async def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) ->
 async def test_endless_output_is_not_kept_in_memory() -> None:
     code = "import sys; sys.stderr.write('x' * 5_000_000 + chr(10) + 'the end'); sys.exit(2)"
     with pytest.raises(PowerError, match=r"failed with status 2: the end\.$"):
-        await CommandPower({Action.RESTART: python(code)}).act(Action.RESTART, reason="", leave=leave())
+        await CommandPower({Action.RESTART: python(code)}).act(Action.RESTART, reason="", permit=permit())
 
 
 async def test_refusals() -> None:
     power = CommandPower({Action.RESTART: ("no-such-program-anywhere",), Action.SHUT_DOWN: python("")})
-    assert await power.refusal(Action.SHUT_DOWN) is None
-    assert await power.refusal(Action.LOG_OFF) == "No command is set for logoff on this machine."
+    assert await power.unsupported_reason(Action.SHUT_DOWN) is None
+    assert await power.unsupported_reason(Action.LOG_OFF) == "No command is set for logoff on this machine."
     sentence = "The program no-such-program-anywhere for restart is not on this machine."
-    assert await power.refusal(Action.RESTART) == sentence
+    assert await power.unsupported_reason(Action.RESTART) == sentence
     with pytest.raises(PowerError, match=sentence):
-        await power.act(Action.RESTART, reason="", leave=leave())
+        await power.act(Action.RESTART, reason="", permit=permit())
 
 
 async def test_a_program_that_cannot_be_run_is_told(tmp_path: Path) -> None:
@@ -472,7 +472,7 @@ async def test_the_real_who_is_understood() -> None:
 
 
 def speaking(directory: Path, text: str, platform: str, status: int = 0) -> CommandPower:
-    """A power switch whose list of persons is ``text``."""
+    """A power back end whose list of persons is ``text``."""
     script = directory / "persons"
     script.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\nexit {status}\n")
     script.chmod(0o755)
@@ -505,10 +505,10 @@ async def test_an_empty_list_says_that_nobody_is_on(tmp_path: Path, platform: st
 
 async def test_waiting_for_going_down_ends_by_cancelling_only() -> None:
     power = CommandPower({})
-    waiting = asyncio.create_task(power.wait_going_down())
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     done, _ = await asyncio.wait({waiting}, timeout=0.01)
     assert not done
-    await power.release_going_down()
+    await power.release_shutdown()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -12,11 +12,18 @@ from typing import Any
 import pytest
 from dbus_fast import Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
-from tests.fleet.agent.power.leaves import Watch, leave
+from tests.fleet.agent.power.permits import Watch, permit
 
-from landline.fleet.agent.power import GoingDown, Leave, LeaveEnded, OutcomeUnknown, Power, PowerError
-from landline.fleet.agent.power.logged_on import is_closing, person_from_session
-from landline.fleet.agent.power.logind import LogindPower, refusal_from_can
+from landline.fleet.agent.power import (
+    OutcomeUnknown,
+    Permit,
+    PermitExpired,
+    PowerBackend,
+    PowerError,
+    SystemShutdown,
+)
+from landline.fleet.agent.power.login_sessions import is_closing, person_from_logind
+from landline.fleet.agent.power.logind import LogindPower, unsupported_reason_from_can
 from landline.fleet.model import Action, Person
 
 MANAGER = "org.freedesktop.login1.Manager"
@@ -190,9 +197,9 @@ async def is_held(reader: int) -> bool:
 
 
 def test_answers_to_can() -> None:
-    assert refusal_from_can(Action.RESTART, "yes") is None
+    assert unsupported_reason_from_can(Action.RESTART, "yes") is None
     for answer in ("no", "na", "challenge", "perhaps"):
-        sentence = refusal_from_can(Action.SHUT_DOWN, answer)
+        sentence = unsupported_reason_from_can(Action.SHUT_DOWN, answer)
         assert sentence is not None
         assert "shut down" in sentence
         assert sentence.endswith(".")
@@ -209,13 +216,13 @@ async def test_a_program_that_blocks_the_restart_is_named(
         ["sleep:shutdown", "apt", "installing\x1b[2J updates", "block", 0, 9],
         ["shutdown", "x" * 200, "why", "block-weak", 0, 10],
     ]
-    sentence = await power.refusal(Action.RESTART)
+    sentence = await power.unsupported_reason(Action.RESTART)
     assert sentence == (
         f"This machine must not restart now: apt (installing\ufffd[2J updates), {'x' * 99}… blocks it. "
         "Try again when that is over."
     )
     login1.inhibitors = []
-    sentence = await power.refusal(Action.SHUT_DOWN)
+    sentence = await power.unsupported_reason(Action.SHUT_DOWN)
     assert sentence is not None
     assert sentence.startswith("This machine must not shut down now: another program blocks it.")
 
@@ -223,14 +230,14 @@ async def test_a_program_that_blocks_the_restart_is_named(
 @pytest.mark.parametrize("class_", ["user", "user-early", "user-light", "user-early-light"])
 def test_a_session_of_a_person(class_: str) -> None:
     properties = session("anna", Class=class_, TTY="tty2", Display=":0", Service="gdm-password", Leader=812)
-    assert person_from_session(properties) == Person("anna", ":0", False, 1_700_000_000.5)
+    assert person_from_logind(properties) == Person("anna", ":0", False, 1_700_000_000.5)
     properties = session("bob", Class=class_, TTY="pts/1", Remote=True, Timestamp=0)
-    assert person_from_session(properties) == Person("bob", "pts/1", True, None)
+    assert person_from_logind(properties) == Person("bob", "pts/1", True, None)
 
 
 @pytest.mark.parametrize("class_", ["greeter", "lock-screen", "manager", "background", "user-incomplete", ""])
 def test_a_session_without_a_person(class_: str) -> None:
-    assert person_from_session(session("gdm", Class=class_)) is None
+    assert person_from_logind(session("gdm", Class=class_)) is None
 
 
 def test_a_session_that_is_closing() -> None:
@@ -240,9 +247,9 @@ def test_a_session_that_is_closing() -> None:
 
 def test_a_session_that_is_not_understood() -> None:
     with pytest.raises(PowerError, match="not understood"):
-        person_from_session({"Name": 3, "Class": "user", "State": "active"})
+        person_from_logind({"Name": 3, "Class": "user", "State": "active"})
     with pytest.raises(PowerError, match="not understood"):
-        person_from_session({})
+        person_from_logind({})
 
 
 async def test_persons(login1: FakeLogin1, power: LogindPower) -> None:
@@ -263,7 +270,7 @@ async def test_the_system_bus_is_found_by_the_environment(
     bus: Any, login1: FakeLogin1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-    power: Power = LogindPower()
+    power: PowerBackend = LogindPower()
     await power.open()
     await power.open()
     assert await power.persons() == ()
@@ -273,27 +280,29 @@ async def test_the_system_bus_is_found_by_the_environment(
 
 
 async def test_refusals(login1: FakeLogin1, power: LogindPower) -> None:
-    assert await power.refusal(Action.RESTART) is None
-    assert await power.refusal(Action.SHUT_DOWN) is None
-    assert await power.refusal(Action.LOG_OFF) is None
-    assert await power.refusal(Action.WAKE) == "A machine that is on cannot be woken."
+    assert await power.unsupported_reason(Action.RESTART) is None
+    assert await power.unsupported_reason(Action.SHUT_DOWN) is None
+    assert await power.unsupported_reason(Action.LOG_OFF) is None
+    assert await power.unsupported_reason(Action.WAKE) == "A machine that is on cannot be woken."
     login1.can = "no"
-    assert await power.refusal(Action.RESTART) == "The agent is not allowed to restart this machine."
+    assert (
+        await power.unsupported_reason(Action.RESTART) == "The agent is not allowed to restart this machine."
+    )
     login1.errors["CanPowerOff"] = "Broken"
-    assert await power.refusal(Action.SHUT_DOWN) == "logind refused CanPowerOff: Broken."
+    assert await power.unsupported_reason(Action.SHUT_DOWN) == "logind refused CanPowerOff: Broken."
 
 
 @pytest.mark.parametrize(("action", "member"), [(Action.RESTART, "Reboot"), (Action.SHUT_DOWN, "PowerOff")])
 async def test_going_down_with_a_message(
     login1: FakeLogin1, power: LogindPower, action: Action, member: str
 ) -> None:
-    await power.act(action, reason="New kernel\x1b[2J", leave=leave())
+    await power.act(action, reason="New kernel\x1b[2J", permit=permit())
     assert login1.called("SetWallMessage", member) == [
         ("SetWallMessage", ["New kernel\ufffd[2J", True]),
         (member, [False]),
     ]
     login1.calls.clear()
-    await power.act(action, reason="", leave=leave())
+    await power.act(action, reason="", permit=permit())
     assert login1.called("SetWallMessage", member) == [(member, [False])]
 
 
@@ -301,7 +310,7 @@ async def test_a_refused_message_is_logged_only(
     login1: FakeLogin1, power: LogindPower, caplog: pytest.LogCaptureFixture
 ) -> None:
     login1.errors["SetWallMessage"] = "Not privileged"
-    await power.act(Action.RESTART, reason="updates", leave=leave())
+    await power.act(Action.RESTART, reason="updates", permit=permit())
     assert login1.called("Reboot") == [("Reboot", [False])]
     assert "logind refused SetWallMessage: Not privileged." in caplog.text
 
@@ -311,13 +320,13 @@ async def test_a_failing_restart_is_told_and_its_message_taken_back(
 ) -> None:
     login1.errors["Reboot"] = "Interactive authentication required."
     with pytest.raises(PowerError, match=r"^logind refused Reboot: Interactive authentication required\.$"):
-        await power.act(Action.RESTART, reason="updates", leave=leave())
+        await power.act(Action.RESTART, reason="updates", permit=permit())
     assert login1.called("SetWallMessage")[-1] == ("SetWallMessage", ["", True])
 
 
 async def test_waking_is_no_action_here(power: LogindPower) -> None:
     with pytest.raises(PowerError, match="cannot be woken"):
-        await power.act(Action.WAKE, reason="", leave=leave())
+        await power.act(Action.WAKE, reason="", permit=permit())
 
 
 async def test_log_off_ends_every_persons_session(login1: FakeLogin1, power: LogindPower) -> None:
@@ -327,10 +336,10 @@ async def test_log_off_ends_every_persons_session(login1: FakeLogin1, power: Log
         "3": session("carla"),
         "c1": session("gdm", Class="greeter"),
     }
-    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert login1.called("TerminateSession") == [("TerminateSession", [key]) for key in ("1", "2", "3")]
     assert set(login1.sessions) == {"c1"}
-    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    await power.act(Action.LOG_OFF, reason="", permit=permit())
 
 
 async def test_log_off_is_not_done_while_a_session_is_closing(login1: FakeLogin1, power: LogindPower) -> None:
@@ -339,7 +348,7 @@ async def test_log_off_is_not_done_while_a_session_is_closing(login1: FakeLogin1
     login1.lingering.add("1")
     closing = asyncio.Event()
     login1.before["ListSessions"] = lambda: closing.set() if login1.called("TerminateSession") else None
-    acting = asyncio.create_task(power.act(Action.LOG_OFF, reason="", leave=leave()))
+    acting = asyncio.create_task(power.act(Action.LOG_OFF, reason="", permit=permit()))
     await closing.wait()
     assert await power.persons() == ()
     assert not acting.done()
@@ -357,7 +366,7 @@ async def test_log_off_waits_for_a_session_that_takes_its_time(
 ) -> None:
     login1.sessions["1"] = session("anna")
     login1.stubborn.add("1")
-    acting = asyncio.create_task(power.act(Action.LOG_OFF, reason="", leave=leave()))
+    acting = asyncio.create_task(power.act(Action.LOG_OFF, reason="", permit=permit()))
     while not login1.called("TerminateSession"):
         await asyncio.sleep(0.01)
     assert not acting.done()
@@ -381,7 +390,7 @@ async def test_log_off_names_who_is_still_on(bus: Any, login1: FakeLogin1) -> No
         PowerError,
         match=r"^Still logged on: anna \(tty2\), bob \(session 2\), dora \(session 4\), whose session is closing\.$",
     ):
-        await power.act(Action.LOG_OFF, reason="", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", permit=permit())
     await power.close()
 
 
@@ -391,7 +400,7 @@ async def test_a_refused_log_off_tells_why_at_once(login1: FakeLogin1, power: Lo
     with pytest.raises(
         PowerError, match=r"anna \(tty2\)\. logind refused TerminateSession: Access denied\.$"
     ):
-        await power.act(Action.LOG_OFF, reason="", leave=leave())
+        await power.act(Action.LOG_OFF, reason="", permit=permit())
 
 
 @pytest.mark.parametrize(("action", "member"), [(Action.RESTART, "Reboot"), (Action.SHUT_DOWN, "PowerOff")])
@@ -405,8 +414,8 @@ async def test_a_leave_that_ended_during_the_preparations_is_not_used(
         watch.now_s = 10.0
 
     login1.before[slow] = take_long
-    with pytest.raises(LeaveEnded, match="nothing was done"):
-        await power.act(action, reason="updates", leave=Leave(10.0, watch))
+    with pytest.raises(PermitExpired, match="nothing was done"):
+        await power.act(action, reason="updates", permit=Permit(10.0, watch))
     assert login1.called(member) == []
     assert login1.called("SetWallMessage")[-1] == ("SetWallMessage", ["", True])
 
@@ -417,8 +426,8 @@ async def test_a_leave_that_ended_while_the_sessions_were_listed_is_not_used(
     watch = Watch()
     login1.sessions["1"] = session("anna")
     login1.before["GetAll"] = lambda: setattr(watch, "now_s", 10.0)
-    with pytest.raises(LeaveEnded):
-        await power.act(Action.LOG_OFF, reason="", leave=Leave(10.0, watch))
+    with pytest.raises(PermitExpired):
+        await power.act(Action.LOG_OFF, reason="", permit=Permit(10.0, watch))
     assert login1.called("TerminateSession") == []
 
 
@@ -434,9 +443,9 @@ async def test_a_request_that_is_not_answered_within_the_leave_is_taken_back(
     login1.sessions["1"] = session("anna")
     watch = Watch()
     (before,) = await unique_names_but(login1.bus, {login1.bus.unique_name})
-    # 0.2 s are left of the leave, and logind would be given ten.
+    # 0.2 s are left of the permit, and logind would be given ten.
     with pytest.raises(OutcomeUnknown, match=rf"did not answer {member} in 0\.2 s"):
-        await power.act(action, reason="", leave=Leave(0.2, watch))
+        await power.act(action, reason="", permit=Permit(0.2, watch))
     assert before not in await unique_names_but(login1.bus, set())
     # The next who needs it connects again, and takes the delay lock.
     login1.silent.clear()
@@ -449,44 +458,44 @@ async def test_going_down_is_announced_and_held_up_until_released(
 ) -> None:
     assert login1.called("Inhibit")[0][1][0::3] == ["shutdown", "delay"]
     lock = await login1.locks.get()
-    waiting = asyncio.create_task(power.wait_going_down())
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     login1.signal("PrepareForShutdown", "b", [True])
     await waiting
     assert await is_held(lock)
-    await power.release_going_down()
-    await power.release_going_down()
+    await power.release_shutdown()
+    await power.release_shutdown()
     await released(lock)
 
 
 async def test_an_announcement_before_the_call_is_not_missed(login1: FakeLogin1, power: LogindPower) -> None:
     login1.signal("PrepareForShutdown", "b", [True])
     await power.persons()  # answered after the signal
-    await power.wait_going_down()
+    await power.wait_for_shutdown()
 
 
 async def test_going_down_already_when_opened(bus: Any, login1: FakeLogin1) -> None:
     login1.preparing = True
     power = LogindPower(bus_address=bus.address)
     await power.open()
-    assert await power.wait_going_down() == GoingDown()
+    assert await power.wait_for_shutdown() == SystemShutdown()
     assert login1.called("Inhibit") == []
     await power.close()
 
 
 async def test_a_shutdown_called_off_takes_the_lock_again(login1: FakeLogin1, power: LogindPower) -> None:
     lock = await login1.locks.get()
-    await power.wait_called_off()  # Nothing is going on.
+    await power.wait_for_cancellation()  # Nothing is going on.
     login1.signal("PrepareForShutdown", "b", [True])
-    await power.wait_going_down()
-    await power.release_going_down()
+    await power.wait_for_shutdown()
+    await power.release_shutdown()
     await released(lock)
-    staying = asyncio.create_task(power.wait_called_off())
+    staying = asyncio.create_task(power.wait_for_cancellation())
     await power.persons()
     assert not staying.done()
     login1.signal("PrepareForShutdown", "b", [False])
     await staying
     lock = await login1.locks.get()
-    waiting = asyncio.create_task(power.wait_going_down())
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     await power.persons()
     assert not waiting.done()
     login1.signal("PrepareForShutdown", "b", [True])
@@ -512,15 +521,15 @@ async def test_a_newer_logind_says_what_it_is(
     metadata = {"type": Variant("s", kind)}
     login1.signal("PrepareForShutdownWithMetadata", "ba{sv}", [True, metadata])
     login1.signal("PrepareForShutdown", "b", [True])
-    assert await power.wait_going_down() == GoingDown(action)
-    assert await power.going_down() == GoingDown(action)
+    assert await power.wait_for_shutdown() == SystemShutdown(action)
+    assert await power.pending_shutdown() == SystemShutdown(action)
     login1.signal("PrepareForShutdownWithMetadata", "ba{sv}", [False, metadata])
     login1.signal("PrepareForShutdown", "b", [False])
-    await power.wait_called_off()
-    assert await power.going_down() is None
+    await power.wait_for_cancellation()
+    assert await power.pending_shutdown() is None
     # What an earlier one was says nothing of the next.
     login1.signal("PrepareForShutdown", "b", [True])
-    assert await power.wait_going_down() == GoingDown()
+    assert await power.wait_for_shutdown() == SystemShutdown()
 
 
 async def test_what_an_older_logind_does_not_say_is_read_from_the_jobs_of_systemd(
@@ -528,26 +537,26 @@ async def test_what_an_older_logind_does_not_say_is_read_from_the_jobs_of_system
 ) -> None:
     row = [7, "ssh.service", "stop", "waiting", "/job/7", "/unit/ssh"]
     login1.jobs = [row]
-    assert await power.going_down() is None
+    assert await power.pending_shutdown() is None
     login1.signal("PrepareForShutdown", "b", [True])
-    assert await power.wait_going_down() == GoingDown()
-    assert await power.going_down() == GoingDown()
+    assert await power.wait_for_shutdown() == SystemShutdown()
+    assert await power.pending_shutdown() == SystemShutdown()
     login1.jobs = [row, [8, "reboot.target", "start", "waiting", "/job/8", "/unit/reboot"]]
-    assert await power.going_down() == GoingDown(Action.RESTART)
+    assert await power.pending_shutdown() == SystemShutdown(Action.RESTART)
     login1.errors["ListJobs"] = "Access denied"
-    assert await power.going_down() == GoingDown()
+    assert await power.pending_shutdown() == SystemShutdown()
 
 
 async def test_a_new_logind_that_stays_up_calls_off_what_the_old_one_announced(
     bus: Any, login1: FakeLogin1, power: LogindPower
 ) -> None:
     login1.signal("PrepareForShutdown", "b", [True])
-    await power.wait_going_down()
+    await power.wait_for_shutdown()
     await login1.bus.release_name("org.freedesktop.login1")
     async for connection in connected(bus.address):
         other = FakeLogin1(connection)
         await other.start()
-        await power.wait_called_off()
+        await power.wait_for_cancellation()
         await other.locks.get()
 
 
@@ -559,8 +568,8 @@ async def test_a_bus_that_is_restarted_keeps_no_job_out(
     with caplog.at_level(logging.CRITICAL, "dbus_fast"):
         bus.kill()
         with pytest.raises(PowerError, match=r"no longer announced|no connection"):
-            await power.wait_going_down()
-        refusal = asyncio.create_task(power.refusal(Action.RESTART))
+            await power.wait_for_shutdown()
+        refusal = asyncio.create_task(power.unsupported_reason(Action.RESTART))
         with pytest.raises(PowerError, match="cannot be reached"):
             await power.persons()
     assert not refusal.done()
@@ -569,11 +578,11 @@ async def test_a_bus_that_is_restarted_keeps_no_job_out(
         again = FakeLogin1(connection)
         await again.start()
         assert await refusal is None
-        await power.act(Action.RESTART, reason="", leave=leave())
+        await power.act(Action.RESTART, reason="", permit=permit())
         assert again.called("Reboot") == [("Reboot", [False])]
         await again.locks.get()
         again.signal("PrepareForShutdown", "b", [True])
-        await power.wait_going_down()
+        await power.wait_for_shutdown()
         await power.close()
 
 
@@ -581,7 +590,7 @@ async def test_closing_gives_the_lock_back_and_ends_the_waiting(
     login1: FakeLogin1, power: LogindPower
 ) -> None:
     lock = await login1.locks.get()
-    waiting = asyncio.create_task(power.wait_going_down())
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     await power.persons()
     await power.close()
     with pytest.raises(PowerError, match="was lost"):
@@ -590,20 +599,20 @@ async def test_closing_gives_the_lock_back_and_ends_the_waiting(
 
 
 async def test_cancelled_waiting_can_be_taken_up_again(login1: FakeLogin1, power: LogindPower) -> None:
-    waiting = asyncio.create_task(power.wait_going_down())
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     await power.persons()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     login1.signal("PrepareForShutdown", "b", [True])
-    await power.wait_going_down()
+    await power.wait_for_shutdown()
 
 
 async def test_a_signal_from_somebody_else_is_not_believed(
     bus: Any, login1: FakeLogin1, power: LogindPower
 ) -> None:
     (agent,) = await unique_names_but(login1.bus, {login1.bus.unique_name})
-    waiting = asyncio.create_task(power.wait_going_down())
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     async for stranger in connected(bus.address):
         await stranger.send(
             Message(
@@ -632,7 +641,7 @@ async def test_a_logind_that_was_started_anew_is_believed(
         other = FakeLogin1(connection)
         await other.start()
         other.signal("PrepareForShutdown", "b", [True])
-        await power.wait_going_down()
+        await power.wait_for_shutdown()
 
 
 async def test_a_refused_lock_is_logged_only(
@@ -643,8 +652,8 @@ async def test_a_refused_lock_is_logged_only(
     await power.open()
     assert "a goodbye may come too late: logind refused Inhibit: Permission denied." in caplog.text
     login1.signal("PrepareForShutdown", "b", [True])
-    await power.wait_going_down()
-    await power.release_going_down()
+    await power.wait_for_shutdown()
+    await power.release_shutdown()
     await power.close()
 
 
@@ -652,8 +661,8 @@ async def test_a_bus_that_goes_away_hangs_nothing(
     bus: Any, login1: FakeLogin1, power: LogindPower, caplog: pytest.LogCaptureFixture
 ) -> None:
     login1.silent.add("Reboot")
-    acting = asyncio.create_task(power.act(Action.RESTART, reason="", leave=leave()))
-    waiting = asyncio.create_task(power.wait_going_down())
+    acting = asyncio.create_task(power.act(Action.RESTART, reason="", permit=permit()))
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     while not login1.called("Reboot"):
         await asyncio.sleep(0.01)
     with caplog.at_level(logging.CRITICAL, "dbus_fast"):
@@ -665,10 +674,10 @@ async def test_a_bus_that_goes_away_hangs_nothing(
     with pytest.raises(PowerError, match="cannot be reached"):
         await power.persons()
     with pytest.raises(PowerError, match="no connection"):
-        await power.wait_going_down()
+        await power.wait_for_shutdown()
     with pytest.raises(PowerError, match="no connection"):
-        await power.going_down()
-    refusal = await power.refusal(Action.RESTART)
+        await power.pending_shutdown()
+    refusal = await power.unsupported_reason(Action.RESTART)
     assert refusal is not None
     assert refusal.startswith("The system bus cannot be reached")
     with pytest.raises(PowerError, match="cannot be reached"):
@@ -681,7 +690,7 @@ async def test_a_logind_that_does_not_answer_is_not_waited_for(bus: Any, login1:
     await power.open()
     login1.silent |= {"Reboot", "ListSessions"}
     with pytest.raises(PowerError, match=r"did not answer Reboot in 0\.2 s; it may still do it"):
-        await power.act(Action.RESTART, reason="", leave=leave())
+        await power.act(Action.RESTART, reason="", permit=permit())
     with pytest.raises(PowerError, match="did not answer ListSessions"):
         await power.persons()
     await power.close()
@@ -689,7 +698,7 @@ async def test_a_logind_that_does_not_answer_is_not_waited_for(bus: Any, login1:
 
 async def test_cancelling_a_call(login1: FakeLogin1, power: LogindPower) -> None:
     login1.silent.add("Reboot")
-    acting = asyncio.create_task(power.act(Action.RESTART, reason="", leave=leave()))
+    acting = asyncio.create_task(power.act(Action.RESTART, reason="", permit=permit()))
     while not login1.called("Reboot"):
         await asyncio.sleep(0.01)
     acting.cancel()

@@ -1,13 +1,13 @@
-"""The power switch of a machine that does not exist."""
+"""The power back end of a machine that does not exist."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from tests.fleet.agent.power.leaves import leave
+from tests.fleet.agent.power.permits import permit
 
-from landline.fleet.agent.power import GoingDown, Power
+from landline.fleet.agent.power import PowerBackend, SystemShutdown
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.model import Action, Person
 
@@ -19,7 +19,7 @@ async def test_persons_come_and_are_logged_off() -> None:
     power = SimulatedPower((ADA,), logged_off=lambda: calls.append("logged off"))
     power.log_on(GRACE)
     assert await power.persons() == (ADA, GRACE)
-    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert await power.persons() == ()
     assert calls == ["logged off"]
     assert power.going is None
@@ -27,31 +27,31 @@ async def test_persons_come_and_are_logged_off() -> None:
 
 async def test_logging_off_needs_nobody_to_tell() -> None:
     power = SimulatedPower((ADA,))
-    await power.act(Action.LOG_OFF, reason="", leave=leave())
+    await power.act(Action.LOG_OFF, reason="", permit=permit())
     assert await power.persons() == ()
 
 
 @pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
 async def test_going_down_is_announced(action: Action) -> None:
-    power: Power = SimulatedPower((ADA,))
+    power: PowerBackend = SimulatedPower((ADA,))
     assert isinstance(power, SimulatedPower)
     await power.open()
-    waiting = asyncio.create_task(power.wait_going_down())
+    waiting = asyncio.create_task(power.wait_for_shutdown())
     await asyncio.sleep(0)
     assert not waiting.done()
-    await power.act(action, reason="updates", leave=leave())
+    await power.act(action, reason="updates", permit=permit())
     await waiting
     assert power.going is action
-    assert await power.going_down() == GoingDown(action)
-    await power.release_going_down()
+    assert await power.pending_shutdown() == SystemShutdown(action)
+    await power.release_shutdown()
     power.terminate = lambda: ended.append("the agent")
     ended: list[str] = []
-    await power.release_going_down()
+    await power.release_shutdown()
     assert ended == ["the agent"]
     power.call_off()
-    await power.wait_called_off()
-    await power.release_going_down()
-    assert await power.going_down() is None
+    await power.wait_for_cancellation()
+    await power.release_shutdown()
+    assert await power.pending_shutdown() is None
     assert ended == ["the agent"]
     await power.close()
     await power.close()
@@ -59,6 +59,6 @@ async def test_going_down_is_announced(action: Action) -> None:
 
 async def test_only_waking_cannot_be_done() -> None:
     power = SimulatedPower()
-    refusals = {action: await power.refusal(action) for action in Action}
+    refusals = {action: await power.unsupported_reason(action) for action in Action}
     assert refusals.pop(Action.WAKE) == "a machine that is on cannot be woken"
     assert set(refusals.values()) == {None}

@@ -16,8 +16,8 @@ import msgspec
 from tests.fleet.agent.prompt.screens import geometry, screen
 
 from landline.fleet.agent.prompt import Question
-from landline.fleet.agent.prompt.tk import TkPrompt
 from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE
+from landline.fleet.agent.prompt.tk_prompt import TkPrompt
 from landline.fleet.model import Action
 
 QUESTION = Question(

@@ -192,7 +192,7 @@ async def test_the_process_that_notifies_has_no_rights_but_the_persons(desktop: 
     telling = asyncio.create_task(tell(desktop))
     asked = await desktop.asked.get()
     assert (await desktop.credentials_of(asked))["uid"] == ACCOUNT.pw_uid
-    [pid] = children_of(os.getpid(), "prompt.notification")
+    [pid] = children_of(os.getpid(), "prompt.desktop_notification")
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     fields = {name: values.split() for name, _, values in (line.partition(":") for line in status)}
     assert fields["Uid"] == [str(ACCOUNT.pw_uid)] * 4
@@ -232,7 +232,7 @@ async def test_a_desktop_that_does_not_answer_is_not_waited_for(
     # Cut off while the program starts or while it waits: both are a desktop too slow.
     assert await tell(desktop, limit_s=1.0) == ()
     assert caplog.messages[-1] == f"no notification to {ACCOUNT.pw_name}: it took longer than 1 s"
-    assert not children_of(os.getpid(), "prompt.notification")
+    assert not children_of(os.getpid(), "prompt.desktop_notification")
 
 
 async def test_persons_without_a_desktop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

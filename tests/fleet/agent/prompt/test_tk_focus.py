@@ -16,8 +16,8 @@ import pytest
 from tests.fleet.agent.prompt.screens import geometry, screen
 
 from landline.fleet.agent.prompt import Answer, Choice, Question
-from landline.fleet.agent.prompt.tk import DIALOG_COMMAND, TkPrompt
-from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE, Attention
+from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE, InputGuard
+from landline.fleet.agent.prompt.tk_prompt import DIALOG_COMMAND, TkPrompt
 from landline.fleet.model import Action
 
 QUESTION = Question(action=Action.RESTART, requested_by="root@vm", message="Updates", countdown_s=600)
@@ -216,7 +216,7 @@ async def test_a_window_that_appears_under_the_pointer_takes_no_keys_for_an_answ
 
 
 def test_what_the_person_means() -> None:
-    attention = Attention(1.5)
+    attention = InputGuard(1.5)
     assert not attention.takes_clicks(0.0)
     attention.show(10.0)
     attention.set_focus(True, 10.1)
@@ -232,7 +232,7 @@ def test_what_the_person_means() -> None:
 
 
 def test_a_focus_that_comes_later_counts_after_a_while() -> None:
-    attention = Attention(1.5)
+    attention = InputGuard(1.5)
     attention.show(10.0)
     attention.set_focus(True, 20.0)
     assert not attention.takes_keys(21.4)
@@ -245,7 +245,7 @@ def test_a_focus_that_comes_later_counts_after_a_while() -> None:
 
 
 def test_a_window_that_comes_back_begins_again() -> None:
-    attention = Attention(1.5)
+    attention = InputGuard(1.5)
     attention.show(10.0)
     attention.click(20.0)
     attention.set_focus(True, 20.0)
@@ -256,7 +256,7 @@ def test_a_window_that_comes_back_begins_again() -> None:
 
 
 def test_a_click_counts_before_the_focus_follows_it() -> None:
-    attention = Attention(1.5)
+    attention = InputGuard(1.5)
     attention.show(10.0)
     attention.click(12.0)
     attention.set_focus(False, 12.1)

@@ -12,9 +12,9 @@ import pytest
 from tests.fleet.agent.prompt.screens import geometry, screen, set_resources
 
 from landline.fleet.agent.prompt import Question
-from landline.fleet.agent.prompt.tk import DIALOG_COMMAND, TkPrompt
 from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE
 from landline.fleet.agent.prompt.tk_layout import Rectangle
+from landline.fleet.agent.prompt.tk_prompt import DIALOG_COMMAND, TkPrompt
 from landline.fleet.model import Action
 
 CHINESE = "系统更新将在下午考试之前安装，请立即保存所有打开的文件。" * 15

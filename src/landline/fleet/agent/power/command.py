@@ -1,4 +1,4 @@
-"""The power switch of any machine: the commands its system brings along, or those the operator configured.
+"""The power back end for any machine: the commands its system brings along, or those the operator configured.
 
 Of the defaults, those for Linux are run by the tests up to the child process (which is a stand-in, as the
 machine of a test must stay up), and the output of the real ``who`` is parsed. The Windows and macOS commands
@@ -21,11 +21,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Final
 
 from landline import guarded_logger, safe_text
-from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, PowerError
-from landline.fleet.agent.power.logged_on import (
-    LoggedOn,
-    logged_on_from_query_user,
-    logged_on_from_who,
+from landline.fleet.agent.power import OutcomeUnknown, Permit, PowerError, SystemShutdown
+from landline.fleet.agent.power.login_sessions import (
+    LoginSession,
+    sessions_from_query_user,
+    sessions_from_who,
 )
 from landline.fleet.model import Action, Person
 
@@ -144,7 +144,7 @@ class CommandPower:
         """Who is logged on now. Raises :class:`PowerError` when the list cannot be had."""
         return tuple(entry.person for entry in await self._logged_on())
 
-    async def refusal(self, action: Action) -> str | None:
+    async def unsupported_reason(self, action: Action) -> str | None:
         """Why ``action`` cannot be done: no command is set for it, or its program is not on this machine."""
         command = self._commands.get(action)
         if not command:
@@ -153,10 +153,10 @@ class CommandPower:
             return f"The program {command[0]} for {action.value} is not on this machine."
         return None
 
-    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
+    async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
         """Runs the command of ``action`` and returns when it ended well, after a log off when who was on is gone.
 
-        ``leave`` is checked directly before each start of a command; how long one runs is limited by the time limit
+        ``permit`` is checked directly before each start of a command; how long one runs is limited by the time limit
         alone. Raises :class:`PowerError` with the last line it wrote to standard error when it failed. Raises
         :class:`OutcomeUnknown` when a restart or shutdown was ended by a signal, as happens when the system that goes
         down ends it with everything else, or ran longer than the time limit and was killed. When several persons are
@@ -166,19 +166,19 @@ class CommandPower:
         naming who of those that were on is still on after ``log_off_timeout_s``, and :class:`OutcomeUnknown` when that
         cannot be told. Cancelling kills the command; what it began may have happened.
         """
-        refusal = await self.refusal(action)
+        refusal = await self.unsupported_reason(action)
         if refusal is not None:
             raise PowerError(refusal)
         command = self._commands[action]
         failures: list[PowerError] = []
-        logged_on: tuple[LoggedOn, ...] | None = ()
+        logged_on: tuple[LoginSession, ...] | None = ()
         if is_per_person(command):
             logged_on = await self._logged_on()
         elif action is Action.LOG_OFF:
             logged_on = await self._logged_on_if_known()
         for argv in argv_for(command, reason, logged_on or ()):
             try:
-                await self._run_well(argv, leave)
+                await self._run_well(argv, permit)
             except PowerError as error:
                 failures.append(error)
         if failures:
@@ -189,39 +189,39 @@ class CommandPower:
         if action is Action.LOG_OFF:
             await self._wait_logged_off(logged_on)
 
-    async def wait_going_down(self) -> GoingDown:
+    async def wait_for_shutdown(self) -> SystemShutdown:
         """Never returns, as commands announce nothing; ends by being cancelled."""
         await asyncio.Event().wait()
         raise AssertionError("nothing sets this event")
 
-    async def release_going_down(self) -> None:
+    async def release_shutdown(self) -> None:
         """Does nothing: nothing is held up."""
 
-    async def wait_called_off(self) -> None:
+    async def wait_for_cancellation(self) -> None:
         """Never returns, as commands announce nothing."""
         await asyncio.Event().wait()
 
-    async def going_down(self) -> GoingDown | None:
+    async def pending_shutdown(self) -> SystemShutdown | None:
         """What systemd is about to do. Raises :class:`PowerError` where there is no systemd or it does not answer."""
         if self._state_command is None:
             raise PowerError("This system does not say whether it goes down.")
         output = await self._run_well(self._state_command, time_limit_s=STATE_TIMEOUT_S)
-        return going_down_from_jobs(output)
+        return shutdown_from_jobs(output)
 
-    async def _logged_on_if_known(self) -> tuple[LoggedOn, ...] | None:
+    async def _logged_on_if_known(self) -> tuple[LoginSession, ...] | None:
         try:
             return await self._logged_on()
         except PowerError as error:
             log.warning("Who is to be logged off cannot be told: %s", error)
             return None
 
-    async def _wait_logged_off(self, before: Iterable[LoggedOn] | None) -> None:
+    async def _wait_logged_off(self, before: Iterable[LoginSession] | None) -> None:
         """Return when nobody of ``before`` is on any more; where it is ``None`` (not known), when nobody is.
 
         Raises as :meth:`act` says. A list that cannot be had is asked for again, as it may fail while sessions end.
         """
         problem: PowerError | None
-        left: list[LoggedOn]
+        left: list[LoginSession]
         targets = None if before is None else {_session_key(entry) for entry in before}
         if targets is not None and not targets:
             return
@@ -248,10 +248,10 @@ class CommandPower:
             raise OutcomeUnknown(f"{still_on(left)} Who was on before cannot be told.")
         raise PowerError(still_on(left))
 
-    async def _logged_on(self) -> tuple[LoggedOn, ...]:
+    async def _logged_on(self) -> tuple[LoginSession, ...]:
         if self._platform == "win32":
             status, output, errors = await self._run(self._persons_command)
-            entries = logged_on_from_query_user(output)
+            entries = sessions_from_query_user(output)
             # `query user` ends with 1 both when it listed persons and when nobody is on. Its first line is a heading.
             if not entries:
                 _check_says_nobody(self._persons_command, output.splitlines()[1:])
@@ -259,7 +259,7 @@ class CommandPower:
                 raise PowerError(failure_sentence(self._persons_command, status, errors))
             return entries
         output = await self._run_well(self._persons_command)
-        entries = logged_on_from_who(output, self._platform)
+        entries = sessions_from_who(output, self._platform)
         if not entries:
             is_mac = self._platform == "darwin"
             others = [line for line in output.splitlines() if not (is_mac and line.startswith("_"))]
@@ -267,9 +267,9 @@ class CommandPower:
         return entries
 
     async def _run_well(
-        self, argv: Sequence[str], leave: Leave | None = None, *, time_limit_s: float | None = None
+        self, argv: Sequence[str], permit: Permit | None = None, *, time_limit_s: float | None = None
     ) -> str:
-        status, output, errors = await self._run(argv, leave, time_limit_s=time_limit_s)
+        status, output, errors = await self._run(argv, permit, time_limit_s=time_limit_s)
         if status < 0:
             raise OutcomeUnknown(failure_sentence(argv, status, errors))
         if status != 0:
@@ -277,13 +277,13 @@ class CommandPower:
         return output
 
     async def _run(
-        self, argv: Sequence[str], leave: Leave | None = None, *, time_limit_s: float | None = None
+        self, argv: Sequence[str], permit: Permit | None = None, *, time_limit_s: float | None = None
     ) -> tuple[int, str, str]:
         time_limit_s = self._time_limit_s if time_limit_s is None else time_limit_s
         # Files, not pipes: a daemon that the command leaves behind would hold a pipe open for ever.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-            if leave is not None:
-                leave.check()
+            if permit is not None:
+                permit.check()
             try:
                 process = await asyncio.create_subprocess_exec(
                     *argv,
@@ -310,13 +310,13 @@ class CommandPower:
             return status, _read_end(output), _read_end(errors)
 
 
-def still_on(left: Iterable[LoggedOn]) -> str:
+def still_on(left: Iterable[LoginSession]) -> str:
     """One sentence naming who is still logged on."""
     names = (f"{each.person.name} ({each.person.seat or f'session {each.session}'})" for each in left)
     return f"Still logged on: {', '.join(names)}."
 
 
-def _session_key(entry: LoggedOn) -> tuple[str, str, float | None]:
+def _session_key(entry: LoginSession) -> tuple[str, str, float | None]:
     """What stays the same while a session lasts: on Windows, one that is disconnected loses its seat."""
     return entry.person.name, entry.session, entry.person.since_at
 
@@ -333,7 +333,7 @@ def is_per_person(command: Sequence[str]) -> bool:
     return any("{person}" in argument or "{session}" in argument for argument in command)
 
 
-def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoggedOn]) -> list[tuple[str, ...]]:
+def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoginSession]) -> list[tuple[str, ...]]:
     """The argument lists to run, each once: one, or one for each person where ``command`` names them.
 
     Values are put in as they are and never looked at again, so a reason may contain ``{person}``. A reason that the
@@ -353,12 +353,12 @@ def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoggedOn])
     return list(dict.fromkeys(argvs))
 
 
-def going_down_from_jobs(text: str) -> GoingDown | None:
+def shutdown_from_jobs(text: str) -> SystemShutdown | None:
     """What ``systemctl list-jobs`` says of the system: it goes down when one of its targets for that is started."""
     for line in text.splitlines():
         match line.split():
             case [_, unit, "start", *_] if unit in _TARGETS:
-                return GoingDown(_TARGETS[unit])
+                return SystemShutdown(_TARGETS[unit])
     return None
 
 

@@ -1,4 +1,4 @@
-"""The power switch of a Linux machine with systemd: logind on the system bus.
+"""The power back end of a Linux machine with systemd: logind on the system bus.
 
 Method, property and signal names are those of org.freedesktop.login1(5); the delay lock is described under
 "Inhibitor Locks" of the systemd documentation. The bus is the system bus, or the one named by the environment
@@ -20,8 +20,8 @@ from dbus_fast.errors import DBusFastError
 from dbus_fast.unpack import unpack_variants
 
 from landline import guarded_logger, safe_text
-from landline.fleet.agent.power import GoingDown, Leave, OutcomeUnknown, PowerError
-from landline.fleet.agent.power.logged_on import is_closing, person_from_session
+from landline.fleet.agent.power import OutcomeUnknown, Permit, PowerError, SystemShutdown
+from landline.fleet.agent.power.login_sessions import is_closing, person_from_logind
 from landline.fleet.model import Action, Person
 
 CALL_TIMEOUT_S: Final = 10.0
@@ -115,7 +115,7 @@ class LogindPower:
         self._inhibitor: int | None = None
         self._asking: set[asyncio.Task[None]] = set()
         """What a signal made necessary: taking the delay lock again, or asking a new logind."""
-        self._going: GoingDown | None = None
+        self._going: SystemShutdown | None = None
         self._kind: Action | None = None
         """What the newer signal said, which comes directly before the older one that everything waits for."""
         self._announced = asyncio.Event()
@@ -174,7 +174,7 @@ class LogindPower:
         """
         is_preparing = await self._is_preparing(bus)
         if is_preparing:
-            self._set_going(self._going or GoingDown(self._kind))
+            self._set_going(self._going or SystemShutdown(self._kind))
         else:
             self._set_going(None)
             await self._take_inhibitor(bus)
@@ -190,7 +190,7 @@ class LogindPower:
         sessions = await self._sessions(await self._open_bus())
         return tuple(session.person for session in sessions if not session.is_closing)
 
-    async def refusal(self, action: Action) -> str | None:
+    async def unsupported_reason(self, action: Action) -> str | None:
         """Why ``action`` cannot be done here, ``None`` when it can; asks ``CanReboot`` and ``CanPowerOff``.
 
         A logind that does not answer is a reason too, so this raises nothing.
@@ -208,27 +208,27 @@ class LogindPower:
             blocking = await self._blocking(bus) if answer in _BLOCKED else ()
         except PowerError as error:
             return str(error)
-        return refusal_from_can(action, answer, blocking)
+        return unsupported_reason_from_can(action, answer, blocking)
 
-    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
+    async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
         """Carries out ``action``; ``reason`` is shown on terminals as the wall message.
 
         Restart and shut down return when logind accepted them. Log off returns when every person's session is
-        gone, local and remote. Raises :class:`PowerError` when logind refuses or ``leave`` ended before it was asked,
-        :class:`OutcomeUnknown` when it does not answer within the leave, and after ``log_off_timeout_s`` a
+        gone, local and remote. Raises :class:`PowerError` when logind refuses or ``permit`` ended before it was asked,
+        :class:`OutcomeUnknown` when it does not answer within the permit, and after ``log_off_timeout_s`` a
         :class:`PowerError` naming who is still logged on. Cancelling stops the waiting, not the action.
         """
         match action:
             case Action.LOG_OFF:
-                await self._log_off(leave)
+                await self._log_off(permit)
             case Action.RESTART:
-                await self._go_down("Reboot", reason, leave)
+                await self._go_down("Reboot", reason, permit)
             case Action.SHUT_DOWN:
-                await self._go_down("PowerOff", reason, leave)
+                await self._go_down("PowerOff", reason, permit)
             case _:
                 raise PowerError("A machine that is on cannot be woken.")
 
-    async def wait_going_down(self) -> GoingDown:
+    async def wait_for_shutdown(self) -> SystemShutdown:
         """Returns after ``PrepareForShutdown(true)``, also one before the call, until that is called off.
 
         While the delay lock is held logind then waits, by default at most 5 s (``InhibitDelayMaxSec=``). A
@@ -236,9 +236,9 @@ class LogindPower:
         so that nothing waits for an announcement that cannot come. Cancelling is safe.
         """
         await self._wait_for(self._announced)
-        return self._going or GoingDown()
+        return self._going or SystemShutdown()
 
-    async def wait_called_off(self) -> None:
+    async def wait_for_cancellation(self) -> None:
         """Returns after ``PrepareForShutdown(false)``, or when logind says after its restart that it stays up."""
         await self._wait_for(self._called_off)
 
@@ -257,11 +257,11 @@ class LogindPower:
         if not event.is_set() and not told.done():
             raise PowerError("The connection to the system bus was lost; shutdowns are no longer announced.")
 
-    async def release_going_down(self) -> None:
+    async def release_shutdown(self) -> None:
         """Gives the delay lock back, so that the system goes on with going down; safe to call twice."""
         self._drop_inhibitor()
 
-    async def going_down(self) -> GoingDown | None:
+    async def pending_shutdown(self) -> SystemShutdown | None:
         """What logind announced; where it did not say whether it is a restart, what systemd has begun.
 
         Raises :class:`PowerError` when neither can be asked.
@@ -282,18 +282,18 @@ class LogindPower:
         for _, unit, kind, *_ in reply.body[0]:
             action = _KINDS.get(str(unit).removesuffix(".target"))
             if action is not None and kind == "start":
-                return GoingDown(action)
+                return SystemShutdown(action)
         return going
 
     # Actions
 
-    async def _go_down(self, member: str, reason: str, leave: Leave) -> None:
+    async def _go_down(self, member: str, reason: str, permit: Permit) -> None:
         bus = await self._bus_in_time()
         is_wall_set = bool(reason) and await self._set_wall_message(bus, reason)
         try:
             # A logind that hangs is found here, where nothing is lost yet.
             await self._is_preparing(bus)
-            left_s = leave.check()
+            left_s = permit.check()
             # False: polkit must not ask anybody for a password, there may be nobody.
             await self._call_logind(
                 bus, MANAGER_PATH, MANAGER, member, "b", [False], timeout_s=min(left_s, self._call_timeout_s)
@@ -324,7 +324,7 @@ class LogindPower:
             return False
         return True
 
-    async def _log_off(self, leave: Leave) -> None:
+    async def _log_off(self, permit: Permit) -> None:
         bus = await self._bus_in_time()
         targets = {session.id: session for session in await self._sessions(bus)}
         refusals: dict[str, str] = {}
@@ -333,7 +333,7 @@ class LogindPower:
             if session.is_closing:
                 continue
             try:
-                timeout_s = min(leave.check(), self._call_timeout_s)
+                timeout_s = min(permit.check(), self._call_timeout_s)
                 await self._call_logind(
                     bus, MANAGER_PATH, MANAGER, "TerminateSession", "s", [session_id], timeout_s=timeout_s
                 )
@@ -379,7 +379,7 @@ class LogindPower:
                     continue  # It ended since it was listed.
                 raise
             properties = unpack_variants(answer.body[0])
-            if (person := person_from_session(properties)) is not None:
+            if (person := person_from_logind(properties)) is not None:
                 sessions.append(Session(session_id, person, is_closing=is_closing(properties)))
         return sessions
 
@@ -469,7 +469,7 @@ class LogindPower:
             case ("PrepareForShutdownWithMetadata", [True, dict(metadata)]):
                 self._kind = _KINDS.get(str(unpack_variants(metadata).get("type", "")))
             case ("PrepareForShutdown", [True]):
-                self._set_going(GoingDown(self._kind))
+                self._set_going(SystemShutdown(self._kind))
                 self._kind = None
             case ("PrepareForShutdown", [False]):
                 log.info("The shutdown was called off.")
@@ -479,7 +479,7 @@ class LogindPower:
             case ("SessionRemoved", _):
                 self._sessions_changed.set()
 
-    def _set_going(self, going: GoingDown | None) -> None:
+    def _set_going(self, going: SystemShutdown | None) -> None:
         self._going = going
         told, taken_back = (
             (self._called_off, self._announced) if going is None else (self._announced, self._called_off)
@@ -564,7 +564,7 @@ _BLOCKED: Final = frozenset({"inhibited", "inhibitor-blocked", "challenge-inhibi
 password; the agent never does."""
 
 
-def refusal_from_can(action: Action, answer: str, blocking: Iterable[str] = ()) -> str | None:
+def unsupported_reason_from_can(action: Action, answer: str, blocking: Iterable[str] = ()) -> str | None:
     """What an answer of ``CanReboot``/``CanPowerOff`` means, as a sentence; ``None`` for "yes".
 
     ``blocking`` are the programs that hold a lock against it.

@@ -1,11 +1,11 @@
-"""The power switch of a machine that does not exist."""
+"""The power back end of a machine that does not exist."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from landline.fleet.agent.power import GoingDown, Leave
+from landline.fleet.agent.power import Permit, SystemShutdown
 from landline.fleet.model import Action, Person
 
 
@@ -44,13 +44,13 @@ class SimulatedPower:
         """Somebody sits down at the machine."""
         self._persons = (*self._persons, person)
 
-    async def refusal(self, action: Action) -> str | None:
+    async def unsupported_reason(self, action: Action) -> str | None:
         """Everything but waking can be done."""
         return "a machine that is on cannot be woken" if action is Action.WAKE else None
 
-    async def act(self, action: Action, *, reason: str, leave: Leave) -> None:
+    async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
         """Logs off at once; restart and shut down begin at once and are announced."""
-        leave.check()
+        permit.check()
         if action is Action.LOG_OFF:
             self._persons = ()
             if self._logged_off is not None:
@@ -70,20 +70,20 @@ class SimulatedPower:
         self._announced.clear()
         self._called_off.set()
 
-    async def wait_going_down(self) -> GoingDown:
+    async def wait_for_shutdown(self) -> SystemShutdown:
         """Returns when the machine goes down."""
         await self._announced.wait()
-        return GoingDown(self.going)
+        return SystemShutdown(self.going)
 
-    async def release_going_down(self) -> None:
+    async def release_shutdown(self) -> None:
         """The machine goes on with going down, if it does."""
         if self.going is not None and self.terminate is not None:
             self.terminate()
 
-    async def wait_called_off(self) -> None:
+    async def wait_for_cancellation(self) -> None:
         """Returns when the shutdown was called off."""
         await self._called_off.wait()
 
-    async def going_down(self) -> GoingDown | None:
+    async def pending_shutdown(self) -> SystemShutdown | None:
         """What the machine is doing now."""
-        return None if self.going is None else GoingDown(self.going)
+        return None if self.going is None else SystemShutdown(self.going)

@@ -21,7 +21,7 @@ import msgspec
 
 from landline import guarded_logger
 from landline.fleet.agent.prompt import Notice
-from landline.fleet.agent.prompt.wording import notice_body, notice_title, plain
+from landline.fleet.agent.prompt.prompt_texts import notice_body, notice_title, plain
 from landline.fleet.model import Person
 
 WAY_LIMIT_S: Final = 10.0
@@ -43,7 +43,7 @@ NOTIFICATION_COMMAND: Final = (
     sys.executable,
     "-P",
     "-m",
-    "landline.fleet.agent.prompt.notification",
+    "landline.fleet.agent.prompt.desktop_notification",
 )
 
 # A terminal as logind and who(1) name it. Nothing else is opened: the name comes from outside.

@@ -1,4 +1,4 @@
-"""The window that asks the person: a program of its own, run by :class:`~.tk.TkPrompt`.
+"""The window that asks the person: a program of its own, run by :class:`~.tk_prompt.TkPrompt`.
 
 Standard input: one line of JSON, a :class:`Question`; its end takes the window away. Standard output: the line
 ``shown`` when the window is on the screen, then one line of JSON, an :class:`Answer`. Exit status: 0 answered,
@@ -9,7 +9,7 @@ The window appears while a person works, so it must neither take what they type 
 
 * It asks the window manager not to focus it, and takes the focus only when it is clicked or chosen.
 * Its buttons are disabled for the first :data:`GRACE_S`.
-* Keys do nothing in a window that has the focus without the person's own act (:class:`Attention`).
+* Keys do nothing in a window that has the focus without the person's own act (:class:`InputGuard`).
 
 Closing the window, Escape and Alt+F4 answer nothing: a person who sweeps a window away has not decided to
 stop a restart, and must not have stopped it. The window says so and stays.
@@ -28,11 +28,11 @@ from typing import Final
 import msgspec
 
 from landline.fleet.agent.prompt import Answer, Choice, Question
-from landline.fleet.agent.prompt.tk import SHOWN_LINE
+from landline.fleet.agent.prompt.prompt_texts import CHOICES_MAX, cancel_label, countdown, plain, title
 from landline.fleet.agent.prompt.tk_layout import Rectangle, monitor_at, place, scale_of, smaller, usable_size
-from landline.fleet.agent.prompt.tk_page import Page
-from landline.fleet.agent.prompt.tk_x11 import X11
-from landline.fleet.agent.prompt.wording import CHOICES_MAX, cancel_label, countdown, plain, title
+from landline.fleet.agent.prompt.tk_prompt import SHOWN_LINE
+from landline.fleet.agent.prompt.tk_widgets import Page
+from landline.fleet.agent.prompt.x11 import X11
 
 LINE_BYTES_MAX: Final = 64 * 1024
 """The longest question that is read: 4000 characters of message, escaped, and the rest."""
@@ -84,7 +84,7 @@ def parse_question(line: bytes) -> Question:
     return plain(question)
 
 
-class Attention:
+class InputGuard:
     """Whether the person means the window, so that its buttons and keys may act. Pure: times are given, in seconds.
 
     Buttons may be pressed ``grace_s`` after the window appeared. Keys count when the person clicked into the
@@ -131,7 +131,7 @@ class Dialog:
     def __init__(self, question: Question, grace_s: float = GRACE_S) -> None:
         self._question = question
         self._grace_s = grace_s
-        self._attention = Attention(grace_s)
+        self._attention = InputGuard(grace_s)
         self._answer: Answer | None = None
         self._was_shown = False
         self._geometry_file = os.environ.get(GEOMETRY_VARIABLE)

@@ -9,7 +9,7 @@ from typing import Final
 
 from landline.fleet.agent.prompt import Answer, Choice, Question
 from landline.fleet.agent.prompt import tk_layout as layout
-from landline.fleet.agent.prompt.wording import (
+from landline.fleet.agent.prompt.prompt_texts import (
     SAVE_WORK,
     asked_by,
     at_end,

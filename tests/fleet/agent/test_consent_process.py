@@ -8,8 +8,8 @@ import logging
 import pytest
 from tests.fleet.conftest import wait_until
 
-from landline.fleet.agent import asking
-from landline.fleet.agent.asking import Asking
+from landline.fleet.agent import consent_process
+from landline.fleet.agent.consent_process import ConsentProcess
 from landline.fleet.agent.power import PowerError
 from landline.fleet.agent.prompt import Answer, Choice, PromptError
 from landline.fleet.api import CancelRequest
@@ -206,7 +206,7 @@ async def test_a_person_who_may_be_on_is_asked(fleet, person, until) -> None:
 async def test_an_agent_that_knows_nothing_of_asking_gets_no_order(fleet, monkeypatch) -> None:
     """It is older, and would act at once."""
 
-    monkeypatch.setattr(Asking, "facts_with_asking", lambda self, facts: facts)
+    monkeypatch.setattr(ConsentProcess, "with_prompt_facts", lambda self, facts: facts)
     await fleet.start()
     machine = await fleet.machine().boot()
     refused = await fleet.over(await fleet.order(Action.RESTART))
@@ -244,7 +244,7 @@ async def test_a_display_that_dies_is_a_refusal_where_the_operator_wants_that(fl
 
 
 async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(fleet, person, ada, monkeypatch) -> None:
-    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    monkeypatch.setattr(consent_process, "RETRY_FIRST_S", 600.0)
     await fleet.start()
     machine = await fleet.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
     job = await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
@@ -257,7 +257,7 @@ async def test_a_display_that_goes_away_during_a_postponement_leaves_the_whole_c
     fleet, person, ada, until, monkeypatch
 ) -> None:
     """The countdown counted from before the postponement: it acted at once, and told nobody."""
-    monkeypatch.setattr(asking, "DEFAULT_COUNTDOWN_S", 0.1)
+    monkeypatch.setattr(consent_process, "DEFAULT_COUNTDOWN_S", 0.1)
     await fleet.start()
     machine = await fleet.machine(persons=(ada,), prompt=person()).boot()
     job = await fleet.order(Action.LOG_OFF, unasked=ACT, delay_s=0.1)
@@ -275,7 +275,7 @@ async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
     fleet, person, ada, until, monkeypatch
 ) -> None:
     """The other dialog crashed, and what had only waited for its turn was done at once, never shown or told."""
-    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    monkeypatch.setattr(consent_process, "RETRY_FIRST_S", 600.0)
     await fleet.start()
     machine = await fleet.machine(persons=(ada,), prompt=person()).boot()
     shown = await fleet.order(Action.RESTART, unasked=REFUSE)
@@ -295,7 +295,7 @@ async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
 
 async def test_every_new_countdown_without_a_question_is_told(fleet, person, ada, until, monkeypatch) -> None:
     """One shorter than the last reminder was not: the person had been told of an earlier one."""
-    monkeypatch.setattr(asking, "RETRY_FIRST_S", 600.0)
+    monkeypatch.setattr(consent_process, "RETRY_FIRST_S", 600.0)
     await fleet.start()
     prompt = person()
     prompt.problem = "no display yet"
@@ -312,7 +312,9 @@ async def test_every_new_countdown_without_a_question_is_told(fleet, person, ada
 # What is refused to a person costs them no time.
 
 
-@pytest.mark.parametrize(("delay_s", "countdown_s"), [(0.1, asking.REFUSED_LEFT_S_MIN), (600.0, 600.0)])
+@pytest.mark.parametrize(
+    ("delay_s", "countdown_s"), [(0.1, consent_process.REFUSED_LEFT_S_MIN), (600.0, 600.0)]
+)
 async def test_waiting_for_a_refused_postponement_is_not_taken_from_the_person(
     fleet, person, ada, until, delay_s: float, countdown_s: float
 ) -> None:
@@ -342,14 +344,18 @@ async def test_waiting_for_a_refused_postponement_is_not_taken_from_the_person(
     await until(lambda: len(machine.prompt.questions) == 2)
     question = machine.prompt.questions[1]
     assert not question.may_postpone
-    assert max(countdown_s - shown_s_max, asking.REFUSED_LEFT_S_MIN) <= question.countdown_s <= countdown_s
+    assert (
+        max(countdown_s - shown_s_max, consent_process.REFUSED_LEFT_S_MIN)
+        <= question.countdown_s
+        <= countdown_s
+    )
     await until(lambda: machine.prompt.is_asked)
     machine.prompt.answer(NOW)
     assert (await fleet.over(job)).state is S.DONE
 
 
 async def test_a_question_that_always_fails_does_not_fill_the_record(fleet, person, ada, monkeypatch) -> None:
-    monkeypatch.setattr(asking, "RETRY_S_MAX", 0.04)
+    monkeypatch.setattr(consent_process, "RETRY_S_MAX", 0.04)
     broken = person(*[PromptError("no display")] * 1000)
     await fleet.start()
     await fleet.machine(persons=(ada,), prompt=broken).boot()
@@ -414,7 +420,7 @@ async def test_persons_whom_the_question_does_not_reach_are_told(fleet, person, 
 
 
 async def test_notices_that_take_too_long_hold_up_nothing(fleet, ada, until, monkeypatch) -> None:
-    monkeypatch.setattr(asking, "NOTICES_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(consent_process, "NOTICES_TIMEOUT_S", 0.02)
 
     async def stuck(notice, persons) -> tuple[str, ...]:
         await asyncio.Event().wait()

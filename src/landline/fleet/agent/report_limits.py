@@ -21,7 +21,7 @@ LAST_DONE: Final = 20
 """Entries of the journal that come before orders that only wait."""
 
 
-def executions_to_tell(
+def executions_to_report(
     known: Iterable[KnownExecution], journal: Iterable[Entry]
 ) -> tuple[KnownExecution, ...]:
     """Return what a join says of executions, the most important first, as far as it fits.
@@ -40,7 +40,7 @@ def executions_to_tell(
     return tuple(told)
 
 
-def persons_to_tell(persons: tuple[Person, ...]) -> tuple[Person, ...]:
+def persons_to_report(persons: tuple[Person, ...]) -> tuple[Person, ...]:
     """Return the persons as the control server takes them: a hundred at most, with names that are not endless."""
     names_max = PERSON_CHARACTERS_MAX // 2
     return tuple(

@@ -19,7 +19,7 @@ from typing import IO, Final
 import msgspec
 
 from landline.fleet.agent.prompt import Answer, PromptError, Question
-from landline.fleet.agent.prompt.wording import checked, plain
+from landline.fleet.agent.prompt.prompt_texts import checked, plain
 
 START_TIMEOUT_S: Final = 20.0
 """How long the window may take to appear and, at the end, to answer: a slow machine needs 5 s."""
@@ -52,7 +52,7 @@ class TkPrompt:
 
     def unavailable_reason(self) -> str | None:
         """Return why no window can be shown, or ``None``. Looks at the environment and for Tk, at no display."""
-        return window_reason(self._current_environ(), sys.platform, has_tkinter=can_import_tkinter())
+        return no_window_reason(self._current_environ(), sys.platform, has_tkinter=can_import_tkinter())
 
     def seat(self) -> str:
         """Return the display, as logind names it; empty on Windows and macOS, which name none."""
@@ -117,7 +117,7 @@ class TkPrompt:
         return os.environ if self._environ is None else self._environ
 
 
-def window_reason(environ: Mapping[str, str], platform: str, *, has_tkinter: bool) -> str | None:
+def no_window_reason(environ: Mapping[str, str], platform: str, *, has_tkinter: bool) -> str | None:
     """Return why no window can be shown, as a phrase, or ``None``.
 
     On X11 and Wayland a window needs ``DISPLAY``: Tk 8.6 does not speak Wayland, and where there is only

@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import Final
 
 from landline.fleet.agent.prompt import Prompt
-from landline.fleet.agent.prompt.tk import TkPrompt, can_import_tkinter, window_reason
-from landline.fleet.agent.prompt.wording import NO_TERMINAL
+from landline.fleet.agent.prompt.prompt_texts import NO_TERMINAL
+from landline.fleet.agent.prompt.tk_prompt import TkPrompt, can_import_tkinter, no_window_reason
 
 TERMINAL_PATH: Final = "/dev/tty"
 """The terminal a process was started from (tty(4)); a service has none."""
@@ -30,7 +30,7 @@ def prompt_kind(
 
     Windows has no terminal of this kind.
     """
-    if window_reason(environ, platform, has_tkinter=has_tkinter) is None:
+    if no_window_reason(environ, platform, has_tkinter=has_tkinter) is None:
         return PromptKind.TK
     if has_terminal and platform != "win32":
         return PromptKind.TERMINAL
@@ -58,7 +58,7 @@ def unavailable_reason(
 
     The reason is a phrase to follow "cannot ask: ": ``no display and no terminal (runs as a service)``.
     """
-    reason = window_reason(os.environ if environ is None else environ, platform, has_tkinter=has_tkinter())
+    reason = no_window_reason(os.environ if environ is None else environ, platform, has_tkinter=has_tkinter())
     if reason is None or platform == "win32":
         return reason
     return None if has_terminal() else f"{reason} and {NO_TERMINAL}"
@@ -88,7 +88,7 @@ def choose_prompt(
             return TkPrompt(environ=environ)
         case PromptKind.TERMINAL:
             # Here, as Windows has no termios.
-            from landline.fleet.agent.prompt.terminal import TerminalPrompt
+            from landline.fleet.agent.prompt.terminal_prompt import TerminalPrompt
 
             return TerminalPrompt(TERMINAL_PATH)
         case None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landline.fleet.agent import boot
-from landline.fleet.agent.boot import TOLERANCE_S, Boot, BootRecord, find_boot, identify, linux_boot_id
+from landline.fleet.agent import boot_id
+from landline.fleet.agent.boot_id import TOLERANCE_S, Boot, BootRecord, find_boot, identify, linux_boot_id
 
 SEEN = Boot("old", booted_at=1000.0, uptime_s=500.0)
 
@@ -131,7 +131,7 @@ def test_linux_has_a_boot_id_of_its_own(tmp_path: Path) -> None:
 def test_macos_says_its_boot_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its program is played here; what it writes is what sysctl(8) writes."""
     said = (sys.executable, "-c", "print('DA90818C-0000-4000-8000-000000000001')")
-    assert boot._macos_boot_id(said) == "DA90818C-0000-4000-8000-000000000001"
-    assert boot._macos_boot_id((sys.executable, "-c", "raise SystemExit(1)")) == ""
-    assert boot._macos_boot_id((str(tmp_path / "nothing"),)) == ""
+    assert boot_id._macos_boot_id(said) == "DA90818C-0000-4000-8000-000000000001"
+    assert boot_id._macos_boot_id((sys.executable, "-c", "raise SystemExit(1)")) == ""
+    assert boot_id._macos_boot_id((str(tmp_path / "nothing"),)) == ""
     assert caplog.text.count("cannot be read") == 2

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from landline.fleet.agent.prompt.choose import (
+from landline.fleet.agent.prompt.prompt_selection import (
     PromptKind,
     can_import_tkinter,
     can_open_terminal,
@@ -10,8 +10,8 @@ from landline.fleet.agent.prompt.choose import (
     prompt_kind,
     unavailable_reason,
 )
-from landline.fleet.agent.prompt.terminal import TerminalPrompt
-from landline.fleet.agent.prompt.tk import TkPrompt
+from landline.fleet.agent.prompt.terminal_prompt import TerminalPrompt
+from landline.fleet.agent.prompt.tk_prompt import TkPrompt
 
 X11 = {"DISPLAY": ":0"}
 WAYLAND = {"WAYLAND_DISPLAY": "wayland-0"}

@@ -1,15 +1,15 @@
-"""Leaves to act, for tests of power switches."""
+"""Permits, for tests of power back ends."""
 
 from __future__ import annotations
 
 import time
 
-from landline.fleet.agent.power import Leave
+from landline.fleet.agent.power import Permit
 
 
-def leave(seconds: float = 60.0) -> Leave:
+def permit(seconds: float = 60.0) -> Permit:
     """Return one that is good for that long."""
-    return Leave(time.monotonic() + seconds, time.monotonic)
+    return Permit(time.monotonic() + seconds, time.monotonic)
 
 
 class Watch:

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from landline import guarded_logger
-from landline.fleet.agent.power import GoingDown, Power, PowerError
+from landline.fleet.agent.power import PowerBackend, PowerError, SystemShutdown
 from landline.fleet.messages import Goodbye
 from landline.fleet.model import Action, Cause
 
@@ -27,7 +27,7 @@ _CAUSES: Final[dict[Action | None, Cause]] = {
 }
 
 
-class Staying(Protocol):
+class ShutdownHost(Protocol):
     """The agent, as far as it is needed here."""
 
     @property
@@ -56,10 +56,10 @@ class Staying(Protocol):
         ...
 
 
-class Leaving:
+class ShutdownWatcher:
     """Watches for the end of the system, says so, and takes it back."""
 
-    def __init__(self, power: Power, agent: Staying) -> None:
+    def __init__(self, power: PowerBackend, agent: ShutdownHost) -> None:
         self._power = power
         self._agent = agent
         self._telling: asyncio.Task[None] | None = None
@@ -77,8 +77,8 @@ class Leaving:
         while True:
             try:
                 if self.stays.is_set():
-                    await self._leave(await self._power.wait_going_down())
-                await self._power.wait_called_off()
+                    await self._leave(await self._power.wait_for_shutdown())
+                await self._power.wait_for_cancellation()
                 self._stay()
                 continue
             except PowerError as error:
@@ -92,27 +92,27 @@ class Leaving:
                 logger.warning("%s", error)
                 pause_s = min(2 * pause_s, POWER_RETRY_CAP_S)
 
-    async def last_words(self, goodbye: Goodbye) -> Goodbye:
+    async def final_goodbye(self, goodbye: Goodbye) -> Goodbye:
         """Return why the agent goes: because the system does, or for the reason it was stopped with."""
         accepted, acting = self._agent.accepted, self._agent.acting
         try:
-            going_down = await self._power.going_down()
+            going_down = await self._power.pending_shutdown()
         except PowerError as error:
             # That the system accepted an order is no evidence that it goes.
             logger.debug("whether the system goes down cannot be told: %s", error)
             going_down = None
         if going_down is not None:
-            return goodbye_of(going_down, accepted or acting)
+            return goodbye_for(going_down, accepted or acting)
         if acting is not None:
             # Whether the system does it all the same, its next boot shows.
             detail = f"stopped while the machine was to be {acting[1].past}"
             return Goodbye(goodbye.cause, goodbye.detail or detail, acting[0])
         return goodbye
 
-    async def _leave(self, going_down: GoingDown) -> None:
+    async def _leave(self, going_down: SystemShutdown) -> None:
         """The system goes down: the control server hears of it while the system waits for us."""
         # The system may say so before it has answered the very request that makes it go.
-        goodbye = goodbye_of(going_down, self._agent.accepted or self._agent.acting)
+        goodbye = goodbye_for(going_down, self._agent.accepted or self._agent.acting)
         self.stays.clear()
         self.announced.set()
         self._telling = self._agent.start(self._tell(goodbye))
@@ -120,7 +120,7 @@ class Leaving:
         # control server that is not there.
         timeout_s = GOODBYE_TIMEOUT_S if self._agent.is_connected else 0
         await asyncio.wait({self._telling}, timeout=timeout_s)
-        await self._power.release_going_down()
+        await self._power.release_shutdown()
 
     async def _tell(self, goodbye: Goodbye) -> None:
         await self._agent.tell_goodbye(goodbye)
@@ -136,7 +136,7 @@ class Leaving:
         self._agent.rejoin()
 
 
-def goodbye_of(going_down: GoingDown, order: tuple[str, Action] | None) -> Goodbye:
+def goodbye_for(going_down: SystemShutdown, order: tuple[str, Action] | None) -> Goodbye:
     """Return what to say when the system goes down, where ``order`` may be what makes it go."""
     action = going_down.action
     if order is not None and order[1] is not Action.LOG_OFF and action in {None, order[1]}:

@@ -34,14 +34,14 @@ _QUERY_USER_LINE: Final = re.compile(
 )
 
 
-class LoggedOn(msgspec.Struct, frozen=True):
+class LoginSession(msgspec.Struct, frozen=True):
     """A person, and what their system calls their session when it is to be ended."""
 
     person: Person
     session: str
 
 
-def logged_on_from_who(text: str, platform: str, zone: tzinfo | None = None) -> tuple[LoggedOn, ...]:
+def sessions_from_who(text: str, platform: str, zone: tzinfo | None = None) -> tuple[LoginSession, ...]:
     """The persons in the output of who(1) in the C locale; lines of another shape are skipped.
 
     ``zone`` is the time zone ``who`` printed in, the machine's own by default. macOS prints no year, so
@@ -60,11 +60,11 @@ def logged_on_from_who(text: str, platform: str, zone: tzinfo | None = None) -> 
             since_at=_seconds_from_when(match["when"], zone),
         )
         session = _user_number(person.name) if platform == "darwin" else person.seat
-        entries.append(LoggedOn(person, session))
+        entries.append(LoginSession(person, session))
     return tuple(entries)
 
 
-def logged_on_from_query_user(text: str) -> tuple[LoggedOn, ...]:
+def sessions_from_query_user(text: str) -> tuple[LoginSession, ...]:
     """The persons in the output of Windows' ``query user``, in any language: only the shape is looked at.
 
     A disconnected session has no name, and its person is still logged on. ``since_at`` stays unknown, as the
@@ -77,11 +77,11 @@ def logged_on_from_query_user(text: str) -> tuple[LoggedOn, ...]:
             continue
         seat = match["session"] or ""
         person = Person(name=match["name"], seat=seat, is_remote=bool(seat) and seat.lower() != "console")
-        entries.append(LoggedOn(person, match["id"]))
+        entries.append(LoginSession(person, match["id"]))
     return tuple(entries)
 
 
-def person_from_session(properties: Mapping[str, Any]) -> Person | None:
+def person_from_logind(properties: Mapping[str, Any]) -> Person | None:
     """The person behind the session with these properties; ``None`` for a greeter or a service.
 
     The seat is the X display where there is one, else the terminal. Raises :class:`PowerError` when the
@@ -99,7 +99,7 @@ def person_from_session(properties: Mapping[str, Any]) -> Person | None:
 
 
 def is_closing(properties: Mapping[str, Any]) -> bool:
-    """Whether the session is logged off and still has processes. Raises as :func:`person_from_session`."""
+    """Whether the session is logged off and still has processes. Raises as :func:`person_from_logind`."""
     return _session(properties).state == "closing"
 
 

@@ -89,7 +89,7 @@ class Orders(Protocol):
         ...
 
 
-class Asking:
+class ConsentProcess:
     """Asks the persons at one machine, one question at a time.
 
     :param prompt: shows the question; ``None`` where there is no way to ask, ``no_prompt`` says then why.
@@ -109,7 +109,7 @@ class Asking:
         self._retry_at = 0.0
         self._retry_s = RETRY_FIRST_S
 
-    def facts_with_asking(self, facts: Facts) -> Facts:
+    def with_prompt_facts(self, facts: Facts) -> Facts:
         """Return ``facts`` with how a person can be asked now, or why not: also when a question failed just now."""
         if self._prompt is None:
             return msgspec.structs.replace(facts, asks_by="", asking_problem=self._no_prompt)
@@ -178,7 +178,7 @@ class Asking:
             await self._orders.report_state(order, ExecutionState.WAITING, step.detail)
         await self._orders.wait_changed(max(0.0, wait_s))
 
-    # Asking.
+    # ConsentProcess.
 
     async def _ask(self, order: Order, step: Ask, facts: Facts, progress: _Progress) -> Answer | None:
         """Ask until there is an answer that counts; ``None`` when nobody could be asked after all.

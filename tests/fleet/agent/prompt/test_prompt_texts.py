@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from landline.fleet.agent.prompt import Answer, Choice, Notice, PromptError, Question
-from landline.fleet.agent.prompt.wording import (
+from landline.fleet.agent.prompt.prompt_texts import (
     CHOICES_MAX,
     MESSAGE_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
-from landline.fleet.agent.prompt.terminal import (
+from landline.fleet.agent.prompt.terminal_prompt import (
     TerminalPrompt,
     View,
     choices_line,
@@ -203,7 +203,7 @@ async def test_a_terminal_that_can_be_used(person: Person) -> None:
 def test_a_service_has_no_terminal() -> None:
     code = (
         "import asyncio\n"
-        "from landline.fleet.agent.prompt.terminal import TerminalPrompt\n"
+        "from landline.fleet.agent.prompt.terminal_prompt import TerminalPrompt\n"
         "from landline.fleet.agent.prompt import PromptError, Question\n"
         "print(TerminalPrompt().unavailable_reason())\n"
         "question = Question(action='restart', requested_by='', message='', countdown_s=600)\n"
@@ -228,7 +228,7 @@ async def test_the_seat_is_told_of_a_terminal_opened_as_dev_tty(person: Person) 
     # As a shell starts the agent: the terminal controls it, and it knows it as /dev/tty only.
     code = (
         "import asyncio\n"
-        "from landline.fleet.agent.prompt.terminal import TerminalPrompt\n"
+        "from landline.fleet.agent.prompt.terminal_prompt import TerminalPrompt\n"
         "from landline.fleet.agent.prompt import Question\n"
         "question = Question(action='restart', requested_by='', message='', countdown_s=600)\n"
         "print(asyncio.run(TerminalPrompt(grace_s=0).ask(question)).seat)\n"

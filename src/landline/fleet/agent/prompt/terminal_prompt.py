@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from landline.fleet.agent.prompt import Answer, Choice, PromptError, Question
-from landline.fleet.agent.prompt.wording import (
+from landline.fleet.agent.prompt.prompt_texts import (
     NO_TERMINAL,
     SAVE_WORK,
     asked_by,

@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from landline.fleet.agent.prompt import Answer, Choice, Prompt, PromptError, Question
-from landline.fleet.agent.prompt.tk import DIALOG_COMMAND, TkPrompt, display_seat, parse_answer
 from landline.fleet.agent.prompt.tk_dialog import GEOMETRY_VARIABLE, LINE_BYTES_MAX
+from landline.fleet.agent.prompt.tk_prompt import DIALOG_COMMAND, TkPrompt, display_seat, parse_answer
 from landline.fleet.model import Action
 
 QUESTION = Question(

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from landline.fleet.agent.journal import ENTRIES_KEPT, Entry
-from landline.fleet.agent.telling import LAST_DONE, executions_to_tell, persons_to_tell
+from landline.fleet.agent.report_limits import LAST_DONE, executions_to_report, persons_to_report
 from landline.fleet.control.machines import check_facts
 from landline.fleet.messages import (
     EXECUTIONS_MAX,
@@ -32,24 +32,24 @@ def entry(number: int, detail: str = "") -> Entry:
 
 
 def test_a_little_is_told_whole() -> None:
-    told = executions_to_tell([held(1)], [entry(1), entry(2)])
+    told = executions_to_report([held(1)], [entry(1), entry(2)])
     assert [execution.id for execution in told] == ["done-2", "done-1", "held-1"]
     assert [execution.is_running for execution in told] == [False, False, True]
-    assert executions_to_tell([], []) == ()
+    assert executions_to_report([], []) == ()
 
 
 def test_what_is_held_is_told_once_as_it_is_now() -> None:
     known = KnownExecution("done-1", ExecutionState.DONE, "now")
-    assert executions_to_tell([known], [entry(1), entry(2)])[0] == known
-    assert len(executions_to_tell([known], [entry(1), entry(2)])) == 2
+    assert executions_to_report([known], [entry(1), entry(2)])[0] == known
+    assert len(executions_to_report([known], [entry(1), entry(2)])) == 2
 
 
 @pytest.mark.parametrize("detail", ["", "nobody is on", LONGEST])
 def test_the_most_fits_a_join(detail: str) -> None:
     known = [held(number, detail=detail) for number in range(100)]
     journal = [entry(number, detail) for number in range(2 * ENTRIES_KEPT)]
-    told = executions_to_tell(known, journal)
-    persons = persons_to_tell(tuple(Person("ä" * 1000, "s" * 1000) for _ in range(500)))
+    told = executions_to_report(known, journal)
+    persons = persons_to_report(tuple(Person("ä" * 1000, "s" * 1000) for _ in range(500)))
     longest = dict.fromkeys(
         ("host_name", "os", "boot_id", "agent_version", "power"), "😀" * TEXT_CHARACTERS_MAX
     )
@@ -66,11 +66,11 @@ def test_the_most_fits_a_join(detail: str) -> None:
 
 def test_what_has_begun_comes_first() -> None:
     known = [*(held(number, detail=LONGEST) for number in range(200)), held(200, ExecutionState.ACTING)]
-    assert executions_to_tell(known, [])[0].id == "held-200"
+    assert executions_to_report(known, [])[0].id == "held-200"
 
 
 def test_a_hundred_persons_are_told_and_the_facts_are_taken() -> None:
     persons = tuple(Person(f"person-{number}") for number in range(150))
-    assert persons_to_tell(persons) == persons[:100]
-    facts = msgspec.to_builtins(Facts(name="lab-1", persons=persons_to_tell(persons)))
+    assert persons_to_report(persons) == persons[:100]
+    facts = msgspec.to_builtins(Facts(name="lab-1", persons=persons_to_report(persons)))
     assert len(msgspec.convert(facts, FactsChecked).persons) == 100
