@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from zlib import crc32
 
 import ifaddr
 import pytest
@@ -22,7 +23,7 @@ from landline.discovery.records import is_reachable
 from landline.runtime.guarded_log import GUARD
 
 HERE = Path(__file__).parent
-ON_BOTH_LOOPS = {
+LIBRARY = {
     HERE / name
     for name in (
         "client",
@@ -36,6 +37,8 @@ ON_BOTH_LOOPS = {
         "udp_calls",
     )
 }
+CLOSE_TO_THE_LOOP = {HERE / name for name in ("runtime", "transports", "udp_calls")}
+"""What differs between event loops is tested on each of them."""
 QUICK = landline.Backoff(first_s=0.01, cap_s=0.05)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,15 +47,36 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda number, frame: None)
 
 
-def is_on_both_loops(path: Path) -> bool:
-    return path.parent == HERE or not ON_BOTH_LOOPS.isdisjoint(path.parents)
-
-
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
-    """Tests of the library run on uvloop and on asyncio's own loop; the fleet's on the latter."""
-    if is_on_both_loops(item.path) and item.get_closest_marker("asyncio_only") is None:
-        return {"uvloop": new_uvloop, "asyncio": asyncio.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop}
+    """Give each test of the library its event loops; the fleet runs on asyncio's.
+
+    Tests close to the loop run on uvloop and on asyncio's own, as all do with ``--both-loops``. The others run on
+    one of them, always the same: half of the tests on each.
+    """
+    factories = {"uvloop": new_uvloop, "asyncio": asyncio.new_event_loop}
+    parents = item.path.parents
+    if item.get_closest_marker("asyncio_only") or not (
+        item.path.parent == HERE or LIBRARY.intersection(parents)
+    ):
+        names = ["asyncio"]
+    elif (
+        config.getoption("--both-loops")
+        or item.get_closest_marker("both_loops")
+        or CLOSE_TO_THE_LOOP.intersection(parents)
+    ):
+        names = ["uvloop", "asyncio"]
+    else:
+        test = f"{item.path.relative_to(HERE)}::{getattr(item, 'originalname', item.name)}"
+        names = [("uvloop", "asyncio")[crc32(test.encode()) % 2]]
+    return {name: factories[name] for name in names}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--both-loops",
+        action="store_true",
+        help="run every test of the library on uvloop and on asyncio's event loop",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
