@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from landline.session.outbound import SendBuffer
     from landline.texts import safe_text
     from landline.transports.options import TransportOptions
+    from landline.transports.unix import bind_private_socket
     from landline.transports.urls import DEFAULT_PORT, Endpoint, parse_url
     from landline.udp_calls import CallCounts, CallPeer
 
@@ -132,6 +133,7 @@ _HOMES = {
     "landline.session.outbound": ("SendBuffer",),
     "landline.texts": ("safe_text",),
     "landline.transports.options": ("TransportOptions",),
+    "landline.transports.unix": ("bind_private_socket",),
     "landline.transports.urls": ("DEFAULT_PORT", "Endpoint", "parse_url"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -196,6 +198,7 @@ __all__ = [
     "Unconfirmed",
     "__version__",
     "asgi",
+    "bind_private_socket",
     "call",
     "connect",
     "discover",

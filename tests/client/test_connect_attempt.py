@@ -214,7 +214,7 @@ async def test_a_missing_extra_is_told_once_and_the_other_road_is_taken(broken_s
         await until(lambda: line.epoch == 2)
     told = [record.message for record in caplog.records if "pigeons" in record.message]
     assert told == [
-        f"{broken_scheme} cannot be used: carrier:// needs more than the library alone: "
+        f"{broken_scheme} cannot be used: carrier:// needs an optional package: "
         "pip install 'landline[pigeons]'"
     ]
 
@@ -260,7 +260,7 @@ async def test_when_all_fail_each_is_named_with_its_reason(nowhere, broken_schem
             pytest.fail("connected to nobody")
     assert str(caught.value) == (
         f"gave up after 1 attempt: {nowhere}: nobody answers (connection refused); {broken_scheme}: carrier:// "
-        f"needs more than the library alone: pip install 'landline[pigeons]'; unix://{tmp_path}/none: no such socket"
+        f"needs an optional package: pip install 'landline[pigeons]'; unix://{tmp_path}/none: no such socket"
     )
     assert isinstance(caught.value.last, landline.ConnectFailed)
     assert isinstance(caught.value.last.__cause__, OSError)

@@ -69,7 +69,10 @@ async def test_ctrl_c_ends_in_order_and_a_taken_port_is_named(
     url = await first.listens()
     second = start(name, *arguments, url)
     assert await second.ends() == 1
-    assert second.err == f"{name}: {url} is taken by another program; stop that one or choose another port\n"
+    assert (
+        second.err
+        == f"{name}: {url} is already in use by another program; stop that program or choose another port\n"
+    )
     assert await first.ends(signal.SIGINT) == 130
     assert first.err == ""
 

@@ -26,7 +26,9 @@ async def test_port_0_is_chosen_by_the_system_and_told(quick):
 
 async def test_an_address_that_is_taken_is_named():
     async with landline.Server().listen(URL) as endpoint:
-        with pytest.raises(landline.AddressInUse, match=f"^{endpoint} is taken by another program") as caught:
+        with pytest.raises(
+            landline.AddressInUse, match=f"^{endpoint} is already in use by another program"
+        ) as caught:
             async with landline.Server().listen(str(endpoint)):
                 pytest.fail("listens twice")
         assert isinstance(caught.value, OSError)

@@ -320,7 +320,7 @@ async def test_wrong_uses_are_named(desk):
             return None
 
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
-        with pytest.raises(landline.AddressInUse, match="is taken by another program"):
+        with pytest.raises(landline.AddressInUse, match="is already in use by another program"):
             async with landline.Server().listen(str(endpoint)):
                 pytest.fail("two servers on one port")
         with pytest.raises(landline.ConfigurationError, match="Other proves itself in a handshake"):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import ssl
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
-from landline.errors import AddressInUse, ConfigurationError, ConnectFailed
-from landline.transports.base import ACCEPTS_PER_WAKEUP, ADDRESS_STAGGER_S, set_listen_backlog
+from landline.errors import ConfigurationError, ConnectFailed
+from landline.transports.base import (
+    ACCEPTS_PER_WAKEUP,
+    ADDRESS_STAGGER_S,
+    describe_address_in_use,
+    set_listen_backlog,
+)
 from landline.transports.options import TransportOptions, certified_context, trusting_context
 from landline.transports.tls_errors import readable_tls_errors
 from landline.transports.urls import Endpoint
@@ -75,7 +79,7 @@ async def listen(
                 f"{endpoint} needs a certificate: pass TransportOptions(certificate_file=...)"
             )
         context = options.tls or certified_context(options.certificate_file or "", options.private_key_file)
-    try:
+    with describe_address_in_use(endpoint):
         server = await asyncio.get_running_loop().create_server(
             protocol_factory,
             endpoint.host,
@@ -84,12 +88,6 @@ async def listen(
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.is_encrypted else None,
             backlog=ACCEPTS_PER_WAKEUP,
         )
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(
-                error.errno, f"{endpoint} is taken by another program; stop that one or choose another port"
-            ) from error
-        raise
     # With port 0 and a host of several addresses the ports would differ; the first one is named.
     port = server.sockets[0].getsockname()[1]
     for listening in server.sockets:

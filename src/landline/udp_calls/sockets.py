@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import time
 from collections import OrderedDict
@@ -13,7 +12,6 @@ from typing import Any, Final, cast
 
 from landline.codes import Operation
 from landline.errors import (
-    AddressInUse,
     ConfigurationError,
     ConnectFailed,
     LandlineError,
@@ -24,6 +22,7 @@ from landline.errors import (
 from landline.line.handlers import FAILURES, Handler, Handlers, describe_failure, is_cancelled
 from landline.session.auth import Anonymous, SharedToken
 from landline.session.handshake import RandomSource
+from landline.transports.base import describe_address_in_use
 from landline.transports.urls import Endpoint
 from landline.udp_calls import CallCounts, CallPeer
 from landline.udp_calls.call_client import ClientCall
@@ -205,15 +204,9 @@ async def listen(
     """
     calls = CallServer(aead=make_aead(auth), random=random, now=clock(), counts=counts)
     listener = UdpListener(endpoint, calls, handlers, clock, tasks)
-    try:
+    with describe_address_in_use(endpoint):
         made = await _open(endpoint, socket.socket.bind)
         await listener.loop.create_datagram_endpoint(lambda: listener, sock=made)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(
-                error.errno, f"{endpoint} is taken by another program; stop that one or choose another port"
-            ) from error
-        raise
     return listener
 
 

@@ -10,9 +10,10 @@ import stat
 
 import pytest
 
+from landline import AddressInUse
 from landline.fleet.paths import UnsafeDirectory
 from landline.fleet.web import http_server as serve
-from landline.fleet.web.http_server import AddressInUse, ApiServer, CannotListen, tcp_listener
+from landline.fleet.web.http_server import ApiServer, CannotListen, tcp_listener
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -89,7 +90,7 @@ async def test_a_stale_socket_is_replaced(operations, directory):
 
 async def test_a_live_socket_is_left_alone(operations, directory):
     path = directory / "control.sock"
-    sentence = f"A control server already answers on {path}; stop it first, or use it as it is."
+    sentence = f"a server already answers on {path}; stop it or choose another path"
     async with ApiServer(operations, unix_path=path):
         with pytest.raises(AddressInUse) as caught:
             async with ApiServer(operations, unix_path=path):
@@ -109,7 +110,7 @@ async def test_a_live_socket_is_left_alone(operations, directory):
 async def test_another_kind_of_file_is_left_alone(operations, directory):
     path = directory / "control.sock"
     path.write_text("mine")
-    with pytest.raises(CannotListen, match="exists and is not a socket; remove it"):
+    with pytest.raises(AddressInUse, match="exists and is not a socket; remove it"):
         async with ApiServer(operations, unix_path=path):
             pass
     assert path.read_text() == "mine"
@@ -126,11 +127,11 @@ async def test_a_taken_port_is_one_sentence_and_nothing_is_left_behind(operation
     path = directory / "control.sock"
     with tcp_listener("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(AddressInUse) as caught:
+        with pytest.raises(CannotListen) as caught:
             async with ApiServer(operations, unix_path=path, tcp=("127.0.0.1", port), token="s3cret"):
                 pass
         assert str(caught.value) == (
-            f"Something else already listens on 127.0.0.1:{port}; stop it, or choose another port."
+            f"Cannot listen on 127.0.0.1:{port}: address already in use; choose another address."
         )
     assert not path.exists()
     async with ApiServer(operations, unix_path=path):

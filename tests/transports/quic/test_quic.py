@@ -105,7 +105,7 @@ async def test_a_server_that_stops_is_missed_and_found_again(files, quick, until
 
 async def test_an_address_that_is_taken_is_named(files):
     async with landline.Server().listen(URL, options=files.server) as endpoint:
-        with pytest.raises(landline.AddressInUse, match=f"{endpoint} is taken by another program"):
+        with pytest.raises(landline.AddressInUse, match=f"{endpoint} is already in use by another program"):
             async with landline.Server().listen(str(endpoint), options=files.server):
                 pytest.fail("listens twice")
 

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from landline import Heartbeat, Line, Unconfirmed
+from landline import AddressInUse, Heartbeat, Line, Unconfirmed
 from landline.fleet.api import CancelRequest, JobRequest, JobView
 from landline.fleet.control.serve import ControlServerOptions, RunningControlServer, run_control_server
 from landline.fleet.control.wake_on_lan import MagicPackets
@@ -27,7 +27,6 @@ from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, compar
 from landline.fleet.demo.simulated_machines import FleetPlan, FleetReady, FleetResult
 from landline.fleet.model import Action, ExecutionState, PresenceState
 from landline.fleet.paths import control_socket
-from landline.fleet.web.http_server import AddressInUse as SocketInUse
 
 HEARTBEAT: Final = Heartbeat(interval_s=3.0, timeout_s=2.0)
 """Quicker than the default, so that there is something to see."""
@@ -265,7 +264,7 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
         async with contextlib.AsyncExitStack() as stack:
             try:
                 running = await stack.enter_async_context(run_control_server(plan))
-            except SocketInUse:
+            except AddressInUse:
                 # Another demo, or a control server, is what commands find by themselves.
                 plan.socket = Path(directory) / "control.sock"
                 running = await stack.enter_async_context(run_control_server(plan))

@@ -9,7 +9,6 @@ import fcntl
 import logging
 import os
 import socket
-import stat
 from collections.abc import Generator, Iterator, Set
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from typing import Any, Final, Self
 import uvicorn
 from litestar import Litestar
 
-from landline import guarded_logger
+from landline import AddressInUse, bind_private_socket, guarded_logger
 from landline.fleet.api import Operations
 from landline.fleet.paths import make_private_directory
 from landline.fleet.web.app import build_app
@@ -39,9 +38,6 @@ REQUEST_S: Final = 10.0
 REQUEST_S_OF_MANY: Final = 1.0
 """The same while more than half of :data:`CONNECTIONS_MAX` are there: who opens them all locks nobody out."""
 
-PROBE_S: Final = 1.0
-"""How long somebody on an existing unix socket has to accept; then it counts as busy, not gone."""
-
 logger = guarded_logger(__name__)
 
 
@@ -49,15 +45,11 @@ class CannotListen(Exception):
     """An address cannot be listened on; one sentence says why and what to do. Nothing was started."""
 
 
-class AddressInUse(CannotListen):
-    """Somebody else already listens on the address."""
-
-
 class ApiServer:
     """The API of ``operations`` on a unix socket, on TCP, or on both; an asynchronous context manager.
 
-    Entering binds every address first and serves only when all are bound: it raises :class:`CannotListen`
-    (:class:`AddressInUse` when taken) or :class:`landline.fleet.paths.UnsafeDirectory`, and then nothing is
+    Entering binds every address first and serves only when all are bound: it raises :class:`landline.AddressInUse`,
+    :class:`CannotListen` or :class:`landline.fleet.paths.UnsafeDirectory`, and then nothing is
     left behind. Leaving ends update streams, lets answers finish for :data:`SHUTDOWN_S`, and removes the
     socket file. Signals are left to the caller.
 
@@ -230,10 +222,6 @@ def tcp_listener(host: str, port: int) -> Iterator[socket.socket]:
             listener.bind(target)
             listener.listen()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise AddressInUse(
-                    f"Something else already listens on {address}; stop it, or choose another port."
-                ) from error
             raise CannotListen(
                 f"Cannot listen on {address}: {_reason(error)}; choose another address."
             ) from error
@@ -247,25 +235,25 @@ def unix_listener(path: Path) -> Iterator[socket.socket]:
     end.
 
     The directory is made private. A socket file that nobody answers on is replaced. Raises
-    :class:`CannotListen`, :class:`landline.fleet.paths.UnsafeDirectory`.
+    :class:`landline.AddressInUse`, :class:`CannotListen`, :class:`landline.fleet.paths.UnsafeDirectory`.
     """
     make_private_directory(path.parent)
-    with _only_one(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        _remove_stale(path)
-        # The mode is right before anybody can connect; a chmod afterwards would come too late.
-        mask = os.umask(0o177)
+    with _only_one(path), _bound_socket(path) as listener:
         try:
-            listener.bind(os.fspath(path))
             listener.listen()
-        except OSError as error:
-            raise CannotListen(f"Cannot listen on {path}: {_reason(error)}; choose another path.") from error
-        finally:
-            os.umask(mask)
-        listener.setblocking(False)
-        try:
+            listener.setblocking(False)
             yield listener
         finally:
             path.unlink(missing_ok=True)
+
+
+def _bound_socket(path: Path) -> socket.socket:
+    try:
+        return bind_private_socket(path)
+    except AddressInUse:
+        raise
+    except OSError as error:
+        raise CannotListen(f"Cannot listen on {path}: {_reason(error)}; choose another path.") from error
 
 
 @contextlib.contextmanager
@@ -276,33 +264,12 @@ def _only_one(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise _already_answers(path) from error
+            raise AddressInUse(
+                errno.EADDRINUSE, f"a server already answers on {path}; stop it or choose another path"
+            ) from error
         yield
     finally:
         os.close(lock)
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise CannotListen(f"{path} exists and is not a socket; remove it, or choose another path.")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_S)
-        try:
-            probe.connect(os.fspath(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise _already_answers(path) from error
-    raise _already_answers(path)
-
-
-def _already_answers(path: Path) -> AddressInUse:
-    return AddressInUse(f"A control server already answers on {path}; stop it first, or use it as it is.")
 
 
 def _reason(error: OSError) -> str:

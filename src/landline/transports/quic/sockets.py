@@ -7,7 +7,6 @@ its line. There is no task for a connection. How a line uses QUIC is written in 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 from time import monotonic
@@ -23,9 +22,8 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
-from landline.errors import AddressInUse
 from landline.runtime.guarded_log import guarded_logger
-from landline.transports.base import ProtocolFactory
+from landline.transports.base import ProtocolFactory, describe_address_in_use
 from landline.transports.options import TransportOptions
 from landline.transports.quic.connection import (
     CONNECTION_ID_BYTES,
@@ -397,12 +395,6 @@ async def listen(
     Raises :class:`landline.ConfigurationError` without a certificate.
     """
     listener = QuicListener(server_configuration(endpoint, options), protocol_factory)
-    try:
+    with describe_address_in_use(endpoint):
         await listener.open(endpoint)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(
-                error.errno, f"{endpoint} is taken by another program; stop that one or choose another port"
-            ) from error
-        raise
     return listener
