@@ -35,7 +35,10 @@ ALLOWED: Final = {
 FILES: Final = [
     path
     for path in (
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "Makefile")),
+        *(
+            ROOT / name
+            for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "Makefile")
+        ),
         *sorted((ROOT / "docs").rglob("*.md")),
         *(
             path
