@@ -111,6 +111,7 @@ def test_bodies_come_back_as_they_were_and_unknown_fields_are_passed_over() -> N
         Join(Facts(name="lab-1"), (known,)),
         Report(known),
         Claim("j-1", "boot"),
+        Claim("j-1", "boot", "d", asked="a", answered_by="b", notices="c"),
         Postpone("j-1", 60.0, "later"),
         Goodbye(Cause.RESTARTING, "", "j-1"),
     ):

@@ -88,9 +88,9 @@ def _expiry(patch) -> None:
     def as_before(after, execution):
         return after and msgspec.structs.replace(after, expires_at=execution.expires_at)
 
-    def claim_late(execution, now, **options):
-        grant, after = claim(never(execution), now, **options)
-        return grant, as_before(after, execution)
+    def claim_late(execution, *rest, **options):
+        grant, recorded = claim(never(execution), *rest, **options)
+        return grant, tuple(as_before(each, execution) for each in recorded)
 
     def overdue_late(job, execution, now):
         return as_before(overdue(job, never(execution), now), execution)

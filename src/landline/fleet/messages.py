@@ -6,7 +6,7 @@ name           from        body → answer          purpose
 ``join``       agent       Join → Joined          who I am, and what I know of my executions
 ``facts``      agent       Facts (message)        something about the machine changed
 ``report``     agent       Report → bool          an execution's state; stored when the answer comes
-``claim``      agent       Claim → Grant          may I act now?
+``claim``      agent       Claim → Grant          it was accepted; may I act now?
 ``postpone``   agent       Postpone → Postponed   the person wants it later
 ``goodbye``    agent       Goodbye → None         I go, and this is why; the next join takes it back
 ``execute``    control     Order → bool           an execution for this machine
@@ -100,10 +100,19 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Asks whether an execution may begin to act, right now."""
+    """Report that an execution was accepted, and ask for leave to act right now.
+
+    The control server records the acceptance and the leave in one transaction.
+    """
 
     execution_id: Identifier
     boot_id: Text
+    detail: Text = ""
+    """Why the execution was accepted."""
+    asked: Text = ""
+    answered_by: Text = ""
+    notices: Text = ""
+    """As in :class:`KnownExecution`."""
 
 
 class Grant(msgspec.Struct, frozen=True):

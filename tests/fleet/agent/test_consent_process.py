@@ -489,8 +489,8 @@ async def test_nothing_is_done_to_somebody_who_logs_on_while_the_claim_is_answer
     machine = await fleet.machine(prompt=person()).boot()
     claim = machine.agent._claim
 
-    async def slow_claim(order):
-        granted = await claim(order)
+    async def slow_claim(*arguments):
+        granted = await claim(*arguments)
         machine.power.log_on(ada)
         return granted
 
@@ -520,8 +520,8 @@ async def test_what_was_free_is_done_only_when_the_last_look_saw_nobody(fleet, l
             raise answer
         return answer
 
-    async def claimed(order):
-        granted = await claim(order)
+    async def claimed(*arguments):
+        granted = await claim(*arguments)
         machine.power.persons = persons
         return granted
 
@@ -541,8 +541,8 @@ async def test_nothing_is_done_when_the_last_look_cannot_tell(fleet) -> None:
     machine = await fleet.machine().boot()
     claim = machine.agent._claim
 
-    async def claimed(order):
-        granted = await claim(order)
+    async def claimed(*arguments):
+        granted = await claim(*arguments)
         machine.power.cannot_tell = PowerError("logind did not answer")
         return granted
 

@@ -205,6 +205,28 @@ async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(fleet, mo
     assert machine.acted == []
 
 
+async def test_a_claim_records_acceptance_and_action_in_one_transaction(fleet, monkeypatch) -> None:
+    await fleet.start()
+    await fleet.machine().boot()
+    record, transactions = fleet.storage.record, []
+
+    async def watched(executions) -> None:
+        transactions.append([execution.state for execution in executions])
+        await record(executions)
+
+    monkeypatch.setattr(fleet.storage, "record", watched)
+    job = await fleet.order(Action.LOG_OFF)
+    await fleet.over(job)
+    assert [states for states in transactions if states != [ExecutionState.DELIVERED]] == [
+        [ExecutionState.ACCEPTED, ExecutionState.ACTING],
+        [ExecutionState.DONE],
+    ]
+    view = await fleet.control.job(job.job.id)
+    assert [event.detail for event in view.events if event.state is ExecutionState.ACCEPTED] == [
+        "nobody is on"
+    ]
+
+
 # Waking.
 
 

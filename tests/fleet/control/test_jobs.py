@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.control import jobs
-from landline.fleet.messages import Grant, KnownExecution
+from landline.fleet.messages import Claim, Grant, KnownExecution
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
@@ -230,41 +230,77 @@ def test_an_order_that_comes_after_its_time_gives_the_delay_again() -> None:
 # Claims.
 
 
+def make_claim(boot_id: str = "boot-1", **changes: Any) -> Claim:
+    return Claim("j-1", boot_id, **changes)
+
+
 @pytest.mark.parametrize("state", BEFORE_ACTING)
 def test_a_claim_is_granted_once_and_again_only_in_the_same_boot(state: ExecutionState) -> None:
-    grant, acting = jobs.claim(make_execution(state), T0 + 1, boot_id="boot-1")
+    grant, recorded = jobs.claim(make_execution(state), make_claim(), T0 + 1)
     assert grant.granted
-    assert grant.valid_s == jobs.GRANT_VALID_S
-    assert acting is not None
+    assert grant.valid_s == 10.0
+    acting = recorded[-1]
     assert (acting.state, acting.boot_id_before) == (S.ACTING, "boot-1")
-    again, nothing = jobs.claim(acting, T0 + 2, boot_id="boot-1")
+    again, nothing = jobs.claim(acting, make_claim(), T0 + 2)
     assert again.granted
-    assert nothing is None
-    other, nothing = jobs.claim(acting, T0 + 2, boot_id="boot-2")
+    assert nothing == ()
+    other, nothing = jobs.claim(acting, make_claim("boot-2"), T0 + 2)
     assert not other.granted
-    assert nothing is None
+    assert nothing == ()
+
+
+@pytest.mark.parametrize("state", BEFORE_ACTING)
+def test_a_granted_claim_records_the_acceptance_it_reports(state: ExecutionState) -> None:
+    execution = make_execution(state, detail="before", asked="ada (:0)", answered_by="", notices="wall")
+    claim = make_claim(detail="ada (:0) agreed\n", asked="ada (:0)", answered_by="ada (:0)")
+    _, recorded = jobs.claim(execution, claim, T0 + 1, hardware="02:00:00:00:00:01")
+    if state is S.ACCEPTED:
+        # The agent reported the acceptance before, while another action was running.
+        [acting] = recorded
+        assert (acting.answered_by, acting.detail) == ("", "")
+        return
+    accepted, acting = recorded
+    assert (accepted.state, accepted.updated_at) == (S.ACCEPTED, T0 + 1)
+    assert accepted.detail.startswith("ada (:0) agreed")
+    assert accepted.detail.isprintable()
+    assert (accepted.asked, accepted.answered_by, accepted.notices) == ("ada (:0)", "ada (:0)", "wall")
+    assert accepted.hardware_before == accepted.boot_id_before == ""
+    assert acting == msgspec.structs.replace(
+        accepted,
+        state=S.ACTING,
+        detail="",
+        boot_id_before="boot-1",
+        hardware_before="02:00:00:00:00:01",
+    )
 
 
 def test_a_claim_ends_with_the_expiry() -> None:
     execution = make_execution(S.ACCEPTED, expires_at=T0 + 180)
-    grant, acting = jobs.claim(execution, T0 + 179.5, boot_id="b")
+    grant, [acting] = jobs.claim(execution, make_claim(), T0 + 179.5)
     assert (grant.granted, grant.valid_s) == (True, 0.5)
-    grant, expired = jobs.claim(execution, T0 + 180, boot_id="b")
+    grant, [expired] = jobs.claim(execution, make_claim(), T0 + 180)
     assert not grant.granted
-    assert expired is not None
-    assert expired.state is S.EXPIRED
+    assert (expired.state, expired.detail) == (S.EXPIRED, "its time ran out")
     # It was granted, the answer got lost, and now it is too late: nothing was done.
-    assert acting is not None
-    grant, failed = jobs.claim(acting, T0 + 180, boot_id="b")
+    grant, [failed] = jobs.claim(acting, make_claim(), T0 + 180)
     assert not grant.granted
-    assert failed is not None
     assert failed.state is S.FAILED
+
+
+def test_a_late_claim_records_the_acceptance_and_the_expiry() -> None:
+    claim = make_claim(detail="nobody is on")
+    grant, recorded = jobs.claim(make_execution(S.DELIVERED, expires_at=T0 + 180), claim, T0 + 180)
+    assert not grant.granted
+    assert [(each.state, each.detail) for each in recorded] == [
+        (S.ACCEPTED, "nobody is on"),
+        (S.EXPIRED, "its time ran out"),
+    ]
 
 
 @pytest.mark.parametrize("state", [state for state in S if state.is_final])
 def test_a_claim_of_what_is_over_is_refused(state: ExecutionState) -> None:
-    grant, nothing = jobs.claim(make_execution(state, detail="why"), T0, boot_id="boot-1")
-    assert (grant.granted, grant.reason, nothing) == (False, f"it is {state.value}: why", None)
+    grant, nothing = jobs.claim(make_execution(state, detail="why"), make_claim(), T0)
+    assert (grant.granted, grant.reason, nothing) == (False, f"it is {state.value}: why", ())
 
 
 # Postponing and cancelling.
@@ -326,7 +362,7 @@ def test_only_what_has_not_begun_is_cancelled(state: ExecutionState) -> None:
 def test_why_a_leave_is_not_given_is_no_longer_than_an_agent_takes() -> None:
     cancelled = jobs.cancel(make_execution(S.PROMPTED), T0, cancelled_by="x" * 10_000)
     assert cancelled is not None
-    grant, _ = jobs.claim(cancelled, T0, boot_id="b")
+    grant, _ = jobs.claim(cancelled, make_claim(), T0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(grant), type=Grant) == grant
 
 
@@ -541,9 +577,8 @@ def test_another_machine_with_the_same_identity_proves_nothing(
 
 
 def test_the_machine_that_is_given_leave_is_remembered() -> None:
-    _, acting = jobs.claim(make_execution(S.ACCEPTED), T0, boot_id="b", hardware="02:00:00:00:00:01")
-    assert acting is not None
-    assert (acting.boot_id_before, acting.hardware_before) == ("b", "02:00:00:00:00:01")
+    _, [acting] = jobs.claim(make_execution(S.ACCEPTED), make_claim(), T0, hardware="02:00:00:00:00:01")
+    assert (acting.boot_id_before, acting.hardware_before) == ("boot-1", "02:00:00:00:00:01")
 
 
 @pytest.mark.parametrize("state", S)
@@ -658,8 +693,9 @@ class AnyOrder(RuleBasedStateMachine):
     def claim(self, other_boot: bool) -> None:
         boot_id = f"boot-{self.boot + other_boot}"
         before = self.execution
-        grant, after = jobs.claim(before, self.now, boot_id=boot_id)
-        self.put(after)
+        grant, recorded = jobs.claim(before, Claim("j-1", boot_id), self.now)
+        for after in recorded:
+            self.put(after)
         if grant.granted:
             assert not before.state.is_final
             assert self.now < before.expires_at

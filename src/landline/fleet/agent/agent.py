@@ -356,18 +356,16 @@ class Agent:
 
     async def _begin(self, order: Order, agreed: consent.Act) -> bool:
         """Act, in turn and with the control server's permit. Return False when persons are to be asked after all."""
-        if not agreed.is_free:
+        must_wait = self._one_action.locked() or not self._leaving.stays.is_set()
+        if must_wait and not agreed.is_free:
+            # The claim would tell it too, but only when it is this order's turn.
             await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
-        had_to_wait = self._one_action.locked() or not self._leaving.stays.is_set()
         async with self._one_action:
             await self._leaving.stays.wait()
-            if agreed.is_free:
-                # Another action may have taken long: somebody may have logged on meanwhile.
-                if had_to_wait and not (await self.look()).is_free:
-                    return False
-                await self.report_state(order, ExecutionState.ACCEPTED, agreed.detail)
-            logger.info("%s %s: asks for leave to act", order.action.value, order.execution_id)
-            act_before = await self._claim(order)
+            # Another action may have taken long: somebody may have logged on meanwhile.
+            if must_wait and agreed.is_free and not (await self.look()).is_free:
+                return False
+            act_before = await self._claim(order, agreed.detail)
             if act_before is None:
                 return True
             await self._act(order, act_before, agreed)
@@ -410,12 +408,24 @@ class Agent:
         self._orders.pop(execution_id, None)
         self._records.pop(execution_id, None)
 
-    async def _claim(self, order: Order) -> float | None:
+    async def _claim(self, order: Order, detail: str) -> float | None:
         """Asks for leave to act, as often as the answer gets lost. A leave that took too long to come is worthless.
+
+        ``detail`` says why the order was accepted; the control server records that together with the leave.
 
         Returns until when it is good, on the clock of :func:`boot_time`, or ``None`` when it was not given.
         """
-        claim = Claim(order.execution_id, self._facts.boot_id)
+        # If the session is lost, the next join tells that the order was accepted.
+        known = self._note(order, ExecutionState.ACCEPTED, detail)
+        logger.info("%s %s: asks for leave to act", order.action.value, order.execution_id)
+        claim = Claim(
+            order.execution_id,
+            known.boot_id,
+            detail=known.detail,
+            asked=known.asked,
+            answered_by=known.answered_by,
+            notices=known.notices,
+        )
         while True:
             asked_at = self._boot_clock()
             grant: Grant = await self._request_until_answered("claim", claim, Grant)

@@ -170,11 +170,8 @@ class JobDispatcher:
             return Grant(False, "there is no such job any more")
         if (reason := clones.refusal(machine)) is not None:
             return Grant(False, reason[:TEXT_CHARACTERS_MAX])
-        grant, after = jobs.claim(
-            execution, self._clock(), boot_id=claim.boot_id, hardware=clones.hardware(machine.facts)
-        )
-        if after is not None:
-            await self._job_store.record([after])
+        grant, recorded = jobs.claim(execution, claim, self._clock(), hardware=clones.hardware(machine.facts))
+        await self._job_store.record(recorded)
         return grant
 
     async def receive_postpone(self, line: Line, request: Postpone) -> Postponed:

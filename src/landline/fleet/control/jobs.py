@@ -21,6 +21,7 @@ from landline.fleet.control import clones
 from landline.fleet.messages import (
     DEFAULT_COUNTDOWN_S,
     TEXT_CHARACTERS_MAX,
+    Claim,
     Grant,
     KnownExecution,
     Order,
@@ -227,7 +228,7 @@ def receive_report(
     return None if after is None else msgspec.structs.replace(after, **record)
 
 
-def _record_told(execution: Execution, known: KnownExecution) -> dict[str, str]:
+def _record_told(execution: Execution, known: KnownExecution | Claim) -> dict[str, str]:
     """Who was asked, who answered and how others were told, as the agent knows it now.
 
     An answer belongs to its question: a new question that nobody has answered has no answer.
@@ -257,35 +258,43 @@ def _next_round(
 
 
 def claim(
-    execution: Execution, now: float, *, boot_id: str, hardware: str = ""
-) -> tuple[Grant, Execution | None]:
-    """An agent asks whether it may act. To say yes, the returned execution must be on disk first.
+    execution: Execution, claim: Claim, now: float, *, hardware: str = ""
+) -> tuple[Grant, tuple[Execution, ...]]:
+    """Decide whether an agent may act now. Return the answer and the states to record before it is sent.
+
+    The acceptance that the claim reports and the leave to act are recorded together.
 
     An agent asks only for what its journal does not say it began. So when it asks again in the same boot, the
     first grant never reached it, and may be given once more.
     """
     if execution.state.is_final:
         why = f": {execution.detail}" if execution.detail else ""
-        return Grant(False, f"it is {execution.state.value}{why}"[:TEXT_CHARACTERS_MAX]), None
+        return Grant(False, f"it is {execution.state.value}{why}"[:TEXT_CHARACTERS_MAX]), ()
     is_repeated = execution.state is ExecutionState.ACTING
-    if is_repeated and execution.boot_id_before != boot_id:
-        return Grant(False, "it began in an earlier boot of the machine"), None
+    if is_repeated and execution.boot_id_before != claim.boot_id:
+        return Grant(False, "it began in an earlier boot of the machine"), ()
+    accepted = advance(execution, ExecutionState.ACCEPTED, now, claim.detail)
+    recorded: tuple[Execution, ...] = ()
+    if accepted is not None:
+        execution = msgspec.structs.replace(accepted, **_record_told(execution, claim))
+        recorded = (execution,)
     if now >= execution.expires_at:
-        # Whoever was granted leave and asks again has not acted.
+        # An agent that asks again after a grant has not acted.
         state = ExecutionState.FAILED if is_repeated else ExecutionState.EXPIRED
-        return Grant(False, "it expired"), advance(execution, state, now, "its time ran out")
+        ended = advance(execution, state, now, "its time ran out")
+        return Grant(False, "it expired"), recorded if ended is None else (*recorded, ended)
     grant = Grant(True, valid_s=min(GRANT_VALID_S, execution.expires_at - now))
     if is_repeated:
-        return grant, None
+        return grant, ()
     acting = msgspec.structs.replace(
         execution,
         state=ExecutionState.ACTING,
         updated_at=now,
         detail="",
-        boot_id_before=boot_id,
+        boot_id_before=claim.boot_id,
         hardware_before=hardware,
     )
-    return grant, acting
+    return grant, (*recorded, acting)
 
 
 def postpone(
