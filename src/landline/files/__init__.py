@@ -1,6 +1,7 @@
-"""Files over lines: offered, checked, resumed, and never half there.
+"""Sending files over lines: each file is offered, checked, resumed, and stored as a whole or not at all.
 
-Built on what every user of a line has, requests and messages on the bulk lane (``docs/files.md``, and
-``docs/protocol.md`` §5.8 for the words on the wire). ``words`` and ``decisions`` are pure; ``source`` and ``partial``
-touch the disk, in threads only; ``sending`` and ``receiving`` bring both together.
+Built on requests and messages of the bulk lane, which every user of a line has (``docs/files.md``; the messages are in
+``docs/protocol.md`` §5.8). ``messages``, ``limits``, ``names``, ``transfer`` and ``progress`` are pure. ``source`` and
+``partial_file`` access the disk and run in the threads of ``disk_pool`` only. ``outgoing`` and ``incoming`` combine both,
+and ``exchange`` connects them with the lines of a server or a client.
 """

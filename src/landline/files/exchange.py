@@ -1,4 +1,4 @@
-"""The files of one server or one client: what is sent, what is received, and who gets which word of the peers."""
+"""The files of one server or one client: what it sends, what it receives, and which transfer gets which message."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from landline.errors import ConfigurationError, FileRefused
-from landline.files.incoming import (
-    AcceptFunction,
-    Inbox,
-    IncomingTransfer,
-    IncomingTransfers,
-    ProgressFunction,
-    ReceivedFunction,
-)
+from landline.files.incoming import Inbox, IncomingTransfer, IncomingTransfers
+from landline.files.incoming_file import AcceptFunction, ProgressFunction, ReceivedFunctionType
 from landline.files.limits import FileLimits
 from landline.files.messages import (
     ACCEPT,
@@ -26,7 +20,7 @@ from landline.files.messages import (
     CREDIT,
     END,
     OFFER,
-    TO_CHARACTERS_MAX,
+    TO_CHARS_MAX,
     Accept,
     Credit,
     End,
@@ -34,7 +28,7 @@ from landline.files.messages import (
     Stored,
     decode_chunk,
 )
-from landline.files.outgoing import OutgoingTransfers, send_file
+from landline.files.outgoing import OutgoingTransfers, SendOptions, send_file
 from landline.line.file_sender import FileReceipt, ProgressCallback
 from landline.line.handlers import Handlers
 from landline.line.line import Line
@@ -45,19 +39,21 @@ logger = guarded_logger("landline")
 
 
 class FileExchange:
-    """Made when a server or a client first sends a file or says that it receives some."""
+    """Sends and receives files over the lines of one server or one client.
+
+    It registers its handlers when it first sends a file or :meth:`on_file` is called. Until then the messages of peers
+    that send files are messages without a handler.
+    """
+
+    __slots__ = ("_handlers", "_inboxes", "_is_registered", "_tasks", "incoming", "outgoing")
 
     def __init__(self, handlers: Handlers) -> None:
-        self.sendings: OutgoingTransfers = {}
-        self.receivings: IncomingTransfers = {}
+        self.outgoing: OutgoingTransfers = {}
+        self.incoming: IncomingTransfers = {}
+        self._handlers = handlers
+        self._is_registered = False
         self._inboxes: dict[str, Inbox] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
-        handlers.reserve(OFFER, self._receive_offer, Offer)
-        handlers.reserve(ACCEPT, self._receive_accept, Accept)
-        handlers.reserve(CHUNK, self._receive_chunk, bytes)
-        handlers.reserve(CREDIT, self._receive_credit, Credit)
-        handlers.reserve(END, self._receive_end, End)
-        handlers.reserve(ALIVE, self._receive_alive, bytes)
 
     def on_file(
         self,
@@ -68,22 +64,25 @@ class FileExchange:
         accept: AcceptFunction | None,
         progress: ProgressFunction | None,
         overwrite: bool,
-    ) -> Callable[[ReceivedFunction], ReceivedFunction]:
-        """See :meth:`landline.Server.on_file`."""
-        if len(to) > TO_CHARACTERS_MAX:
-            raise ConfigurationError(f"to={to[:80]!r} has more than {TO_CHARACTERS_MAX} characters")
+    ) -> Callable[[ReceivedFunctionType], ReceivedFunctionType]:
+        """Receive files into a directory; see :meth:`landline.Server.on_file`."""
+        if len(to) > TO_CHARS_MAX:
+            raise ConfigurationError(
+                f"to={to[:80]!r} has {len(to)} characters, and {TO_CHARS_MAX} are allowed"
+            )
         if accept is not None:
             check_function(accept, "on_file(accept=)", ("file",))
         if progress is not None:
             check_function(progress, "on_file(progress=)", ("file", "progress"))
         if to in self._inboxes:
-            raise ConfigurationError(f"there is a directory for files to {to!r} already")
+            raise ConfigurationError(f"on_file(to={to!r}) already has a directory; use another label")
         inbox = Inbox(
-            Path(directory).absolute(), to, limits or FileLimits(), accept, progress, overwrite=overwrite
+            Path(directory).absolute(), limits or FileLimits(), accept, progress, overwrite=overwrite
         )
+        self._register()
         self._inboxes[to] = inbox
 
-        def register(function: ReceivedFunction) -> ReceivedFunction:
+        def register(function: ReceivedFunctionType) -> ReceivedFunctionType:
             check_function(function, "the function of on_file()", ("file", "receipt"))
             inbox.received = function
             return function
@@ -100,13 +99,14 @@ class FileExchange:
         progress: ProgressCallback | None,
         stall_timeout_s: float | None,
     ) -> FileReceipt:
-        """See :meth:`landline.Line.send_file`."""
-        return await send_file(
-            self.sendings, line, path, name=name, to=to, progress=progress, stall_timeout_s=stall_timeout_s
-        )
+        """Send a file; see :meth:`landline.Line.send_file`."""
+        self._register()
+        path = Path(path)
+        options = SendOptions(path, path.name if name is None else name, to, progress, stall_timeout_s)
+        return await send_file(self.outgoing, line, options)
 
     def call(self, function: Callable[..., Any], *arguments: object) -> None:
-        """Calls a function of the application's; a coroutine runs as a task. What it raises is logged."""
+        """Call a function of the application; a coroutine runs as a task. An exception is logged."""
         try:
             result = function(*arguments)
         except Exception:
@@ -120,34 +120,47 @@ class FileExchange:
     def _task_done(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a function for files failed", exc_info=error)
+            logger.error("a callback of on_file() failed", exc_info=error)
+
+    # Messages of the peers
+
+    def _register(self) -> None:
+        if self._is_registered:
+            return
+        self._is_registered = True
+        self._handlers.reserve(OFFER, self._receive_offer, Offer)
+        self._handlers.reserve(ACCEPT, self._receive_accept, Accept)
+        self._handlers.reserve(CHUNK, self._receive_chunk, bytes)
+        self._handlers.reserve(CREDIT, self._receive_credit, Credit)
+        self._handlers.reserve(END, self._receive_end, End)
+        self._handlers.reserve(ALIVE, self._receive_alive, bytes)
 
     async def _receive_offer(self, line: Line, offer: Offer) -> Stored:
         inbox = self._inboxes.get(offer.to)
         if inbox is None:
-            raise FileRefused("no_receiver", f"no files are received here for {offer.to!r}")
-        return await IncomingTransfer(self.receivings, self.call, inbox, line, offer).run()
+            raise FileRefused("no_receiver", f"no directory receives files for {offer.to!r}")
+        return await IncomingTransfer(self.incoming, self.call, inbox, line, offer).run()
 
     def _receive_accept(self, line: Line, accept: Accept) -> None:
-        if (sending := self.sendings.get((line, accept.transfer))) is not None:
-            sending.receive_accept(accept)
+        if (transfer := self.outgoing.get((line, accept.transfer))) is not None:
+            transfer.receive_accept(accept)
 
     def _receive_chunk(self, line: Line, body: bytes) -> None:
-        # Chunks of a transfer that was refused or cancelled may still be on their way: they are dropped.
-        transfer, offset, data = decode_chunk(body)
-        if (receiving := self.receivings.get((line, transfer))) is not None:
-            receiving.receive_chunk(offset, data)
+        # Chunks of a transfer that was refused or cancelled may still arrive: they are discarded.
+        transfer_id, offset, data = decode_chunk(body)
+        if (transfer := self.incoming.get((line, transfer_id))) is not None:
+            transfer.receive_chunk(offset, data)
 
     def _receive_credit(self, line: Line, credit: Credit) -> None:
-        if (sending := self.sendings.get((line, credit.transfer))) is not None:
-            sending.receive_credit(credit)
+        if (transfer := self.outgoing.get((line, credit.transfer))) is not None:
+            transfer.receive_credit(credit)
 
     def _receive_end(self, line: Line, end: End) -> None:
-        if (receiving := self.receivings.get((line, end.transfer))) is not None:
-            receiving.receive_end(end)
+        if (transfer := self.incoming.get((line, end.transfer))) is not None:
+            transfer.receive_end(end)
 
-    def _receive_alive(self, line: Line, transfer: bytes) -> None:
-        if (receiving := self.receivings.get((line, transfer))) is not None:
-            receiving.receive_alive()
-        if (sending := self.sendings.get((line, transfer))) is not None:
-            sending.receive_alive()
+    def _receive_alive(self, line: Line, transfer_id: bytes) -> None:
+        if (incoming := self.incoming.get((line, transfer_id))) is not None:
+            incoming.receive_alive()
+        if (outgoing := self.outgoing.get((line, transfer_id))) is not None:
+            outgoing.receive_alive()

@@ -1,4 +1,4 @@
-"""Which names a file may be stored under. The name comes from the peer and is hostile until it was here."""
+"""Which names a file may be stored under. The name comes from the peer and is not trusted before it passes here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import unicodedata
 from typing import Final
 
 NAME_BYTES_MAX: Final = 255
-"""What Linux, macOS and Windows take as one part of a path."""
+"""The longest component of a path on Linux, macOS and Windows."""
 
-_NOT_SHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _NOT_PORTABLE: Final = frozenset('/\\:*?"<>|')
 # Windows opens a device for these, whatever their extension ("Naming Files, Paths, and Namespaces").
 _DEVICE: Final = re.compile(
@@ -18,27 +18,27 @@ _DEVICE: Final = re.compile(
 
 
 def name_problem(name: str) -> str | None:
-    """What is wrong with a file's name, as the rest of a sentence; ``None`` for one that can be used everywhere.
+    """Return why a file name is invalid, as the rest of a sentence, or ``None`` for a valid name.
 
-    A name is one part of a path, can be shown in a terminal, is not hidden, and means a file on Windows too.
+    A valid name is one component of a path, can be shown in a terminal, is not hidden, and means a file on Windows too.
     """
     if not name:
         return "it is empty"
     try:
         size_bytes = len(name.encode())
     except UnicodeEncodeError:
-        return "it is not Unicode"
+        return "it is not valid Unicode"
     if size_bytes > NAME_BYTES_MAX:
         return f"it has {size_bytes} bytes, and {NAME_BYTES_MAX} are allowed"
     if name.startswith("."):
-        return "it begins with a dot, and hidden files are not taken"
+        return "it begins with a dot, and hidden files are not allowed"
     if name != name.strip() or name.endswith("."):
         return "it begins or ends with a space, or ends with a dot"
-    for character in name:
-        if character in _NOT_PORTABLE:
-            return f"it holds {character!r}, which is not allowed in a file's name"
-        if unicodedata.category(character) in _NOT_SHOWN:
-            return f"it holds the character U+{ord(character):04X}, which cannot be shown"
+    for char in name:
+        if char in _NOT_PORTABLE:
+            return f"it contains {char!r}, which is not allowed in a file name"
+        if unicodedata.category(char) in _INVISIBLE:
+            return f"it contains the character U+{ord(char):04X}, which cannot be displayed"
     if _DEVICE.fullmatch(name):
-        return "Windows takes it for a device"
+        return "it is the name of a device on Windows"
     return None

@@ -1,10 +1,11 @@
-"""Sending a file: one offer after the other until it is stored, refused, or the line is over."""
+"""Sending a file: one offer after the other until the file is stored or refused, or the line is closed."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,14 +22,14 @@ from landline.errors import (
     RequestLost,
     outcome,
 )
-from landline.files.disk_pool import Wakeup, in_thread, submit
+from landline.files.disk_pool import in_thread, submit
 from landline.files.messages import (
     CHUNK,
     CHUNK_BYTES,
     END,
     OFFER,
-    TO_CHARACTERS_MAX,
-    TRANSFER_BYTES,
+    TO_CHARS_MAX,
+    TRANSFER_ID_BYTES,
     Accept,
     Credit,
     End,
@@ -39,7 +40,8 @@ from landline.files.messages import (
 from landline.files.names import name_problem
 from landline.files.progress import ProgressTracker
 from landline.files.source import Source
-from landline.files.transfer import SendWindow
+from landline.files.transfer import SendWindow, protocol_violation
+from landline.files.wakeup import Keepalive, Wakeup
 from landline.line.file_sender import STALL_TIMEOUT_S, FileProgress, FileReceipt, ProgressCallback
 from landline.line.line import Line
 from landline.runtime.guarded_log import guarded_logger
@@ -48,70 +50,87 @@ from landline.signatures import check_function
 
 logger = guarded_logger("landline")
 
-SENT_AT_ONCE: Final = 8
-"""Lines a file is sent to at the same time, unless told otherwise: it is open so often, and fills so many windows."""
-
+CONCURRENCY: Final = 8
+"""Default number of lines a file is sent to at the same time: each opens the file and fills a window of its own."""
 
 OutgoingTransfers = dict[tuple[Line, bytes], "OutgoingTransfer"]
-"""Transfers under way, by line and number."""
+"""The active transfers, by line and transfer id."""
 
 
-async def send_file(
-    sendings: OutgoingTransfers,
-    line: Line,
-    path: str | os.PathLike[str],
-    *,
-    name: str | None,
-    to: str,
-    progress: ProgressCallback | None,
-    stall_timeout_s: float | None,
-) -> FileReceipt:
-    """See :meth:`landline.Line.send_file`."""
-    if progress is not None:
-        check_function(progress, "send_file(progress=)", ("progress",), may_be_async=False)
-    path = Path(path)
-    name = path.name if name is None else name
-    if problem := name_problem(name):
-        raise ConfigurationError(f"a file cannot be sent as {name!r}: {problem}; give another name")
-    if len(to) > TO_CHARACTERS_MAX:
-        raise ConfigurationError(
-            f"to={to[:80]!r} has {len(to)} characters, and {TO_CHARACTERS_MAX} are allowed"
-        )
-    transfer = os.urandom(TRANSFER_BYTES)
-    source = await in_thread(line, transfer, Source, path)
-    started = asyncio.get_running_loop().time()
-    resumed_from: int | None = None
-    try:
-        while True:
-            session_id = line.session_id
-            sending = OutgoingTransfer(sendings, line, source, transfer, name, to, progress, stall_timeout_s)
-            try:
-                stored = await sending.run()
-            except (RequestLost, LineClosed) as lost:
-                if line.is_closed:
-                    raise line.error or LineClosed(f"the line was closed while {name!r} was sent") from lost
-                session = line.session
-                is_over = session is None or session.state is State.CLOSED
-                if not is_over and line.session_id == session_id:
-                    raise FileError(f"{name!r} cannot be sent any more: {lost}") from lost
-                # A new session knows nothing of the transfer; the receiver's disk does.
-                transfer = os.urandom(TRANSFER_BYTES)
-                continue
-            finally:
-                if resumed_from is None:
-                    resumed_from = sending.resumed_from
-            return FileReceipt(
-                name=stored.name,
-                path=path,
-                size_bytes=source.size_bytes,
-                hash=source.hash,
-                resumed_from=resumed_from or 0,
-                duration_s=asyncio.get_running_loop().time() - started,
+@dataclass(frozen=True, slots=True)
+class SendOptions:
+    """The arguments of :meth:`landline.Line.send_file`, checked.
+
+    :raises ConfigurationError: one of them is invalid.
+    """
+
+    path: Path
+    name: str
+    to: str
+    progress: ProgressCallback | None
+    stall_timeout_s: float | None
+
+    def __post_init__(self) -> None:
+        if self.progress is not None:
+            check_function(self.progress, "send_file(progress=)", ("progress",), may_be_async=False)
+        if problem := name_problem(self.name):
+            raise ConfigurationError(f"cannot send a file as {self.name!r}: {problem}; use another name")
+        if len(self.to) > TO_CHARS_MAX:
+            raise ConfigurationError(
+                f"to={self.to[:80]!r} has {len(self.to)} characters, and {TO_CHARS_MAX} are allowed"
             )
+
+
+async def send_file(transfers: OutgoingTransfers, line: Line, options: SendOptions) -> FileReceipt:
+    """Send a file; see :meth:`landline.Line.send_file`."""
+    source = await in_thread(Source, options.path)
+    started_at = asyncio.get_running_loop().time()
+    try:
+        stored, resumed_from = await _offer_until_stored(transfers, line, source, options)
+        return FileReceipt(
+            name=stored.name,
+            path=options.path,
+            size_bytes=source.size_bytes,
+            hash=source.hash,
+            resumed_from=resumed_from,
+            duration_s=asyncio.get_running_loop().time() - started_at,
+        )
     finally:
-        # At once, and not when a thread gets to it: all of them may be reading for transfers that are over.
+        # At once, without waiting for a free thread: all of them may be reading for transfers that have ended.
         source.stop()
         submit(source.close)
+
+
+async def _offer_until_stored(
+    transfers: OutgoingTransfers, line: Line, source: Source, options: SendOptions
+) -> tuple[Stored, int]:
+    """Offer the file again in each new session. Return the response, and how many bytes the receiver had at first."""
+    resumed_from: int | None = None
+    while True:
+        session_id = line.session_id
+        transfer = OutgoingTransfer(transfers, line, source, options)
+        stored: Stored | None = None
+        try:
+            stored = await transfer.run()
+        except (RequestLost, LineClosed) as error:
+            # A new session knows nothing of the transfer; the receiver's disk does.
+            _raise_unless_replaced(line, session_id, options.name, error)
+        if resumed_from is None:
+            resumed_from = transfer.resumed_from
+        if stored is not None:
+            return stored, resumed_from or 0
+
+
+def _raise_unless_replaced(
+    line: Line, session_id: bytes | None, name: str, error: RequestLost | LineClosed
+) -> None:
+    """Raise the reason why the file cannot be sent over the line; return if a new session replaced the lost one."""
+    if line.is_closed:
+        raise line.error or LineClosed(f"the line was closed while {name!r} was sent") from error
+    session = line.session
+    is_over = session is None or session.state is State.CLOSED
+    if not is_over and line.session_id == session_id:
+        raise FileError(f"cannot continue to send {name!r}: {error}") from error
 
 
 async def send_file_to(
@@ -120,32 +139,35 @@ async def send_file_to(
     *,
     name: str | None = None,
     to: str = "",
-    at_once: int = SENT_AT_ONCE,
+    concurrency: int = CONCURRENCY,
     progress: Callable[[Line, FileProgress], object] | None = None,
     stall_timeout_s: float | None = STALL_TIMEOUT_S,
 ) -> dict[Line, FileReceipt | Exception]:
-    """Sends one file to many lines, such as those of a :class:`landline.Group`, ``at_once`` of them at a time.
+    """Send one file to many lines, such as those of a :class:`landline.Group`.
 
-    Each gets it as by :meth:`landline.Line.send_file`, at its own pace: every transfer reads the file for itself, so
-    none waits for a slower one. Memory is bounded by ``at_once`` times the receivers' windows (4 MiB by default). The
-    arguments are those of ``send_file``; ``progress`` is called with the line as well.
+    Each line gets the file as by :meth:`landline.Line.send_file`, at its own rate: every transfer reads the file
+    separately, so none waits for a slower one. Memory is limited to ``concurrency`` times the receivers' windows (4 MiB
+    by default). The other arguments are those of ``send_file``; ``progress`` is called with the line as well.
 
-    Returns the receipt of each line, or what it failed with. Raises :class:`ConfigurationError` for arguments
-    that make no sense. Cancelling cancels all of them; what receivers have of the file they keep, to go on with.
+    Cancelling cancels all transfers. The receivers keep their partial files, so that the transfers can be resumed.
+
+    :param concurrency: number of lines the file is sent to at the same time.
+    :returns: for each line its receipt, or the error that ended its transfer.
+    :raises ConfigurationError: an argument is invalid.
     """
-    if at_once < 1:
-        raise ConfigurationError(f"send_file_to(at_once={at_once}): at least one line must be sent to")
-    turns = asyncio.Semaphore(at_once)
+    if concurrency < 1:
+        raise ConfigurationError(f"send_file_to(concurrency={concurrency}): must be at least 1")
+    semaphore = asyncio.Semaphore(concurrency)
     results: dict[Line, FileReceipt | Exception] = {}
 
     async def send(line: Line) -> None:
-        async with turns:
+        async with semaphore:
             try:
                 results[line] = await line.send_file(
                     path,
                     name=name,
                     to=to,
-                    progress=None if progress is None else lambda told: progress(line, told),
+                    progress=None if progress is None else lambda report: progress(line, report),
                     stall_timeout_s=stall_timeout_s,
                 )
             except ConfigurationError:
@@ -153,178 +175,173 @@ async def send_file_to(
             except (LandlineError, OSError) as error:
                 results[line] = error
 
-    wanted = list(dict.fromkeys(lines))
-    sending = [asyncio.ensure_future(send(line)) for line in wanted]
+    distinct_lines = list(dict.fromkeys(lines))
+    tasks = [asyncio.ensure_future(send(line)) for line in distinct_lines]
     try:
-        await asyncio.gather(*sending)
+        await asyncio.gather(*tasks)
     finally:
-        for task in sending:
+        for task in tasks:
             task.cancel()
-        if sending:
-            await asyncio.wait(sending)
-    return {line: results[line] for line in wanted}
+        if tasks:
+            await asyncio.wait(tasks)
+    return {line: results[line] for line in distinct_lines}
 
 
 class OutgoingTransfer:
-    """One offer, and what follows from it."""
+    """One offer of a file, and the transfer that follows when it is accepted."""
 
     def __init__(
-        self,
-        sendings: OutgoingTransfers,
-        line: Line,
-        source: Source,
-        transfer: bytes,
-        name: str,
-        to: str,
-        progress: ProgressCallback | None,
-        stall_timeout_s: float | None,
+        self, transfers: OutgoingTransfers, line: Line, source: Source, options: SendOptions
     ) -> None:
-        self._sendings = sendings
+        self._transfers = transfers
         self._line = line
         self._source = source
-        self._offer = Offer(
-            transfer=transfer,
+        self._options = options
+        self._id = os.urandom(TRANSFER_ID_BYTES)
+        self._wakeup = Wakeup(line)
+        self._keepalive = Keepalive(line, self._id)
+        self._accept: Accept | None = None
+        self._window: SendWindow | None = None
+        self._tracker: ProgressTracker | None = None
+        self._violation: FileRefused | None = None
+
+    @property
+    def resumed_from(self) -> int | None:
+        """Number of bytes the receiver already had; ``None`` while that is unknown."""
+        return self._window.resumed_from if self._window is not None else None
+
+    async def run(self) -> Stored:
+        """Offer and send the file; return the receiver's response.
+
+        Raise :class:`FileRefused`, :class:`FileChanged`, :class:`FileStalled`, :class:`RequestLost`, :class:`OSError`,
+        or what :meth:`Line.send` raises. The receiver learns of every failure.
+        """
+        request = self._line.request(OFFER, self._offer(), timeout=None, response_type=Stored)
+        response = asyncio.get_running_loop().create_task(request)
+        response.add_done_callback(lambda _: self._wakeup.set())
+        self._transfers[self._line, self._id] = self
+        try:
+            await self._send_contents(response)
+            stored: Stored = await response
+        except NoHandler as error:
+            raise outcome(FileRefused("no_receiver", "the peer does not receive files")) from error
+        except (FileError, RequestLost):
+            raise
+        except RequestError as error:
+            raise outcome(FileRefused(error.code, error.message)) from error
+        finally:
+            del self._transfers[self._line, self._id]
+            if not response.done():
+                response.cancel()
+                await asyncio.wait({response})
+            elif not response.cancelled():
+                # Marks the exception as retrieved: the one that is raised says more.
+                response.exception()
+        self._report(self._source.size_bytes)
+        return stored
+
+    def receive_accept(self, accept: Accept) -> None:
+        """Handle ACCEPT. A second one is ignored."""
+        if self._accept is None:
+            self._accept = accept
+        self._wakeup.set()
+
+    def receive_credit(self, credit: Credit) -> None:
+        """Handle CREDIT."""
+        window = self._window
+        try:
+            if window is None:
+                raise protocol_violation("credit before the first chunk")
+            window.receive_credit(credit.written_bytes)
+        except FileRefused as error:
+            self._violation = outcome(error)
+        else:
+            self._report(window.written_bytes)
+        self._wakeup.set()
+
+    def receive_alive(self) -> None:
+        """Handle ALIVE: the receiver is working."""
+        self._wakeup.set()
+
+    def _offer(self) -> Offer:
+        name, to, source = self._options.name, self._options.to, self._source
+        return Offer(
+            transfer=self._id,
             key=resume_key(name, to, source.size_bytes, source.modified_ns),
             name=name,
             to=to,
             size_bytes=source.size_bytes,
             modified_ns=source.modified_ns,
         )
-        self._progress = progress
-        self._stall_timeout_s = stall_timeout_s
-        self._signal = Wakeup(line)
-        self._accept: Accept | None = None
-        self._emission: SendWindow | None = None
-        self._pace: ProgressTracker | None = None
-        self._breach: FileRefused | None = None
 
-    @property
-    def resumed_from(self) -> int | None:
-        """How many bytes the receiver had; ``None`` before that is known."""
-        return self._emission.resumed_from if self._emission is not None else None
-
-    async def run(self) -> Stored:
-        """Offers and sends the file; returns the receiver's answer.
-
-        Raises :class:`FileRefused`, :class:`FileChanged`, :class:`FileStalled`, :class:`RequestLost`, what
-        :meth:`Line.send` raises, and :class:`OSError`. Whatever it raises, the receiver is told.
-        """
-        loop = asyncio.get_running_loop()
-        transfer = self._offer.transfer
-        asking = self._line.request(OFFER, self._offer, timeout=None, response_type=Stored)
-        answer = loop.create_task(asking)
-        answer.add_done_callback(lambda _: self._signal.give())
-        self._sendings[self._line, transfer] = self
+    async def _send_contents(self, response: asyncio.Task[Stored]) -> None:
+        """Send the file until the offer is answered."""
         try:
-            try:
-                await self._feed(answer)
-            except FileChanged:
-                # Behind all chunks, so that nothing of them is kept. A CANCEL would overtake it.
-                await self._send_end(None)
-                await asyncio.wait({answer}, timeout=self._stall_timeout_s)
-                raise
-            stored: Stored = await answer
-        except NoHandler as error:
-            raise outcome(FileRefused("no_receiver", "the other side receives no files")) from error
-        except (FileError, RequestLost):
+            await self._send_chunks(response)
+        except FileChanged:
+            # After all chunks, so that the receiver keeps none of them. A CANCEL would overtake them.
+            await self._send_end(None)
+            await asyncio.wait({response}, timeout=self._options.stall_timeout_s)
             raise
-        except RequestError as error:
-            raise outcome(FileRefused(error.code, error.message)) from error
-        finally:
-            del self._sendings[self._line, transfer]
-            if not answer.done():
-                answer.cancel()
-                await asyncio.wait({answer})
-            elif not answer.cancelled():
-                # What else was raised says more.
-                answer.exception()
-        self._report(self._source.size_bytes)
-        return stored
 
-    def receive_accept(self, accept: Accept) -> None:
-        """The receiver takes the file. A second word of that kind changes nothing."""
-        if self._accept is None:
-            self._accept = accept
-        self._signal.give()
-
-    def receive_credit(self, credit: Credit) -> None:
-        """The receiver has written so much."""
-        emission = self._emission
-        try:
-            if emission is None:
-                raise FileRefused("broken", "the transfer broke its rules: bytes written before one was sent")
-            emission.receive_credit(credit.written_bytes)
-        except FileRefused as breach:
-            self._breach = outcome(breach)
-        else:
-            self._report(emission.written_bytes)
-        self._signal.give()
-
-    def receive_alive(self) -> None:
-        """The receiver is at work."""
-        self._signal.give()
-
-    async def _feed(self, answer: asyncio.Task[Stored]) -> None:
-        """Sends what may be sent until the offer is answered."""
+    async def _send_chunks(self, response: asyncio.Task[Stored]) -> None:
         is_ended = False
-        while not answer.done():
-            if self._breach is not None:
-                raise self._breach
-            emission = self._emission
-            if emission is None:
+        while not response.done():
+            if self._violation is not None:
+                raise self._violation
+            window = self._window
+            if window is None:
                 if self._accept is None:
                     await self._wait()
                 else:
-                    await self._begin(self._accept)
-            elif size_bytes := emission.next_bytes:
-                chunk = await in_thread(
-                    self._line,
-                    self._offer.transfer,
-                    self._source.read_chunk,
-                    self._offer.transfer,
-                    emission.sent_bytes,
-                    size_bytes,
+                    await self._start(self._accept)
+            elif size_bytes := window.next_bytes:
+                chunk = await self._keepalive.in_thread(
+                    self._source.read_chunk, self._id, window.sent_bytes, size_bytes
                 )
-                # Counted before it is sent: the answer to it may come while we wait for room.
-                emission.sent_bytes += size_bytes
+                # Counted before it is sent: credit for it may arrive while send() waits for buffer space.
+                window.sent_bytes += size_bytes
                 await self._line.send(chunk, name=CHUNK, bulk=True)
-            elif emission.is_all_sent and not is_ended:
+            elif window.is_all_sent and not is_ended:
                 is_ended = True
-                await in_thread(self._line, self._offer.transfer, self._source.check_unchanged)
+                await self._keepalive.in_thread(self._source.check_unchanged)
                 await self._send_end(self._source.hash)
             else:
                 await self._wait()
 
-    async def _begin(self, accept: Accept) -> None:
-        """Reads again what the receiver has of the file, and compares."""
+    async def _start(self, accept: Accept) -> None:
+        """Open the window, after comparing what the receiver has with the beginning of the file."""
         offset = min(accept.offset, self._source.size_bytes)
-        found = await in_thread(self._line, self._offer.transfer, self._source.read_prefix, offset)
-        is_same = accept.hash is None or accept.hash == found
+        prefix_hash = await self._keepalive.in_thread(self._source.read_prefix, offset)
+        is_same = accept.hash is None or accept.hash == prefix_hash
         if not is_same:
-            logger.info("%r has another beginning of %s, which is sent anew", self._line, self._source.path)
+            logger.info(
+                "%r: the receiver has other bytes than %s begins with; sending the whole file",
+                self._line,
+                self._source.path,
+            )
             self._source.rewind()
-        emission = SendWindow(self._source.size_bytes, accept, CHUNK_BYTES, is_same=is_same)
-        self._emission = emission
+        self._window = SendWindow(self._source.size_bytes, accept, CHUNK_BYTES, is_same=is_same)
         now = asyncio.get_running_loop().time()
-        self._pace = ProgressTracker(self._source.size_bytes, emission.resumed_from, now)
-        self._report(emission.resumed_from)
+        self._tracker = ProgressTracker(self._source.size_bytes, self._window.resumed_from, now)
+        self._report(self._window.resumed_from)
 
     async def _send_end(self, digest: bytes | None) -> None:
-        await self._line.send(End(self._offer.transfer, digest), name=END, bulk=True)
+        await self._line.send(End(self._id, digest), name=END, bulk=True)
 
     async def _wait(self) -> None:
-        if not await self._signal.wait(self._stall_timeout_s):
-            raise FileStalled(
-                f"nothing was heard of {self._offer.name!r} for {self._stall_timeout_s:g} s; it was given up"
-            )
+        timeout_s = self._options.stall_timeout_s
+        if not await self._wakeup.wait(timeout_s):
+            raise FileStalled(f"gave up sending {self._options.name!r}: no response for {timeout_s:g} s")
 
     def _report(self, bytes_done: int) -> None:
-        if self._progress is None or self._pace is None:
+        callback = self._options.progress
+        if callback is None or self._tracker is None:
             return
-        told = self._pace.update(bytes_done, asyncio.get_running_loop().time())
-        if told is None:
+        progress = self._tracker.update(bytes_done, asyncio.get_running_loop().time())
+        if progress is None:
             return
         try:
-            self._progress(told)
+            callback(progress)
         except Exception:
-            logger.exception("the callback %r failed", self._progress)
+            logger.exception("the progress callback %r failed", callback)

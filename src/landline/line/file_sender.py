@@ -1,4 +1,7 @@
-"""What a line knows of files: the values its users get, and the interface of what sends them for it."""
+"""Sending files, as a line sees it: the interface of the sender, and the values that its users get.
+
+The implementation is in :mod:`landline.files`, which imports this package.
+"""
 
 from __future__ import annotations
 
@@ -10,41 +13,42 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 STALL_TIMEOUT_S: Final = 60.0
+"""Default time without a message of the receiver after which a transfer fails."""
 
 LineType = TypeVar("LineType", contravariant=True)
 
 
 class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the transfer of a file is. Bytes count when the receiver has written them."""
+    """Progress of a transfer. Bytes count as done when the receiver has written them."""
 
     bytes_done: int
     bytes_total: int
     rate_bytes_per_s: float
-    """Over the last five seconds; 0 while nothing is known."""
+    """Average of the last five seconds; 0 while unknown."""
     seconds_left: float | None
-    """At that rate; ``None`` while nothing is known."""
+    """Remaining time at that rate; ``None`` while unknown."""
     resumed_from: int
-    """Bytes the receiver had when this part of the transfer began."""
+    """Number of bytes the receiver already had when this part of the transfer began."""
 
 
 ProgressCallback = Callable[[FileProgress], object]
 
 
 class FileReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A file has arrived: its hash was compared, it is on the receiver's disk under its name, and both sides know."""
+    """Confirms that a file has arrived: its hash was compared, and it is on the receiver's disk under its final name."""
 
     name: str
-    """What the receiver stored it as."""
+    """The name under which the receiver stored it."""
     path: Path
-    """The file on this side."""
+    """The file on this side: the sent or the stored one."""
     size_bytes: int
     hash: bytes
     """BLAKE2b-256 (RFC 7693) of the whole file."""
     resumed_from: int
-    """How many bytes the receiver had already, in bytes."""
+    """Number of bytes the receiver already had."""
     duration_s: float
-    """From the offer to the receipt, over all connections; a transfer that was begun by another process counts from
-    when this one went on with it."""
+    """Time from the offer to the receipt, over all connections. For a transfer that another process began, it counts from
+    when this process resumed it."""
 
 
 class FileSender(Protocol[LineType]):
@@ -60,5 +64,5 @@ class FileSender(Protocol[LineType]):
         progress: ProgressCallback | None,
         stall_timeout_s: float | None,
     ) -> FileReceipt:
-        """See :meth:`landline.Line.send_file`."""
+        """Send a file; see :meth:`landline.Line.send_file`."""
         ...
