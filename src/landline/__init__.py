@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         SessionLost,
         Unconfirmed,
     )
-    from landline.files.incoming import IncomingFile
+    from landline.files.incoming_file import IncomingFile
     from landline.files.limits import FileLimits
     from landline.files.outgoing import send_file_to
     from landline.line.file_sender import FileProgress, FileReceipt
@@ -108,7 +108,7 @@ _HOMES = {
     ),
     "landline.files.limits": ("FileLimits",),
     "landline.line.file_sender": ("FileProgress", "FileReceipt"),
-    "landline.files.incoming": ("IncomingFile",),
+    "landline.files.incoming_file": ("IncomingFile",),
     "landline.files.outgoing": ("send_file_to",),
     "landline.line.line_state": ("LineState", "DisconnectCause", "StateChange"),
     "landline.server.groups": ("BroadcastResult", "Group"),

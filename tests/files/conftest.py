@@ -1,4 +1,4 @@
-"""What the tests of files share: files, directories to receive them, and programs that can be killed."""
+"""Fixtures of the tests of files: files, directories to receive them, and programs that can be killed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def inbox(tmp_path):
 
 @pytest.fixture
 def write(tmp_path):
-    """Makes a file of random bytes."""
+    """Create a file of random bytes."""
 
     def make(size_bytes, name="photo.raw"):
         path = tmp_path / name
@@ -37,15 +37,15 @@ def write(tmp_path):
 
 @pytest.fixture
 def names_in():
-    """The names in a directory, hidden ones too."""
+    """Return the sorted names in a directory, with hidden ones."""
     return lambda directory: sorted(entry.name for entry in directory.iterdir())
 
 
 class Peer:
-    """A program that sends or receives. What it says is kept."""
+    """A process that sends or receives. Records the JSON objects that it prints."""
 
     def __init__(self, *arguments, prefix=()):
-        self.words = []
+        self.reports = []
         self.process = subprocess.Popen(
             [*prefix, sys.executable, str(PEERS), *map(str, arguments)], stdout=subprocess.PIPE, text=True
         )
@@ -54,29 +54,29 @@ class Peer:
 
     def _read(self):
         for line in self.process.stdout:
-            self.words.append(json.loads(line))
+            self.reports.append(json.loads(line))
 
-    def heard(self, key):
-        """Waits until it says a word of that kind, and returns the last one; the test's time-out ends the wait."""
-        while not (found := [words[key] for words in self.words if key in words]):
-            assert self.process.poll() is None or self._reader.is_alive(), f"it ended; it said {self.words}"
+    def wait_for(self, key):
+        """Wait for a report with that key; return its last value. The test's time-out ends the wait."""
+        while not (found := [report[key] for report in self.reports if key in report]):
+            assert self.process.poll() is None or self._reader.is_alive(), f"it exited after {self.reports}"
             time.sleep(0.005)
         return found[-1]
 
     def ends_before(self, key):
-        """Waits for a word of that kind or the end; returns whether it ended."""
-        while self.process.poll() is None and not any(key in words for words in self.words):
+        """Wait for a report with that key or the end of the process. Return whether it ended."""
+        while self.process.poll() is None and not any(key in report for report in self.reports):
             time.sleep(0.005)
         return self.process.poll() is not None
 
     def wait_done(self, size_bytes):
-        """Waits until so much of the file is done."""
-        while self.heard("done") < size_bytes:
-            assert self.process.poll() is None, f"it ended; it said {self.words}"
+        """Wait until that many bytes of the file are done."""
+        while self.wait_for("done") < size_bytes:
+            assert self.process.poll() is None, f"it exited after {self.reports}"
             time.sleep(0.002)
 
     def end(self, *, kill=False):
-        """Ends it, with SIGKILL or SIGTERM; returns its status."""
+        """End it with SIGKILL or SIGTERM. Return its exit status."""
         if self.process.poll() is None:
             self.process.kill() if kill else self.process.terminate()
         return self.wait()
@@ -90,7 +90,7 @@ class Peer:
 
 @pytest.fixture
 def peer():
-    """Starts programs that end with the test."""
+    """Start programs that end with the test."""
     started = []
 
     def start(*arguments, prefix=()):

@@ -1,7 +1,7 @@
-"""A large file through a network that breaks every second, and what it took: ``python -m tests.files.soak``.
+"""Send a large file through a network that breaks every second, and measure it: ``python -m tests.files.soak``.
 
-``--size-mib`` is the file's (1024), ``--cut-s`` the seconds between two cuts (1), ``--rate-mib`` the network's (100 a
-second). The receiver is a process of its own; both are measured.
+``--size-mib`` is the size of the file (1024), ``--cut-s`` the seconds between two cuts (1), ``--rate-mib`` the
+bandwidth in MiB/s (100). The receiver is a separate process; the memory of both is measured.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def hash_of(path):
 
 
 def peak_bytes(pid="self"):
-    """The largest resident set of a process so far (proc_pid_status(5), VmHWM)."""
+    """Return the peak resident set size of a process (proc_pid_status(5), VmHWM)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -58,7 +58,7 @@ async def soak(size_mib, cut_s, rate_mib):
             text=True,
         )
         url = landline.parse_url(receiver.stdout.readline().split('"')[-2])
-        # Nobody reads what else it says.
+        # The rest of its output is not needed.
         draining = asyncio.create_task(asyncio.to_thread(receiver.stdout.read))
         try:
             async with (
@@ -78,7 +78,7 @@ async def soak(size_mib, cut_s, rate_mib):
                 receipt = await line.send_file(path)
                 took_s = time.monotonic() - started
                 cutting.cancel()
-                assert receipt.hash == digest == hash_of(inbox / "large"), "it is not what was sent"
+                assert receipt.hash == digest == hash_of(inbox / "large"), "the received file differs"
                 sys.stdout.write(
                     f"{size_mib} MiB in {took_s:.1f} s ({size_mib / took_s:.0f} MiB/s) over {line.epoch} transports, "
                     f"intact; peak of the sender {before_bytes / MIB:.0f} -> {peak_bytes() / MIB:.0f} MiB, "

@@ -1,4 +1,4 @@
-"""Senders and receivers that die in the middle: what is on disk is compared and not sent twice."""
+"""Senders and receivers that are killed in the middle: the partial file is compared and not sent twice."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ def hash_of(path):
     return hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest()
 
 
-def test_a_receiver_that_is_killed_goes_on_where_its_disk_was(peer, inbox, write, tmp_path):
-    """The sender lives on, gets a new session, and offers the file by itself."""
+def test_a_killed_receiver_resumes_from_its_disk(peer, inbox, write, tmp_path):
+    """The sender gets a new session and offers the file again by itself."""
     path, url = write(SIZE_BYTES), f"unix://{tmp_path}/line"
     receiver = peer("receive", inbox, url)
-    receiver.heard("listening")
+    receiver.wait_for("listening")
     sender = peer("send", path, url)
     receiver.wait_done(SIZE_BYTES // 2)
     receiver.end(kill=True)
@@ -29,33 +29,33 @@ def test_a_receiver_that_is_killed_goes_on_where_its_disk_was(peer, inbox, write
     [record] = inbox.glob(".landline-*.json")
     on_disk_bytes = json.loads(record.read_bytes())["verified_bytes"]
     again = peer("receive", inbox, url)
-    assert again.heard("stored") == path.name
-    resumed_from = again.heard("resumed_from")
+    assert again.wait_for("stored") == path.name
+    resumed_from = again.wait_for("resumed_from")
     assert resumed_from == on_disk_bytes
     assert resumed_from >= SIZE_BYTES // 2 - CHECKPOINT_BYTES
     assert sender.wait() == 0
-    assert sender.words[-1]["hash"] == hash_of(inbox / path.name) == hash_of(path)
+    assert sender.reports[-1]["hash"] == hash_of(inbox / path.name) == hash_of(path)
     assert [entry.name for entry in inbox.iterdir()] == [path.name]
 
 
-def test_a_sender_that_is_killed_goes_on_when_it_is_started_again(peer, inbox, write, tmp_path):
+def test_a_killed_sender_resumes_when_it_is_started_again(peer, inbox, write, tmp_path):
     path, url = write(SIZE_BYTES), f"unix://{tmp_path}/line"
     receiver = peer("receive", inbox, url)
-    receiver.heard("listening")
+    receiver.wait_for("listening")
     sender = peer("send", path, url)
     sender.wait_done(SIZE_BYTES // 2)
     sender.end(kill=True)
     again = peer("send", path, url)
     assert again.wait() == 0
-    assert again.words[-1]["resumed_from"] >= SIZE_BYTES // 2
+    assert again.reports[-1]["resumed_from"] >= SIZE_BYTES // 2
     assert hash_of(inbox / path.name) == hash_of(path)
 
 
-def test_both_are_killed_and_the_disk_lies(peer, inbox, write, tmp_path):
-    """A partial file that is not what was written to it is not believed, whatever its length."""
+def test_a_modified_partial_file_is_discarded_after_both_sides_were_killed(peer, inbox, write, tmp_path):
+    """One flipped bit is enough, whatever the length of the partial file."""
     path, url = write(SIZE_BYTES), f"unix://{tmp_path}/line"
     receiver = peer("receive", inbox, url)
-    receiver.heard("listening")
+    receiver.wait_for("listening")
     sender = peer("send", path, url)
     sender.wait_done(SIZE_BYTES // 2)
     receiver.end(kill=True)
@@ -66,15 +66,15 @@ def test_both_are_killed_and_the_disk_lies(peer, inbox, write, tmp_path):
         byte = file.read(1)[0]
         file.seek(3 * MIB)
         file.write(bytes([byte ^ 1]))
-    peer("receive", inbox, url).heard("listening")
+    peer("receive", inbox, url).wait_for("listening")
     again = peer("send", path, url)
     assert again.wait() == 0
-    assert again.words[-1]["resumed_from"] == 0
+    assert again.reports[-1]["resumed_from"] == 0
     assert hash_of(inbox / path.name) == hash_of(path)
 
 
-def test_a_full_disk_refuses_the_rest_and_later_goes_on(peer, write, tmp_path):
-    """The sender hears why; with room again only the rest is sent."""
+def test_a_transfer_that_a_full_disk_ended_resumes_later(peer, write, tmp_path):
+    """The sender gets the reason. With free space again, only the rest is sent."""
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("needs root and unshare")
     inbox = tmp_path / "small"
@@ -87,13 +87,13 @@ def test_a_full_disk_refuses_the_rest_and_later_goes_on(peer, write, tmp_path):
         pytest.skip("no private file systems here")
     sender = peer("send", path, url)
     assert sender.wait() == 0
-    assert sender.words[-1]["refused"] == "storage_failed"
-    assert "No space left on device" in sender.words[-1]["reason"]
+    assert sender.reports[-1]["refused"] == "storage_failed"
+    assert "No space left on device" in sender.reports[-1]["reason"]
     seen = Path(f"/proc/{receiver.process.pid}/root{inbox}")
     assert not (seen / path.name).exists()
     (seen / "filler").unlink()
     again = peer("send", path, url)
     assert again.wait() == 0
-    assert again.words[-1]["resumed_from"] >= CHECKPOINT_BYTES
+    assert again.reports[-1]["resumed_from"] >= CHECKPOINT_BYTES
     assert hash_of(seen / path.name) == hash_of(path)
     assert [entry.name for entry in seen.iterdir()] == [path.name]

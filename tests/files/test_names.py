@@ -1,4 +1,4 @@
-"""Which names files may be stored under."""
+"""Valid and invalid names of files."""
 
 import pytest
 
@@ -22,7 +22,7 @@ from landline.files.names import name_problem
         "🙂.png",
     ],
 )
-def test_taken(name):
+def test_valid_names(name):
     assert name_problem(name) is None
 
 
@@ -45,7 +45,7 @@ def test_taken(name):
         ("a\x1b[2Jb", "U+001B"),
         ("invoice\u202efdp.exe", "U+202E"),
         ("a\u2028b", "U+2028"),
-        ("\ud800", "not Unicode"),
+        ("\ud800", "not valid Unicode"),
         ("x" * 256, "256 bytes"),
         ("é" * 128, "256 bytes"),
         ("CON", "device"),
@@ -60,5 +60,5 @@ def test_taken(name):
         ("what?", "'?'"),
     ],
 )
-def test_refused(name, problem):
+def test_invalid_names(name, problem):
     assert problem in name_problem(name)

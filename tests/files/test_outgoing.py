@@ -1,4 +1,4 @@
-"""Files from one side of a line to the other, over real sockets and onto a real disk."""
+"""Sending files over real sockets to a real disk."""
 
 import asyncio
 import hashlib
@@ -8,14 +8,14 @@ import time
 import pytest
 
 import landline
-from landline.files import disk_pool as threads
-from landline.files.partial_file import Partial
+from landline.files import wakeup
+from landline.files.partial_file import PartialFile
 from landline.testing import FaultProxy, Faults
 
 MIB = 1024 * 1024
-PATIENCE_S = 1.0
-"""How long a sender waits here without a word: 20 words of the receiver, so that a busy machine may be late."""
-LONG_S = 1.5
+STALL_TIMEOUT_S = 0.8
+"""Sixteen times the interval of ALIVE, so that a busy machine may be late."""
+LONGER_S = 1.0
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 128 * 1024, 5 * MIB + 17])
@@ -41,7 +41,7 @@ async def test_a_file_arrives_and_both_sides_have_a_receipt(pair, inbox, write, 
     assert theirs.hash == receipt.hash
 
 
-async def test_a_server_sends_as_well(quick, inbox, write):
+async def test_a_server_can_send_a_file(quick, inbox, write):
     path = write(MIB)
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
@@ -54,8 +54,8 @@ async def test_a_server_sends_as_well(quick, inbox, write):
     assert (inbox / "update.bin").read_bytes() == path.read_bytes()
 
 
-async def test_cuts_cost_nothing(inbox, write, quick):
-    path = write(60 * MIB)
+async def test_cuts_of_the_connection_do_not_restart_the_transfer(inbox, write, quick):
+    path = write(40 * MIB)
     server = landline.Server()
     server.on_file(inbox)
     async with (
@@ -78,8 +78,8 @@ async def test_cuts_cost_nothing(inbox, write, quick):
     assert receipt.resumed_from == 0
 
 
-async def test_a_server_goes_on_over_the_next_line_of_the_same_client(quick, inbox, write, until):
-    """The client is gone with its line, and a new one comes back to the same directory."""
+async def test_a_server_resumes_over_the_next_line_of_the_same_client(quick, inbox, write, until):
+    """The client ends its line, and comes back with a new line and the same directory."""
     path = write(40 * MIB)
     server = landline.Server(resume_window_s=0.0)
     receipts, ends = [], []
@@ -98,7 +98,7 @@ async def test_a_server_goes_on_over_the_next_line_of_the_same_client(quick, inb
 
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         half = asyncio.Event()
-        async with connect(lambda file, told: told.bytes_done > 20 * MIB and half.set()) as line:
+        async with connect(lambda file, progress: progress.bytes_done > 20 * MIB and half.set()) as line:
             await half.wait()
             line.abort(landline.Code.NORMAL)
         await until(lambda: ends)
@@ -110,37 +110,35 @@ async def test_a_server_goes_on_over_the_next_line_of_the_same_client(quick, inb
 
 
 @pytest.mark.parametrize("slow", ["store", "resume"])
-async def test_a_slow_disk_is_not_taken_for_a_dead_peer(pair, inbox, write, monkeypatch, slow):
-    """It says that it is at work, longer than the sender would wait without a word."""
-    monkeypatch.setattr(threads, "ALIVE_EVERY_S", 0.05)
-    plain = getattr(Partial, slow)
+async def test_a_slow_disk_is_not_a_stalled_transfer(pair, inbox, write, monkeypatch, slow):
+    """ALIVE messages keep the sender waiting longer than its stall time-out."""
+    monkeypatch.setattr(wakeup, "ALIVE_INTERVAL_S", 0.05)
+    plain = getattr(PartialFile, slow)
 
     def slowly(self, *arguments, **named):
-        time.sleep(LONG_S)
+        time.sleep(LONGER_S)
         return plain(self, *arguments, **named)
 
-    monkeypatch.setattr(Partial, slow, slowly)
+    monkeypatch.setattr(PartialFile, slow, slowly)
     server = landline.Server()
     server.on_file(inbox)
     async with pair(server) as (line, _):
-        assert (await line.send_file(write(1000), stall_timeout_s=PATIENCE_S)).size_bytes == 1000
+        assert (await line.send_file(write(1000), stall_timeout_s=STALL_TIMEOUT_S)).size_bytes == 1000
 
 
-async def test_a_person_may_think_about_an_offer(pair, inbox, write, monkeypatch):
-    monkeypatch.setattr(threads, "ALIVE_EVERY_S", 0.05)
+async def test_a_slow_accept_function_is_not_a_stalled_transfer(pair, inbox, write, monkeypatch):
+    monkeypatch.setattr(wakeup, "ALIVE_INTERVAL_S", 0.05)
 
     async def accept(file):
-        await asyncio.sleep(LONG_S)
+        await asyncio.sleep(LONGER_S)
 
     server = landline.Server()
     server.on_file(inbox, accept=accept)
     async with pair(server) as (line, _):
-        assert (await line.send_file(write(1000), stall_timeout_s=PATIENCE_S)).size_bytes == 1000
+        assert (await line.send_file(write(1000), stall_timeout_s=STALL_TIMEOUT_S)).size_bytes == 1000
 
 
-async def test_functions_of_the_application_that_fail_are_logged_and_change_nothing(
-    pair, inbox, write, caplog, until
-):
+async def test_exceptions_of_callbacks_are_logged(pair, inbox, write, caplog, until):
     async def received(file, receipt):
         raise RuntimeError("no receipts today")
 
@@ -156,7 +154,7 @@ async def test_functions_of_the_application_that_fail_are_logged_and_change_noth
 
 
 async def test_small_limits_make_small_chunks(pair, inbox, write):
-    """A receiver that takes a kilobyte in a message, and a sender that keeps 64: the file goes through all the same."""
+    """The receiver accepts messages of 1 KiB, and the sender buffers 64 KiB."""
     path = write(300_000)
     server = landline.Server(
         limits=landline.Limits(message_bytes=1024, window_bytes=65_536, window_frames=128)

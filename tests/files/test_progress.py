@@ -1,37 +1,37 @@
-"""What is told of a transfer, and how often."""
+"""What is reported of a transfer, and how often."""
 
 import pytest
 
 from landline.files.progress import ProgressTracker
 
 
-def test_it_is_told_ten_times_a_second_at_most_and_always_at_the_end():
-    pace = ProgressTracker(1000, 0, 100.0)
-    told = [pace.update(done, 100.0 + done / 1000) for done in range(1, 1001)]
-    assert 9 <= sum(each is not None for each in told) <= 11
-    assert told[-1].bytes_done == 1000
-    assert told[-1].seconds_left == 0.0
-    assert pace.update(1000, 102.0) is None
+def test_reports_are_at_least_0_1_s_apart_and_the_end_is_always_reported():
+    tracker = ProgressTracker(1000, 0, 100.0)
+    reports = [tracker.update(done, 100.0 + done / 1000) for done in range(1, 1001)]
+    assert 9 <= sum(report is not None for report in reports) <= 11
+    assert reports[-1].bytes_done == 1000
+    assert reports[-1].seconds_left == 0.0
+    assert tracker.update(1000, 102.0) is None
 
 
-def test_the_rate_is_that_of_the_last_seconds():
-    pace = ProgressTracker(10_000, 0, 0.0)
+def test_the_rate_is_the_average_of_the_last_five_seconds():
+    tracker = ProgressTracker(10_000, 0, 0.0)
     for second in range(1, 11):
-        pace.update(100 * second, float(second))
+        tracker.update(100 * second, float(second))
     for second in range(11, 21):
-        told = pace.update(1000 + 500 * (second - 10), float(second))
-    assert told.rate_bytes_per_s == pytest.approx(500)
-    assert told.seconds_left == pytest.approx((10_000 - 6000) / 500)
+        progress = tracker.update(1000 + 500 * (second - 10), float(second))
+    assert progress.rate_bytes_per_s == pytest.approx(500)
+    assert progress.seconds_left == pytest.approx((10_000 - 6000) / 500)
 
 
-def test_what_was_there_before_is_not_counted_as_fast():
-    pace = ProgressTracker(1000, 900, 0.0)
-    assert pace.update(900, 0.0).seconds_left is None
-    told = pace.update(950, 1.0)
-    assert told.rate_bytes_per_s == pytest.approx(50)
-    assert told.resumed_from == 900
+def test_bytes_that_were_already_there_do_not_count_in_the_rate():
+    tracker = ProgressTracker(1000, 900, 0.0)
+    assert tracker.update(900, 0.0).seconds_left is None
+    progress = tracker.update(950, 1.0)
+    assert progress.rate_bytes_per_s == pytest.approx(50)
+    assert progress.resumed_from == 900
 
 
-def test_a_clock_that_stands_still_makes_no_rate():
-    pace = ProgressTracker(10, 0, 5.0)
-    assert pace.update(5, 5.0).rate_bytes_per_s == 0.0
+def test_the_rate_is_0_while_no_time_has_passed():
+    tracker = ProgressTracker(10, 0, 5.0)
+    assert tracker.update(5, 5.0).rate_bytes_per_s == 0.0

@@ -1,4 +1,4 @@
-"""What is not taken, and what becomes of transfers that are given up."""
+"""Files that are refused, and transfers that are cancelled."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def serve(inbox, pair):
-    """A pair of lines whose server receives files into the inbox, with these limits."""
+    """Open a pair of lines. The server receives files into the inbox with the given limits."""
 
     def make(*, accept=None, progress=None, overwrite=False, **limits):
         server = landline.Server()
@@ -31,7 +31,7 @@ async def refusal_of(sending):
     return caught.value.code
 
 
-async def test_where_nobody_receives(pair, write, inbox):
+async def test_a_file_without_a_receiver_is_refused(pair, write, inbox):
     path = write(10)
     async with pair() as (line, _):
         assert await refusal_of(line.send_file(path)) == "no_receiver"
@@ -42,7 +42,7 @@ async def test_where_nobody_receives(pair, write, inbox):
         await line.send_file(path, to="logs")
 
 
-async def test_too_large_no_room_or_over_quota(serve, write, inbox):
+async def test_files_beyond_a_limit_are_refused(serve, write, inbox):
     path = write(1000)
     async with serve(file_bytes=999) as (line, _):
         assert await refusal_of(line.send_file(path)) == "too_large"
@@ -56,18 +56,18 @@ async def test_too_large_no_room_or_over_quota(serve, write, inbox):
         await line.send_file(path)
 
 
-async def test_empty_files_are_counted_too(serve, write, inbox, names_in):
-    """They take nothing of a quota."""
+async def test_empty_files_count_as_stored_files(serve, write, inbox, names_in):
+    """They use no quota, but entries of the directory."""
     async with serve(quota_bytes=1500, stored_files=2) as (line, _):
         await line.send_file(write(0), name="a")
         await line.send_file(write(0), name="b")
-        with pytest.raises(landline.FileRefused, match="2 files of the 2 there may be") as caught:
+        with pytest.raises(landline.FileRefused, match=r"file limit reached \(2 of 2\)") as caught:
             await line.send_file(write(0), name="c")
         assert caught.value.code == "over_quota"
         assert names_in(inbox) == ["a", "b"]
 
 
-async def test_a_name_that_exists_is_not_overwritten_unless_asked(serve, write, inbox, names_in):
+async def test_an_existing_file_is_replaced_only_with_overwrite(serve, write, inbox, names_in):
     path = write(1000)
     (inbox / "photo.raw").write_text("mine")
     async with serve() as (line, _):
@@ -80,8 +80,8 @@ async def test_a_name_that_exists_is_not_overwritten_unless_asked(serve, write, 
     assert names_in(inbox) == ["photo.raw"]
 
 
-async def test_the_same_file_again_is_received_already(serve, write, inbox):
-    """As after a receipt that was lost: nothing is sent, and both sides know. The same name and time are not enough."""
+async def test_sending_a_stored_file_again_returns_a_receipt(serve, write, inbox):
+    """As after a lost receipt. No bytes are sent, but the hashes are compared: name, size and time are not enough."""
     path = write(1000)
     async with serve() as (line, _):
         first = await line.send_file(path)
@@ -94,7 +94,7 @@ async def test_the_same_file_again_is_received_already(serve, write, inbox):
         assert await refusal_of(line.send_file(path)) == "exists"
 
 
-async def test_the_application_may_say_no_or_name_it(serve, write, inbox, names_in):
+async def test_the_accept_function_may_refuse_or_rename_a_file(serve, write, inbox, names_in):
     async def accept(file):
         if file.name == "bad.txt":
             raise landline.FileRefused("not_wanted", f"no {file.name} today")
@@ -109,7 +109,7 @@ async def test_the_application_may_say_no_or_name_it(serve, write, inbox, names_
     assert names_in(inbox) == ["anonymous-good.txt", "empty.txt"]
 
 
-async def test_a_name_of_the_application_is_checked_too(serve, write, inbox, names_in, caplog):
+async def test_a_name_from_the_accept_function_is_checked(serve, write, inbox, names_in, caplog):
     async with serve(accept=lambda file: "../escaped") as (line, _):
         assert await refusal_of(line.send_file(write(1))) == "failed"
     assert "'../escaped'" in caplog.text
@@ -117,22 +117,22 @@ async def test_a_name_of_the_application_is_checked_too(serve, write, inbox, nam
     assert not (inbox.parent / "escaped").exists()
 
 
-async def test_what_cannot_be_sent_is_said_at_once(serve, tmp_path, write):
+async def test_send_file_checks_its_arguments(serve, tmp_path, write):
     path = write(1)
     os.mkfifo(tmp_path / "pipe")
     async with serve() as (line, _):
         with pytest.raises(FileNotFoundError):
             await line.send_file(tmp_path / "nothing")
-        for no_file in (tmp_path, tmp_path / "pipe", "/dev/null"):
+        for path_of_no_file in (tmp_path, tmp_path / "pipe", "/dev/null"):
             with pytest.raises((landline.ConfigurationError, IsADirectoryError)):
-                await line.send_file(no_file, name="x")
-        with pytest.raises(landline.ConfigurationError, match="give another name"):
+                await line.send_file(path_of_no_file, name="x")
+        with pytest.raises(landline.ConfigurationError, match="use another name"):
             await line.send_file(path, name="a/b")
         with pytest.raises(landline.ConfigurationError, match="65 characters"):
             await line.send_file(path, to="x" * 65)
 
 
-async def test_a_file_that_changes_is_noticed_and_nothing_of_it_stays(serve, write, inbox, names_in, until):
+async def test_a_file_that_changes_leaves_no_partial_file(serve, write, inbox, names_in, until):
     path = write(30 * MIB)
 
     def change(progress):
@@ -140,12 +140,12 @@ async def test_a_file_that_changes_is_noticed_and_nothing_of_it_stays(serve, wri
             file.write(b"x")
 
     async with serve() as (line, _):
-        with pytest.raises(landline.FileChanged, match="written to while it was sent"):
+        with pytest.raises(landline.FileChanged, match="modified while it was sent"):
             await line.send_file(path, progress=change)
         await until(lambda: names_in(inbox) == [])
 
 
-async def test_a_file_that_shrinks_is_noticed(serve, write, inbox, names_in, until):
+async def test_a_file_that_shrinks_leaves_no_partial_file(serve, write, inbox, names_in, until):
     path = write(30 * MIB)
     async with serve() as (line, _):
         with pytest.raises(landline.FileChanged):
@@ -153,12 +153,12 @@ async def test_a_file_that_shrinks_is_noticed(serve, write, inbox, names_in, unt
         await until(lambda: names_in(inbox) == [])
 
 
-async def test_cancelling_the_sender_keeps_what_is_there(serve, write, inbox, until):
+async def test_cancelling_the_sender_keeps_the_partial_file(serve, write, inbox, until):
     path = write(40 * MIB)
     done = asyncio.Event()
     async with serve() as (line, _):
         sending = asyncio.create_task(
-            line.send_file(path, progress=lambda told: told.bytes_done > 8 * MIB and done.set())
+            line.send_file(path, progress=lambda progress: progress.bytes_done > 8 * MIB and done.set())
         )
         await done.wait()
         sending.cancel()
@@ -172,14 +172,14 @@ async def test_cancelling_the_sender_keeps_what_is_there(serve, write, inbox, un
 
 
 @pytest.mark.parametrize("keep", [True, False])
-async def test_cancelling_the_receiver_tells_the_sender(serve, write, inbox, until, names_in, keep):
+async def test_cancelling_the_receiver_refuses_the_file(serve, write, inbox, until, names_in, keep):
     path = write(40 * MIB)
 
-    def progress(file, told):
-        if 8 * MIB < told.bytes_done < 40 * MIB and not told.resumed_from:
+    def cancel_halfway(file, progress):
+        if 8 * MIB < progress.bytes_done < 40 * MIB and not progress.resumed_from:
             file.cancel("enough for today", keep=keep)
 
-    async with serve(progress=progress) as (line, _):
+    async with serve(progress=cancel_halfway) as (line, _):
         with pytest.raises(landline.FileRefused, match="enough for today") as caught:
             await line.send_file(path)
         assert caught.value.code == "cancelled"
@@ -190,12 +190,12 @@ async def test_cancelling_the_receiver_tells_the_sender(serve, write, inbox, unt
             await until(lambda: names_in(inbox) == [])
 
 
-async def test_a_newer_transfer_of_the_same_file_takes_over(serve, write, inbox):
+async def test_a_newer_transfer_supersedes_an_older_one_of_the_same_file(serve, write, inbox):
     path = write(20 * MIB)
-    begun = asyncio.Event()
-    async with serve(accept=lambda file: begun.set()) as (line, _):
+    started = asyncio.Event()
+    async with serve(accept=lambda file: started.set()) as (line, _):
         first = asyncio.create_task(line.send_file(path))
-        await begun.wait()
+        await started.wait()
         receipt = await line.send_file(path)
         with pytest.raises(landline.FileRefused, match="superseded"):
             await first
@@ -203,14 +203,14 @@ async def test_a_newer_transfer_of_the_same_file_takes_over(serve, write, inbox)
     assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
 
 
-async def test_another_beginning_is_sent_anew(serve, write, inbox, until, names_in):
-    """Same name, size and time, and other bytes: what the receiver has is compared and dropped."""
+async def test_a_file_with_a_different_beginning_is_sent_from_the_start(serve, write, inbox, until, names_in):
+    """Same name, size and time, but other bytes: the partial file is compared and discarded."""
     path = write(40 * MIB)
     found = os.stat(path)
     done = asyncio.Event()
     async with serve() as (line, _):
         sending = asyncio.create_task(
-            line.send_file(path, progress=lambda told: told.bytes_done > 8 * MIB and done.set())
+            line.send_file(path, progress=lambda progress: progress.bytes_done > 8 * MIB and done.set())
         )
         await done.wait()
         sending.cancel()
@@ -223,27 +223,27 @@ async def test_another_beginning_is_sent_anew(serve, write, inbox, until, names_
     assert (inbox / "photo.raw").read_bytes() == path.read_bytes()
 
 
-async def test_files_under_way_are_limited(serve, write, until):
-    let_go = asyncio.Event()
+async def test_concurrent_files_of_a_line_are_limited(serve, write, until):
+    release = asyncio.Event()
 
     async def accept(file):
-        await let_go.wait()
+        await release.wait()
 
     path = write(10)
     async with serve(accept=accept, files_per_line=2) as (line, _):
         sending = [asyncio.create_task(line.send_file(path, name=f"f{number}")) for number in range(5)]
         await until(lambda: sum(task.done() for task in sending) == 3)
         assert [await refusal_of(task) for task in sending if task.done()] == ["busy"] * 3
-        let_go.set()
+        release.set()
         await asyncio.gather(*(task for task in sending if not task.done()))
 
 
-async def test_the_end_of_the_line_ends_the_transfer(serve, write, inbox, until, names_in):
+async def test_a_transfer_ends_with_its_line_and_keeps_the_partial_file(serve, write, inbox, until, names_in):
     path = write(40 * MIB)
     done = asyncio.Event()
     async with serve() as (line, other):
         sending = asyncio.create_task(
-            line.send_file(path, progress=lambda told: told.bytes_done > 8 * MIB and done.set())
+            line.send_file(path, progress=lambda progress: progress.bytes_done > 8 * MIB and done.set())
         )
         await done.wait()
         other.abort(landline.Code.FORBIDDEN, "no more of this")
@@ -252,9 +252,9 @@ async def test_the_end_of_the_line_ends_the_transfer(serve, write, inbox, until,
         await until(lambda: any(name.endswith(".json") for name in names_in(inbox)))
 
 
-async def test_directories_and_names_that_cannot_be_used(inbox, tmp_path):
+async def test_invalid_directories_and_reserved_names_are_refused(inbox, tmp_path):
     server = landline.Server()
-    with pytest.raises(landline.ConfigurationError, match="no directory"):
+    with pytest.raises(landline.ConfigurationError, match="not a directory"):
         server.on_file(tmp_path / "nothing")
     server.on_file(inbox)
     with pytest.raises(landline.ConfigurationError, match="already"):
@@ -264,8 +264,8 @@ async def test_directories_and_names_that_cannot_be_used(inbox, tmp_path):
             server.on(name)
 
 
-async def test_a_handler_of_messages_may_send_a_file_and_wait_for_it(quick, inbox, write):
-    """What the transfer needs to hear does not wait behind the handler that waits for the transfer."""
+async def test_a_message_handler_can_send_a_file_and_wait_for_it(quick, inbox, write):
+    """The messages of the transfer do not wait for the handler that waits for the transfer."""
     path = write(6 * MIB)
     server = landline.Server()
     receipts = []

@@ -1,4 +1,4 @@
-"""What can be sent, and what is said of what cannot."""
+"""Opening the file to send."""
 
 import os
 
@@ -9,7 +9,7 @@ from landline.files.source import Source
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe"])
-def test_what_is_no_file_is_named_and_left_closed(tmp_path, kind):
+def test_only_regular_files_are_opened(tmp_path, kind):
     path = tmp_path / "thing"
     if kind == "directory":
         path.mkdir()
@@ -18,5 +18,5 @@ def test_what_is_no_file_is_named_and_left_closed(tmp_path, kind):
     open_before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(landline.ConfigurationError) as caught:
         Source(path)
-    assert str(caught.value) == f"{path} is not a file that can be sent; name a regular file"
+    assert str(caught.value) == f"{path} is not a regular file; only regular files can be sent"
     assert set(os.listdir("/proc/self/fd")) == open_before

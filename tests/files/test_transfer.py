@@ -1,29 +1,17 @@
-"""What is taken and what may be sent, without any I/O."""
+"""The state of a transfer on both sides, without I/O."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import landline
-from landline.files.limits import (
-    DirectoryUsage,
-    FileLimits,
-    Place,
-    check_count,
-    check_offer,
-    check_room,
-    compare_s,
-    place_to_give_up,
-)
-from landline.files.messages import CHUNK_BYTES_MAX, Accept, Offer
-from landline.files.transfer import ReceiveWindow, SendWindow, Stage
+from landline.files.chunk_queue import ChunkQueue
+from landline.files.limits import FileLimits
+from landline.files.messages import CHUNK_BYTES_MAX, Accept
+from landline.files.transfer import PROGRESS_BYTES, IdleTimer, ReceiveWindow, SendWindow, Stage
+from landline.files.wakeup import Wakeup
 
 WINDOW = CHUNK_BYTES_MAX
-
-
-def offer(**changes):
-    values = {"transfer": b"t" * 8, "key": b"k" * 16, "name": "a", "size_bytes": 1000, "modified_ns": 1}
-    return Offer(**{**values, **changes})
 
 
 def accept(**changes):
@@ -31,7 +19,7 @@ def accept(**changes):
     return Accept(**{**values, **changes})
 
 
-def reception(size_bytes=1000, offset=0):
+def receive_window(size_bytes=1000, offset=0):
     made = ReceiveWindow(size_bytes, WINDOW)
     made.accept(offset)
     return made
@@ -43,56 +31,56 @@ def code_of(function, *arguments):
     return caught.value.code
 
 
-class TestReception:
-    def test_chunks_follow_each_other_to_the_end(self):
-        made = reception(1000)
+class TestReceiveWindow:
+    def test_consecutive_chunks_are_accepted_until_the_end(self):
+        made = receive_window(1000)
         assert made.receive_chunk(0, 600) is False
         assert made.receive_chunk(600, 400) is False
         made.receive_end()
         assert made.stage is Stage.ENDED
 
-    def test_the_first_chunk_goes_on_or_begins_anew(self):
-        assert reception(1000, 700).receive_chunk(700, 300) is False
-        anew = reception(1000, 700)
-        assert anew.receive_chunk(0, 300) is True
-        assert (anew.received_bytes, anew.resumed_from) == (300, 0)
+    def test_the_first_chunk_resumes_or_restarts_the_file(self):
+        assert receive_window(1000, 700).receive_chunk(700, 300) is False
+        restarted = receive_window(1000, 700)
+        assert restarted.receive_chunk(0, 300) is True
+        assert (restarted.received_bytes, restarted.resumed_from) == (300, 0)
 
     @pytest.mark.parametrize("offset", [0, 1, 599, 601, 2**64 - 1])
-    def test_a_later_chunk_at_another_offset_is_refused(self, offset):
-        made = reception(1000, 500)
+    def test_a_later_chunk_at_a_wrong_offset_is_refused(self, offset):
+        made = receive_window(1000, 500)
         made.receive_chunk(500, 100)
         assert code_of(made.receive_chunk, offset, 1) == "broken"
 
     @pytest.mark.parametrize("size_bytes", [0, 1001, CHUNK_BYTES_MAX + 1])
-    def test_chunks_that_are_empty_or_more_than_offered_are_refused(self, size_bytes):
-        assert code_of(reception(1000).receive_chunk, 0, size_bytes) == "broken"
+    def test_empty_and_oversized_chunks_are_refused(self, size_bytes):
+        assert code_of(receive_window(1000).receive_chunk, 0, size_bytes) == "broken"
 
-    def test_more_than_the_window_is_refused_and_what_is_written_makes_room(self):
-        made = reception(10 * WINDOW)
+    def test_bytes_beyond_the_window_are_refused_and_written_bytes_free_it(self):
+        made = receive_window(10 * WINDOW)
         made.receive_chunk(0, WINDOW)
-        made.wrote(1)
+        made.add_written(1)
         made.receive_chunk(WINDOW, 1)
         assert code_of(made.receive_chunk, WINDOW + 1, 1) == "broken"
 
-    def test_nothing_is_taken_before_the_offer_is(self):
+    def test_chunk_and_end_before_accept_are_refused(self):
         made = ReceiveWindow(1000, WINDOW)
         assert code_of(made.receive_chunk, 0, 10) == "broken"
         assert code_of(made.receive_end) == "broken"
 
-    def test_an_end_too_early_and_anything_behind_the_end_are_refused(self):
-        assert code_of(reception(1000).receive_end) == "broken"
-        made = reception(0)
+    def test_an_early_end_and_messages_after_the_end_are_refused(self):
+        assert code_of(receive_window(1000).receive_end) == "broken"
+        made = receive_window(0)
         made.receive_end()
         assert code_of(made.receive_end) == "broken"
         assert code_of(made.receive_chunk, 0, 1) == "broken"
 
-    def test_credit_is_told_by_quarters_of_the_window_and_at_the_end(self):
-        made = reception(WINDOW)
+    def test_credit_is_due_after_each_quarter_of_the_window_and_at_the_end(self):
+        made = receive_window(WINDOW)
         made.receive_chunk(0, WINDOW)
-        assert made.wrote(WINDOW // 4 - 1) is False
-        assert made.wrote(1) is True
-        assert made.wrote(WINDOW // 4 - 1) is False
-        assert made.wrote(WINDOW - WINDOW // 2 + 1) is True
+        assert made.add_written(WINDOW // 4 - 1) is False
+        assert made.add_written(1) is True
+        assert made.add_written(WINDOW // 4 - 1) is False
+        assert made.add_written(WINDOW - WINDOW // 2 + 1) is True
 
 
 @given(
@@ -108,15 +96,13 @@ class TestReception:
         max_size=40,
     ),
 )
-def test_whatever_a_peer_sends_no_more_is_held_than_the_window_and_no_more_is_stored_than_offered(
-    size_bytes, resumed, steps
-):
-    made = reception(size_bytes, min(resumed, size_bytes))
+def test_any_input_keeps_within_the_window_and_the_offered_size(size_bytes, resumed, steps):
+    made = receive_window(size_bytes, min(resumed, size_bytes))
     for step, value in steps:
         held = made.received_bytes - made.written_bytes
         try:
             if step == "write":
-                made.wrote(min(value, held))
+                made.add_written(min(value, held))
             elif step == "end":
                 made.receive_end()
             else:
@@ -129,8 +115,8 @@ def test_whatever_a_peer_sends_no_more_is_held_than_the_window_and_no_more_is_st
         assert made.stage is not Stage.ENDED or made.received_bytes == size_bytes
 
 
-class TestEmission:
-    def test_so_much_is_sent_as_the_window_takes(self):
+class TestSendWindow:
+    def test_chunks_are_sent_until_the_window_is_full(self):
         made = SendWindow(100_000, accept(), 65_536, is_same=True)
         sent = 0
         while size_bytes := made.next_bytes:
@@ -142,91 +128,77 @@ class TestEmission:
         made.receive_credit(1024)
         assert made.next_bytes == 1024
 
-    def test_the_last_chunk_is_what_is_left(self):
+    def test_the_last_chunk_has_the_remaining_bytes(self):
         made = SendWindow(1500, accept(offset=1000), 65_536, is_same=True)
         assert made.next_bytes == 500
         made.sent_bytes += 500
         assert made.next_bytes == 0
         assert made.is_all_sent
 
-    def test_another_beginning_is_sent_anew(self):
+    def test_a_different_beginning_restarts_the_file(self):
         made = SendWindow(1500, accept(offset=1000), 65_536, is_same=False)
         assert (made.sent_bytes, made.resumed_from) == (0, 0)
 
-    def test_a_window_smaller_than_a_chunk_still_lets_something_through(self):
+    def test_a_window_smaller_than_a_chunk_limits_the_chunk(self):
         assert SendWindow(10_000, accept(window_bytes=512), 65_536, is_same=True).next_bytes == 512
 
     @pytest.mark.parametrize("written", [0, 1025])
-    def test_a_credit_that_cannot_be_is_refused(self, written):
+    def test_an_impossible_credit_is_refused(self, written):
         made = SendWindow(10_000, accept(), 65_536, is_same=True)
         made.sent_bytes = 1024
         made.receive_credit(10)
         assert code_of(made.receive_credit, written) == "broken"
 
-    def test_an_offset_behind_the_end_is_refused(self):
+    def test_an_offset_after_the_end_is_refused(self):
         with pytest.raises(landline.FileRefused, match="1001 bytes of a file of 1000"):
             SendWindow(1000, accept(offset=1001), 65_536, is_same=True)
 
 
-class TestOffers:
-    def test_what_is_too_large_or_badly_named_is_refused(self):
-        limits = FileLimits(file_bytes=1000)
-        check_offer(offer(), limits)
-        assert code_of(check_offer, offer(size_bytes=1001), limits) == "too_large"
-        assert code_of(check_offer, offer(name="../x"), limits) == "bad_name"
+def test_small_writes_are_not_progress():
+    timer = IdleTimer()
+    timer.start(100.0)
+    timer.add_written(PROGRESS_BYTES - 1, 105.0)
+    assert timer.idle_s(106.0) == 6.0
+    timer.add_written(1, 107.0)
+    assert timer.idle_s(107.5) == 0.5
+    assert timer.idle_s(107.0 - 1) == 0.0
 
-    def test_so_many_at_once(self):
-        limits = FileLimits(concurrent_files=5, files_per_line=2, files_per_peer=3)
-        check_count(4, 1, 2, limits)
-        assert code_of(check_count, 5, 0, 0, limits) == "busy"
-        assert code_of(check_count, 4, 2, 2, limits) == "busy"
-        assert code_of(check_count, 4, 0, 3, limits) == "busy"
 
-    def test_a_place_is_given_up_by_the_idlest_of_the_peer_with_the_most(self):
-        limits = FileLimits(idle_s=5)
-        places = [Place("a", 9.0), Place("b", 5.0), Place("b", 6.0), Place("b", 0.0)]
-        assert place_to_give_up(places, "c", limits) == 2
-        assert place_to_give_up(places, "a", limits) == 2
-        # No more than its own, and nobody gains by offering again.
-        assert place_to_give_up(places, "b", limits) is None
-        assert place_to_give_up([Place("a", 9.0), Place("b", 9.0)], "b", limits) is None
+class TestChunkQueue:
+    """Idle time counts only while the transfer waits for its sender."""
 
-    def test_who_makes_progress_keeps_its_place(self):
-        limits = FileLimits(idle_s=5)
-        assert place_to_give_up([Place("a", 4.9)] * 32, "b", limits) is None
-        assert place_to_give_up([], "b", limits) is None
+    @pytest.fixture
+    def chunks(self):
+        made = ChunkQueue(10 * PROGRESS_BYTES, FileLimits(first_byte_timeout_s=10.0), Wakeup(None))
+        made.accept(0, 100.0)
+        return made
 
-    def test_a_peer_may_take_its_time_to_read_what_is_there(self):
-        assert compare_s(0) == 0
-        assert compare_s(16 * 1024**3) > 300
+    async def test_the_sender_is_idle_until_bytes_are_written(self, chunks):
+        assert chunks.idle_s(107.0) == 7.0
+        chunks.receive_chunk(0, memoryview(bytes(PROGRESS_BYTES)))
+        assert chunks.idle_s(108.0) == 0.0, "received, but not written"
+        assert await chunks.next_write() == (bytearray(PROGRESS_BYTES), False)
+        assert chunks.idle_s(109.0) == 0.0, "being written"
+        chunks.write_done(PROGRESS_BYTES, 110.0)
+        assert chunks.idle_s(117.0) == 7.0
 
-    def test_room_on_the_disk_and_in_the_quota(self):
-        found = DirectoryUsage(
-            used_bytes=5000, used_files=3, free_bytes=1500, promised_bytes=300, there_bytes=200
+    async def test_a_sender_that_has_sent_everything_is_not_idle(self, chunks):
+        chunks.receive_chunk(0, memoryview(bytes(CHUNK_BYTES_MAX)))
+        chunks.receive_chunk(CHUNK_BYTES_MAX, memoryview(bytes(CHUNK_BYTES_MAX)))
+        chunks.receive_chunk(
+            2 * CHUNK_BYTES_MAX, memoryview(bytes(10 * PROGRESS_BYTES - 2 * CHUNK_BYTES_MAX))
         )
-        check_room(offer(), FileLimits(min_free_bytes=400, quota_bytes=6100), found)
-        assert code_of(check_room, offer(), FileLimits(min_free_bytes=401), found) == "no_space"
-        assert (
-            code_of(check_room, offer(), FileLimits(min_free_bytes=0, quota_bytes=6099), found)
-            == "over_quota"
-        )
-        check_room(offer(), FileLimits(min_free_bytes=0, stored_files=4), found)
-        assert (
-            code_of(check_room, offer(), FileLimits(min_free_bytes=0, stored_files=3), found) == "over_quota"
-        )
+        data, _ = await chunks.next_write()
+        chunks.write_done(len(data), 101.0)
+        chunks.receive_end(bytes(32))
+        assert chunks.idle_s(200.0) == 0.0
+        assert await chunks.next_write() is None
 
+    def test_the_time_to_compare_a_partial_file_is_not_idle(self):
+        chunks = ChunkQueue(10**9, FileLimits(), Wakeup(None))
+        chunks.accept(500_000_000, 100.0)
+        assert chunks.idle_s(110.0) == 0.0
+        assert chunks.idle_s(111.0) == 1.0
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"file_bytes": -1},
-        {"concurrent_files": 0},
-        {"window_bytes": 1},
-        {"stall_timeout_s": 0},
-        {"quota_bytes": "much"},
-        {"partial_retention_s": float("nan")},
-    ],
-)
-def test_limits_that_make_no_sense_are_named(wrong):
-    with pytest.raises(landline.ConfigurationError, match=rf"FileLimits\({next(iter(wrong))}="):
-        FileLimits(**wrong)
+    def test_nothing_is_idle_before_it_is_accepted(self):
+        assert ChunkQueue(10, FileLimits(), Wakeup(None)).idle_s(1e9) == 0.0

@@ -30,7 +30,7 @@ from landline.errors import (
     Unconfirmed,
 )
 from landline.files.exchange import FileExchange
-from landline.files.incoming import AcceptFunction, ProgressFunction, ReceivedFunction
+from landline.files.incoming_file import AcceptFunction, ProgressFunction, ReceivedFunctionType
 from landline.files.limits import FileLimits
 from landline.line.codec import DecHook, EncHook
 from landline.line.decoded_size import MESSAGE_OBJECTS, check_message_objects
@@ -217,7 +217,7 @@ class Connector(TakesDatagrams):
         self._task: asyncio.Task[None] | None = None
         self._detached: asyncio.Future[tuple[DisconnectCause, str, Ended | None]] | None = None
         self.messages_dropped = 0
-        self._files: FileExchange | None = None
+        self.files = FileExchange(self.handlers)
         self.loop: asyncio.AbstractEventLoop
         self.thread: int
         self.wheel: TimerWheel
@@ -243,13 +243,6 @@ class Connector(TakesDatagrams):
         """What the server calls itself, as soon as it said so; also that of one that refused us."""
         return self._dialer.server_name
 
-    @property
-    def files(self) -> FileExchange:
-        """The files sent and received; made by the first use."""
-        if self._files is None:
-            self._files = FileExchange(self.handlers)
-        return self._files
-
     def on_file(
         self,
         directory: str | os.PathLike[str],
@@ -259,8 +252,8 @@ class Connector(TakesDatagrams):
         accept: AcceptFunction | None = None,
         progress: ProgressFunction | None = None,
         overwrite: bool = False,
-    ) -> Callable[[ReceivedFunction], ReceivedFunction]:
-        """Receives files that the server sends into ``directory``; see :meth:`Server.on_file`."""
+    ) -> Callable[[ReceivedFunctionType], ReceivedFunctionType]:
+        """Receive files from the server into ``directory``; see :meth:`landline.Server.on_file`."""
         return self.files.on_file(
             directory, to=to, limits=limits, accept=accept, progress=progress, overwrite=overwrite
         )

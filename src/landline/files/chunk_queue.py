@@ -28,7 +28,7 @@ class ChunkQueue:
         self._alive_until = 0.0
 
     def accept(self, offset: int, now: float) -> None:
-        """Expect the bytes from ``offset`` on. The sender first compares the bytes before it, and sends none meanwhile."""
+        """Expect the bytes from ``offset`` on. The sender first compares those before it, and sends none meanwhile."""
         self.window.accept(offset)
         compared_at = now + comparison_s(offset)
         self._idle.start(compared_at)

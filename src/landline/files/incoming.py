@@ -75,9 +75,7 @@ class Inbox:
         if not directory.is_dir():
             raise ConfigurationError(f"{directory} is not a directory; create it before on_file()")
         if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-            raise ConfigurationError(
-                f"no write permission for {directory}; files cannot be received into it"
-            )
+            raise ConfigurationError(f"no write permission for {directory}; files cannot be received into it")
         self.directory = directory
         self.limits = limits
         self.accept = accept
@@ -280,10 +278,10 @@ class IncomingTransfer:
         """Return the name to store the file under, which the application may choose."""
         if self._inbox.accept is None:
             return self._offer.name
-        name = self._inbox.accept(self._file)
+        name: object = self._inbox.accept(self._file)
         if inspect.isawaitable(name):
             # It may ask a person.
-            decision = asyncio.ensure_future(name)
+            decision: asyncio.Future[object] = asyncio.ensure_future(name)
             try:
                 name = await self._keepalive.result_of(decision)
             finally:
@@ -291,7 +289,7 @@ class IncomingTransfer:
         if name is None:
             return self._offer.name
         problem = name_problem(name) if isinstance(name, str) else "it is not a string"
-        if problem:
+        if problem is not None or not isinstance(name, str):
             raise ConfigurationError(f"on_file(accept=) returned an invalid file name {name!r}: {problem}")
         return name
 

@@ -47,7 +47,7 @@ class IncomingFile:
         self._stop(FileRefused("cancelled", reason), keep=keep)
 
 
-AcceptFunction = Callable[[IncomingFile], str | None | Awaitable[str | None]]
+AcceptFunction = Callable[[IncomingFile], str | Awaitable[str | None] | None]
 """Returns another name for the file or ``None``, or raises :class:`FileRefused`."""
 ProgressFunction = Callable[[IncomingFile, FileProgress], object]
 ReceivedFunction = Callable[[IncomingFile, FileReceipt], object]

@@ -43,8 +43,8 @@ class FileLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds without progress (64 KiB) after which a transfer can be ended in favour of another peer's, when
     ``concurrent_files`` is reached. The peer with the most transfers loses one first; its partial file is kept."""
     first_byte_timeout_s: Annotated[float, Meta(gt=0)] = 600.0
-    """Seconds for which a sender may report that it is working before it sends the first byte. The time to read what the
-    receiver already has, at 50 MB/s, does not count."""
+    """Seconds for which a sender may report that it is working before it sends the first byte. The time to read what
+    the receiver already has, at 50 MB/s, does not count."""
     window_bytes: Annotated[int, Meta(ge=CHUNK_BYTES_MAX, le=WINDOW_BYTES_MAX)] = 4 * _MIB
     """Bytes of one file that were sent and are not written yet: the memory that each transfer may hold. Enough for a
     path whose bandwidth-delay product is smaller."""

@@ -23,8 +23,8 @@ TRANSFER_ID_BYTES: Final = 8
 KEY_BYTES: Final = 16
 HASH_BYTES: Final = 32
 CHUNK_BYTES: Final = 7 * 16_384 - 16
-"""Size of a sender's chunks, unless the receiver accepts less. With its header a chunk is exactly seven fragments (§5.5),
-and below 128 KiB, from which on glibc maps and unmaps pages for each allocation."""
+"""Size of a sender's chunks, unless the receiver accepts less. With its header a chunk is exactly seven fragments
+(§5.5), and below 128 KiB, from which on glibc maps and unmaps pages for each allocation."""
 CHUNK_BYTES_MAX: Final = 256 * 1024
 """The largest chunk that a receiver accepts."""
 CHUNK_BYTES_MIN: Final = 512
@@ -109,6 +109,8 @@ def decode_chunk(body: bytes) -> tuple[bytes, int, memoryview]:
     :raises landline.line.codec.BodyError: the body is shorter than the header.
     """
     if len(body) < CHUNK_HEADER_BYTES:
-        raise BodyError(f"a chunk of {len(body)} bytes is shorter than its header of {CHUNK_HEADER_BYTES} bytes")
+        raise BodyError(
+            f"a chunk of {len(body)} bytes is shorter than its header of {CHUNK_HEADER_BYTES} bytes"
+        )
     transfer_id, offset = _CHUNK_HEADER.unpack_from(body)
     return transfer_id, offset, memoryview(body)[CHUNK_HEADER_BYTES:]

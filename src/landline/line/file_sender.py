@@ -35,7 +35,7 @@ ProgressCallback = Callable[[FileProgress], object]
 
 
 class FileReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Confirms that a file has arrived: its hash was compared, and it is on the receiver's disk under its final name."""
+    """Confirms that a file has arrived: its hash was compared, and it has its name on the receiver's disk."""
 
     name: str
     """The name under which the receiver stored it."""
@@ -47,8 +47,8 @@ class FileReceipt(msgspec.Struct, frozen=True, kw_only=True):
     resumed_from: int
     """Number of bytes the receiver already had."""
     duration_s: float
-    """Time from the offer to the receipt, over all connections. For a transfer that another process began, it counts from
-    when this process resumed it."""
+    """Time from the offer to the receipt, over all connections. For a transfer that another process began, it counts
+    from when this process resumed it."""
 
 
 class FileSender(Protocol[LineType]):

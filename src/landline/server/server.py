@@ -15,7 +15,7 @@ from landline.codes import Code
 from landline.discovery.records import check_announceable
 from landline.errors import BufferFull, ConfigurationError, LineClosed, MessageTooLarge, Unconfirmed
 from landline.files.exchange import FileExchange
-from landline.files.incoming import AcceptFunction, ProgressFunction, ReceivedFunction
+from landline.files.incoming_file import AcceptFunction, ProgressFunction, ReceivedFunctionType
 from landline.files.limits import FileLimits
 from landline.line.codec import DecHook, EncHook
 from landline.line.decoded_size import MESSAGE_OBJECTS, check_message_objects
@@ -109,7 +109,7 @@ class Server(TakesDatagrams):
         _check(max_lines, resume_window_s, memory_bytes, remembered_identities)
         self.handlers = Handlers(check_message_objects(message_objects), enc_hook=enc_hook, dec_hook=dec_hook)
         self.messages_dropped = 0
-        self._files: FileExchange | None = None
+        self.files = FileExchange(self.handlers)
         """Messages dropped for want of room in send buffers, of all lines since the start, closed ones included."""
         self.lines_too_slow = 0
         """Lines ended with the code ``TOO_SLOW`` since the start."""
@@ -172,13 +172,6 @@ class Server(TakesDatagrams):
         """Registers ``function(line, message)`` for messages without a name, instead of ``async for`` on the line."""
         return self.handlers.on_message(function)
 
-    @property
-    def files(self) -> FileExchange:
-        """The files sent and received; made by the first use."""
-        if self._files is None:
-            self._files = FileExchange(self.handlers)
-        return self._files
-
     def on_file(
         self,
         directory: str | os.PathLike[str],
@@ -188,19 +181,22 @@ class Server(TakesDatagrams):
         accept: AcceptFunction | None = None,
         progress: ProgressFunction | None = None,
         overwrite: bool = False,
-    ) -> Callable[[ReceivedFunction], ReceivedFunction]:
-        """Receives files into ``directory``, from now on (``docs/files.md``).
+    ) -> Callable[[ReceivedFunctionType], ReceivedFunctionType]:
+        """Receive files into ``directory`` from now on (``docs/files.md``).
 
-        As a decorator it also has ``function(file, receipt)`` called with the :class:`landline.IncomingFile` and its
-        :class:`landline.FileReceipt` once the file is on disk; a coroutine function runs as a task.
+        Used as a decorator, it also registers ``function(file, receipt)``, which is called with the
+        :class:`landline.IncomingFile` and its :class:`landline.FileReceipt` once a file is on disk. A coroutine
+        function runs as a task.
 
-        :param to: which files these are: those sent with the same ``to``.
-        :param limits: how much is taken.
-        :param accept: asked as ``accept(file)`` before a file is taken, when it fits the limits; may be a coroutine
-            function. It returns ``None``, or another name to store it under, or raises :class:`landline.FileRefused`.
-        :param progress: called as ``progress(file, FileProgress)``, about ten times a second at most for each file.
-        :param overwrite: whether a file replaces one of its name; otherwise it is refused.
-        :raises ConfigurationError: for a second directory with the same ``to``, or one that cannot be written to.
+        :param to: a label: the directory receives the files that are sent with the same ``to``.
+        :param limits: limits of size, number and time.
+        :param accept: called as ``accept(file)`` before a file is accepted, if it is within the limits; may be a
+            coroutine function. It returns ``None`` or another name for the file, or raises
+            :class:`landline.FileRefused`.
+        :param progress: called as ``progress(file, FileProgress)``, at most about ten times a second for each file.
+        :param overwrite: whether a file replaces an existing one of its name; otherwise it is refused.
+        :raises ConfigurationError: another directory has the same ``to``, or the directory does not exist or is not
+            writable.
         """
         return self.files.on_file(
             directory, to=to, limits=limits, accept=accept, progress=progress, overwrite=overwrite
