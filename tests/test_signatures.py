@@ -244,9 +244,12 @@ def test_arguments_of_a_server_of_the_wrong_type(arguments, text):
         ({"send_buffer": Limits()}, "connect(send_buffer=) takes a landline.SendBuffer"),
         ({"options": {"ca_file": "x"}}, "connect(options=) takes a landline.TransportOptions"),
         ({"stagger_s": "0.25"}, "connect(stagger_s=) takes seconds"),
-        ({"urls": 5}, "connect() takes a URL as text, such as 'tls://control.example', or a list of them"),
-        ({"urls": [URL, None]}, "connect() takes a URL as text"),
-        ({"urls": b"tcp://host"}, "connect() takes a URL as text"),
+        (
+            {"urls": 5},
+            "connect() takes a URL, such as 'tls://control.example', or a list of URLs, all as strings",
+        ),
+        ({"urls": [URL, None]}, "connect() takes a URL, such as"),
+        ({"urls": b"tcp://host"}, "connect() takes a URL, such as"),
     ],
 )
 def test_arguments_of_a_client_of_the_wrong_type(arguments, text):
@@ -262,7 +265,7 @@ def test_arguments_of_a_client_of_the_wrong_type(arguments, text):
         ({"timeout": "5"}, "call(timeout=) takes seconds, or None"),
         ({"identity": 5}, "call(identity=) takes text"),
         ({"options": 5}, "call(options=) takes a landline.TransportOptions"),
-        ({"url": 5}, "call() takes a URL as text"),
+        ({"url": 5}, "call() takes a URL, such as"),
         ({"url": []}, "call() needs at least one URL"),
     ],
 )

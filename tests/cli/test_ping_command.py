@@ -89,7 +89,7 @@ async def test_a_file_without_a_certificate_is_named(cli, token_file):
     ended = await cli.run("ping", "tls://127.0.0.1:1", "--ca", token_file)
     assert (ended.status, ended.err) == (
         2,
-        f"--ca: '{token_file}' cannot be used: it holds no certificate in PEM form.\n",
+        f"--ca: '{token_file}' cannot be used: it contains no certificate in PEM format.\n",
     )
 
 

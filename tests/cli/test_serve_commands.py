@@ -240,7 +240,7 @@ def test_listening_where_somebody_else_does(processes, control, place):
         port = taken.getsockname()[1]
         own = ("serve", "--data", str(place / "data"), "--socket", str(place / "socket"))
         url = f"tcp://127.0.0.1:{port}"
-        refuses(processes.run(*own, "--listen", url), SOME_NOT_DONE, url, "taken")
+        refuses(processes.run(*own, "--listen", url), SOME_NOT_DONE, url, "already in use")
         http = processes.run(*own, "--listen", "tcp://127.0.0.1:0", "--http", f"127.0.0.1:{port}")
         refuses(http, SOME_NOT_DONE, f"127.0.0.1:{port}")
     assert not (place / "socket").exists()

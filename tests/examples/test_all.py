@@ -58,7 +58,9 @@ def test_the_table_lists_no_others() -> None:
 async def test_bad_urls_get_one_sentence(name: str, arguments: tuple[str, ...], start) -> None:
     program = start(name, *arguments, "http://127.0.0.1:5463")
     assert await program.ends() == 1
-    assert re.fullmatch(rf"{name}: 'http://127.0.0.1:5463' does not begin with one of .*\n", program.err)
+    assert re.fullmatch(
+        rf"{name}: invalid URL 'http://127.0.0.1:5463': it does not begin with one of .*\n", program.err
+    )
 
 
 @pytest.mark.parametrize(("name", "arguments"), SERVERS.items())

@@ -113,8 +113,12 @@ async def test_the_same_files_serve_every_encrypted_scheme(scheme, pems, quick, 
         ("wss://h", {"origins": ("*",)}, "TransportOptions(origins=) is for servers"),
         ("mdns+tcp://lab", {"ca_file": "x"}, "TransportOptions(ca_file=) does not apply to mdns+tcp://lab"),
         (["tcp://h", "unix:///s"], {"ca_file": "x"}, "does not apply to tcp://h:5463, unix:///s"),
-        ("tls://h", {"tls": CONTEXT, "ca_file": "x"}, "TransportOptions(ca_file=) has no effect beside tls="),
-        ("tls://h", {"tls": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, "(tls=) holds the context of a server"),
+        (
+            "tls://h",
+            {"tls": CONTEXT, "ca_file": "x"},
+            "TransportOptions(ca_file=) has no effect together with tls=",
+        ),
+        ("tls://h", {"tls": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, "(tls=) is a context for servers"),
         (
             "tls://h",
             {"ca_file": "/no/such.pem"},
@@ -135,7 +139,7 @@ async def test_what_a_client_could_not_use_is_refused_before_anything_is_started
 
 @pytest.mark.parametrize("scheme", ENCRYPTED)
 @pytest.mark.parametrize(
-    ("name", "text"), [("text", "it holds no certificate in PEM form"), ("bad", "cannot be used: ")]
+    ("name", "text"), [("text", "it contains no certificate in PEM format"), ("bad", "cannot be used: ")]
 )
 def test_a_file_that_holds_no_authority_is_one_error_at_once(scheme, name, text, pems):
     path = getattr(pems, name)
@@ -168,7 +172,7 @@ def test_a_file_that_holds_no_authority_is_one_error_at_once(scheme, name, text,
             {"tls": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)},
             "pass TransportOptions(certificate_file",
         ),
-        ("tls://127.0.0.1:0", {"tls": CONTEXT}, "(tls=) holds the context of a client"),
+        ("tls://127.0.0.1:0", {"tls": CONTEXT}, "(tls=) is a context for clients"),
         (
             "tls://127.0.0.1:0",
             {"ca_file": "ca"},
@@ -178,7 +182,7 @@ def test_a_file_that_holds_no_authority_is_one_error_at_once(scheme, name, text,
         (
             "tls://127.0.0.1:0",
             {"private_key_file": "key"},
-            "(private_key_file=) needs certificate_file= beside it",
+            "(private_key_file=) needs certificate_file= as well",
         ),
         (
             "tcp://127.0.0.1:0",
@@ -188,9 +192,9 @@ def test_a_file_that_holds_no_authority_is_one_error_at_once(scheme, name, text,
         (
             "wss://127.0.0.1:0",
             {"certificate_file": "certificate"},
-            "it holds no private key; pass private_key_file= too",
+            "it contains no private key; pass private_key_file= as well",
         ),
-        ("tls://127.0.0.1:0", {"certificate_file": "text"}, "it holds no certificate in PEM form"),
+        ("tls://127.0.0.1:0", {"certificate_file": "text"}, "it contains no certificate in PEM format"),
         (
             "tls://127.0.0.1:0",
             {"certificate_file": "certificate", "private_key_file": "other_key"},
@@ -204,7 +208,7 @@ def test_a_file_that_holds_no_authority_is_one_error_at_once(scheme, name, text,
         (
             "quic://127.0.0.1:0",
             {"certificate_file": "certificate", "private_key_file": "ca"},
-            "it holds no private key in PEM form",
+            "it contains no private key in PEM format",
         ),
     ],
 )
@@ -229,17 +233,17 @@ def test_options_for_several_urls_need_one_that_takes_them(pems):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"origins": "https://example.org"}, "(origins=) takes a tuple of text"),
-        ({"origins": (5,)}, "(origins=) holds something that is no text"),
-        ({"headers": [("a", "b")]}, "(headers=) takes a dict of text, not a value of the type list"),
-        ({"headers": {"a": 5}}, "(headers=) holds something that is no text"),
-        ({"tls": True}, "(tls=) takes an ssl.SSLContext, not a value of the type bool"),
-        ({"ca_file": b"pem"}, "(ca_file=) takes the path of a file, not a value of the type bytes"),
-        ({"server_name": None}, "(server_name=) takes a name"),
-        ({"user_timeout_s": "5"}, "(user_timeout_s=) takes seconds"),
-        ({"user_timeout_s": True}, "(user_timeout_s=) takes seconds"),
-        ({"user_timeout_s": 0}, "(user_timeout_s=0): more than 0 is possible"),
-        ({"proxy": None}, "(proxy=) takes the URL of a proxy, True or False"),
+        ({"origins": "https://example.org"}, "(origins=) must be a tuple of strings"),
+        ({"origins": (5,)}, "(origins=) must contain only strings"),
+        ({"headers": [("a", "b")]}, "(headers=) must be a dict of strings, not list"),
+        ({"headers": {"a": 5}}, "(headers=) must contain only strings"),
+        ({"tls": True}, "(tls=) must be an ssl.SSLContext, not bool"),
+        ({"ca_file": b"pem"}, "(ca_file=) must be the path of a file, not bytes"),
+        ({"server_name": None}, "(server_name=) must be a string"),
+        ({"user_timeout_s": "5"}, "(user_timeout_s=) must be a number of seconds"),
+        ({"user_timeout_s": True}, "(user_timeout_s=) must be a number of seconds"),
+        ({"user_timeout_s": 0}, "(user_timeout_s=0): must be greater than 0"),
+        ({"proxy": None}, "(proxy=) must be the URL of a proxy, True or False"),
     ],
 )
 def test_options_of_the_wrong_type_are_refused_where_they_are_made(options, text):

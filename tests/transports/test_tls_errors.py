@@ -45,7 +45,7 @@ async def test_nobody_vouches_for_the_server(listening):
     async with listen() as endpoint:
         text = await reason_of_failure(str(endpoint), ssl.create_default_context())
     assert text.startswith("the server's certificate is not accepted: ")
-    assert text.endswith("; if you trust it, give the certificate of its authority")
+    assert text.endswith("; if you trust it, pass the certificate of its authority")
     assert "_ssl.c" not in text
 
 
@@ -67,4 +67,4 @@ async def test_a_certificate_for_another_name(listening):
 async def test_what_answers_speaks_no_tls(scheme):
     async with landline.Server().listen("tcp://127.0.0.1:0") as endpoint:
         text = await reason_of_failure(f"{scheme}://127.0.0.1:{endpoint.port}", ssl.create_default_context())
-    assert text == "what answers there does not speak TLS; is the scheme of the URL right?"
+    assert text == "the server does not speak TLS; check the scheme of the URL"

@@ -27,7 +27,7 @@ LARGE_READ_BYTES: Final = 64 * 1024
 another connection. So behind such a read the clock is looked at as well."""
 HELD_BYTES_MAX: Final = 256 * 1024
 """What is held of a connection that waits for its turn, where it is better to read on for a while: see
-:func:`landline.transports.pause_reading_if_backlogged`."""
+:func:`landline.transports.base.pause_reading_if_backlogged`."""
 
 
 class Reader(Protocol):

@@ -1,10 +1,10 @@
-"""Lingering close: the last frame arrives, although the peer is still sending.
+"""Lingering close: the last frame arrives although the peer is still sending.
 
-Closing a socket with unread input makes TCP reset the connection, and a unix socket does the same: the peer's next
-write fails, and what was on its way to it may be lost. So the side that has written BYE, REJECT or an answer of HTTP
-continues to read, and discards, until the peer closes its end, within bounds of time and bytes. Where a transport has a
-half-close, the peer also reads the end of the stream. asyncio has none for TLS: there the peer closes first, because
-the BYE tells it to.
+Closing a socket with unread input makes TCP reset the connection; a unix socket does the same. The peer's next write
+then fails, and data in flight to it may be lost. So the side that has written BYE, REJECT or an HTTP response
+continues to read, and discards the input, until the peer closes its end. Time and bytes are limited. If the transport
+has a half-close, the peer also reads the end of the stream. asyncio has none for TLS: there the peer closes first, as
+the BYE asks it to.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from landline.runtime.turns import LARGE_READ_BYTES, turns_of
 from landline.transports.base import LinkProtocol
 
 LINGER_TIMEOUT_S: Final = 3.0
-"""How long a peer may take to read the last frame and to close its end (docs/protocol.md §8.2)."""
+"""How long a peer may take to read the last frame and to close its end, in seconds (docs/protocol.md §8.2)."""
 DISCARD_BYTES_MAX: Final = 1024 * 1024
-"""Input that is discarded beyond the window of a session: acknowledgements, heartbeats and datagrams on their way. A
-peer that sends more does not read the last frame."""
+"""Input that is discarded in addition to the window of a session: acknowledgements, heartbeats and datagrams in
+flight. The transport is aborted if the peer sends more: such a peer does not read the last frame."""
 SCAN_BYTES: Final = 4 * 1024
-"""Of what is discarded so much is looked through for the peer's BYE before the clock is looked at: 0.3 ms of the
-smallest frames."""
+"""How much discarded input is searched for the peer's BYE before the clock is read again: 0.3 ms of the smallest
+frames."""
 SCAN_BYTES_PER_TURN: Final = 8 * SCAN_BYTES
-"""... and so much in one turn of the event loop; meanwhile the transport is not read."""
+"""How much is searched in one iteration of the event loop; the transport is paused until the next one."""
 READ_BYTES: Final = 64 * 1024
 ARRIVED_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Of a broken transport so much is read at most; Linux holds 6 MiB by default (tcp_rmem in tcp(7))."""
+"""How much is read from a broken transport; Linux buffers up to 6 MiB by default (tcp_rmem in tcp(7))."""
 
 ByeDetector = Callable[[bytes], bool]
-"""Called with all input that is discarded; returns whether the peer sends nothing after it."""
+"""Called with all discarded input; returns whether it contains the peer's BYE, after which the peer sends nothing."""
 
 
 @runtime_checkable
 class SupportsLinger(Protocol):
-    """A transport of ours that reads on by itself after its ``close()``, because it has an orderly end of its own."""
+    """A transport that has a closing handshake, and so continues to read after its own ``close()``."""
 
     def linger(self, discard_bytes_max: int) -> None:
-        """As ``close()``. Aborts if the peer sends more than that meanwhile."""
+        """Close as ``close()`` does; abort if the peer sends more than ``discard_bytes_max`` bytes in the meantime."""
         ...
 
 
 class LingeringClose(LinkProtocol):
-    """The protocol of a transport after its last frame. It keeps nobody else's memory."""
+    """The protocol of a transport after its last frame. It holds no reference to the line or the session."""
 
     __slots__ = (
         "_discard_bytes",
-        "_forget",
         "_is_waiting",
+        "_on_closed",
         "_position",
         "_says_bye",
         "_timer",
@@ -64,14 +64,14 @@ class LingeringClose(LinkProtocol):
         transport: asyncio.Transport,
         discard_bytes_max: int,
         detect_bye: ByeDetector | None,
-        forget: Callable[[LingeringClose], None] | None,
+        on_closed: Callable[[LingeringClose], None] | None,
     ) -> None:
         self._transport: asyncio.Transport | None = transport
         self._discard_bytes = discard_bytes_max
         self._says_bye = detect_bye
-        self._forget = forget
+        self._on_closed = on_closed
         self._timer: asyncio.TimerHandle | None = None
-        # What is still to be looked through, from a position on.
+        # Input not yet searched: that from the position on.
         self._unscanned = b""
         self._position = 0
         self._is_waiting = False
@@ -79,7 +79,7 @@ class LingeringClose(LinkProtocol):
     def start_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         """Abort the transport after :data:`LINGER_TIMEOUT_S`.
 
-        The timer belongs to the event loop: the timer wheel of a server or client ends with its owner.
+        The timer belongs to the event loop, because the timer wheel of a server or client ends with its owner.
         """
         self._timer = loop.call_later(LINGER_TIMEOUT_S, self.abort)
 
@@ -100,7 +100,7 @@ class LingeringClose(LinkProtocol):
             self._wait(transport)
 
     def scan(self, data: bytes) -> None:
-        """Look for the peer's BYE in it, in turns: a peer may send frames as fast as it likes."""
+        """Search the data for the peer's BYE, in slices: a peer may send frames as fast as it wants."""
         self._unscanned = self._unscanned[self._position :] + data if self._unscanned else data
         self._position = 0
         if not self._is_waiting:
@@ -109,7 +109,7 @@ class LingeringClose(LinkProtocol):
             self._transport.pause_reading()
 
     def read_on(self) -> None:
-        """Its turn has come."""
+        """Continue in the next iteration of the event loop."""
         self._is_waiting = False
         if self._unscanned:
             self._scan_turn()
@@ -131,7 +131,7 @@ class LingeringClose(LinkProtocol):
             step = self._unscanned[self._position : self._position + SCAN_BYTES]
             self._position += len(step)
             if self._says_bye(step):
-                # Both have said BYE, and neither would close first.
+                # Both sides have sent BYE; without this, each would wait for the other to close.
                 self._drop_unscanned()
                 transport.close()
                 return
@@ -153,8 +153,8 @@ class LingeringClose(LinkProtocol):
         self._drop_unscanned()
         if self._timer is not None:
             self._timer.cancel()
-        if self._forget is not None:
-            self._forget(self)
+        if self._on_closed is not None:
+            self._on_closed(self)
 
     def abort(self) -> None:
         """Close the transport at once, if it is not closed yet."""
@@ -171,17 +171,19 @@ def linger(
     trailing_data: bytes = b"",
     is_ended_by_peer: bool = False,
     peer_waits: bool = False,
-    forget: Callable[[LingeringClose], None] | None = None,
+    on_closed: Callable[[LingeringClose], None] | None = None,
 ) -> LingeringClose:
-    """Close a transport so that what was written arrives, within :data:`LINGER_TIMEOUT_S`.
+    """Close a transport so that everything written before arrives; abort it after :data:`LINGER_TIMEOUT_S`.
 
-    :param detect_bye: over TLS, finds the peer's own BYE in what is discarded.
-    :param trailing_data: what was received before, and not looked through for it.
-    :param is_ended_by_peer: the peer has said that it sends nothing more, so that nothing is to be discarded.
-    :param peer_waits: the peer waits for us to close, as a client of HTTP does; over TLS this side then closes first.
-    :param forget: called when it is closed.
+    :param discard_bytes_max: how much input is discarded, in bytes; the transport is aborted if the peer sends more.
+    :param detect_bye: finds the peer's own BYE in the discarded input; needed over TLS.
+    :param trailing_data: input received before, in which the BYE has not been searched yet.
+    :param is_ended_by_peer: the peer has announced that it sends nothing more, so nothing has to be discarded.
+    :param peer_waits: the peer waits for this side to close, as an HTTP client does; over TLS this side closes first.
+    :param on_closed: called when the transport is closed.
+    :return: the new protocol of the transport.
     """
-    lingering = LingeringClose(transport, discard_bytes_max, detect_bye, forget)
+    lingering = LingeringClose(transport, discard_bytes_max, detect_bye, on_closed)
     transport.set_protocol(lingering)
     lingering.start_timer(loop)
     if isinstance(transport, SupportsLinger):
@@ -192,7 +194,7 @@ def linger(
         _write_eof(transport)
     elif peer_waits:
         transport.close()
-    # Else TLS: the peer closes when it has read the last frame.
+    # Otherwise TLS: the peer closes when it has read the last frame.
     transport.resume_reading()
     if trailing_data:
         lingering.scan(trailing_data)
@@ -210,7 +212,7 @@ def _write_eof(transport: asyncio.Transport) -> None:
 
 
 class TransportCloser:
-    """Closes the transports of one server or client, and knows which of them are not closed yet."""
+    """Closes the transports of one server or client, and tracks those that are still open."""
 
     __slots__ = ("_all_closed", "_lingering", "_loop")
 
@@ -228,7 +230,7 @@ class TransportCloser:
         trailing_data: bytes = b"",
         is_ended_by_peer: bool = False,
     ) -> None:
-        """See :func:`linger`."""
+        """Close a transport as :func:`linger` does, without waiting."""
         lingering = linger(
             self._loop,
             transport,
@@ -236,17 +238,17 @@ class TransportCloser:
             detect_bye=detect_bye,
             trailing_data=trailing_data,
             is_ended_by_peer=is_ended_by_peer,
-            forget=self._forget,
+            on_closed=self._remove,
         )
         if not lingering.is_closed:
             self._lingering.add(lingering)
 
     async def wait(self, timeout_s: float | None = None) -> None:
-        """Return when all are closed, after ``timeout_s`` at most (:data:`LINGER_TIMEOUT_S` by default).
+        """Wait until all transports are closed, for at most ``timeout_s`` (:data:`LINGER_TIMEOUT_S` by default).
 
-        Those that are not are aborted then. Cancelling aborts them at once.
+        The remaining ones are aborted then. Cancelling aborts them at once.
 
-        The event loop, or the process, may end next, which would close them with unread input.
+        Call this before the event loop or the process ends: that would close the transports with unread input.
         """
         if not self._lingering:
             return
@@ -259,10 +261,10 @@ class TransportCloser:
         finally:
             for lingering in list(self._lingering):
                 lingering.abort()
-        # The event loop closes what was aborted in its next turn.
+        # The event loop closes aborted transports in its next iteration.
         await asyncio.sleep(0)
 
-    def _forget(self, lingering: LingeringClose) -> None:
+    def _remove(self, lingering: LingeringClose) -> None:
         self._lingering.discard(lingering)
         if not self._lingering and self._all_closed is not None:
             self._all_closed.set_result(None)
@@ -270,7 +272,7 @@ class TransportCloser:
 
 
 class BrokenTransport:
-    """Stands for a transport that broke while what had arrived on it is still read: nothing can be written to it."""
+    """Replaces a broken transport while the data that had arrived on it is still read. Writing has no effect."""
 
     __slots__ = ("_protocol", "_transport")
 
@@ -279,7 +281,7 @@ class BrokenTransport:
         self._protocol: asyncio.Protocol | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Drop the bytes: the session keeps what matters."""
+        """Drop the bytes: the session keeps what has to be sent again."""
 
     def is_closing(self) -> bool:
         return True
@@ -291,10 +293,10 @@ class BrokenTransport:
         return False
 
     def pause_reading(self) -> None:
-        """There is nothing to pause."""
+        """Do nothing: there is nothing to pause."""
 
     def resume_reading(self) -> None:
-        """There is nothing to resume."""
+        """Do nothing: there is nothing to resume."""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -303,7 +305,7 @@ class BrokenTransport:
         self._protocol = cast(asyncio.Protocol, protocol)
 
     def close(self) -> None:
-        """It is closed already, and a protocol that was set meanwhile hears of it."""
+        """Notify the protocol that was set in the meantime: the transport is already closed."""
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.connection_lost(None)
@@ -316,10 +318,10 @@ class BrokenTransport:
 
 
 def read_arrived(transport: asyncio.Transport) -> Iterator[bytes]:
-    """Yield what had arrived on a TCP or unix transport that broke; to be called in its ``connection_lost``.
+    """Yield the data that had arrived on a broken TCP or unix transport. Call it in ``connection_lost``.
 
-    Event loops drop a connection on which a write fails without reading what came before: a BYE, perhaps. What came
-    over TLS cannot be read any more.
+    If a write fails, event loops drop the connection without reading what had arrived before, perhaps a BYE. Data that
+    arrived over TLS can no longer be read.
     """
     if not transport.can_write_eof():
         return

@@ -25,7 +25,7 @@ KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_COUNT = 3
 UNSENT_BYTES_MAX = 128 * 1024
 TLS_HANDSHAKE_TIMEOUT_S = 5.0
-"""As long as our own handshake may take; the event loops' 60 s would keep half-open ones twelve times longer."""
+"""As long as the handshake of a line may take; the event loops' 60 s would keep half-open connections much longer."""
 
 
 class TcpListener:
@@ -48,14 +48,14 @@ class TcpListener:
 async def connect(
     endpoint: Endpoint, protocol_factory: Callable[[], asyncio.Protocol], options: TransportOptions
 ) -> None:
-    """See :class:`landline.transports.TransportModule`."""
+    """See :class:`landline.transports.base.TransportModule`."""
     context = client_context(endpoint, options)
     loop = asyncio.get_running_loop()
-    # uvloop tries the addresses of a name one after the other and takes no such option. One address needs no race,
-    # whose winner asyncio forgets to close when it is cancelled in that very moment.
-    beside: dict[str, Any] = {}
+    # uvloop tries the addresses of a name one after the other and has no such option. A single address needs no race:
+    # if asyncio is cancelled at the moment a race is won, it does not close the winner.
+    extra: dict[str, Any] = {}
     if isinstance(loop, asyncio.BaseEventLoop) and not _is_address(endpoint.host):
-        beside["happy_eyeballs_delay"] = ADDRESS_STAGGER_S
+        extra["happy_eyeballs_delay"] = ADDRESS_STAGGER_S
     with readable_tls_errors():
         transport, _ = await loop.create_connection(
             protocol_factory,
@@ -63,7 +63,7 @@ async def connect(
             endpoint.port,
             ssl=context,
             server_hostname=(options.server_name or endpoint.host) if context else None,
-            **beside,
+            **extra,
         )
     tune_socket(transport.get_extra_info("socket"), options.user_timeout_s)
 
@@ -71,7 +71,7 @@ async def connect(
 async def listen(
     endpoint: Endpoint, protocol_factory: Callable[[], asyncio.Protocol], options: TransportOptions
 ) -> TcpListener:
-    """See :class:`landline.transports.TransportModule`."""
+    """See :class:`landline.transports.base.TransportModule`."""
     context = None
     if endpoint.is_encrypted:
         if options.tls is None and options.certificate_file is None:
@@ -88,19 +88,22 @@ async def listen(
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT_S if endpoint.is_encrypted else None,
             backlog=ACCEPTS_PER_WAKEUP,
         )
-    # With port 0 and a host of several addresses the ports would differ; the first one is named.
+    # With port 0 and several addresses the ports differ; the endpoint has the first one.
     port = server.sockets[0].getsockname()[1]
     for listening in server.sockets:
-        # Accepted sockets inherit these from the listening one (Linux), which saves five calls for each.
+        # On Linux, accepted sockets inherit these options, which saves five system calls for each of them.
         tune_socket(listening, options.user_timeout_s)
         set_listen_backlog(listening.fileno())
     return TcpListener(server, Endpoint(endpoint.scheme, endpoint.host, port, endpoint.path))
 
 
 def client_context(endpoint: Endpoint, options: TransportOptions) -> ssl.SSLContext | None:
-    """Return what a client encrypts with, by default what trusts the system's authorities; ``None`` without encryption.
+    """Return the TLS context of a client, or ``None`` for a scheme without encryption.
 
-    Raise :class:`landline.ConnectFailed` when ``ca_file`` cannot be used any more: it may be replaced just now.
+    By default it trusts the authorities that the system trusts.
+
+    :raises landline.ConnectFailed: if ``ca_file`` cannot be read. It was checked before: another program may be
+        replacing it at this moment.
     """
     if not endpoint.is_encrypted:
         return None
@@ -123,11 +126,11 @@ def _is_address(host: str) -> bool:
 
 
 def tune_socket(sock: socket.socket, user_timeout_s: float) -> None:
-    """Sets the second line of defence behind our own heartbeats, and keeps the kernel's send queue short.
+    """Set the keep-alive options of a socket, and keep the kernel's send queue short.
 
-    ``SO_KEEPALIVE`` and ``TCP_USER_TIMEOUT`` (tcp(7)) let the kernel give up a dead peer by itself, should this
-    process be stopped; ``TCP_NOTSENT_LOWAT`` keeps heartbeats from waiting behind megabytes already handed over.
-    Options a platform lacks are left out.
+    ``SO_KEEPALIVE`` and ``TCP_USER_TIMEOUT`` (tcp(7)) back up the heartbeats of a line: with them the kernel detects a
+    dead peer even while this process is stopped. ``TCP_NOTSENT_LOWAT`` keeps heartbeats from waiting after megabytes
+    already passed to the kernel. Options that the platform lacks are skipped.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (

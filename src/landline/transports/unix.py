@@ -86,7 +86,7 @@ def bind_private_socket(path: Path) -> socket.socket:
     except OSError as error:
         sock.close()
         # The system reports "no such file or directory" without the path. An error without a number is Python's own.
-        if error.errno is not None:
+        if error.errno is not None and not isinstance(error, AddressInUse):
             error.filename = error.filename or str(path)
         raise
     except BaseException:

@@ -1,4 +1,4 @@
-"""URLs of servers, and the schemes that there are."""
+"""URLs of servers, and their schemes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import msgspec
 from landline.errors import ConfigurationError
 
 DEFAULT_PORT: Final = 5463
-"""LINE on a telephone keypad."""
+"""The word LINE on a telephone keypad."""
+UNIX_PATH_BYTES_MAX: Final = 107
+"""The longest path of a unix socket (unix(7): 108 bytes, of which the last one is a zero)."""
 
 
 class Scheme(msgspec.Struct, frozen=True):
-    """What the first part of a URL stands for."""
+    """A URL scheme and its properties."""
 
     module: str
     is_encrypted: bool = False
     default_port: int = DEFAULT_PORT
     has_path: bool = False
-    """Whether a path may stand behind host and port."""
+    """Whether a path may follow host and port."""
     extra: str = ""
-    """The extra of the package that brings what the module imports."""
+    """The extra of this package that installs what the module imports."""
     is_connectionless: bool = False
-    """Whether it carries single calls and no lines."""
+    """Whether it carries single calls instead of lines."""
 
 
 SCHEMES: Final = {
@@ -46,7 +48,7 @@ SCHEMES: Final = {
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """An address of a server, as parsed from its URL."""
+    """The address of a server, parsed from its URL."""
 
     scheme: str
     host: str = ""
@@ -61,26 +63,30 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def schemes(self) -> frozenset[str]:
-        """The schemes it may stand for: its own."""
+        """The schemes it may resolve to: only its own."""
         return frozenset({self.scheme})
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether nobody on the way can read or change what is said."""
+        """Whether the transport is encrypted and authenticated, so that no third party can read or change the data."""
         return SCHEMES[self.scheme].is_encrypted
 
     @property
     def is_connectionless(self) -> bool:
-        """Whether it takes single calls (:func:`landline.call`) and no lines."""
+        """Whether it accepts single calls (:func:`landline.call`) instead of lines."""
         return SCHEMES[self.scheme].is_connectionless
 
 
 def url_list(urls: object, function: str) -> Sequence[str]:
-    """Return one URL, or several, as a list. Raise :class:`ConfigurationError` for none, and for what is no text."""
+    """Return one URL, or several, as a list.
+
+    :param function: the name of the called function, for the error.
+    :raises ConfigurationError: for an empty list, and for values that are not strings.
+    """
     several = [urls] if isinstance(urls, str) else urls
     if not isinstance(several, Sequence) or not all(isinstance(url, str) for url in several):
         raise ConfigurationError(
-            f"{function}() takes a URL as text, such as 'tls://control.example', or a list of them"
+            f"{function}() takes a URL, such as 'tls://control.example', or a list of URLs, all as strings"
         )
     if not several:
         raise ConfigurationError(f"{function}() needs at least one URL")
@@ -88,38 +94,24 @@ def url_list(urls: object, function: str) -> Sequence[str]:
 
 
 def parse_url(url: str) -> Endpoint:
-    """The endpoint a URL names. Raises :class:`ConfigurationError` with one sentence when it names none."""
-    if any(ord(sign) < 32 or ord(sign) == 127 or 0xD800 <= ord(sign) <= 0xDFFF for sign in url):
-        # urlsplit() would drop line ends in silence; no host and no path can have the others.
-        raise ConfigurationError(f"{url!r} holds a control character or bytes that are not UTF-8")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{url!r} is not a URL of a server: {error}") from error
-    if parts.scheme == "mdns" or parts.scheme.startswith("mdns+"):
-        raise ConfigurationError(
-            f"{url!r} is the name of an announced server, which landline.connect() looks for; here an address "
-            f"is needed, such as tls://127.0.0.1:{DEFAULT_PORT}"
-        )
-    if parts.scheme not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
-        raise ConfigurationError(f"{url!r} does not begin with one of {known}")
+    """Return the endpoint that a URL names.
+
+    :raises ConfigurationError: with one sentence, if the URL is not valid.
+    """
+    parts, port = _split(url)
+    scheme = _find_scheme(url, parts)
     if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
-        raise ConfigurationError(
-            f"{url!r} has parts that a server's URL cannot have (user, ?query or #fragment)"
-        )
+        raise ConfigurationError(f"invalid URL {url!r}: remove the user, the ?query or the #fragment")
     if parts.scheme == "unix":
         return _parse_unix(url, parts)
     if " " in url:
-        raise ConfigurationError(f"{url!r} holds a space")
-    scheme = SCHEMES[parts.scheme]
+        raise ConfigurationError(f"invalid URL {url!r}: it contains a space")
     if not parts.hostname:
         raise ConfigurationError(
-            f"{url!r} names no host; write for example {parts.scheme}://127.0.0.1:{DEFAULT_PORT}"
+            f"invalid URL {url!r}: the host is missing; write for example {parts.scheme}://127.0.0.1:{DEFAULT_PORT}"
         )
     if parts.path not in {"", "/"} and not scheme.has_path:
-        raise ConfigurationError(f"{url!r} has a path, which {parts.scheme}:// cannot have")
+        raise ConfigurationError(f"invalid URL {url!r}: {parts.scheme}:// takes no path")
     return Endpoint(
         parts.scheme,
         parts.hostname,
@@ -128,13 +120,40 @@ def parse_url(url: str) -> Endpoint:
     )
 
 
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    """Return the parts of a URL, and its port if it has one."""
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in url):
+        # urlsplit() would silently remove line ends; the other characters are valid in no host and no path.
+        raise ConfigurationError(
+            f"invalid URL {url!r}: it contains a control character or bytes that are not UTF-8"
+        )
+    try:
+        parts = urlsplit(url)
+        return parts, parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"invalid URL {url!r}: {error}") from error
+
+
+def _find_scheme(url: str, parts: SplitResult) -> Scheme:
+    if parts.scheme == "mdns" or parts.scheme.startswith("mdns+"):
+        raise ConfigurationError(
+            f"invalid URL {url!r}: only landline.connect() finds announced servers; write an address here, "
+            f"for example tls://127.0.0.1:{DEFAULT_PORT}"
+        )
+    scheme = SCHEMES.get(parts.scheme)
+    if scheme is None:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
+        raise ConfigurationError(f"invalid URL {url!r}: it does not begin with one of {known}")
+    return scheme
+
+
 def _parse_unix(url: str, parts: SplitResult) -> Endpoint:
     if parts.netloc or not parts.path.startswith("/"):
         raise ConfigurationError(
-            f"{url!r} is not an absolute path; write for example unix:///run/landline.sock"
+            f"invalid URL {url!r}: the path is not absolute; write for example unix:///run/landline.sock"
         )
-    if len(parts.path.encode()) > 107:
+    if len(parts.path.encode()) > UNIX_PATH_BYTES_MAX:
         raise ConfigurationError(
-            f"{parts.path!r} is longer than the 107 bytes a unix socket path can have (unix(7))"
+            f"invalid URL {url!r}: the path is longer than {UNIX_PATH_BYTES_MAX} bytes, the limit of a unix socket"
         )
     return Endpoint("unix", path=parts.path)

@@ -182,9 +182,9 @@ async def test_certificate_and_key_may_stand_in_one_file(tmp_path, parts):
     [
         ("none", r"needs a certificate: pass TransportOptions\(certificate_file="),
         ("missing", r"certificate_file=\): .* cannot be used: no such file or directory"),
-        ("empty", "it holds no certificate in PEM form"),
-        ("bad", "it holds no private key; pass private_key_file= too"),
-        ("keyless", "holds no private key; pass private_key_file="),
+        ("empty", "it contains no certificate in PEM format"),
+        ("bad", "it contains no private key; pass private_key_file= as well"),
+        ("keyless", "contains no private key; pass private_key_file="),
     ],
 )
 async def test_a_server_without_a_usable_certificate_does_not_start(name, text, files):

@@ -345,7 +345,7 @@ class _ClientSocket(asyncio.DatagramProtocol):
 
 
 async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
-    """See :class:`landline.transports.TransportModule`. The host's addresses are tried in turn.
+    """See :class:`landline.transports.base.TransportModule`. The host's addresses are tried in turn.
 
     Raises :class:`ConnectionError` when the handshake fails, such as for a certificate that is not trusted, and
     :class:`landline.ConfigurationError` when ``ca_file`` cannot be used.
@@ -390,7 +390,7 @@ async def _connect(
 async def listen(
     endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
 ) -> QuicListener:
-    """See :class:`landline.transports.TransportModule`. Listens on the first address of the host.
+    """See :class:`landline.transports.base.TransportModule`. Listens on the first address of the host.
 
     Raises :class:`landline.ConfigurationError` without a certificate.
     """

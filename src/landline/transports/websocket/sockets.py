@@ -50,7 +50,7 @@ class WebSocketListener:
 
 
 async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
-    """See :class:`landline.transports.TransportModule`.
+    """See :class:`landline.transports.base.TransportModule`.
 
     Raises :class:`landline.ConnectFailed` when the server, or a proxy on the way, says no for the moment,
     :class:`landline.ProtocolError` when it is no server of lines, and :class:`landline.ConfigurationError`.
@@ -80,7 +80,7 @@ async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options
 async def listen(
     endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
 ) -> Listener:
-    """See :class:`landline.transports.TransportModule`."""
+    """See :class:`landline.transports.base.TransportModule`."""
     policy = HandshakePolicy(parse_uri(str(endpoint)).path, options.origins, protocol_factory)
     return WebSocketListener(
         await tcp.listen(endpoint, lambda: WebSocketServerHandshake(policy), options), policy
