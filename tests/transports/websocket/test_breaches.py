@@ -181,7 +181,7 @@ async def test_frames_that_carry_nothing_are_not_read_without_end(stranger, noth
     """They cost a stranger six bytes each, and kept the server from all others for a second for each megabyte."""
     # Less than the server discards after its close frame.
     stranger.write(nothing * (DISCARD_BYTES_MAX // len(nothing) - 1))
-    assert await stranger.read_close() == (1008, "too many frames that carry nothing")
+    assert await stranger.read_close() == (1008, "too many frames without payload")
 
 
 async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until, monkeypatch):

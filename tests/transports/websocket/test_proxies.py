@@ -137,12 +137,12 @@ async def test_the_proxy_is_told_who_we_are():
     [
         (
             b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
-            "made no way: proxy rejected connection: HTTP 407",
+            "refused the tunnel: proxy rejected connection: HTTP 407",
         ),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "HTTP 502"),
-        (b"220 mail.example ESMTP\r\n\r\n", "made no way: "),
-        (b"\r\n", "made no way: "),
-        (b"HTTP/1.1 200", "made no way: connection closed while reading HTTP status line"),
+        (b"220 mail.example ESMTP\r\n\r\n", "refused the tunnel: "),
+        (b"\r\n", "refused the tunnel: "),
+        (b"HTTP/1.1 200", "refused the tunnel: connection closed while reading HTTP status line"),
     ],
 )
 async def test_a_proxy_that_says_no_is_asked_again(answer, text):
@@ -154,7 +154,7 @@ async def test_a_proxy_that_says_no_is_asked_again(answer, text):
                 "ws://127.0.0.1:1/", backoff=ONCE, options=landline.TransportOptions(proxy=proxy.url)
             ):
                 pytest.fail("connected")
-        assert f"the proxy 127.0.0.1:{proxy.port} " in str(caught.value)
+        assert f"proxy 127.0.0.1:{proxy.port} " in str(caught.value)
         assert text in str(caught.value)
     assert reported == []
 
@@ -162,7 +162,7 @@ async def test_a_proxy_that_says_no_is_asked_again(answer, text):
 async def test_a_proxy_that_is_not_there():
     async with Proxy() as proxy:
         pass
-    with pytest.raises(landline.GaveUp, match=f"the proxy 127.0.0.1:{proxy.port} cannot be reached"):
+    with pytest.raises(landline.GaveUp, match=f"proxy 127.0.0.1:{proxy.port} cannot be reached"):
         async with landline.connect(
             "ws://127.0.0.1:1/", backoff=ONCE, options=landline.TransportOptions(proxy=proxy.url)
         ):
@@ -183,11 +183,11 @@ async def test_a_server_behind_a_proxy_that_is_not_trusted(certificates):
 @pytest.mark.parametrize(
     ("proxy", "text"),
     [
-        ("socks5h://127.0.0.1:1080", "only http:// and https:// can"),
+        ("socks5h://127.0.0.1:1080", "use http:// or https://"),
         ("ftp://127.0.0.1", "scheme ftp isn't supported"),
         ("http://", "hostname isn't provided"),
         ("http://user@host", "username provided without password"),
-        ("http://host:port", "no proxy can be used as it is given"),
+        ("http://host:port", "invalid proxy address"),
         ("http://host/path", "path is meaningless"),
     ],
 )

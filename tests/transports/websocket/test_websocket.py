@@ -247,9 +247,9 @@ async def test_a_slash_at_the_end_of_the_path_makes_no_difference(listening):
 @pytest.mark.parametrize(
     ("request_text", "status", "text"),
     [
-        (REQUEST.replace("/line", "/line//"), "404 Not Found", "no line is served here; it is at /line"),
-        (REQUEST.replace("/line", "/other"), "404 Not Found", "no line is served here; it is at /line"),
-        ("GET /line HTTP/1.1\r\nHost: a\r\n", "426 Upgrade Required", "programs that speak WebSocket"),
+        (REQUEST.replace("/line", "/line//"), "404 Not Found", "no line is served at this path; use /line"),
+        (REQUEST.replace("/line", "/other"), "404 Not Found", "no line is served at this path; use /line"),
+        ("GET /line HTTP/1.1\r\nHost: a\r\n", "426 Upgrade Required", "WebSocket connections of programs"),
         (REQUEST.replace("GET", "POST"), "405 Method Not Allowed", "unsupported HTTP method: POST"),
         (REQUEST.replace("HTTP/1.1", "HTTP/1.0"), "505 HTTP Version Not Supported", "HTTP/1.0"),
         (REQUEST.replace("Version: 13", "Version: 8"), "400 Bad Request", "Sec-WebSocket-Version"),
@@ -264,20 +264,20 @@ async def test_a_slash_at_the_end_of_the_path_makes_no_difference(listening):
         (
             REQUEST + "Origin: http://127.0.0.1:81\r\n",
             "403 Forbidden",
-            "pages of http://127.0.0.1:81 may not connect",
+            "the origin http://127.0.0.1:81 is not allowed to connect",
         ),
         (
             REQUEST + "Host: 127.0.0.2\r\nOrigin: http://127.0.0.1\r\n",
             "400 Bad Request",
-            "one header of the name 'Host'",
+            "several headers of the name 'Host'",
         ),
-        ("HELLO\r\n", "400 Bad Request", "this is not a request of HTTP/1.1"),
-        (REQUEST + "No header\r\n", "400 Bad Request", "this is not a request of HTTP/1.1"),
-        (REQUEST + "Content-Length: 5\r\n", "400 Bad Request", "this is not a request of HTTP/1.1"),
+        ("HELLO\r\n", "400 Bad Request", "this is not an HTTP/1.1 request"),
+        (REQUEST + "No header\r\n", "400 Bad Request", "this is not an HTTP/1.1 request"),
+        (REQUEST + "Content-Length: 5\r\n", "400 Bad Request", "this is not an HTTP/1.1 request"),
         ("GET /" + "x" * 9000 + " HTTP/1.1\r\n", "414 ", "8192"),
         (REQUEST + "Cookie: " + "x" * 9000 + "\r\n", "431 ", "8192"),
         (REQUEST + "A: b\r\n" * 200, "431 ", "more than 128"),
-        (REQUEST + f"A: {'b' * 1000}\r\n" * 17, "431 ", "a request can have 16384 bytes here"),
+        (REQUEST + f"A: {'b' * 1000}\r\n" * 17, "431 ", "the request is longer than 16384 bytes"),
     ],
 )
 async def test_a_wrong_request_is_answered_with_a_sentence(request_text, status, text):
@@ -294,7 +294,7 @@ async def test_a_wrong_request_is_answered_with_a_sentence(request_text, status,
 async def test_an_opening_that_is_never_finished_is_ended(request_text, monkeypatch):
     monkeypatch.setattr(websocket_handshake, "OPENING_HANDSHAKE_TIMEOUT_S", 0.05)
     async with landline.Server().listen(URL) as endpoint:
-        assert "there was no whole request within 0.05 s" in await ask(endpoint, request_text)
+        assert "no complete request within 0.05 s" in await ask(endpoint, request_text)
 
 
 async def test_only_so_many_may_be_unfinished(quick, until, monkeypatch):
@@ -303,7 +303,7 @@ async def test_only_so_many_may_be_unfinished(quick, until, monkeypatch):
         waiting = [await asyncio.open_connection(endpoint.host, endpoint.port) for _ in range(3)]
         answer = await ask(endpoint, "")
         assert answer.startswith("HTTP/1.1 503 ")
-        assert "too many come at once; come back later" in answer
+        assert "too many handshakes at the same time; try again later" in answer
         for _, writer in waiting:
             writer.close()
         # Those who failed and those who succeeded make room again.
@@ -330,7 +330,7 @@ async def test_a_server_that_stops_lets_nobody_in_who_came_before():
 async def test_bytes_that_are_not_http_are_refused_at_once():
     """A program that speaks TLS, or anything else, to the wrong port."""
     async with landline.Server().listen(URL) as endpoint:
-        assert "this is not a request of HTTP/1.1" in await ask(endpoint, b"\x16\x03\x01\x02\x00\n")
+        assert "this is not an HTTP/1.1 request" in await ask(endpoint, b"\x16\x03\x01\x02\x00\n")
 
 
 async def test_a_stranger_who_leaves_early_leaves_nothing(until):
@@ -440,10 +440,10 @@ async def test_headers_that_cannot_be_are_refused_before_anything_is_sent(header
         (b"HTTP/1.1 429 Too Many Requests\r\n\r\n", landline.GaveUp, "HTTP 429"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", landline.ProtocolError, "did not open a WebSocket"),
         (b"HTTP/1.1 101 Fine\r\n\r\n", landline.ProtocolError, "did not open a WebSocket"),
-        (b"HTTP/1.1 101 Fine", landline.GaveUp, "the connection ended before the WebSocket was open"),
-        (b"", landline.GaveUp, "the connection ended before the WebSocket was open"),
+        (b"HTTP/1.1 101 Fine", landline.GaveUp, "the connection was closed before the WebSocket was open"),
+        (b"", landline.GaveUp, "the connection was closed before the WebSocket was open"),
         (b"HTTP/1.1 404 No\r\n\r\n" + b"x" * 20_000, landline.ProtocolError, "longer than 16384 bytes"),
-        (b"HTTP/1.1 404 No\r\n" + b"A: bcdefg\r\n" * 100, landline.GaveUp, "the connection ended"),
+        (b"HTTP/1.1 404 No\r\n" + b"A: bcdefg\r\n" * 100, landline.GaveUp, "the connection was closed"),
     ],
 )
 async def test_answers_that_open_nothing(answer, error, text):
@@ -475,7 +475,7 @@ async def test_a_websocket_server_of_another_kind_is_told_from_ours():
             await websocket.send(message)
 
     async with serve(echo, "127.0.0.1", 0, ping_interval=None) as server:
-        with pytest.raises(landline.ProtocolError, match=r"speaks WebSocket, but not landline\.1"):
+        with pytest.raises(landline.ProtocolError, match=r"does not speak the subprotocol landline\.1"):
             async with landline.connect(url_of(server), backoff=ONCE, options=DIRECT):
                 pytest.fail("connected")
 
@@ -483,7 +483,7 @@ async def test_a_websocket_server_of_another_kind_is_told_from_ours():
 async def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
     monkeypatch.setattr("landline.transports.websocket.sockets.OPENING_HANDSHAKE_TIMEOUT_S", 0.05)
     async with await answer_with(b"", ends=False) as server:
-        with pytest.raises(landline.GaveUp, match=r"no WebSocket within 0\.05 s; is it a WebSocket server\?"):
+        with pytest.raises(landline.GaveUp, match=r"no WebSocket handshake within 0\.05 s; check"):
             async with landline.connect(url_of(server), backoff=ONCE, options=DIRECT):
                 pytest.fail("connected")
 
@@ -520,7 +520,7 @@ async def test_text_is_refused(quick):
     ):
         await websocket.recv()
         await websocket.send(json.dumps({"hello": 1}))
-        with pytest.raises(ConnectionClosedError, match=r"1003 .*binary messages only"):
+        with pytest.raises(ConnectionClosedError, match=r"1003 .*only binary messages"):
             await websocket.recv()
 
 
@@ -538,5 +538,5 @@ async def test_the_handshake_leaves_nothing_behind(pair):
         for end in (line, other):
             transport = end._link.transport
             assert not hasattr(transport, "__dict__")
-            assert transport._letting_go is None
+            assert transport._linger_timer is None
             assert not hasattr(transport._frames, "key")

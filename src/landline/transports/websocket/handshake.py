@@ -1,7 +1,7 @@
-"""The opening handshake of a WebSocket (RFC 6455, section 4), both sides of it.
+"""The opening handshake of a WebSocket (RFC 6455, section 4), for clients and servers.
 
-What belongs to it is let go once it is over: an open connection is a
-:class:`landline.transports.websocket.stream.WebSocketTransport` and nothing else.
+Its objects are released when it is complete: an open connection consists of a
+:class:`landline.transports.websocket.stream.WebSocketTransport` only.
 """
 
 from __future__ import annotations
@@ -27,51 +27,51 @@ from landline.transports.linger import linger
 from landline.transports.websocket.stream import WebSocketTransport
 
 OPENING_HANDSHAKE_TIMEOUT_S: Final = 5.0
-"""As long as our own handshake may take, which comes after it."""
+"""As long as the handshake of a line may take, which follows it."""
 OPENING_HANDSHAKE_BYTES_MAX: Final = 16 * 1024
-"""The longest request, and the longest answer to one, that is read."""
+"""The longest request, and the longest response, that is read."""
 OPENING_HANDSHAKES_MAX: Final = 2_000
-"""How many may be unfinished at one listener, as many as handshakes of ours (:class:`landline.Admission`)."""
+"""How many may be unfinished at one listener: as many as handshakes of lines (:class:`landline.Admission`)."""
 REASON_CHARACTERS_MAX: Final = 200
-"""So much of the text of an answer that says no becomes part of the error."""
+"""How much of the text of a refusing response becomes part of the error."""
 
-_END: Final = b"\r\n\r\n"
-_MAY_CHANGE: Final = frozenset(
+_HEADERS_END: Final = b"\r\n\r\n"
+_TEMPORARY: Final = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
-"""Answers that say no for the moment only, as all from 500 on do."""
-_NOT_HERE: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
-"""Answers of a web application that has nothing at this path; ASGI servers say the first of a WebSocket."""
+"""Status codes of temporary refusals, in addition to all from 500 on."""
+_WRONG_PATH: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
+"""Status codes of a web application that serves nothing at this path; ASGI servers send the first for WebSockets."""
 
 
 class HeaderSplitter:
-    """Finds the end of the first head of HTTP in a stream: nothing behind it belongs to the opening handshake."""
+    """Finds the end of the HTTP headers in a stream: nothing after it belongs to the opening handshake."""
 
-    __slots__ = ("_last", "size_bytes")
+    __slots__ = ("_tail", "size_bytes")
 
     def __init__(self) -> None:
-        self._last = b""
+        self._tail = b""
         self.size_bytes = 0
 
     def split(self, data: bytes) -> tuple[bytes, bytes | None]:
-        """What of ``data`` belongs to the head, and what comes behind it; ``None`` while the head is not over."""
-        joined = self._last + data
-        found = joined.find(_END)
+        """Return the part of ``data`` that belongs to the headers, and the part after them, ``None`` if they go on."""
+        joined = self._tail + data
+        found = joined.find(_HEADERS_END)
         if found < 0:
-            self._last = joined[1 - len(_END) :]
+            self._tail = joined[1 - len(_HEADERS_END) :]
             self.size_bytes += len(data)
             return data, None
-        end = found + len(_END) - len(self._last)
+        end = found + len(_HEADERS_END) - len(self._tail)
         self.size_bytes += end
         return data[:end], data[end:]
 
 
 class HandshakePolicy:
-    """What the openings of one listener share.
+    """Decides on the requests of one listener, and counts its unfinished handshakes.
 
-    :param path: where the line is served; 404 elsewhere.
-    :param allowed_origins: the web pages that may connect beside those of the same host; ``"*"`` stands for all.
-    :param protocol_factory: makes the protocol of each line.
+    :param path: the path of the line; other paths get 404.
+    :param allowed_origins: origins whose pages may connect in addition to those of the same host; ``"*"`` means all.
+    :param protocol_factory: creates the protocol of each line.
     """
 
     __slots__ = ("allowed_origins", "is_closed", "path", "protocol_factory", "unfinished")
@@ -86,25 +86,25 @@ class HandshakePolicy:
         self.is_closed = False
 
     def decide(self, handshake: ServerProtocol, request: Request) -> Response:
-        """The answer to a request: 101, or why not."""
+        """Return the response to a request: 101, or a refusal with its reason."""
         if self.is_closed:
             return handshake.reject(HTTPStatus.SERVICE_UNAVAILABLE, "the server stops\n")
-        # With or without a slash at its end: where a server is mounted in a web application, it has one.
+        # A slash at the end is optional: a server mounted in a web application has one.
         if request.path.partition("?")[0].removesuffix("/") != self.path.removesuffix("/"):
-            return handshake.reject(HTTPStatus.NOT_FOUND, f"no line is served here; it is at {self.path}\n")
+            return handshake.reject(
+                HTTPStatus.NOT_FOUND, f"no line is served at this path; use {self.path}\n"
+            )
         try:
             origin, host = request.headers.get("Origin"), request.headers.get("Host")
         except MultipleValuesError as error:
             return handshake.reject(
-                HTTPStatus.BAD_REQUEST, f"a request can have one header of the name {error}\n"
+                HTTPStatus.BAD_REQUEST, f"the request has several headers of the name {error}\n"
             )
         if not origins.is_allowed(origin, host, self.allowed_origins):
-            return handshake.reject(HTTPStatus.FORBIDDEN, f"pages of {origin} may not connect\n")
+            return handshake.reject(HTTPStatus.FORBIDDEN, f"the origin {origin} is not allowed to connect\n")
         response = handshake.accept(request)
         if response.status_code == HTTPStatus.UPGRADE_REQUIRED:
-            sentence = (
-                "this is a line for programs that speak WebSocket; there is nothing to see for browsers\n"
-            )
+            sentence = "this address serves WebSocket connections of programs; there is no web page\n"
             response = handshake.reject(HTTPStatus.UPGRADE_REQUIRED, sentence)
             response.headers["Upgrade"] = "websocket"
         return response
@@ -113,8 +113,8 @@ class HandshakePolicy:
 class WebSocketServerHandshake(asyncio.Protocol):
     """The protocol of an accepted transport until its WebSocket is open.
 
-    A client that fails gets one sentence that says what was wrong. It has :data:`OPENING_HANDSHAKE_TIMEOUT_S` and
-    :data:`OPENING_HANDSHAKE_BYTES_MAX` to send a valid request. No failure is logged.
+    A client has :data:`OPENING_HANDSHAKE_TIMEOUT_S` and :data:`OPENING_HANDSHAKE_BYTES_MAX` for a valid request.
+    Otherwise it gets a response with one sentence that says what was wrong. Failures are not logged.
     """
 
     __slots__ = ("_deadline", "_handshake", "_policy", "_splitter", "_transport")
@@ -132,10 +132,12 @@ class WebSocketServerHandshake(asyncio.Protocol):
         self._policy.unfinished += 1
         if self._policy.unfinished > OPENING_HANDSHAKES_MAX:
             self._refuse(
-                self._reject(HTTPStatus.SERVICE_UNAVAILABLE, "too many come at once; come back later")
+                self._reject(
+                    HTTPStatus.SERVICE_UNAVAILABLE, "too many handshakes at the same time; try again later"
+                )
             )
             return
-        self._deadline = asyncio.get_running_loop().call_later(OPENING_HANDSHAKE_TIMEOUT_S, self._be_late)
+        self._deadline = asyncio.get_running_loop().call_later(OPENING_HANDSHAKE_TIMEOUT_S, self._time_out)
 
     def data_received(self, data: bytes) -> None:
         transport, handshake = self._transport, self._handshake
@@ -144,7 +146,9 @@ class WebSocketServerHandshake(asyncio.Protocol):
         head, rest = self._splitter.split(data)
         if self._splitter.size_bytes > OPENING_HANDSHAKE_BYTES_MAX:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self._refuse(self._reject(status, f"a request can have {OPENING_HANDSHAKE_BYTES_MAX} bytes here"))
+            self._refuse(
+                self._reject(status, f"the request is longer than {OPENING_HANDSHAKE_BYTES_MAX} bytes")
+            )
             return
         handshake.receive_data(head)
         for event in handshake.events_received():
@@ -153,21 +157,21 @@ class WebSocketServerHandshake(asyncio.Protocol):
                 self._refuse(response)
                 return
             handshake.send_response(response)
-            self._forget()
+            self._release()
             stream = WebSocketTransport(transport, self._policy.protocol_factory(), Side.SERVER)
             transport.write(b"".join(handshake.data_to_send()))
             stream.begin(rest or b"")
             return
         if handshake.handshake_exc is not None:
-            # The library answers only what it takes for HTTP.
+            # The library answers only input that it recognizes as HTTP.
             written = b"".join(handshake.data_to_send())
-            self._refuse(written or self._reject(HTTPStatus.BAD_REQUEST, "this is not a request of HTTP/1.1"))
+            self._refuse(written or self._reject(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1.1 request"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
+        self._release()
 
-    def _be_late(self) -> None:
-        sentence = f"there was no whole request within {OPENING_HANDSHAKE_TIMEOUT_S:g} s"
+    def _time_out(self) -> None:
+        sentence = f"no complete request within {OPENING_HANDSHAKE_TIMEOUT_S:g} s"
         self._refuse(self._reject(HTTPStatus.REQUEST_TIMEOUT, sentence))
 
     def _reject(self, status: HTTPStatus, sentence: str) -> Response:
@@ -175,16 +179,16 @@ class WebSocketServerHandshake(asyncio.Protocol):
 
     def _refuse(self, answer: Response | bytes) -> None:
         transport = self._transport
-        self._forget()
+        self._release()
         if transport is not None:
             transport.write(answer if isinstance(answer, bytes) else answer.serialize())
             linger(asyncio.get_running_loop(), transport, peer_waits=True)
 
-    def _forget(self) -> None:
+    def _release(self) -> None:
         if self._transport is not None:
             self._transport = None
             self._policy.unfinished -= 1
-            # It holds what holds it, and is not left to the garbage collector.
+            # The parser is part of a reference cycle, which would wait for the garbage collector.
             self._handshake.parser.close()
         if self._deadline is not None:
             self._deadline.cancel()
@@ -193,8 +197,8 @@ class WebSocketServerHandshake(asyncio.Protocol):
 class WebSocketClientHandshake(asyncio.Protocol):
     """The protocol of a client's transport until its WebSocket is open.
 
-    :attr:`opened` is done then, and fails with :class:`landline.ConnectFailed` when trying again makes sense, or with
-    :class:`landline.ProtocolError`, which has the server's own text if it gave one.
+    :attr:`opened` is done then. It fails with :class:`landline.ConnectFailed` if a retry may succeed, and with
+    :class:`landline.ProtocolError` otherwise; the text of the error includes the server's if there is one.
     """
 
     def __init__(self, uri: WebSocketURI, headers: dict[str, str], protocol_factory: ProtocolFactory) -> None:
@@ -227,24 +231,28 @@ class WebSocketClientHandshake(asyncio.Protocol):
             handshake.receive_data(head)
         if handshake.state is State.OPEN:
             if handshake.subprotocol != SUBPROTOCOL:
-                self._fail(ProtocolError(f"the server speaks WebSocket, but not {SUBPROTOCOL}"))
+                self._fail(
+                    ProtocolError(f"the WebSocket server does not speak the subprotocol {SUBPROTOCOL}")
+                )
                 return
             self.opened.set_result(None)
             WebSocketTransport(self.transport, self._protocol_factory(), Side.CLIENT).begin(rest)
             return
         if rest and handshake.handshake_exc is None:
-            # The text of an answer that says no.
+            # The body of a refusing response.
             self._body_bytes += len(rest)
             handshake.receive_data(rest)
         if handshake.handshake_exc is not None:
             self._fail(refusal(handshake.handshake_exc, self._path))
         elif self._splitter.size_bytes + self._body_bytes > OPENING_HANDSHAKE_BYTES_MAX:
             self._fail(
-                ProtocolError(f"the server's answer is longer than {OPENING_HANDSHAKE_BYTES_MAX} bytes")
+                ProtocolError(
+                    f"the response of the server is longer than {OPENING_HANDSHAKE_BYTES_MAX} bytes"
+                )
             )
 
     def eof_received(self) -> None:
-        """The end of the stream may be the end of an answer, too."""
+        """Treat the end of the stream as the end of a response whose length is not given."""
         handshake = self._handshake
         if not self.opened.done():
             handshake.receive_eof()
@@ -253,7 +261,9 @@ class WebSocketClientHandshake(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(
-            ConnectFailed(f"the connection ended before the WebSocket was open{f': {exc}' if exc else ''}")
+            ConnectFailed(
+                f"the connection was closed before the WebSocket was open{f': {exc}' if exc else ''}"
+            )
         )
 
     def _fail(self, error: LandlineError) -> None:
@@ -262,15 +272,15 @@ class WebSocketClientHandshake(asyncio.Protocol):
 
 
 def refusal(error: Exception, path: str) -> LandlineError:
-    """What a failed opening handshake means to a client that asked for ``path``: to try again, or not."""
+    """Return the error of a client that requested ``path``: :class:`ConnectFailed` if a retry may succeed."""
     if not isinstance(error, InvalidStatus):
         return ProtocolError(f"the server did not open a WebSocket: {error.__cause__ or error}")
     response = error.response
     text = " ".join(safe_text(bytes(response.body).decode(errors="replace"), REASON_CHARACTERS_MAX).split())
     status = f"{response.status_code} {safe_text(response.reason_phrase)}"
     sentence = f"the server answered with HTTP {status}{f': {text}' if text else ''}"
-    if response.status_code in _MAY_CHANGE or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if response.status_code in _TEMPORARY or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ConnectFailed(sentence)
-    if response.status_code in _NOT_HERE and not text and not path.endswith("/"):
+    if response.status_code in _WRONG_PATH and not text and not path.endswith("/"):
         sentence += f"; a server mounted in a web application may be at {path}/, with a slash at the end"
     return ProtocolError(sentence)

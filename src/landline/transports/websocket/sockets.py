@@ -1,4 +1,4 @@
-"""WebSocket, over TCP (``ws://``) and TLS (``wss://``): for what only lets HTTP through, and for browsers."""
+"""WebSocket over TCP (``ws://``) and TLS (``wss://``): for networks that allow only HTTP, and for browsers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OWN_HEADERS: Final = frozenset({"host", "upgrade", "connection", "content-lengt
 
 
 class WebSocketListener:
-    """A listening TCP socket whose visitors open WebSockets."""
+    """A listening TCP socket whose clients open WebSockets."""
 
     __slots__ = ("_listener", "_policy")
 
@@ -44,7 +44,7 @@ class WebSocketListener:
         return self._listener.endpoint
 
     def close(self) -> None:
-        """Stops listening, and lets nobody in who has begun an opening handshake."""
+        """Stop listening; refuse clients whose opening handshake has not ended."""
         self._policy.is_closed = True
         self._listener.close()
 
@@ -52,8 +52,9 @@ class WebSocketListener:
 async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
     """See :class:`landline.transports.base.TransportModule`.
 
-    Raises :class:`landline.ConnectFailed` when the server, or a proxy on the way, says no for the moment,
-    :class:`landline.ProtocolError` when it is no server of lines, and :class:`landline.ConfigurationError`.
+    :raises landline.ConnectFailed: if the server, or a proxy, refuses temporarily or cannot be reached.
+    :raises landline.ProtocolError: if the server does not serve lines at this address.
+    :raises landline.ConfigurationError: for invalid headers or an invalid proxy.
     """
     check_headers(options.headers)
     uri = parse_uri(str(endpoint))
@@ -69,7 +70,7 @@ async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options
                 await handshake.opened
         except TimeoutError as error:
             raise ConnectFailed(
-                f"no WebSocket within {OPENING_HANDSHAKE_TIMEOUT_S:g} s; is it a WebSocket server?"
+                f"no WebSocket handshake within {OPENING_HANDSHAKE_TIMEOUT_S:g} s; check that it is a WebSocket server"
             ) from error
     except BaseException:
         if handshake.transport is not None:
@@ -88,37 +89,39 @@ async def listen(
 
 
 def check_headers(headers: dict[str, str]) -> None:
-    """Raises :class:`ConfigurationError` for what cannot be a header of ours."""
+    """Raise :class:`ConfigurationError` for a header that is invalid or reserved."""
     for name, value in headers.items():
         if not _is_header_name(name) or not _is_header_value(value):
             raise ConfigurationError(
-                f"TransportOptions(headers=): {name!r} cannot be a header of HTTP, or its value not"
+                f"TransportOptions(headers=): invalid HTTP header name or value: {name!r}"
             )
         if name.lower() in _OWN_HEADERS or name.lower().startswith("sec-websocket-"):
-            raise ConfigurationError(f"TransportOptions(headers=): {name!r} belongs to the WebSocket itself")
+            raise ConfigurationError(
+                f"TransportOptions(headers=): {name!r} is reserved for the WebSocket handshake"
+            )
 
 
 def choose_proxy(uri: WebSocketURI, wanted: str | bool) -> Proxy | None:
-    """The proxy to go through. Raises :class:`ConfigurationError` for one that cannot be used."""
+    """Return the proxy to use, or ``None``. Raise :class:`ConfigurationError` for an invalid one."""
     address = get_proxy(uri) if wanted is True else (wanted or None)
     if address is None:
         return None
     try:
         proxy = parse_proxy(address)
     except (InvalidProxy, ValueError) as error:
-        # Not the whole text: the address may hold a password.
+        # Not the whole text: the address may contain a password.
         why = error.msg if isinstance(error, InvalidProxy) else str(error)
-        raise ConfigurationError(f"no proxy can be used as it is given: {why}") from None
+        raise ConfigurationError(f"invalid proxy address: {why}") from None
     if not proxy.scheme.startswith("http"):
         raise ConfigurationError(
-            f"the proxy {proxy.scheme}://{proxy.host} cannot be used: only http:// and https:// can"
+            f"proxy {proxy.scheme}://{proxy.host} is not supported; use http:// or https://"
         )
     return proxy
 
 
 class _Tunnel(HTTPProxyConnection):
-    """The library tells its reader twice of the end where a proxy hangs up early, which that answers with an exception
-    in the event loop, and that with a traceback in the log."""
+    """The proxy connection of the library, without its fault: if a proxy hangs up early, it reports the end of the
+    stream to its reader twice, and the reader's exception becomes a traceback in the log of the event loop."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.reader.eof:
@@ -126,7 +129,7 @@ class _Tunnel(HTTPProxyConnection):
 
 
 async def _open_tunnel(proxy: Proxy, uri: WebSocketURI) -> asyncio.Transport:
-    """Raises :class:`ProxyError` and :class:`OSError`."""
+    """Return a tunnel to the server. Raise :class:`ProxyError` or :class:`OSError`."""
     transport, tunnel = await asyncio.get_running_loop().create_connection(
         lambda: _Tunnel(uri, proxy),
         proxy.host,
@@ -148,15 +151,15 @@ async def _connect_through(
     handshake: WebSocketClientHandshake,
     options: TransportOptions,
 ) -> None:
-    """The same as :func:`tcp.connect`, through a tunnel that the proxy makes (CONNECT, RFC 9110, section 9.3.6)."""
+    """Connect as :func:`tcp.connect` does, through a tunnel of the proxy (CONNECT, RFC 9110, section 9.3.6)."""
     try:
         transport = await _open_tunnel(proxy, uri)
     except ProxyError as error:
         raise ConnectFailed(
-            f"the proxy {proxy.host}:{proxy.port} made no way: {error.__cause__ or error}"
+            f"proxy {proxy.host}:{proxy.port} refused the tunnel: {error.__cause__ or error}"
         ) from error
     except OSError as error:
-        raise ConnectFailed(f"the proxy {proxy.host}:{proxy.port} cannot be reached: {error}") from error
+        raise ConnectFailed(f"proxy {proxy.host}:{proxy.port} cannot be reached: {error}") from error
     handshake.transport = transport
     tcp.tune_socket(transport.get_extra_info("socket"), options.user_timeout_s)
     transport.set_protocol(handshake)

@@ -1,8 +1,8 @@
-"""The bytes of a line in the messages of a WebSocket (RFC 6455), once its opening handshake is done.
+"""The stream of a line in the messages of a WebSocket (RFC 6455), after the opening handshake.
 
-The frames of WebSocket are read and made by the sans-I/O layer of the ``websockets`` library; this file moves them
-between the TCP or TLS transport and the line. No task belongs to a connection, and no timer while it is open:
-landline's own heartbeats notice a peer that is gone, whatever carries them.
+The sans-I/O layer of the ``websockets`` library parses and creates the frames; this module moves them between the TCP
+or TLS transport and the line. A connection has no task, and no timer while it is open: the heartbeats of the line
+detect a dead peer on every transport.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _ORDERLY: Final = frozenset({CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, Clo
 
 
 IDLE_FRAMES_MAX: Final = 512
-"""Pings, pongs and empty fragments one behind the other. Each costs us ten microseconds and says nothing. Who pings now
-and then never has so many without a payload between them."""
+"""How many pings, pongs and empty fragments may follow one another. Each costs ten microseconds and carries nothing. A
+peer that sends an occasional ping never sends that many without a payload between them."""
 
 _LENGTH_16: Final = 126
 
@@ -34,27 +34,27 @@ _LENGTH_16: Final = 126
 class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     """An open WebSocket: the protocol of its TCP or TLS transport, and the transport of a line.
 
-    What is written in one piece is one binary message. The payload of whatever arrives is handed on as bytes of the
-    stream, fragment by fragment; where messages end says nothing. Pings are answered. A text message ends the
-    connection with 1003, a breach of RFC 6455 with the code the library gives it.
+    Each write becomes one binary message, or several if it is longer than one may be. The payload of received messages
+    is passed on as bytes of the stream, fragment by fragment; message boundaries have no meaning. Pings are answered. A
+    text message closes the connection with 1003, a violation of RFC 6455 with the code that the library chooses.
 
-    :param transport: carries the WebSocket; its opening handshake is over, and this object its protocol from now on.
-    :param protocol: the line's. Its ``connection_made`` is called by :meth:`begin`.
+    :param transport: carries the WebSocket, after the opening handshake; this object becomes its protocol.
+    :param protocol: the protocol of the line. :meth:`begin` calls its ``connection_made``.
     """
 
     __slots__ = (
         "_discard_bytes",
-        "_frame_rest",
         "_frames",
-        "_idle",
+        "_idle_frames",
         "_is_closing",
+        "_is_discarding",
         "_is_held",
-        "_is_left",
         "_is_paused",
         "_is_reading_paused",
         "_is_waiting",
-        "_letting_go",
+        "_linger_timer",
         "_lost",
+        "_payload_missing",
         "_position",
         "_protocol",
         "_transport",
@@ -62,42 +62,42 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
     )
 
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol, side: Side) -> None:
-        # asyncio.Transport would make a dictionary for each connection, of which nothing is read here.
+        # asyncio.Transport.__init__ would create a dictionary per connection that nothing reads.
         self._transport = transport
         self._protocol = protocol
         self._frames = Protocol(side, state=State.OPEN, max_size=MESSAGE_BYTES_MAX)
-        # An id of its own, for a log nobody asked for, would be 150 bytes of each connection.
+        # The library uses the id in log records only; one per connection would take 150 bytes each.
         self._frames.id = _NO_ID
         self._is_closing = False
-        # Whether what comes from now on is for nobody.
-        self._is_left = False
+        # Whether further input is discarded.
+        self._is_discarding = False
         self._is_paused = False
-        # How much more is discarded once it is closing.
+        # How many bytes are still discarded while closing; the transport is aborted after that.
         self._discard_bytes = DISCARD_BYTES_MAX
         self._is_reading_paused = False
-        # Whether the line wants no more just now.
+        # Whether the line has paused reading.
         self._is_held = False
-        # Whether bytes wait for another turn of the event loop: what came, from a position on.
+        # Whether bytes wait for another iteration of the event loop: those of _unread from _position on.
         self._is_waiting = False
         self._unread = b""
         self._position = 0
-        # Of the last frame that was begun, the bytes of payload that are still to come.
-        self._frame_rest = 0
-        self._idle = 0
+        # Missing payload bytes of the last frame that has started.
+        self._payload_missing = 0
+        self._idle_frames = 0
         self._lost: tuple[Exception | None] | None = None
-        self._letting_go: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
         transport.set_protocol(self)
 
-    def begin(self, rest: bytes) -> None:
-        """Tells the line's protocol. ``rest`` are bytes that came behind the opening handshake."""
+    def begin(self, trailing_data: bytes) -> None:
+        """Start the line's protocol. ``trailing_data`` was received after the opening handshake."""
         self._protocol.connection_made(self)
-        if rest:
-            self.data_received(rest)
+        if trailing_data:
+            self.data_received(trailing_data)
 
-    # For the line: an asyncio.Transport.
+    # The asyncio.Transport of the line.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends the bytes as one message, or several when they are more than one can hold."""
+        """Send the bytes as one message, or as several if they do not fit into one."""
         if self.is_closing() or not data:
             return
         for start in range(0, len(data), MESSAGE_BYTES_MAX):
@@ -106,15 +106,15 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._send()
 
     def close(self) -> None:
-        """Begins the closing handshake (RFC 6455, section 7.1.2); what was written goes before it.
+        """Start the closing handshake (RFC 6455, section 7.1.2) after everything written before.
 
-        What the peer sends meanwhile is discarded. One that does not answer, or does not read, is let go after
-        :data:`landline.transports.linger.LINGER_TIMEOUT_S`.
+        Further input is discarded. The transport is aborted after
+        :data:`landline.transports.linger.LINGER_TIMEOUT_S` if the peer does not answer or does not read.
         """
         if not self.is_closing():
             self._frames.send_close(CloseCode.NORMAL_CLOSURE)
             self._send()
-            self._leave()
+            self._start_lingering()
 
     def linger(self, discard_bytes_max: int) -> None:
         """See :class:`landline.transports.linger.SupportsLinger`."""
@@ -122,8 +122,8 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self.close()
 
     def abort(self) -> None:
-        """Drops the connection at once, and what was not sent with it."""
-        self._is_closing = self._is_left = True
+        """Close the connection at once; unsent data is lost."""
+        self._is_closing = self._is_discarding = True
         self._drop_unread()
         self._transport.abort()
 
@@ -164,13 +164,13 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
                 self._resume()
 
     def can_write_eof(self) -> bool:
-        """A WebSocket cannot be closed in one direction only."""
+        """Return ``False``: a WebSocket cannot be closed in one direction only."""
         return False
 
-    # For the transport below: an asyncio.Protocol.
+    # The asyncio.Protocol of the TCP or TLS transport.
 
     def data_received(self, data: bytes) -> None:
-        if self._is_left:
+        if self._is_discarding:
             self._discard_bytes -= len(data)
             if self._discard_bytes < 0:
                 self.abort()
@@ -186,24 +186,24 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
             self._read_turn()
 
     def read_on(self) -> None:
-        """Its turn has come."""
+        """Continue in the next iteration of the event loop."""
         self._is_waiting = False
         if self._is_held:
             return
         try:
             self._read_turn()
         except BaseException:
-            # As the event loops do where a protocol fails to read.
+            # As the event loops do when data_received() of a protocol raises.
             if self._lost is None:
                 self.abort()
             raise
 
     def _read_turn(self) -> None:
-        """Reads as many frames as one turn of the event loop has room for, and hands on what they carry."""
+        """Parse as many frames as one iteration of the event loop may take, and pass on their payload."""
         frames = self._frames
-        # What came before the peer's close frame, in the same turn, was said in time; as with TCP, nothing is read
-        # after our own close.
-        was_left = self._is_left
+        # Payload that precedes the peer's close frame in the same iteration is still delivered; as with TCP, nothing is
+        # read after this side has closed.
+        was_left = self._is_discarding
         payload: list[bytes | bytearray | memoryview] = []
         steps = FRAMES_PER_TURN // FRAMES_PER_STEP
         while step := self._next_step():
@@ -215,7 +215,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
                 break
         self._send()
         if frames.state is not State.OPEN:
-            self._leave()
+            self._start_lingering()
         if not was_left and (received := b"".join(payload)):
             self._protocol.data_received(received)
         if self._is_held:
@@ -223,26 +223,26 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         elif step:
             self._wait()
         elif self._lost is not None:
-            self._tell_lost(*self._lost)
+            self._report_lost(*self._lost)
         else:
             self._resume()
 
     def _next_step(self) -> bytes:
-        """What came next, up to the end of some frames; nothing when no more than a part of a header is there.
+        """Return the next input up to the end of some frames; nothing if only a part of a header is there.
 
-        The library reads whatever it is given to its end, and a frame costs it as much with one byte as with a
-        thousand. So their lengths are looked at here (RFC 6455, section 5.2).
+        The library parses all input that it gets, and a frame of one byte takes it as long as one of a thousand bytes.
+        So the number of frames is limited here, by reading their lengths (RFC 6455, section 5.2).
         """
         data, start = self._unread, self._position
-        position, end, rest = start, len(data), self._frame_rest
-        begun = 0
+        position, end, missing = start, len(data), self._payload_missing
+        started = 0
         while position < end:
-            if rest:
-                taken = min(rest, end - position)
-                position += taken
-                rest -= taken
+            if missing:
+                present = min(missing, end - position)
+                position += present
+                missing -= present
                 continue
-            if begun == FRAMES_PER_STEP or end - position < 2:
+            if started == FRAMES_PER_STEP or end - position < 2:
                 break
             length = data[position + 1]
             header = 6 if length & 0x80 else 2
@@ -254,56 +254,57 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
             if end - position < header:
                 break
             position += header
-            rest = length
-            begun += 1
-        self._frame_rest = rest
+            missing = length
+            started += 1
+        self._payload_missing = missing
         if position == end:
             self._unread, self._position = b"", 0
             return data[start:] if start else data
         if position == start:
-            # A part of a header.
+            # Only a part of a header.
             self._unread, self._position = data[start:], 0
         else:
             self._position = position
         return data[start:position]
 
     def _read_frames(self, data: bytes, payload: list[bytes | bytearray | memoryview]) -> None:
-        """Adds what the frames carry to ``payload``."""
+        """Parse the frames and append their payload to ``payload``."""
         frames = self._frames
         frames.receive_data(data)
-        # Requests and responses are events of opening handshakes only.
+        # After the opening handshake all events are frames.
         for frame in cast(list[Frame], frames.events_received()):
             if (frame.opcode is _BINARY or frame.opcode is _CONTINUATION) and frame.data:
-                self._idle = 0
+                self._idle_frames = 0
                 payload.append(frame.data)
             elif frame.opcode is Opcode.TEXT:
-                # Nothing behind it counts any more.
-                frames.fail(CloseCode.UNSUPPORTED_DATA, "a line takes binary messages only")
+                # The frames after it are ignored.
+                frames.fail(CloseCode.UNSUPPORTED_DATA, "only binary messages are accepted")
                 return
             else:
-                self._idle += 1
-                if self._idle > IDLE_FRAMES_MAX and frames.state is State.OPEN:
-                    frames.fail(CloseCode.POLICY_VIOLATION, "too many frames that carry nothing")
+                self._idle_frames += 1
+                if self._idle_frames > IDLE_FRAMES_MAX and frames.state is State.OPEN:
+                    frames.fail(CloseCode.POLICY_VIOLATION, "too many frames without payload")
                     return
 
     def eof_received(self) -> None:
-        """The peer's TCP ended, in order or not; the transport below closes itself then."""
+        """Let the TCP transport close: the peer has closed its end, properly or not."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closing = True
-        if self._letting_go is not None:
-            self._letting_go.cancel()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         if isinstance(exc, OSError):
             self._read_arrived()
-        if self._unread and not self._is_left and (self._is_waiting or self._is_held):
-            # In its place: behind the bytes that wait.
+        if self._unread and not self._is_discarding and (self._is_waiting or self._is_held):
+            # Reported in order: after the bytes that still wait.
             self._lost = (exc,)
         else:
-            self._tell_lost(exc)
+            self._report_lost(exc)
 
-    def _tell_lost(self, exc: Exception | None) -> None:
+    def _report_lost(self, exc: Exception | None) -> None:
         self._drop_unread()
-        # It holds what holds it: thousands of connections lost at once are not left to the garbage collector.
+        # The parser is part of a reference cycle. Thousands of connections lost at once would wait for the garbage
+        # collector.
         self._frames.parser.close()
         close = self._frames.close_rcvd or self._frames.close_sent
         if exc is None and close is not None and close.code not in _ORDERLY:
@@ -311,7 +312,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._protocol.connection_lost(exc)
 
     def _read_arrived(self) -> None:
-        """Hands on what came before the transport broke: there may be a BYE in it."""
+        """Deliver data that arrived before the transport broke: it may contain a BYE."""
         broken = self._transport
         self._transport = cast(asyncio.Transport, BrokenTransport(broken))
         arrived = b"".join(read_arrived(broken))
@@ -326,7 +327,7 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
         self._is_paused = False
         self._protocol.resume_writing()
 
-    # Inside.
+    # Reading in slices, and sending
 
     def _wait(self) -> None:
         if not self._is_waiting:
@@ -352,23 +353,25 @@ class WebSocketTransport(asyncio.Transport, asyncio.Protocol):
             if self._lost is not None:
                 continue
             if data:
-                # The pongs of a peer that sends pings and does not read would pile up without end. Not each ping needs
-                # one (RFC 6455, section 5.5.3).
+                # Pongs for a peer that sends pings and does not read would accumulate without limit. Not every ping
+                # needs one (RFC 6455, section 5.5.3).
                 if not self._is_paused or data[0] & 0x0F != Opcode.PONG:
                     self._transport.write(data)
             else:
                 self._end_stream()
 
     def _end_stream(self) -> None:
-        """The library's side of the connection is over: both sent a close frame, or this server failed the other's."""
+        """End the stream: both sides have sent a close frame, or this side has failed the connection."""
         if self._frames.close_rcvd is not None:
             self._transport.close()
         elif self._transport.can_write_eof():
-            # The peer may be sending still, and closing now would reset the connection before it reads why.
+            # The peer may still be sending: closing now would reset the connection before it reads the reason.
             self._transport.write_eof()
-        # Else TLS: the peer closes when it has read why, or is let go in time.
+        # Otherwise TLS: the peer closes when it has read the reason; the timer aborts the transport at the latest.
 
-    def _leave(self) -> None:
-        self._is_closing = self._is_left = True
-        if self._letting_go is None:
-            self._letting_go = asyncio.get_running_loop().call_later(LINGER_TIMEOUT_S, self._transport.abort)
+    def _start_lingering(self) -> None:
+        self._is_closing = self._is_discarding = True
+        if self._linger_timer is None:
+            self._linger_timer = asyncio.get_running_loop().call_later(
+                LINGER_TIMEOUT_S, self._transport.abort
+            )
