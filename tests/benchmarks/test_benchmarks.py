@@ -47,7 +47,7 @@ LINES = 40
 TINY = (
     *("--seconds", "0.1", "--rounds", "2", "--echo-connections", "4", "--lines", str(LINES)),
     *("--idle-connections", "20", "--idle-tls-connections", "4"),
-    *("--heartbeat-interval-s", "1", "--heartbeat-seconds", "1.5", "--fairness-seconds", "0.1"),
+    *("--heartbeat-interval-s", "3", "--heartbeat-seconds", "3.5", "--fairness-seconds", "0.1"),
 )
 PEERS_OF = {
     "echo": echo.PEERS,

@@ -442,8 +442,9 @@ async def test_when_the_winner_fails_the_one_behind_it_goes_on(quick, until, mon
         async with connector:
             assert connector.endpoint == endpoint
             await until(lambda: impostor.ended)
-            [heard] = impostor.heard
-            assert heard
+            # More than once where a busy machine gives the second too little time.
+            assert impostor.heard
+            assert all(impostor.heard)
 
 
 async def test_an_impostor_on_one_road_is_left_for_the_other(quick):

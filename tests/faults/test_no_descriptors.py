@@ -70,7 +70,12 @@ async def test_a_server_without_descriptors(loop, states, until, monkeypatch):
     async with serving(loop) as (url, process), landline.connect(url) as line:
         assert await line.request("exhaust") == "Too many open files"
         newcomers = [
-            landline.connect(url, backoff=landline.Backoff(first_s=0.01, cap_s=0.02), on_state=seen)
+            landline.connect(
+                url,
+                backoff=landline.Backoff(first_s=0.01, cap_s=0.02),
+                connect_timeout_s=None,
+                on_state=seen,
+            )
             for _ in range(5)
         ]
         entering = [asyncio.create_task(newcomer.__aenter__()) for newcomer in newcomers]

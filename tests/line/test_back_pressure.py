@@ -622,6 +622,7 @@ landline.run(main())
 """
 
 
+@pytest.mark.timeout(600)
 async def test_a_broadcast_to_a_thousand_lines_of_which_ten_never_read(until):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, "1000", stdin=subprocess.PIPE, stdout=subprocess.PIPE

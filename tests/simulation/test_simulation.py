@@ -14,7 +14,7 @@ from tests.simulation.storm import main as storm_main
 from landline import Admission
 
 SEEDS = 200
-PER_TEST = 10
+PER_TEST = 4
 FOUND = {
     26: "the task that wakes a machine died of a full disk, and the job hung",
     204: "a process that slept twice was taken back in time (in the simulation itself)",
@@ -64,6 +64,7 @@ def test_a_failure_is_shrunk_to_what_it_takes():
     assert simulate(outcome.seed).violation is None
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
 def test_a_safeguard_that_is_switched_off_is_missed(ablation):
     """By a broken promise: an error of the switching itself would prove nothing."""

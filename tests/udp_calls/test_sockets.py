@@ -156,7 +156,7 @@ async def test_lines_and_calls_share_a_server_and_its_handlers(desk):
 
 async def test_many_at_once(desk):
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
-        answers = await asyncio.gather(*(call(endpoint, "echo", number) for number in range(50)))
+        answers = await asyncio.gather(*(call(endpoint, "echo", number, timeout=120) for number in range(50)))
     assert answers == list(range(50))
     assert desk.started == 50
 
