@@ -1,11 +1,11 @@
-"""A chat room in the terminal. Everyone is on one line each; what is written while a cable is out arrives later.
+"""A chat room in the terminal. Each member has one line; messages written while the network is down arrive later.
 
     python examples/chat.py server
     python examples/chat.py join alice          # in a second terminal
     python examples/chat.py join bob            # in a third
 
-`/who` says who is here, `/quit` or Ctrl-D leaves. The server tells everybody who joins, leaves, is away (their network
-is gone, their session is kept) and is back. Input and output may be pipes.
+`/who` lists the members, `/quit` or Ctrl-D leaves. The server announces who joins, leaves, is away (the connection is
+lost, the session is kept) and is back. Input and output may be pipes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import msgspec
 import landline
 
 NICKNAME = re.compile(r"[\w.-]{1,20}")
-TEXT_SIGNS_MAX = 500
+TEXT_CHARS_MAX = 500
 OTHER_KEYS = re.compile(r"\x1b(\[[0-9;]*[A-Za-z~]|O[A-Z])")
-"""Arrows and whatever else this small editor does not know, as terminals send them."""
+"""Escape sequences of arrow keys and other keys that this small editor does not support."""
 
 
 class News(msgspec.Struct):
@@ -38,18 +38,18 @@ class News(msgspec.Struct):
 
 
 async def serve(url: str) -> None:
-    # A member whose network is gone is away after 3 s at the latest, and has left when not back after 2 minutes.
+    # A member whose connection is lost is away within 3 s, and has left after 2 minutes.
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=2, timeout_s=1), resume_window_s=120)
     room = server.group("room")
     away: set[landline.Line] = set()
 
-    def tell(who: landline.Line, what: str) -> None:
-        # Whoever lets 32,768 messages wait is disconnected, rather than shown a conversation with holes.
+    def announce(who: landline.Line, what: str) -> None:
+        # A member with 32,768 pending messages is disconnected, so that no member sees an incomplete conversation.
         room.broadcast(News(who.identity, what), name="news", overflow=landline.OverflowPolicy.DISCONNECT)
 
     @server.on_line
     async def member(line: landline.Line) -> None:
-        # One call for a member's whole stay, however many connections that takes.
+        # Runs once per session, over any number of connections.
         if not NICKNAME.fullmatch(line.identity):
             await line.close(
                 landline.Code.FORBIDDEN, "a nickname has 1 to 20 letters, digits, dots or dashes"
@@ -58,35 +58,35 @@ async def serve(url: str) -> None:
         for other in room:
             if other.identity == line.identity:
                 if other.state is landline.LineState.ONLINE:
-                    await line.close(landline.Code.FORBIDDEN, f"{line.identity} is here already")
+                    await line.close(landline.Code.FORBIDDEN, f"the nickname {line.identity} is in use")
                     return
-                other.abort(landline.Code.REPLACED, "the same person has joined again")
+                other.abort(landline.Code.REPLACED, "replaced by a new session of the same member")
         room.add(line)
-        tell(line, "joined")
+        announce(line, "joined")
         try:
             async for text in line:
-                if isinstance(text, str) and 0 < len(text) <= TEXT_SIGNS_MAX:
-                    tell(line, f"says: {text}")
+                if isinstance(text, str) and 0 < len(text) <= TEXT_CHARS_MAX:
+                    announce(line, f"says: {text}")
         finally:
             room.discard(line)
             away.discard(line)
-            tell(line, "left")
+            announce(line, "left")
 
     @server.on_state
     def changed(line: landline.Line, change: landline.StateChange) -> None:
         if change.state is landline.LineState.RECONNECTING and line in room:
             away.add(line)
-            tell(line, f"is away ({change.cause})")
+            announce(line, f"is away ({change.cause})")
         elif change.state is landline.LineState.ONLINE and line in away:
             away.remove(line)
-            tell(line, "is back")
+            announce(line, "is back")
 
     @server.on("who")
     def who(line: landline.Line, nothing: object) -> list[str]:
         return [other.identity + (" (away)" if other in away else "") for other in room]
 
     async with server.listen(url) as endpoint:
-        print(f"listening on {endpoint}; Ctrl-C stops it", flush=True)
+        print(f"listening on {endpoint}; press Ctrl-C to stop", flush=True)
         await server.serve_forever()
 
 
@@ -96,15 +96,15 @@ async def join(url: str, nickname: str) -> None:
     def changed(line: landline.Line, change: landline.StateChange) -> None:
         screen.status = change.state.value
         if change.state is landline.LineState.RECONNECTING:
-            screen.show(f"-- {change.detail}; what you write is sent later")
+            screen.show(f"-- {change.detail}; messages are sent later")
         elif change.state is landline.LineState.ONLINE:
-            screen.show("-- online" + (", nothing was lost" if change.epoch > 1 else ""))
+            screen.show("-- online" + (", session resumed" if change.epoch > 1 else ""))
         elif change.state is landline.LineState.CLOSED:
             screen.end()
 
     def lost(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:
         for message in unconfirmed:
-            screen.show(f"-- may not have arrived, the server was restarted: {message.value}")
+            screen.show(f"-- the session was lost; may not have arrived: {message.value}")
 
     connector = landline.connect(
         url, identity=nickname, backoff=landline.Backoff(cap_s=5), on_state=changed, on_session_lost=lost
@@ -122,17 +122,17 @@ async def join(url: str, nickname: str) -> None:
                 if text == "/who":
                     try:
                         names = await line.request("who", timeout=5, response_type=list[str])
-                        screen.show(f"-- here: {', '.join(names)}")
+                        screen.show(f"-- members: {', '.join(names)}")
                     except landline.RequestError as error:
                         screen.show(f"-- {error.message}")
                 elif text:
-                    await line.send(text[:TEXT_SIGNS_MAX])
+                    await line.send(text[:TEXT_CHARS_MAX])
         if line.error is not None:
             raise line.error
 
 
 class Screen:
-    """The conversation, and below it what is being typed. Where input or output is no terminal: plain lines."""
+    """Shows the conversation, and below it the input line. Without a terminal it reads and prints plain lines."""
 
     def __init__(self, nickname: str) -> None:
         self.status = "connecting"
@@ -142,8 +142,8 @@ class Screen:
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
 
     def show(self, text: str) -> None:
-        # What others wrote may hold control characters, which terminals obey.
-        clean = "".join(sign if sign.isprintable() else "?" for sign in text)
+        # Text of other members may contain control sequences for the terminal.
+        clean = "".join(char if char.isprintable() else "?" for char in text)
         print(f"\r\x1b[K{clean}" if self._is_terminal else clean, flush=True)
         self._draw()
 
@@ -156,8 +156,8 @@ class Screen:
 
     @contextmanager
     def typing(self) -> Iterator[None]:
-        """Reads the keyboard while it is entered, key by key where it is a terminal."""
-        # No event loop can wait for every kind of standard input, and a thread that reads cannot be ended: a daemon.
+        """Read the keyboard while the context is active, key by key on a terminal."""
+        # No event loop can wait for every kind of standard input, so a thread reads it. It cannot be ended: a daemon.
         threading.Thread(target=self._read, args=(asyncio.get_running_loop(),), daemon=True).start()
         if not self._is_terminal:
             yield
@@ -175,7 +175,7 @@ class Screen:
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-        with suppress(RuntimeError):  # the loop was closed while we were reading
+        with suppress(RuntimeError):  # the loop was closed during a read
             while data := os.read(0, 4096):
                 loop.call_soon_threadsafe(self._receive, decode(data))
             loop.call_soon_threadsafe(self.end)
@@ -198,14 +198,14 @@ class Screen:
     def _draw(self) -> None:
         if self._is_terminal:
             prompt = f"[{self.status}] {self._nickname}> "
-            room = max(1, shutil.get_terminal_size().columns - len(prompt) - 1)
-            print(f"\r\x1b[K{prompt}{self._typed[-room:]}", end="", flush=True)
+            width = max(1, shutil.get_terminal_size().columns - len(prompt) - 1)
+            print(f"\r\x1b[K{prompt}{self._typed[-width:]}", end="", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A chat room that survives its network.")
+    parser = argparse.ArgumentParser(description="A chat room that survives lost connections.")
     roles = parser.add_subparsers(dest="role", required=True)
-    server = roles.add_parser("server", help="hold the room open until Ctrl-C")
+    server = roles.add_parser("server", help="serve the room until Ctrl-C")
     server.add_argument(
         "--listen", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
@@ -215,7 +215,7 @@ def main() -> None:
     )
     member.add_argument("nickname", metavar="NICKNAME")
     given = parser.parse_args()
-    # The screen says what the log would.
+    # The screen shows the states; the log would repeat them.
     logging.getLogger("landline").setLevel(logging.ERROR)
     try:
         landline.run(serve(given.listen) if given.role == "server" else join(given.server, given.nickname))

@@ -1,10 +1,10 @@
-"""The smallest server and client: what is sent comes back, whatever happens to the sockets meanwhile.
+"""The smallest server and client: the server returns what the client sends, over any number of connections.
 
     python examples/echo.py server
-    python examples/echo.py client                  # a number each second, until Ctrl-C
+    python examples/echo.py client                  # one number a second, until Ctrl-C
     python examples/echo.py client hello world      # these words
 
-Stop the server and start it again, pull a cable, suspend the laptop: the client says what it notices, and goes on.
+Restart the server, unplug the network, suspend the laptop: the client prints what happens, and continues.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ async def serve(url: str) -> None:
         say(f"{line.peer} is {change.state}{f' ({change.detail})' if change.detail else ''}")
 
     async with server.listen(url) as endpoint:
-        say(f"listening on {endpoint}; Ctrl-C stops it")
+        say(f"listening on {endpoint}; press Ctrl-C to stop")
         await server.serve_forever()
 
 
 async def ask(url: str, words: Sequence[str], interval_s: float) -> None:
-    # With attempts=None, the default, the first connection is waited for as well: start them in any order.
+    # The client also waits for the first connection, so the two programs can be started in any order.
     async with landline.connect(url, backoff=landline.Backoff(cap_s=5), on_state=show_change) as line:
         for word in words or map(str, itertools.count(1)):
             asked_at = perf_counter()
             try:
                 answer = await line.request("echo", word, timeout=None)
             except landline.RequestLost as error:
-                # Only when the session is gone, as after a restart of the server: nobody knows whether it answered.
+                # The session is lost, as after a restart of the server: the request may or may not have been handled.
                 say(f"{word}: {error}")
             else:
                 say(f"{answer}  ({(perf_counter() - asked_at) * 1000:.1f} ms)")
@@ -57,15 +57,15 @@ async def ask(url: str, words: Sequence[str], interval_s: float) -> None:
 
 def show_change(line: landline.Line, change: landline.StateChange) -> None:
     if change.state is landline.LineState.ONLINE:
-        say(f"-- online, {'where we were' if change.resumed else 'a new session'}")
+        say(f"-- online, {'session resumed' if change.resumed else 'new session'}")
     elif change.state is landline.LineState.RECONNECTING:
-        say(f"-- {change.detail}; trying again in {change.due_in_s:.1f} s")
+        say(f"-- {change.detail}; retrying in {change.due_in_s:.1f} s")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A server that sends back what it gets, and a client of it.")
+    parser = argparse.ArgumentParser(description="A server that returns what it receives, and a client.")
     roles = parser.add_subparsers(dest="role", required=True)
-    server = roles.add_parser("server", help="answer until Ctrl-C")
+    server = roles.add_parser("server", help="serve until Ctrl-C")
     server.add_argument(
         "--listen", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
@@ -78,7 +78,7 @@ def main() -> None:
     )
     client.add_argument("words", metavar="WORD", nargs="*")
     given = parser.parse_args()
-    # The states are printed here; the log would say the same again.
+    # show_change() prints the states; the log would repeat them.
     logging.getLogger("landline").setLevel(logging.ERROR)
     try:
         if given.role == "server":

@@ -1,11 +1,11 @@
-"""Lines in a FastAPI application: a web page, a REST route that pushes, and machines, all on one port.
+"""Lines in a FastAPI application: a web page, a REST route that sends to machines, and the machines, on one port.
 
     python examples/fastapi_app.py serve            # http://127.0.0.1:8000
-    python examples/fastapi_app.py join kiosk-1     # a machine; as many as you like
+    python examples/fastapi_app.py join kiosk-1     # a machine; start any number
     curl -d '{"text": "lunch"}' -H 'content-type: application/json' http://127.0.0.1:8000/announcements
 
-The page shows who is there, away or gone, since when and why. An announcement reaches a machine whose network is out
-just now when it is back. Needs FastAPI, uvicorn and `landline[ws]`.
+The page shows for each machine whether it is online, reconnecting or gone, since when and why. An announcement reaches
+a reconnecting machine when it is back. Needs FastAPI, uvicorn and `landline[ws]`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ PAGE = """<!doctype html>
 <form><input name="text" maxlength="500" required placeholder="Announcement"> <button>Send</button></form>
 <p role="status"></p><ul></ul>
 <script>
-  const [form, list, said] = ["form", "ul", "p"].map(name => document.querySelector(name));
+  const [form, list, status] = ["form", "ul", "p"].map(name => document.querySelector(name));
   form.onsubmit = async event => {
     event.preventDefault();
+    const headers = {"content-type": "application/json"};
     const body = JSON.stringify({text: form.text.value});
-    const answer = await fetch("announcements", {method: "POST", headers: {"content-type": "application/json"}, body});
-    said.textContent = answer.ok ? `Sent to ${(await answer.json()).sent} machines.` : `Refused (${answer.status}).`;
+    const response = await fetch("announcements", {method: "POST", headers, body});
+    status.textContent = response.ok
+      ? `Sent to ${(await response.json()).sent} machines.`
+      : `Refused (${response.status}).`;
   };
   async function refresh() {
     const machines = await (await fetch("machines")).json();
@@ -46,12 +49,12 @@ PAGE = """<!doctype html>
       return item;
     }));
   }
-  setInterval(() => refresh().catch(error => said.textContent = error), 1000);
+  setInterval(() => refresh().catch(error => status.textContent = error), 1000);
 </script>
 """
 
 
-class DiscoveredServer(BaseModel):
+class Announcement(BaseModel):
     text: Annotated[str, Field(min_length=1, max_length=500)]
 
 
@@ -77,7 +80,7 @@ def make_app() -> FastAPI:
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
         yield
-        # An application that is mounted hears nothing of the end: this one says goodbye to the lines.
+        # A mounted application gets no shutdown event, so close the lines here.
         await server.close()
 
     app = FastAPI(title="Machines", lifespan=live)
@@ -92,14 +95,14 @@ def make_app() -> FastAPI:
     @app.get("/machines")
     async def machines() -> list[Machine]:
         known = {name: info for name in sorted(names) if (info := server.identities.status(name)) is not None}
-        names.intersection_update(known)  # those that left long ago are forgotten
+        names.intersection_update(known)  # remove the machines that left long ago
         return [
             Machine(name=name, state=info.state, detail=info.detail, since_s=monotonic() - info.since_at)
             for name, info in known.items()
         ]
 
     @app.post("/announcements")
-    async def announce(announcement: DiscoveredServer) -> Sent:
+    async def announce(announcement: Announcement) -> Sent:
         result = server.broadcast(announcement.text, name="announcement")
         return Sent(sent=result.sent)
 
@@ -123,7 +126,7 @@ async def join(url: str, name: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A web application with lines in it.")
+    parser = argparse.ArgumentParser(description="A web application that also serves lines.")
     roles = parser.add_subparsers(dest="role", required=True)
     server = roles.add_parser("serve", help="serve until Ctrl-C")
     server.add_argument("--host", default="127.0.0.1", help="default: %(default)s")

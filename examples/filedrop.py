@@ -1,10 +1,10 @@
-"""Drop files onto another machine. Cables may be pulled, and both programs killed and started again, on the way.
+"""Send files to another machine. A transfer survives lost connections and restarts of either program.
 
     python examples/filedrop.py receive inbox
     python examples/filedrop.py send holiday.mp4 notes.txt
 
-A file is under its name when it is whole, compared by its hash, and on disk; until then nobody sees it. Sent again
-after an interruption, it goes on where it was. Files that exist are not overwritten.
+A file gets its name when it is complete, verified by its hash, and on disk; until then it is hidden. When it is sent
+again after an interruption, it resumes. Existing files are not overwritten.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ async def receive(url: str, directory: Path, quota_bytes: int | None) -> None:
         say(f"{receipt.path} from {file.line.peer}: {describe(receipt)}")
 
     async with server.listen(url) as endpoint:
-        say(f"listening on {endpoint}; Ctrl-C stops it")
+        say(f"listening on {endpoint}; press Ctrl-C to stop")
         await server.serve_forever()
 
 
 async def send(url: str, paths: Sequence[Path]) -> bool:
-    """Returns whether all were taken."""
-    all_taken = True
+    """Send the files; return whether all were accepted."""
+    all_accepted = True
     backoff = landline.Backoff(first_s=0.2, cap_s=5)
-    async with landline.connect(url, backoff=backoff, on_session_lost=go_on) as line:
+    async with landline.connect(url, backoff=backoff, on_session_lost=continue_in_new_session) as line:
         for path in paths:
             try:
                 receipt = await send_with_bar(line, path)
             except (landline.FileError, landline.ConfigurationError, OSError) as error:
-                # One that is refused, or changed meanwhile, does not keep the others from being sent.
+                # A file that is refused or changes meanwhile does not prevent sending the others.
                 say(f"{path}: not sent: {error}")
-                all_taken = False
+                all_accepted = False
             else:
                 say(f"{path}: {describe(receipt)}")
-    return all_taken
+    return all_accepted
 
 
 async def send_with_bar(line: landline.Line, path: Path) -> landline.FileReceipt:
@@ -81,12 +81,12 @@ async def send_with_bar(line: landline.Line, path: Path) -> landline.FileReceipt
         return await line.send_file(path, progress=show)
 
 
-def go_on(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:
-    """The receiver was restarted: files go on in the new session, from what it has on disk."""
+def continue_in_new_session(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:
+    """Continue after a restart of the receiver: send_file() resumes from what the receiver has on disk."""
 
 
 def describe(receipt: landline.FileReceipt) -> str:
-    resumed = f", {decimal(receipt.resumed_from)} of it before" if receipt.resumed_from else ""
+    resumed = f", {decimal(receipt.resumed_from)} of it earlier" if receipt.resumed_from else ""
     return f"{decimal(receipt.size_bytes)} in {receipt.duration_s:.1f} s{resumed}"
 
 
@@ -95,7 +95,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Drop files onto another machine.")
+    parser = argparse.ArgumentParser(description="Send files to another machine.")
     roles = parser.add_subparsers(dest="role", required=True)
     receiver = roles.add_parser("receive", help="receive files until Ctrl-C")
     receiver.add_argument("directory", metavar="DIRECTORY", type=Path)
@@ -103,7 +103,7 @@ def main() -> None:
         "--listen", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
     receiver.add_argument(
-        "--quota", metavar="BYTES", type=int, help="what may lie in the directory; default: no limit"
+        "--quota", metavar="BYTES", type=int, help="total size of the directory; default: no limit"
     )
     sender = roles.add_parser("send", help="send files")
     sender.add_argument("files", metavar="FILE", type=Path, nargs="+")

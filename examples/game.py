@@ -1,12 +1,12 @@
-"""A small game at 60 states a second: where everybody is goes by datagrams, who scored by messages.
+"""A small game with 60 states a second: positions travel in datagrams, scores in messages.
 
     python examples/game.py server
-    python examples/game.py play alice              # w, a, s, d move, q leaves: catch the coin before the others do
-    python examples/game.py play bob --bot          # plays by itself, and prints what it measures of the connection
+    python examples/game.py play alice              # catch the coin first: w, a, s, d move, q quits
+    python examples/game.py play bob --bot          # plays by itself, and prints loss and delay
 
-A state that is late is worth nothing, for the next one is on its way: datagrams arrive at most once, or never, and
-nobody waits for them. A score must arrive once, whatever happens to the network: it is a message on the same line.
-Over QUIC datagrams are the network's own, and none waits behind one that was lost:
+A late state is useless, because the next one follows: datagrams arrive at most once, and are never resent. A score must
+arrive exactly once: it is a message on the same line. Over QUIC each datagram is a datagram of the network, so none
+waits for the retransmission of a lost one:
 
     python examples/game.py server --listen quic://0.0.0.0:5463 --certificate game.pem --key game.key
     python examples/game.py play carol --server quic://game.example:5463
@@ -33,10 +33,10 @@ import landline
 TICKS_PER_S = 60
 WIDTH, HEIGHT = 60, 20
 SPEED = 0.4
-"""Fields a tick."""
+"""Fields per tick."""
 REACH = 1.0
 PLAYERS_MAX = 40
-"""As many as a datagram of 1,200 bytes can tell the places of."""
+"""The number of positions that fit into a datagram of 1,200 bytes."""
 NAME = re.compile(r"[\w.-]{1,20}")
 Direction = Annotated[int, msgspec.Meta(ge=-1, le=1)]
 Column = Annotated[float, msgspec.Meta(ge=0, lt=WIDTH)]
@@ -44,7 +44,7 @@ Row = Annotated[float, msgspec.Meta(ge=0, lt=HEIGHT)]
 
 
 class Move(msgspec.Struct, array_like=True):
-    """To the server, by datagram, in answer to every state: where the player is heading."""
+    """Datagram to the server, in response to each state: the direction of the player."""
 
     right: Direction
     down: Direction
@@ -57,7 +57,7 @@ class Player(msgspec.Struct, array_like=True):
 
 
 class State(msgspec.Struct, array_like=True):
-    """To all players, by datagram, in every tick."""
+    """Datagram to all players, in each tick."""
 
     tick: int
     coin: tuple[Column, Row]
@@ -65,7 +65,7 @@ class State(msgspec.Struct, array_like=True):
 
 
 class News(msgspec.Struct):
-    """To all players, by message: nobody misses one."""
+    """Message to all players."""
 
     who: int
     name: Annotated[str, msgspec.Meta(pattern=f"^{NAME.pattern}$")]
@@ -74,7 +74,7 @@ class News(msgspec.Struct):
 
 
 class World:
-    """Where everybody is. Knows nothing of networks."""
+    """The state of the game, independent of the network."""
 
     def __init__(self) -> None:
         self.tick = 0
@@ -84,7 +84,7 @@ class World:
         self._place_coin()
 
     def step(self) -> landline.Line | None:
-        """One tick on; returns who caught the coin."""
+        """Advance by one tick. Return the player who caught the coin, if any."""
         self.tick += 1
         winner = None
         for line, player in self.players.items():
@@ -107,7 +107,7 @@ async def serve(url: str, options: landline.TransportOptions) -> None:
     world = World()
     numbers = itertools.count(1)
 
-    def tell(line: landline.Line, what: Literal["joined", "scored", "left"]) -> None:
+    def announce(line: landline.Line, what: Literal["joined", "scored", "left"]) -> None:
         player, score = world.players[line], world.scores.get(line, 0)
         server.broadcast(News(player.number, line.identity, what, score), name="news")
         print(f"{line.identity} {what}{f', {score}' if what == 'scored' else ''}", flush=True)
@@ -115,7 +115,7 @@ async def serve(url: str, options: landline.TransportOptions) -> None:
     @server.on_line
     async def enter(line: landline.Line) -> None:
         if not NAME.fullmatch(line.identity) or len(world.players) >= PLAYERS_MAX:
-            refusal = f"a name has 1 to 20 letters, digits, dots or dashes, and {PLAYERS_MAX} may play"
+            refusal = f"use a name of 1 to 20 letters, digits, dots or dashes; {PLAYERS_MAX} players at most"
             await line.close(landline.Code.FORBIDDEN, refusal)
             return
         number = next(numbers)
@@ -124,14 +124,14 @@ async def serve(url: str, options: landline.TransportOptions) -> None:
             known = News(player.number, other.identity, "joined", world.scores.get(other, 0))
             await line.send(known, name="news")
         world.players[line] = Player(number, WIDTH / 2, HEIGHT / 2)
-        tell(line, "joined")
+        announce(line, "joined")
         try:
             async for _ in line:
                 pass
         finally:
-            tell(line, "left")
-            for known_of in (world.players, world.moves, world.scores):
-                known_of.pop(line, None)
+            announce(line, "left")
+            for by_line in (world.players, world.moves, world.scores):
+                by_line.pop(line, None)
 
     @server.on_datagram("move", Move)
     def moves(line: landline.Line, move: Move) -> None:
@@ -139,33 +139,33 @@ async def serve(url: str, options: landline.TransportOptions) -> None:
 
     @server.on_state
     def changed(line: landline.Line, change: landline.StateChange) -> None:
-        world.moves.pop(line, None)  # whose network is out stands still
+        world.moves.pop(line, None)  # a player without a connection stands still
 
     async with server.listen(url, options=options) as endpoint:
-        print(f"listening on {endpoint}; Ctrl-C stops it", flush=True)
+        print(f"listening on {endpoint}; press Ctrl-C to stop", flush=True)
         loop = asyncio.get_running_loop()
-        began_at = loop.time()
+        started_at = loop.time()
         while True:
             if (winner := world.step()) is not None:
-                tell(winner, "scored")
+                announce(winner, "scored")
             state = State(world.tick, world.coin, list(world.players.values()))
             server.broadcast_datagram(state, name="state")
-            await asyncio.sleep(began_at + world.tick / TICKS_PER_S - loop.time())
+            await asyncio.sleep(started_at + world.tick / TICKS_PER_S - loop.time())
 
 
-class Measured:
-    """What a player sees of the connection. The quickest state so far is taken for one without delay."""
+class Measurement:
+    """Loss and delay of the states. Delays are relative to the fastest state so far, since clocks differ."""
 
     def __init__(self) -> None:
-        self._quickest: float | None = None
+        self._least_delay_s: float | None = None
         self._newest = 0
         self.received = self.lost = self.too_late = 0
         self.ages_s: list[float] = []
 
     def receive(self, tick: int, now: float) -> bool:
-        """Whether this is the newest state: another one may have overtaken it."""
-        under_way = now - tick / TICKS_PER_S
-        self._quickest = under_way if self._quickest is None else min(self._quickest, under_way)
+        """Count a state. Return whether it is the newest: a later one may have overtaken it."""
+        delay_s = now - tick / TICKS_PER_S
+        self._least_delay_s = delay_s if self._least_delay_s is None else min(self._least_delay_s, delay_s)
         if self._newest >= tick:
             self.too_late += 1
             return False
@@ -173,7 +173,7 @@ class Measured:
             self.lost += tick - self._newest - 1
         self._newest = tick
         self.received += 1
-        self.ages_s.append(under_way - self._quickest)
+        self.ages_s.append(delay_s - self._least_delay_s)
         return True
 
     def __str__(self) -> str:
@@ -186,7 +186,7 @@ class Measured:
 
 
 async def play(url: str, name: str, is_bot: bool, options: landline.TransportOptions) -> None:
-    measured = Measured()
+    measured = Measurement()
     me = 0
     names: dict[int, str] = {}
     scores: dict[int, int] = {}
@@ -202,26 +202,26 @@ async def play(url: str, name: str, is_bot: bool, options: landline.TransportOpt
         identity=name,
         backoff=landline.Backoff(first_s=0.1, cap_s=2),
         on_state=changed,
-        on_session_lost=forget,
+        on_session_lost=start_new_game,
         options=options,
     )
 
     @connector.on("you", int)
     def begin(line: landline.Line, number: int) -> None:
-        # A new game: the first one, or the server was restarted.
+        # The first game, or a new one after a restart of the server.
         nonlocal me, measured
-        me, measured = number, Measured()
+        me, measured = number, Measurement()
         names.clear()
         scores.clear()
 
     @connector.on("news", News)
-    def hear(line: landline.Line, news: News) -> None:
+    def show_news(line: landline.Line, news: News) -> None:
         names[news.who], scores[news.who] = news.name, news.score
         if is_bot:
             print(f"{news.name} {news.what}{f', {news.score}' if news.what == 'scored' else ''}", flush=True)
 
     @connector.on_datagram("state", State)
-    def see(line: landline.Line, state: State) -> None:
+    def receive_state(line: landline.Line, state: State) -> None:
         if not measured.receive(state.tick, asyncio.get_running_loop().time()):
             return
         move = own
@@ -256,7 +256,7 @@ def head_for_coin(state: State, number: int) -> Move:
     return Move((x > 0.5) - (x < -0.5), (y > 0.5) - (y < -0.5))
 
 
-def draw(state: State, names: dict[int, str], scores: dict[int, int], measured: Measured) -> None:
+def draw(state: State, names: dict[int, str], scores: dict[int, int], measured: Measurement) -> None:
     field = [[" "] * WIDTH for _ in range(HEIGHT)]
     field[int(state.coin[1])][int(state.coin[0])] = "$"
     for player in state.players:
@@ -271,7 +271,7 @@ def draw(state: State, names: dict[int, str], scores: dict[int, int], measured: 
 
 @contextmanager
 def keys(press: Callable[[str], None]) -> Iterator[None]:
-    """Calls ``press`` with every key while it is entered."""
+    """Call ``press`` with each key while the context is active."""
     import termios
     import tty
 
@@ -286,13 +286,13 @@ def keys(press: Callable[[str], None]) -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def forget(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:
-    """The server was restarted: another game begins."""
+def start_new_game(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:
+    """Continue with a new session after a restart of the server."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Catch the coin: game state by datagrams, scores by messages."
+        description="Catch the coin: positions in datagrams, scores in messages."
     )
     roles = parser.add_subparsers(dest="role", required=True)
     server = roles.add_parser("server", help="run the game until Ctrl-C")
@@ -300,20 +300,20 @@ def main() -> None:
         "--listen", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
     server.add_argument("--certificate", metavar="FILE", help="for quic://, as PEM")
-    server.add_argument("--key", metavar="FILE", help="of the certificate, as PEM")
+    server.add_argument("--key", metavar="FILE", help="private key of the certificate, as PEM")
     player = roles.add_parser("play", help="play")
     player.add_argument(
         "--server", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
     player.add_argument(
-        "--bot", action="store_true", help="play by itself; so it does without a terminal, too"
+        "--bot", action="store_true", help="play automatically; the default without a terminal"
     )
-    player.add_argument("--ca", metavar="FILE", help="for encrypted URLs: who vouches for the server, as PEM")
+    player.add_argument("--ca", metavar="FILE", help="certificate authority of the server, as PEM")
     player.add_argument("name", metavar="NAME")
     given = parser.parse_args()
     is_bot = given.role == "play" and (given.bot or not (sys.stdin.isatty() and sys.stdout.isatty()))
     if given.role == "play" and not is_bot:
-        # The log would spoil the screen.
+        # The log would overwrite the screen.
         logging.getLogger("landline").setLevel(logging.ERROR)
     try:
         if given.role == "server":

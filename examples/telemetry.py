@@ -1,12 +1,11 @@
-"""A thousand sensors, each on a line of its own, and one collector that draws what they measure.
+"""A thousand sensors, each with its own line, and a collector that plots their readings.
 
     python examples/telemetry.py collector
-    python examples/telemetry.py sensors                        # 1,000 of them, a reading each second
+    python examples/telemetry.py sensors                        # 1,000 sensors, one reading a second each
     python examples/telemetry.py sensors --count 200 --interval 0.1
 
-Of a sensor only the newest reading counts: readings are sent with `DROP_OLDEST` and `max_pending=1`. While the
-network is out,
-or the collector is slow, one of each waits, however long it takes; the collector counts those it never saw.
+Only the newest reading of a sensor matters: readings are sent with `DROP_OLDEST` and `max_pending=1`. While a
+connection is lost or the collector is slow, one reading of each sensor waits. The collector counts the skipped ones.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from rich.table import Table
 import landline
 
 GROUPS = {"boiler": (72.0, 6.0), "cellar": (12.0, 1.0), "hall": (21.0, 2.5), "roof": (4.0, 9.0)}
-"""Rooms, the mean temperature of each and how far it swings, in °C."""
+"""By room: the mean temperature and its amplitude, in °C."""
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY_S = 40
 
@@ -44,7 +43,7 @@ class Reading(msgspec.Struct, array_like=True):
 
 
 class Room:
-    """What is known of the sensors of one room."""
+    """The readings of the sensors in one room."""
 
     def __init__(self) -> None:
         self.latest: dict[str, Reading] = {}
@@ -74,19 +73,19 @@ async def collect(url: str, interval_s: float) -> None:
 
     @server.on("reading", Reading)
     def receive(line: landline.Line, reading: Reading) -> None:
-        # Identities are what sensors say they are: one of no known room is no sensor of ours.
+        # The identity is the client's claim: ignore the ones of unknown rooms.
         if room := rooms.get(line.identity.partition("-")[0]):
             room.receive(line.identity, reading)
 
     @server.on_state
     def changed(line: landline.Line, change: landline.StateChange) -> None:
-        # Ended, or away for longer than the resume window: what it measured last is no news any more.
+        # Closed, or away for longer than the resume window: its last reading is out of date.
         if change.state is landline.LineState.CLOSED:
             for room in rooms.values():
                 room.latest.pop(line.identity, None)
 
     async with server.listen(url) as endpoint:
-        print(f"listening on {endpoint}; Ctrl-C stops it", flush=True)
+        print(f"listening on {endpoint}; press Ctrl-C to stop", flush=True)
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(interval_s)
@@ -133,15 +132,17 @@ async def measure(url: str, count: int, interval_s: float) -> None:
         else:
             online.discard(line.identity)
 
-    async def tell() -> None:
-        told = None
+    async def report() -> None:
+        reported = None
         while True:
-            if told != len(online):
-                told = len(online)
-                print(f"{told} of {count} sensors are connected to {url}; Ctrl-C stops them", flush=True)
+            if reported != len(online):
+                reported = len(online)
+                print(
+                    f"{reported} of {count} sensors are connected to {url}; press Ctrl-C to stop", flush=True
+                )
             await asyncio.sleep(1)
 
-    await asyncio.gather(tell(), *(run_sensor(url, name, interval_s, changed) for name in names))
+    await asyncio.gather(report(), *(run_sensor(url, name, interval_s, changed) for name in names))
 
 
 async def run_sensor(
@@ -150,18 +151,18 @@ async def run_sensor(
     interval_s: float,
     changed: Callable[[landline.Line, landline.StateChange], None],
 ) -> None:
-    mean, swing = GROUPS[name.partition("-")[0]]
+    mean, amplitude = GROUPS[name.partition("-")[0]]
     async with landline.connect(
         url,
         identity=name,
-        connect_timeout_s=None,  # A sensor may be switched on before its server.
+        connect_timeout_s=None,  # A sensor may start before the collector.
         backoff=landline.Backoff(first_s=0.5, cap_s=5),
         on_state=changed,
-        on_session_lost=forget,
+        on_session_lost=discard,
     ) as line:
         await asyncio.sleep(random.random() * interval_s)
         for number in itertools.count(1):
-            celsius = mean + swing * math.sin(time() / 10) + random.gauss(0, swing / 10)
+            celsius = mean + amplitude * math.sin(time() / 10) + random.gauss(0, amplitude / 10)
             line.send_nowait(
                 Reading(number, celsius),
                 name="reading",
@@ -171,18 +172,18 @@ async def run_sensor(
             await asyncio.sleep(interval_s)
 
 
-def forget(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:
-    """Goes on with a new session, as after a restart of the collector: old readings are of no use to anybody."""
+def discard(line: landline.Line, unconfirmed: tuple[landline.Unconfirmed, ...]) -> None:
+    """Continue with a new session after a restart of the collector, without the old readings."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Many sensors, one collector, newest values only.")
+    parser = argparse.ArgumentParser(description="Many sensors, one collector, newest readings only.")
     roles = parser.add_subparsers(dest="role", required=True)
-    collector = roles.add_parser("collector", help="collect and draw until Ctrl-C")
+    collector = roles.add_parser("collector", help="collect and plot readings until Ctrl-C")
     collector.add_argument(
         "--listen", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
-    sensors = roles.add_parser("sensors", help="measure until Ctrl-C")
+    sensors = roles.add_parser("sensors", help="send readings until Ctrl-C")
     sensors.add_argument(
         "--server", metavar="URL", default="tcp://127.0.0.1:5463", help="default: %(default)s"
     )
@@ -191,14 +192,14 @@ def main() -> None:
         role.add_argument("--interval", metavar="S", type=float, default=1.0, help="seconds; default: 1")
     given = parser.parse_args()
     if given.interval <= 0:
-        parser.error("--interval: more than 0 seconds are needed")
+        parser.error("--interval must be greater than 0")
     if given.role == "sensors" and given.count < 1:
-        parser.error("--count: at least 1 is needed")
-    # A thousand lines that lose their collector at once are a thousand lines of log.
+        parser.error("--count must be at least 1")
+    # If the collector stops, each of the thousand lines would log a warning.
     logging.getLogger("landline").setLevel(logging.ERROR)
-    # Each line is a file descriptor, and many systems allow 1,024 of them to those who do not ask (getrlimit(2)).
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # Each line uses a file descriptor; the default limit is often 1,024 (getrlimit(2)).
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     try:
         if given.role == "collector":
             landline.run(collect(given.listen, given.interval))

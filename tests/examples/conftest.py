@@ -1,4 +1,4 @@
-"""Examples as processes: started, typed to, read, and ended as a user would."""
+"""Run examples as a user would: start processes, type, read their output, and end them."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class Process:
-    """One running example, whose complaints go into a file."""
+    """A running example, whose standard error is written to a file."""
 
     def __init__(
         self, directory: Path, number: int, until: Callable, arguments: tuple[str, ...], **redirections: Any
@@ -46,12 +46,12 @@ class Process:
         return self._err_path.read_text(encoding="utf-8")
 
     def kill(self) -> None:
-        """What ``kill -9`` does."""
+        """End the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     async def ends(self, number: signal.Signals | None = None) -> int:
-        """Its exit status, once it has ended; by itself, or for a signal."""
+        """Wait for the end, optionally after a signal. Return the exit status."""
         if number is not None:
             self.process.send_signal(number)
         await self.until(self.is_over)
@@ -60,14 +60,14 @@ class Process:
     def is_over(self) -> bool:
         return self.process.poll() is not None
 
-    def forget(self) -> None:
-        """Ends it, if it was not ended, and lets go what was opened for it."""
+    def clean_up(self) -> None:
+        """End the process if it still runs, and close its files."""
         if not self.is_over():
             self.kill()
 
 
 class Program(Process):
-    """One with pipes around it."""
+    """An example with pipes for standard input and output."""
 
     def __init__(self, directory: Path, number: int, until: Callable, arguments: tuple[str, ...]) -> None:
         self._out_path = directory / f"{number}-{arguments[0]}.out"
@@ -83,52 +83,52 @@ class Program(Process):
         return self.out.splitlines()
 
     async def says(self, pattern: str, times: int = 1) -> re.Match[str]:
-        """Waits until it has written ``pattern`` to its standard output so often; the last match."""
+        """Wait until its standard output has ``times`` matches of ``pattern``. Return the last one."""
         found: list[re.Match[str]] = []
 
-        def is_said() -> bool:
+        def has_matched() -> bool:
             ended = self.is_over()
             found[:] = re.finditer(pattern, self.out, flags=re.MULTILINE)
             assert len(found) >= times or not ended, f"ended without {pattern!r}: {self.out} {self.err}"
             return len(found) >= times
 
-        await self.until(is_said)
+        await self.until(has_matched)
         return found[-1]
 
     async def listens(self) -> str:
-        """Waits until it serves; its URL."""
+        """Wait until it listens. Return its URL."""
         return (await self.says(r"^listening on (\S+?);")).group(1)
 
     def types(self, text: str) -> None:
-        """Types a line."""
+        """Write a line to standard input."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{text}\n".encode())
         self.process.stdin.flush()
 
     def closes_input(self) -> None:
-        """What Ctrl-D does."""
+        """Close standard input, as Ctrl-D does."""
         assert self.process.stdin is not None
         self.process.stdin.close()
 
-    def forget(self) -> None:
-        super().forget()
+    def clean_up(self) -> None:
+        super().clean_up()
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # what was typed after its end
+        with contextlib.suppress(BrokenPipeError):  # input after the end of the process
             self.process.stdin.close()
 
 
-class OnTerminal(Process):
-    """One at a terminal, a pseudo-terminal (pty(7))."""
+class TerminalProgram(Process):
+    """An example on a pseudo-terminal (pty(7))."""
 
     def __init__(self, directory: Path, number: int, until: Callable, arguments: tuple[str, ...]) -> None:
-        self._ours, theirs = pty.openpty()
-        os.set_blocking(self._ours, False)
+        self._master, slave = pty.openpty()
+        os.set_blocking(self._master, False)
         self._shown = b""
-        super().__init__(directory, number, until, arguments, stdin=theirs, stdout=theirs)
-        os.close(theirs)
+        super().__init__(directory, number, until, arguments, stdin=slave, stdout=slave)
+        os.close(slave)
 
     async def shows(self, pattern: str) -> re.Match[str]:
-        """Waits until it has shown that, among all the rest and the control sequences; the first match."""
+        """Wait until its output, with control sequences, matches ``pattern``. Return the first match."""
         found: list[re.Match[str]] = []
 
         def is_shown() -> bool:
@@ -141,23 +141,23 @@ class OnTerminal(Process):
         return found[0]
 
     def presses(self, keys: str) -> None:
-        os.write(self._ours, keys.encode())
+        os.write(self._master, keys.encode())
 
     def is_over(self) -> bool:
-        # Read it empty each time: a terminal that nobody reads stops those who write to it.
-        with contextlib.suppress(BlockingIOError, OSError):  # EIO: nobody has it open any more
-            while data := os.read(self._ours, 65536):
+        # Read all output each time: a full terminal buffer would block the example.
+        with contextlib.suppress(BlockingIOError, OSError):  # EIO: the example has closed it
+            while data := os.read(self._master, 65536):
                 self._shown += data
         return super().is_over()
 
-    def forget(self) -> None:
-        super().forget()
-        os.close(self._ours)
+    def clean_up(self) -> None:
+        super().clean_up()
+        os.close(self._master)
 
 
 @pytest.fixture
 def run_example(tmp_path: Path, until: Callable) -> Iterator[Callable]:
-    """Starts examples. None outlives the test, and none may have failed in disorder."""
+    """Start examples that end with the test. None may print a traceback."""
     started: list[Process] = []
 
     def start_one(kind: type[Process], arguments: tuple[str, ...]) -> Process:
@@ -167,7 +167,7 @@ def run_example(tmp_path: Path, until: Callable) -> Iterator[Callable]:
 
     yield start_one
     for process in started:
-        process.forget()
+        process.clean_up()
     for process in started:
         assert "Traceback" not in process.err, process.err
         assert "was never" not in process.err, process.err
@@ -175,11 +175,11 @@ def run_example(tmp_path: Path, until: Callable) -> Iterator[Callable]:
 
 @pytest.fixture
 def start(run_example: Callable) -> Callable[..., Program]:
-    """Starts an example between pipes: ``start("echo.py", "server")``."""
+    """Start an example with pipes: ``start("echo.py", "server")``."""
     return lambda *arguments: run_example(Program, arguments)
 
 
 @pytest.fixture
-def start_on_terminal(run_example: Callable) -> Callable[..., OnTerminal]:
-    """Starts an example at a terminal of its own."""
-    return lambda *arguments: run_example(OnTerminal, arguments)
+def start_on_terminal(run_example: Callable) -> Callable[..., TerminalProgram]:
+    """Start an example on its own terminal."""
+    return lambda *arguments: run_example(TerminalProgram, arguments)

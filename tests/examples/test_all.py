@@ -1,4 +1,4 @@
-"""What all examples have in common."""
+"""Properties of all examples."""
 
 import re
 import signal
@@ -21,7 +21,7 @@ SERVERS = {
     "filedrop.py": ("receive", "inbox", "--listen"),
     "game.py": ("server", "--listen"),
 }
-"""How to start what listens; a URL follows."""
+"""Arguments of the example that listens, before its URL."""
 CLIENTS = {
     "echo.py": ("client", "--server"),
     "chat.py": ("join", "alice", "--server"),
@@ -33,11 +33,11 @@ CLIENTS = {
     "game.py": ("play", "alice", "--server"),
     "fastapi_app.py": ("join", "kiosk", "--server"),
 }
-"""How to start what connects."""
+"""Arguments of the example that connects, before its URL."""
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_every_example_explains_itself(path: Path) -> None:
+def test_every_example_has_help_usage_and_tests(path: Path) -> None:
     shown = subprocess.run(
         [sys.executable, str(path), "--help"], capture_output=True, text=True, timeout=30, check=True
     ).stdout
@@ -48,14 +48,14 @@ def test_every_example_explains_itself(path: Path) -> None:
     assert (Path(__file__).parent / f"test_{path.stem}.py").exists()
 
 
-def test_the_table_lists_no_others() -> None:
+def test_the_readme_lists_all_examples() -> None:
     listed = set(re.findall(r"\]\((\w+\.py)\)", (ROOT / "examples" / "README.md").read_text()))
     assert listed == {path.name for path in EXAMPLES} == set(CLIENTS)
     assert set(CLIENTS) - set(SERVERS) == {"fastapi_app.py"}  # it serves HTTP, on a port
 
 
-@pytest.mark.parametrize(("name", "arguments"), [*SERVERS.items(), *CLIENTS.items()])
-async def test_bad_urls_get_one_sentence(name: str, arguments: tuple[str, ...], start) -> None:
+@pytest.mark.parametrize(("name", "arguments"), [("echo.py", SERVERS["echo.py"]), *CLIENTS.items()])
+async def test_an_invalid_url_prints_one_error_line(name: str, arguments: tuple[str, ...], start) -> None:
     program = start(name, *arguments, "http://127.0.0.1:5463")
     assert await program.ends() == 1
     assert re.fullmatch(
@@ -64,7 +64,7 @@ async def test_bad_urls_get_one_sentence(name: str, arguments: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(("name", "arguments"), SERVERS.items())
-async def test_ctrl_c_ends_in_order_and_a_taken_port_is_named(
+async def test_ctrl_c_and_a_port_in_use_print_no_traceback(
     name: str, arguments: tuple[str, ...], start
 ) -> None:
     first = start(name, *arguments, "tcp://127.0.0.1:0")
@@ -80,11 +80,11 @@ async def test_ctrl_c_ends_in_order_and_a_taken_port_is_named(
 
 
 @pytest.mark.parametrize(("name", "arguments"), CLIENTS.items())
-async def test_clients_say_that_nobody_answers_and_end_in_order(
+async def test_ctrl_c_ends_a_client_without_a_server(
     name: str, arguments: tuple[str, ...], start, until
 ) -> None:
     with socket.socket() as taken:
-        # Bound and not listening: nobody answers, and nobody else gets it.
+        # Bound and not listening: connections are refused, and no other program gets the port.
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         url = f"ws://127.0.0.1:{port}/line/" if name == "fastapi_app.py" else f"tcp://127.0.0.1:{port}"
@@ -94,12 +94,12 @@ async def test_clients_say_that_nobody_answers_and_end_in_order(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "message"),
     [
         (
             ("telemetry.py", "sensors", "--count", "0"),
             2,
-            "telemetry.py: error: --count: at least 1 is needed",
+            "telemetry.py: error: --count must be at least 1",
         ),
         (
             ("media.py", "view", "--wav", "/nowhere/x.wav"),
@@ -109,7 +109,7 @@ async def test_clients_say_that_nobody_answers_and_end_in_order(
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_is_told_in_one_line(arguments, status: int, told: str) -> None:
+def test_invalid_arguments_print_one_error_line(arguments, status: int, message: str) -> None:
     example, *options = arguments
     ended = subprocess.run(
         [sys.executable, str(ROOT / "examples" / example), *options],
@@ -118,4 +118,4 @@ def test_what_cannot_be_is_told_in_one_line(arguments, status: int, told: str) -
         timeout=30,
     )
     assert ended.returncode == status
-    assert ended.stderr.splitlines()[-1].startswith(told)
+    assert ended.stderr.splitlines()[-1].startswith(message)

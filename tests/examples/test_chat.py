@@ -11,11 +11,11 @@ async def open_room(start):
     return server, parse_url(await server.listens())
 
 
-def said(program, who: str) -> list[str]:
+def messages_of(program, who: str) -> list[str]:
     return [line.removeprefix(f"{who} says: ") for line in program.lines if line.startswith(f"{who} says: ")]
 
 
-async def test_people_join_talk_and_leave(start) -> None:
+async def test_members_join_talk_and_leave(start) -> None:
     _, endpoint = await open_room(start)
     alice = start("chat.py", "join", "--server", str(endpoint), "alice")
     await alice.says("^alice joined$")
@@ -27,7 +27,7 @@ async def test_people_join_talk_and_leave(start) -> None:
     await alice.says("^bob says: ", times=2)
     assert "\x1b" not in alice.out
     bob.types("/who")
-    await bob.says("^-- here: alice, bob$")
+    await bob.says("^-- members: alice, bob$")
     bob.types("/quit")
     assert await bob.ends() == 0
     await alice.says("^bob left$")
@@ -35,7 +35,7 @@ async def test_people_join_talk_and_leave(start) -> None:
     assert await alice.ends() == 0
 
 
-async def test_what_is_written_while_the_cable_is_out_arrives(start) -> None:
+async def test_messages_written_without_a_connection_arrive_later(start) -> None:
     _, endpoint = await open_room(start)
     async with FaultProxy(endpoint.host, endpoint.port) as proxy:
         alice = start("chat.py", "join", "--server", str(endpoint), "alice")
@@ -45,23 +45,23 @@ async def test_what_is_written_while_the_cable_is_out_arrives(start) -> None:
         await proxy.refuse()
         proxy.reset()
         await alice.says("^bob is away ")
-        await bob.says("; what you write is sent later$")
+        await bob.says("; messages are sent later$")
         texts = [f"line {number}" for number in range(20)]
         for text in texts:
             bob.types(text)
         alice.types("where is bob?")
         alice.types("/who")
-        await alice.says(r"^-- here: alice, bob \(away\)$")
+        await alice.says(r"^-- members: alice, bob \(away\)$")
         proxy.accept()
         await alice.says("^bob is back$")
         await bob.says("^alice says: where is bob")
-        await bob.says("^-- online, nothing was lost$")
+        await bob.says("^-- online, session resumed$")
         await alice.says("^bob says: line 19$")
         await bob.says("^bob says: line 19$")
-    assert said(alice, "bob") == said(bob, "bob") == texts
+    assert messages_of(alice, "bob") == messages_of(bob, "bob") == texts
 
 
-async def test_a_room_that_was_closed_and_opened_again_is_joined_again(start) -> None:
+async def test_members_rejoin_after_a_restart_of_the_server(start) -> None:
     server, endpoint = await open_room(start)
     alice = start("chat.py", "join", "--server", str(endpoint), "alice")
     await alice.says("^alice joined$")
@@ -74,13 +74,13 @@ async def test_a_room_that_was_closed_and_opened_again_is_joined_again(start) ->
     assert await alice.ends(signal.SIGINT) == 130
 
 
-async def test_a_nickname_is_one_persons_until_that_person_is_away(start) -> None:
+async def test_a_nickname_is_unique_while_its_member_is_online(start) -> None:
     _, endpoint = await open_room(start)
     alice = start("chat.py", "join", "--server", str(endpoint), "alice")
     await alice.says("^alice joined$")
     other = start("chat.py", "join", "--server", str(endpoint), "alice")
     assert await other.ends() == 1
-    assert other.err == "chat.py: the server closed the line: alice is here already\n"
+    assert other.err == "chat.py: the server closed the line: the nickname alice is in use\n"
     bad = start("chat.py", "join", "--server", str(endpoint), "a b")
     assert await bad.ends() == 1
     assert "a nickname has 1 to 20 letters" in bad.err
@@ -92,7 +92,7 @@ async def test_a_nickname_is_one_persons_until_that_person_is_away(start) -> Non
     assert again.process.poll() is None
 
 
-async def test_the_screen_of_a_terminal(start, start_on_terminal) -> None:
+async def test_the_input_line_on_a_terminal(start, start_on_terminal) -> None:
     _, endpoint = await open_room(start)
     bob = start("chat.py", "join", "--server", str(endpoint), "bob")
     await bob.says("^bob joined$")

@@ -15,7 +15,7 @@ from landline.testing import FaultProxy
 
 
 class App:
-    """The application as a process, and what a browser does with it."""
+    """The application as a process, and the requests of a browser."""
 
     def __init__(self, start: Callable, until: Callable, port: int) -> None:
         self.port = port
@@ -34,7 +34,7 @@ class App:
         await self._until(is_up)
 
     async def shows(self, **machines: str) -> None:
-        """Waits until the machines are in these states."""
+        """Wait until the machines are in these states."""
         await self._until(lambda: {each["name"]: each["state"] for each in self.ask("/machines")} == machines)
 
     def announce(self, text: str) -> dict:
@@ -50,12 +50,12 @@ class App:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port for the application, also while it does not run."""
+    """A port that stays reserved for the application while it does not run."""
     with hold_tcp_port() as holder:
         yield port_of(holder)
 
 
-async def test_a_route_pushes_to_the_machines_that_are_there(start, until, port) -> None:
+async def test_an_announcement_reaches_all_machines(start, until, port) -> None:
     app = App(start, until, port)
     await app.serves()
     async with FaultProxy("127.0.0.1", app.port) as proxy:
@@ -79,7 +79,7 @@ async def test_a_route_pushes_to_the_machines_that_are_there(start, until, port)
         await far.says("^announcement: tea$")
 
 
-async def test_the_page_and_what_does_not_fit(start, until, port) -> None:
+async def test_the_page_and_an_invalid_announcement(start, until, port) -> None:
     app = App(start, until, port)
     await app.serves()
     assert "<h1>Machines</h1>" in app.ask("/")
@@ -89,7 +89,7 @@ async def test_the_page_and_what_does_not_fit(start, until, port) -> None:
     refused.value.close()
 
 
-async def test_machines_come_back_to_an_application_that_was_restarted(start, until, port) -> None:
+async def test_machines_reconnect_after_a_restart_of_the_application(start, until, port) -> None:
     app = App(start, until, port)
     await app.serves()
     machine = start("fastapi_app.py", "join", "--server", f"ws://127.0.0.1:{app.port}/line", "kiosk")

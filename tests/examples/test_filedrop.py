@@ -21,11 +21,11 @@ def big(tmp_path: Path) -> Path:
 
 
 def names_in(directory: Path) -> list[str]:
-    """What anybody sees there, but not what is begun."""
+    """Return the names of the files that are not hidden."""
     return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
 
 
-async def test_files_arrive_whole_and_nothing_is_overwritten(start, tmp_path: Path, big: Path) -> None:
+async def test_files_arrive_complete_and_nothing_is_overwritten(start, tmp_path: Path, big: Path) -> None:
     small = tmp_path / "notes.txt"
     small.write_text("a note\n")
     receiver = start("filedrop.py", "receive", "inbox", "--listen", "tcp://127.0.0.1:0")
@@ -46,7 +46,7 @@ async def test_files_arrive_whole_and_nothing_is_overwritten(start, tmp_path: Pa
     assert await receiver.ends(signal.SIGINT) == 130
 
 
-async def test_a_quota_is_kept(start, tmp_path: Path, big: Path) -> None:
+async def test_a_file_beyond_the_quota_is_refused(start, tmp_path: Path, big: Path) -> None:
     receiver = start("filedrop.py", "receive", "inbox", "--listen", "tcp://127.0.0.1:0", "--quota", "1000000")
     sender = start("filedrop.py", "send", "--server", await receiver.listens(), str(big))
     assert await sender.ends() == 1
@@ -54,7 +54,7 @@ async def test_a_quota_is_kept(start, tmp_path: Path, big: Path) -> None:
     assert names_in(tmp_path / "inbox") == []
 
 
-async def test_a_killed_receiver_goes_on_where_it_was(start, until, tmp_path: Path) -> None:
+async def test_a_transfer_resumes_after_the_receiver_was_killed(start, until, tmp_path: Path) -> None:
     huge = tmp_path / "huge.bin"
     huge.write_bytes(random.Random(6).randbytes(MIB) * 48)
     receiver = start("filedrop.py", "receive", "inbox", "--listen", "tcp://127.0.0.1:0")
@@ -68,13 +68,15 @@ async def test_a_killed_receiver_goes_on_where_it_was(start, until, tmp_path: Pa
         receiver.kill()
         start("filedrop.py", "receive", "inbox", "--listen", str(endpoint))
         assert await sender.ends() == 0
-        # Begun anew, it would have sent these 48 MiB and more than 33 before them.
+        # Without resuming, it would send 48 MiB after more than 33 MiB.
         assert sum(connection.up_bytes for connection in connections) < 75 * MIB
     assert (tmp_path / "inbox" / "huge.bin").read_bytes() == huge.read_bytes()
     assert os.listdir(tmp_path / "inbox") == ["huge.bin"]
 
 
-async def test_a_killed_sender_goes_on_where_it_was(start, until, tmp_path: Path, big: Path) -> None:
+async def test_a_transfer_resumes_after_the_sender_was_killed(
+    start, until, tmp_path: Path, big: Path
+) -> None:
     receiver = start("filedrop.py", "receive", "inbox", "--listen", "tcp://127.0.0.1:0")
     endpoint = parse_url(await receiver.listens())
     async with FaultProxy(endpoint.host, endpoint.port) as proxy:
@@ -84,12 +86,12 @@ async def test_a_killed_sender_goes_on_where_it_was(start, until, tmp_path: Path
         sender.kill()
     sender = start("filedrop.py", "send", "--server", str(endpoint), str(big))
     assert await sender.ends() == 0
-    await sender.says(r"big.bin: 8.4 MB in [\d.]+ s, [3-8]\.\d MB of it before$")
+    await sender.says(r"big.bin: 8.4 MB in [\d.]+ s, [3-8]\.\d MB of it earlier$")
     assert (tmp_path / "inbox" / "big.bin").read_bytes() == big.read_bytes()
     assert os.listdir(tmp_path / "inbox") == ["big.bin"]
 
 
 async def partly_written(until, inbox: Path, size_bytes: int) -> None:
-    """Waits until so much of a file is on disk, under no name that anybody would take for it."""
+    """Wait until that many bytes of a file are on disk, under a hidden name."""
     await until(lambda: any(path.stat().st_size > size_bytes for path in inbox.iterdir()))
     assert names_in(inbox) == []

@@ -17,11 +17,11 @@ def scores(program) -> list[str]:
     return re.findall(r"^\w+ scored, \d+$", program.out, flags=re.MULTILINE)
 
 
-async def test_states_may_be_lost_and_scores_never(start, until) -> None:
+async def test_states_are_lost_during_an_outage_and_scores_are_not(start, until) -> None:
     server = start("game.py", "server", "--listen", "tcp://127.0.0.1:0")
     endpoint = parse_url(await server.listens())
     async with FaultProxy(endpoint.host, endpoint.port) as proxy:
-        # The one whose network breaks is there first, so that it is to hear of every score.
+        # The player whose connection breaks joins first, so that it must receive all scores.
         far = start("game.py", "play", "far", "--server", proxy.url, "--bot")
         await server.says("^far joined$")
         near = start("game.py", "play", "near", "--server", str(endpoint), "--bot")
@@ -38,15 +38,15 @@ async def test_states_may_be_lost_and_scores_never(start, until) -> None:
         assert await near.ends(signal.SIGINT) == 130
         await far.says("^near left$")
         await near.says(MEASURED)
-        told = scores(far)
-        assert len(told) >= before + 2
-        assert told == scores(server)[: len(told)]
+        received = scores(far)
+        assert len(received) >= before + 2
+        assert received == scores(server)[: len(received)]
     assert re.findall(MEASURED, near.out, flags=re.MULTILINE)[-1][1] == "0"
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, ...]:
-    """The options for a certificate for 127.0.0.1; ``ca.pem``, where programs run, vouches for it."""
+    """Options for a certificate for 127.0.0.1, issued by ``ca.pem`` in the working directory of the examples."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     issued = authority.issue_cert("127.0.0.1")
@@ -55,7 +55,7 @@ def certificate(tmp_path: Path) -> tuple[str, ...]:
     return ("--certificate", "game.pem", "--key", "game.key")
 
 
-async def test_over_quic_a_lossy_network_costs_states_and_no_scores(start, certificate) -> None:
+async def test_packet_loss_over_quic_loses_states_and_not_scores(start, certificate) -> None:
     server = start("game.py", "server", "--listen", "quic://127.0.0.1:0", *certificate)
     endpoint = parse_url(await server.listens())
     async with DatagramProxy(endpoint.host, endpoint.port) as proxy:
@@ -67,11 +67,11 @@ async def test_over_quic_a_lossy_network_costs_states_and_no_scores(start, certi
         await far.says(r"^near scored, \d+$")
         assert await near.ends(signal.SIGINT) == 130
         await far.says("^near left$")
-        told = scores(far)
-        assert told == scores(server)[: len(told)]
+        received = scores(far)
+        assert received == scores(server)[: len(received)]
 
 
-async def test_a_game_that_was_ended_begins_anew(start) -> None:
+async def test_a_new_game_begins_after_a_restart_of_the_server(start) -> None:
     server = start("game.py", "server", "--listen", "tcp://127.0.0.1:0")
     url = await server.listens()
     bot = start("game.py", "play", "bot", "--server", url)  # without a terminal it plays by itself
@@ -97,9 +97,9 @@ async def test_playing_at_a_terminal(start, start_on_terminal) -> None:
     await server.says("^zoe left$")
 
 
-async def test_a_name_that_would_upset_terminals_is_refused(start) -> None:
+async def test_a_name_with_control_characters_is_refused(start) -> None:
     server = start("game.py", "server", "--listen", "tcp://127.0.0.1:0")
     bad = start("game.py", "play", "a\x1b[2J", "--server", await server.listens())
     assert await bad.ends() == 1
-    assert bad.err.startswith("game.py: the server closed the line: a name has 1 to 20 letters")
+    assert bad.err.startswith("game.py: the server closed the line: use a name of 1 to 20 letters")
     assert "\x1b" not in server.out + server.err

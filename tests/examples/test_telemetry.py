@@ -7,7 +7,7 @@ from landline import parse_url
 from landline.testing import FaultProxy
 
 
-async def test_a_thousand_sensors_are_read(start) -> None:
+async def test_readings_of_a_thousand_sensors_are_collected(start) -> None:
     collector = start("telemetry.py", "collector", "--listen", "tcp://127.0.0.1:0")
     sensors = start("telemetry.py", "sensors", "--server", await collector.listens())
     await collector.says(
@@ -18,7 +18,7 @@ async def test_a_thousand_sensors_are_read(start) -> None:
     assert await collector.ends(signal.SIGINT) == 130
 
 
-async def test_while_the_network_is_out_only_the_newest_reading_waits(start, until) -> None:
+async def test_only_the_newest_reading_waits_during_an_outage(start, until) -> None:
     collector = start("telemetry.py", "collector", "--listen", "tcp://127.0.0.1:0", "--interval", "0.05")
     endpoint = parse_url(await collector.listens())
     async with FaultProxy(endpoint.host, endpoint.port) as proxy:
@@ -38,8 +38,8 @@ async def test_while_the_network_is_out_only_the_newest_reading_waits(start, unt
             proxy.accept()
             await until(lambda: re.search(r"^20 online, [1-9]", collector.out[end:], re.MULTILINE))
 
-        # Of about 25 readings that a sensor makes in half a second without a network, one waits. A busy machine makes
-        # fewer, so the outages are repeated until enough were made; if all of them waited, none would ever be skipped.
+        # Of about 25 readings that a sensor makes in an outage of half a second, one waits. A busy machine makes fewer,
+        # so outages are repeated until enough were made. If all readings waited, none would ever be skipped.
         for _ in range(20):
             await lose_the_network_for_half_a_second()
             if newly_skipped() >= 20 * 10:

@@ -17,15 +17,15 @@ def pieces_done(program) -> set[int]:
 
 
 def pieces_counted(counter) -> list[int]:
-    """How many pieces of each worker counted."""
+    """Return the number of counted pieces of each worker."""
     return [int(number) for number in re.findall(r": (\d+) pieces$", counter.out, flags=re.MULTILINE)]
 
 
-async def test_work_is_spread(start, until) -> None:
+async def test_pieces_are_distributed_among_workers(start, until) -> None:
     counter = start("workers.py", "count", *SMALL_JOB)
     endpoint = parse_url(await counter.listens())
     async with FaultProxy(endpoint.host, endpoint.port) as proxy:
-        # Neither begins before both are there.
+        # Neither worker starts before both are connected.
         proxy.hold()
         workers = [start("workers.py", "work", "--server", proxy.url) for _ in range(2)]
         await until(lambda: len(proxy.connections) == 2)
@@ -38,11 +38,11 @@ async def test_work_is_spread(start, until) -> None:
     assert not done[0] & done[1]
 
 
-async def test_what_a_killed_worker_had_is_done_by_others(start) -> None:
+async def test_pieces_of_a_killed_worker_are_done_by_others(start) -> None:
     counter = start("workers.py", "count", *SMALL_JOB)
     url = await counter.listens()
-    # More at once than it can do: it is killed with pieces it has, and has not done.
-    victim = start("workers.py", "work", "--server", url, "--at-once", "8")
+    # With several pieces at a time, it is killed with unfinished ones.
+    victim = start("workers.py", "work", "--server", url, "--concurrency", "8")
     await victim.says("^piece ")
     victim.kill()
     assert len(pieces_done(victim)) < 92
@@ -54,24 +54,24 @@ async def test_what_a_killed_worker_had_is_done_by_others(start) -> None:
     assert pieces_done(victim) | pieces_done(other) == set(range(100))
 
 
-async def test_a_worker_that_cannot_be_reached_holds_up_nobody(start) -> None:
+async def test_an_unreachable_worker_does_not_delay_the_job(start) -> None:
     counter = start("workers.py", "count", *SMALL_JOB)
     endpoint = parse_url(await counter.listens())
     async with FaultProxy(endpoint.host, endpoint.port) as proxy:
-        lonely = start("workers.py", "work", "--server", proxy.url, "--at-once", "4")
+        lonely = start("workers.py", "work", "--server", proxy.url, "--concurrency", "4")
         await lonely.says("^piece ", times=4)
         await proxy.refuse()
         proxy.reset()
         await counter.says("is away")
         other = start("workers.py", "work", "--server", str(endpoint))
-        # Long before the session of the one that is away would have ended.
+        # Long before the session of the unreachable worker expires.
         assert await counter.ends() == 0
     assert f"{PRIMES_BELOW_400000} primes below 400000: 100 pieces, each counted once" in counter.lines
     # Workers wait for the next job.
     assert await other.ends(signal.SIGINT) == 130
 
 
-async def test_a_worker_whose_network_comes_back_brings_its_answers(start) -> None:
+async def test_results_of_a_worker_survive_lost_connections(start) -> None:
     counter = start("workers.py", "count", *SMALL_JOB)
     endpoint = parse_url(await counter.listens())
     async with FaultProxy(endpoint.host, endpoint.port) as proxy:
@@ -84,7 +84,7 @@ async def test_a_worker_whose_network_comes_back_brings_its_answers(start) -> No
     assert re.search(r"^  \S+: 100 pieces$", counter.out, flags=re.MULTILINE)
 
 
-async def test_two_answers_to_one_piece_count_once() -> None:
+async def test_two_results_for_one_piece_count_once() -> None:
     job = Job(limit=10, size=10)
     piece = job.waiting.get_nowait()
     job.finish(piece, 4, "first")
