@@ -1,10 +1,10 @@
-/** When to try again: full jitter from the first try on, under the server's own wishes. Pure: time and dice come in. */
+/** When to connect again: full jitter from the first attempt on, unless the server named a time. Pure: time and randomness are arguments. */
 
 import { ConfigurationError } from "./errors.js";
 
 const DEFAULTS = { firstS: 0.5, capS: 30, attempts: null, stableAfterS: 10 };
 
-/** A reconnect policy with defaults for what is missing. Throws ConfigurationError when it makes no sense. */
+/** Return a complete reconnect policy. Throws ConfigurationError for an unknown name or a value out of range. */
 export function checkBackoff(wanted = {}) {
   const unknown = Object.keys(wanted).find((name) => !Object.hasOwn(DEFAULTS, name));
   if (unknown !== undefined) {
@@ -13,19 +13,19 @@ export function checkBackoff(wanted = {}) {
   const backoff = { ...DEFAULTS, ...wanted };
   const { firstS, capS, attempts, stableAfterS } = backoff;
   if (!(firstS > 0 && firstS <= capS && capS <= 86_400)) {
-    throw new ConfigurationError(`backoff {firstS: ${firstS}, capS: ${capS}}: 0 < firstS <= capS <= 86400 is needed`);
+    throw new ConfigurationError(`backoff {firstS: ${firstS}, capS: ${capS}}: 0 < firstS <= capS <= 86400 is required`);
   }
   if (attempts !== null && !(Number.isInteger(attempts) && attempts >= 1)) {
-    throw new ConfigurationError(`backoff.attempts is ${attempts}; at least one attempt is needed, or null for no end`);
+    throw new ConfigurationError(`backoff.attempts is ${attempts}; it must be at least 1, or null for no limit`);
   }
-  if (!(stableAfterS >= 0)) throw new ConfigurationError(`backoff.stableAfterS is ${stableAfterS}; 0 is the least`);
+  if (!(stableAfterS >= 0)) throw new ConfigurationError(`backoff.stableAfterS is ${stableAfterS}; it must not be negative`);
   return backoff;
 }
 
-/** So often in a row a server may call a client back at once; then no sooner than after the policy's first delay. */
-const WISHES_AT_ONCE_MAX = 8;
+/** How many times in a row a server may ask a client to return at once. After that, the delay is firstS at least. */
+const IMMEDIATE_RETRIES_MAX = 8;
 
-/** One client's course through a policy. */
+/** The progress of one client through a policy. */
 export class Schedule {
   #backoff;
   #connectedAt = null;
@@ -33,18 +33,18 @@ export class Schedule {
 
   constructor(backoff) {
     this.#backoff = backoff;
-    /** Attempts in a row that led to no stable link. */
+    /** Attempts in a row without a stable link. */
     this.failures = 0;
   }
 
-  /** An attempt led to a link. */
+  /** Record that an attempt succeeded. */
   receiveConnected(now) {
     this.#connectedAt = now;
   }
 
   /**
-   * Seconds to wait after a failed attempt or a lost link, null when the policy gives up: drawn from
-   * U(0, min(capS, firstS * 2^n)), unless the server named a time. `random` is a number in [0, 1).
+   * Return the seconds to wait after a failed attempt or a lost link, null when the policy gives up. They are drawn
+   * from U(0, min(capS, firstS * 2^n)) unless the server named a time. `random` is a number in [0, 1).
    */
   nextDelay(now, random, { retryAfterS = null, spreadS = 0 } = {}) {
     const { firstS, capS, attempts, stableAfterS } = this.#backoff;
@@ -54,12 +54,12 @@ export class Schedule {
       this.#delays = 0;
     } else this.failures += 1;
     this.#connectedAt = null;
-    // The loss of a link that was not stable counts, but is no attempt that failed: one more is left.
+    // The loss of an unstable link counts, but leaves one more attempt: it was no failed attempt.
     if (attempts !== null && this.failures >= attempts + (isLoss ? 1 : 0)) return null;
     const ceiling = Math.min(capS, firstS * 2 ** Math.min(this.#delays, 64));
     this.#delays += 1;
     if (retryAfterS === null) return random * ceiling;
-    // A server that calls back at once, again and again, does not make its clients spin.
-    return Math.max(this.failures > WISHES_AT_ONCE_MAX ? firstS : 0, retryAfterS + random * spreadS);
+    // A server that says "at once" again and again does not make its clients retry without a delay.
+    return Math.max(this.failures > IMMEDIATE_RETRIES_MAX ? firstS : 0, retryAfterS + random * spreadS);
   }
 }

@@ -1,28 +1,31 @@
-"""Every exception of the library.
+"""The exceptions of the library.
 
 .. code-block:: text
 
     LandlineError
-    ├── ConfigurationError      an argument is wrong: nothing was started
-    ├── AddressInUse            a listener's address is taken
-    ├── AnnounceFailed          a server could not be announced on the local network
-    ├── ConnectFailed           one attempt to connect failed
-    │   └── Rejected            the server answered REJECT
-    ├── GaveUp                  the reconnect policy ran out of attempts, or the first connection of its time
-    ├── ProtocolError           the peer broke the protocol
-    ├── LineClosed              the line has ended (says who ended it and why)
-    │   └── SessionLost         ... and the fate of some messages is unknown
-    ├── MessageTooLarge         a message exceeds what the peer takes
-    ├── BufferFull              send_nowait found no room
-    │   └── SendTimeout         send found none in time
+    ├── ConfigurationError      an argument is wrong; nothing was started          (ValueError)
+    ├── MissingExtra            a feature needs packages that are not installed    (ImportError)
+    ├── AddressInUse            the address of a listener is taken                 (OSError)
+    ├── AnnounceFailed          a server cannot be announced on the local network  (OSError)
+    ├── ConnectFailed           a connection could not be made                     (ConnectionError)
+    │   ├── Rejected            the server answered REJECT
+    │   └── GaveUp              the reconnect policy or the time limit ended the attempts
+    ├── ProtocolError           the peer violated the protocol
+    ├── LineClosed              the line has ended
+    │   └── SessionLost         ... and it is unknown whether some messages arrived
+    ├── MessageTooLarge         a message is larger than the peer accepts          (ValueError)
+    ├── BufferFull              the send buffer has no space
+    │   └── SendTimeout         ... and had none within the time limit             (TimeoutError)
     ├── RequestError            a request was answered with an error
     │   ├── NoHandler           the peer has no handler of that name
-    │   ├── RequestTimeout      no answer in time
-    │   └── RequestLost         the session ended before the answer came
+    │   ├── RequestTimeout      no answer within the time limit                    (TimeoutError)
+    │   └── RequestLost         the session ended before the answer arrived
     └── FileError               a file was not transferred
-        ├── FileRefused         the receiver does not take it (a RequestError too)
-        ├── FileChanged         it changed while it was sent
-        └── FileStalled         nothing was heard of it for too long
+        ├── FileRefused         the receiver refused it                            (RequestError)
+        ├── FileChanged         it changed during the transfer
+        └── FileStalled         the peer sent nothing for too long                 (TimeoutError)
+
+The built-in classes in parentheses are further base classes. ``str()`` of each error is one sentence.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from landline.codes import Code, Operation
 
 
 class Unconfirmed(msgspec.Struct, frozen=True):
-    """A message that was sent or waiting when its session ended, and that the peer never confirmed."""
+    """A message that its peer had not acknowledged when the session ended."""
 
     operation: Operation
     name: str
@@ -45,34 +48,45 @@ class Unconfirmed(msgspec.Struct, frozen=True):
 
     @property
     def value(self) -> Any:
-        """What was given to ``send``, as the peer would have seen it."""
+        """The value given to ``send``, as the peer would have received it."""
         return msgspec.msgpack.decode(self.body) if self.is_packed else self.body
 
 
 class LandlineError(Exception):
-    """The root of all errors raised by landline."""
+    """The base class of all errors raised by landline."""
 
 
 class ConfigurationError(LandlineError, ValueError):
     """An argument is wrong; the text names it. Nothing was started."""
 
 
+class MissingExtra(LandlineError, ImportError):
+    """A feature needs packages that are not installed; ``extra`` is the extra that brings them."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an optional package: pip install 'landline[{extra}]'")
+        self.extra = extra
+
+
 class AddressInUse(LandlineError, OSError):
-    """A listener's address, or its announced name, is taken; the text names it and says what to do."""
+    """The address of a listener, or the name it is announced by, is taken; the text names it and says what to do."""
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()
 
 
 class AnnounceFailed(LandlineError, OSError):
-    """A server could not be announced on the local network; the text says why and what to do. It does not listen."""
+    """A server cannot be announced on the local network; the text says why and what to do. It does not listen."""
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()
 
 
-class ConnectFailed(LandlineError):
-    """One attempt to connect failed: nobody answers, the transport broke, or the handshake did not finish."""
+class ConnectFailed(LandlineError, ConnectionError):
+    """A connection could not be made: no answer, a broken transport, or an incomplete handshake.
+
+    ``__cause__`` is the error of the last endpoint that was tried, if there was one.
+    """
 
 
 class Rejected(ConnectFailed):
@@ -88,26 +102,25 @@ class Rejected(ConnectFailed):
         self.spread_s = spread_s
 
 
-class GaveUp(LandlineError):
-    """The reconnect policy allows no further attempt, or the first connection did not come about in time.
+class GaveUp(ConnectFailed):
+    """The reconnect policy allows no further attempt, or the first connection was not made in time.
 
-    ``attempts`` is how many failed, ``last`` is what the last one failed with; ``None`` when none had failed yet.
+    ``attempts`` is the number of failed attempts; ``last`` is the error of the last one, ``None`` if none had failed.
     """
 
     def __init__(
-        self, attempts: int, last: BaseException | None, *, connect_timeout_s: float | None = None
+        self, attempts: int, last: Exception | None, *, connect_timeout_s: float | None = None
     ) -> None:
-        reason = last.strerror if isinstance(last, OSError) and last.strerror else last
         text = f"gave up after {attempts} attempt{'s' * (attempts != 1)}"
         if connect_timeout_s is not None:
-            text += f", for the connect_timeout_s of {connect_timeout_s:g} s is over"
-        super().__init__(f"{text}: {reason or 'nobody has answered yet'}")
+            text += f" and {connect_timeout_s:g} s (connect_timeout_s)"
+        super().__init__(f"{text}: {last or 'no server has answered yet'}")
         self.attempts = attempts
         self.last = last
 
 
 class ProtocolError(LandlineError):
-    """The peer broke the protocol; ``code`` is what it is told in the BYE."""
+    """The peer violated the protocol; ``code`` is the code of the BYE or REJECT sent to it."""
 
     def __init__(self, message: str, code: Code | None = None) -> None:
         super().__init__(message)
@@ -115,7 +128,7 @@ class ProtocolError(LandlineError):
 
 
 class LineClosed(LandlineError):
-    """The line has ended; the text says who ended it and why."""
+    """The line has ended; the text says which side ended it and why."""
 
     def __init__(self, message: str, code: Code | None = None) -> None:
         super().__init__(message)
@@ -123,40 +136,40 @@ class LineClosed(LandlineError):
 
 
 class SessionLost(LineClosed):
-    """The session ended while the fate of some messages is unknown: ``unconfirmed`` holds them, oldest first.
+    """The session ended before the peer acknowledged all messages: ``unconfirmed`` holds the others, oldest first.
 
-    Each of them arrived once or not at all; nobody can tell which.
+    Each of them arrived once or not at all; which is unknown.
     """
 
     def __init__(self, message: str, unconfirmed: Sequence[Unconfirmed], code: Code | None = None) -> None:
-        super().__init__(f"{message}; the fate of {len(unconfirmed)} messages is unknown", code)
+        super().__init__(f"{message}; {len(unconfirmed)} messages were not acknowledged", code)
         self.unconfirmed = tuple(unconfirmed)
 
 
 class MessageTooLarge(LandlineError, ValueError):
-    """A message is larger than the peer takes. It was not sent; the line goes on."""
+    """A message is larger than the peer accepts. It was not sent; the line stays open."""
 
 
 class BufferFull(LandlineError):
-    """The send buffer has no room for the message. It was not sent; the line goes on."""
+    """The send buffer has no space for the message. It was not sent; the line stays open."""
 
 
 class SendTimeout(BufferFull, TimeoutError):
-    """There was no room in the send buffer in time. Nothing was sent; the line goes on."""
+    """The send buffer had no space within the time limit. The message was not sent; the line stays open."""
 
 
 class RequestError(LandlineError):
     """A request was answered with an error; raise it in a handler to answer with one.
 
-    ``code`` is a word programs can test (such as ``"not_found"``), the text is for people.
+    ``code`` is a word for programs to compare (such as ``"not_found"``), ``message`` is a sentence for people.
 
-    What a request of your own ended with is not for whoever asked you: where such an error leaves a handler, the answer
-    is ``failed``, and the error is logged. To pass it on, raise one of your own:
+    The outcome of a request that the handler itself made is not passed to the handler's own caller: if such an error
+    leaves the handler, the answer is ``failed`` and the error is logged. To pass it on, raise a new one:
     ``raise RequestError(error.code, error.message) from error``.
     """
 
     is_outcome = False
-    """Whether a request of this side ended with it."""
+    """Whether it is the outcome of a request that this side made."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -175,14 +188,14 @@ class NoHandler(RequestError):
 
 
 class RequestTimeout(RequestError, TimeoutError):
-    """No answer came in time. The peer was told to cancel; whether it acted is unknown."""
+    """No answer arrived in time. The peer was asked to cancel; whether its handler ran is unknown."""
 
     def __init__(self, name: str, timeout_s: float) -> None:
         super().__init__("timeout", f"no answer to {name!r} within {timeout_s:g} s")
 
 
 class RequestLost(RequestError):
-    """The session ended before the answer came; whether the peer acted is unknown."""
+    """The session ended before the answer arrived; whether the peer's handler ran is unknown."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__("lost", f"the line ended before {name!r} was answered: {why}")
@@ -192,7 +205,7 @@ _Error = TypeVar("_Error", bound=RequestError)
 
 
 def outcome(error: _Error) -> _Error:
-    """Mark what a request of this side ended with, and return it."""
+    """Mark the error as the outcome of a request that this side made, and return it."""
     error.is_outcome = True
     return error
 
@@ -202,23 +215,23 @@ class FileError(LandlineError):
 
 
 class FileRefused(FileError, RequestError):
-    """The receiver does not take a file, or no more of it; raise it where a file is received to refuse one.
+    """The receiver refused a file, or the rest of it; raise it in ``accept`` to refuse one.
 
-    ``code`` is a word programs can test: ``no_receiver``, ``bad_name``, ``too_large``, ``exists``, ``busy``,
-    ``over_quota``, ``no_space``, ``storage_failed`` (the receiver's disk), ``damaged`` (it is not what was sent),
-    ``changed``, ``stalled``, ``too_slow``, ``superseded`` (a newer transfer of the same file), ``cancelled`` (there),
-    ``broken`` (a breach of the protocol), or the application's own.
+    ``code`` is a word for programs to compare: ``no_receiver``, ``bad_name``, ``too_large``, ``exists``, ``busy``,
+    ``over_quota``, ``no_space``, ``storage_failed`` (an error of the receiver's disk), ``damaged`` (the hash differs),
+    ``changed``, ``stalled``, ``too_slow``, ``superseded`` (by a newer transfer of the same file), ``cancelled`` (by the
+    receiver), ``broken`` (a violation of the protocol), or one of the application's own.
     """
 
     @property
     def reason(self) -> str:
-        """Why, in a sentence for people."""
+        """Why, as a sentence."""
         return self.message
 
 
 class FileChanged(FileError):
-    """A file changed while it was sent; the receiver keeps nothing of it."""
+    """A file changed during the transfer; the receiver keeps nothing of it."""
 
 
 class FileStalled(FileError, TimeoutError):
-    """Nothing was heard of a transfer for so long that it was given up; the receiver keeps what it has."""
+    """The peer sent nothing about a transfer for too long; the receiver keeps what it has."""

@@ -127,10 +127,10 @@ async def test_nobody_there(cli):
         sock.bind(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{sock.getsockname()[1]}"
         ended = await cli.run("ping", url)
-        assert (ended.status, ended.out, ended.err) == (3, "", f"{url}: Connection refused.\n")
+        assert (ended.status, ended.out, ended.err) == (3, "", f"{url}: connection refused.\n")
         ended = await cli.run("ping", url, "--json")
         assert ended.status == 3
-        assert json.loads(ended.out)["problem"] == f"{url}: Connection refused."
+        assert json.loads(ended.out)["problem"] == f"{url}: connection refused."
         sock.listen()
         ended = await cli.run("ping", url, "--timeout", "1s")
         assert (ended.status, ended.err) == (3, f"{url}: no answer within 1 s.\n")

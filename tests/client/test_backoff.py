@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landline.client.backoff import WISHES_AT_ONCE_MAX, Backoff, Schedule
+from landline.client.backoff import IMMEDIATE_RETRIES_MAX, Backoff, Schedule
 from landline.errors import ConfigurationError
 
 
@@ -42,11 +42,11 @@ def test_an_endless_outage_does_not_overflow():
     assert delay == 10
 
 
-def test_it_gives_up_behind_the_attempts_allowed():
+def test_it_gives_up_after_the_allowed_attempts():
     assert delays(Backoff(first_s=1, cap_s=1, attempts=3), 4) == [1, 1, None, None]
 
 
-def test_a_lost_link_is_no_failed_attempt():
+def test_a_lost_link_is_not_a_failed_attempt():
     schedule = Schedule(Backoff(first_s=1, cap_s=1, attempts=1, stable_after_s=10))
     for _ in range(2):
         schedule.receive_connected(0.0)
@@ -54,7 +54,7 @@ def test_a_lost_link_is_no_failed_attempt():
     assert schedule.next_delay(21.0, Dice(1.0)) is None
 
 
-def test_a_link_that_flaps_gives_up_in_the_end():
+def test_a_flapping_link_gives_up_in_the_end():
     schedule = Schedule(Backoff(first_s=1, cap_s=1, attempts=2, stable_after_s=10))
     seen = []
     for _ in range(3):
@@ -63,17 +63,17 @@ def test_a_link_that_flaps_gives_up_in_the_end():
     assert seen == [1, 1, None]
 
 
-def test_a_server_that_names_a_time_gets_its_wish():
+def test_the_delay_named_by_the_server_is_used():
     schedule = Schedule(Backoff(first_s=1, cap_s=10))
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=100.0, spread_s=60.0) == 130.0
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=0.0) == 0.0
     assert schedule.failures == 2
 
 
-def test_a_server_that_calls_back_at_once_for_ever_does_not_make_its_client_spin():
+def test_a_server_that_always_says_at_once_does_not_cause_a_busy_loop():
     schedule = Schedule(Backoff(first_s=0.5))
     wishes = [schedule.next_delay(0.0, Dice(0.5), retry_after_s=0.0) for _ in range(10)]
-    assert wishes == [0.0] * WISHES_AT_ONCE_MAX + [0.5, 0.5]
+    assert wishes == [0.0] * IMMEDIATE_RETRIES_MAX + [0.5, 0.5]
     # Later than that is its right.
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=3.0) == 3.0
     # A link that lasted shows that its word is good.
@@ -81,14 +81,14 @@ def test_a_server_that_calls_back_at_once_for_ever_does_not_make_its_client_spin
     assert schedule.next_delay(10.0, Dice(0.5), retry_after_s=0.0) == 0.0
 
 
-def test_a_servers_wish_does_not_outlive_the_attempts():
+def test_a_delay_named_by_the_server_does_not_exceed_the_attempts():
     schedule = Schedule(Backoff(first_s=1, cap_s=10, attempts=1))
     schedule.next_delay(0.0, Dice(0.5))
     assert schedule.next_delay(0.0, Dice(0.5), retry_after_s=1.0) is None
 
 
 @pytest.mark.parametrize(("up_s", "failures"), [(9.9, 4), (10.0, 0), (1000.0, 0)])
-def test_only_a_stable_link_starts_the_count_again(up_s, failures):
+def test_only_a_stable_link_resets_the_count(up_s, failures):
     schedule = Schedule(Backoff(stable_after_s=10.0))
     for _ in range(3):
         schedule.next_delay(0.0, Dice(1.0))
@@ -118,7 +118,7 @@ def test_a_stable_link_counts_once():
         {"stable_after_s": -0.1},
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused(options):
+def test_a_value_out_of_range_is_rejected(options):
     with pytest.raises(ConfigurationError, match=r"Backoff\("):
         Backoff(**options)
 
@@ -130,7 +130,7 @@ def test_a_value_that_makes_no_sense_is_refused(options):
     st.integers(1, 80),
 )
 @settings(deadline=None, max_examples=50, derandomize=True)
-def test_no_delay_leaves_its_range(seed, first, factor, tries):
+def test_every_delay_is_within_its_range(seed, first, factor, tries):
     backoff = Backoff(first_s=first, cap_s=min(first * factor, 86_400))
     schedule, dice = Schedule(backoff), Random(seed)
     for number in range(tries):

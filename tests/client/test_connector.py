@@ -24,14 +24,14 @@ ONLINE = landline.LineState.ONLINE
     [
         ({"urls": []}, "at least one URL"),
         ({"urls": "http://host"}, "does not begin with one of"),
-        ({"urls": ["tcp://one", "nonsense"]}, "'nonsense' does not begin with"),
-        ({"urls": "tcp://host", "stagger_s": 0.001}, r"stagger_s=0\.001\): 0\.01 to 10 seconds"),
+        ({"urls": ["tcp://one", "nonsense"]}, "'nonsense': it does not begin with"),
+        ({"urls": "tcp://host", "stagger_s": 0.001}, r"stagger_s=0\.001\): it must be 0\.01 to 10 seconds"),
         ({"urls": "tcp://host", "stagger_s": 11}, r"stagger_s=11\)"),
         ({"urls": "tcp://host", "stagger_s": float("nan")}, r"stagger_s=nan\)"),
-        ({"urls": "tcp://host", "identity": "é" * 101}, "an identity of 202 bytes"),
+        ({"urls": "tcp://host", "identity": "é" * 101}, "the identity has 202 bytes"),
         (
             {"urls": "tcp://host", "connect_timeout_s": 0},
-            r"connect_timeout_s=0\): more than 0 seconds, or None",
+            r"connect_timeout_s=0\): it must be more than 0 seconds, or None",
         ),
         ({"urls": "tcp://host", "connect_timeout_s": float("nan")}, r"connect_timeout_s=nan\)"),
     ],
@@ -52,7 +52,7 @@ async def test_a_connector_is_entered_once(quick):
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect(str(endpoint), backoff=quick)
         async with connector:
-            with pytest.raises(RuntimeError, match="entered once"):
+            with pytest.raises(RuntimeError, match="used only once"):
                 await connector.__aenter__()
 
 
@@ -66,12 +66,13 @@ async def test_giving_up_says_how_often_and_why(nowhere, states):
         async with landline.connect(nowhere, backoff=backoff, on_state=seen):
             pytest.fail("connected to nobody")
     assert caught.value.attempts == 3
-    assert isinstance(caught.value.last, ConnectionRefusedError)
+    assert isinstance(caught.value.last, landline.ConnectFailed)
+    assert isinstance(caught.value.last.__cause__, ConnectionRefusedError)
     waits = seen.find(landline.LineState.RECONNECTING)
     assert seen.names == ["reconnecting", "connecting"] * 2 + ["closed"]
     assert [change.attempt for change in waits] == [2, 3]
     assert all(change.cause is landline.DisconnectCause.CONNECT_FAILED for change in waits)
-    assert all("nobody answers (connection refused)" in change.detail for change in waits)
+    assert all("connection refused" in change.detail for change in waits)
     assert all(0 <= change.due_in_s <= 0.002 for change in waits)
     assert seen.changes[-1].cause is landline.DisconnectCause.GAVE_UP
 
@@ -81,10 +82,11 @@ async def test_the_first_connection_has_a_time_limit_that_names_the_last_failure
     connector = landline.connect(nowhere, backoff=quick, connect_timeout_s=0.2, on_state=seen)
     with pytest.raises(landline.GaveUp) as caught:
         await connector.__aenter__()
-    assert isinstance(caught.value.last, ConnectionRefusedError)
+    assert isinstance(caught.value.last, landline.ConnectFailed)
+    assert isinstance(caught.value.last.__cause__, ConnectionRefusedError)
     assert caught.value.__cause__ is caught.value.last
     assert caught.value.attempts > 0
-    assert ", for the connect_timeout_s of 0.2 s is over: " in str(caught.value)
+    assert " and 0.2 s (connect_timeout_s): " in str(caught.value)
     assert seen.changes[-1].state is landline.LineState.CLOSED
     assert seen.changes[-1].cause is landline.DisconnectCause.GAVE_UP
 
@@ -93,10 +95,10 @@ async def test_a_wrong_certificate_is_told_in_time(certificates, quick):
     server = landline.Server()
     options = landline.TransportOptions(tls=certificates.server)
     async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
-        text = "nobody has answered yet"
+        text = "no server has answered yet"
         timeout_s = 0.25
         # A busy machine may not finish one attempt within the first limits.
-        while "nobody has answered yet" in text:
+        while "no server has answered yet" in text:
             timeout_s *= 2
             with pytest.raises(landline.GaveUp) as caught:
                 # The system's authorities know nothing of it.
@@ -112,7 +114,7 @@ async def test_a_server_that_says_nothing_is_told_in_time(fake_server):
 
     async with fake_server(be_silent) as url:
         with pytest.raises(
-            landline.GaveUp, match=r"gave up after 0 attempts.* nobody has answered yet"
+            landline.GaveUp, match=r"gave up after 0 attempts.* no server has answered yet"
         ) as caught:
             async with landline.connect(url, connect_timeout_s=0.1):
                 pytest.fail("connected to nobody")
@@ -549,7 +551,7 @@ async def test_a_line_closed_before_it_is_connected_does_not_keep_its_maker_wait
             pytest.fail("connected to nobody")
 
 
-async def test_a_line_closed_while_its_roads_are_tried_was_never_connected(nowhere, fake_server, quick):
+async def test_a_line_closed_while_its_endpoints_are_tried_was_never_connected(nowhere, fake_server, quick):
     lines = []
 
     async def hang_up(reader, writer):
@@ -557,10 +559,10 @@ async def test_a_line_closed_while_its_roads_are_tried_was_never_connected(nowhe
             line.abort(landline.Code.NORMAL)
 
     async with fake_server(hang_up) as url:
-        roads = [url, nowhere]
+        endpoints = [url, nowhere]
         with pytest.raises(landline.LineClosed, match="closed before it was connected"):
             async with landline.connect(
-                roads, backoff=quick, on_state=lambda line, change: lines.append(line)
+                endpoints, backoff=quick, on_state=lambda line, change: lines.append(line)
             ):
                 pytest.fail("connected to nobody")
 

@@ -5,6 +5,7 @@ import socket
 import pytest
 
 import landline
+from landline.client.dialer import DialTimeouts
 from landline.session.frames import Kind
 from landline.session.handshake import Challenge, encode_body
 
@@ -21,7 +22,7 @@ async def test_something_else_that_answers_is_no_landline_server(fake_server):
         await reader.read()
 
     async with fake_server(answer) as url:
-        with pytest.raises(landline.ProtocolError, match="a frame of 1213486160 bytes"):
+        with pytest.raises(landline.ConnectFailed, match="a frame of 1213486160 bytes"):
             async with landline.connect(url):
                 pytest.fail("connected to nobody")
 
@@ -36,26 +37,26 @@ async def test_a_server_that_hangs_up_is_tried_again(fake_server):
                 pytest.fail("connected to nobody")
 
 
-async def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch, fake_server):
-    monkeypatch.setattr("landline.client.dialer.HANDSHAKE_TIMEOUT_S", 0.05)
-
+async def test_the_handshake_has_a_time_limit(fake_server):
     async def listen(reader, writer):
         await reader.read()
 
     async with fake_server(listen) as url:
-        with pytest.raises(landline.GaveUp, match=r"no welcome within 0\.05 s; is it a landline server"):
-            async with landline.connect(url, backoff=ONCE):
+        with pytest.raises(
+            landline.GaveUp, match=r"no WELCOME within 0\.05 s; check that this is a landline server"
+        ):
+            async with landline.connect(url, backoff=ONCE, timeouts=DialTimeouts(handshake_s=0.05)):
                 pytest.fail("connected to nobody")
 
 
-async def test_a_server_that_cannot_be_reached_in_time_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("landline.client.dialer.CONNECT_TIMEOUT_S", 0.05)
+async def test_connecting_the_transport_has_a_time_limit():
     # It accepts the TCP connection and never answers the TLS handshake.
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         with pytest.raises(landline.GaveUp, match=r"no connection within 0\.05 s"):
-            async with landline.connect(f"tls://127.0.0.1:{sock.getsockname()[1]}", backoff=ONCE):
+            url = f"tls://127.0.0.1:{sock.getsockname()[1]}"
+            async with landline.connect(url, backoff=ONCE, timeouts=DialTimeouts(connect_s=0.05)):
                 pytest.fail("connected to nobody")
 
 
@@ -66,7 +67,7 @@ async def test_a_server_of_another_version_is_named(fake_server):
         await reader.read()
 
     async with fake_server(other_version) as url:
-        with pytest.raises(landline.ProtocolError, match="version 9 of the protocol, this is version 1"):
+        with pytest.raises(landline.ConnectFailed, match="version 9 of the protocol, this is version 1"):
             async with landline.connect(url):
                 pytest.fail("connected to nobody")
 
@@ -121,7 +122,7 @@ async def test_a_server_that_cannot_prove_itself_is_left(proof):
             return proof
 
     async with landline.Server(auth=Impostor()).listen("tcp://127.0.0.1:0") as endpoint:
-        with pytest.raises(landline.ProtocolError, match="did not prove that it knows the token"):
+        with pytest.raises(landline.ConnectFailed, match="did not prove that it knows the token"):
             async with landline.connect(str(endpoint), auth=landline.SharedToken("x" * 16)):
                 pytest.fail("trusted an impostor")
 

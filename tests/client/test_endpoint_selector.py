@@ -1,12 +1,12 @@
-"""Which road is next: pure, so time is only a number here."""
+"""The order of endpoints. Pure: time is only a number here."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landline.client.endpoint_selector import (
-    FORGET_S,
-    FORGET_S_MAX,
-    ROADS_MAX,
+    ENDPOINTS_MAX,
+    PENALTY_S,
+    PENALTY_S_MAX,
     SHORT_LINKS_MAX,
     EndpointSelector,
 )
@@ -15,110 +15,110 @@ STABLE_S = 10.0
 ABC = ("a", "b", "c")
 
 
-def test_what_nothing_is_known_of_is_tried_as_given():
+def test_without_failures_the_given_order_counts():
     assert EndpointSelector(STABLE_S).order(ABC, 0.0) == ["a", "b", "c"]
     assert EndpointSelector(STABLE_S).order(["a", "b", "a"], 0.0) == ["a", "b"]
 
 
-def test_the_road_that_worked_is_tried_before_those_that_failed():
-    roads = EndpointSelector(STABLE_S)
-    roads.receive_failed("a", 0.0, "refused")
-    roads.receive_connected("b", 1.0)
-    assert roads.used == "b"
-    assert roads.order(ABC, 100.0) == ["b", "c", "a"]
+def test_the_endpoint_that_worked_is_tried_before_those_that_failed():
+    selector = EndpointSelector(STABLE_S)
+    selector.receive_failed("a", 0.0, "refused")
+    selector.receive_connected("b", 1.0)
+    assert selector.last_used == "b"
+    assert selector.order(ABC, 100.0) == ["b", "c", "a"]
 
 
-def test_the_better_road_is_tried_again_after_a_while():
-    roads = EndpointSelector(STABLE_S)
-    roads.receive_failed("a", 0.0, "refused")
-    roads.receive_connected("b", 1.0)
-    assert roads.order(ABC, FORGET_S - 1)[0] == "b"
-    assert roads.order(ABC, FORGET_S)[0] == "a"
+def test_the_better_endpoint_is_tried_again_after_a_while():
+    selector = EndpointSelector(STABLE_S)
+    selector.receive_failed("a", 0.0, "refused")
+    selector.receive_connected("b", 1.0)
+    assert selector.order(ABC, PENALTY_S - 1)[0] == "b"
+    assert selector.order(ABC, PENALTY_S)[0] == "a"
 
 
-def test_each_further_failure_is_remembered_for_twice_as_long():
-    roads = EndpointSelector(STABLE_S)
+def test_each_further_failure_doubles_the_penalty():
+    selector = EndpointSelector(STABLE_S)
     now = 0.0
     for number in range(12):
-        roads.receive_failed("a", now, "refused")
-        lasts_s = min(FORGET_S_MAX, FORGET_S * 2**number)
-        assert roads.order(ABC, now + lasts_s - 1)[-1] == "a"
+        selector.receive_failed("a", now, "refused")
+        lasts_s = min(PENALTY_S_MAX, PENALTY_S * 2**number)
+        assert selector.order(ABC, now + lasts_s - 1)[-1] == "a"
         now += lasts_s
-        assert roads.order(ABC, now)[0] == "a"
+        assert selector.order(ABC, now)[0] == "a"
 
 
-def test_failures_without_an_end_are_counted_without_an_end():
-    roads = EndpointSelector(STABLE_S)
+def test_a_thousand_failures_do_not_overflow():
+    selector = EndpointSelector(STABLE_S)
     for number in range(1100):
-        roads.receive_failed("a", float(number), "refused")
-    assert roads.order(ABC, 1100.0) == ["b", "c", "a"]
+        selector.receive_failed("a", float(number), "refused")
+    assert selector.order(ABC, 1100.0) == ["b", "c", "a"]
 
 
-def test_when_all_have_failed_the_one_whose_failure_is_oldest_is_first():
-    roads = EndpointSelector(STABLE_S)
-    for now, road in enumerate(["c", "a", "b"]):
-        roads.receive_failed(road, float(now), "refused")
-    assert roads.order(ABC, 3.0) == ["c", "a", "b"]
-    roads.receive_failed("c", 3.0, "refused")
-    assert roads.order(ABC, 4.0) == ["a", "b", "c"]
+def test_when_all_have_failed_the_oldest_failure_is_first():
+    selector = EndpointSelector(STABLE_S)
+    for now, endpoint in enumerate(["c", "a", "b"]):
+        selector.receive_failed(endpoint, float(now), "refused")
+    assert selector.order(ABC, 3.0) == ["c", "a", "b"]
+    selector.receive_failed("c", 3.0, "refused")
+    assert selector.order(ABC, 4.0) == ["a", "b", "c"]
 
 
-def test_a_closed_road_is_left_out_and_tried_again_later():
-    roads = EndpointSelector(STABLE_S)
-    roads.receive_failed("a", 0.0, "not installed", is_closed=True)
-    assert roads.order(ABC, 1.0) == ["b", "c"]
-    assert roads.order(ABC, FORGET_S) == ["a", "b", "c"]
+def test_an_unusable_endpoint_is_left_out_until_its_penalty_ends():
+    selector = EndpointSelector(STABLE_S)
+    selector.receive_failed("a", 0.0, "not installed", is_unusable=True)
+    assert selector.order(ABC, 1.0) == ["b", "c"]
+    assert selector.order(ABC, PENALTY_S) == ["a", "b", "c"]
 
 
-def test_a_link_that_lasted_wipes_out_what_was_held_against_its_road():
-    roads = EndpointSelector(STABLE_S)
+def test_a_stable_link_clears_the_failures_of_its_endpoint():
+    selector = EndpointSelector(STABLE_S)
     for _ in range(5):
-        roads.receive_failed("a", 0.0, "refused")
-    roads.receive_connected("a", 10.0)
-    assert roads.order(ABC, 10.0)[0] == "a"
-    roads.receive_lost(10.0 + STABLE_S, "link lost")
-    assert roads.reasons(ABC) == ""
-    roads.receive_failed("a", 30.0, "refused")
-    assert roads.order(ABC, 30.0 + FORGET_S)[0] == "a"
+        selector.receive_failed("a", 0.0, "refused")
+    selector.receive_connected("a", 10.0)
+    assert selector.order(ABC, 10.0)[0] == "a"
+    selector.receive_lost(10.0 + STABLE_S, "link lost")
+    assert selector.failure_reasons(ABC) == ""
+    selector.receive_failed("a", 30.0, "refused")
+    assert selector.order(ABC, 30.0 + PENALTY_S)[0] == "a"
 
 
-def test_links_that_do_not_last_are_a_failure_of_their_road():
-    roads = EndpointSelector(STABLE_S)
+def test_short_links_count_as_a_failure_of_their_endpoint():
+    selector = EndpointSelector(STABLE_S)
     for number in range(SHORT_LINKS_MAX):
-        assert roads.order(ABC, number)[0] == "a"
-        roads.receive_connected("a", number)
-        roads.receive_lost(number + STABLE_S / 2, "nothing heard")
-    assert roads.order(ABC, 20.0) == ["b", "c", "a"]
-    assert roads.reasons(ABC) == "a: 2 links in a row did not last: nothing heard"
+        assert selector.order(ABC, number)[0] == "a"
+        selector.receive_connected("a", number)
+        selector.receive_lost(number + STABLE_S / 2, "nothing heard")
+    assert selector.order(ABC, 20.0) == ["b", "c", "a"]
+    assert selector.failure_reasons(ABC) == "a: 2 links in a row did not last: nothing heard"
 
 
-def test_a_loss_before_any_link_is_nobodys():
-    roads = EndpointSelector(STABLE_S)
-    roads.receive_lost(0.0, "link lost")
-    assert roads.order(ABC, 0.0) == ["a", "b", "c"]
+def test_a_loss_before_the_first_link_changes_nothing():
+    selector = EndpointSelector(STABLE_S)
+    selector.receive_lost(0.0, "link lost")
+    assert selector.order(ABC, 0.0) == ["a", "b", "c"]
 
 
-def test_a_reason_is_news_once():
-    roads = EndpointSelector(STABLE_S)
-    assert roads.receive_failed("a", 0.0, "refused")
-    assert not roads.receive_failed("a", 1.0, "refused")
-    assert roads.receive_failed("b", 1.0, "refused")
-    assert roads.receive_failed("a", 2.0, "unreachable")
-    assert roads.reasons(ABC) == "a: unreachable; b: refused"
+def test_each_reason_is_new_once():
+    selector = EndpointSelector(STABLE_S)
+    assert selector.receive_failed("a", 0.0, "refused")
+    assert not selector.receive_failed("a", 1.0, "refused")
+    assert selector.receive_failed("b", 1.0, "refused")
+    assert selector.receive_failed("a", 2.0, "unreachable")
+    assert selector.failure_reasons(ABC) == "a: unreachable; b: refused"
 
 
-def test_forgetting_makes_all_as_good_as_new():
-    roads = EndpointSelector(STABLE_S)
-    roads.receive_failed("a", 0.0, "refused", is_closed=True)
-    roads.forget()
-    assert roads.order(ABC, 0.0) == ["a", "b", "c"]
+def test_reset_clears_all_failures():
+    selector = EndpointSelector(STABLE_S)
+    selector.receive_failed("a", 0.0, "refused", is_unusable=True)
+    selector.reset()
+    assert selector.order(ABC, 0.0) == ["a", "b", "c"]
 
 
-def test_roads_that_never_come_back_are_not_kept_for_ever():
-    roads = EndpointSelector(STABLE_S)
-    for number in range(3 * ROADS_MAX):
-        roads.receive_failed(f"r{number}", 0.0, "refused")
-    assert len(roads._memories) == ROADS_MAX
+def test_the_number_of_failure_records_has_a_limit():
+    selector = EndpointSelector(STABLE_S)
+    for number in range(3 * ENDPOINTS_MAX):
+        selector.receive_failed(f"r{number}", 0.0, "refused")
+    assert selector.records == ENDPOINTS_MAX
 
 
 @given(
@@ -128,15 +128,15 @@ def test_roads_that_never_come_back_are_not_kept_for_ever():
     )
 )
 @settings(deadline=None, max_examples=100, derandomize=True)
-def test_every_road_that_is_not_closed_is_in_every_order_once(happenings):
-    roads = EndpointSelector(STABLE_S)
+def test_every_usable_endpoint_is_in_every_order_once(happenings):
+    selector = EndpointSelector(STABLE_S)
     now = 0.0
-    for road, what, pause_s in happenings:
+    for endpoint, what, pause_s in happenings:
         now += pause_s
         if what == "fail":
-            roads.receive_failed(road, now, "refused")
+            selector.receive_failed(endpoint, now, "refused")
         elif what == "connect":
-            roads.receive_connected(road, now)
+            selector.receive_connected(endpoint, now)
         else:
-            roads.receive_lost(now, "link lost")
-        assert sorted(roads.order(ABC, now)) == list(ABC)
+            selector.receive_lost(now, "link lost")
+        assert sorted(selector.order(ABC, now)) == list(ABC)

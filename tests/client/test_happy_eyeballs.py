@@ -42,13 +42,13 @@ async def test_one_after_the_other_until_one_succeeds():
     assert attempts.log == ["begin 0", "begin 1"]
 
 
-async def test_nothing_to_attempt_is_no_success():
+async def test_without_attempts_the_race_fails():
     assert not await staggered_race([], None)
     assert not await staggered_race([], AT_ONCE_S)
 
 
 @pytest.mark.parametrize("stagger_s", [None, AT_ONCE_S])
-async def test_when_all_fail_it_says_so(stagger_s):
+async def test_when_all_attempts_fail_the_race_fails(stagger_s):
     attempts = Attempts(3)
     for result in attempts.results:
         result.set_result(False)
@@ -56,7 +56,7 @@ async def test_when_all_fail_it_says_so(stagger_s):
     assert attempts.log == ["begin 0", "begin 1", "begin 2"]
 
 
-async def test_the_next_one_begins_beside_a_slow_one_and_the_slow_one_is_cancelled(until):
+async def test_a_slow_attempt_is_overtaken_and_cancelled(until):
     attempts = Attempts(3)
     racing = asyncio.create_task(staggered_race(attempts.all(), AT_ONCE_S))
     await until(lambda: len(attempts.log) == 3)
@@ -76,7 +76,7 @@ async def test_a_failure_does_not_wait_for_the_stagger(until):
 
 
 @pytest.mark.parametrize("stagger_s", [None, AT_ONCE_S])
-async def test_what_is_raised_ends_all(stagger_s):
+async def test_an_exception_ends_the_race(stagger_s):
     attempts = Attempts(2)
     attempts.results[0].set_exception(RuntimeError("no use"))
     with pytest.raises(RuntimeError, match="no use"):
@@ -84,7 +84,7 @@ async def test_what_is_raised_ends_all(stagger_s):
     assert attempts.log == ["begin 0"]
 
 
-async def test_two_that_raise_at_once_raise_the_first_and_leave_no_noise(until):
+async def test_of_two_simultaneous_exceptions_the_first_is_raised(until):
     noise = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: noise.append(context))
     attempts = Attempts(2)

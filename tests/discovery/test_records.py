@@ -15,11 +15,11 @@ from landline.discovery.records import (
     MdnsTarget,
     check_announceable,
     check_name,
-    choose,
-    heard,
     instance_label,
     is_reachable,
-    parse_road,
+    parse_endpoint,
+    parse_record,
+    select_server,
     service_type,
     txt_record,
 )
@@ -44,7 +44,7 @@ def hear(
         "addresses": addresses,
         "txt": {key.encode(): value.encode() for key, value in record.items()},
     }
-    return heard(**(told | changes))
+    return parse_record(**(told | changes))
 
 
 def txt(**changes):
@@ -55,7 +55,7 @@ def txt(**changes):
 
 
 @pytest.mark.parametrize(
-    ("url", "road"),
+    ("url", "endpoint"),
     [
         ("mdns://lab", MdnsTarget("lab")),
         ("mdns://", MdnsTarget()),
@@ -64,9 +64,9 @@ def txt(**changes):
         ("tcp://lab", Endpoint("tcp", "lab", 5463)),
     ],
 )
-def test_urls_become_roads_and_back(url, road):
-    assert parse_road(url) == road
-    assert parse_road(str(road)) == road
+def test_urls_become_endpoints_and_back(url, endpoint):
+    assert parse_endpoint(url) == endpoint
+    assert parse_endpoint(str(endpoint)) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_urls_become_roads_and_back(url, road):
         ("mdns+unix://lab", "does not begin with one of mdns://, mdns\\+"),
         ("mdns+nonsense://lab", "does not begin with one of mdns://, mdns\\+"),
         ("mdns+://lab", "does not begin with one of mdns://, mdns\\+"),
-        ("mdns://two words", "'two words' is no name to be announced"),
-        ("mdns://lab:5463", "is no name to be announced"),
-        ("mdns://lab/path", "is no name to be announced"),
-        ("mdns://-lab", "begins and ends with a letter or a digit"),
+        ("mdns://two words", "'two words' cannot be announced as a name"),
+        ("mdns://lab:5463", "cannot be announced as a name"),
+        ("mdns://lab/path", "cannot be announced as a name"),
+        ("mdns://-lab", "a letter or a digit at both ends"),
         ("mdns://" + "a" * (NAME_CHARACTERS_MAX + 1), f"up to {NAME_CHARACTERS_MAX} letters"),
-        ("mdns://l\nab", r"'l\\nab' is no name"),
+        ("mdns://l\nab", r"'l\\nab' cannot be announced"),
         ("mdns", "does not begin with"),
     ],
 )
@@ -101,13 +101,13 @@ def test_only_what_says_so_is_not_encrypted():
 @pytest.mark.parametrize("url", ["tcp://127.0.0.1", "tls://[::1]", "tcp://localhost", "unix:///run/line"])
 def test_what_others_cannot_reach_is_not_announced(url):
     with pytest.raises(
-        landline.ConfigurationError, match="reached from this machine only; listen for example on"
+        landline.ConfigurationError, match="only this machine can reach it; listen for example on"
     ):
         landline.Server().listen(url, announce="lab")
 
 
 def test_a_name_that_cannot_be_announced_is_refused_before_anything_is_opened():
-    with pytest.raises(landline.ConfigurationError, match="'a b' is no name to be announced"):
+    with pytest.raises(landline.ConfigurationError, match="'a b' cannot be announced as a name"):
         landline.Server().listen("tcp://0.0.0.0:0", announce="a b")
 
 
@@ -136,24 +136,24 @@ def test_what_a_server_announces_is_understood():
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"label": "lab"}, "is no name to be announced"),
-        ({"label": "\x1b[31mlab tls"}, "is no name to be announced"),
-        ({"label": "a" * 200 + " tls"}, "is no name to be announced"),
+        ({"label": "lab"}, "cannot be announced as a name"),
+        ({"label": "\x1b[31mlab tls"}, "cannot be announced as a name"),
+        ({"label": "a" * 200 + " tls"}, "cannot be announced as a name"),
         ({"label": "lab tcp"}, "its scheme is 'tls', in a service labelled 'lab tcp'"),
         ({"type_": DATAGRAM_TYPE}, "its scheme is"),
-        ({"txt": {}}, "version '' of the protocol"),
-        ({"txt": txt(v=None)}, "version '' of the protocol"),
-        ({"txt": txt(v=b"2")}, "version '2' of the protocol, not 1"),
-        ({"txt": txt(v=b"1" * 250)}, "version '11111111111111111111' of the protocol"),
+        ({"txt": {}}, "protocol version is ''"),
+        ({"txt": txt(v=None)}, "protocol version is ''"),
+        ({"txt": txt(v=b"2")}, "protocol version is '2', not 1"),
+        ({"txt": txt(v=b"1" * 250)}, "protocol version is '11111111111111111111'"),
         ({"txt": txt(scheme=b"http")}, "its scheme is 'http'"),
         ({"txt": txt(scheme=b"unix"), "label": "lab unix"}, "its scheme is 'unix'"),
         ({"txt": txt(scheme=b"\xff")}, "its scheme is ''"),
-        ({"txt": txt(path=b"/etc")}, "tls:// has no path, and it announces one"),
+        ({"txt": txt(path=b"/etc")}, "it has a path, which tls:// cannot have"),
         ({"port": None}, "its port is None"),
         ({"port": 0}, "its port is 0"),
         ({"port": 65_536}, "its port is 65536"),
-        ({"addresses": ()}, "no address that others can come to"),
-        ({"addresses": ("127.0.0.1", "::1", "0.0.0.0", "224.0.0.1")}, "no address that others can come to"),
+        ({"addresses": ()}, "no address that others can reach"),
+        ({"addresses": ("127.0.0.1", "::1", "0.0.0.0", "224.0.0.1")}, "no address that others can reach"),
     ],
 )
 def test_what_no_server_would_say_is_not_believed(changes, text):
@@ -223,7 +223,7 @@ def test_whatever_is_heard_is_checked_or_refused(label, type_, host, port, addre
     refused: list[str] = []
     for each in (label, "lab tls", "lab tcp"):
         try:
-            one = heard(label=each, type_=type_, host=host, port=port, addresses=addresses, txt=txt)
+            one = parse_record(label=each, type_=type_, host=host, port=port, addresses=addresses, txt=txt)
         except BadAnnouncement as error:
             refused.append(str(error))
             continue
@@ -231,7 +231,7 @@ def test_whatever_is_heard_is_checked_or_refused(label, type_, host, port, addre
         assert one.host.isascii()
         assert 1 <= len(one.endpoints) <= ADDRESSES_MAX
         assert all(is_reachable(endpoint.host) and 0 < endpoint.port < 65_536 for endpoint in one.endpoints)
-        assert parse_road(one.url).is_encrypted is one.is_encrypted
+        assert parse_endpoint(one.url).is_encrypted is one.is_encrypted
     assert all(sentence.isprintable() for sentence in refused)
 
 
@@ -240,7 +240,7 @@ def test_whatever_is_heard_is_checked_or_refused(label, type_, host, port, addre
 
 def test_a_name_is_its_endpoints_tls_first():
     web = hear(scheme="web", path="/line", addresses=("192.0.2.7", "fd00::7"))
-    name, endpoints = choose(MdnsTarget("lab"), [web, hear(), hear(name="den", host="other.local.")])
+    name, endpoints = select_server(MdnsTarget("lab"), [web, hear(), hear(name="den", host="other.local.")])
     assert name == "lab"
     assert [str(endpoint) for endpoint in endpoints] == [
         "tls://192.0.2.7:5463",
@@ -250,15 +250,15 @@ def test_a_name_is_its_endpoints_tls_first():
 
 
 def test_the_only_one_needs_no_name():
-    assert choose(MdnsTarget(), [hear()]) == ("lab", [Endpoint("tls", "192.0.2.7", 5463)])
+    assert select_server(MdnsTarget(), [hear()]) == ("lab", [Endpoint("tls", "192.0.2.7", 5463)])
 
 
 def test_what_is_not_encrypted_is_used_only_when_asked_for():
     both = [hear(scheme="tcp", port=1), hear()]
-    assert [endpoint.scheme for endpoint in choose(MdnsTarget("lab"), both)[1]] == ["tls"]
-    assert [endpoint.scheme for endpoint in choose(MdnsTarget("lab", "tcp"), both)[1]] == ["tcp"]
+    assert [endpoint.scheme for endpoint in select_server(MdnsTarget("lab"), both)[1]] == ["tls"]
+    assert [endpoint.scheme for endpoint in select_server(MdnsTarget("lab", "tcp"), both)[1]] == ["tcp"]
     with pytest.raises(landline.ConnectFailed) as caught:
-        choose(MdnsTarget("lab"), both[:1])
+        select_server(MdnsTarget("lab"), both[:1])
     assert str(caught.value) == (
         "lab is announced only at tcp://192.0.2.7:1, which is not encrypted; mdns+tcp://lab would use it, on a network "
         "you trust"
@@ -291,4 +291,4 @@ def test_what_is_not_encrypted_is_used_only_when_asked_for():
 )
 def test_when_it_is_not_one_server_a_sentence_says_so(wanted, announcements, text):
     with pytest.raises(landline.ConnectFailed, match=text):
-        choose(parse_road(wanted), [hear(**each) for each in announcements])
+        select_server(parse_endpoint(wanted), [hear(**each) for each in announcements])

@@ -89,7 +89,9 @@ async def test_ctrl_c_ends_a_client_without_a_server(
         port = taken.getsockname()[1]
         url = f"ws://127.0.0.1:{port}/line/" if name == "fastapi_app.py" else f"tcp://127.0.0.1:{port}"
         client = start(name, *arguments, url)
-        await until(lambda: re.search("nobody answers|0 of 3 sensors are connected", client.out + client.err))
+        await until(
+            lambda: re.search("connection refused|0 of 3 sensors are connected", client.out + client.err)
+        )
         assert await client.ends(signal.SIGINT) == 130
 
 

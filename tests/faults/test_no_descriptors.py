@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import landline
+from landline.client.dialer import DialTimeouts
 
 CHILD = """
 import asyncio, os, resource, sys
@@ -61,11 +62,11 @@ async def serving(loop: str):
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-async def test_a_server_without_descriptors(loop, states, until, monkeypatch):
+async def test_a_server_without_descriptors(loop, states, until):
     """Lines go on working. Whoever is new fails cleanly, tries again, and gets in when there are descriptors. The
     server neither crashes, nor spins, nor floods its log."""
-    # A connection that the kernel holds and nobody greets; it is not waited for as long as in life.
-    monkeypatch.setattr("landline.client.dialer.HANDSHAKE_TIMEOUT_S", 0.5)
+    # Connections wait in the kernel's queue without a greeting; the default time limit would take too long.
+    timeouts = DialTimeouts(handshake_s=0.5)
     seen = states()
     async with serving(loop) as (url, process), landline.connect(url) as line:
         assert await line.request("exhaust") == "Too many open files"
@@ -75,10 +76,11 @@ async def test_a_server_without_descriptors(loop, states, until, monkeypatch):
                 backoff=landline.Backoff(first_s=0.01, cap_s=0.02),
                 connect_timeout_s=None,
                 on_state=seen,
+                timeouts=timeouts,
             )
             for _ in range(5)
         ]
-        entering = [asyncio.create_task(newcomer.__aenter__()) for newcomer in newcomers]
+        entering = [asyncio.ensure_future(newcomer) for newcomer in newcomers]
         await until(lambda: len(seen.find(landline.LineState.RECONNECTING)) >= 20)
         for number in range(50):
             assert await line.request("echo", number) == number
@@ -90,6 +92,6 @@ async def test_a_server_without_descriptors(loop, states, until, monkeypatch):
         lines = await asyncio.gather(*entering)
         assert [await other.request("echo", "in") for other in lines] == ["in"] * 5
         assert line.epoch == 1
-        for newcomer in newcomers:
-            await newcomer.__aexit__(None, None, None)
+        for other in lines:
+            await other.close()
         assert process.returncode is None

@@ -13,6 +13,7 @@ import pytest
 from tests.cable import laid
 
 import landline
+from landline.client.dialer import DialTimeouts
 from landline.testing import FaultProxy
 
 HEARTBEAT = landline.Heartbeat(interval_s=0.3, timeout_s=0.7)
@@ -190,13 +191,13 @@ def cable():
     yield from laid("line", "198.18", "nft")
 
 
-async def test_packets_that_the_kernel_drops(cable, states, until, monkeypatch, quick):
+async def test_packets_that_the_kernel_drops(cable, states, until, quick):
     # The first packet of a connection is dropped too; its repetition by the kernel is not waited for.
-    monkeypatch.setattr("landline.client.dialer.CONNECT_TIMEOUT_S", 0.5)
+    timeouts = DialTimeouts(connect_s=0.5)
     seen = states()
     async with child("serve", f"tcp://{cable.server}:0", prefix=cable.inside) as process:
         url = (await process.stdout.readline()).decode().strip()
-        async with landline.connect(url, backoff=quick, on_state=seen) as line:
+        async with landline.connect(url, backoff=quick, on_state=seen, timeouts=timeouts) as line:
             await line.send(0)
             assert await anext(line) == 0
             assert await process.stdout.readline() == b"online|||False\n"

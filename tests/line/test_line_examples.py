@@ -94,5 +94,5 @@ def test_a_server_that_goes_with_a_message_unread_is_not_kept_from_the_client(st
     interrupt(server)
     errors = client.communicate()[1]
     assert "landline.errors.SessionLost" in errors
-    assert "the fate of 1 messages is unknown" in errors
+    assert "1 messages were not acknowledged" in errors
     assert client.returncode == 1

@@ -139,10 +139,10 @@ async def test_a_mount_alone_has_a_slash_at_its_end_and_the_client_says_so():
             "the server answered with HTTP 403 Forbidden; a server mounted in a web application may be at /line/, with "
             "a slash at the end"
         )
-        with pytest.raises(landline.ProtocolError) as caught:
+        with pytest.raises(landline.ConnectFailed) as caught:
             async with landline.connect(f"ws://127.0.0.1:{port}/line", options=DIRECT):
                 pytest.fail("connected where nothing is served")
-        assert str(caught.value) == sentence
+        assert str(caught.value) == f"ws://127.0.0.1:{port}/line: {sentence}"
         async with landline.connect(f"ws://127.0.0.1:{port}/line/", options=DIRECT) as line:
             assert await line.ping() > 0
 

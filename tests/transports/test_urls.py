@@ -87,7 +87,7 @@ def test_a_scheme_whose_extra_is_not_installed(monkeypatch):
     assert endpoint == Endpoint("far", "host", 5463, "/line")
     assert str(endpoint) == "far://host:5463/line"
     assert str(parse_url("far://host")) == "far://host:5463/"
-    with pytest.raises(landline.ConfigurationError, match=r"far:// needs .* pip install 'landline\[far\]'"):
+    with pytest.raises(landline.MissingExtra, match=r"far:// needs .*: pip install 'landline\[far\]'"):
         load_transport(endpoint)
 
 

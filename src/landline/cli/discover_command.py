@@ -50,7 +50,7 @@ def _search(seconds: float) -> list[DiscoveredServer]:
         return landline.run(landline.discover(seconds))
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
-    except landline.ConfigurationError as error:
+    except (landline.ConfigurationError, landline.MissingExtra) as error:
         raise WrongUse(sentence(str(error))) from error
     except OSError as error:
         raise CommandFailed(sentence(error.strerror or str(error)), SOME_NOT_DONE) from error

@@ -108,7 +108,7 @@ async def _send(url: str, path: Path, name: str | None, to: str, token: str | No
         try:
             with show_progress(sys.stderr) as bars:
                 receipt = await line.send_file(path, name=name, to=to, progress=bars.bar(name or path.name))
-        except (landline.LineClosed, landline.GaveUp, landline.ConnectFailed) as error:
+        except (landline.LineClosed, landline.ConnectFailed) as error:
             # The receipt may be what was lost.
             raise CommandFailed(
                 f"{sentence(str(error))} {printable(path.name)!r} may have arrived, whole or in part; "
@@ -178,9 +178,9 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
         return landline.run(main)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except landline.ConfigurationError as error:
+    except (landline.ConfigurationError, landline.MissingExtra) as error:
         raise WrongUse(sentence(str(error))) from error
-    except (landline.GaveUp, landline.ConnectFailed, landline.ProtocolError) as error:
+    except (landline.ConnectFailed, landline.ProtocolError) as error:
         raise CommandFailed(sentence(str(error)), NO_SERVER) from error
     except landline.LandlineError as error:
         raise CommandFailed(sentence(str(error)), SOME_NOT_DONE) from error

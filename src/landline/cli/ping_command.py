@@ -131,7 +131,7 @@ def _measure(
             landline.run(_over_calls(report, auth, transport, timeout_s, repeat))
         else:
             landline.run(_over_a_line(report, auth, transport, timeout_s, repeat))
-    except landline.ConfigurationError as error:
+    except (landline.ConfigurationError, landline.MissingExtra) as error:
         raise WrongUse(sentence(str(error).replace("TransportOptions(ca_file=)", "--ca"))) from error
     except landline.LandlineError as error:
         report.problem = sentence(_reason(report, error))
@@ -210,12 +210,10 @@ def _reason(report: Report, error: landline.LandlineError) -> str:
     import landline
 
     cause: BaseException | None = error.last if isinstance(error, landline.GaveUp) else error
-    if isinstance(cause, OSError):
-        cause = landline.ConnectFailed(cause.strerror or str(cause))
     who = f"'{report.server}' at {report.url}" if report.server else report.url
-    # A call names the server itself, for it may have tried several.
-    address = landline.parse_url(report.url) if report.url.lower().startswith("udp:") else report.url
-    return f"{who}: {str(cause).removeprefix(f'{address}: ')}"
+    # The error names the endpoint itself, in the normal form of its URL.
+    endpoint = report.url if report.url.lower().startswith("mdns") else landline.parse_url(report.url)
+    return f"{who}: {str(cause).removeprefix(f'{endpoint}: ')}"
 
 
 def _greeting(report: Report) -> str:

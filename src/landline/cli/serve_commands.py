@@ -478,7 +478,7 @@ def _run(main: Coroutine[Any, Any, int], interrupted: int = ALL_DONE) -> int:
         return landline.run(main)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return interrupted
-    except landline.ConfigurationError as error:
+    except (landline.ConfigurationError, landline.MissingExtra) as error:
         raise WrongUse(sentence(str(error))) from error
     except OSError as error:
         raise CommandFailed(sentence(_system_error(error)), SOME_NOT_DONE) from error

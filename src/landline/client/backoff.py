@@ -1,4 +1,4 @@
-"""When to try again: full jitter from the first try on, under the server's own wishes."""
+"""When to connect again: full jitter from the first attempt on, unless the server named a time."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import msgspec
 from landline.errors import ConfigurationError
 from landline.session.handshake import RandomSource
 
-WISHES_AT_ONCE_MAX: Final = 8
-"""So often in a row a server may call a client back at once; then no sooner than after its policy's first delay."""
+IMMEDIATE_RETRIES_MAX: Final = 8
+"""How many times in a row a server may ask a client to return at once. Then the delay is ``first_s`` at least."""
 
 
 class Backoff(msgspec.Struct, frozen=True):
     """A reconnect policy: the n-th delay is drawn from ``U(0, min(cap_s, first_s · 2ⁿ))``, n counted from 0.
 
-    The jitter is applied after the cap, so that many clients which lost the same server do not return together,
-    however long it was gone (AWS Architecture Blog, "Exponential Backoff And Jitter", the *full jitter* form).
+    The jitter is applied after the cap, so that many clients of one server do not return at the same moment, however
+    long the server was gone (AWS Architecture Blog, "Exponential Backoff And Jitter", the *full jitter* form).
 
-    :param first_s: seconds; the range of the first delay.
-    :param cap_s: seconds; no delay of the policy's own is longer.
-    :param attempts: how many attempts in a row may fail before giving up; ``None`` for no end.
-    :param stable_after_s: seconds a link must stay up before the count starts again from 0.
-    :raises ConfigurationError: when a value makes no sense.
+    :param first_s: the upper limit of the first delay, in seconds.
+    :param cap_s: the upper limit of every delay, in seconds, unless the server named a longer time.
+    :param attempts: how many attempts in a row may fail before the client gives up; ``None`` for no limit.
+    :param stable_after_s: how many seconds a link must last before the count starts again from 0.
+    :raises ConfigurationError: when a value is out of range.
     """
 
     first_s: float = 0.5
@@ -34,18 +34,18 @@ class Backoff(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not 0 < self.first_s <= self.cap_s <= 86_400:
             raise ConfigurationError(
-                f"Backoff(first_s={self.first_s:g}, cap_s={self.cap_s:g}): 0 < first_s <= cap_s <= 86400 is needed"
+                f"Backoff(first_s={self.first_s:g}, cap_s={self.cap_s:g}): 0 < first_s <= cap_s <= 86400 is required"
             )
         if self.attempts is not None and self.attempts < 1:
-            raise ConfigurationError(f"Backoff(attempts={self.attempts}): at least one attempt is needed")
+            raise ConfigurationError(f"Backoff(attempts={self.attempts}): it must be at least 1")
         if self.stable_after_s < 0:
             raise ConfigurationError(
-                f"Backoff(stable_after_s={self.stable_after_s:g}): it cannot be negative"
+                f"Backoff(stable_after_s={self.stable_after_s:g}): it must not be negative"
             )
 
 
 class Schedule:
-    """One client's course through a :class:`Backoff`. Pure: ``now`` and the dice are arguments."""
+    """The progress of one client through a :class:`Backoff`. Pure: ``now`` and the random generator are arguments."""
 
     __slots__ = ("_backoff", "_connected_at", "_delays", "failures")
 
@@ -54,10 +54,10 @@ class Schedule:
         self._connected_at: float | None = None
         self._delays = 0
         self.failures = 0
-        """Attempts in a row that led to no stable link."""
+        """Attempts in a row without a stable link."""
 
     def receive_connected(self, now: float) -> None:
-        """An attempt led to a link."""
+        """Record that an attempt succeeded."""
         self._connected_at = now
 
     def next_delay(
@@ -68,10 +68,10 @@ class Schedule:
         retry_after_s: float | None = None,
         spread_s: float = 0.0,
     ) -> float | None:
-        """Seconds to wait after a failed attempt or a lost link; ``None`` when the policy gives up.
+        """Return the seconds to wait after a failed attempt or a lost link; ``None`` when the policy gives up.
 
-        A server that named a time gets its wish: ``retry_after_s`` plus a random part of ``spread_s``. One that never
-        keeps its word does not make its clients spin.
+        If the server named a time, the delay is ``retry_after_s`` plus a random part of ``spread_s``. A server that
+        says "at once" again and again does not make its clients retry without a delay.
         """
         is_loss = self._connected_at is not None
         if self._connected_at is not None and now - self._connected_at >= self._backoff.stable_after_s:
@@ -81,12 +81,12 @@ class Schedule:
             self.failures += 1
         self._connected_at = None
         allowed = self._backoff.attempts
-        # The loss of a link that was not stable counts, but leaves one more attempt: it is not one that failed.
+        # The loss of an unstable link counts, but leaves one more attempt: it was no failed attempt.
         if allowed is not None and self.failures >= allowed + is_loss:
             return None
         ceiling = min(self._backoff.cap_s, self._backoff.first_s * 2.0 ** min(self._delays, 64))
         self._delays += 1
         if retry_after_s is not None:
-            least = self._backoff.first_s if self.failures > WISHES_AT_ONCE_MAX else 0.0
-            return max(least, retry_after_s + random.random() * spread_s)
+            delay_s_min = self._backoff.first_s if self.failures > IMMEDIATE_RETRIES_MAX else 0.0
+            return max(delay_s_min, retry_after_s + random.random() * spread_s)
         return random.random() * ceiling

@@ -13,7 +13,14 @@ import msgspec
 
 from landline.client.dialer import CONNECT_TIMEOUT_S, Dialer, Welcomed, reason_of
 from landline.codes import Code, Operation
-from landline.errors import ConfigurationError, ConnectFailed, Rejected, RequestTimeout, outcome
+from landline.errors import (
+    ConfigurationError,
+    ConnectFailed,
+    ProtocolError,
+    Rejected,
+    RequestTimeout,
+    outcome,
+)
 from landline.line.codec import DecHook, EncHook, decoder_of
 from landline.line.file_sender import FileSender
 from landline.line.handlers import Handlers
@@ -67,7 +74,6 @@ async def call(
     :param dec_hook: called as ``dec_hook(type, value)`` for a type msgspec does not know; see :class:`Server`.
     :raises ConnectFailed: no server could be reached in time: the handler did not run.
     :raises Rejected: the server said no; one that may be asked again leads to the next URL first.
-    :raises ProtocolError: it is no landline server, or did not prove that it knows the token.
     :raises NoHandler: nobody answers to that name.
     :raises RequestError: the handler's own error; with the code ``bad_response`` when the answer does not fit.
     :raises RequestTimeout: (a :class:`TimeoutError`) asked, and no answer in time: whether the handler ran is unknown.
@@ -200,7 +206,9 @@ class _CallRunner:
                 await self._dialer.dial(endpoint, self._options, take_welcome, resume=None, turn=None)
         except TimeoutError as error:
             raise ConnectFailed(f"{endpoint}: no connection within {share_s:g} s") from error
-        except (OSError, UnicodeError) as error:
+        except ConnectFailed:
+            raise
+        except (ProtocolError, OSError, UnicodeError) as error:
             raise ConnectFailed(f"{endpoint}: {reason_of(error)}") from error
 
     async def _ask_datagram(self, endpoint: Endpoint, request: _Request, timeout_s: float) -> Any:
@@ -240,6 +248,9 @@ class _CallRunner:
 
     def line_expired(self, line: Line) -> None:
         raise AssertionError("a client's line does not expire by itself")
+
+    async def wait_closed(self, line: Line) -> None:
+        """The call itself waits for its transports."""
 
 
 def _share_s(deadline: float | None, now: float, urls_left: int) -> float:

@@ -1,7 +1,7 @@
-"""Attempts to connect a line: over which roads each goes, and what comes of it.
+"""Attempts to connect a line over its endpoints.
 
-A road is a URL that was given, or one the server named when it went. Which of them is the best is for
-:mod:`landline.client.endpoint_selector` to say; here they are tried.
+The endpoints are the URLs given to :func:`landline.connect`, and those that a server names as alternatives when it goes
+away. :mod:`landline.client.endpoint_selector` puts them in order; this module tries them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from landline.client.dialer import Dialer, TakeWelcome, reason_of
 from landline.client.endpoint_selector import EndpointSelector
 from landline.client.happy_eyeballs import staggered_race
 from landline.codes import Code
-from landline.discovery.records import SEARCH_S, MdnsTarget, choose, load_discovery
-from landline.errors import ConfigurationError, ConnectFailed, ProtocolError, Rejected
+from landline.discovery.records import Discovery, MdnsTarget, load_discovery, select_server
+from landline.errors import ConfigurationError, ConnectFailed, MissingExtra, ProtocolError, Rejected
 from landline.line.line import Line
 from landline.runtime.guarded_log import guarded_logger
 from landline.transports.base import ADDRESS_STAGGER_S
@@ -27,79 +27,87 @@ from landline.transports.urls import Endpoint, parse_url
 
 logger = guarded_logger("landline")
 
-Road: TypeAlias = Endpoint | MdnsTarget
+AnyEndpoint: TypeAlias = Endpoint | MdnsTarget
+"""An address, or a name to look up with multicast DNS."""
 
 _FATAL_CODES: Final = frozenset({Code.UNSUPPORTED_VERSION, Code.UNAUTHENTICATED})
 
 
-class AttemptFailed(msgspec.Struct, frozen=True):
-    """No road led to a welcome; the next attempt may find one."""
-
-    detail: str
-    """Names each road with its reason."""
-    error: Exception
-
-
 class EndpointConnector:
-    """Connects one line, as often as it is asked to, and learns from each attempt for the next.
+    """Connects one line, as often as needed, and remembers which endpoints failed.
 
-    :param roads: the best first.
-    :param stagger_s: after how many seconds the next road is begun beside the one before; ``None`` waits for its end.
-    :param stable_after_s: how long a link must stay up to prove that its road carries one.
+    :param endpoints: the preferred one first.
+    :param stagger_s: after how many seconds the next endpoint is tried concurrently; ``None`` tries it only when the
+        one before has failed.
+    :param stable_after_s: how many seconds a link must last before its endpoint counts as working.
+    :param discovery: looks up servers by name; by default multicast DNS, loaded when first needed.
     """
 
     def __init__(
         self,
-        roads: Sequence[Road],
+        endpoints: Sequence[AnyEndpoint],
         dialer: Dialer,
         *,
         options: TransportOptions,
         stagger_s: float | None,
         stable_after_s: float,
+        discovery: Discovery | None = None,
     ) -> None:
-        self.roads = roads
-        """What the next attempt chooses from, the best first."""
-        self._given = roads
+        self.endpoints = endpoints
+        """The endpoints of the next attempt, the preferred one first."""
+        self._configured = endpoints
         self._dialer = dialer
         self._options = options
         self._stagger_s = stagger_s
-        self._past: EndpointSelector[Road] = EndpointSelector(stable_after_s)
+        self._discovery = discovery
+        self._selector: EndpointSelector[AnyEndpoint] = EndpointSelector(stable_after_s)
 
-    async def make(self, line: Line, take_welcome: TakeWelcome, *, may_close: bool) -> AttemptFailed | None:
-        """Tries every road worth it until ``take_welcome`` was called, or the line is closed; then returns ``None``.
+    async def connect_any(
+        self, line: Line, take_welcome: TakeWelcome, *, is_first: bool
+    ) -> ConnectFailed | None:
+        """Try every usable endpoint until ``take_welcome`` has been called or the line is closed; then return ``None``.
 
-        :param may_close: whether who answers and is no landline server closes a road: before the line has worked.
-        :raises Rejected: a server refused; no further road was begun.
-        :raises LandlineError: what makes going on useless, such as a session that ``take_welcome`` found lost.
+        Return why all failed when another attempt may succeed.
+
+        :param is_first: whether the line has never been connected. Until then an endpoint is unusable if something
+            other than a landline server answers there.
+        :raises Rejected: a server refused; no further endpoint was tried.
+        :raises MissingExtra: every endpoint needs a package that is not installed.
+        :raises ConfigurationError: every endpoint failed for a wrong argument.
+        :raises ConnectFailed: no endpoint can work, and another attempt would be useless.
+        :raises LandlineError: what ``take_welcome`` raises, such as a lost session.
         """
-        roads = self._worth_trying()
-        is_alone = (self._stagger_s is None or len(roads) == 1) and not any(
-            isinstance(road, MdnsTarget) for road in roads
+        endpoints = self._usable()
+        is_alone = (self._stagger_s is None or len(endpoints) == 1) and not any(
+            isinstance(endpoint, MdnsTarget) for endpoint in endpoints
         )
-        attempt = _Attempt(line, take_welcome, may_close=may_close, turn=None if is_alone else asyncio.Lock())
-        if await staggered_race([partial(self._try_road, road, attempt) for road in roads], self._stagger_s):
+        attempt = _Attempt(line, take_welcome, is_first=is_first, turn=None if is_alone else asyncio.Lock())
+        dials = [partial(self._try_endpoint, endpoint, attempt) for endpoint in endpoints]
+        if await staggered_race(dials, self._stagger_s):
             return None
         if attempt.rejected is not None:
             raise attempt.rejected
-        failed = self._explain(attempt)
-        if not self._worth_trying():
-            if len(self.roads) == 1:
-                raise failed.error
-            raise ConnectFailed(f"no road works: {failed.detail}")
+        failed = ConnectFailed(self._selector.failure_reasons(self.endpoints))
+        failed.__cause__ = attempt.failures[-1]
+        if not self._usable():
+            if all(isinstance(failure, ConfigurationError | MissingExtra) for failure in attempt.failures):
+                raise attempt.failures[-1]
+            raise failed
         return failed
 
     def receive_lost(self, detail: str) -> None:
-        """The link the last attempt led to broke, and nobody had said goodbye."""
-        self._past.receive_lost(self._dialer.clock(), detail)
+        """Record that the current link broke without a goodbye."""
+        self._selector.receive_lost(self._dialer.clock(), detail)
 
-    def try_first(self, alternatives: Sequence[str]) -> None:
-        """The server named others that can take us: they go before the URLs we were given.
+    def prefer_alternatives(self, alternatives: Sequence[str]) -> None:
+        """Put the URLs that the server named before the configured ones.
 
-        One that would give up encryption where none of our own does is not followed; a unix socket is on this machine.
+        A URL without encryption is used only if a configured one has none either; a unix socket does not count, because
+        it stays on this machine.
         """
         if not alternatives:
             return
-        named: list[Road] = []
+        accepted: list[AnyEndpoint] = []
         for url in alternatives:
             try:
                 endpoint = parse_url(url)
@@ -107,66 +115,64 @@ class EndpointConnector:
             except ConfigurationError as error:
                 logger.warning("the server named an alternative that cannot be used: %s", error)
                 continue
-            if _is_exposed(endpoint) and not any(_is_exposed(own) for own in self._given):
-                logger.warning("the server named %s, which is not encrypted; not followed", endpoint)
+            if _is_exposed(endpoint) and not any(_is_exposed(own) for own in self._configured):
+                logger.warning(
+                    "the server named the alternative %s, which is not encrypted; ignored", endpoint
+                )
                 continue
-            named.append(endpoint)
-        self.roads = named + [road for road in self._given if road not in named]
-        self._past.forget()
+            accepted.append(endpoint)
+        self.endpoints = accepted + [endpoint for endpoint in self._configured if endpoint not in accepted]
+        self._selector.reset()
 
-    def _worth_trying(self) -> list[Road]:
-        return self._past.order(self.roads, self._dialer.clock())
+    def _usable(self) -> list[AnyEndpoint]:
+        return self._selector.order(self.endpoints, self._dialer.clock())
 
-    def _explain(self, attempt: _Attempt) -> AttemptFailed:
-        detail = self._past.reasons(self.roads)
-        [*_, last] = attempt.failures
-        if len(self.roads) == 1:
-            return AttemptFailed(detail, last)
-        error = ConnectFailed(detail)
-        error.__cause__ = last
-        return AttemptFailed(detail, error)
-
-    async def _try_road(self, road: Road, attempt: _Attempt) -> bool:
-        """Tries one road; whatever only says that it leads nowhere is recorded. A closed line needs none."""
+    async def _try_endpoint(self, endpoint: AnyEndpoint, attempt: _Attempt) -> bool:
+        """Try one endpoint. Record a failure that says nothing about the others; raise any other. Return whether the
+        attempt is over, which it is too when the line was closed.
+        """
         if attempt.line.is_closed:
             return True
         if attempt.rejected is not None:
             return False
         failure: Exception
-        is_closed = False
+        is_unusable = False
         try:
-            if isinstance(road, MdnsTarget):
-                await self._dial_announced(road, attempt)
+            if isinstance(endpoint, MdnsTarget):
+                await self._dial_discovered(endpoint, attempt)
             else:
-                await self._dial(road, self._options, attempt)
+                await self._dial(endpoint, self._options, attempt)
         except Rejected as error:
             if not error.code.may_return:
                 raise
             attempt.rejected = failure = error
-        except ConfigurationError as error:
-            failure, is_closed = error, True
+        except (ConfigurationError, MissingExtra) as error:
+            failure, is_unusable = error, True
         except ProtocolError as error:
-            # Whoever answers in the server's place while it restarts (a proxy's error page, another program)
-            # is no reason to give up a road that has worked.
-            failure, is_closed = error, attempt.may_close or error.code in _FATAL_CODES
-        except (ConnectFailed, OSError, UnicodeError) as error:
+            # While a server restarts, something else may answer in its place (an error page of a proxy, another
+            # program). That is no reason to drop an endpoint that has worked.
+            failure, is_unusable = error, attempt.is_first or error.code in _FATAL_CODES
+        except (OSError, UnicodeError) as error:
             failure = error
         else:
-            self._past.receive_connected(road, self._dialer.clock())
+            self._selector.receive_connected(endpoint, self._dialer.clock())
             return True
         attempt.failures.append(failure)
         reason = reason_of(failure)
-        if self._past.receive_failed(road, self._dialer.clock(), reason, is_closed=is_closed):
-            log = logger.warning if len(self.roads) > 1 else logger.debug
-            log("%s cannot be used: %s", road, reason)
+        if self._selector.receive_failed(endpoint, self._dialer.clock(), reason, is_unusable=is_unusable):
+            log = logger.warning if len(self.endpoints) > 1 else logger.debug
+            log("%s cannot be used: %s", endpoint, reason)
         return False
 
-    async def _dial_announced(self, road: MdnsTarget, attempt: _Attempt) -> None:
-        """Looks for an announced server and tries its addresses beside each other; raises why none led to a welcome.
+    async def _dial_discovered(self, target: MdnsTarget, attempt: _Attempt) -> None:
+        """Look a server up by name and try its addresses concurrently; raise why none sent its WELCOME.
 
-        What is announced says where to go, not who is there: the certificate must be valid for the name.
+        The answer says where to connect, not whom to trust: the certificate must be valid for the name.
         """
-        name, endpoints = choose(road, await load_discovery().search(SEARCH_S, road))
+        discovery = self._discovery or load_discovery()
+        name, endpoints = select_server(
+            target, await discovery.search(self._dialer.timeouts.search_s, target)
+        )
         options = self._options
         if not options.server_name:
             options = msgspec.structs.replace(options, server_name=name)
@@ -177,7 +183,7 @@ class EndpointConnector:
                 return False
             try:
                 await self._dial(endpoint, options, attempt)
-            except (ConnectFailed, ConfigurationError, ProtocolError, OSError, UnicodeError) as error:
+            except (ConfigurationError, MissingExtra, ProtocolError, OSError, UnicodeError) as error:
                 failures.append((endpoint, error))
                 return False
             return True
@@ -204,31 +210,31 @@ class EndpointConnector:
 
 
 class _Attempt:
-    """One attempt, over as many roads as there are."""
+    """One attempt over all usable endpoints."""
 
-    __slots__ = ("failures", "line", "may_close", "rejected", "take_welcome", "turn")
+    __slots__ = ("failures", "is_first", "line", "rejected", "take_welcome", "turn")
 
     def __init__(
-        self, line: Line, take_welcome: TakeWelcome, *, may_close: bool, turn: asyncio.Lock | None
+        self, line: Line, take_welcome: TakeWelcome, *, is_first: bool, turn: asyncio.Lock | None
     ) -> None:
         self.line = line
         self.take_welcome = take_welcome
-        self.may_close = may_close
+        self.is_first = is_first
         self.turn = turn
-        """Held by the one dial that may say HELLO; ``None`` while there is no other at the same time."""
+        """Held by the one dial that may send HELLO; ``None`` when no dials run concurrently."""
         self.failures: list[Exception] = []
         self.rejected: Rejected | None = None
-        """A server refused and said when to come back: no further road is begun."""
+        """A server refused and said when to return: no further endpoint is tried."""
 
 
 def check_carries_lines(endpoint: Endpoint) -> None:
-    """Raises :class:`ConfigurationError` for a scheme without connections."""
+    """Raise :class:`ConfigurationError` for a scheme without connections."""
     if endpoint.is_connectionless:
         raise ConfigurationError(
-            f"{endpoint} carries single calls, landline.call(), and no lines: a line needs tls:// or quic://, say"
+            f"{endpoint} carries single calls (landline.call()) and no lines; use another scheme, such as tls://"
         )
 
 
-def _is_exposed(road: Road) -> bool:
-    """Whether others on a network can read what goes there."""
-    return not road.is_encrypted and road.scheme != "unix"
+def _is_exposed(endpoint: AnyEndpoint) -> bool:
+    """Return whether others on a network can read what is sent there."""
+    return not endpoint.is_encrypted and endpoint.scheme != "unix"

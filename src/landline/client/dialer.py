@@ -1,7 +1,7 @@
-"""Dialing: one connection to one address, and the handshake over it, up to a server's welcome.
+"""Dial one address: connect a transport and do the handshake on it, up to the server's WELCOME.
 
-A dial knows no line. Its welcome is handed over inside the callback of the transport in which it came, because the
-bytes behind it belong to the session already.
+The dialer knows no line. It hands the WELCOME over inside the transport's callback, because the bytes that follow it
+already belong to the session.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final, cast
 
 import msgspec
 
+from landline.discovery.records import SEARCH_S
 from landline.errors import ConfigurationError, ConnectFailed, LandlineError
 from landline.line.line import Line
 from landline.session.auth import IDENTITY_BYTES_MAX, ClientAuth
@@ -33,21 +34,32 @@ from landline.transports.urls import Endpoint
 CONNECT_TIMEOUT_S: Final = 10.0
 
 
+class DialTimeouts(msgspec.Struct, frozen=True):
+    """The time limits of one attempt at one address, in seconds."""
+
+    connect_s: float = CONNECT_TIMEOUT_S
+    """For the transport, with TLS and the WebSocket handshake."""
+    handshake_s: float = HANDSHAKE_TIMEOUT_S
+    """From the connected transport to the server's WELCOME."""
+    search_s: float = SEARCH_S
+    """For the answers of multicast DNS, where the URL is a name."""
+
+
 class Welcomed(msgspec.Struct, frozen=True):
-    """A connection whose server has welcomed us."""
+    """A connection on which the server has sent its WELCOME."""
 
     endpoint: Endpoint
     transport: asyncio.Transport
     welcome: Welcome
     limits: Limits
-    """Ours, as the server was told."""
+    """This side's limits, as sent to the server."""
     round_trip_s: float
-    """Of HELLO and WELCOME, in seconds."""
-    rest: bytes
-    """What came behind the welcome."""
+    """From HELLO to WELCOME, in seconds."""
+    trailing_data: bytes
+    """The bytes received after the WELCOME."""
 
     def new_session(self, send_buffer: SendBuffer) -> Session:
-        """The session the server began with us. Not for a welcome that says ``resumed``."""
+        """Return the session that the server began. Not for a WELCOME that says ``resumed``."""
         return Session(
             session_id=self.welcome.session,
             secret=self.welcome.secret,
@@ -59,7 +71,7 @@ class Welcomed(msgspec.Struct, frozen=True):
         )
 
     def attach(self, line: Line, session: Session, *, phase: float) -> None:
-        """Puts the line's session onto the connection. Raises as :meth:`landline.Line.attach` does."""
+        """Attach the line's session to the connection; see :meth:`landline.line.line.Line.attach`."""
         line.attach(
             session,
             self.transport,
@@ -68,19 +80,19 @@ class Welcomed(msgspec.Struct, frozen=True):
             phase=phase,
             resumed=self.welcome.resumed,
             round_trip_s=self.round_trip_s,
-            rest=self.rest,
+            rest=self.trailing_data,
         )
 
 
 TakeWelcome = Callable[[Welcomed], None]
-"""What it raises as a :class:`LandlineError` is why the dial failed after all."""
+"""Called with the WELCOME. A :class:`LandlineError` that it raises fails the dial."""
 
 
 class Dialer:
-    """Dials for one client.
+    """Dials the endpoints of one client.
 
-    :param identity: who the client says it is, 200 bytes at most.
-    :raises ConfigurationError: for an identity that no handshake has room for.
+    :param identity: the identity that the client claims, 200 bytes at most.
+    :raises ConfigurationError: for an identity that is too long.
     """
 
     def __init__(
@@ -91,17 +103,19 @@ class Dialer:
         limits: Limits,
         clock: Callable[[], float],
         random: RandomSource,
+        timeouts: DialTimeouts | None = None,
     ) -> None:
         size = len(identity.encode())
         if size > IDENTITY_BYTES_MAX:
-            raise ConfigurationError(f"an identity of {size} bytes; {IDENTITY_BYTES_MAX} are allowed")
+            raise ConfigurationError(f"the identity has {size} bytes; the limit is {IDENTITY_BYTES_MAX}")
         self.auth = auth
         self.identity = identity
         self.clock = clock
+        self.timeouts = timeouts or DialTimeouts()
         self._limits = limits
         self._random = random
         self.server_name = ""
-        """What the server calls itself, as soon as it said so; also that of one that refused us."""
+        """The server's name from its last CHALLENGE, also of a server that refused the connection."""
 
     async def dial(
         self,
@@ -112,17 +126,17 @@ class Dialer:
         resume: ResumeTicket | None,
         turn: asyncio.Lock | None,
     ) -> None:
-        """Returns once ``take_welcome`` was called with a :class:`Welcomed`, and raises why it was not.
+        """Connect and do the handshake; return when ``take_welcome`` has been called with a :class:`Welcomed`.
 
-        Cancelling drops the connection, unless it was handed over.
+        Cancelling closes the connection, unless it has been handed over.
 
-        :param resume: the session to go on with.
-        :param turn: what several dials at the same time have in common: only the one that holds it says HELLO. After a
-            welcome it stays held. ``None`` for a dial that has no others beside it.
-        :raises ConnectFailed: not connected, or not welcomed, in time; :class:`Rejected` when the server refused.
-        :raises ProtocolError: it is no landline server, or did not prove that it knows the token.
-        :raises ConfigurationError: a module is missing.
-        :raises OSError: nobody answers; :class:`UnicodeError` for a host that cannot be one.
+        :param resume: the session to resume.
+        :param turn: a lock shared by concurrent dials: only the dial that holds it sends HELLO. After a WELCOME it
+            stays locked. ``None`` for a dial without concurrent ones.
+        :raises ConnectFailed: no connection or no WELCOME in time; :class:`Rejected` when the server refused.
+        :raises ProtocolError: the peer is no landline server, or did not prove that it knows the token.
+        :raises MissingExtra: the scheme needs a module that is not installed.
+        :raises OSError: the address does not answer; :class:`UnicodeError` for an invalid host name.
         """
         handshake = ClientHandshake(
             random=self._random, auth=self.auth, identity=self.identity, limits=self._limits, resume=resume
@@ -130,23 +144,23 @@ class Dialer:
         link = _HandshakeLink(self, endpoint, handshake, take_welcome, turn)
         try:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                async with asyncio.timeout(self.timeouts.connect_s):
                     await load_transport(endpoint).connect(endpoint, lambda: link, options)
             except TimeoutError as error:
-                raise ConnectFailed(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
+                raise ConnectFailed(f"no connection within {self.timeouts.connect_s:g} s") from error
             try:
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                    await link.shake_hands()
+                async with asyncio.timeout(self.timeouts.handshake_s):
+                    await link.run_handshake()
             except TimeoutError as error:
                 raise ConnectFailed(
-                    f"no welcome within {HANDSHAKE_TIMEOUT_S:g} s; is it a landline server?"
+                    f"no WELCOME within {self.timeouts.handshake_s:g} s; check that this is a landline server"
                 ) from error
         finally:
             link.give_up()
 
 
 class _HandshakeLink(LinkProtocol):
-    """The protocol of a transport until it is welcomed; then the line's own takes its place."""
+    """The protocol of a transport until the WELCOME; then the line's own protocol replaces it."""
 
     def __init__(
         self,
@@ -161,18 +175,18 @@ class _HandshakeLink(LinkProtocol):
         self._handshake = handshake
         self._take_welcome = take_welcome
         self._turn = turn
-        self._may_speak = turn is None
-        # The server spoke, or never will.
+        self._may_send_hello = turn is None
+        # Set when the server has sent something, or never will.
         self._greeted = asyncio.Event()
         self._welcomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._hello_at = 0.0
 
-    async def shake_hands(self) -> None:
-        """Returns once the server's welcome was handed over; raises what came instead.
+    async def run_handshake(self) -> None:
+        """Return when the server's WELCOME has been handed over; raise what came instead.
 
-        Of several dials only the one whose turn it is says HELLO: were it said on two, the server would resume the
-        session on both. After a welcome the turn is kept, so that none of the others gets it.
+        Of concurrent dials only one at a time sends HELLO: after two HELLOs the server would resume the session on both
+        connections. After a WELCOME the lock stays held, so that no other dial gets it.
         """
         turn = self._turn
         if turn is None:
@@ -180,22 +194,22 @@ class _HandshakeLink(LinkProtocol):
             return
         await self._greeted.wait()
         if self._welcomed.done():
-            # It ended or was refused before its turn.
+            # The connection ended or was refused before its turn.
             self._welcomed.result()
             return
         await turn.acquire()
         try:
-            self._may_speak = True
-            self._say_hello()
+            self._may_send_hello = True
+            self._send_hello()
             await self._welcomed
         except BaseException:
-            # Nothing must come of this HELLO any more when the next one is said.
+            # The answer to this HELLO must have no effect once another dial sends its own.
             self.give_up()
             turn.release()
             raise
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
+        # uvloop's transports have the methods of asyncio.Transport, but are no subclasses of it.
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -204,22 +218,29 @@ class _HandshakeLink(LinkProtocol):
             return
         try:
             try:
-                rest = self._handshake.feed(data)
+                trailing_data = self._handshake.feed(data)
             except LandlineError:
                 raise
             except Exception as error:
-                # Only auth= runs code that is not ours in there.
+                # Only auth= runs the application's code here.
                 raise ConnectFailed(f"auth= failed: {type(error).__name__}: {error}") from error
             finally:
                 self._dialer.server_name = self._handshake.server_name
             self._greeted.set()
-            if self._may_speak:
-                self._say_hello()
+            if self._may_send_hello:
+                self._send_hello()
             welcome = self._handshake.welcome
             if welcome is not None:
                 round_trip_s = self._dialer.clock() - self._hello_at
                 self._take_welcome(
-                    Welcomed(self._endpoint, transport, welcome, self._handshake.limits, round_trip_s, rest)
+                    Welcomed(
+                        self._endpoint,
+                        transport,
+                        welcome,
+                        self._handshake.limits,
+                        round_trip_s,
+                        trailing_data,
+                    )
                 )
                 self._transport = None
                 self._welcomed.set_result(None)
@@ -232,7 +253,7 @@ class _HandshakeLink(LinkProtocol):
         self._fail(ConnectFailed(f"the connection ended during the handshake{f': {exc}' if exc else ''}"))
 
     def give_up(self) -> None:
-        """Drops the transport unless it was handed over. Nobody waits for the welcome any more."""
+        """Abort the transport unless it has been handed over, and discard the result of the handshake."""
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -240,18 +261,18 @@ class _HandshakeLink(LinkProtocol):
             self._welcomed.exception()
 
     def _read_rejection(self, transport: asyncio.Transport) -> None:
-        """Looks for a REJECT in what had arrived before HELLO could not be written."""
+        """Look for a REJECT in the data that had arrived when writing HELLO failed."""
         try:
             for data in read_arrived(transport):
                 self._handshake.feed(data)
                 if self._handshake.welcome is not None:
-                    # Nothing can come of it.
+                    # The connection is lost, so this WELCOME is useless.
                     return
         except LandlineError as error:
             self._fail(error)
 
-    def _say_hello(self) -> None:
-        """Sends HELLO if there is one, which is after the server's CHALLENGE."""
+    def _send_hello(self) -> None:
+        """Send HELLO if there is one, which is the case after the server's CHALLENGE."""
         output = self._handshake.data_to_send()
         if output and self._transport is not None:
             self._transport.write(output)
@@ -264,9 +285,9 @@ class _HandshakeLink(LinkProtocol):
 
 
 def reason_of(error: Exception) -> str:
-    """Why a dial failed, as part of a sentence; the system's text where there is one."""
+    """Return why a dial failed, as part of a sentence; the operating system's text if there is one."""
     if isinstance(error, ConnectionRefusedError):
-        return "nobody answers (connection refused)"
+        return "connection refused"
     if isinstance(error, FileNotFoundError):
         return "no such socket"
     if isinstance(error, OSError) and error.strerror:

@@ -1,8 +1,8 @@
-"""Which of several roads to a server is tried first. Pure: ``now`` is an argument.
+"""Orders the endpoints of one client by preference and recent failures. Pure: ``now`` is an argument.
 
-The order in which the URLs were given counts, except that a road which failed lately stands behind those which did
-not. A line therefore comes back over the road that carried it last, and returns to a better one, by and by, when it
-has to connect anyway; nobody leaves a road that works.
+Endpoints are tried in the order in which the URLs were given, but an endpoint that failed recently comes after those
+that did not. A line therefore reconnects over the endpoint that worked last, and returns to a preferred one only when
+it has to reconnect anyway. A working endpoint is never left.
 """
 
 from __future__ import annotations
@@ -12,122 +12,131 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-FORGET_S: Final = 600.0
-"""How long the first failure of a road puts it behind the others; each further one in a row, for twice as long."""
-FORGET_S_MAX: Final = 86_400.0
-"""A network that never lets a road through costs one wasted attempt a day."""
+PENALTY_S: Final = 600.0
+"""How long the first failure puts an endpoint after the others. Each further failure in a row doubles the time."""
+PENALTY_S_MAX: Final = 86_400.0
+"""An endpoint that never works costs one wasted attempt a day."""
 SHORT_LINKS_MAX: Final = 2
-"""So many links in a row that did not last are a failure of their road: it may let a handshake through, and no more
-(a path whose largest packets vanish does). One alone may be anything."""
-ROADS_MAX: Final = 256
-"""How many roads are remembered. Addresses that are looked up anew each time would else add up for ever."""
+"""This many short links in a row count as a failure of their endpoint: its path may let only the handshake through (for
+example where the largest packets are dropped). A single short link may have any cause."""
+ENDPOINTS_MAX: Final = 256
+"""How many endpoints have a failure record. Discovery may return new addresses at each attempt, without end."""
 
-Road = TypeVar("Road", bound=Hashable)
+EndpointT = TypeVar("EndpointT", bound=Hashable)
 
 
-class _Memory(msgspec.Struct):
-    """What is known of one road."""
+class _FailureRecord(msgspec.Struct):
+    """The recent failures of one endpoint."""
 
     failures: int = 0
-    """In a row, without a link that lasted in between."""
-    forget_at: float | None = None
-    """Until when it stands behind the others; ``None`` while it works."""
+    """In a row, with no stable link in between."""
+    penalty_until: float | None = None
+    """Until when the endpoint comes after the others; ``None`` while it works."""
     short_links: int = 0
     reason: str = ""
-    is_closed: bool = False
-    """Whether there is no use in trying again before ``forget_at``."""
+    is_unusable: bool = False
+    """Whether another attempt before ``penalty_until`` would be useless."""
 
 
-class EndpointSelector(Generic[Road]):
-    """What happened on the roads of one client.
+class EndpointSelector(Generic[EndpointT]):
+    """The failure records of one client's endpoints.
 
-    :param stable_after_s: how long a link must stay up to prove that its road carries one.
+    :param stable_after_s: how many seconds a link must last before its endpoint counts as working.
     """
 
-    __slots__ = ("_memories", "_stable_after_s", "_used", "_used_since")
+    __slots__ = ("_last_used", "_records", "_stable_after_s", "_used_since")
 
     def __init__(self, stable_after_s: float) -> None:
         self._stable_after_s = stable_after_s
-        self._memories: dict[Road, _Memory] = {}
-        self._used: Road | None = None
+        self._records: dict[EndpointT, _FailureRecord] = {}
+        self._last_used: EndpointT | None = None
         self._used_since = 0.0
 
     @property
-    def used(self) -> Road | None:
-        """The road in use, or the last one that was; ``None`` before the first."""
-        return self._used
+    def last_used(self) -> EndpointT | None:
+        """The endpoint in use, or the last one that was; ``None`` before the first connection."""
+        return self._last_used
 
-    def order(self, roads: Iterable[Road], now: float) -> list[Road]:
-        """Those worth trying now, the best first: as given, and behind them what failed lately, oldest first."""
-        good: list[Road] = []
-        bad: list[tuple[float, Road]] = []
-        for road in dict.fromkeys(roads):
-            memory = self._memories.get(road)
-            if memory is None or memory.forget_at is None or now >= memory.forget_at:
-                good.append(road)
-            elif not memory.is_closed:
-                bad.append((memory.forget_at - _forget_s(memory.failures), road))
+    @property
+    def records(self) -> int:
+        """How many endpoints have a failure record."""
+        return len(self._records)
+
+    def order(self, endpoints: Iterable[EndpointT], now: float) -> list[EndpointT]:
+        """Return the endpoints to try now, the best first: those without a recent failure in the given order, then
+        those with one, the oldest failure first. Unusable endpoints are left out.
+        """
+        good: list[EndpointT] = []
+        bad: list[tuple[float, EndpointT]] = []
+        for endpoint in dict.fromkeys(endpoints):
+            record = self._records.get(endpoint)
+            if record is None or record.penalty_until is None or now >= record.penalty_until:
+                good.append(endpoint)
+            elif not record.is_unusable:
+                bad.append((record.penalty_until - _penalty_s(record.failures), endpoint))
         bad.sort(key=lambda item: item[0])
-        return good + [road for _, road in bad]
+        return good + [endpoint for _, endpoint in bad]
 
-    def receive_connected(self, road: Road, now: float) -> None:
-        """A road led to a welcome."""
-        self._used, self._used_since = road, now
-        memory = self._memories.get(road)
-        if memory is not None:
-            memory.forget_at = None
-            memory.is_closed = False
+    def receive_connected(self, endpoint: EndpointT, now: float) -> None:
+        """Record that a server sent its WELCOME over this endpoint."""
+        self._last_used, self._used_since = endpoint, now
+        record = self._records.get(endpoint)
+        if record is not None:
+            record.penalty_until = None
+            record.is_unusable = False
 
     def receive_lost(self, now: float, detail: str) -> None:
-        """The link over the road in use broke, and nobody had said goodbye."""
-        road = self._used
-        if road is None:
+        """Record that the link over the endpoint in use broke without a goodbye."""
+        endpoint = self._last_used
+        if endpoint is None:
             return
         if now - self._used_since >= self._stable_after_s:
-            self._memories.pop(road, None)
+            self._records.pop(endpoint, None)
             return
-        memory = self._memory(road)
-        memory.short_links += 1
-        if memory.short_links >= SHORT_LINKS_MAX:
-            self.receive_failed(road, now, f"{memory.short_links} links in a row did not last: {detail}")
+        record = self._ensure_record(endpoint)
+        record.short_links += 1
+        if record.short_links >= SHORT_LINKS_MAX:
+            self.receive_failed(endpoint, now, f"{record.short_links} links in a row did not last: {detail}")
 
-    def receive_failed(self, road: Road, now: float, reason: str, *, is_closed: bool = False) -> bool:
-        """A road led nowhere. Returns whether the reason is news, so that each is reported once.
+    def receive_failed(
+        self, endpoint: EndpointT, now: float, reason: str, *, is_unusable: bool = False
+    ) -> bool:
+        """Record a failed attempt. Return whether the reason is new, so that each reason is reported once.
 
-        ``is_closed`` says that trying again soon is useless: what it needs is not installed, or whoever answers
-        there is not the server.
+        :param is_unusable: whether another attempt soon would be useless, because a module is not installed, or
+            something other than the server answers there.
         """
-        memory = self._memory(road)
-        is_news = memory.reason != reason
-        memory.failures += 1
-        memory.short_links = 0
-        memory.forget_at = now + _forget_s(memory.failures)
-        memory.reason = reason
-        memory.is_closed = is_closed
-        return is_news
+        record = self._ensure_record(endpoint)
+        is_new = record.reason != reason
+        record.failures += 1
+        record.short_links = 0
+        record.penalty_until = now + _penalty_s(record.failures)
+        record.reason = reason
+        record.is_unusable = is_unusable
+        return is_new
 
-    def forget(self) -> None:
-        """Every road is as good as new."""
-        self._memories.clear()
+    def reset(self) -> None:
+        """Clear all failure records."""
+        self._records.clear()
 
-    def reasons(self, roads: Sequence[Road]) -> str:
-        """Each of the roads with why it failed last, as part of a sentence."""
+    def failure_reasons(self, endpoints: Sequence[EndpointT]) -> str:
+        """Return each of the endpoints that failed with its last reason, as part of a sentence."""
         return "; ".join(
-            f"{road}: {memory.reason}"
-            for road in roads
-            if (memory := self._memories.get(road)) is not None and memory.reason
+            f"{endpoint}: {record.reason}"
+            for endpoint in endpoints
+            if (record := self._records.get(endpoint)) is not None and record.reason
         )
 
-    def _memory(self, road: Road) -> _Memory:
-        memory = self._memories.get(road)
-        if memory is None:
-            if len(self._memories) >= ROADS_MAX:
-                # The one that was first met longest ago; dictionaries keep that order.
-                del self._memories[next(iter(self._memories))]
-            memory = self._memories[road] = _Memory()
-        return memory
+    def _ensure_record(self, endpoint: EndpointT) -> _FailureRecord:
+        record = self._records.get(endpoint)
+        if record is None:
+            if len(self._records) >= ENDPOINTS_MAX:
+                # The oldest record: dictionaries keep the order of insertion.
+                del self._records[next(iter(self._records))]
+            record = self._records[endpoint] = _FailureRecord()
+        return record
 
 
-def _forget_s(failures: int) -> float:
-    # The exponent is bounded too: 2.0 ** 1024 is no float, and so many attempts fail in one night.
-    return min(FORGET_S_MAX, FORGET_S * 2.0 ** min(failures - 1, 64))
+def _penalty_s(failures: int) -> float:
+    # The exponent has a limit too: 2.0 ** 1024 overflows, and a night has that many attempts.
+    return min(PENALTY_S_MAX, PENALTY_S * 2.0 ** min(failures - 1, 64))

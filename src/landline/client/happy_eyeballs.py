@@ -1,4 +1,4 @@
-"""Several attempts, the first of which that succeeds ends the others."""
+"""Several attempts, started one after the other; the first success cancels the others (RFC 8305, "Happy Eyeballs")."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Attempt = Callable[[], Coroutine[Any, Any, bool]]
 
 
 async def staggered_race(attempts: Sequence[Attempt], stagger_s: float | None) -> bool:
-    """Makes the attempts until one returns true, and returns whether one did.
+    """Run the attempts until one returns true, and return whether one did.
 
-    One begins when the one before it has failed. With ``stagger_s`` it also begins when so many seconds have passed,
-    and they go on beside each other (RFC 8305 §5); once one succeeds, the others are cancelled and waited for. What an
-    attempt raises ends all and is raised. Cancelling cancels all.
+    An attempt starts when the one before it has failed, and with ``stagger_s`` also when that many seconds have passed;
+    then both run concurrently (RFC 8305 §5). After a success the other attempts are cancelled and awaited. An exception
+    of an attempt ends the race and is raised. Cancelling cancels all attempts.
     """
     if stagger_s is None or len(attempts) == 1:
         for attempt in attempts:
@@ -24,7 +24,7 @@ async def staggered_race(attempts: Sequence[Attempt], stagger_s: float | None) -
         return False
     loop = asyncio.get_running_loop()
     waiting = deque(attempts)
-    # In the order of their beginning, in which they are looked at.
+    # In the order in which they started, which is also the order in which results are examined.
     running: list[asyncio.Task[bool]] = []
     try:
         while waiting or running:
@@ -43,5 +43,5 @@ async def staggered_race(attempts: Sequence[Attempt], stagger_s: float | None) -
     finally:
         for task in running:
             task.cancel()
-        # What they raise comes too late: the race is decided.
+        # The race is decided: what the cancelled attempts raise no longer matters.
         await asyncio.gather(*running, return_exceptions=True)

@@ -28,9 +28,9 @@ from landline.discovery.records import (
     BadAnnouncement,
     DiscoveredServer,
     MdnsTarget,
-    heard,
     instance_label,
     is_reachable,
+    parse_record,
     service_type,
     txt_record,
 )
@@ -224,7 +224,7 @@ class _Search:
             info = AsyncServiceInfo(type_, full_name)
             if not await info.async_request(self._zeroconf.zeroconf, RESOLVE_MS):
                 raise BadAnnouncement("it does not tell its address")
-            announcement = heard(
+            announcement = parse_record(
                 label=full_name.removesuffix(f".{type_}"),
                 type_=type_,
                 host=info.server or "",

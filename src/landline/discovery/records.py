@@ -1,11 +1,12 @@
-"""What servers announce of themselves on a local network, and which of it a client goes by. Pure.
+"""The records by which servers are announced on a local network, and how a client selects a server. Pure.
 
-DNS-Based Service Discovery (RFC 6763) over multicast DNS (RFC 6762): one service instance for each scheme of a server,
-labelled ``name scheme``, whose TXT record repeats the scheme and tells the path and the version of the protocol.
-Anybody on the network can announce anything: what is heard is checked here, and never decides who is trusted. That is
-for the certificate, which must be valid for the name the client asked for, and for the token. docs/protocol.md §13.
+The format is DNS-Based Service Discovery (RFC 6763) over multicast DNS (RFC 6762): one service instance for each scheme
+of a server, labelled ``name scheme``. Its TXT record repeats the scheme and has the path and the protocol version.
+Every machine on the network can announce anything. So the records are validated here, and never decide which server is
+trusted: the certificate, which must be valid for the requested name, and the token do. See docs/protocol.md §13.
 
-:mod:`landline.discovery.mdns` speaks it; it is loaded when first used, for it needs the extra ``mdns``.
+:mod:`landline.discovery.mdns` sends and receives them. It is loaded when first used, because it needs the extra
+``mdns``.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from typing import Final, Protocol, cast
 
 import msgspec
 
-from landline.errors import ConfigurationError, ConnectFailed
+from landline.errors import ConfigurationError, ConnectFailed, MissingExtra
 from landline.session.frames import PROTOCOL_VERSION
 from landline.transports.urls import SCHEMES, Endpoint, parse_url
 
 STREAM_TYPE: Final = "_landline._tcp.local."
 DATAGRAM_TYPE: Final = "_landline._udp.local."
-"""RFC 6763 §7: the first for what runs over TCP, the second for everything else."""
+"""RFC 6763 §7: the first for schemes over TCP, the second for all others."""
 DATAGRAM_SCHEMES: Final = frozenset({"quic", "udp"})
 
 NAME_CHARACTERS_MAX: Final = 48
-"""With the scheme behind it a label holds 63 bytes at most (RFC 1035 §2.3.4)."""
+"""With the scheme appended; a label has 63 bytes at most (RFC 1035 §2.3.4)."""
 ADDRESSES_MAX: Final = 8
-"""Of one announced server; more are left out."""
+"""The addresses used of one announced server; the rest is ignored."""
 PATH_CHARACTERS_MAX: Final = 200
-"""A TXT record's string holds 255 bytes at most (RFC 6763 §6.1)."""
+"""A string of a TXT record has 255 bytes at most (RFC 6763 §6.1)."""
 SEARCH_S: Final = 3.0
-"""How long to wait for answers: twice what a responder may take for one that is asked a second time (RFC 6762 §6)."""
+"""How long to wait for answers: twice the time a responder may take for a repeated question (RFC 6762 §6)."""
 
 HOST_CHARACTERS_MAX: Final = 255
 
@@ -44,62 +45,62 @@ _PATH: Final = re.compile(r"/[!-~]*")
 
 
 class MdnsTarget(msgspec.Struct, frozen=True):
-    """A server to be looked for by its announced name: what ``mdns://name`` stands for."""
+    """A server to find by its announced name: the meaning of ``mdns://name``."""
 
     name: str = ""
-    """Empty for the only one there is."""
+    """Empty for the only server on the network."""
     scheme: str = ""
-    """The one scheme to use; empty for every one that is encrypted."""
+    """The scheme to use; empty for all encrypted ones."""
 
     def __str__(self) -> str:
         return f"mdns+{self.scheme}://{self.name}" if self.scheme else f"mdns://{self.name}"
 
     @property
     def schemes(self) -> frozenset[str]:
-        """The schemes it may stand for."""
+        """The schemes that the server may be reached by."""
         return frozenset(
             {self.scheme} if self.scheme else (name for name, one in SCHEMES.items() if one.is_encrypted)
         )
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether nobody on the way can read or change what is said."""
+        """Whether the connection will be encrypted."""
         return not self.scheme or SCHEMES[self.scheme].is_encrypted
 
 
 class DiscoveredServer(msgspec.Struct, frozen=True):
-    """A server that was heard of on the local network. Whoever says so may lie."""
+    """A server announced on the local network. The announcement is not authenticated."""
 
     name: str
     host: str
     """The name of the machine, as announced."""
     endpoints: tuple[Endpoint, ...]
-    """The same scheme, port and path at each of its addresses."""
+    """One for each address of the server, with the same scheme, port and path."""
 
     @property
     def scheme(self) -> str:
-        """How to speak to it."""
+        """The scheme of its endpoints."""
         return self.endpoints[0].scheme
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether its scheme is."""
+        """Whether its scheme is encrypted."""
         return self.endpoints[0].is_encrypted
 
     @property
     def url(self) -> str:
-        """What to give to :func:`landline.connect` to get there."""
+        """The URL for :func:`landline.connect`."""
         return str(MdnsTarget(self.name, "" if self.is_encrypted else self.scheme))
 
 
 class BadAnnouncement(Exception):
-    """What was heard cannot be used; the text says why."""
+    """An announcement cannot be used; the text says why."""
 
 
-def parse_road(url: str) -> Endpoint | MdnsTarget:
-    """The address or the announced name a client's URL stands for.
+def parse_endpoint(url: str) -> Endpoint | MdnsTarget:
+    """Return the address or the announced name in a client's URL.
 
-    Raises :class:`ConfigurationError` with one sentence when it is neither.
+    :raises ConfigurationError: when the URL is neither.
     """
     scheme, found, name = url.partition("://")
     if not found or (scheme != "mdns" and not scheme.startswith("mdns+")):
@@ -112,21 +113,21 @@ def parse_road(url: str) -> Endpoint | MdnsTarget:
 
 
 def check_name(name: str) -> str:
-    """An announced name in its one form. Raises :class:`ConfigurationError` when it cannot be one."""
+    """Return a name to announce in lower case. Raise :class:`ConfigurationError` for an invalid one."""
     lowered = name.lower()
     if len(lowered) > NAME_CHARACTERS_MAX or not _NAME.fullmatch(lowered):
         raise ConfigurationError(
-            f"{name[:80]!r} is no name to be announced: it takes up to {NAME_CHARACTERS_MAX} letters, digits and "
-            "dashes, and begins and ends with a letter or a digit"
+            f"{name[:80]!r} cannot be announced as a name: use up to {NAME_CHARACTERS_MAX} letters, digits and dashes, "
+            "with a letter or a digit at both ends"
         )
     return lowered
 
 
 def check_announceable(endpoint: Endpoint, name: str) -> str:
-    """The name in its one form. Raises :class:`ConfigurationError` when nobody could come to that endpoint."""
+    """Return the name in its normal form. Raise :class:`ConfigurationError` when others cannot reach the endpoint."""
     if endpoint.scheme == "unix" or _is_loopback(endpoint.host):
         raise ConfigurationError(
-            f"{endpoint} cannot be announced, for it is reached from this machine only; listen for example on "
+            f"{endpoint} cannot be announced, because only this machine can reach it; listen for example on "
             f"tls://0.0.0.0:{endpoint.port or SCHEMES['tls'].default_port}"
         )
     if len(endpoint.path) > PATH_CHARACTERS_MAX:
@@ -135,24 +136,24 @@ def check_announceable(endpoint: Endpoint, name: str) -> str:
 
 
 def service_type(scheme: str) -> str:
-    """The type under which servers of a scheme are announced."""
+    """Return the DNS-SD service type of a scheme."""
     return DATAGRAM_TYPE if scheme in DATAGRAM_SCHEMES else STREAM_TYPE
 
 
 def instance_label(name: str, scheme: str) -> str:
-    """What names one scheme of one server."""
+    """Return the label of one scheme of one server."""
     return f"{name} {scheme}"
 
 
 def txt_record(endpoint: Endpoint) -> dict[str, str]:
-    """What is told beside address and port; nothing of it is secret (RFC 6763 §6)."""
+    """Return the TXT record of an endpoint (RFC 6763 §6). Everything in it is public."""
     record = {"txtvers": "1", "v": str(PROTOCOL_VERSION), "scheme": endpoint.scheme}
     if endpoint.path:
         record["path"] = endpoint.path
     return record
 
 
-def heard(
+def parse_record(
     *,
     label: str,
     type_: str,
@@ -161,7 +162,7 @@ def heard(
     addresses: Iterable[str],
     txt: Mapping[bytes, bytes | None],
 ) -> DiscoveredServer:
-    """Checks what was heard. Raises :class:`BadAnnouncement` for what no server of ours would say."""
+    """Validate a received announcement. Raise :class:`BadAnnouncement` for one that no landline server would send."""
     name, _, labelled = label.lower().rpartition(" ")
     try:
         check_name(name)
@@ -169,7 +170,7 @@ def heard(
         raise BadAnnouncement(str(error)) from error
     version = _text(txt, b"v")
     if version != str(PROTOCOL_VERSION):
-        raise BadAnnouncement(f"it speaks version {version[:20]!r} of the protocol, not {PROTOCOL_VERSION}")
+        raise BadAnnouncement(f"its protocol version is {version[:20]!r}, not {PROTOCOL_VERSION}")
     scheme = _text(txt, b"scheme")
     if scheme not in SCHEMES or scheme == "unix" or scheme != labelled or service_type(scheme) != type_:
         raise BadAnnouncement(f"its scheme is {scheme[:20]!r}, in a service labelled {label[:80]!r}")
@@ -179,21 +180,23 @@ def heard(
         if len(path) > PATH_CHARACTERS_MAX or not _PATH.fullmatch(path) or set(path) & {"?", "#"}:
             raise BadAnnouncement(f"its path is {path[:80]!r}")
     elif path:
-        raise BadAnnouncement(f"{scheme}:// has no path, and it announces one")
+        raise BadAnnouncement(f"it has a path, which {scheme}:// cannot have")
     if port is None or not 0 < port < 65_536:
         raise BadAnnouncement(f"its port is {port}")
     usable = [address for address in dict.fromkeys(addresses) if is_reachable(address)][:ADDRESSES_MAX]
     if not usable:
-        raise BadAnnouncement("it has no address that others can come to")
-    # It is only shown, and says which announcements belong together.
+        raise BadAnnouncement("it has no address that others can reach")
+    # Only displayed, and compared to find announcements of one machine.
     host = _NOT_HOST.sub("?", host[:HOST_CHARACTERS_MAX])
     return DiscoveredServer(name, host, tuple(Endpoint(scheme, address, port, path) for address in usable))
 
 
-def choose(wanted: MdnsTarget, announcements: Sequence[DiscoveredServer]) -> tuple[str, list[Endpoint]]:
-    """The name of the one server that is meant, and its endpoints, TLS first.
+def select_server(
+    wanted: MdnsTarget, announcements: Sequence[DiscoveredServer]
+) -> tuple[str, list[Endpoint]]:
+    """Return the name of the requested server, and its endpoints, TLS first.
 
-    Raises :class:`ConnectFailed` with one sentence when nobody answers, several do, or encryption would be given up.
+    :raises ConnectFailed: when no server answered, several did, or only unencrypted endpoints are announced.
     """
     named = [one for one in announcements if wanted.name in ("", one.name)]
     if not named:
@@ -213,7 +216,7 @@ def choose(wanted: MdnsTarget, announcements: Sequence[DiscoveredServer]) -> tup
             f"several servers are announced, choose one: {_listed(sorted({one.url for one in usable}))}"
         )
     if len({one.host for one in usable}) > 1:
-        # Their sessions would not be the same ones, and one of them may be an impostor.
+        # They do not share sessions, and one of them may be an impostor.
         raise ConnectFailed(
             f"several machines are announced as {usable[0].name!r}: {_listed(sorted({one.host for one in usable}))}; "
             "give each another name, or connect by address"
@@ -223,7 +226,7 @@ def choose(wanted: MdnsTarget, announcements: Sequence[DiscoveredServer]) -> tup
 
 
 def is_reachable(address: str) -> bool:
-    """Whether an IP address can be a server's to others on the network. One that needs a zone is none here."""
+    """Return whether other machines can reach this IP address. An address with a zone does not count."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -236,49 +239,49 @@ def is_reachable(address: str) -> bool:
 
 
 async def discover(timeout_s: float = SEARCH_S) -> list[DiscoveredServer]:
-    """Every server announced on the local network, as heard within ``timeout_s`` seconds, sorted by name.
+    """Return the servers announced on the local network that answer within ``timeout_s`` seconds, sorted by name.
 
-    Anybody there can announce anything. Raises :class:`ConfigurationError` when the extra ``mdns`` is not installed,
-    :class:`OSError` where multicast is not possible. Cancelling ends the search.
+    The announcements are not authenticated. Cancelling ends the search.
+
+    :raises MissingExtra: the extra ``mdns`` is not installed.
+    :raises OSError: multicast is not possible on this machine.
     """
     return await load_discovery().search(timeout_s, None)
 
 
 class Announcer(Protocol):
-    """Keeps an announcement up."""
+    """An announcement in progress."""
 
     async def close(self) -> None:
-        """Withdraws it. The second time does nothing."""
+        """Withdraw the announcement. Idempotent."""
         ...
 
 
 class Discovery(Protocol):
-    """What :mod:`landline.discovery.mdns` offers."""
+    """The interface of :mod:`landline.discovery.mdns`."""
 
     async def announce(self, endpoint: Endpoint, name: str) -> Announcer:
-        """Announces where a server listens.
+        """Announce the endpoint of a server.
 
-        Raises :class:`landline.AddressInUse` when another server has that name, :class:`OSError` where multicast is
-        not possible.
+        :raises landline.AddressInUse: another server has that name.
+        :raises OSError: multicast is not possible on this machine.
         """
 
     async def search(self, timeout_s: float, wanted: MdnsTarget | None) -> list[DiscoveredServer]:
-        """What is announced; ends early when what is ``wanted`` was heard and nothing else came for a moment."""
+        """Return the announced servers. Return early when ``wanted`` has answered and no other answer has followed."""
         ...
 
 
 def load_discovery() -> Discovery:
-    """The module that speaks multicast DNS. Raises :class:`ConfigurationError` when what it needs is not installed."""
+    """Return the module for multicast DNS. Raise :class:`MissingExtra` when the extra is not installed."""
     try:
         return cast(Discovery, import_module("landline.discovery.mdns"))
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "announcing and finding servers needs more than the library alone: pip install 'landline[mdns]'"
-        ) from error
+        raise MissingExtra("announcing and finding servers", "mdns") from error
 
 
 def _text(txt: Mapping[bytes, bytes | None], key: bytes) -> str:
-    """A value of a TXT record; what is not ASCII is none."""
+    """Return a value of a TXT record; empty if it is not ASCII."""
     value = txt.get(key) or b""
     return value.decode() if value.isascii() else ""
 

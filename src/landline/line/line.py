@@ -78,6 +78,9 @@ class LineOwner(LineResources, Protocol):
     def line_expired(self, line: Line) -> None:
         """The time set with :meth:`Line.expire_at` has come."""
 
+    async def wait_closed(self, line: Line) -> None:
+        """Return when everything that ends with the line, which has just been closed, has ended."""
+
 
 class Line(LineReader):
     """A connection that outlives its sockets. Made by :func:`landline.connect` and :class:`landline.Server`.
@@ -254,6 +257,7 @@ class Line(LineReader):
             await self.drain(timeout)
         finally:
             lost = self.abort(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
+            await self._owner.wait_closed(self)
         if lost:
             raise SessionLost(f"closed here: {reason or code.name}", lost, code)
 

@@ -439,6 +439,9 @@ class Server(TakesDatagrams):
             detail = f"{before.detail}; {detail}"
         self._end_line(line, DisconnectCause.EXPIRED, detail, None)
 
+    async def wait_closed(self, line: Line) -> None:
+        """Nothing of a server ends with one of its lines."""
+
     # Inside.
 
     async def _open_listener(self, endpoint: Endpoint, options: TransportOptions) -> Listener:

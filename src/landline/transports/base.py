@@ -17,7 +17,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final, Protocol, cast, runtime_checkable
 
-from landline.errors import AddressInUse, ConfigurationError
+from landline.errors import AddressInUse, MissingExtra
 from landline.runtime.turns import HELD_BYTES_MAX
 from landline.transports.options import TransportOptions
 from landline.transports.urls import SCHEMES, Endpoint
@@ -152,7 +152,7 @@ def set_listen_backlog(listening_descriptor: int) -> None:
 def load_transport(endpoint: Endpoint) -> TransportModule:
     """Return the module that carries lines of the endpoint's scheme.
 
-    :raises ConfigurationError: as :func:`load_module` does.
+    :raises MissingExtra: as :func:`load_module` does.
     """
     return cast(TransportModule, load_module(endpoint))
 
@@ -160,7 +160,7 @@ def load_transport(endpoint: Endpoint) -> TransportModule:
 def load_module(endpoint: Endpoint) -> ModuleType:
     """Import and return the module of the endpoint's scheme.
 
-    :raises ConfigurationError: if a package that the module needs is not installed.
+    :raises MissingExtra: if a package that the module needs is not installed.
     """
     scheme = SCHEMES[endpoint.scheme]
     try:
@@ -168,6 +168,4 @@ def load_module(endpoint: Endpoint) -> ModuleType:
     except ModuleNotFoundError as error:
         if not scheme.extra:
             raise
-        raise ConfigurationError(
-            f"{endpoint.scheme}:// needs an optional package: pip install 'landline[{scheme.extra}]'"
-        ) from error
+        raise MissingExtra(f"{endpoint.scheme}://", scheme.extra) from error

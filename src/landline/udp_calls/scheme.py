@@ -49,5 +49,5 @@ class CallModule(Protocol):
 
 
 def load_call_module(endpoint: Endpoint) -> CallModule:
-    """The module that carries calls of this scheme. Raises :class:`landline.ConfigurationError` as ``load`` does."""
+    """The module that carries calls of this scheme. Raises :class:`landline.MissingExtra` as ``load`` does."""
     return cast(CallModule, load_module(endpoint))

@@ -431,18 +431,18 @@ async def test_headers_that_cannot_be_are_refused_before_anything_is_sent(header
     [
         (
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\nnobody\x1bhere\n",
-            landline.ProtocolError,
+            landline.ConnectFailed,
             "the server answered with HTTP 404 Not Found: nobody\ufffdhere",
         ),
-        (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", landline.ProtocolError, "HTTP 302 Found"),
-        (b"HTTP/1.1 200 OK\r\n\r\nwelcome", landline.ProtocolError, "HTTP 200 OK: welcome"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", landline.ConnectFailed, "HTTP 302 Found"),
+        (b"HTTP/1.1 200 OK\r\n\r\nwelcome", landline.ConnectFailed, "HTTP 200 OK: welcome"),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", landline.GaveUp, "HTTP 502 Bad Gateway"),
         (b"HTTP/1.1 429 Too Many Requests\r\n\r\n", landline.GaveUp, "HTTP 429"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", landline.ProtocolError, "did not open a WebSocket"),
-        (b"HTTP/1.1 101 Fine\r\n\r\n", landline.ProtocolError, "did not open a WebSocket"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", landline.ConnectFailed, "did not open a WebSocket"),
+        (b"HTTP/1.1 101 Fine\r\n\r\n", landline.ConnectFailed, "did not open a WebSocket"),
         (b"HTTP/1.1 101 Fine", landline.GaveUp, "the connection was closed before the WebSocket was open"),
         (b"", landline.GaveUp, "the connection was closed before the WebSocket was open"),
-        (b"HTTP/1.1 404 No\r\n\r\n" + b"x" * 20_000, landline.ProtocolError, "longer than 16384 bytes"),
+        (b"HTTP/1.1 404 No\r\n\r\n" + b"x" * 20_000, landline.ConnectFailed, "longer than 16384 bytes"),
         (b"HTTP/1.1 404 No\r\n" + b"A: bcdefg\r\n" * 100, landline.GaveUp, "the connection was closed"),
     ],
 )
@@ -475,7 +475,7 @@ async def test_a_websocket_server_of_another_kind_is_told_from_ours():
             await websocket.send(message)
 
     async with serve(echo, "127.0.0.1", 0, ping_interval=None) as server:
-        with pytest.raises(landline.ProtocolError, match=r"does not speak the subprotocol landline\.1"):
+        with pytest.raises(landline.ConnectFailed, match=r"does not speak the subprotocol landline\.1"):
             async with landline.connect(url_of(server), backoff=ONCE, options=DIRECT):
                 pytest.fail("connected")
 
