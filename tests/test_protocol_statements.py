@@ -402,7 +402,7 @@ async def test_the_hash_of_an_accept_at_offset_0_is_that_of_no_bytes(tmp_path):
     server.on_file(tmp_path)
     async with server.listen(URL) as endpoint:
         connector = landline.connect(str(endpoint))
-        connector.handlers.reserve(
+        connector._host.handlers.reserve(
             words.ACCEPT, lambda line, accept: accepted.put_nowait(accept), words.Accept
         )
         async with connector as line:

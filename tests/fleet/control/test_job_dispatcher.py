@@ -95,7 +95,7 @@ async def test_an_agents_error_is_stored_short_and_harmless(fleet, until) -> Non
     async def refuse(line, order) -> bool:
         raise landline.RequestError("no", "\x1b[2J" + "x" * 100_000 + "\n")
 
-    machine.agent.connector.handlers.find("execute").function = refuse
+    machine.agent.connector._host.handlers.find("execute").function = refuse
     job = await fleet.order(Action.LOG_OFF)
     ended = await fleet.over(job)
     assert ended.state is ExecutionState.FAILED
