@@ -54,7 +54,9 @@ class RawSender:
 async def open_raw_sender(endpoint, **arguments):
     accepted = asyncio.Queue()
     connector = landline.connect(str(endpoint), **arguments)
-    connector._host.handlers.reserve(messages.ACCEPT, lambda line, body: accepted.put_nowait(body), messages.Accept)
+    connector._host.handlers.reserve(
+        messages.ACCEPT, lambda line, body: accepted.put_nowait(body), messages.Accept
+    )
     connector._host.handlers.reserve(messages.CREDIT, lambda line, body: None, messages.Credit)
     connector._host.handlers.reserve(messages.ALIVE, lambda line, body: None, bytes)
     async with connector as line:
