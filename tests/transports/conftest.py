@@ -1,4 +1,4 @@
-"""What the tests of QUIC share: certificates in files, lines over it, and clients that are not ours."""
+"""Fixtures of the QUIC tests: certificate files, lines, and clients of aioquic that the tests drive by hand."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ URL = "quic://127.0.0.1:0"
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """A certificate for 127.0.0.1 and the options of both sides."""
+    """A certificate for 127.0.0.1, and the options of both sides."""
     folder = tmp_path_factory.mktemp("quic")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -40,7 +40,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 async def nothing_is_left_open(until, monkeypatch):
-    """Connections end in order a moment after their lines; then every socket must be closed."""
+    """Check at the end of a test that all connections end, shortly after their lines, and all sockets are closed."""
     made = []
     for kind in (QuicListener, QuicTransport):
 
@@ -54,17 +54,16 @@ async def nothing_is_left_open(until, monkeypatch):
         async with asyncio.timeout(10):
             await until(lambda: all(not one.is_open for one in made))
     finally:
-        # A loop of uvloop does not close while a UDP socket is open and warnings are errors: a test that failed would
-        # never end.
+        # uvloop does not close while a UDP socket is open and warnings are errors: a failed test would never end.
         for one in made:
             (one.close if isinstance(one, QuicListener) else one.abort)()
-    # The event loop closes a socket one turn later.
+    # The event loop closes a socket one iteration later.
     await asyncio.sleep(0)
 
 
 @pytest.fixture
 def opened(files, quick, until, nothing_is_left_open):
-    """Opens a server, and a client's line to it: directly, or through a relay."""
+    """Open a server and a client's line to it, directly or through a relay."""
     made = nothing_is_left_open
 
     @contextlib.asynccontextmanager
@@ -84,14 +83,14 @@ def opened(files, quick, until, nothing_is_left_open):
                 yield line, server, proxy
                 proxy.heal()
                 await line.close()
-                # With the relay gone they could not say goodbye to each other.
+                # Without the relay the two sides could not close the connection.
                 await until(lambda: not any(one.is_open for one in made if isinstance(one, QuicTransport)))
 
     return open_line
 
 
 class Stranger(asyncio.DatagramProtocol):
-    """A QUIC client that is not ours: aioquic's, driven by hand."""
+    """A QUIC client of aioquic, driven by the test."""
 
     def __init__(self, files, **settings):
         settings.setdefault("alpn_protocols", ["landline/1"])
@@ -101,6 +100,7 @@ class Stranger(asyncio.DatagramProtocol):
         self.events = []
         self.answers = []
         self.is_mute = False
+        self.sent_bytes = 0
 
     async def open(self, endpoint):
         address = (endpoint.host, endpoint.port)
@@ -121,6 +121,7 @@ class Stranger(asyncio.DatagramProtocol):
 
     def flush(self):
         for data, _ in self.quic.datagrams_to_send(now=time.monotonic()):
+            self.sent_bytes += len(data)
             self.udp.sendto(data)
 
     def send(self, data, **arguments):
@@ -137,7 +138,7 @@ class Stranger(asyncio.DatagramProtocol):
 
 @pytest.fixture
 def stranger(files):
-    """Makes strangers, and closes their sockets."""
+    """Make strangers, and close their sockets at the end."""
     made = []
 
     def make(**settings):

@@ -253,17 +253,17 @@ async def test_windows_slide_and_do_not_grow(opened):
         [other] = server.lines
         for end in (line, other):
             connection = transport_of(end)._connection
-            assert connection.taken_bytes > 4_000_000
-            ahead = connection._local_max_data.value - connection.taken_bytes
+            assert connection.read_bytes > 4_000_000
+            ahead = connection._local_max_data.value - connection.read_bytes
             assert ahead <= WINDOW_BYTES
-            assert connection._streams[0].max_stream_data_local - connection.taken_bytes <= WINDOW_BYTES
+            assert connection._streams[0].max_stream_data_local - connection.read_bytes <= WINDOW_BYTES
 
 
 # Keys.
 
 
 async def test_keys_are_changed_while_data_goes_both_ways(opened, monkeypatch):
-    monkeypatch.setattr(quic_transport, "PACKETS_OF_KEY", 300)
+    monkeypatch.setattr(quic_transport, "PACKETS_PER_KEY", 300)
     phases = []
     async with opened(echo_server(), relayed=True) as (line, server, proxy):
         here = transport_of(line)._connection
@@ -356,14 +356,14 @@ async def test_a_client_goes_on_over_a_new_socket(opened, until):
             await line.send(number)
             if number == 100:
                 # What the kernel says when the address of the socket is gone with its network.
-                transport._carrier.receive_error(OSError(22, "Invalid argument"))
+                transport._socket.receive_error(OSError(22, "Invalid argument"))
         await until(lambda: len(received) == 200)
         assert received == list(range(200))
         await until(lambda: other.peer != before)
         assert transport_of(line) is transport
         assert line.epoch == 1
         # A new socket that fails at once as well was no help: the session goes on over a new connection.
-        transport._carrier.receive_error(OSError(101, "Network is unreachable"))
+        transport._socket.receive_error(OSError(101, "Network is unreachable"))
         await until(lambda: line.epoch == 2)
         await line.send(200)
         await until(lambda: len(received) == 201)
@@ -472,7 +472,7 @@ async def test_datagrams_that_congestion_holds_back_are_dropped_at_a_limit(recor
     here, there, _ = recorders
     longest = here.transport.datagram_bytes_max
     taken = sum(here.transport.send_datagram(bytes(longest)) for _ in range(100))
-    assert taken == quic_transport.DATAGRAMS_WAITING
+    assert taken == quic_transport.DATAGRAMS_WAITING_MAX
     await until(lambda: len(there.datagrams) == taken)
     assert here.transport.send_datagram(b"again")
     await until(lambda: there.datagrams[-1] == b"again")
@@ -512,7 +512,7 @@ async def test_what_was_written_arrives_before_the_end(recorders, until):
     assert there.data == bytes(300_000) + b"last"
     # Both ended in order.
     assert here.lost == there.lost == [None]
-    assert not listener._by_id
+    assert listener.connection_ids == 0
 
 
 async def test_an_abort_is_told_in_one_datagram(recorders, until):

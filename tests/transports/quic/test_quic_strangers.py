@@ -62,8 +62,8 @@ async def test_garbage_costs_nothing_and_is_not_answered(files, quick, until, st
         one.udp.sendto(head + bytes.fromhex("4480") + chance.randbytes(1200))
         async with landline.connect(str(endpoint), backoff=quick, options=files.client) as line:
             assert await line.request("echo", 1, timeout=5) == 1
-            assert len(listener._unfinished) == 1
-            assert len(listener._transports) == 2
+            assert listener.handshakes == 1
+            assert listener.connections == 2
         # The server repeats its own handshake to the mute one; nothing else is answered, but one unknown version.
         versions = [answer for answer in one.answers[heard:] if answer[1:5] == bytes(4)]
         assert len(versions) <= 3
@@ -71,7 +71,7 @@ async def test_garbage_costs_nothing_and_is_not_answered(files, quick, until, st
 
 
 async def test_first_packets_that_were_changed_on_the_way_upset_nothing(files, stranger, monkeypatch):
-    monkeypatch.setattr(quic, "RETRY_ABOVE", 6)
+    monkeypatch.setattr(quic, "RETRY_ABOVE_HANDSHAKES", 6)
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
     chance = random.Random(11)
@@ -92,12 +92,12 @@ async def test_first_packets_that_were_changed_on_the_way_upset_nothing(files, s
             elif chance.random() < 0.2:
                 changed += changed[: chance.randrange(1200)]
             listener.datagram_received(bytes(changed), ("127.0.0.1", one.udp.get_extra_info("sockname")[1]))
-            assert len(listener._unfinished) <= 6
+            assert listener.handshakes <= 6
     await asyncio.sleep(0)
-    assert listener._unfinished
+    assert listener.handshakes
     assert not reported
     listener.close()
-    assert not listener._by_id
+    assert listener.connection_ids == 0
 
 
 async def test_an_unknown_version_is_answered_with_those_known(files, until, stranger):
@@ -134,17 +134,12 @@ async def test_an_address_that_proves_nothing_gets_three_times_its_bytes_and_no_
         one = stranger()
         one.is_mute = True
         await one.open(endpoint)
-        await until(lambda: listener._unfinished)
-        [transport] = listener._unfinished
-        path = transport._connection._network_paths[0]
-        await until(lambda: not listener._unfinished)
-        asked = path.bytes_received
-        assert asked >= 1200
-        # What the connection closes with would not fit any more.
-        assert path.bytes_sent > 3 * asked - 100
-        assert path.bytes_sent <= 3 * asked
-        await until(lambda: sum(map(len, one.answers)) >= path.bytes_sent)
-        assert sum(map(len, one.answers)) <= 3 * asked
+        await until(lambda: listener.handshakes)
+        await until(lambda: listener.handshakes == 0)
+        assert one.sent_bytes >= 1200
+        # The packet that closes the connection would exceed the limit.
+        await until(lambda: sum(map(len, one.answers)) > 3 * one.sent_bytes - 100)
+        assert sum(map(len, one.answers)) <= 3 * one.sent_bytes
 
 
 async def test_half_a_handshake_is_not_waited_for(files, until, stranger, monkeypatch):
@@ -157,18 +152,18 @@ async def test_half_a_handshake_is_not_waited_for(files, until, stranger, monkey
         await idle.open(endpoint)
         # One stops after its first packet, the other has a connection but never opens the stream.
         await until(lambda: idle.has(HandshakeCompleted))
-        await until(lambda: not listener_of(server)._transports)
+        await until(lambda: listener_of(server).connections == 0)
         await until(lambda: idle.closed is not None)
         assert idle.closed.reason_phrase == "the handshake took too long"
-        assert not listener_of(server)._by_id
+        assert listener_of(server).connection_ids == 0
         assert not server.lines
 
 
 async def test_with_many_unfinished_handshakes_clients_prove_their_address(
     files, quick, until, stranger, monkeypatch
 ):
-    monkeypatch.setattr(quic, "RETRY_ABOVE", 2)
-    monkeypatch.setattr(quic, "UNFINISHED", 3)
+    monkeypatch.setattr(quic, "RETRY_ABOVE_HANDSHAKES", 2)
+    monkeypatch.setattr(quic, "HANDSHAKES_MAX", 3)
     server = echo_server()
     async with server.listen(URL, options=files.server) as endpoint:
         listener = listener_of(server)
@@ -178,7 +173,7 @@ async def test_with_many_unfinished_handshakes_clients_prove_their_address(
             await one.open(endpoint)
             await until(lambda one=one: one.answers)
         # Nothing is kept of the third and fourth; they got a Retry (type 3 of a long header).
-        assert len(listener._unfinished) == 2
+        assert listener.handshakes == 2
         assert [one.answers[0][0] & 0xF0 == 0xF0 for one in mute] == [False, False, True, True]
         async with landline.connect(str(endpoint), backoff=quick, options=files.client) as line:
             assert await line.request("echo", 1, timeout=5) == 1
@@ -200,12 +195,12 @@ async def test_with_many_unfinished_handshakes_clients_prove_their_address(
         for one in proven:
             await one.open(endpoint)
             await until(lambda one=one: one.answers)
-        await until(lambda: len(listener._unfinished) == 3)
-        assert len(listener._transports) == 3
+        await until(lambda: listener.handshakes == 3)
+        assert listener.connections == 3
 
 
 async def test_a_crowd_gets_in_by_proving_its_addresses(files, quick, monkeypatch):
-    monkeypatch.setattr(quic, "RETRY_ABOVE", 4)
+    monkeypatch.setattr(quic, "RETRY_ABOVE_HANDSHAKES", 4)
     tokens = []
     validate = QuicRetryTokenHandler.validate_token
     monkeypatch.setattr(
@@ -236,7 +231,7 @@ async def test_admission_counts_for_quic_as_for_every_transport(files, quick, st
 @pytest.mark.parametrize(
     ("first", "code", "text"),
     [
-        (b"\x02", quic_transport.CODE_PREAMBLE, "does not begin with the byte 1"),
+        (b"\x02", quic_transport.CODE_PREAMBLE, "does not start with the byte 1"),
         (b"GET / HTTP/1.1", 2, "the byte 1"),
     ],
 )
@@ -250,7 +245,7 @@ async def test_a_stream_that_begins_otherwise_is_refused(files, until, stranger,
         await until(lambda: one.closed is not None)
         assert one.closed.error_code == code
         assert text in one.closed.reason_phrase
-        await until(lambda: not listener_of(server)._transports)
+        await until(lambda: listener_of(server).connections == 0)
 
 
 async def test_another_protocol_is_refused(files, until, stranger):
@@ -260,7 +255,7 @@ async def test_another_protocol_is_refused(files, until, stranger):
             one = stranger(alpn_protocols=protocols)
             await one.open(endpoint)
             await until(lambda one=one: one.closed is not None)
-        await until(lambda: not listener_of(server)._transports)
+        await until(lambda: listener_of(server).connections == 0)
         assert not server.lines
 
 
@@ -393,11 +388,11 @@ async def test_a_protocol_that_fails_ends_its_connection_only(files, until, stra
         await each.open(listener.endpoint)
         await until(lambda each=each: each.has(HandshakeCompleted))
         each.send(b"\x01")
-    await until(lambda: len(listener._transports) == 2 and not listener._unfinished)
+    await until(lambda: listener.connections == 2 and listener.handshakes == 0)
     one.send(b"boom")
-    await until(lambda: len(listener._transports) == 1)
+    await until(lambda: listener.connections == 1)
     assert isinstance(reported[0]["exception"], ZeroDivisionError)
     await until(lambda: one.closed is not None)
     other.send(b"", end_stream=True)
-    await until(lambda: not listener._transports)
+    await until(lambda: listener.connections == 0)
     listener.close()

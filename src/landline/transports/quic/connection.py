@@ -1,8 +1,25 @@
-"""One QUIC connection for one line: aioquic's, with everything it leaves open bounded.
+"""The QUIC connection of a line: aioquic's, with the limits that aioquic does not set.
 
 aioquic's :class:`QuicConnection` does no I/O and takes the time as an argument. It doubles its flow-control windows
-without an end, lets a peer open 128 streams of each kind, buffers whatever is written, and tells of a closed connection
-only after three probe timeouts. All that depends on names it does not promise stands in this file.
+without limit, lets a peer open 128 streams of each kind, buffers everything that is written, and reports a closed
+connection only after three probe timeouts.
+
+Private names of aioquic are used in this module only, so ``pyproject.toml`` allows only its minor version 1.7, and
+``tests/transports/quic/test_aioquic_names.py`` fails if one of them is gone. They are needed because aioquic has no
+public way to
+
+- fix the number of streams (``_local_max_streams_bidi``, ``_local_max_streams_uni``) and move the flow-control windows
+  (``_local_max_data``, ``_write_connection_limits``, ``_write_stream_limits``, ``_on_connection_limit_delivery``,
+  ``_on_max_stream_data_delivery``);
+- count what the peer has not acknowledged (``_streams``, ``_buffer_start``), or see that it has stopped the stream
+  (``_reset_error_code``);
+- limit the number of pieces received out of order (``_handle_crypto_frame``, ``_handle_stream_frame``,
+  ``_crypto_streams``, ``_ranges``);
+- learn which datagrams the peer accepts and how many wait (``_remote_max_datagram_frame_size``,
+  ``_datagrams_pending``);
+- see the state of a connection at once (``_state``, ``_close_event``), and its key phase (``_cryptos``);
+- release the handshake's buffers (``_crypto_buffers``);
+- send an acknowledgement with data (``_spaces``), and limit amplification when it closes (``_network_paths``).
 """
 
 from __future__ import annotations
@@ -43,25 +60,26 @@ ALPN: Final = "landline/1"
 STREAM_ID: Final = 0
 """The first bidirectional stream a client opens (RFC 9000 section 2.1)."""
 WINDOW_BYTES: Final = 1024 * 1024
-"""How far a peer may send ahead of what our protocol has taken: what a hole in its data can make us keep."""
+"""How far a peer may send ahead of what the protocol has read: the memory that a gap in its data can take."""
 PIECES_MAX: Final = 256
-"""How many pieces of a stream are kept behind holes. aioquic looks through them with each frame: 300,000 of one byte,
-2 MB to send, would be minutes of work, and the stream of the handshake is anybody's. The window holds 900 full packets;
-so many holes at once are half of them lost in turns."""
+"""How many pieces of a stream may be kept after gaps. aioquic searches all of them for each frame: 300,000 pieces of
+one byte, 2 MB to send, would take minutes, and any peer can write to the stream of the handshake. The window holds 900
+full packets; this many gaps mean that every second of them is lost."""
 AMPLIFICATION_MAX: Final = 3
+"""How many bytes may be sent to an unproven address for each byte received from it (RFC 9000 section 8.1)."""
 CONNECTION_ID_BYTES: Final = 8
 DATAGRAM_FRAME_BYTES: Final = 65_535
-"""The longest DATAGRAM frame taken: RFC 9221 section 3 asks for whatever fits a packet."""
+"""The longest DATAGRAM frame that is accepted: RFC 9221 section 3 recommends to accept whatever fits into a packet."""
 IDLE_TIMEOUT_S: Final = 180_000.0
-"""More than the longest heartbeat a session can have (two days): that a peer is dead is for the session to notice."""
+"""Longer than the longest heartbeat of a session (two days): detecting a dead peer is the task of the session."""
 _PACKET_OVERHEAD_BYTES: Final = 1 + 20 + 2 + 16
-"""Of a packet with a short header (RFC 9000 section 17.3.1): flags, the longest connection id, packet number as aioquic
-writes it, and the tag of the cipher."""
+"""The overhead of a packet with a short header (RFC 9000 section 17.3.1): flags, the longest connection id, the packet
+number as aioquic writes it, and the tag of the cipher."""
 _DATAGRAM_FRAME_OVERHEAD_BYTES: Final = 1 + 2
 
 
 class LineConnection(QuicConnection):
-    """A QUIC connection that carries one stream, with windows that slide instead of growing."""
+    """A QUIC connection with one stream, and with windows that slide instead of growing."""
 
     def __init__(
         self,
@@ -75,8 +93,9 @@ class LineConnection(QuicConnection):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
-        self.taken_bytes = 0
-        """Bytes of the stream that our protocol has taken; the windows end :data:`WINDOW_BYTES` behind them."""
+        self.read_bytes = 0
+        """How many bytes of the stream the protocol has read; the windows end :data:`WINDOW_BYTES` after them."""
+        self._written_bytes = 0
         self._line_stream: QuicStream | None = None
         for limit, count in (
             (self._local_max_streams_bidi, 0 if configuration.is_client else 1),
@@ -84,34 +103,35 @@ class LineConnection(QuicConnection):
         ):
             limit.value = limit.sent = count
 
-    # The stream.
+    # Stream
 
     def send(self, data: bytes | bytearray | memoryview, *, end: bool = False) -> bool:
-        """Queues bytes of the stream, which a client opens with its first ones.
+        """Queue bytes of the stream; a client opens the stream with its first ones.
 
-        Returns whether they are queued: not where the peer does not want any more.
+        Return whether they are queued: ``False`` if the peer has stopped the stream.
         """
         stream = self._stream
         if stream is not None and (stream.sender._reset_error_code is not None or stream.sender.is_finished):
             return False
         self.send_stream_data(STREAM_ID, data if isinstance(data, bytes) else bytes(data), end)
+        self._written_bytes += len(data)
         return True
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """Bytes of the stream that are kept because the peer has not acknowledged them, sent or not."""
+        """Bytes of the stream, sent or not, that are kept until the peer acknowledges them."""
         stream = self._stream
-        return stream.sender._buffer_stop - stream.sender._buffer_start if stream else 0
+        return self._written_bytes - stream.sender._buffer_start if stream else 0
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes of the stream that were never sent yet."""
+        """Bytes of the stream that have not been sent yet."""
         stream = self._stream
-        return stream.sender._buffer_stop - stream.sender.highest_offset if stream else 0
+        return self._written_bytes - stream.sender.highest_offset if stream else 0
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the peer has acknowledged the end of our half of the stream, and so everything before it."""
+        """Whether the peer has acknowledged the end of the stream, and so all data before it."""
         stream = self._stream
         return stream is not None and stream.sender.is_finished
 
@@ -121,59 +141,63 @@ class LineConnection(QuicConnection):
             self._line_stream = self._streams.get(STREAM_ID)
         return self._line_stream
 
-    # Datagrams (RFC 9221).
+    # Datagrams (RFC 9221)
 
     @property
     def datagram_bytes_max(self) -> int:
-        """The longest datagram the peer takes and one packet carries; 0 where the peer takes none."""
-        taken = self._remote_max_datagram_frame_size
-        if taken is None:
+        """The longest datagram, in bytes, that fits into a packet and that the peer accepts; 0 if it accepts none."""
+        accepted = self._remote_max_datagram_frame_size
+        if accepted is None:
             return 0
-        room = SMALLEST_MAX_DATAGRAM_SIZE - _PACKET_OVERHEAD_BYTES
-        return max(0, min(room, taken) - _DATAGRAM_FRAME_OVERHEAD_BYTES)
+        payload_max = SMALLEST_MAX_DATAGRAM_SIZE - _PACKET_OVERHEAD_BYTES
+        return max(0, min(payload_max, accepted) - _DATAGRAM_FRAME_OVERHEAD_BYTES)
 
     @property
     def datagrams_waiting(self) -> int:
-        """How many datagrams congestion control has not let out yet."""
+        """How many datagrams wait for congestion control."""
         return len(self._datagrams_pending)
 
-    # Its life.
+    # State
 
     @property
-    def has_begun(self) -> bool:
-        """Whether a packet that could be decrypted came."""
+    def has_started(self) -> bool:
+        """Whether a packet that could be decrypted has arrived."""
         return self._state is not QuicConnectionState.FIRSTFLIGHT
 
     @property
     def key_phase(self) -> int:
-        """0 or 1; the other one once either side has changed the keys (RFC 9001 section 6)."""
+        """0 or 1; it changes when either side updates the keys (RFC 9001 section 6)."""
         crypto = self._cryptos.get(Epoch.ONE_RTT)
         return crypto.key_phase if crypto is not None else 0
 
-    def forget_handshake(self) -> None:
-        """Frees the buffers in which TLS wrote its handshake (9 KB of a line): what of it must be repeated stands in
-        the streams of the handshake, and TLS writes nothing more in its keys."""
+    def release_handshake(self) -> None:
+        """Free the buffers into which TLS has written its handshake (9 KB per line).
+
+        The streams of the handshake hold what has to be sent again, and TLS writes nothing more with its keys.
+        """
         for epoch in (Epoch.INITIAL, Epoch.HANDSHAKE):
             self._crypto_buffers.pop(epoch, None)
 
     @property
     def closing(self) -> ConnectionTerminated | None:
-        """Why it is closed, as soon as either side decided so."""
+        """The reason why it is closed, set as soon as either side closes it."""
         return self._close_event
 
     @property
     def is_closed_by_peer(self) -> bool:
-        """Whether it was the peer that closed it."""
+        """Whether the peer has closed it."""
         return self._state is QuicConnectionState.DRAINING
 
-    # Overridden.
+    # Overridden methods
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        """As aioquic's, but an acknowledgement that is due soon goes with the data there is, not in a packet of its own
-        a millisecond later (RFC 9000 section 13.2.1): a request and its answer are two packets, not four.
+        """Return datagrams as aioquic does, with two differences.
 
-        An address that has proven nothing gets three times the bytes that came from it at most (section 8.1), what
-        closes the connection included, which aioquic sends in any case.
+        An acknowledgement that is due soon is sent with waiting data, not in a packet of its own a millisecond later
+        (RFC 9000 section 13.2.1): a request and its response take two packets instead of four.
+
+        An unproven address gets at most :data:`AMPLIFICATION_MAX` times the bytes received from it (section 8.1). The
+        packet that closes the connection is no exception; aioquic sends that one in any case.
         """
         space = self._spaces.get(Epoch.ONE_RTT)
         if space is not None and space.ack_at is not None and space.ack_at > now and self.unsent_bytes:
@@ -202,7 +226,7 @@ class LineConnection(QuicConnection):
             _check_pieces(stream, frame_type)
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        """Moves MAX_DATA (RFC 9000 section 4.1) on; the numbers of streams never change."""
+        """Advance MAX_DATA (RFC 9000 section 4.1); the numbers of streams never change."""
         limit = self._local_max_data
         limit.value = self._slide(limit.value)
         if limit.value != limit.sent:
@@ -218,7 +242,7 @@ class LineConnection(QuicConnection):
     def _write_stream_limits(
         self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
     ) -> None:
-        """Moves MAX_STREAM_DATA on."""
+        """Advance MAX_STREAM_DATA."""
         stream.max_stream_data_local = self._slide(stream.max_stream_data_local)
         if stream.max_stream_data_local != stream.max_stream_data_local_sent:
             buffer = builder.start_frame(
@@ -232,13 +256,13 @@ class LineConnection(QuicConnection):
             stream.max_stream_data_local_sent = stream.max_stream_data_local
 
     def _slide(self, value: int) -> int:
-        """The end of a window: moved once half of it is used, so that not every packet moves it."""
-        end = self.taken_bytes + WINDOW_BYTES
+        """Return the new end of a window: it advances when half of it is used, so not with every packet."""
+        end = self.read_bytes + WINDOW_BYTES
         return end if end - value >= WINDOW_BYTES // 2 else value
 
 
 def _check_pieces(stream: QuicStream, frame_type: int) -> None:
-    """Ends a connection that keeps more than :data:`PIECES_MAX` pieces."""
+    """Close a connection that has more than :data:`PIECES_MAX` pieces of a stream."""
     if len(stream.receiver._ranges) > PIECES_MAX:
         raise QuicConnectionError(
             error_code=QuicErrorCode.INTERNAL_ERROR,
@@ -248,7 +272,7 @@ def _check_pieces(stream: QuicStream, frame_type: int) -> None:
 
 
 def server_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicConfiguration:
-    """What a listener's connections share. Raises :class:`ConfigurationError` without a usable certificate."""
+    """Return the configuration of a listener's connections. Raise :class:`ConfigurationError` without a certificate."""
     if options.certificate_file is None:
         raise ConfigurationError(
             f"{endpoint} needs a certificate: pass TransportOptions(certificate_file=..., private_key_file=...) "
@@ -258,14 +282,14 @@ def server_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicC
     try:
         chain, key = _read_certificates(options.certificate_file, options.private_key_file)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # TypeError for a key with a password.
+        # TypeError: the key has a password.
         raise ConfigurationError(
             f"{endpoint}: certificate_file {os.fspath(options.certificate_file)!r} with private_key_file "
             f"{os.fspath(options.private_key_file or '')!r} cannot be used as PEM: {error}"
         ) from error
     if key is None:
         raise ConfigurationError(
-            f"{endpoint}: certificate_file {os.fspath(options.certificate_file)!r} holds no private key; "
+            f"{endpoint}: certificate_file {os.fspath(options.certificate_file)!r} contains no private key; "
             "pass private_key_file= as well"
         )
     configuration.certificate, *configuration.certificate_chain = chain
@@ -276,9 +300,9 @@ def server_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicC
 def _read_certificates(
     certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None
 ) -> tuple[list[x509.Certificate], Any]:
-    """The chain and the key, in whatever order and form they stand in the files (RFC 7468).
+    """Return the certificate chain and the key, in any order and format that the files have them in (RFC 7468).
 
-    aioquic's own reader finds a key only behind the certificates, and only as PKCS #8.
+    aioquic's own reader finds a key only after the certificates, and only as PKCS #8.
     """
     text = Path(certificate_file).read_bytes()
     keys = text if key_file is None else Path(key_file).read_bytes()
@@ -289,9 +313,10 @@ def _read_certificates(
 
 
 def client_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicConfiguration:
-    """How a client checks its server: against ``ca_file``, or the system's certificates, or those of ``certifi``.
+    """Return a client's configuration: it trusts ``ca_file``, or the system's authorities, or those of ``certifi``.
 
-    Raises :class:`landline.ConnectFailed` when ``ca_file`` cannot be used any more: it may be replaced just now.
+    :raises landline.ConnectFailed: if ``ca_file`` cannot be read. It was checked before: another program may be
+        replacing it at this moment.
     """
     configuration = _configuration(is_client=True)
     configuration.server_name = options.server_name or endpoint.host
@@ -300,7 +325,7 @@ def client_configuration(endpoint: Endpoint, options: TransportOptions) -> QuicC
             with open(options.ca_file, "rb") as file:
                 configuration.cadata = file.read()
             if b"-----BEGIN CERTIFICATE-----" not in configuration.cadata:
-                raise ValueError("there is no PEM certificate in it")
+                raise ValueError("it contains no certificate in PEM format")
         except (OSError, ValueError) as error:
             raise ConnectFailed(
                 f"TransportOptions(ca_file=): {os.fspath(options.ca_file)!r} cannot be used: {error}"

@@ -1,7 +1,7 @@
-"""QUIC (RFC 9000): one line over one stream of one connection, and datagrams beside it.
+"""The UDP sockets of QUIC (RFC 9000): one line per connection, on one stream, with datagrams in addition.
 
-aioquic keeps the protocol, without I/O; this file has the sockets, and :class:`QuicTransport` shows each connection to
-its line. There is no task for a connection. How a line uses QUIC is written in §2.5 of docs/protocol.md.
+aioquic implements the protocol without I/O. This module has the sockets; :class:`QuicTransport` is the transport of a
+line. A connection has no task. docs/protocol.md §2.5 specifies how a line uses QUIC.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # it re-exports without saying so
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.packet import (
+    QuicHeader,
     QuicPacketType,
     encode_quic_retry,
     encode_quic_version_negotiation,
@@ -36,23 +37,23 @@ from landline.transports.urls import Endpoint
 
 logger = guarded_logger("landline")
 
-UNFINISHED: Final = 2000
-"""Handshakes a listener has under way at once; first packets beyond them are dropped, and their senders repeat them."""
-RETRY_ABOVE: Final = 64
-"""With more handshakes under way than this, a client must prove its address with a Retry (RFC 9000 section 8.1.2)
-before anything is kept of it or computed for it. With fewer that would only cost it a round trip."""
+HANDSHAKES_MAX: Final = 2000
+"""How many handshakes a listener has at once. Further first packets are dropped; their senders repeat them."""
+RETRY_ABOVE_HANDSHAKES: Final = 64
+"""From this number of handshakes on, a client must prove its address with a Retry (RFC 9000 section 8.1.2) before the
+listener stores or computes anything for it. Below it, a Retry would only cost the client a round trip."""
 RECEIVE_BUFFER_BYTES: Final = 4 * 1024 * 1024
-"""Asked of the kernel for a listener, whose lines all share one socket. It gives what ``net.core.rmem_max`` allows."""
-MIGRATE_AGAIN_S: Final = 1.0
-"""A new socket that fails sooner than this was no help."""
+"""The receive buffer of a listener, whose lines all share one socket; ``net.core.rmem_max`` limits it."""
+MIGRATE_AGAIN_AFTER_S: Final = 1.0
+"""A new socket that fails within this time is not replaced again: the connection fails."""
 
 
 class QuicListener(asyncio.DatagramProtocol):
-    """A UDP socket with the connections that came to it."""
+    """A listening UDP socket, with its connections."""
 
     def __init__(self, configuration: QuicConfiguration, factory: ProtocolFactory) -> None:
         self._configuration = configuration
-        self._factory = factory
+        self._protocol_factory = factory
         self._retry = QuicRetryTokenHandler()
         self._by_id: dict[bytes, QuicTransport] = {}
         self._transports: set[QuicTransport] = set()
@@ -62,7 +63,7 @@ class QuicListener(asyncio.DatagramProtocol):
         self._endpoint: Endpoint
 
     async def open(self, endpoint: Endpoint) -> None:
-        """Binds the socket to the first address of the host. Raises :class:`OSError`."""
+        """Bind the socket to the first address of the host. Raise :class:`OSError` if that fails."""
         loop = asyncio.get_running_loop()
         [family, _, _, _, address], *_ = await loop.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
@@ -85,7 +86,7 @@ class QuicListener(asyncio.DatagramProtocol):
         return self._endpoint
 
     def close(self) -> None:
-        """Takes no new connection. The socket, and so its port, is kept until the last accepted one is over."""
+        """Accept no new connections. The socket keeps its port until the last accepted connection has ended."""
         if self._is_closing:
             return
         self._is_closing = True
@@ -95,16 +96,31 @@ class QuicListener(asyncio.DatagramProtocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether it still has its socket."""
+        """Whether its socket is still open."""
         return self._udp is not None and not self._udp.is_closing()
 
-    # The socket's protocol.
+    @property
+    def connections(self) -> int:
+        """The number of connections, those in their handshake included."""
+        return len(self._transports)
+
+    @property
+    def handshakes(self) -> int:
+        """The number of connections whose handshake is not complete."""
+        return len(self._unfinished)
+
+    @property
+    def connection_ids(self) -> int:
+        """The number of connection ids by which packets find their connection."""
+        return len(self._by_id)
+
+    # The protocol of the UDP socket
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         if not data:
             return
         if not data[0] & 0x80:
-            # A short header: the connection id stands behind the first byte (RFC 9000 section 17.3.1).
+            # A short header: the connection id follows the first byte (RFC 9000 section 17.3.1).
             transport = self._by_id.get(data[1 : 1 + CONNECTION_ID_BYTES])
         else:
             transport = self._find_or_accept(data, addr)
@@ -112,10 +128,10 @@ class QuicListener(asyncio.DatagramProtocol):
             transport.receive(data, addr)
 
     def error_received(self, exc: Exception) -> None:
-        # It names no connection. The one it was about is found dead by its heartbeat.
+        # The error does not name a connection. The heartbeat of the line detects that its peer is dead.
         logger.debug("%s: %s", self._endpoint, exc)
 
-    # Of its transports.
+    # The socket of its transports (see QuicSocket)
 
     def send(self, data: bytes, address: Any) -> None:
         assert self._udp is not None
@@ -144,14 +160,14 @@ class QuicListener(asyncio.DatagramProtocol):
     def get_extra_info(self, name: str) -> Any:
         return self._udp.get_extra_info(name) if self._udp is not None else None
 
-    # Inside.
+    # Accepting connections
 
     def _close_if_last(self) -> None:
         if self._is_closing and not self._transports and self._udp is not None:
             self._udp.close()
 
     def _find_or_accept(self, data: bytes, address: Any) -> QuicTransport | None:
-        """The transport a packet with a long header belongs to, a new one, or none: then the packet is dropped."""
+        """Return the transport of a packet with a long header; ``None`` if the packet is answered or dropped here."""
         try:
             header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
         except ValueError:
@@ -160,75 +176,84 @@ class QuicListener(asyncio.DatagramProtocol):
         if transport is not None:
             return transport
         if self._is_closing or len(data) < SMALLEST_MAX_DATAGRAM_SIZE:
-            # Shorter ones cannot begin a connection (RFC 9000 section 14.1), and an answer could be longer than they.
+            # Shorter packets cannot start a connection (RFC 9000 section 14.1), and an answer could be longer.
             return None
         if header.version not in self._configuration.supported_versions:
-            if header.packet_type != QuicPacketType.VERSION_NEGOTIATION:
-                answer = encode_quic_version_negotiation(
-                    source_cid=header.destination_cid,
-                    destination_cid=header.source_cid,
-                    supported_versions=self._configuration.supported_versions,
-                )
-                self.send(answer, address)
-            return None
-        if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < 8:
-            return None
-        if not header.token and len(self._unfinished) >= RETRY_ABOVE:
-            source_id = os.urandom(CONNECTION_ID_BYTES)
-            token = self._retry.create_token(
+            self._negotiate_version(header, address)
+        elif header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < 8:
+            pass
+        elif not header.token and len(self._unfinished) >= RETRY_ABOVE_HANDSHAKES:
+            self._send_retry(header, address)
+        else:
+            original_id = self._original_id(header, address)
+            if original_id is not None and len(self._unfinished) < HANDSHAKES_MAX:
+                retry_id = header.destination_cid if header.token else None
+                self._accept(header.destination_cid, original_id, retry_id, data, address)
+        return None
+
+    def _negotiate_version(self, header: QuicHeader, address: Any) -> None:
+        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
+            return
+        answer = encode_quic_version_negotiation(
+            source_cid=header.destination_cid,
+            destination_cid=header.source_cid,
+            supported_versions=self._configuration.supported_versions,
+        )
+        self.send(answer, address)
+
+    def _send_retry(self, header: QuicHeader, address: Any) -> None:
+        assert header.version is not None
+        source_id = os.urandom(CONNECTION_ID_BYTES)
+        token = self._retry.create_token(
+            address=address,
+            original_destination_connection_id=header.destination_cid,
+            retry_source_connection_id=source_id,
+            now=monotonic(),
+        )
+        answer = encode_quic_retry(
+            version=header.version,
+            source_cid=source_id,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=token,
+        )
+        self.send(answer, address)
+
+    def _original_id(self, header: QuicHeader, address: Any) -> bytes | None:
+        """Return the first connection id of a client; ``None`` if it has an invalid Retry token."""
+        if not header.token:
+            return header.destination_cid
+        try:
+            return self._retry.validate_token(
                 address=address,
-                original_destination_connection_id=header.destination_cid,
-                retry_source_connection_id=source_id,
+                destination_cid=header.destination_cid,
+                token=header.token,
                 now=monotonic(),
             )
-            answer = encode_quic_retry(
-                version=header.version,
-                source_cid=source_id,
-                destination_cid=header.source_cid,
-                original_destination_cid=header.destination_cid,
-                retry_token=token,
-            )
-            self.send(answer, address)
+        except ValueError:
+            # Another listener's token, or an expired one. The client gives up and starts again.
             return None
-        original_id, retry_id = header.destination_cid, None
-        if header.token:
-            try:
-                original_id = self._retry.validate_token(
-                    address=address,
-                    destination_cid=header.destination_cid,
-                    token=header.token,
-                    now=monotonic(),
-                )
-            except ValueError:
-                # Not ours, or too old. Its sender gives up by itself and begins anew.
-                return None
-            retry_id = header.destination_cid
-        if len(self._unfinished) >= UNFINISHED:
-            return None
-        return self._accept(header.destination_cid, original_id, retry_id, data, address)
 
     def _accept(
         self, first_id: bytes, original_id: bytes, retry_id: bytes | None, data: bytes, address: Any
-    ) -> QuicTransport | None:
+    ) -> None:
         connection = LineConnection(
             self._configuration,
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
         )
-        transport = QuicTransport(connection, self, self._factory)
+        transport = QuicTransport(connection, self, self._protocol_factory)
         self._transports.add(transport)
         self._unfinished.add(transport)
         self.add_id(first_id, transport)
         self.add_id(connection.host_cid, transport)
         transport.receive(data, address)
-        if not transport.has_begun:
-            # It only looked like a first packet.
+        if not transport.has_started:
             transport.drop(ConnectionAbortedError("the first packet could not be decrypted"))
-        return None
 
 
-class _ClientCarrier:
-    """The connected UDP socket of one client's connection; another one when the network changes."""
+class _ClientSocket:
+    """The connected UDP socket of a client's connection; it is replaced when the network changes."""
 
     def __init__(self, family: int, address: Any) -> None:
         self._family = family
@@ -240,14 +265,14 @@ class _ClientCarrier:
         self._is_over = False
 
     async def open(self) -> None:
-        """Opens a socket, in the place of the one there was. Raises :class:`OSError` when nothing leads there."""
+        """Open a new socket, replacing the old one. Raise :class:`OSError` if there is no route."""
         sock = socket.socket(self._family, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
-            # Sends nothing, but names the route, and lets the kernel tell of a port where nobody listens.
+            # Sends nothing, but selects the route, and lets the kernel report a port on which no server listens.
             sock.connect(self._address)
             udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: _ClientSocket(self), sock=sock
+                lambda: _ClientSocketProtocol(self), sock=sock
             )
         except BaseException:
             sock.close()
@@ -259,12 +284,12 @@ class _ClientCarrier:
             udp.close()
 
     def carry(self, transport: QuicTransport) -> None:
-        """Begins the connection."""
+        """Start the connection."""
         self._transport = transport
-        transport.begin(self._address)
+        transport.start(self._address)
 
     def migrate(self) -> None:
-        """Goes on over a new socket, with whatever address the system now gives it (RFC 9000 section 9)."""
+        """Continue over a new socket, with the address that the system now chooses (RFC 9000 section 9)."""
         if self._migrating is None and not self._is_over:
             self._migrating = asyncio.get_running_loop().create_task(self._migrate())
 
@@ -281,40 +306,43 @@ class _ClientCarrier:
         finally:
             self._migrating = None
 
-    # Of the socket.
+    # Called by the protocol of the UDP socket
 
     def receive(self, data: bytes) -> None:
-        """A datagram of the server."""
+        """Receive a datagram of the server."""
         if self._transport is not None:
             self._transport.receive(data, self._address)
 
     def receive_error(self, error: OSError) -> None:
-        """The kernel says that a datagram could not be sent, or was not taken.
+        """Handle the kernel's report that a datagram could not be sent, or was refused.
 
-        A port where nobody listens means that the server is gone. Anything else is about the way there, and another
-        socket may have another one.
+        A port on which no process listens means that the server has ended. Any other error concerns the route, and
+        another socket may have another route.
         """
         if self._transport is None or self._migrating is not None:
             return
-        if isinstance(error, ConnectionRefusedError) or monotonic() - self._migrated_at < MIGRATE_AGAIN_S:
+        if (
+            isinstance(error, ConnectionRefusedError)
+            or monotonic() - self._migrated_at < MIGRATE_AGAIN_AFTER_S
+        ):
             self._transport.fail(error)
         else:
             self.migrate()
 
-    # Of the transport.
+    # The socket of its transport (see QuicSocket)
 
     def send(self, data: bytes, address: Any) -> None:
         if self._udp is not None:
             self._udp.sendto(data)
 
     def add_id(self, connection_id: bytes, transport: QuicTransport) -> None:
-        """Everything that comes is the transport's."""
+        """Do nothing: all datagrams belong to the one transport."""
 
     def remove_id(self, connection_id: bytes) -> None:
-        """Everything that comes is the transport's."""
+        """Do nothing: all datagrams belong to the one transport."""
 
     def opened(self, transport: QuicTransport) -> None:
-        """There is nothing to count."""
+        """Do nothing: there are no handshakes to count."""
 
     def forget(self, transport: QuicTransport) -> None:
         self._is_over = True
@@ -326,29 +354,29 @@ class _ClientCarrier:
         return self._udp.get_extra_info(name) if self._udp is not None else None
 
 
-class _ClientSocket(asyncio.DatagramProtocol):
-    """One socket of a client. Once another one took its place, its errors are nobody's."""
+class _ClientSocketProtocol(asyncio.DatagramProtocol):
+    """The protocol of one UDP socket of a client. Errors of a replaced socket are ignored."""
 
-    def __init__(self, carrier: _ClientCarrier) -> None:
-        self._carrier = carrier
+    def __init__(self, client_socket: _ClientSocket) -> None:
+        self._owner = client_socket
         self._udp: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._udp = transport
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._carrier.receive(data)
+        self._owner.receive(data)
 
     def error_received(self, exc: Exception) -> None:
         if isinstance(exc, OSError) and self._udp is not None and not self._udp.is_closing():
-            self._carrier.receive_error(exc)
+            self._owner.receive_error(exc)
 
 
 async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions) -> None:
-    """See :class:`landline.transports.base.TransportModule`. The host's addresses are tried in turn.
+    """See :class:`landline.transports.base.TransportModule`. The addresses of the host are tried in turn.
 
-    Raises :class:`ConnectionError` when the handshake fails, such as for a certificate that is not trusted, and
-    :class:`landline.ConfigurationError` when ``ca_file`` cannot be used.
+    :raises ConnectionError: if the handshake fails, for example because the certificate is not trusted.
+    :raises landline.ConnectFailed: if ``ca_file`` cannot be used.
     """
     configuration = client_configuration(endpoint, options)
     found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
@@ -366,8 +394,8 @@ async def connect(endpoint: Endpoint, protocol_factory: ProtocolFactory, options
 async def _connect(
     family: int, address: Any, configuration: QuicConfiguration, protocol_factory: ProtocolFactory
 ) -> None:
-    carrier = _ClientCarrier(family, address)
-    await carrier.open()
+    client_socket = _ClientSocket(family, address)
+    await client_socket.open()
     finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def receive_handshake(error: Exception | None) -> None:
@@ -378,8 +406,10 @@ async def _connect(
         else:
             finished.set_exception(error)
 
-    transport = QuicTransport(LineConnection(configuration), carrier, protocol_factory, receive_handshake)
-    carrier.carry(transport)
+    transport = QuicTransport(
+        LineConnection(configuration), client_socket, protocol_factory, receive_handshake
+    )
+    client_socket.carry(transport)
     try:
         await finished
     except BaseException:
@@ -390,9 +420,9 @@ async def _connect(
 async def listen(
     endpoint: Endpoint, protocol_factory: ProtocolFactory, options: TransportOptions
 ) -> QuicListener:
-    """See :class:`landline.transports.base.TransportModule`. Listens on the first address of the host.
+    """See :class:`landline.transports.base.TransportModule`. It listens on the first address of the host.
 
-    Raises :class:`landline.ConfigurationError` without a certificate.
+    :raises landline.ConfigurationError: without a certificate.
     """
     listener = QuicListener(server_configuration(endpoint, options), protocol_factory)
     with describe_address_in_use(endpoint):
