@@ -139,7 +139,7 @@ def service(processes, control, agent, place):
     program = processes.start(*agent, "--name", "service", "--power", "command", "--config", str(config))
     processes.extra_environment = {}
     assert control.shows("service", PresenceState.ONLINE).facts.persons[0].name == "anna"
-    warning = r"WARNING landline\.agent: nobody at this machine can be asked: no display and no terminal .* jobs wait"
+    warning = r"WARNING landline\.agent: persons at this machine cannot be asked: no display .* jobs wait"
     processes_module.until(lambda: re.search(warning, program.err), lambda: f"no warning: {program.err}")
     yield set_who
     assert program.ends(signal.SIGTERM) == ALL_DONE
@@ -166,7 +166,7 @@ def test_a_service_that_cannot_tell_who_is_on_waits(processes, service, place):
     service("echo broken >&2; exit 1")
     following = processes.start("logoff", "service", "--yes")
     following.says(
-        r"service: waiting \(a person who may be on \(who failed with status 1: broken\) cannot be"
+        r"service: waiting \(a person who may be logged on \(who failed with status 1: broken\) cannot be"
     )
     listed = processes.run("ls").out
     assert re.search(r"service +online +unknown +no ", listed)
@@ -184,7 +184,8 @@ def test_a_service_that_is_to_act_or_to_refuse_where_it_can_ask_nobody(processes
     told = ("--message", "Exam at noon", "--in", "2s", "--unasked", "act")
     acted = processes.run("logoff", "service", "--yes", *told)
     assert acted.process.returncode == ALL_DONE
-    assert "service: accepted (anna could not be asked: " in acted.out
+    [job_id] = re.findall("landline cancel ([a-z0-9]+)", acted.out)
+    assert "anna could not be asked: " in processes.run("jobs", job_id, "--json").out
     assert "Exam at noon" in (place / "told").read_text()
     assert (place / "acted").exists()
 

@@ -10,17 +10,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import landline
 from landline import Backoff, Heartbeat, Limits, Server, SharedToken
-from landline.fleet.agent import agent as agent_module
-from landline.fleet.agent import consent_process
 from landline.fleet.agent.agent import Agent
+from landline.fleet.agent.executor import ORDERS_MAX
 from landline.fleet.agent.journal import Entry, Journal
 from landline.fleet.agent.power import Permit
 from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Notice, Question
+from landline.fleet.agent.timing import AgentTiming
 from landline.fleet.api import JobRequest, JobView
 from landline.fleet.control import control_server as control_module
 from landline.fleet.control import job_dispatcher as deliveries
@@ -121,11 +122,14 @@ class Switch(SimulatedPower):
     """A simulated power back end that can fail, wait, or take the agent down with it."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(machine.persons)
+        super().__init__(machine.persons, logged_off=lambda: machine.on_logged_off())
         self._machine = machine
         self.cannot_tell: Exception | None = None
+        self.lists = 0
+        """How often the persons were listed."""
 
     async def persons(self) -> tuple[Person, ...]:
+        self.lists += 1
         if self.cannot_tell is not None:
             raise self.cannot_tell
         return await super().persons()
@@ -145,14 +149,17 @@ class Switch(SimulatedPower):
 
 
 class WatchedJournal(Journal):
-    """A journal whose next record can fail."""
+    """A journal whose next record can fail, and after which the agent can crash."""
 
     fails: Exception | None = None
+    crashes_after: ExecutionState | None = None
 
     def record(self, entry: Entry) -> None:
         if self.fails is not None:
             raise self.fails
         super().record(entry)
+        if entry.state is self.crashes_after:
+            raise Crashed
 
 
 class Machine:
@@ -178,6 +185,7 @@ class Machine:
         self.may_go.set()
         self.fails_before_acting: Exception | None = None
         self.fails_after_acting: Exception | None = None
+        self.on_logged_off: Callable[[], Any] = lambda: None
         self.facts: dict[str, Any] = {}
         self.power: Any = None
         self.task: asyncio.Task[Goodbye] | None = None
@@ -207,6 +215,8 @@ class Machine:
             notices=self.notices,
             journal=self.journal,
             backoff=QUICK,
+            timing=self.fleet.timing,
+            orders_max=self.fleet.orders_max,
         )
         self.task = asyncio.create_task(self._run())
         if wait:
@@ -276,12 +286,19 @@ class Fleet:
         self.heartbeat = Heartbeat()
         self.resume_window_s = 60.0
         self.gone_grace_s = 0.05
+        self.timing = AgentTiming(control_retry_s=0.02, waiting_poll_s=0.02, prompt_retry_first_s=0.02)
+        """The timing of agents that are started from now on."""
+        self.orders_max = ORDERS_MAX
         self.joins: dict[str, int] = {}
         self.offset_s = 0.0
         self.clock: Any = self.now
         self.machines: list[Machine] = []
         self.is_running = False
         self.closing = contextlib.ExitStack()
+
+    def set_timing(self, **changes: float) -> None:
+        """Changes the timing of agents that are started from now on."""
+        self.timing = msgspec.structs.replace(self.timing, **changes)
 
     def now(self) -> float:
         """The time of day, which is the control server's clock unless a test gives it another."""
@@ -405,9 +422,6 @@ async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """A control server that is not started yet; ended with all its machines."""
     monkeypatch.setattr(control_module, "SWEEP_EVERY_S", 0.02)
     monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.02)
-    monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.02)
-    monkeypatch.setattr(consent_process, "LOOK_WAITING_S", 0.02)
-    monkeypatch.setattr(consent_process, "RETRY_FIRST_S", 0.02)
     it = Fleet(tmp_path)
     try:
         yield it

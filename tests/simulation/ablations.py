@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from landline.fleet.agent import consent
-from landline.fleet.agent.agent import Agent
+from landline.fleet.agent.executor import Executor
 from landline.fleet.control import jobs, machines, presence
 from landline.fleet.control.job_store import JobStore
 from landline.fleet.model import ExecutionState, Facts
@@ -70,13 +70,13 @@ def _epoch(patch) -> None:
 
 
 def _journal(patch) -> None:
-    original = Agent._journalise
+    original = Executor._record_in_journal
 
-    def journalise(self, order, state, detail=""):
+    def record_in_journal(self, order, state, detail=""):
         if state is not ExecutionState.ACTING:
             original(self, order, state, detail)
 
-    patch(Agent, "_journalise", journalise)
+    patch(Executor, "_record_in_journal", record_in_journal)
 
 
 def _expiry(patch) -> None:

@@ -10,8 +10,6 @@ from tests.fleet.conftest import Switch
 
 import landline
 from landline import Code, RequestError
-from landline.fleet.agent import agent as agent_module
-from landline.fleet.agent import shutdown_watch
 from landline.fleet.agent.agent import AgentRefused
 from landline.fleet.agent.journal import JournalError
 from landline.fleet.agent.power import OutcomeUnknown, PowerError
@@ -175,7 +173,7 @@ async def test_where_nobody_is_on_it_is_done_at_once(fleet, person, has_prompt: 
     job = await fleet.order(Action.LOG_OFF)
     assert (await fleet.over(job)).state is ExecutionState.DONE
     details = [event.detail for event in (await fleet.control.job(job.job.id)).events]
-    assert "nobody is on" in details
+    assert "no person is logged on" in details
     if has_prompt:
         assert machine.prompt.questions == []
 
@@ -293,7 +291,7 @@ async def test_an_action_that_fails_is_failed_and_the_agent_lives(fleet) -> None
 
 
 async def test_an_outcome_nobody_knows_is_unknown_until_the_machine_is_back(fleet, monkeypatch) -> None:
-    monkeypatch.setattr(agent_module, "UNCERTAIN_S_MAX", 0.05)
+    fleet.set_timing(uncertain_timeout_s=0.05)
     await fleet.start()
     machine = fleet.machine()
     machine.fails_before_acting = OutcomeUnknown("the answer got lost")
@@ -421,18 +419,10 @@ async def test_a_failure_whose_report_got_lost_is_told_by_the_journal(fleet, cra
     machine = fleet.machine()
     machine.fails_before_acting = PowerError("an inhibitor holds it")
     await machine.boot()
-
-    async def die(self, known) -> None:
-        if known.state is ExecutionState.FAILED:
-            raise crashed
-        await report(self, known)
-
-    report = agent_module.Agent._report
-    monkeypatch.setattr(agent_module.Agent, "_report", die)
+    machine.journal.crashes_after = ExecutionState.FAILED
     job = await fleet.order(Action.RESTART)
     with pytest.raises(crashed):
         await machine.ended()
-    monkeypatch.undo()
     # Somebody presses the reset button: that is not the restart which failed.
     await machine.boot()
     failed = await fleet.over(job)
@@ -479,7 +469,7 @@ async def test_withdrawing_what_has_begun_or_is_not_known_changes_nothing(fleet,
     await machine.boot()
     job = await fleet.order(Action.LOG_OFF)
     await fleet.reached(job, ExecutionState.ACTING)
-    await until(lambda: machine.agent._acting)
+    await until(lambda: machine.agent.acting)
     [line] = fleet.server.lines
     for execution_id in (job.executions[0].id, "nothing"):
         assert await line.request("withdraw", {"execution_id": execution_id, "reason": ""}) is False
@@ -619,7 +609,7 @@ async def test_an_agent_cannot_speak_of_another_machines_execution(fleet, person
         assert caught.value.code == "not_yours"
     # Its join and its goodbye are about itself only.
     entry = KnownExecution(execution_id, ExecutionState.CANCELLED, is_running=False)
-    facts = msgspec.to_builtins(other.agent._facts)
+    facts = msgspec.to_builtins(other.known.facts)
     await other.line.request("join", {"facts": facts, "executions": [msgspec.to_builtins(entry)]})
     await other.line.send(Goodbye(Cause.SHUT_DOWN, "", execution_id), name="goodbye")
     await other.shown(PresenceState.AWAY)
@@ -677,7 +667,7 @@ async def test_an_agent_that_is_stopped_before_the_system_answered_does_not_clai
     machine.may_act.clear()
     job = await fleet.order(Action.SHUT_DOWN)
     await fleet.reached(job, ExecutionState.ACTING)
-    await until(lambda: machine.agent._acting)
+    await until(lambda: machine.agent.acting)
     machine.agent.stop()
     assert (await machine.ended()).cause is Cause.AGENT_STOPPED
     assert (await fleet.execution(job)).state is ExecutionState.ACTING
@@ -772,7 +762,7 @@ async def test_a_goodbye_is_said_again_to_a_control_server_that_lost_the_session
 async def test_a_system_that_goes_down_is_not_held_up_for_a_control_server_that_is_not_there(
     fleet, monkeypatch
 ) -> None:
-    monkeypatch.setattr(shutdown_watch, "GOODBYE_TIMEOUT_S", 3600.0)
+    fleet.set_timing(goodbye_timeout_s=3600.0)
     await fleet.start()
     machine = await fleet.machine().boot()
     await fleet.stop()
@@ -798,7 +788,7 @@ async def test_an_agent_that_is_ended_together_with_its_power_command_is_settled
     await machine.boot()
     job = await fleet.order(action)
     await fleet.reached(job, ExecutionState.ACTING)
-    await until(lambda: machine.agent._acting)
+    await until(lambda: machine.agent.acting)
     machine.power.going = action  # What systemd says when it is asked.
     machine.agent.stop()
     goodbye = await machine.ended()
@@ -821,7 +811,7 @@ async def test_an_agent_that_is_ended_while_its_command_runs_is_settled_by_the_n
     await machine.boot()
     job = await fleet.order(Action.RESTART)
     await fleet.reached(job, ExecutionState.ACTING)
-    await until(lambda: machine.agent._acting)
+    await until(lambda: machine.agent.acting)
     machine.agent.stop()
     goodbye = await machine.ended()
     assert goodbye == Goodbye(
@@ -870,8 +860,8 @@ async def test_an_agent_that_cannot_tell_whether_the_system_goes_does_not_claim_
 async def test_an_accepted_order_that_never_shows_is_unknown_and_holds_up_nothing(
     fleet, action: Action, monkeypatch, until
 ) -> None:
-    monkeypatch.setattr(agent_module, "GOING_DOWN_S_MAX", 0.05)
-    monkeypatch.setattr(agent_module, "ORDERS_MAX", 1)
+    fleet.set_timing(shutdown_start_timeout_s=0.05)
+    fleet.orders_max = 1
     await fleet.start()
     machine = fleet.machine()
     await machine.boot(power=Silent(machine))
@@ -881,7 +871,7 @@ async def test_an_accepted_order_that_never_shows_is_unknown_and_holds_up_nothin
         ExecutionState.UNKNOWN,
         "the system accepted it and announced nothing in 0.05 s",
     )
-    await until(lambda: not machine.agent._known)
+    await until(lambda: machine.agent.held_executions == 0)
     # It is on record, and the one place for a job is free again.
     entry = machine.journal.find(job.executions[0].id)
     assert entry is not None
@@ -893,8 +883,7 @@ async def test_an_accepted_order_that_never_shows_is_unknown_and_holds_up_nothin
 
 
 async def test_the_system_bus_is_tried_again_soon(fleet, monkeypatch, until) -> None:
-    monkeypatch.setattr(shutdown_watch, "POWER_RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr(shutdown_watch, "POWER_RETRY_CAP_S", 0.02)
+    fleet.set_timing(power_retry_first_s=0.01, power_retry_cap_s=0.02)
 
     class Losing(Switch):
         opened = 0
@@ -934,7 +923,7 @@ async def test_the_line_is_known_before_the_first_order_can_come(fleet, until) -
 async def test_a_join_that_was_not_recorded_is_repeated_in_its_session_only(
     fleet, until, monkeypatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "CONTROL_RETRY_S", 0.3)
+    fleet.set_timing(control_retry_s=0.3)
     await fleet.start()
     machine = fleet.machine()
     refused = asyncio.Event()

@@ -52,7 +52,7 @@ def test_where_it_is_known_that_nobody_is_on_only_the_time_counts(
 ) -> None:
     taken = step(facts_of(NOBODY, asking), unasked, due_in_s=due_in_s)
     if due_in_s <= 0:
-        assert taken == Act("nobody is on", is_free=True)
+        assert taken == Act("no person is logged on", is_free=True)
     else:
         assert isinstance(taken, Hold)
         assert (taken.until, taken.is_asking_impossible, taken.acts_at) == (NOW + due_in_s, False, None)
@@ -169,9 +169,9 @@ def test_nothing_is_ever_done_at_once_but_where_nobody_is_on(
 def test_who_is_on_and_why_is_said() -> None:
     who = consent.who_is_on
     assert who(ANNA_ON) == who(OLD_AGENT_ANNA) == "anna"
-    assert who(NOBODY) == "nobody"
-    assert who(CANNOT_TELL) == "a person who may be on (logind does not answer)"
-    assert who(OLD_AGENT) == "a person who may be on (the agent cannot tell who is on)"
+    assert who(NOBODY) == "no person"
+    assert who(CANNOT_TELL) == "a person who may be logged on (logind does not answer)"
+    assert who(OLD_AGENT) == "a person who may be logged on (the agent cannot tell who is logged on)"
     held = step(facts_of(ANNA_ON, CANNOT_ASK), Unasked.WAIT, due_in_s=0)
     assert held == Hold("anna cannot be asked: no display", is_asking_impossible=True)
 
@@ -242,9 +242,9 @@ def test_persons_are_told_again_before_it_happens(
         (":0.0", "anna", "anna (:0)"),
         ("tty3", "bob", "bob (tty3)"),
         ("/dev/tty3", "bob", "bob (tty3)"),
-        ("pts/7", "somebody at pts/7", "somebody at pts/7"),
-        (":1", "somebody at :1", "somebody at :1"),
-        ("", "somebody", "somebody"),
+        ("pts/7", "a person at pts/7", "a person at pts/7"),
+        (":1", "a person at :1", "a person at :1"),
+        ("", "a person", "a person"),
     ],
 )
 def test_an_answer_is_given_to_the_person_at_its_seat_and_to_nobody_else(
@@ -255,16 +255,16 @@ def test_an_answer_is_given_to_the_person_at_its_seat_and_to_nobody_else(
 
 def test_an_only_person_has_not_answered_from_somewhere_else() -> None:
     """An administrator's terminal, where the agent runs: that anna alone is on does not make it her answer."""
-    assert consent.answerer((ANNA,), "pts/3").name == "somebody at pts/3"
-    assert consent.answerer((ANNA,), "").name == "somebody"
-    assert consent.answerer((), ":0").name == "somebody at :0"
+    assert consent.answerer((ANNA,), "pts/3").name == "a person at pts/3"
+    assert consent.answerer((ANNA,), "").name == "a person"
+    assert consent.answerer((), ":0").name == "a person at :0"
 
 
 def test_persons_who_share_a_seat_or_have_none() -> None:
     carol = Person("carol", ":0")
-    assert consent.answerer((ANNA, carol), ":0").name == "somebody at :0"
+    assert consent.answerer((ANNA, carol), ":0").name == "a person at :0"
     assert consent.answerer((ANNA, Person("anna", ":0")), ":0").name == "anna"
-    assert consent.answerer((Person("dan"),), "").name == "somebody"
+    assert consent.answerer((Person("dan"),), "").name == "a person"
 
 
 def test_who_is_asked() -> None:
@@ -272,13 +272,13 @@ def test_who_is_asked() -> None:
     # A Wayland session is on tty2, and its windows on :0.
     assert consent.asked_persons((BOB,), ":0") == (BOB,)
     assert consent.asked_text((ANNA, BOB), ":0") == "anna (:0), bob (tty3)"
-    assert consent.asked_text((), ":0") == "somebody at :0"
+    assert consent.asked_text((), ":0") == "a person at :0"
     assert consent.asking_text(ANNA_ON, (ANNA, BOB), ":0") == "asking anna, bob"
     assert consent.asking_text(CANNOT_TELL, (), ":0") == "asking on :0; logind does not answer"
-    assert consent.unanswered_text((ANNA,), ":0") == "nobody answered (asked on :0: anna)"
-    assert consent.unanswered_text((ANNA,), "") == "nobody answered (asked: anna)"
-    assert consent.unanswered_text((), ":0") == "nobody answered (asked on :0)"
-    assert consent.unanswered_text((), "") == "nobody answered"
+    assert consent.unanswered_text((ANNA,), ":0") == "no answer (asked on :0: anna)"
+    assert consent.unanswered_text((ANNA,), "") == "no answer (asked: anna)"
+    assert consent.unanswered_text((), ":0") == "no answer (asked on :0)"
+    assert consent.unanswered_text((), "") == "no answer"
 
 
 def test_many_names_are_counted() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from landline.fleet.agent.journal import ENTRIES_KEPT, Entry
-from landline.fleet.agent.report_limits import LAST_DONE, executions_to_report, persons_to_report
+from landline.fleet.agent.report_limits import RECENT_ENTRIES, executions_to_report, persons_to_report
 from landline.fleet.control.machines import check_facts
 from landline.fleet.messages import (
     EXECUTIONS_MAX,
@@ -44,7 +44,7 @@ def test_what_is_held_is_told_once_as_it_is_now() -> None:
     assert len(executions_to_report([known], [entry(1), entry(2)])) == 2
 
 
-@pytest.mark.parametrize("detail", ["", "nobody is on", LONGEST])
+@pytest.mark.parametrize("detail", ["", "no person is logged on", LONGEST])
 def test_the_most_fits_a_join(detail: str) -> None:
     known = [held(number, detail=detail) for number in range(100)]
     journal = [entry(number, detail) for number in range(2 * ENTRIES_KEPT)]
@@ -61,7 +61,9 @@ def test_the_most_fits_a_join(detail: str) -> None:
     assert sum(len(msgspec.msgpack.encode(execution)) for execution in told) <= JOIN_BYTES_MAX
     assert len(told) <= EXECUTIONS_MAX
     # The last entries of the journal are told whatever else there is.
-    assert {f"done-{2 * ENTRIES_KEPT - 1 - number}" for number in range(LAST_DONE)} <= {it.id for it in told}
+    assert {f"done-{2 * ENTRIES_KEPT - 1 - number}" for number in range(RECENT_ENTRIES)} <= {
+        it.id for it in told
+    }
 
 
 def test_what_has_begun_comes_first() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from landline import LineState
-from landline.fleet.agent import agent as agent_module
 from landline.fleet.api import OperationError
 from landline.fleet.control import clones
 from landline.fleet.control import machines as machines_module
@@ -113,8 +112,8 @@ def test_hardware_that_speaks_against_one_machine() -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_module, "CLONE_RETRY_S", 0.05)
+def quick(fleet) -> None:
+    fleet.set_timing(clone_retry_s=0.05)
 
 
 async def pair(fleet, until, **first: Any) -> tuple[Any, Any]:

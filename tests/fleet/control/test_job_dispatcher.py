@@ -9,7 +9,7 @@ import pytest
 from tests.fleet.conftest import TOKEN
 
 import landline
-from landline.fleet.agent.agent import ORDERS_MAX, Agent
+from landline.fleet.agent.executor import ORDERS_MAX, Executor
 from landline.fleet.agent.journal import Entry
 from landline.fleet.api import CancelRequest, StorageError
 from landline.fleet.control.wake_on_lan import MagicPackets
@@ -33,17 +33,17 @@ async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_d
     await fleet.stop()
     await fleet.start()
     begun = []
-    receive = Agent._receive_order
+    receive = Executor.receive_order
 
-    async def received(agent, line, order) -> bool:
+    def received(executor, order) -> None:
         begun.append(order.message)
-        return await receive(agent, line, order)
+        receive(executor, order)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Agent, "_receive_order", received)
+        patch.setattr(Executor, "receive_order", received)
         await machine.boot()
-    for view in await fleet.control.jobs(10):
-        await fleet.over(view)
+        for view in await fleet.control.jobs(10):
+            await fleet.over(view)
     assert begun == messages
 
 
@@ -72,7 +72,7 @@ async def test_an_agent_refuses_what_it_cannot_hold_and_outlives_the_control_ser
     assert not machine.task.done()
     # One that is over makes room for another.
     await fleet.control.cancel_job(jobs[0].job.id, CancelRequest())
-    await until(lambda: len(machine.agent._known) < ORDERS_MAX)
+    await until(lambda: machine.agent.held_executions < ORDERS_MAX)
     assert (await fleet.over(await fleet.order(Action.LOG_OFF))).state is ExecutionState.DONE
 
 
@@ -223,7 +223,7 @@ async def test_a_claim_records_acceptance_and_action_in_one_transaction(fleet, m
     ]
     view = await fleet.control.job(job.job.id)
     assert [event.detail for event in view.events if event.state is ExecutionState.ACCEPTED] == [
-        "nobody is on"
+        "no person is logged on"
     ]
 
 

@@ -288,11 +288,11 @@ def test_a_claim_ends_with_the_expiry() -> None:
 
 
 def test_a_late_claim_records_the_acceptance_and_the_expiry() -> None:
-    claim = make_claim(detail="nobody is on")
+    claim = make_claim(detail="no person is logged on")
     grant, recorded = jobs.claim(make_execution(S.DELIVERED, expires_at=T0 + 180), claim, T0 + 180)
     assert not grant.granted
     assert [(each.state, each.detail) for each in recorded] == [
-        (S.ACCEPTED, "nobody is on"),
+        (S.ACCEPTED, "no person is logged on"),
         (S.EXPIRED, "its time ran out"),
     ]
 
@@ -599,7 +599,7 @@ def test_what_had_not_begun_waits_or_expires(state: ExecutionState, action: Acti
     expired = jobs.reconcile_on_join(job, execution, machine, None, T0 + 180)
     assert expired is not None
     assert expired.state is S.EXPIRED
-    running = KnownExecution("j-1", S.ACCEPTED, "nobody is on", "boot-2", is_running=True)
+    running = KnownExecution("j-1", S.ACCEPTED, "no person is logged on", "boot-2", is_running=True)
     told = jobs.reconcile_on_join(job, execution, machine, running, T0 + 1)
     assert (told is None) if state is S.ACCEPTED else (told is not None and told.state is S.ACCEPTED)
     cancelled = KnownExecution("j-1", S.CANCELLED, "cancelled by ada")

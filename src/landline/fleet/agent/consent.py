@@ -1,8 +1,8 @@
-"""What becomes of an order before it acts: who must be asked, for how long, and what happens when nobody can be.
+"""Decides what happens to an order before it acts: who is asked, for how long, and what follows if that is impossible.
 
-Pure: every function takes what is known and ``now``, and returns what to do next. The one rule above all: an order is
-done at once only where it is *known* that nobody is on. That nobody can be asked, or that the agent cannot tell who is
-on, is never consent.
+Pure: every function takes the known facts and ``now``, and returns the next step. One rule stands above all others: an
+order acts at once only if it is *known* that no person is logged on. That a person cannot be asked, or that the agent
+cannot tell who is logged on, is never consent.
 """
 
 from __future__ import annotations
@@ -18,62 +18,62 @@ from landline.fleet.model import Facts, Person, Unasked
 NAMES_SHOWN_MAX: Final = 5
 """Persons named in a sentence; the others are counted."""
 NOTICES_LEFT_S: Final = (300.0, 60.0, 10.0)
-"""When persons who cannot be asked are told again: so long before it is done."""
+"""Seconds before the action at which persons who cannot be asked get another notice."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What an order demands before it acts. Times are on the clock of ``now``, in seconds."""
+    """What an order requires before it acts. Times are on the clock of ``now``, in seconds."""
 
     due_at: float
-    """It is never done before this."""
+    """The order never acts before this time."""
     countdown_s: float
-    """How long a person has at least, from the question or the first notice on."""
+    """The least time that a person has, from the question or the first notice on."""
     unasked: Unasked
 
 
 class Act(msgspec.Struct, frozen=True):
-    """It may act; ``detail`` says why."""
+    """The order may act; ``detail`` says why."""
 
     detail: str
     is_free: bool = False
-    """Because nobody is on: this must still be so when it begins."""
+    """Because no person is logged on: this must still be so when the action begins."""
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """It ends here."""
+    """The order is refused."""
 
     detail: str
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """A person is to be asked, with this much time to answer."""
+    """A person must be asked, with this much time to answer."""
 
     countdown_s: float
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """It waits, and is looked at again when something changes, and at ``until``."""
+    """The order waits; decide again when the facts change, and at ``until``."""
 
     detail: str
     until: float | None = None
     is_asking_impossible: bool = False
-    """Whether it waits because nobody can be asked; otherwise only for its time."""
+    """Whether it waits because persons cannot be asked; otherwise it only waits for its time."""
     acts_at: float | None = None
-    """When it acts without having asked: persons are told of that."""
+    """When it acts without having asked; persons get notices of that."""
 
 
 Step = Act | Refuse | Ask | Hold
 
 
 def terms_of(order: Order, now: float) -> Terms:
-    """The terms of an order that arrived ``now``."""
+    """Return the terms of an order that arrived ``now``."""
     return Terms(due_at=now + order.due_in_s, countdown_s=order.countdown_s, unasked=order.unasked)
 
 
 def countdown_since(before: float | None, facts: Facts, now: float) -> float | None:
-    """Since when persons have been on, or may have been, who cannot be asked: the begin of their countdown.
+    """Return the start of the countdown of persons who cannot be asked: the time since which that has been so.
 
-    ``None`` while nobody is on or a question is possible: time that passes then is no part of that countdown.
+    Return ``None`` while no person is logged on or a question is possible: such time is not part of that countdown.
     """
     if facts.is_free or facts.asks_by:
         return None
@@ -81,11 +81,11 @@ def countdown_since(before: float | None, facts: Facts, now: float) -> float | N
 
 
 def next_step(terms: Terms, facts: Facts, now: float, since: float | None) -> Step:
-    """What to do with an order. ``since`` is that of :func:`countdown_since`, brought up to ``now``."""
+    """Return what to do with an order. ``since`` is the value of :func:`countdown_since` as of ``now``."""
     if facts.is_free:
         if now >= terms.due_at:
-            return Act("nobody is on", is_free=True)
-        return Hold("nobody is on; it is done when its time has come", until=terms.due_at)
+            return Act("no person is logged on", is_free=True)
+        return Hold("no person is logged on; it is done when its time has come", until=terms.due_at)
     if facts.asks_by:
         return Ask(max(terms.due_at - now, terms.countdown_s))
     who = who_is_on(facts)
@@ -105,93 +105,94 @@ def next_step(terms: Terms, facts: Facts, now: float, since: float | None) -> St
     )
 
 
-def next_notice_at(told_at: float, acts_at: float) -> float | None:
-    """When persons who were told at ``told_at`` are told again, ``None`` when not again before ``acts_at``."""
+def next_notice_at(notified_at: float, acts_at: float) -> float | None:
+    """Return when the next notice is due after one at ``notified_at``; ``None`` if none is due before ``acts_at``."""
     later = (acts_at - left_s for left_s in NOTICES_LEFT_S)
-    return min((at for at in later if at > told_at), default=None)
+    return min((at for at in later if at > notified_at), default=None)
 
 
-# Who.
+# Names of persons
 
 
 def who_is_on(facts: Facts) -> str:
-    """``anna, bob``; or that it cannot be told."""
+    """Return who is logged on: ``anna, bob``; or that this is not known."""
     if facts.persons:
         return names_of(facts.persons)
     if facts.knows_persons:
-        return "nobody"
-    return f"a person who may be on ({facts.persons_problem or 'the agent cannot tell who is on'})"
+        return "no person"
+    problem = facts.persons_problem or "the agent cannot tell who is logged on"
+    return f"a person who may be logged on ({problem})"
 
 
 def names_of(persons: Sequence[Person]) -> str:
-    """Every name once: ``anna, bob``. Many are counted."""
+    """Return every name once: ``anna, bob``. Many names are counted."""
     return _listed([person.name for person in persons])
 
 
 def asked_text(asked: Sequence[Person], seat: str) -> str:
-    """``anna (:0), bob (tty3)``; ``somebody at :0`` where nobody is known."""
+    """Return who is asked, with seats: ``anna (:0), bob (tty3)``; ``a person at :0`` if no name is known."""
     if asked:
         return _listed([_with_seat(person) for person in asked])
-    return _somebody_at(seat)
+    return _person_at(seat)
 
 
 def asked_persons(persons: Sequence[Person], seat: str) -> tuple[Person, ...]:
-    """Those whom a question at ``seat`` reaches.
+    """Return the persons whom a question at ``seat`` reaches.
 
-    When none is known to be at that seat, it may reach any of them: a Wayland session has another name than the X
-    display its windows are on.
+    If none is known to be at that seat, the question may reach any of them: a Wayland session has another name than
+    the X display its windows are on.
     """
     return persons_at(persons, seat) or tuple(persons)
 
 
 def persons_at(persons: Sequence[Person], seat: str) -> tuple[Person, ...]:
-    """Those who are known to be at ``seat``."""
-    place = _place(seat)
-    return tuple(person for person in persons if place and _place(person.seat) == place)
+    """Return the persons who are known to be at ``seat``."""
+    place = _normalized_seat(seat)
+    return tuple(person for person in persons if place and _normalized_seat(person.seat) == place)
 
 
 class Answerer(msgspec.Struct, frozen=True):
     """Who answered, as far as it is known."""
 
     name: str
-    """``anna``; ``somebody at pts/3`` where not exactly one person is known to be there."""
+    """``anna``; ``a person at pts/3`` unless exactly one person is known to be there."""
     full: str
-    """With the seat: ``anna (tty2)``."""
+    """The name with the seat: ``anna (tty2)``."""
 
 
 def answerer(persons: Sequence[Person], seat: str) -> Answerer:
-    """Who answered from ``seat``."""
+    """Return who answered from ``seat``."""
     here = persons_at(persons, seat)
     if len({person.name for person in here}) == 1:
         return Answerer(here[0].name, _with_seat(here[0]))
-    return Answerer(_somebody_at(seat), _somebody_at(seat))
+    return Answerer(_person_at(seat), _person_at(seat))
 
 
 def asking_text(facts: Facts, asked: Sequence[Person], seat: str) -> str:
-    """``asking anna, bob``."""
+    """Return ``asking anna, bob``."""
     if asked:
         return f"asking {names_of(asked)}"
     where = f" on {seat}" if seat else ""
-    return f"asking{where}; {facts.persons_problem or 'the agent cannot tell who is on'}"
+    return f"asking{where}; {facts.persons_problem or 'the agent cannot tell who is logged on'}"
 
 
 def unanswered_text(asked: Sequence[Person], seat: str) -> str:
-    """``nobody answered (asked on :0: anna)``."""
+    """Return ``no answer (asked on :0: anna)``."""
     where = " on " + seat if seat else ""
     whom = ": " + names_of(asked) if asked else ""
-    return f"nobody answered (asked{where}{whom})" if where or whom else "nobody answered"
+    return f"no answer (asked{where}{whom})" if where or whom else "no answer"
 
 
-def _somebody_at(seat: str) -> str:
-    return f"somebody at {seat}" if seat else "somebody"
+def _person_at(seat: str) -> str:
+    return f"a person at {seat}" if seat else "a person"
 
 
 def _with_seat(person: Person) -> str:
     return f"{person.name} ({person.seat})" if person.seat else person.name
 
 
-def _place(seat: str) -> str:
-    """A seat as everybody writes it: ``/dev/pts/3`` is ``pts/3``, and ``:0.0`` is a screen of the display ``:0``."""
+def _normalized_seat(seat: str) -> str:
+    """Return the usual name of a seat: ``/dev/pts/3`` is ``pts/3``, and ``:0.0`` is a screen of the display ``:0``."""
     place = seat.removeprefix("/dev/")
     return place.partition(".")[0] if place.startswith(":") else place
 

@@ -1,4 +1,4 @@
-"""What an agent tells within the bounds of what the control server takes. Pure."""
+"""Limits what an agent reports to what the control server accepts. Pure."""
 
 from __future__ import annotations
 
@@ -13,35 +13,41 @@ from landline.fleet.messages import (
     JOIN_BYTES_MAX,
     PERSON_CHARACTERS_MAX,
     PERSONS_MAX,
+    TEXT_CHARACTERS_MAX,
     KnownExecution,
 )
 from landline.fleet.model import ExecutionState, Person
 
-LAST_DONE: Final = 20
-"""Entries of the journal that come before orders that only wait."""
+RECENT_ENTRIES: Final = 20
+"""Journal entries that come before orders that only wait."""
+
+
+def bounded(text: str) -> str:
+    """Return ``text`` cut to the length that the control server accepts."""
+    return text[:TEXT_CHARACTERS_MAX]
 
 
 def executions_to_report(
-    known: Iterable[KnownExecution], journal: Iterable[Entry]
+    held: Iterable[KnownExecution], journal: Iterable[Entry]
 ) -> tuple[KnownExecution, ...]:
-    """Return what a join says of executions, the most important first, as far as it fits.
+    """Return the executions that a join reports, the most important first, as far as they fit.
 
-    What is left out is as good as unknown to the control server. It sends the orders again that have not begun, and
-    gets a report; but it would call failed what had begun. So what the agent is carrying out comes first, and then
-    what it did last.
+    The control server does not know of those that are left out. If one of them has not begun, the server sends its
+    order again and gets a report; if one has begun, the server takes it for failed. So executions in progress come
+    first, then the most recent journal entries.
     """
-    told: list[KnownExecution] = []
+    reported: list[KnownExecution] = []
     left_bytes = JOIN_BYTES_MAX
-    for execution in _by_importance(known, journal):
+    for execution in _by_importance(held, journal):
         left_bytes -= len(msgspec.msgpack.encode(execution))
-        if len(told) == EXECUTIONS_MAX or left_bytes < 0:
+        if len(reported) == EXECUTIONS_MAX or left_bytes < 0:
             break
-        told.append(execution)
-    return tuple(told)
+        reported.append(execution)
+    return tuple(reported)
 
 
 def persons_to_report(persons: tuple[Person, ...]) -> tuple[Person, ...]:
-    """Return the persons as the control server takes them: a hundred at most, with names that are not endless."""
+    """Return at most a hundred persons, with names and seats of limited length."""
     names_max = PERSON_CHARACTERS_MAX // 2
     return tuple(
         msgspec.structs.replace(person, name=person.name[:names_max], seat=person.seat[:names_max])
@@ -49,19 +55,19 @@ def persons_to_report(persons: tuple[Person, ...]) -> tuple[Person, ...]:
     )
 
 
-def _by_importance(known: Iterable[KnownExecution], journal: Iterable[Entry]) -> Iterator[KnownExecution]:
-    held = tuple(known)
+def _by_importance(held: Iterable[KnownExecution], journal: Iterable[Entry]) -> Iterator[KnownExecution]:
+    held = tuple(held)
     ids = {execution.id for execution in held}
-    done = [
+    recorded = [
         KnownExecution(entry.id, entry.state, entry.detail, entry.boot_id)
         for entry in reversed(tuple(journal))
         if entry.id not in ids
     ]
     yield from (execution for execution in held if _may_have_begun(execution.state))
-    # What was under way when the agent was last killed is among these: it acts on one at a time.
-    yield from done[:LAST_DONE]
+    # An action that ran when the agent was killed is among these: only one runs at a time.
+    yield from recorded[:RECENT_ENTRIES]
     yield from (execution for execution in held if not _may_have_begun(execution.state))
-    yield from done[LAST_DONE:]
+    yield from recorded[RECENT_ENTRIES:]
 
 
 def _may_have_begun(state: ExecutionState) -> bool:

@@ -11,11 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-
-def boot_time() -> float:
-    """Seconds since boot, time in suspend included where the system counts it (clock_gettime(2))."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+from landline.fleet.boot_clock import boot_time
 
 
 class SteadyClock:
