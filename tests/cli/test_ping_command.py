@@ -116,7 +116,7 @@ async def test_a_call_with_another_token_gets_no_answer(cli):
     async with server.listen("udp://127.0.0.1:0") as endpoint:
         ended = await cli.run("ping", str(endpoint), "--timeout", "1s")
         assert ended.status == 3
-        assert ended.err == f"{endpoint}: no landline server answers within 1 s.\n"
+        assert ended.err == f"{endpoint}: no landline server answered within 1 s.\n"
         ended = await cli.run("ping", str(endpoint), "--count", "1", LANDLINE_TOKEN=TOKEN)
         assert ended.status == 0
         assert ended.out.startswith(f"A server at {endpoint}: the first answer took ")

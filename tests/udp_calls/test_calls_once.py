@@ -225,7 +225,7 @@ def test_a_call_that_was_never_exposed_never_ran():
 
 def take_any_cookie(self, retry, now):
     if retry.answered == self._nonce:
-        self._take_cookie(retry.cookie, now)
+        self._use_cookie(retry.cookie, now)
 
 
 def retry_without_touching(self, opened, address, now_us):

@@ -65,15 +65,15 @@ def test_arbitrary_texts_are_only_refused(text):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"", "ends too early"),
-        (b"\x00\x00\x00", "ends too early"),
-        (b"\x01\x2a\x00\x00\x01n", "a cookie of 1 bytes and flags 0x0"),
-        (b"\x00\x01\x00\x01n", "a cookie of 0 bytes and flags 0x1"),
-        (b"\x00\x00\x00\x00body", "a length that cannot be"),
-        (b"\x00\x00\x00\x05name", "a length that cannot be"),
-        (b"\x00\x00\xc9" + bytes(201) + b"\x01n", "a length that cannot be"),
-        (b"\x00\x00\x00\x01\xff", "name is not UTF-8"),
-        (b"\x00\x00\x01\xff\x01n", "identity or name is not UTF-8"),
+        (b"", "is truncated"),
+        (b"\x00\x00\x00", "is truncated"),
+        (b"\x01\x2a\x00\x00\x01n", "a CALL has an invalid cookie"),
+        (b"\x00\x01\x00\x01n", "or invalid flags"),
+        (b"\x00\x00\x00\x00body", "an invalid length"),
+        (b"\x00\x00\x00\x05name", "an invalid length"),
+        (b"\x00\x00\xc9" + bytes(201) + b"\x01n", "an invalid length"),
+        (b"\x00\x00\x00\x01\xff", "of a CALL is not UTF-8"),
+        (b"\x00\x00\x01\xff\x01n", "of a CALL is not UTF-8"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_named(text, reason):
@@ -130,7 +130,7 @@ def test_another_token_opens_nothing():
     datagram = AEAD.seal(DatagramKind.CALL, ID, NONCE, b"text")
     assert AEAD.open(datagram).text == b"text"
     for secret in (SharedToken("another secret of enough bytes").seal_secret(), Anonymous().seal_secret()):
-        with pytest.raises(ProtocolError, match="another seal"):
+        with pytest.raises(ProtocolError, match="another key"):
             Aead(secret).open(datagram)
 
 
@@ -169,7 +169,7 @@ def test_a_call_fits_or_is_refused():
             assert AEAD.open(datagram).text == text
         else:
             with pytest.raises(
-                MessageTooLarge, match=r"takes 1201 bytes and a datagram 1200: ask over tls://"
+                MessageTooLarge, match=r"takes 1201 bytes, more than a datagram \(1200\); call over tls://"
             ):
                 wire.check_call("n", bytes(size), "")
             with pytest.raises(ProtocolError):
@@ -178,7 +178,11 @@ def test_a_call_fits_or_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "identity", "text"),
-    [("", "", "1 to 255 bytes"), ("é" * 128, "", "has 256"), ("n", "é" * 101, "identity of 202 bytes")],
+    [
+        ("", "", "1 to 255 are allowed"),
+        ("é" * 128, "", "has 256"),
+        ("n", "é" * 101, "the identity has 202 bytes"),
+    ],
 )
 def test_names_that_cannot_be_are_refused(name, identity, text):
     with pytest.raises(ConfigurationError, match=text):
@@ -286,7 +290,7 @@ def test_an_answer_too_large_is_an_error_that_names_the_way_out():
     assert call.receive_datagram(datagram, 0.0)
     assert call.reply.operation is Operation.ERROR
     assert b"too_large" in call.reply.body
-    assert b"1201 bytes and a datagram 1200: ask over tls:// or quic://" in call.reply.body
+    assert b"1201 bytes, more than a datagram (1200); call over tls:// or quic://" in call.reply.body
 
 
 @given(st.text(max_size=400), st.text(max_size=400))

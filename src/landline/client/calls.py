@@ -212,7 +212,7 @@ class _CallRunner:
             raise ConnectFailed(f"{endpoint}: {reason_of(error)}") from error
 
     async def _ask_datagram(self, endpoint: Endpoint, request: _Request, timeout_s: float) -> Any:
-        reply = await load_call_module(endpoint).ask(
+        reply = await load_call_module(endpoint).call(
             endpoint,
             request.name,
             request.body,

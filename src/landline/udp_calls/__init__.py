@@ -1,7 +1,7 @@
-"""Calls without a connection: one request in a datagram, one answer in another (``docs/protocol.md`` §13).
+"""Calls without a connection: a request in one datagram, its response in another (``docs/protocol.md`` §13).
 
-``asking`` and ``answering`` are the two sides, sans-I/O: they take datagrams and the time, and say what to send.
-``wire`` has the layout and the seal, ``udp`` moves datagrams between them and sockets.
+``call_client`` and ``call_server`` are the two sides, sans-I/O: they take datagrams and the time, and return the
+datagrams to send. ``wire`` has their layout and encryption; ``sockets`` connects them to UDP sockets.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ import msgspec
 
 
 class CallCounts(msgspec.Struct):
-    """What became of the datagrams a server received on ``udp://``, since its start."""
+    """Counters of the datagrams that a server has received on ``udp://`` since its start."""
 
     accepted: int = 0
-    """Calls that were run: each handler once."""
+    """Calls whose handler was run, once each."""
     answered: int = 0
-    """Calls whose answer is known; those accepted and not answered are under way."""
+    """Calls that were answered; the handlers of the other accepted ones are running."""
     repeated: int = 0
-    """Answers sent again, because the call arrived again."""
+    """Answers that were sent again because the call arrived again."""
     ignored: int = 0
-    """Copies of calls whose handler still runs, or whose answer was repeated often enough."""
+    """Copies of calls whose handler is still running, or whose answer was repeated often enough."""
     retried: int = 0
-    """Calls answered with RETRY: the client's address had to be proven first, or again."""
+    """Calls answered with RETRY: the client has to prove its address first, or again."""
     refused: int = 0
-    """Calls dropped because too many handlers run at once; the client asks again by itself."""
+    """Calls dropped because too many handlers are running; the client repeats them by itself."""
     unreadable: int = 0
-    """Datagrams that were no call sealed with our key, and got no answer."""
+    """Datagrams without an answer: they are not calls that were encrypted with the server's key."""
 
 
 class CallPeer(msgspec.Struct, frozen=True):
-    """Who asks over ``udp://``: what a handler gets in place of a line, which there is none of.
+    """The client of a call over ``udp://``: a handler gets it in place of a line.
 
-    It has the two properties of a :class:`landline.Line` that a handler for both can use.
+    It has the two properties of a :class:`landline.Line` that a handler for lines and calls can use.
     """
 
     identity: str
-    """Who the caller says to be; as trustworthy as everybody who knows the token."""
+    """The identity that the client claims. It is as trustworthy as everyone who knows the token."""
     peer: str
-    """The caller's address, ``IP:port``. It was proven that answers to this IP arrive."""
+    """The client's address, ``IP:port``. The client has proven that it receives datagrams at this IP address."""

@@ -1,4 +1,4 @@
-"""The side that asks: one call, from its first datagram to its answer (``docs/protocol.md`` §13.4). Sans-I/O."""
+"""The client of a call, from its first datagram to the reply (``docs/protocol.md`` §13.4). Sans-I/O."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from landline.udp_calls.wire import (
 )
 
 RESEND_FIRST_S: Final = 0.5
-"""Before the first repetition; doubled with each one. STUN and SIP begin with as much (RFC 8489, section 6.2.1)."""
+"""The delay before the first repetition; each further one doubles it. STUN and SIP use the same (RFC 8489 §6.2.1)."""
 RESEND_CAP_S: Final = 8.0
 RESEND_SPREAD: Final = 0.5
-"""Each wait is longer by a random part of this share, so that clients that began together do not stay together."""
+"""Jitter: each delay is longer by a random part of this share, so that simultaneous clients spread out."""
 COOKIES_MAX: Final = 8
-"""How often the server may send us for another cookie during one call."""
+"""How many cookies a client accepts from the server during one call."""
 CLOCK_DRIFT: Final = 1.001
-"""Two clocks that NTP slews apart as fast as it may, 500 ppm each (adjtimex(2)), differ by less."""
+"""An upper limit of how much faster one clock runs than another: NTP slews by at most 500 ppm (adjtimex(2))."""
 
 
 class ClientCall:
-    """One call that asks until it is answered.
+    """One call, which is repeated until it is answered.
 
-    Send :meth:`data_to_send` when :attr:`due` has come, feed :meth:`receive_datagram`, until :attr:`reply` or
-    :attr:`is_lost` is set. ``now`` must be on a clock that goes on while the machine sleeps: of two moments before and
-    behind a sleep, a server that restarted meanwhile must not be taken for the one that was asked.
+    Until :attr:`reply` or :attr:`is_lost` is set, send :meth:`data_to_send` whenever :attr:`due` has come, and pass
+    received datagrams to :meth:`receive_datagram`. ``now`` must come from a clock that continues while the machine
+    sleeps. Otherwise a server that has restarted during the sleep could be taken for the one that got the call.
 
-    :param cookie: one the server gave for an earlier call, or nothing.
-    :raises landline.MessageTooLarge: when it does not fit one datagram.
-    :raises landline.ConfigurationError: for a name or an identity that cannot be.
+    :param cookie: a cookie of the server from an earlier call, or nothing.
+    :raises landline.MessageTooLarge: if the call does not fit into one datagram.
+    :raises landline.ConfigurationError: for an invalid name or identity.
     """
 
     __slots__ = (
         "_aead",
-        "_asked",
         "_call_id",
         "_cookies_left",
         "_datagram",
         "_nonce",
         "_random",
+        "_request",
         "_sent",
         "cookie",
         "due",
@@ -75,20 +75,20 @@ class ClientCall:
         self._aead = aead
         self._random = random
         self._call_id = random.randbytes(CALL_ID_BYTES)
-        self._asked = (name, body, is_packed, identity)
+        self._request = (name, body, is_packed, identity)
         self._cookies_left = COOKIES_MAX
         self.due = now
-        """When to send next."""
+        """The time of the next datagram."""
         self.exposed_at: float | None = None
-        """When it was first sent with a cookie. Until then no server can have run it."""
+        """The time when it was first sent with a cookie. Before that, no server can have run it."""
         self.reply: Reply | None = None
-        """The answer, once there is one."""
+        """The reply of the server, or ``None``."""
         self.is_lost = False
-        """Whether the server forgot what it did before, so that asking again could run the handler twice."""
-        self._take_cookie(cookie, now)
+        """Whether the server may have run the call and lost its record, so that a repetition could run it twice."""
+        self._use_cookie(cookie, now)
 
     def data_to_send(self, now: float) -> bytes:
-        """The datagram to send now; sets :attr:`due` for the next one."""
+        """Return the datagram to send now, and set :attr:`due` for the next one."""
         if self.cookie and self.exposed_at is None:
             self.exposed_at = now
         wait_s = min(RESEND_CAP_S, RESEND_FIRST_S * 2.0 ** min(self._sent, 10))
@@ -97,14 +97,14 @@ class ClientCall:
         return self._datagram
 
     def receive_datagram(self, datagram: bytes, now: float) -> bool:
-        """Takes a datagram; returns whether it was the server's, about this call. Others change nothing.
+        """Receive a datagram. Return whether it is the server's answer to this call; any other one has no effect.
 
-        Raises :class:`landline.ProtocolError` when the server, proven to be it, says what has no meaning.
+        :raises landline.ProtocolError: if the authenticated server violates the protocol.
         """
         try:
             opened = self._aead.open(datagram)
         except ProtocolError:
-            return False  # Anybody can send us anything.
+            return False  # UDP delivers datagrams of any sender.
         if opened.call_id != self._call_id or opened.kind is DatagramKind.CALL or self.is_over:
             return False
         if opened.kind is DatagramKind.REPLY:
@@ -115,22 +115,22 @@ class ClientCall:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is to be sent."""
+        """Whether no more datagrams are to be sent."""
         return self.reply is not None or self.is_lost
 
     def _receive_retry(self, retry: Retry, now: float) -> None:
         if retry.answered != self._nonce or self._cookies_left == 0:
-            return  # To a datagram with another cookie, which another RETRY has answered.
-        # The server as it is now would know of any copy that it accepted since it was first sent with a cookie. One
-        # accepted before might have been run, by a server that has restarted or forgotten since.
+            return  # It answers a datagram with another cookie, which another RETRY has answered already.
+        # The server remembers for retry.remembered_s. If that covers the time since the call was first sent with a
+        # cookie, it has accepted no copy. Otherwise it may have run one, and has restarted or dropped its record since.
         if self.exposed_at is not None and (now - self.exposed_at) * CLOCK_DRIFT > retry.remembered_s:
             self.is_lost = True
             return
         self._cookies_left -= 1
-        self._take_cookie(retry.cookie, now)
+        self._use_cookie(retry.cookie, now)
 
-    def _take_cookie(self, cookie: bytes, now: float) -> None:
-        name, body, is_packed, identity = self._asked
+    def _use_cookie(self, cookie: bytes, now: float) -> None:
+        name, body, is_packed, identity = self._request
         self.cookie = cookie
         self._nonce = self._random.randbytes(NONCE_BYTES)
         text = encode_call(Call(name, body, is_packed, identity, cookie))

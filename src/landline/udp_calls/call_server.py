@@ -1,14 +1,14 @@
-"""The side that answers: which datagram is a new call, and what the others get (``docs/protocol.md`` §13.5). Sans-I/O.
+"""The server of calls: it recognizes new calls and answers repeated ones (``docs/protocol.md`` §13.5). Sans-I/O.
 
-Why no handler runs twice, whatever the network does with datagrams and whoever records them. Let a call be accepted
-at t₁ and again at t₂. It is known from t₁ on while it runs, and then until it is forgotten; so it was forgotten
-before t₂. Forgetting it moves ``_complete_since`` behind the last moment it was touched, and so the cookie it came
-with at t₂ was issued later than t₁, because older ones are no longer taken. Only the client can put a later cookie
-around the call, and it got that one in a RETRY about this call. If the call was known when that was sent, it was
-touched then, or later when it was answered, and to forget it made that cookie invalid as well. If it was not known any
-more, the RETRY said that the server remembers less than the time since the call was first sent with a cookie, and the
-client does not ask again. A server that was started again has another key for its cookies, and remembers nothing
-from before its start.
+Proof that no handler runs twice, whatever the network, or an attacker with recorded datagrams, does. Suppose a call is
+accepted at t₁ and again at t₂. Its record exists from t₁ on while the handler runs, and then until it is dropped; so it
+was dropped before t₂. Dropping the record moves ``_complete_since`` after the last time it was touched. Cookies issued
+before that are refused, so the cookie of the copy accepted at t₂ was issued after t₁. Only the client can send the call
+with a newer cookie, and it got that cookie in a RETRY to this call. If the record existed when the RETRY was sent, it
+was touched then, or later when the call was answered; dropping it made that cookie invalid too. If the record no longer
+existed, the RETRY reported that the server remembers less than the time since the call was first sent with a cookie,
+and the client does not repeat the call. A server that restarts has a new key for cookies, and remembers nothing from
+before its start.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 from landline.codes import Operation
 from landline.errors import ProtocolError
 from landline.session.handshake import RandomSource
+from landline.texts import safe_text
 from landline.udp_calls import CallCounts
 from landline.udp_calls.wire import (
     COOKIE_BYTES,
@@ -42,18 +43,18 @@ from landline.udp_calls.wire import (
 )
 
 COOKIE_LIFETIME_S: Final = 600.0
-"""For how long an address counts as proven."""
+"""How long a proof of address is valid, in seconds."""
 CALLS_REMEMBERED_MAX: Final = 65_536
 REPLIES_REMEMBERED_BYTES_MAX: Final = 16 * 1024 * 1024
 REPEATS_MAX: Final = 16
-"""How often an answer is sent again: more than a client asks in a minute, and little for who replays its datagram."""
+"""How often an answer is repeated: more than a client repeats a call in a minute, and little for a replay attack."""
 RUNNING_MAX: Final = 1024
 RUNNING_PER_ADDRESS_MAX: Final = 64
-"""Handlers at work at once, for all callers and for one IP address."""
+"""How many handlers run at the same time, for all clients and for one IP address."""
 
 
 class NewCall(msgspec.Struct, frozen=True):
-    """A call to be run now, once; then :meth:`CallServer.answer` is to be called."""
+    """A call to run now, once. Pass its reply to :meth:`CallServer.answer`."""
 
     call_id: bytes
     call: Call
@@ -66,10 +67,12 @@ class _Answered(msgspec.Struct):
 
 
 class CallServer:
-    """All calls of one listening socket. ``now`` is in seconds on a clock that only goes forward.
+    """The calls of one listening socket. ``now`` is in seconds, from a monotonic clock.
 
-    :param random: where the key of the cookies and nonces come from; they must be secret.
-    :param counts: what happens is counted there.
+    :param random: generates the key of the cookies, and nonces; it must be cryptographically secure.
+    :param counts: the counters to update.
+    :param calls_max: how many answered calls are remembered.
+    :param replies_bytes_max: the limit of the size of all remembered answers, in bytes.
     """
 
     def __init__(
@@ -90,22 +93,22 @@ class CallServer:
         self._replies_bytes_max = replies_bytes_max
         self._running: dict[bytes, str] = {}
         self._running_of: Counter[str] = Counter()
-        # In order of touched_us.
+        # Ordered by touched_us.
         self._answered: OrderedDict[bytes, _Answered] = OrderedDict()
         self._replies_bytes = 0
-        # Every call accepted at this time or later is known. In whole microseconds, as in cookies, so that nothing
-        # is rounded between a cookie's time and this.
+        # Every call accepted at this time or later is remembered. In whole microseconds, as in cookies, so that the
+        # comparison with the time of a cookie needs no rounding.
         self._complete_since_us = _microseconds(now)
 
     def receive_datagram(self, datagram: bytes, address: str, now: float) -> bytes | NewCall | None:
-        """Decides on a datagram from an IP address: a datagram to send back, a call to run, or nothing."""
+        """Receive a datagram from an IP address. Return a datagram to send back, a call to run, or ``None``."""
         try:
             opened = self._aead.open(datagram)
             if opened.kind is not DatagramKind.CALL:
-                raise ProtocolError(f"a {opened.kind.name} sent to a server")
+                raise ProtocolError(f"unexpected {opened.kind.name} at a server")
             call = decode_call(opened.text)
         except ProtocolError:
-            # Strangers get no answer: neither can they make us send anything, nor find out that we are here.
+            # No answer: a sender without the key can neither trigger traffic nor detect the server.
             self.counts.unreadable += 1
             return None
         now_us = _microseconds(now)
@@ -127,9 +130,9 @@ class CallServer:
         return NewCall(opened.call_id, call)
 
     def answer(self, call_id: bytes, reply: Reply, now: float) -> bytes:
-        """The datagram with the answer of a call that was run; it is kept, and sent again to who asks again.
+        """Return the datagram with the reply to a call that was run. It is remembered, and repeated for repeated calls.
 
-        An answer that does not fit a datagram becomes an error that says so.
+        A reply that does not fit into a datagram is replaced by an error.
         """
         address = self._running.pop(call_id)
         self._running_of[address] -= 1
@@ -146,12 +149,12 @@ class CallServer:
 
     @property
     def remembered(self) -> int:
-        """How many calls are known: under way, or answered and not forgotten."""
+        """The number of calls that are remembered: running ones, and answered ones."""
         return len(self._running) + len(self._answered)
 
     @property
     def held_bytes(self) -> int:
-        """The size of all answers that are kept."""
+        """The size of all remembered answers, in bytes."""
         return self._replies_bytes
 
     def _repeat(self, answered: _Answered) -> bytes | None:
@@ -166,7 +169,7 @@ class CallServer:
         self.counts.retried += 1
         answered = self._answered.get(opened.call_id)
         if answered is not None:
-            # The cookie must not outlive what we know of the call it is for.
+            # The cookie must not stay valid longer than the record of its call.
             answered.touched_us = now_us
             self._answered.move_to_end(opened.call_id)
         remembered_s = max(0, now_us - self._complete_since_us) / 1_000_000
@@ -174,7 +177,7 @@ class CallServer:
         return self._aead.seal(DatagramKind.RETRY, opened.call_id, self._random.randbytes(NONCE_BYTES), text)
 
     def _forget(self, now_us: int) -> None:
-        """Forgets the oldest calls, and with them every cookie with which they could come again."""
+        """Drop the oldest records, and with them every cookie with which their calls could be repeated."""
         oldest_us = now_us - int(COOKIE_LIFETIME_S * 1_000_000)
         while self._answered:
             call_id, first = next(iter(self._answered.items()))
@@ -205,21 +208,16 @@ def _microseconds(now: float) -> int:
 
 
 def _fitting(reply: Reply) -> Reply:
-    """The reply, or the error that stands for one that does not fit a datagram."""
+    """Return the reply, or an error if it does not fit into a datagram."""
     size = reply_bytes(reply.body)
     if size <= DATAGRAM_BYTES_MAX:
         return reply
     code = "too_large"
-    text = f"the answer takes {size} bytes and a datagram {DATAGRAM_BYTES_MAX}: ask over tls:// or quic://"
+    text = f"the reply takes {size} bytes, more than a datagram ({DATAGRAM_BYTES_MAX}); call over tls:// or quic://"
     return error_reply(code, text)
 
 
 def error_reply(code: str, text: str) -> Reply:
-    """A REPLY that says what went wrong, shortened to what a datagram has room for."""
-    pair = (_readable(code[:ERROR_CODE_CHARACTERS_MAX]), _readable(text[:ERROR_TEXT_CHARACTERS_MAX]))
+    """Return a REPLY with an error, shortened to fit into a datagram."""
+    pair = (safe_text(code, ERROR_CODE_CHARACTERS_MAX), safe_text(text, ERROR_TEXT_CHARACTERS_MAX))
     return Reply(Operation.ERROR, msgspec.msgpack.encode(pair), is_packed=True)
-
-
-def _readable(text: str) -> str:
-    """Half a surrogate pair, as file names that are not UTF-8 have them in Python, has no form in MessagePack."""
-    return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What the module of a connectionless scheme offers, and how it is found."""
+"""The interface of modules for connectionless schemes, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class CallModule(Protocol):
-    """What the module of a connectionless scheme offers, such as :mod:`landline.udp_calls.sockets`."""
+    """The functions of a module for a connectionless scheme, such as :mod:`landline.udp_calls.sockets`."""
 
-    async def ask(
+    async def call(
         self,
         endpoint: Endpoint,
         name: str,
@@ -30,7 +30,7 @@ class CallModule(Protocol):
         auth: object,
         timeout_s: float,
     ) -> Reply:
-        """Calls a handler, at most once."""
+        """Call a handler, at most once, and return its reply."""
         ...
 
     async def listen(
@@ -44,10 +44,13 @@ class CallModule(Protocol):
         counts: CallCounts,
         tasks: set[asyncio.Task[None]],
     ) -> Listener:
-        """Answers calls."""
+        """Listen for calls and answer them."""
         ...
 
 
 def load_call_module(endpoint: Endpoint) -> CallModule:
-    """The module that carries calls of this scheme. Raises :class:`landline.MissingExtra` as ``load`` does."""
+    """Return the module that carries calls of the endpoint's scheme.
+
+    :raises landline.MissingExtra: if a package that the module needs is not installed.
+    """
     return cast(CallModule, load_module(endpoint))

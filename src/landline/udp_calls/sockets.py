@@ -1,4 +1,4 @@
-"""Calls over UDP sockets: datagrams in, datagrams out."""
+"""Calls over UDP sockets, as a client and as a server."""
 
 from __future__ import annotations
 
@@ -30,34 +30,35 @@ from landline.udp_calls.call_server import CallServer, NewCall, error_reply
 from landline.udp_calls.wire import Aead, Reply, check_call
 
 COOKIES_KEPT_MAX: Final = 256
-"""Servers whose cookies this process keeps, so that the next call takes one round trip."""
+"""How many servers' cookies this process keeps, so that the next call takes one round trip."""
 
 _cookies: OrderedDict[tuple[str, int, bytes], bytes] = OrderedDict()
 
 
 def make_aead(auth: object) -> Aead:
-    """The seal of a token. Raises :class:`ConfigurationError` for a scheme that proves nothing in one datagram.
+    """Return the encryption for a token.
 
-    A subclass is one: what it decides by itself is not asked for a datagram.
+    :raises ConfigurationError: for a scheme that cannot authenticate a single datagram. A subclass counts as such a
+        scheme, because its own methods would not be called.
     """
     if type(auth) is SharedToken or type(auth) is Anonymous:
         return Aead(auth.seal_secret())
     raise ConfigurationError(
-        f"udp:// needs a SharedToken, or Anonymous: {type(auth).__name__} proves itself in a handshake, which "
-        "calls in datagrams do not have"
+        f"udp:// needs a SharedToken, or Anonymous: {type(auth).__name__} needs a handshake, which calls in "
+        "datagrams do not have"
     )
 
 
 def elapsed_s() -> float:
-    """A clock that only goes forward, and goes on while the machine sleeps where the system has one (see clock(3))."""
+    """Read a monotonic clock, in seconds. It continues during sleep if the system can do so (clock_gettime(2))."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 async def _open(endpoint: Endpoint, use: Callable[[socket.socket, Any], None]) -> socket.socket:
-    """A UDP socket at the first address of the endpoint that can be used. Raises what is wrong with the last one.
+    """Return a UDP socket for the first usable address of the endpoint. Raise the error of the last address.
 
-    The event loops would make one as well, but uvloop's forgets why it could not.
+    The event loops can create sockets too, but uvloop loses the reason for a failure.
     """
     found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM)
     problem: OSError | None = None
@@ -76,10 +77,10 @@ async def _open(endpoint: Endpoint, use: Callable[[socket.socket, Any], None]) -
     raise problem or OSError(f"{endpoint.host} has no address")
 
 
-# Asking.
+# Client
 
 
-async def ask(
+async def call(
     endpoint: Endpoint,
     name: str,
     body: bytes,
@@ -89,14 +90,14 @@ async def ask(
     auth: object,
     timeout_s: float,
 ) -> Reply:
-    """Calls a handler of the server at ``endpoint``, once; see :func:`landline.call` for what is raised.
+    """Call a handler of the server at ``endpoint``, at most once. Errors are those of :func:`landline.call`.
 
-    :class:`ConnectFailed` says that nothing was heard before the call was exposed to a server: the handler did not run.
+    :raises ConnectFailed: if no server answered before the call was sent with a cookie: the handler has not run.
     """
     aead = make_aead(auth)
     check_call(name, body, identity)
     key = (endpoint.host, endpoint.port, aead.root)
-    call = ClientCall(
+    pending = ClientCall(
         aead=aead,
         random=SystemRandom(),
         now=elapsed_s(),
@@ -106,31 +107,33 @@ async def ask(
         identity=identity,
         cookie=_cookies.get(key, b""),
     )
-    asking = _ClientSocket(call)
+    sock = _ClientSocket(pending)
     try:
         async with asyncio.timeout(timeout_s):
-            await asking.open(endpoint)
-            await asking.ask()
+            await sock.open(endpoint)
+            await sock.run()
     except TimeoutError as error:
-        if call.exposed_at is None:
-            raise ConnectFailed(f"{endpoint}: no landline server answers within {timeout_s:g} s") from error
+        if pending.exposed_at is None:
+            raise ConnectFailed(f"{endpoint}: no landline server answered within {timeout_s:g} s") from error
         raise outcome(RequestTimeout(name, timeout_s)) from error
     finally:
-        asking.close()
-        if call.is_lost:
+        sock.close()
+        if pending.is_lost:
             _cookies.pop(key, None)
-        elif call.cookie:
-            _cookies[key] = call.cookie
+        elif pending.cookie:
+            _cookies[key] = pending.cookie
             _cookies.move_to_end(key)
             while len(_cookies) > COOKIES_KEPT_MAX:
                 _cookies.popitem(last=False)
-    if call.reply is None:
-        raise outcome(RequestLost(name, "the server restarted, or forgot what it was asked before"))
-    return call.reply
+    if pending.reply is None:
+        raise outcome(
+            RequestLost(name, "the server has restarted, or has dropped its record of earlier calls")
+        )
+    return pending.reply
 
 
 class _ClientSocket(asyncio.DatagramProtocol):
-    """The socket of one call. It is connected, so that the kernel drops what others send."""
+    """The socket of one call. It is connected, so that the kernel drops datagrams of other senders."""
 
     def __init__(self, call: ClientCall) -> None:
         self._call = call
@@ -139,7 +142,7 @@ class _ClientSocket(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     async def open(self, endpoint: Endpoint) -> None:
-        """Raises :class:`ConnectFailed` when the host has no address or no route."""
+        """Open the socket. Raise :class:`ConnectFailed` if the host has no address, or there is no route."""
         try:
             made = await _open(endpoint, socket.socket.connect)
             await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=made)
@@ -147,8 +150,8 @@ class _ClientSocket(asyncio.DatagramProtocol):
             reason = getattr(error, "strerror", None) or str(error)
             raise ConnectFailed(f"{endpoint}: {reason}") from error
 
-    async def ask(self) -> None:
-        """Sends and repeats the call until it is over. Raises what the server broke of the protocol."""
+    async def run(self) -> None:
+        """Send and repeat the call until it is over. Raise an error if the server violates the protocol."""
         call = self._call
         while not call.is_over:
             self._woken.clear()
@@ -164,7 +167,7 @@ class _ClientSocket(asyncio.DatagramProtocol):
                 raise self._failure
 
     def close(self) -> None:
-        """Closes the socket, if it was opened."""
+        """Close the socket, if it was opened."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -181,10 +184,10 @@ class _ClientSocket(asyncio.DatagramProtocol):
             self._woken.set()
 
     def error_received(self, exc: Exception) -> None:
-        """The system's word that a datagram did not arrive: a server that restarts is worth asking again."""
+        """Ignore that a datagram was not delivered: the server may be restarting, and the call is repeated."""
 
 
-# Answering.
+# Server
 
 
 async def listen(
@@ -197,10 +200,11 @@ async def listen(
     counts: CallCounts,
     tasks: set[asyncio.Task[None]],
 ) -> UdpListener:
-    """Answers calls with ``handlers``. Those that are coroutine functions run as tasks, kept in ``tasks``.
+    """Answer calls with ``handlers``. Coroutine functions run as tasks, which are added to ``tasks``.
 
-    Raises :class:`landline.AddressInUse`, :class:`OSError` for other troubles, and :class:`ConfigurationError` for an
-    authentication that cannot seal datagrams.
+    :raises landline.AddressInUse: if the address is in use.
+    :raises OSError: if the system refuses for another reason.
+    :raises ConfigurationError: for a scheme that cannot authenticate a single datagram.
     """
     calls = CallServer(aead=make_aead(auth), random=random, now=clock(), counts=counts)
     listener = UdpListener(endpoint, calls, handlers, clock, tasks)
@@ -211,7 +215,7 @@ async def listen(
 
 
 class UdpListener(asyncio.DatagramProtocol):
-    """A socket that answers calls."""
+    """A listening socket that answers calls."""
 
     def __init__(
         self,
@@ -236,7 +240,7 @@ class UdpListener(asyncio.DatagramProtocol):
         return self._endpoint
 
     def close(self) -> None:
-        """Answers nobody any more, and cancels the handlers at work, but for the one that calls this."""
+        """Stop answering, and cancel running handlers, except one that calls this method."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
@@ -244,7 +248,7 @@ class UdpListener(asyncio.DatagramProtocol):
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Returns when the socket is closed and the handlers have ended, after :meth:`close`."""
+        """Wait until the socket is closed and the handlers have ended, after :meth:`close`."""
         await self._closed.wait()
         others = self._tasks - {asyncio.current_task()}
         if others:
@@ -267,13 +271,13 @@ class UdpListener(asyncio.DatagramProtocol):
             self._send(decided, addr)
 
     def error_received(self, exc: Exception) -> None:
-        """A caller that is gone, as the system was told. It asked, and will ask again if it wants the answer."""
+        """Ignore that a client has gone: it repeats its call if it still wants the answer."""
 
     def _run(self, new: NewCall, addr: tuple[str | Any, int]) -> None:
         host, port = addr[:2]
         peer = CallPeer(new.call.identity, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         handler = self._handlers.find(new.call.name)
-        # The library's own handlers need a line.
+        # The handlers of the library itself need a line.
         if handler is None or handler.is_reserved:
             self._answer(new, error_reply("no_handler", new.call.name), addr)
         elif handler.is_async:

@@ -1,4 +1,4 @@
-"""Datagrams of calls: their layout, their limits, and their seal (``docs/protocol.md`` §13.1 to §13.3)."""
+"""The datagrams of calls: layout, limits and encryption (``docs/protocol.md`` §13.1 to §13.3)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from landline.session.frames import FLAG_PACKED, NAME_BYTES_MAX
 
 DATAGRAM_VERSION: Final = 1
 DATAGRAM_BYTES_MAX: Final = 1200
-"""UDP payload of one datagram: what every path carries unfragmented, as QUIC assumes as well (RFC 9000, section 14)."""
+"""The UDP payload of one datagram: every path carries it unfragmented, as QUIC assumes too (RFC 9000, section 14)."""
 CALL_ID_BYTES: Final = 16
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
@@ -37,7 +37,7 @@ _SALT: Final = b"landline/1 udp"
 
 
 class DatagramKind(IntEnum):
-    """What a datagram is."""
+    """The kind of a datagram."""
 
     CALL = 1
     REPLY = 2
@@ -52,7 +52,7 @@ _LABELS: Final = {
 
 
 class OpenedDatagram(msgspec.Struct, frozen=True):
-    """A datagram whose seal was right: somebody who knows the key wrote it so."""
+    """An authenticated datagram: its sender knows the key."""
 
     kind: DatagramKind
     call_id: bytes
@@ -61,18 +61,18 @@ class OpenedDatagram(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What a CALL says."""
+    """The contents of a CALL."""
 
     name: str
     body: bytes
     is_packed: bool
     identity: str
     cookie: bytes
-    """Empty, or the :data:`COOKIE_BYTES` the server gave."""
+    """Empty, or the :data:`COOKIE_BYTES` bytes that the server issued."""
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What a REPLY says: ``RESPONSE`` and a value, or ``ERROR`` and a pair of code and text."""
+    """The contents of a REPLY: ``RESPONSE`` and a value, or ``ERROR`` and a pair of code and text."""
 
     operation: Operation
     body: bytes
@@ -80,22 +80,22 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """What a RETRY says: the call was not run for want of a valid cookie; here is one."""
+    """The contents of a RETRY: the call was not run because it had no valid cookie; this is a new one."""
 
     answered: bytes
-    """The nonce of the CALL."""
+    """The nonce of the CALL that it answers."""
     remembered_s: float
-    """Every call the server accepted within so many seconds is still known to it."""
+    """The server still remembers every call that it has accepted within this time, in seconds."""
     cookie: bytes
 
 
 class Aead:
-    """Seals and opens datagrams with keys derived from one secret (§13.2).
+    """Authenticated encryption of datagrams, with keys derived from one secret (§13.2).
 
-    Every call has keys of its own, one for each direction, so that the 96 random bits of a nonce need to differ only
-    among the few datagrams of one call.
+    Each call has its own keys, one per direction, so that the 96 random bits of a nonce have to be unique only among
+    the few datagrams of one call.
 
-    :param secret: what both sides know, :meth:`landline.SharedToken.seal_secret`; empty for everybody's key.
+    :param secret: the shared secret, :meth:`landline.SharedToken.seal_secret`; empty for the key that everyone knows.
     """
 
     __slots__ = ("_root",)
@@ -105,28 +105,28 @@ class Aead:
 
     @property
     def root(self) -> bytes:
-        """Names the secret among others: equal for equal secrets. As secret as that."""
+        """A value that identifies the secret: equal for equal secrets, and as confidential as the secret."""
         return self._root
 
     def seal(self, kind: DatagramKind, call_id: bytes, nonce: bytes, text: bytes) -> bytes:
-        """A datagram."""
+        """Return an encrypted datagram."""
         head = _HEAD.pack(DATAGRAM_VERSION, kind, call_id, nonce)
         return head + self._cipher(kind, call_id).encrypt(nonce, text, head[: 2 + CALL_ID_BYTES])
 
     def open(self, datagram: bytes) -> OpenedDatagram:
-        """What a datagram holds. Raises :class:`landline.ProtocolError` for one that was not sealed with our key."""
+        """Decrypt a datagram. Raise :class:`landline.ProtocolError` if it was not encrypted with this key."""
         if not HEADER_BYTES + TAG_BYTES <= len(datagram) <= DATAGRAM_BYTES_MAX:
-            raise ProtocolError(f"a datagram of {len(datagram)} bytes")
+            raise ProtocolError(f"invalid size of a datagram: {len(datagram)} bytes")
         version, number, call_id, nonce = _HEAD.unpack_from(datagram)
         if version != DATAGRAM_VERSION or number not in _LABELS:
-            raise ProtocolError(f"a datagram of version {version} and kind {number}")
+            raise ProtocolError(f"unknown version {version} or kind {number} of a datagram")
         kind = DatagramKind(number)
         try:
             text = self._cipher(kind, call_id).decrypt(
                 nonce, datagram[HEADER_BYTES:], datagram[: 2 + CALL_ID_BYTES]
             )
         except InvalidTag as error:
-            raise ProtocolError("a datagram with another seal than ours") from error
+            raise ProtocolError("a datagram was encrypted with another key") from error
         return OpenedDatagram(kind, call_id, nonce, text)
 
     def _cipher(self, kind: DatagramKind, call_id: bytes) -> ChaCha20Poly1305:
@@ -134,27 +134,29 @@ class Aead:
 
 
 def check_call(name: str, body: bytes, identity: str) -> None:
-    """Raises what is wrong with a call before anything is sent.
+    """Check a call before anything is sent.
 
-    :class:`landline.ConfigurationError` for a name or an identity that cannot be; :class:`landline.MessageTooLarge`
-    for a call that does not fit one datagram together with a cookie.
+    :raises landline.ConfigurationError: for an invalid name or identity.
+    :raises landline.MessageTooLarge: if the call and a cookie do not fit into one datagram.
     """
     name_bytes, identity_bytes = len(name.encode()), len(identity.encode())
     if not 0 < name_bytes <= NAME_BYTES_MAX:
         raise ConfigurationError(
-            f"a handler's name has 1 to {NAME_BYTES_MAX} bytes, {name[:40]!r} has {name_bytes}"
+            f"invalid name of a handler {name[:40]!r}: it has {name_bytes} bytes, 1 to {NAME_BYTES_MAX} are allowed"
         )
     if identity_bytes > IDENTITY_BYTES_MAX:
-        raise ConfigurationError(f"an identity of {identity_bytes} bytes; {IDENTITY_BYTES_MAX} are allowed")
+        raise ConfigurationError(
+            f"the identity has {identity_bytes} bytes, at most {IDENTITY_BYTES_MAX} are allowed"
+        )
     size = HEADER_BYTES + 4 + COOKIE_BYTES + identity_bytes + name_bytes + len(body) + TAG_BYTES
     if size > DATAGRAM_BYTES_MAX:
         raise MessageTooLarge(
-            f"the call of {name!r} takes {size} bytes and a datagram {DATAGRAM_BYTES_MAX}: ask over tls:// or quic://"
+            f"the call of {name!r} takes {size} bytes, more than a datagram ({DATAGRAM_BYTES_MAX}); call over tls:// or quic://"
         )
 
 
 def encode_call(call: Call) -> bytes:
-    """The text of a CALL that :func:`check_call` found right."""
+    """Return the plaintext of a CALL that has passed :func:`check_call`."""
     identity, name = call.identity.encode(), call.name.encode()
     return b"".join(
         (
@@ -170,55 +172,55 @@ def encode_call(call: Call) -> bytes:
 
 
 def decode_call(text: bytes) -> Call:
-    """What a CALL says. Raises :class:`landline.ProtocolError` when it says nothing that could be meant."""
+    """Parse the plaintext of a CALL. Raise :class:`landline.ProtocolError` if it is invalid."""
     try:
         cookie_end = 1 + text[0]
         flags, identity_bytes = text[cookie_end], text[cookie_end + 1]
         identity_end = cookie_end + 2 + identity_bytes
         name_end = identity_end + 1 + text[identity_end]
     except IndexError as error:
-        raise ProtocolError("a CALL that ends too early") from error
+        raise ProtocolError("a CALL is truncated") from error
     if text[0] not in {0, COOKIE_BYTES} or flags not in {0, FLAG_PACKED}:
-        raise ProtocolError(f"a CALL with a cookie of {text[0]} bytes and flags {flags:#x}")
+        raise ProtocolError(f"a CALL has an invalid cookie ({text[0]} bytes) or invalid flags ({flags:#x})")
     if identity_bytes > IDENTITY_BYTES_MAX or text[identity_end] == 0 or name_end > len(text):
-        raise ProtocolError("a CALL whose identity or name has a length that cannot be")
+        raise ProtocolError("a CALL has an invalid length of its identity or name")
     try:
         identity = text[cookie_end + 2 : identity_end].decode()
         name = text[identity_end + 1 : name_end].decode()
     except UnicodeDecodeError as error:
-        raise ProtocolError(f"a CALL whose identity or name is not UTF-8: {error}") from error
+        raise ProtocolError(f"the identity or name of a CALL is not UTF-8: {error}") from error
     return Call(name, text[name_end:], flags == FLAG_PACKED, identity, text[1:cookie_end])
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """The text of a REPLY."""
+    """Return the plaintext of a REPLY."""
     return bytes((reply.operation, FLAG_PACKED if reply.is_packed else 0)) + reply.body
 
 
 def decode_reply(text: bytes) -> Reply:
-    """What a REPLY says. Raises :class:`landline.ProtocolError` when it says nothing that could be meant."""
+    """Parse the plaintext of a REPLY. Raise :class:`landline.ProtocolError` if it is invalid."""
     if (
         len(text) < 2
         or text[0] not in {Operation.RESPONSE, Operation.ERROR}
         or text[1] not in {0, FLAG_PACKED}
     ):
-        raise ProtocolError(f"a REPLY that begins with {text[:2].hex(' ')}")
+        raise ProtocolError(f"a REPLY has an invalid header: {text[:2].hex(' ')}")
     return Reply(Operation(text[0]), text[2:], text[1] == FLAG_PACKED)
 
 
 def reply_bytes(body: bytes) -> int:
-    """The size of the datagram that carries this body in a REPLY."""
+    """Return the size of the datagram of a REPLY with this body."""
     return HEADER_BYTES + 2 + len(body) + TAG_BYTES
 
 
 def encode_retry(retry: Retry) -> bytes:
-    """The text of a RETRY."""
+    """Return the plaintext of a RETRY."""
     return _RETRY.pack(retry.answered, max(0, int(retry.remembered_s * 1_000_000)), retry.cookie)
 
 
 def decode_retry(text: bytes) -> Retry:
-    """What a RETRY says. Raises :class:`landline.ProtocolError` for one of another size."""
+    """Parse the plaintext of a RETRY. Raise :class:`landline.ProtocolError` if its size is wrong."""
     if len(text) != _RETRY.size:
-        raise ProtocolError(f"a RETRY of {len(text)} bytes")
+        raise ProtocolError(f"invalid size of a RETRY: {len(text)} bytes")
     answered, remembered_us, cookie = _RETRY.unpack(text)
     return Retry(answered, remembered_us / 1_000_000, cookie)
