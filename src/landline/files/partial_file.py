@@ -42,10 +42,11 @@ if sys.platform == "win32":
         return True
 
 else:
-    import fcntl
 
     def _lock(descriptor: int) -> bool:
         """Lock a file until it is closed (flock(2)). Return ``False`` if another descriptor holds the lock."""
+        import fcntl
+
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

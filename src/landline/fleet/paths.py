@@ -7,6 +7,7 @@ import errno
 import os
 import shlex
 import stat
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -96,7 +97,8 @@ def make_private_directory(path: Path) -> None:
     # What is there and is no directory is told below.
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(open_private_directory(path))
+    if sys.platform != "win32":
+        os.close(open_private_directory(path))
 
 
 def open_private_directory(path: Path) -> int:

@@ -7,14 +7,15 @@ in it by descriptor, no link is followed, and nothing that is there already is w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from landline.fleet.file_lock import lock_file
 from landline.fleet.paths import UnsafeFile, open_private_directory
 
 PRIVATE_FILE_BYTES_MAX: Final = 64 * 1024
@@ -29,12 +30,16 @@ def read_private_file(path: Path, *, repair: bool = False) -> bytes:
     Raise :class:`FileNotFoundError` when there is none, :class:`landline.fleet.paths.UnsafeFile` for a link or what
     belongs to another user, :class:`landline.fleet.paths.UnsafeDirectory`, and :class:`OSError`.
     """
-    with private_directory(path.parent) as directory:
-        descriptor = open_private_file(directory, path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if repair and os.fstat(descriptor).st_mode & 0o077:
-            os.fchmod(descriptor, _MODE)
-        data = file.read(PRIVATE_FILE_BYTES_MAX + 1)
+    if sys.platform == "win32":
+        with path.open("rb") as file:
+            data = file.read(PRIVATE_FILE_BYTES_MAX + 1)
+    else:
+        with private_directory(path.parent) as directory:
+            descriptor = open_private_file(directory, path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            if repair and os.fstat(descriptor).st_mode & 0o077:
+                os.fchmod(descriptor, _MODE)
+            data = file.read(PRIVATE_FILE_BYTES_MAX + 1)
     if len(data) > PRIVATE_FILE_BYTES_MAX:
         raise UnsafeFile(
             f"{path} has more than {PRIVATE_FILE_BYTES_MAX} bytes; it is not what belongs there."
@@ -48,8 +53,20 @@ def write_private_file(path: Path, data: bytes) -> None:
     Raise :class:`landline.fleet.paths.UnsafeDirectory` and
     :class:`OSError`.
     """
-    with private_directory(path.parent) as directory:
-        os.close(replace_private_file(directory, path, data))
+    if sys.platform == "win32":
+        # The directory's access list, which the file inherits, keeps other users out.
+        new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+        try:
+            with new.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+    else:
+        with private_directory(path.parent) as directory:
+            os.close(replace_private_file(directory, path, data))
 
 
 def open_private_file(directory: int, path: Path, flags: int) -> int:
@@ -89,7 +106,7 @@ def replace_private_file(
     descriptor = os.open(new_name, flags, _MODE, dir_fd=directory)
     try:
         if lock:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(descriptor)
         write_all(descriptor, data)
         os.fsync(descriptor)
         os.replace(new_name, path.name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -1,7 +1,7 @@
-"""Which boot of its machine this is: an id that changes with every boot, the proof of a restart.
+"""The boot id of this machine: it changes with every boot, which proves a restart.
 
-Linux and macOS have one of their own. Windows only says how long it has been up, from which an id is made that the
-agent keeps beside its journal. Where none can be had it is empty, and no restart is ever called proven.
+Linux and macOS have a boot id. Windows only tells its uptime; the agent makes an id from that and stores it beside its
+journal. Where there is no boot id it is empty, and no restart is ever reported as proven.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Final
 import msgspec
 
 from landline import guarded_logger
+from landline.fleet.paths import UnsafePath, make_private_directory
+from landline.fleet.private_files import read_private_file, write_private_file
 
 logger = guarded_logger("landline.agent")
 
 TOLERANCE_S: Final = 30.0
-"""How far apart two moments of booting, computed in one boot, may be: clocks drift, and time servers set them."""
+"""How much two boot times computed in one boot may differ: clocks drift, and time servers set them."""
 SYSCTL_TIMEOUT_S: Final = 5.0
 
 _LINUX_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -29,27 +31,27 @@ _MACOS_COMMAND: Final = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
 
 
 class Boot(msgspec.Struct, frozen=True):
-    """A boot as it was last seen."""
+    """A boot, as recorded last."""
 
     id: str
     booted_at: float
-    """Time of day of the boot, in seconds since the Unix epoch, by the machine's own clock."""
+    """When the machine booted, in seconds since the Unix epoch, by its own clock."""
     uptime_s: float
 
 
 def identify(seen: Boot | None, *, now: float, uptime_s: float, new_id: str) -> tuple[str, Boot]:
-    """Return the id of the boot that has lasted ``uptime_s`` at the time of day ``now``, and what to remember of it.
+    """Return the id of the current boot and the record to store. ``now`` is the time of day.
 
     ====================================================  =================
-    compared with what was seen last                      the boot
+    compared with the record                              the boot
     ====================================================  =================
-    nothing was seen yet                                  gets an id
-    up for less time than then                            another: a new id
-    booted at the same time of day                        the same id
+    there is no record                                    gets an id
+    up for less time than recorded                        another: a new id
+    booted at the recorded time of day                    the same id
     booted at another time of day, and up for longer      not known: empty
     ====================================================  =================
 
-    In the last case the machine restarted or its clock was set while no agent looked. The next start can tell again.
+    In the last case the machine restarted or its clock was set while no agent ran. The next start can tell again.
     """
     booted_at = now - uptime_s
     if seen is None or uptime_s < seen.uptime_s:
@@ -60,10 +62,10 @@ def identify(seen: Boot | None, *, now: float, uptime_s: float, new_id: str) -> 
 
 
 class BootRecord:
-    """The boot id of a machine that knows only how long it has been up.
+    """The boot id of a machine that tells only its uptime.
 
-    Made by the agent's process, it stays in this boot: :meth:`refresh` follows a clock that is set meanwhile, and
-    remembers how long the machine was up, so that a shorter time proves another boot.
+    :meth:`refresh` follows a clock that is set while the agent runs, and records the uptime, so that a shorter uptime
+    proves another boot.
     """
 
     def __init__(
@@ -76,34 +78,32 @@ class BootRecord:
         self._write()
 
     def refresh(self) -> None:
-        """Remember that this boot still lasts."""
+        """Record that this boot still lasts."""
         uptime_s = self._uptime()
         self._seen = Boot(self._seen.id, self._clock() - uptime_s, uptime_s)
         self._write()
 
     def _read(self) -> Boot | None:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Boot)
+            return msgspec.json.decode(read_private_file(self._path), type=Boot)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, UnsafePath, msgspec.DecodeError) as error:
             logger.warning("%s cannot be read, and is written again: %s", self._path, error)
             return None
 
     def _write(self) -> None:
-        beside = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            beside.write_bytes(msgspec.json.encode(self._seen))
-            beside.replace(self._path)
-        except OSError as error:
+            make_private_directory(self._path.parent)
+            write_private_file(self._path, msgspec.json.encode(self._seen))
+        except (OSError, UnsafePath) as error:
             logger.warning("%s cannot be written; restarts may not be proven: %s", self._path, error)
 
 
 def find_boot(path: Path) -> tuple[str, BootRecord | None]:
-    """Return this boot's id, and what to refresh while it lasts where the system has no id of its own.
+    """Return the id of this boot, and a record to refresh if the system has no boot id of its own.
 
-    ``path`` is where such a system's boot is remembered.
+    :param path: where the boot of such a system is recorded.
     """
     if sys.platform == "darwin":
         return _macos_boot_id(), None
@@ -114,7 +114,7 @@ def find_boot(path: Path) -> tuple[str, BootRecord | None]:
 
 
 def linux_boot_id() -> str:
-    """Return what random(4) says of this boot; empty on another system."""
+    """Return the boot id of Linux (random(4)); empty on another system."""
     try:
         return _LINUX_PATH.read_text().strip()
     except OSError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from pathlib import Path
 
+from landline.fleet.file_lock import lock_file
 from landline.fleet.paths import UnsafePath, make_private_directory
 from landline.fleet.private_files import (
     open_private_file,
@@ -92,7 +92,7 @@ class JournalFile:
 
 def _lock(descriptor: int, directory: int, path: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(descriptor)
     except BlockingIOError as error:
         raise JournalError(
             f"another agent uses {path.parent}; stop it, or give this one its own --data directory"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from litestar import Litestar
 
 from landline import AddressInUse, bind_private_socket, guarded_logger
 from landline.fleet.api import Operations
+from landline.fleet.file_lock import lock_file
 from landline.fleet.paths import make_private_directory
 from landline.fleet.web.app import build_app
 from landline.fleet.web.sse import KEEP_ALIVE_S
@@ -262,7 +262,7 @@ def _only_one(path: Path) -> Iterator[None]:
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
         except BlockingIOError as error:
             raise AddressInUse(
                 errno.EADDRINUSE, f"a server already answers on {path}; stop it or choose another path"

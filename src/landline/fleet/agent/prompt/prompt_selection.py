@@ -10,6 +10,7 @@ from typing import Final
 
 from landline.fleet.agent.prompt import Prompt
 from landline.fleet.agent.prompt.prompt_texts import NO_TERMINAL
+from landline.fleet.agent.prompt.terminal_prompt import TerminalPrompt
 from landline.fleet.agent.prompt.tk_prompt import TkPrompt, can_import_tkinter, no_window_reason
 
 TERMINAL_PATH: Final = "/dev/tty"
@@ -87,9 +88,6 @@ def choose_prompt(
         case PromptKind.TK:
             return TkPrompt(environ=environ)
         case PromptKind.TERMINAL:
-            # Here, as Windows has no termios.
-            from landline.fleet.agent.prompt.terminal_prompt import TerminalPrompt
-
             return TerminalPrompt(TERMINAL_PATH)
         case None:
             return None

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import struct
 import sys
-import termios
-import tty
 from enum import Enum
 from typing import Final
 
@@ -92,6 +89,10 @@ class TerminalPrompt:
         Raises :class:`PromptError` when the terminal cannot be opened, is lost, or belongs to another job.
         Cancelling says on the terminal that no answer is needed any more, and restores it.
         """
+        # Not at the top of the module: Windows has neither.
+        import termios
+        import tty
+
         question = plain(question)
         try:
             descriptor = _opened(self._path)
@@ -231,6 +232,8 @@ def outcome(question: Question, answer: Answer) -> str:
 def seat(descriptor: int) -> str:
     """The terminal's name as logind and who(1) have it (``pts/3``, ``tty2``); empty where that cannot be told."""
     if sys.platform == "linux":
+        import fcntl
+
         with contextlib.suppress(OSError):
             answer = fcntl.ioctl(descriptor, _TIOCGDEV, bytes(4))
             (number,) = struct.unpack("I", answer)
@@ -275,6 +278,8 @@ def _opened(path: str) -> int:
 
 
 def _settings(descriptor: int) -> list[int | list[bytes | int]]:
+    import termios
+
     try:
         return termios.tcgetattr(descriptor)
     except termios.error as error:
