@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Shared by the tests of the command line."""
 
 import asyncio
 import fcntl
@@ -10,10 +10,10 @@ import sys
 import tempfile
 import termios
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.cli.in_process import Ended, run_in_process
 from tests.fleet.web.fake_operations import FakeOperations
 
 from landline.fleet.web.http_server import ApiServer
@@ -33,15 +33,8 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@dataclass
-class Ended:
-    status: int
-    out: str
-    err: str
-
-
 class Cli:
-    """The command line as its users start it: a process of its own."""
+    """Runs commands: in this process, or as their users do, in a process of their own."""
 
     def __init__(self, directory: Path) -> None:
         self.environment = {
@@ -72,6 +65,10 @@ class Cli:
         )
 
     async def run(self, *arguments: str, **environment: str) -> Ended:
+        """Run a command in a thread of this process, so that a server of the test can answer."""
+        return await asyncio.to_thread(run_in_process, arguments, self.environment | environment)
+
+    async def run_process(self, *arguments: str, **environment: str) -> Ended:
         process = await self.start(*arguments, environment=environment)
         out, err = await process.communicate()
         assert b"Traceback" not in err, err.decode()

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from landline.cli.api_client import ApiClient, NobodyAnswers, ServerAddress, parse_server
+from landline.cli.api_client import ApiClient, NoServer, ServerAddress, parse_server
 from landline.cli.exit_codes import WrongUse
-from landline.cli.retry import OutcomeUnknown, Refused, Retries, ServerGone
+from landline.cli.retry import OutcomeUnknown, Refused, Retries, ServerUnreachable
 from landline.cli.sse_parser import EVENT_BYTES_MAX, EventTooLarge, event_data
-from landline.cli.update_stream import Gone, live_updates
+from landline.cli.update_stream import Disconnected, live_updates
 from landline.fleet.api import CancelRequest, JobRequest, Snapshot
 from landline.fleet.model import Action
 from landline.fleet.web.http_server import ApiServer
@@ -84,12 +84,12 @@ def http_answer(status: str, body: str) -> bytes:
 
 def test_nobody_answers(directory):
     api = ApiClient(ServerAddress(unix_path=str(directory / "none.sock")))
-    with pytest.raises(NobodyAnswers) as caught:
+    with pytest.raises(NoServer) as caught:
         api.status()
     assert caught.value.status == 3
     assert str(caught.value) == (
         f"No control server answers at unix://{directory}/none.sock; start one with 'landline demo' or "
-        "'landline serve', or name another with --server."
+        "'landline serve', or name its address with --server."
     )
 
 
@@ -98,16 +98,16 @@ def test_nobody_answers(directory):
     [
         (b"", "went away"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "went away"),
-        (b"SSH-2.0-OpenSSH\r\n", "went away"),
-        (http_answer("200 OK", "<html>"), "is no landline control server"),
-        (http_answer("200 OK", '{"version": 1}'), "is no landline control server"),
-        (http_answer("404 Not Found", "<html>"), "is no landline control server"),
+        (b"SSH-2.0-OpenSSH\r\n", "does not answer as the API of a landline control server"),
+        (http_answer("200 OK", "<html>"), "does not answer as the API of a landline control server"),
+        (http_answer("200 OK", '{"version": 1}'), "does not answer as the API of a landline control server"),
+        (http_answer("404 Not Found", "<html>"), "does not answer as the API of a landline control server"),
         (http_answer("503 Service Unavailable", "Service Unavailable"), "has too many connections"),
     ],
 )
 def test_answers_that_are_none(directory, answer, sentence):
     path = directory / "odd.sock"
-    with answering(path, answer), pytest.raises(ServerGone, match=sentence) as caught:
+    with answering(path, answer), pytest.raises(ServerUnreachable, match=sentence) as caught:
         ApiClient(ServerAddress(unix_path=str(path)), retries=Retries(read_s=0.0)).status()
     assert caught.value.status == 3
 
@@ -161,7 +161,7 @@ def test_a_job_whose_answer_was_lost_is_sent_again_with_the_same_request_id(dire
     assert len(asked) == 3
     assert all(b'"request_id":"r-1"' in one for one in asked)
     [said] = time.said  # Once for one reason.
-    assert said.endswith("; asking again about the job (request r-1), for up to 60 s in all.")
+    assert said.endswith("; repeating the request for the job (request r-1), for up to 60 s in all.")
     assert "try again" not in said
 
 
@@ -176,7 +176,7 @@ def test_a_job_whose_answers_are_all_lost_may_have_been_accepted(directory):
     assert 57 < time.now < 60
     assert str(caught.value) == (
         f"No control server answers at unix://{path}; no answer came within 60 s. The job may have been accepted "
-        "and may run; 'landline jobs --request r-1' shows whether it was. Look before you send another."
+        "and may run; 'landline jobs --request r-1' shows whether it was. Check before you send another."
     )
     assert ["went away" in time.said[0], "No control server answers" in time.said[1]] == [True, True]
     assert len(time.said) == 2
@@ -184,7 +184,7 @@ def test_a_job_whose_answers_are_all_lost_may_have_been_accepted(directory):
 
 def test_a_job_is_not_said_to_be_unknown_when_nobody_was_there(directory):
     time = Time()
-    with pytest.raises(NobodyAnswers):
+    with pytest.raises(NoServer):
         ApiClient(ServerAddress(unix_path=str(directory / "none")), retries=time.retries()).create_job(ORDER)
     assert (time.now, time.said) == (0.0, [])
 
@@ -245,7 +245,7 @@ def test_a_mark_is_ended_once_and_the_repetition_says_so(directory):
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries(change_s=0.0))
     with (
         answering(path, b""),
-        pytest.raises(OutcomeUnknown, match="may have been ended; 'landline ls' shows"),
+        pytest.raises(OutcomeUnknown, match="may have been removed; 'landline ls' shows"),
     ):
         api.resolve_machine("lab-1")
 
@@ -262,7 +262,7 @@ def test_a_question_is_asked_again_when_its_connection_broke(directory):
 
 def test_a_question_is_asked_again_for_a_bounded_time(directory):
     path, time = directory / "odd.sock", Time()
-    with answering(path, b""), pytest.raises(NobodyAnswers):
+    with answering(path, b""), pytest.raises(NoServer):
         time.on_pause = lambda: path.unlink(missing_ok=True)
         ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries()).machines()
     assert 13 < time.now < 15
@@ -276,10 +276,12 @@ def test_a_silent_server_is_not_asked_the_same_question_again(directory):
         api = ApiClient(
             ServerAddress(unix_path=str(directory / "mute.sock")), retries=time.retries(answer_s=0.05)
         )
-        with pytest.raises(ServerGone, match=r"has been silent for 0.05 s; try again, or look at its log\."):
+        with pytest.raises(
+            ServerUnreachable, match=r"did not answer within 0.05 s; try again, or read its log\."
+        ):
             api.machines()
         assert time.now == 0
-        with pytest.raises(OutcomeUnknown, match=r"has been silent for 0\.05 s; no answer came within 0 s"):
+        with pytest.raises(OutcomeUnknown, match=r"did not answer within 0\.05 s; no answer came within 0 s"):
             ApiClient(
                 ServerAddress(unix_path=str(directory / "mute.sock")),
                 retries=time.retries(answer_s=0.05, change_s=0.0),
@@ -299,7 +301,7 @@ async def test_updates_go_on_after_the_server_came_back(fleet, directory):
     async with ApiServer(fleet, unix_path=path):
         assert isinstance(await asyncio.to_thread(next, updates), Snapshot)
     gone = await asyncio.to_thread(next, updates)
-    assert isinstance(gone, Gone)
+    assert isinstance(gone, Disconnected)
     assert "went away" in gone.sentence
     gone = await asyncio.to_thread(next, updates)
     assert "No control server answers" in gone.sentence

@@ -29,7 +29,7 @@ def test_an_agent_finds_the_control_server_by_its_name(processes, multicast):
         "serve", "--data", str(data), "--listen", "tcp://0.0.0.0:0", "--announce", name.upper()
     )
     port = control.says(r"Agents connect to tcp://0\.0\.0\.0:(\d+)")[1]
-    control.says(rf"On this network --server mdns\+tcp://{name} finds it too\.\n")
+    control.says(rf"On this network, agents find it with --server mdns\+tcp://{name} too\.\n")
 
     def found():
         """Looks again where the machine was too slow to answer in time."""
@@ -79,8 +79,8 @@ def test_wrong_seconds_are_named(processes, seconds):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("--listen", "tcp://0.0.0.0:0", "--announce", "two words"), "is no name to be announced"),
-        (("--listen", "tcp://127.0.0.1:0", "--announce", "lab"), "is reached from this machine only"),
+        (("--listen", "tcp://0.0.0.0:0", "--announce", "two words"), "cannot be announced as a name"),
+        (("--listen", "tcp://127.0.0.1:0", "--announce", "lab"), "only this machine can reach it"),
     ],
 )
 def test_what_cannot_be_announced_is_refused(processes, options, text):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from landline.cli.exit_codes import ALL_DONE, SOME_NOT_DONE, WRONG_USE
-from landline.cli.file_progress import _minutes
+from landline.cli.file_progress import _clock_text
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ async def receiver(cli, directory):
     inbox.mkdir()
     program = await cli.start("receive-files", str(inbox), "--listen", f"unix://{directory}/line")
     said = await program.stdout.readline()
-    assert said.decode().startswith("Files are received on unix://")
+    assert said.decode().startswith("Receiving files on unix://")
     yield program
     if program.returncode is None:
         program.kill()
@@ -46,13 +46,13 @@ async def test_what_goes_wrong_is_one_sentence(cli, directory, receiver):
     path.write_bytes(b"data")
     (directory / "inbox" / "photo.raw").write_bytes(b"mine")
     ended = await cli.run("send-file", url, str(path))
-    assert (ended.status, ended.err) == (SOME_NOT_DONE, "There is a file 'photo.raw' already (exists).\n")
+    assert (ended.status, ended.err) == (SOME_NOT_DONE, "A file 'photo.raw' already exists (exists).\n")
     ended = await cli.run("send-file", url, str(directory / "nothing"))
     assert ended.status == SOME_NOT_DONE
-    assert ended.err.endswith("nothing: no such file or directory.\n")
+    assert ended.err.endswith("nothing cannot be used: no such file or directory.\n")
     ended = await cli.run("send-file", url, str(path), "--name", "../x")
     assert ended.status == WRONG_USE
-    assert "give another name" in ended.err
+    assert "use another name" in ended.err
     ended = await cli.run("send-file", url, str(path), "--to", "logs")
     assert "(no_receiver)" in ended.err
 
@@ -63,7 +63,7 @@ async def test_other_machines_need_a_token(cli, directory):
     assert "--token-file" in ended.err
     ended = await cli.run("receive-files", str(directory / "nothing"))
     assert ended.status == WRONG_USE
-    assert "no directory" in ended.err
+    assert "is not a directory" in ended.err
 
 
 async def test_a_file_that_cannot_be_read_needs_no_receiver(cli, directory):
@@ -71,11 +71,11 @@ async def test_a_file_that_cannot_be_read_needs_no_receiver(cli, directory):
     ended = await cli.run("send-file", nobody, str(directory / "nothing"))
     assert (ended.status, ended.err) == (
         SOME_NOT_DONE,
-        f"{directory}/nothing: no such file or directory.\n",
+        f"{directory}/nothing cannot be used: no such file or directory.\n",
     )
     ended = await cli.run("send-file", nobody, str(directory))
     assert ended.status == WRONG_USE
-    assert ended.err == f"{directory} is not a file that can be sent; name a regular file.\n"
+    assert ended.err == f"{directory} is not a regular file; only regular files can be sent.\n"
 
 
 async def test_an_attempt_that_fails_is_told_once(cli, directory):
@@ -95,7 +95,7 @@ async def test_a_receiver_that_goes_may_have_the_file(cli, directory, receiver, 
         *(
             sys.executable,
             "-c",
-            "from landline.cli import file_commands, main; file_commands.ATTEMPTS = 1; main()",
+            "from landline.cli import file_commands, main; file_commands.ATTEMPTS_MAX = 1; main()",
         ),
         *("send-file", f"unix://{directory}/line", str(path)),
         env=cli.environment,
@@ -116,8 +116,8 @@ async def test_a_receiver_that_goes_may_have_the_file(cli, directory, receiver, 
         ("udp://127.0.0.1:0", "'receive-files' needs lines"),
         ("tls://127.0.0.1:0", "needs a certificate"),
         ("quic://127.0.0.1:0", "needs a certificate"),
-        ("mdns://lab", "an address is needed"),
-        ("unix:///nowhere/line", "/nowhere/line: no such file or directory."),
+        ("mdns://lab", "write an address here"),
+        ("unix:///nowhere/line", "/nowhere/line cannot be used: no such file or directory."),
     ],
 )
 async def test_where_nothing_can_be_received(cli, directory, url, words):
@@ -133,7 +133,7 @@ async def test_an_empty_token_file_is_no_way_to_go_without(cli, directory):
     ended = await cli.run("receive-files", str(directory), "--token-file", str(directory / "token"))
     assert (ended.status, ended.err) == (
         WRONG_USE,
-        f"The token file {directory}/token is empty; put the token into it.\n",
+        f"The token file {directory}/token is empty; write the token into it.\n",
     )
 
 
@@ -152,4 +152,4 @@ async def test_a_terminal_shows_how_far_it_is(terminal, directory, receiver):
     ("seconds", "text"), [(0.2, "0:00"), (7, "0:07"), (750, "12:30"), (11_100, "3:05:00")]
 )
 def test_times_left(seconds, text):
-    assert _minutes(seconds) == text
+    assert _clock_text(seconds) == text

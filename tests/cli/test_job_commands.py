@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from landline.cli.confirmation import question
+from landline.cli.confirmation import confirmation_prompt
 from landline.cli.exit_codes import WrongUse
 from landline.cli.job_commands import check_targets
 from landline.cli.job_progress import LineProgress, follow, progress_lines
@@ -66,19 +66,19 @@ async def test_what_is_not_done_makes_the_status_1(cli, fleet, server):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["restart"], "No machine is named; name the machines to restart, or say --all for every one."),
+        (["restart"], "No machine is named; name the machines to restart, or use --all for every one."),
         (
             ["logoff", "--yes"],
-            "No machine is named; name the machines to logoff, or say --all for every one.",
+            "No machine is named; name the machines to log off, or use --all for every one.",
         ),
         (
             ["shutdown", "a", "--all", "--yes"],
-            "Both machines and --all are given; name machines, or say --all, not both.",
+            "Machines are named and --all is given; use only one of the two.",
         ),
-        (["wake", "", "--yes"], "One of the targets is empty; name machines, or say --all for every one."),
+        (["wake", "", "--yes"], "One of the targets is empty; name machines, or use --all for every one."),
         (
             ["restart", "lab-1"],
-            "There is no terminal to ask for confirmation; add --yes to go ahead without being asked.",
+            "There is no terminal to ask for confirmation; add --yes to act without confirmation.",
         ),
         (
             ["restart", "lab-1", "--yes", "--in", "5"],
@@ -90,15 +90,15 @@ async def test_what_is_not_done_makes_the_status_1(cli, fleet, server):
         ),
         (
             ["restart", "lab-1", "--yes", "--message", "x" * 501],
-            "--message takes at most 500 characters; say it shorter.",
+            "--message takes at most 500 characters, not 501; shorten it.",
         ),
         (["restart", "nope", "--yes"], "No machine is called 'nope'; see 'landline ls'."),
-        (["jobs", "--limit", "0"], "--limit takes a number from 1 to 1000, not '0'."),
-        (["jobs", "--limit", "many"], "--limit takes a number from 1 to 1000, not 'many'."),
-        (["jobs", ""], "The job id is empty; see 'landline jobs' for those there are."),
+        (["jobs", "--limit", "0"], "--limit takes a whole number from 1 to 1000, not '0'."),
+        (["jobs", "--limit", "many"], "--limit takes a whole number from 1 to 1000, not 'many'."),
+        (["jobs", ""], "The job id is empty; 'landline jobs' lists the jobs."),
         (["jobs", "99"], "There is no job '99'; see 'landline jobs'."),
-        (["cancel", "../x?y"], "No job has an id like '../x?y'; see 'landline jobs' for those there are."),
-        (["cancel", " "], "The job id is empty; see 'landline jobs' for those there are."),
+        (["cancel", "../x?y"], "'../x?y' cannot be a job id; 'landline jobs' lists the jobs."),
+        (["cancel", " "], "The job id is empty; 'landline jobs' lists the jobs."),
     ],
 )
 async def test_wrong_use_is_named_and_nothing_is_sent(cli, fleet, server, arguments, sentence):
@@ -110,7 +110,7 @@ async def test_wrong_use_is_named_and_nothing_is_sent(cli, fleet, server, argume
 async def test_unknown_options_are_wrong_use(cli):
     ended = await cli.run("restart", "a", "--forse")
     assert ended.status == 2
-    assert "No such option: --forse" in ended.err
+    assert "No such option '--forse'" in ended.err
 
 
 async def test_no_machines_at_all(cli, fleet, server):
@@ -151,7 +151,7 @@ async def test_a_job_is_followed_line_by_line_across_a_restart_of_the_server(cli
         assert await line() == "lab-1: prompted"
         fleet.report("0001abcd", "lab-2", ExecutionState.CANCELLED, "ada said no")
         assert await line() == "lab-2: cancelled (ada said no)"
-    assert (await line()).endswith("The job goes on; waiting for the server.")
+    assert (await line()).endswith("The job continues; waiting for the server.")
     fleet.report("0001abcd", "lab-1", ExecutionState.DONE)  # While nobody listens.
     async with ApiServer(fleet, unix_path=path):
         assert [await line(), await line()] == ["lab-1: done", "restart of 2 machines: 1 done, 1 cancelled."]
@@ -190,7 +190,7 @@ async def test_many_machines_are_confirmed_by_their_number(fleet, server, termin
     fleet.add("lab-4")
     screen = await terminal("restart", "--all")
     await screen.shows("lab-4")
-    await screen.shows("Restart these 4 machines? Type their number to go on: ")
+    await screen.shows("Restart these 4 machines? Type their number to confirm: ")
     fleet.add("lab-5")  # After the list was shown: it is not part of what was confirmed.
     screen.types(answer + "\n")
     await screen.shows("4 done" if sent else "nothing was sent to the 4 machines")
@@ -213,7 +213,7 @@ async def test_ctrl_c_stops_watching_and_not_the_job(fleet, server, terminal):
     await fleet.first_reader.wait()
     screen.interrupt()
     await screen.shows(
-        "Stopped watching; the job goes on. 'landline cancel 0001abcd' stops what has not begun."
+        "Stopped following; the job continues. 'landline cancel 0001abcd' cancels what has not started."
     )
     assert await screen.ended() == 130
     assert fleet.views["0001abcd"].executions[0].state is ExecutionState.QUEUED
@@ -301,16 +301,16 @@ async def test_a_refusal_of_the_job_itself(cli, fleet, server):
 
 
 def test_questions():
-    assert question(Action.LOG_OFF, 1).text == "Log off this machine? [y/N] "
-    assert question(Action.WAKE, 3).yes == {"y", "yes"}
-    assert question(Action.SHUT_DOWN, 4).yes == {"4"}
+    assert confirmation_prompt(Action.LOG_OFF, 1).text == "Log off this machine? [y/N] "
+    assert confirmation_prompt(Action.WAKE, 3).yes == {"y", "yes"}
+    assert confirmation_prompt(Action.SHUT_DOWN, 4).yes == {"4"}
 
 
 def test_targets():
-    check_targets(Action.RESTART, ["a"], False)
-    check_targets(Action.RESTART, [], True)
+    check_targets(Action.RESTART, ("a",), False)
+    check_targets(Action.RESTART, (), True)
     with pytest.raises(WrongUse):
-        check_targets(Action.RESTART, ["a", " "], False)
+        check_targets(Action.RESTART, ("a", " "), False)
 
 
 async def test_progress_fits_the_screen(fleet):
@@ -325,7 +325,7 @@ async def test_progress_fits_the_screen(fleet):
     assert lines[-1] == "… 78 more. restart of 100 machines: 99 queued, 1 done."
 
 
-async def test_following_gives_up_when_the_server_stays_away(fleet, directory, monkeypatch, capsys):
+async def test_following_gives_up_when_the_server_stays_away(fleet, directory, capsys):
     import sys
 
     from landline.cli.api_client import ApiClient, ServerAddress
@@ -334,11 +334,12 @@ async def test_following_gives_up_when_the_server_stays_away(fleet, directory, m
     path = directory / "control.sock"
     view = await fleet.create_job(JobRequest(action=Action.RESTART, targets=("lab-1",)))
     api = ApiClient(ServerAddress(unix_path=str(path)))
-    monkeypatch.setattr("landline.cli.job_progress.GONE_S_MAX", -1.0)
     following = None
     async with ApiServer(fleet, unix_path=path):
         following = asyncio.create_task(
-            asyncio.to_thread(follow, api, view, LineProgress(sys.stdout), sleep=lambda _: None)
+            asyncio.to_thread(
+                follow, api, view, LineProgress(sys.stdout), absence_s_max=-1.0, sleep=lambda _: None
+            )
         )
         await fleet.first_reader.wait()
     with pytest.raises(CommandFailed, match="did not come back") as caught:

@@ -49,9 +49,9 @@ async def test_ls_tells_who_cannot_be_asked_and_where_it_is_not_known_who_is_on(
     ]
     assert lines[7:] == [
         "hall cannot ask a person: no display\N{REPLACEMENT CHARACTER}[2J",
-        "lab-1, lab-2 cannot tell who is on: the bus is gone",
+        "lab-1, lab-2 cannot tell who is logged on: the bus is gone",
         "old cannot ask a person: the agent did not say how it asks",
-        "old cannot tell who is on: the agent did not say",
+        "old cannot tell who is logged on: the agent did not say why",
     ]
     document = json.loads((await cli.run("ls", "--json")).out)
     facts = {machine["facts"]["name"]: machine["facts"] for machine in document["machines"]}
@@ -88,7 +88,7 @@ async def test_the_machines_of_a_cloned_identity(cli, fleet, server):
     resolved = await cli.run("machines", "resolve", "lab-2")
     assert (resolved.status, resolved.out) == (
         0,
-        "lab-2 has its identity for itself; it gets jobs again.\n",
+        "lab-2 is the only machine with its identity; it gets jobs again.\n",
     )
     assert "cloned" not in (await cli.run("ls")).out
 
@@ -116,12 +116,13 @@ async def test_what_a_machine_says_cannot_reach_the_terminal(cli, fleet, server)
 
 async def test_nobody_answers(cli, directory):
     for command in (["ls"], ["watch"], ["jobs"], ["cancel", "1"], ["restart", "a", "--yes"]):
-        ended = await cli.run(*command)
+        # Signal handlers, such as those of watch, need the main thread.
+        ended = await (cli.run_process if command == ["watch"] else cli.run)(*command)
         assert ended.status == 3
         assert ended.out == ""
         assert ended.err == (
             f"No control server answers at unix://{directory}/control.sock; start one with 'landline demo' "
-            "or 'landline serve', or name another with --server.\n"
+            "or 'landline serve', or name its address with --server.\n"
         )
 
 
@@ -142,12 +143,15 @@ async def test_over_tcp_with_a_token(cli, fleet, directory):
                 f"make it private with: chmod 600 {token_file}.\n",
             )
         assert (await cli.run("ls", LANDLINE_SERVER=url, LANDLINE_TOKEN="s3cret")).status == 0
-        for environment in ({}, {"LANDLINE_TOKEN": "wrong"}):
+        for environment, problem in (
+            ({}, "needs a token"),
+            ({"LANDLINE_TOKEN": "wrong"}, "does not accept this token"),
+        ):
             ended = await cli.run("ls", "--server", url, **environment)
             assert ended.status == 2
             assert ended.err == (
-                f"The control server at {url} wants another token; "
-                "give it with --token-file or LANDLINE_TOKEN.\n"
+                f"The control server at {url} {problem}; give the operators' token with --token-file or "
+                "LANDLINE_TOKEN.\n"
             )
 
 
@@ -213,7 +217,7 @@ async def test_watch_without_a_terminal_prints_changes(cli, fleet, directory):
             process,
             "The control server answers again.",
             "lab-3 is no longer known",
-            f"job {open_job} is over; 'landline jobs {open_job}' says how",
+            f"job {open_job} is no longer open; 'landline jobs {open_job}' shows the result",
         )
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0

@@ -139,7 +139,7 @@ def service(processes, control, agent, place):
     program = processes.start(*agent, "--name", "service", "--power", "command", "--config", str(config))
     processes.extra_environment = {}
     assert control.shows("service", PresenceState.ONLINE).facts.persons[0].name == "anna"
-    warning = r"WARNING landline\.agent: persons at this machine cannot be asked: no display .* jobs wait"
+    warning = r"WARNING landline\.agent: nobody at this machine can be asked: no display and no terminal .* jobs wait"
     processes_module.until(lambda: re.search(warning, program.err), lambda: f"no warning: {program.err}")
     yield set_who
     assert program.ends(signal.SIGTERM) == ALL_DONE
@@ -149,7 +149,7 @@ def test_a_service_that_can_ask_nobody_waits(processes, service, place):
     """It acted 0.6 s after the command, with a person on."""
     following = processes.start("logoff", "service", "--yes")
     following.says(r"service: waiting \(anna cannot be asked: no display and no terminal")
-    following.says("1 machine waits because nobody can be asked; .*'landline cancel")
+    following.says("1 machine waits because no person can be asked; .*'landline cancel")
     listed = processes.run("ls").out
     assert re.search(r"service +online +anna +no ", listed)
     assert "service cannot ask a person: no display and no terminal (runs as a service)" in listed
@@ -166,11 +166,11 @@ def test_a_service_that_cannot_tell_who_is_on_waits(processes, service, place):
     service("echo broken >&2; exit 1")
     following = processes.start("logoff", "service", "--yes")
     following.says(
-        r"service: waiting \(a person who may be logged on \(who failed with status 1: broken\) cannot be"
+        r"service: waiting \(a person who may be on \(who failed with status 1: broken\) cannot be"
     )
     listed = processes.run("ls").out
     assert re.search(r"service +online +unknown +no ", listed)
-    assert "service cannot tell who is on: who failed with status 1: broken" in listed
+    assert "service cannot tell who is logged on: who failed with status 1: broken" in listed
     assert not (place / "acted").exists()
     service("true")
     assert following.ends() == ALL_DONE
@@ -206,11 +206,11 @@ def test_api_on_tcp_wants_the_token(processes, control, place):
     [url] = re.findall(r"http://127\.0\.0\.1:\d+", control.program.out)
     tokens = str(control.data / "operators.token")
     assert processes.run("ls", "--server", url, "--token-file", tokens).process.returncode == ALL_DONE
-    refuses(processes.run("ls", "--server", url), WRONG_USE, "wants another token")
+    refuses(processes.run("ls", "--server", url), WRONG_USE, "needs a token")
     refuses(
         processes.run("ls", "--server", url, "--token-file", control.token_file),
         WRONG_USE,
-        "wants another token",
+        "does not accept this token",
     )
     assert (control.data / "operators.token").stat().st_mode & 0o777 == 0o600
     assert (control.data / "agents.token").stat().st_mode & 0o777 == 0o600
@@ -271,7 +271,7 @@ def test_a_second_control_server_of_the_same_user(processes, control, place):
         (["--listen", "wss://127.0.0.1:0"], WRONG_USE, "needs a certificate"),
         (["--listen", "quic://127.0.0.1:0"], WRONG_USE, "needs a certificate"),
         (["--listen", "udp://127.0.0.1:0"], WRONG_USE, "'serve' needs lines"),
-        (["--listen", "mdns://lab"], WRONG_USE, "an address is needed"),
+        (["--listen", "mdns://lab"], WRONG_USE, "write an address here"),
         (["--listen", "tcp://192.0.2.1:5463"], SOME_NOT_DONE, "tcp://192.0.2.1:5463"),
         (["--listen", "tcp://no.such.host.invalid:1"], SOME_NOT_DONE, "no.such.host.invalid"),
         (["--http", "127.0.0.1"], WRONG_USE, "HOST:PORT"),
@@ -299,7 +299,7 @@ def test_serve_refuses(processes, place, options, status, words):
 def test_a_demo_that_is_stopped_before_its_figures_is_not_done(processes, place, monkeypatch, number):
     monkeypatch.setitem(processes.environment, "LANDLINE_RUNTIME_DIR", str(place))
     program = processes.start("demo", "--machines", "1", "--seconds", "60")
-    program.says("Driving itself")
+    program.says("Running by itself")
     assert program.ends(number) == INTERRUPTED
     assert "messages lost" not in program.out
     assert "Traceback" not in program.err
@@ -368,7 +368,11 @@ def test_a_token_that_is_none(processes, place, name, content):
 @pytest.mark.parametrize(
     ("content", "status", "words"),
     [
-        (b"not the right token, but long enough\n", SOME_NOT_DONE, "the token is missing or wrong"),
+        (
+            b"not the right token, but long enough\n",
+            SOME_NOT_DONE,
+            "the token is missing or wrong; give the right one with --token-file",
+        ),
         (b"short\n", WRONG_USE, "too short"),
         (b"", WRONG_USE, "is empty"),
         (b"\xff" * 40, WRONG_USE, "not text"),
@@ -441,7 +445,7 @@ def test_agent_without_a_system_bus(processes, agent, place):
 def test_agent_with_a_bad_machine_id(processes, agent, place, content):
     (place / "agent").mkdir()
     (place / "agent" / "machine-id").write_bytes(content)
-    refuses(processes.run(*agent, "--power", "dry-run"), SOME_NOT_DONE, "machine-id", "remove it")
+    refuses(processes.run(*agent, "--power", "dry-run"), SOME_NOT_DONE, "machine-id", "remove the file")
     assert (place / "agent" / "machine-id").read_bytes() == content
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from landline.cli.api_client import ApiClient, ServerAddress, ServerGone
+from landline.cli.api_client import ApiClient, ServerAddress, ServerUnreachable
 from landline.cli.socket_owner import Untrusted, check_peer, trusted_users
 
 NOBODY = 65_534
@@ -72,7 +72,7 @@ def test_a_directory_that_others_may_write_to_is_not(directory: Path, mode: int)
 
 
 def test_no_directory_is_no_server(directory: Path) -> None:
-    with pytest.raises(ServerGone, match="No control server answers"):
+    with pytest.raises(ServerUnreachable, match="No control server answers"):
         ApiClient(ServerAddress(unix_path=str(directory / "none" / "control.sock"))).status()
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from landline.cli.ages import age, moment
-from landline.cli.tables import CELL_COLUMNS_MAX, Cell, fitting, table_lines
+from landline.cli.formatting import duration_text, local_time
+from landline.cli.tables import CELL_COLUMNS_MAX, Cell, fitting_columns, table_lines
 from landline.cli.terminal_text import Colour, printable, printable_json, shortened, width
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\r\nnext\x9b5n\u202eevil\u2028\x7f\ud800"
@@ -96,29 +96,29 @@ def test_shortened():
     ("seconds", "text"),
     [(-3, "0 s"), (59.9, "59 s"), (60, "1 min"), (3600, "1 h 00 min"), (90_000, "1 d 1 h")],
 )
-def test_ages(seconds, text):
-    assert age(seconds) == text
+def test_duration_text(seconds, text):
+    assert duration_text(seconds) == text
 
 
 def test_moments_name_the_day_when_it_is_another():
-    assert len(moment(1_750_000_000, 1_750_000_000)) == len("12:34:56")
-    assert len(moment(1_750_000_000, 1_750_000_000 + 90_000)) == len("2025-06-15 12:34:56")
+    assert len(local_time(1_750_000_000, 1_750_000_000)) == len("12:34:56")
+    assert len(local_time(1_750_000_000, 1_750_000_000 + 90_000)) == len("2025-06-15 12:34:56")
 
 
 @pytest.mark.parametrize(
-    ("columns", "places"),
+    ("columns", "indexes"),
     [(100, [0, 1, 2, 3]), (20, [0, 1, 2, 3]), (19, [0, 1, 3]), (13, [0, 1, 3]), (12, [0, 1]), (1, [0, 1])],
 )
-def test_what_a_narrow_screen_does_without(columns, places):
+def test_what_a_narrow_screen_does_without(columns, indexes):
     header = ("NAME", "IS", "HOST", "OS")
     rows = [
         [Cell("lab-1"), Cell("on"), Cell("a.b"), Cell("ä")],
         [Cell("x"), Cell(""), Cell("a.bcd"), Cell("")],
     ]
     # Five, two, five and two columns, and two between each of them.
-    assert fitting(header, rows, columns, ("HOST", "OS")) == places
+    assert fitting_columns(header, rows, columns, ("HOST", "OS")) == indexes
 
 
 def test_an_empty_table_has_its_header():
-    assert fitting(("NAME", "OS"), [], 8, ("OS",)) == [0, 1]
-    assert fitting(("NAME", "OS"), [], 7, ("OS",)) == [0]
+    assert fitting_columns(("NAME", "OS"), [], 8, ("OS",)) == [0, 1]
+    assert fitting_columns(("NAME", "OS"), [], 7, ("OS",)) == [0]

@@ -102,7 +102,7 @@ async def test_the_question_on_a_terminal(fleet, server, terminal) -> None:
     await screen.shows(
         "2 of 5 machines cannot ask the person: hall, lobby; with --unasked refuse they refuse."
     )
-    await screen.shows("Type their number to go on: ")
+    await screen.shows("Type their number to confirm: ")
     screen.interrupt()
     assert await screen.ended() == 130
 
@@ -122,8 +122,8 @@ async def test_a_job_that_waits_says_why_and_what_can_be_done(cli, fleet, server
     fleet.report("0001abcd", "lab-1", ExecutionState.WAITING, WAITING)
     assert await line() == f"lab-1: waiting ({WAITING})"
     assert await line() == (
-        "1 machine waits because nobody can be asked; it goes on when somebody can be asked or nobody is on, "
-        "else the job expires. 'landline cancel 0001abcd' stops it; --unasked act would act without an answer."
+        "1 machine waits because no person can be asked; it continues when a person can be asked or no one is logged "
+        "on, or the job expires. 'landline cancel 0001abcd' cancels it; --unasked act would act without an answer."
     )
     fleet.report("0001abcd", "lab-2", ExecutionState.WAITING, WAITING)
     assert await line() == f"lab-2: waiting ({WAITING})"  # The rest was said.
@@ -149,11 +149,12 @@ async def test_jobs_shows_what_waits_and_who_was_asked(cli, fleet, server) -> No
     assert lines[0] == f"{job_id}: restart of 2 machines: 1 queued, 1 waiting."
     assert lines[1] == f"lab-1: waiting ({WAITING})"
     assert (
-        "  asked: ada (:0), bob (tty3); answered: ada (:0)\N{REPLACEMENT CHARACTER}; told by: wall" in lines
+        "  asked: ada (:0), bob (tty3); answered: ada (:0)\N{REPLACEMENT CHARACTER}; notified by: wall"
+        in lines
     )
     assert lines[-1] == (
-        "1 machine waits because nobody can be asked; it acts after the countdown. "
-        f"'landline cancel {job_id}' stops what has not begun."
+        "1 machine waits because no person can be asked; it acts after the countdown. "
+        f"'landline cancel {job_id}' cancels what has not started."
     )
     document = json.loads((await cli.run("jobs", job_id, "--json")).out)
     assert document["job"]["unasked"] == "act"

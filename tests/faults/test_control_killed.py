@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from landline.cli.retry import OutcomeUnknown, ServerGone
+from landline.cli.retry import OutcomeUnknown, ServerUnreachable
 from landline.fleet.model import Action, ExecutionState, PresenceState
 
 MOMENTS = (
@@ -117,7 +117,7 @@ def test_killed_while_it_accepts_jobs(fleet, machines, poll, seed):
             sent.append(message)
             try:
                 accepted[message] = control.order(Action.LOG_OFF, machine.name, message=message)
-            except (ServerGone, OutcomeUnknown):
+            except (ServerUnreachable, OutcomeUnknown):
                 return
 
     threads = [threading.Thread(target=order_until_it_dies, args=(machine,)) for machine in machines]

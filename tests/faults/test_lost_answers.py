@@ -20,7 +20,7 @@ from landline.cli import main
 from landline.cli import job_progress as following
 from landline.cli import retry as retrying
 retrying.Retries.__init__.__kwdefaults__.update({changes})
-following.GONE_S_MAX = {gone_s}
+following.follow.__kwdefaults__.update(absence_s_max={gone_s})
 main()
 """
 
@@ -70,7 +70,7 @@ def test_a_job_is_accepted_once_whatever_becomes_of_the_answer(fleet, machine, p
     assert ended.process.returncode == ALL_DONE, ended.err
     assert len(lost.requests) == 3
     assert machine.acts == [fault.__name__]
-    assert "asking again about the job (request " in ended.err
+    assert "repeating the request for the job (request " in ended.err
     assert "try again" not in ended.err
     [request_id] = {json.loads(each.partition(b"\r\n\r\n")[2])["request_id"] for each in lost.requests}
     assert len(fleet.control.api.jobs(100)) == len({view.job.id for view in fleet.control.api.jobs(100)})
@@ -116,7 +116,7 @@ def test_a_job_is_accepted_once_when_its_server_is_frozen(fleet, machine, place)
         client.recv(1)
 
     with relay(fleet, place, "POST /api/v1/jobs ", freezes):
-        processes_module.until(lambda: "asking again" in program.err)
+        processes_module.until(lambda: "repeating the request" in program.err)
         control.program.thaw()
         assert program.ends() == ALL_DONE, program.err
     assert machine.acts == ["frozen"]
@@ -138,7 +138,7 @@ def test_a_job_is_accepted_once_when_its_server_is_killed_before_it_answers(flee
         program=("-c", IMPATIENT.format(changes={}, gone_s=60.0)),
     )
     with relay(fleet, place, "POST /api/v1/jobs ", kills):
-        processes_module.until(lambda: "asking again" in program.err)
+        processes_module.until(lambda: "repeating the request" in program.err)
         control.start()
         assert program.ends() == ALL_DONE, program.err
     assert machine.acts == ["killed"]
@@ -155,7 +155,7 @@ def test_a_job_is_cancelled_whatever_becomes_of_the_answer(fleet, machine, place
         ended = run(place / "relay", "cancel", job[:4], "--json")
     assert ended.process.returncode == ALL_DONE, ended.err
     assert json.loads(ended.out)["executions"][0]["state"] == "cancelled"
-    assert f"asking again about cancelling job {job}" in ended.err
+    assert f"repeating the request for the cancellation of job {job}" in ended.err
     # The whole id, which no other job can come to share.
     assert {each.split()[1] for each in lost.requests} == {f"/api/v1/jobs/{job}/cancel".encode()}
 
@@ -181,7 +181,7 @@ def test_following_goes_on_from_the_job_when_its_updates_break(fleet, machine, p
     assert view["executions"][0]["state"] == "done"
     assert len(fleet.control.api.jobs(1000)) == len({each.job.id for each in fleet.control.api.jobs(1000)})
     assert machine.acts == ["followed"]
-    assert "The job goes on; waiting for the server." in ended.err
+    assert "The job continues; waiting for the server." in ended.err
     assert "try again" not in ended.err
 
 
@@ -197,6 +197,8 @@ def test_a_server_that_does_not_come_back_leaves_the_job_as_it_was_seen_last(fle
     assert ended.process.returncode == NO_SERVER
     view = json.loads(ended.out)
     assert view["job"]["message"] == job_message
-    assert f"The job was accepted and may go on: 'landline jobs {view['job']['id']}' shows it." in ended.err
+    assert (
+        f"The job was accepted and may continue: 'landline jobs {view['job']['id']}' shows it." in ended.err
+    )
     assert fleet.control.api.job(view["job"]["id"]).executions[0].state is not ExecutionState.CANCELLED
     fleet.control.api.cancel_job(view["job"]["id"], CancelRequest())

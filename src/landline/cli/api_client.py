@@ -1,4 +1,4 @@
-"""The control server as the command line sees it: the operations over HTTP, on a unix socket or on TCP."""
+"""The client of the control server's HTTP API, over a unix socket or TCP."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from landline.cli.exit_codes import NO_SERVER, WRONG_USE, CommandFailed, WrongUse
-from landline.cli.retry import ConnectionBroke, Refused, Retries, ServerGone
+from landline.cli.exit_codes import NO_SERVER, WRONG_USE, CommandFailed, WrongUse, sentence
+from landline.cli.retry import ConnectionBroken, Refused, Retries, ServerUnreachable
 from landline.cli.sse_parser import EventTooLarge, event_data
 from landline.cli.terminal_text import printable
 from landline.fleet.api import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 SILENCE_S_MAX: Final = 25.0
-"""How long an update stream may say nothing: the server sends a byte every 10 s."""
+"""How long an update stream may be silent: the server sends a byte every 10 s."""
 
 SERVICE_UNAVAILABLE: Final = 503
 
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 class ServerAddress(NamedTuple):
-    """Where a control server answers: a unix socket, or a host and port."""
+    """The address of a control server: a unix socket, or a host and port."""
 
     unix_path: str = ""
     host: str = ""
@@ -51,28 +51,23 @@ class ServerAddress(NamedTuple):
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
-class NobodyAnswers(ServerGone):
-    """No connection could be made: nothing was sent."""
+class NoServer(ServerUnreachable):
+    """No connection could be made; nothing was sent."""
 
     def __init__(self, address: ServerAddress, looked_at: Sequence[Path] = ()) -> None:
         where = f"at {address}"
         if len(looked_at) > 1 and not any(map(is_there, looked_at)):
             *first, last = looked_at
-            where = f"on this machine (looked for {', '.join(map(str, first))} and {last})"
+            where = f"on this machine (at {', '.join(map(str, first))} or {last})"
         super().__init__(
             f"No control server answers {where}",
-            "start one with 'landline demo' or 'landline serve', or name another with --server",
+            "start one with 'landline demo' or 'landline serve', or name its address with --server",
             may_have_arrived=False,
         )
 
 
-def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else text + "."
-
-
 def parse_server(url: str) -> ServerAddress:
-    """The address in ``unix:///path`` or ``http://host:port``. Raises :class:`WrongUse`."""
+    """Return the address in ``unix:///path`` or ``http://host:port``. Raise :class:`WrongUse`."""
     wrong = WrongUse(f"--server takes unix:///path or http://host:port, not '{printable(url)}'.")
     try:
         parts = urlsplit(url)
@@ -89,13 +84,13 @@ def parse_server(url: str) -> ServerAddress:
 
 
 class ApiClient:
-    """Asks one control server. Every request opens a connection of its own, and is repeated as ``retries`` says.
+    """A client of one control server. Every request has its own connection, and is repeated as ``retries`` says.
 
-    ``looked_at`` are the sockets where it was looked for, for the sentence when there is none.
-
-    All raise :class:`NobodyAnswers` when there is no server, :class:`ServerGone` when it goes away or says
-    something that is no answer, and :class:`Refused` when it refuses. Those that change something raise
+    Every method raises :class:`NoServer` when no server answers, :class:`ServerUnreachable` when it goes away or its
+    answer is not one of a control server, and :class:`Refused` when it refuses. Methods that change something raise
     :class:`landline.cli.retry.OutcomeUnknown` when the change may have been made.
+
+    :param looked_at: where a server was searched for; named in the error when there is none.
     """
 
     def __init__(
@@ -112,72 +107,72 @@ class ApiClient:
         self._retries = retries or Retries()
 
     def status(self) -> ServerStatus:
-        """What the server says of itself."""
+        """Return the status of the server."""
         return self._read("GET", "/status", ServerStatus)
 
     def machines(self) -> tuple[Machine, ...]:
-        """Every machine known, in order of name."""
+        """Return every known machine, in order of name."""
         return self._read("GET", "/machines", tuple[Machine, ...])
 
     def resolve_machine(self, name: str) -> Machine:
-        """End the mark that a machine's identity is cloned."""
+        """Remove the mark that a machine's identity is cloned, and return the machine."""
         path = f"/machines/{quote(name, safe='')}/resolve"
         try:
             return self._retries.change(
                 lambda timeout_s: self._ask("POST", path, Machine, None, timeout_s),
-                what=f"ending the mark of {printable(name)}",
-                outcome="The mark may have been ended; 'landline ls' shows whether it was.",
+                what=f"machine {printable(name)}",
+                outcome="The mark may have been removed; 'landline ls' shows whether it was.",
             )
         except Refused as refused:
             if refused.code != "not_cloned" or not refused.follows_lost_answer:
                 raise
-            # The request whose answer was lost has done it.
+            # The earlier request, whose answer was lost, has removed it.
             return next(machine for machine in self.machines() if machine.name == name)
 
     def preview(self, request: PreviewRequest) -> Preview:
-        """The machines that targets match now."""
+        """Return the machines that the targets match now."""
         return self._read("POST", "/jobs/preview", Preview, request)
 
     def create_job(self, request: JobRequest) -> JobView:
         """Send a job, and send it again when the answer is lost.
 
-        That is safe only because the server recognises the ``request_id``, which must be set.
+        ``request_id`` must be set: by it the server recognises a job that it has accepted already.
         """
         if request.request_id is None:
-            raise ValueError("A job that may be sent twice needs a request_id.")
+            raise ValueError("a job that may be sent twice needs a request_id")
         return self._retries.change(
             lambda timeout_s: self._ask("POST", "/jobs", JobView, request, timeout_s),
             what=f"the job (request {request.request_id})",
             outcome=f"The job may have been accepted and may run; 'landline jobs --request {request.request_id}' "
-            "shows whether it was. Look before you send another.",
+            "shows whether it was. Check before you send another.",
         )
 
     def jobs(self, limit: int) -> tuple[JobView, ...]:
-        """The newest jobs, newest first."""
+        """Return the newest jobs, newest first."""
         return self._read("GET", f"/jobs?limit={limit}", tuple[JobView, ...])
 
     def job_of_request(self, request_id: str) -> JobView | None:
-        """The job that was accepted for a request, with its events; ``None`` when there is none."""
+        """Return the job that was accepted for a request, with its events; ``None`` when there is none."""
         path = f"/jobs?request_id={quote(request_id, safe='')}"
         for view in self._read("GET", path, tuple[JobView, ...]):
             return self.job(view.job.id)
         return None
 
     def job(self, job_id: str) -> JobView:
-        """One job with its events."""
+        """Return one job with its events."""
         return self._read("GET", f"/jobs/{quote(job_id, safe='')}", JobView)
 
     def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
-        """Stop what has not begun of the job whose whole id this is; a prefix may mean another job a moment later."""
+        """Cancel what has not started of a job. Takes the whole id: a prefix may mean another job a moment later."""
         path = f"/jobs/{quote(job_id, safe='')}/cancel"
         return self._retries.change(
             lambda timeout_s: self._ask("POST", path, JobView, request, timeout_s),
-            what=f"cancelling job {printable(job_id)}",
+            what=f"the cancellation of job {printable(job_id)}",
             outcome=f"The job may have been cancelled; 'landline jobs {printable(job_id)}' shows whether it was.",
         )
 
     def updates(self) -> Generator[Update, None, None]:
-        """A snapshot, then every change as it happens; ends only by an exception. Close it after use."""
+        """Yield a snapshot, then every change as it happens. Ends only with an exception; close it after use."""
         with self._exchange("GET", "/updates", None, SILENCE_S_MAX) as response:
             for data in event_data(iter(response.readline, b"")):
                 yield msgspec.json.decode(data, type=Update)
@@ -192,9 +187,9 @@ class ApiClient:
 
     @contextlib.contextmanager
     def _exchange(self, method: str, path: str, body: Any, timeout_s: float) -> Iterator[HTTPResponse]:
-        """A good response, open while the context is; every failure of the exchange as a sentence."""
-        # Imported where it is needed: it is a good part of the time that --help takes.
-        from http.client import HTTPException
+        """Send a request, and give its response while the context is open. Every failure becomes a sentence."""
+        # Imported here: it would be a large part of the time that --help takes.
+        from http.client import HTTPException, IncompleteRead
 
         from landline.cli.socket_owner import Untrusted
         from landline.cli.unix_http import Connection
@@ -209,19 +204,19 @@ class ApiClient:
             try:
                 connection.connect()
             except Untrusted as error:
-                raise ServerGone(
+                raise ServerUnreachable(
                     f"The control server at {self.address} is not trusted: {error}; nothing was sent",
-                    "name your own with --server, or run this as the user of that one",
+                    "name your own server with --server, or run this command as the user of that one",
                     may_have_arrived=False,
                 ) from error
             except PermissionError as error:
-                raise ServerGone(
+                raise ServerUnreachable(
                     f"The control server at {self.address} belongs to another user",
-                    "name another with --server",
+                    "name another server with --server",
                     may_have_arrived=False,
                 ) from error
             except OSError as error:
-                raise NobodyAnswers(self.address, self._looked_at) from error
+                raise NoServer(self.address, self._looked_at) from error
             content = None if body is None else msgspec.json.encode(body)
             connection.request(method, f"/api/v1{path}", content, headers)
             response = connection.getresponse()
@@ -229,14 +224,16 @@ class ApiClient:
                 raise self._refusal(response)
             yield response
         except TimeoutError as error:
-            raise ServerGone(
-                f"The control server at {self.address} has been silent for {timeout_s:g} s",
-                "try again, or look at its log",
+            raise ServerUnreachable(
+                f"The control server at {self.address} did not answer within {timeout_s:g} s",
+                "try again, or read its log",
             ) from error
-        except (OSError, HTTPException) as error:
+        except OSError as error:  # RemoteDisconnected is one, too.
             raise self._went_away() from error
-        except (msgspec.MsgspecError, EventTooLarge) as error:
-            raise self._not_ours() from error
+        except IncompleteRead as error:
+            raise self._went_away() from error
+        except (HTTPException, msgspec.MsgspecError, EventTooLarge) as error:
+            raise self._not_a_control_server() from error
         finally:
             connection.close()
 
@@ -245,26 +242,29 @@ class ApiClient:
             problem = msgspec.json.decode(response.read(), type=Problem)
         except msgspec.MsgspecError:
             if response.status == SERVICE_UNAVAILABLE:
-                return ServerGone(
+                return ServerUnreachable(
                     f"The control server at {self.address} has too many connections", "try again later"
                 )
-            return self._not_ours()
+            return self._not_a_control_server()
         if problem.code == "unauthorized":
             problem = Problem(
                 code=problem.code,
-                message=f"The control server at {self.address} wants another token; "
-                "give it with --token-file or LANDLINE_TOKEN.",
+                message=f"The control server at {self.address} {self._token_problem()}; give the operators' token "
+                "with --token-file or LANDLINE_TOKEN.",
             )
         status = NO_SERVER if response.status >= 500 else WRONG_USE
-        return Refused(_sentence(printable(problem.message)), status, problem.code)
+        return Refused(sentence(problem.message), status, problem.code)
 
-    def _went_away(self) -> ServerGone:
-        return ConnectionBroke(
-            f"The control server at {self.address} went away", "try again, or look at its log"
+    def _token_problem(self) -> str:
+        return "needs a token" if self._token is None else "does not accept this token"
+
+    def _went_away(self) -> ServerUnreachable:
+        return ConnectionBroken(
+            f"The control server at {self.address} went away", "try again, or read its log"
         )
 
-    def _not_ours(self) -> ServerGone:
-        return ServerGone(
-            f"What answers at {self.address} is no landline control server of this version",
-            "name another with --server",
+    def _not_a_control_server(self) -> ServerUnreachable:
+        return ServerUnreachable(
+            f"The server at {self.address} does not answer as the API of a landline control server of this version",
+            "check the address: it is the one of 'landline serve --http', not the one where agents connect",
         )

@@ -1,4 +1,4 @@
-"""Asking before acting on machines."""
+"""Ask for confirmation before a job is sent."""
 
 from __future__ import annotations
 
@@ -10,44 +10,37 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from landline.cli.exit_codes import INTERRUPTED, SOME_NOT_DONE, CommandFailed
-from landline.cli.formatting import PRESENCE_COLOUR, counted, listed, persons_cell
+from landline.cli.formatting import ACTION_VERB, PRESENCE_COLOUR, counted, listed, persons_cell
 from landline.cli.tables import Cell, table_lines
 from landline.cli.terminal_text import Colour, printable, wants_colour
 from landline.fleet.api import Target
 from landline.fleet.model import Action, PresenceState, Unasked
 
-PLAIN_QUESTION_MACHINES_MAX: Final = 3
-"""More machines than this are confirmed by typing their number: a reflex must not be enough."""
-
-_VERB: Final = {
-    Action.LOG_OFF: "log off",
-    Action.RESTART: "restart",
-    Action.SHUT_DOWN: "shut down",
-    Action.WAKE: "wake",
-}
+SIMPLE_PROMPT_MACHINES_MAX: Final = 3
+"""More machines than this are confirmed by typing their number, so that pressing a key by habit is not enough."""
 
 
-class Question(NamedTuple):
-    """What is asked, and the answers that mean yes."""
+class ConfirmationPrompt(NamedTuple):
+    """The question, and the answers that mean yes."""
 
     text: str
     yes: frozenset[str]
 
 
-def question(action: Action, machines: int) -> Question:
-    """What to ask before ``action`` on so many machines."""
-    verb = _VERB[action]
-    if machines <= PLAIN_QUESTION_MACHINES_MAX:
+def confirmation_prompt(action: Action, machines: int) -> ConfirmationPrompt:
+    """Return the question before ``action`` on this number of machines."""
+    verb = ACTION_VERB[action].capitalize()
+    if machines <= SIMPLE_PROMPT_MACHINES_MAX:
         these = "this machine" if machines == 1 else f"these {machines} machines"
-        return Question(f"{verb.capitalize()} {these}? [y/N] ", frozenset({"y", "yes"}))
-    return Question(
-        f"{verb.capitalize()} these {machines} machines? Type their number to go on: ",
+        return ConfirmationPrompt(f"{verb} {these}? [y/N] ", frozenset({"y", "yes"}))
+    return ConfirmationPrompt(
+        f"{verb} these {machines} machines? Type their number to confirm: ",
         frozenset({str(machines)}),
     )
 
 
 def cannot_ask_line(action: Action, machines: Sequence[Target], unasked: Unasked) -> str:
-    """Which machines cannot ask a person who is on, or may be, and what they do then; empty when there are none."""
+    """Return which machines cannot ask a person who is, or may be, logged on, and what they do then; empty if none."""
     names = [
         target.name
         for target in machines
@@ -69,12 +62,12 @@ def cannot_ask_line(action: Action, machines: Sequence[Target], unasked: Unasked
     )
 
 
-def ask_to_go_on(action: Action, machines: Sequence[Target], unasked: Unasked = Unasked.WAIT) -> None:
-    """Shows the machines on standard error and asks on the terminal.
+def confirm(action: Action, machines: Sequence[Target], unasked: Unasked = Unasked.WAIT) -> None:
+    """Show the machines on standard error, and ask on the terminal. Return when the answer is yes.
 
-    Returns when the answer is yes; raises :class:`CommandFailed` otherwise.
+    :raises CommandFailed: for any other answer, and for Ctrl-C; nothing was sent.
     """
-    asked = question(action, len(machines))
+    prompt = confirmation_prompt(action, len(machines))
     rows = [
         (
             Cell(target.name, Colour.STRONG),
@@ -87,21 +80,21 @@ def ask_to_go_on(action: Action, machines: Sequence[Target], unasked: Unasked = 
     if line := cannot_ask_line(action, machines, unasked):
         table.append(line)
     try:
-        sys.stderr.write("\n".join(table) + "\n" + asked.text)
+        sys.stderr.write("\n".join(table) + "\n" + prompt.text)
         sys.stderr.flush()
         answer = _read_line()
     except KeyboardInterrupt:
         raise CommandFailed("\nNothing was sent.", INTERRUPTED) from None
-    if answer.strip().lower() not in asked.yes:
+    if answer.strip().lower() not in prompt.yes:
         number = counted(len(machines), "machine")
         raise CommandFailed(f"Not confirmed; nothing was sent to the {number}.", SOME_NOT_DONE)
 
 
 def _read_line() -> str:
-    """A line from the terminal.
+    """Return a line from the terminal.
 
-    A Ctrl-C in the instant before ``readline`` waits would be noticed only with the next key: the handler has run,
-    and nothing ends the wait. It leaves a byte in the wake-up pipe (``signal.set_wakeup_fd``), which does.
+    Python would notice a Ctrl-C that comes just before ``readline`` waits only at the next key: its handler has run by
+    then, and nothing ends the wait. So wait for the wake-up pipe (``signal.set_wakeup_fd``) too.
     """
     if sys.platform == "win32":
         return sys.stdin.readline()

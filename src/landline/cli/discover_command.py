@@ -1,16 +1,18 @@
-"""The command that looks around on the local network: ``discover``."""
+"""``discover``: the servers that are announced on the local network."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
-import typer
+import click
 
-from landline.cli import options
-from landline.cli.exit_codes import INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
+from landline.cli.command_runner import run_command
+from landline.cli.exit_codes import ALL_DONE
+from landline.cli.parameter_types import WholeNumber
+from landline.cli.shared_options import json_option, print_json
 from landline.cli.tables import Cell, table_lines
-from landline.cli.terminal_text import Colour, printable, wants_colour
+from landline.cli.terminal_text import Colour, wants_colour
 
 if TYPE_CHECKING:
     from landline import DiscoveredServer
@@ -19,54 +21,49 @@ SECONDS_MAX: Final = 60
 HEADER: Final = ("NAME", "ENCRYPTED", "ADDRESSES", "HOST", "CONNECT TO")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command("discover")(discover)
+@click.command
+@click.option(
+    "--seconds",
+    metavar="S",
+    type=WholeNumber(1, SECONDS_MAX),
+    default="3",
+    show_default=True,
+    help="How long to listen.",
+)
+@json_option
+def discover(seconds: int, as_json: bool) -> int:
+    """List the servers that are announced on the local network.
+
+    Every machine on the network can announce a server under any name.
+    """
+    return run_command(_discover(seconds, as_json=as_json))
 
 
-def discover(
-    seconds: Annotated[str, typer.Option("--seconds", metavar="S", help="How long to listen.")] = "3",
-    json: options.Json = False,
-) -> None:
-    """List the servers that are announced on this network. Anybody there can announce one."""
-    if not (seconds.isascii() and seconds.isdigit()) or not 1 <= int(seconds[:9]) <= SECONDS_MAX:
-        raise WrongUse(
-            f"--seconds takes a whole number from 1 to {SECONDS_MAX}, not {printable(seconds[:40])!r}."
-        )
-    announcements = _search(float(seconds))
-    if json:
-        options.print_json({"servers": [_document(one) for one in announcements]})
-    elif not announcements:
-        sys.stdout.write("No server is announced on this network.\n")
-    else:
-        lines = table_lines(HEADER, [_row(one) for one in announcements], colours=wants_colour(sys.stdout))
-        sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _search(seconds: float) -> list[DiscoveredServer]:
+async def _discover(seconds: int, *, as_json: bool) -> int:
     import landline
 
-    try:
-        return landline.run(landline.discover(seconds))
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-    except (landline.ConfigurationError, landline.MissingExtra) as error:
-        raise WrongUse(sentence(str(error))) from error
-    except OSError as error:
-        raise CommandFailed(sentence(error.strerror or str(error)), SOME_NOT_DONE) from error
+    servers = await landline.discover(float(seconds))
+    if as_json:
+        print_json({"servers": [_document(server) for server in servers]})
+    elif not servers:
+        sys.stdout.write("No server is announced on this network.\n")
+    else:
+        lines = table_lines(HEADER, [_row(server) for server in servers], colours=wants_colour(sys.stdout))
+        sys.stdout.write("\n".join(lines) + "\n")
+    return ALL_DONE
 
 
-def _row(one: DiscoveredServer) -> list[Cell]:
-    encrypted = Cell("yes") if one.is_encrypted else Cell("no", Colour.WAITING)
-    addresses = ", ".join(str(endpoint) for endpoint in one.endpoints)
-    return [Cell(one.name), encrypted, Cell(addresses), Cell(one.host.rstrip(".")), Cell(one.url)]
+def _row(server: DiscoveredServer) -> list[Cell]:
+    encrypted = Cell("yes") if server.is_encrypted else Cell("no", Colour.WAITING)
+    addresses = ", ".join(str(endpoint) for endpoint in server.endpoints)
+    return [Cell(server.name), encrypted, Cell(addresses), Cell(server.host.rstrip(".")), Cell(server.url)]
 
 
-def _document(one: DiscoveredServer) -> dict[str, object]:
+def _document(server: DiscoveredServer) -> dict[str, object]:
     return {
-        "name": one.name,
-        "is_encrypted": one.is_encrypted,
-        "endpoints": [str(endpoint) for endpoint in one.endpoints],
-        "host": one.host.rstrip("."),
-        "url": one.url,
+        "name": server.name,
+        "is_encrypted": server.is_encrypted,
+        "endpoints": [str(endpoint) for endpoint in server.endpoints],
+        "host": server.host.rstrip("."),
+        "url": server.url,
     }

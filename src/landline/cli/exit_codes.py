@@ -1,4 +1,4 @@
-"""How a command ends."""
+"""Exit statuses, and the exceptions that end a command with one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ ALL_DONE: Final = 0
 SOME_NOT_DONE: Final = 1
 WRONG_USE: Final = 2
 NO_SERVER: Final = 3
-"""The control server cannot be reached, went away, or failed."""
+"""The server cannot be reached, went away, or failed."""
 INTERRUPTED: Final = 130
 
 
 def sentence(text: str) -> str:
-    """``text`` as a printable sentence of its own. A path or a URL that begins it stays as it is."""
+    """Return ``text`` as a printable sentence. Its first word gets a capital, unless it is a path or a URL."""
     text = printable(text)
     if text.split(maxsplit=1)[:1] and text.split(maxsplit=1)[0].isalpha():
         text = text[:1].upper() + text[1:]
@@ -23,7 +23,7 @@ def sentence(text: str) -> str:
 
 
 class CommandFailed(Exception):
-    """A command cannot go on: one sentence for standard error, and the exit status."""
+    """A command cannot continue. Holds one sentence for standard error, and the exit status."""
 
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(sentence)
@@ -31,7 +31,7 @@ class CommandFailed(Exception):
 
 
 class WrongUse(CommandFailed):
-    """The command was given something it cannot work with."""
+    """The command cannot use what it was given."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, WRONG_USE)

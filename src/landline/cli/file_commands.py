@@ -1,115 +1,88 @@
-"""Commands that move files: ``send-file`` and ``receive-files``."""
+"""Commands that transfer files: ``send-file`` and ``receive-files``."""
 
 from __future__ import annotations
 
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import typer
+import click
 
-from landline.cli.exit_codes import (
-    ALL_DONE,
-    INTERRUPTED,
-    NO_SERVER,
-    SOME_NOT_DONE,
-    CommandFailed,
-    WrongUse,
-    sentence,
-)
-from landline.cli.listen_option import listen_endpoint
+from landline.cli.command_runner import run_command
+from landline.cli.exit_codes import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
 from landline.cli.log_output import quiet_logs
-from landline.cli.options import read_token
+from landline.cli.parameter_types import NonEmptyPath
+from landline.cli.shared_options import listen_endpoint, read_shared_token, token_option
 from landline.cli.terminal_text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     import landline
 
-ATTEMPTS: Final = 20
-"""Attempts to connect in a row, some minutes in all, after which a file is not sent."""
-
-Token = Annotated[
-    str | None,
-    typer.Option(
-        "--token-file",
-        metavar="PATH",
-        help="File with the token both sides know; else LANDLINE_TOKEN is taken.",
-        show_default=False,
-    ),
-]
+ATTEMPTS_MAX: Final = 20
+"""Attempts to connect in a row, a few minutes in all. Then the file is not sent."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    app.command("send-file")(send_file)
-    app.command("receive-files")(receive_files)
+@click.command("send-file")
+@click.argument("url", metavar="URL", help="The receiver, such as tcp://host:5463.")
+@click.argument("path", metavar="PATH", type=NonEmptyPath(), help="The file.")
+@click.option("--name", metavar="NAME", help="The file's name at the receiver. Default: its own name.")
+@click.option(
+    "--to",
+    metavar="LABEL",
+    default="",
+    help="Which directory of the receiver: the label it gave with its own --to.",
+)
+@token_option
+def send_file(url: str, path: Path, name: str | None, to: str, token_file: str | None) -> int:
+    """Send a file to a machine that runs 'landline receive-files'.
+
+    After an interruption, the same command sends only what is missing.
+    """
+    quiet_logs()
+    return run_command(_send(url, path, name, to, read_shared_token(token_file)))
 
 
-def send_file(
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="Where files are received, such as tcp://host:5463.")
-    ],
-    path: Annotated[str, typer.Argument(metavar="PATH", help="The file.")],
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", metavar="NAME", help="What to call it there. Default: its own name.", show_default=False
-        ),
-    ] = None,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to", metavar="LABEL", help="Which directory of the receiver: its --to.", show_default=False
-        ),
-    ] = "",
-    token_file: Token = None,
-) -> None:
-    """Send a file to a machine that runs receive-files; sent again after an interruption, it goes on."""
-    sys.exit(_run(_send(url, Path(path), name, to, read_token(token_file))))
-
-
-def receive_files(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where files are stored.")],
-    listen: Annotated[
-        str,
-        typer.Option("--listen", metavar="URL", help="Where senders connect. Other machines need a token."),
-    ] = "tcp://127.0.0.1:5463",
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to", metavar="LABEL", help="Only what is sent with the same --to.", show_default=False
-        ),
-    ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same name.")] = False,
-    token_file: Token = None,
-) -> None:
+@click.command("receive-files")
+@click.argument("directory", metavar="DIR", type=NonEmptyPath(), help="Where the files are stored.")
+@click.option(
+    "--listen",
+    metavar="URL",
+    default="tcp://127.0.0.1:5463",
+    show_default=True,
+    help="Where senders connect. Senders on other machines need a token.",
+)
+@click.option(
+    "--to", metavar="LABEL", default="", help="Receive only files that are sent with the same --to."
+)
+@click.option("--overwrite", is_flag=True, help="Replace files of the same name.")
+@token_option
+def receive_files(directory: Path, listen: str, to: str, overwrite: bool, token_file: str | None) -> int:
     """Receive files into a directory until Ctrl-C or SIGTERM."""
-    sys.exit(_run(_receive(Path(directory), listen, to, read_token(token_file), overwrite=overwrite)))
+    quiet_logs()
+    return run_command(_receive(directory, listen, to, read_shared_token(token_file), overwrite=overwrite))
 
 
 async def _send(url: str, path: Path, name: str | None, to: str, token: str | None) -> int:
     import landline
     from landline.cli.file_progress import show_progress
 
-    # Nobody is to be waited for with a file that cannot be read.
+    # Before connecting: a file that cannot be read is an error at once.
     if not stat.S_ISREG(path.stat().st_mode):
-        raise WrongUse(f"{path} is not a file that can be sent; name a regular file.")
+        raise WrongUse(f"{path} is not a regular file; only regular files can be sent.")
     path.open("rb").close()
     async with landline.connect(
         url,
         auth=landline.SharedToken(token) if token else None,
-        connect_timeout_s=None,  # The policy ends it.
-        backoff=landline.Backoff(attempts=ATTEMPTS),
-        on_state=_say_state,
+        connect_timeout_s=None,  # The backoff limits the attempts.
+        backoff=landline.Backoff(attempts=ATTEMPTS_MAX),
+        on_state=_print_state,
     ) as line:
         try:
             with show_progress(sys.stderr) as bars:
                 receipt = await line.send_file(path, name=name, to=to, progress=bars.bar(name or path.name))
         except (landline.LineClosed, landline.ConnectFailed) as error:
-            # The receipt may be what was lost.
+            # The file may be complete: only the receipt may have been lost.
             raise CommandFailed(
                 f"{sentence(str(error))} {printable(path.name)!r} may have arrived, whole or in part; "
                 "the same command again sends only what is missing.",
@@ -129,28 +102,28 @@ async def _receive(directory: Path, listen: str, to: str, token: str | None, *, 
     endpoint = listen_endpoint(listen, "receive-files")
     if token is None and endpoint.scheme != "unix" and endpoint.host not in ("127.0.0.1", "::1", "localhost"):
         raise WrongUse(
-            f"--listen {printable(listen)} lets other machines send files; give --token-file or set LANDLINE_TOKEN."
+            f"--listen {printable(listen)} accepts files from other machines; give --token-file or set LANDLINE_TOKEN."
         )
     server = landline.Server(auth=landline.SharedToken(token) if token else None)
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     with show_progress(sys.stderr) as bars:
 
-        def progress(file: landline.IncomingFile, told: landline.FileProgress) -> None:
-            bars.show(f"{file.name} from {file.line.peer}", told)
+        def progress(file: landline.IncomingFile, state: landline.FileProgress) -> None:
+            bars.show(f"{file.name} from {file.line.peer}", state)
 
         received = server.on_file(directory, to=to, progress=progress, overwrite=overwrite)
 
         @received
-        def say(file: landline.IncomingFile, receipt: landline.FileReceipt) -> None:
+        def print_receipt(file: landline.IncomingFile, receipt: landline.FileReceipt) -> None:
             sys.stdout.write(
                 f"{printable(receipt.name)} from {printable(file.line.peer)}: {_summary(receipt)}.\n"
             )
             sys.stdout.flush()
 
         async with server.listen(listen) as listening:
-            sys.stdout.write(f"Files are received on {listening} into {directory}. Ctrl-C stops it.\n")
+            stopping = asyncio.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+            sys.stdout.write(f"Receiving files on {listening} into {directory}. Ctrl-C stops it.\n")
             sys.stdout.flush()
             await stopping.wait()
     return ALL_DONE
@@ -159,31 +132,11 @@ async def _receive(directory: Path, listen: str, to: str, token: str | None, *, 
 def _summary(receipt: landline.FileReceipt) -> str:
     sent_bytes = receipt.size_bytes - receipt.resumed_from
     text = f"{receipt.size_bytes} bytes, BLAKE2b-256 {receipt.hash.hex()}, in {receipt.duration_s:.1f} s"
-    return text if not receipt.resumed_from else f"{text}; {sent_bytes} of them now, the rest before"
+    return text if not receipt.resumed_from else f"{text}; {sent_bytes} of them now, the others earlier"
 
 
-def _say_state(line: Any, change: Any) -> None:
-    """Why nothing moves, for the person who waits."""
+def _print_state(line: Any, change: Any) -> None:
+    """Print why the transfer does not continue."""
     if change.due_in_s is not None:
         sys.stderr.write(f"{printable(change.detail)}; attempt {change.attempt} in {change.due_in_s:.1f} s\n")
         sys.stderr.flush()
-
-
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs a command; what is expected to go wrong becomes one sentence and an exit status."""
-    import landline
-
-    quiet_logs()
-    try:
-        return landline.run(main)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except (landline.ConfigurationError, landline.MissingExtra) as error:
-        raise WrongUse(sentence(str(error))) from error
-    except (landline.ConnectFailed, landline.ProtocolError) as error:
-        raise CommandFailed(sentence(str(error)), NO_SERVER) from error
-    except landline.LandlineError as error:
-        raise CommandFailed(sentence(str(error)), SOME_NOT_DONE) from error
-    except OSError as error:
-        name = f"{error.filename}: " if error.filename else ""
-        raise CommandFailed(f"{name}{(error.strerror or str(error)).lower()}.", SOME_NOT_DONE) from error

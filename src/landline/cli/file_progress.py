@@ -1,4 +1,4 @@
-"""Bars for files under way: how much, how fast, how long still. Nothing is drawn where nobody looks."""
+"""Progress bars of file transfers: amount, rate, remaining time. Without a terminal nothing is drawn."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ if TYPE_CHECKING:
 
 NAME_COLUMNS: Final = 40
 BARS_MAX: Final = 64
-"""More than files are received at once. A sender that gives up file after file would leave a bar for each."""
+"""More than the files that are received at once. Every file that a sender abandons leaves a bar."""
 
 
-class Bars:
-    """One bar for each file; it goes when its file is done."""
+class ProgressBars:
+    """One bar for each file, removed when its file is complete."""
 
-    def __init__(self, drawn: Any) -> None:
-        self._drawn = drawn
+    def __init__(self, display: Any) -> None:
+        self._display = display
         self._bars: dict[str, Any] = {}
 
     def bar(self, title: str) -> Callable[[landline.FileProgress], None]:
-        """A ``progress`` function for ``send_file``."""
-        return lambda told: self.show(title, told)
+        """Return a ``progress`` function for ``send_file``."""
+        return lambda state: self.show(title, state)
 
-    def show(self, title: str, told: landline.FileProgress) -> None:
-        """Draws how far the file of that title is."""
-        if self._drawn is None:
+    def show(self, title: str, state: landline.FileProgress) -> None:
+        """Draw the progress of the file with that title."""
+        if self._display is None:
             return
         bar = self._bars.get(title)
         if bar is None:
             if len(self._bars) >= BARS_MAX:
-                # The one begun longest ago; if it goes on, it comes again.
-                self._drawn.remove_task(self._bars.pop(next(iter(self._bars))))
+                # Remove the oldest bar. If its transfer continues, it comes back.
+                self._display.remove_task(self._bars.pop(next(iter(self._bars))))
             text = shortened(printable(title), NAME_COLUMNS)
-            bar = self._bars[title] = self._drawn.add_task(text, total=None, rate="", left="")
-        self._drawn.update(
+            bar = self._bars[title] = self._display.add_task(text, total=None, rate="", left="")
+        self._display.update(
             bar,
-            completed=told.bytes_done,
-            total=told.bytes_total,
-            rate=f"{told.rate_bytes_per_s / 1e6:.1f} MB/s",
-            left="" if told.seconds_left is None else f"{_minutes(told.seconds_left)} left",
+            completed=state.bytes_done,
+            total=state.bytes_total,
+            rate=f"{state.rate_bytes_per_s / 1e6:.1f} MB/s",
+            left="" if state.seconds_left is None else f"{_clock_text(state.seconds_left)} left",
         )
-        if told.bytes_done == told.bytes_total:
-            self._drawn.remove_task(self._bars.pop(title))
+        if state.bytes_done == state.bytes_total:
+            self._display.remove_task(self._bars.pop(title))
 
 
 @contextmanager
-def show_progress(stream: TextIO) -> Iterator[Bars]:
-    """Bars on ``stream`` while entered, if that is a terminal."""
+def show_progress(stream: TextIO) -> Iterator[ProgressBars]:
+    """Draw bars on ``stream`` while the context is open, if it is a terminal."""
     if not stream.isatty():
-        yield Bars(None)
+        yield ProgressBars(None)
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -65,12 +65,12 @@ def show_progress(stream: TextIO) -> Iterator[Bars]:
         TextColumn("{task.fields[rate]}", markup=False),
         TextColumn("{task.fields[left]}", markup=False),
     )
-    with Progress(*columns, console=Console(file=stream), transient=True) as drawn:
-        yield Bars(drawn)
+    with Progress(*columns, console=Console(file=stream), transient=True) as display:
+        yield ProgressBars(display)
 
 
-def _minutes(seconds: float) -> str:
-    """As clocks count down: ``0:07``, ``12:30``, ``3:05:00``."""
+def _clock_text(seconds: float) -> str:
+    """Return ``0:07``, ``12:30``, ``3:05:00``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

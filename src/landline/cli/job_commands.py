@@ -1,4 +1,4 @@
-"""Commands that act: ``logoff``, ``restart``, ``shutdown``, ``wake``; and ``jobs``, ``cancel``."""
+"""Commands about jobs: ``logoff``, ``restart``, ``shutdown``, ``wake``, ``jobs``, ``cancel``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import re
 import socket
 import sys
 from collections.abc import Callable
-from typing import Annotated, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-import typer
+import click
 
-from landline.cli import options
 from landline.cli.api_client import ApiClient
-from landline.cli.confirmation import ask_to_go_on
-from landline.cli.durations import parse_duration
+from landline.cli.confirmation import confirm
 from landline.cli.exit_codes import ALL_DONE, INTERRUPTED, SOME_NOT_DONE, CommandFailed, WrongUse
 from landline.cli.formatting import (
+    ACTION_VERB,
     JOB_HEADER,
     counted,
+    event_lines,
     execution_line,
     job_row,
     job_summary,
-    life_lines,
     waiting_hint,
 )
-from landline.cli.job_progress import LineProgress, PlaceProgress, Progress, ServerLost, follow
-from landline.cli.retry import OutcomeUnknown, ServerGone
+from landline.cli.job_progress import InPlaceProgress, JobProgress, LineProgress, ServerLost, follow
+from landline.cli.live_state import is_over
+from landline.cli.parameter_types import Duration, OneOf, WholeNumber
+from landline.cli.retry import OutcomeUnknown, ServerUnreachable
+from landline.cli.shared_options import control_client, json_option, print_json, server_options
 from landline.cli.tables import table_lines
 from landline.cli.terminal_text import printable, wants_colour
 from landline.fleet.api import (
@@ -38,149 +40,191 @@ from landline.fleet.api import (
 )
 from landline.fleet.model import Action, ExecutionState, Unasked
 
-JOBS_MAX: Final = 1000
-"""What the server lists at most."""
+JOBS_LISTED_MAX: Final = 1000
+"""The server lists no more jobs in one answer."""
 
 _JOB_ID: Final = re.compile(r"[\w:-]+", re.ASCII)
 
 MESSAGE_CHARACTERS_MAX: Final = 500
-"""A message is shown in a dialog; it is not a letter."""
+"""A message is shown in a dialog, which has room for little more."""
 
-Targets = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="TARGET", help="Machine names or globs such as 'lab-*'.", show_default=False),
-]
-All = Annotated[bool, typer.Option("--all", help="Every machine.")]
-In = Annotated[str | None, typer.Option("--in", metavar="TIME", help="Countdown before acting, such as 60s.")]
-Message = Annotated[
-    str, typer.Option("--message", metavar="TEXT", help="Shown to the person at the machine.")
-]
-NoCancel = Annotated[bool, typer.Option("--no-cancel", help="The person may not cancel.")]
-NoPostpone = Annotated[bool, typer.Option("--no-postpone", help="The person may not postpone.")]
-ValidFor = Annotated[
-    str,
-    typer.Option("--valid-for", metavar="TIME", help="How long after it is due it may still begin."),
-]
-QueueFor = Annotated[
-    str | None,
-    typer.Option("--queue-for", metavar="TIME", help="Wait this long for machines that are offline."),
-]
-OnUnasked = Annotated[
-    str,
-    typer.Option(
-        "--unasked",
-        metavar="WHAT",
-        help="Where a person is on, or may be, and nobody can be asked: wait until somebody can be or nobody is on, "
-        "refuse at once, or act after the full countdown.",
-    ),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")]
-
-
-_ORDERS: Final = (
-    ("logoff", Action.LOG_OFF, "Log off the persons at machines, and follow the job until it is over."),
-    ("restart", Action.RESTART, "Restart machines, and follow the job until every one is back."),
-    ("shutdown", Action.SHUT_DOWN, "Shut down machines, and follow the job until they are off."),
+_targets = click.argument(
+    "targets", metavar="[TARGET]...", nargs=-1, help="Names of machines, or patterns such as 'lab-*'."
 )
+_all_machines = click.option("--all", "all_machines", is_flag=True, help="Every machine.")
+_countdown = click.option(
+    "--in", "delay_s", metavar="TIME", type=Duration(), help="Countdown before the action, such as 60s."
+)
+_message = click.option(
+    "--message", metavar="TEXT", default="", help="Text that is shown to the person at the machine."
+)
+_no_cancel = click.option("--no-cancel", is_flag=True, help="The person may not cancel.")
+_no_postpone = click.option("--no-postpone", is_flag=True, help="The person may not postpone.")
+_valid_for = click.option(
+    "--valid-for",
+    "valid_for_s",
+    metavar="TIME",
+    type=Duration(),
+    default="2m",
+    show_default=True,
+    help="How long after its due time the action may still start.",
+)
+_queue_for = click.option(
+    "--queue-for",
+    "queue_for_s",
+    metavar="TIME",
+    type=Duration(),
+    help="Wait this long for machines that are offline.",
+)
+_unasked = click.option(
+    "--unasked",
+    metavar="WHAT",
+    type=OneOf(list(Unasked)),
+    default=str(Unasked.WAIT),
+    show_default=True,
+    help="What a machine does when a person is, or may be, logged on but cannot be asked: 'wait' until a person can be "
+    "asked or no one is logged on, 'refuse' at once, or 'act' after the full countdown.",
+)
+_yes = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+_no_wait = click.option("--no-wait", is_flag=True, help="Do not follow the job.")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    for name, action, help_text in _ORDERS:
-        app.command(name, help=help_text)(_ordering(action))
-    app.command("wake")(wake)
-    app.command("jobs")(jobs)
-    app.command("cancel")(cancel)
-
-
-class Order(NamedTuple):
-    """What an operator asked for on the command line, checked; and how to go about it."""
+class Submission(NamedTuple):
+    """A checked job request, and how to send it."""
 
     request: JobRequest
     yes: bool
+    """Send it without asking for confirmation."""
     wait: bool
-    json: bool
+    """Follow the job until it is over."""
+    as_json: bool
 
 
-def _ordering(action: Action) -> Callable[..., None]:
-    """The command that makes machines do ``action``, each in agreement with its person."""
+def _power_command(name: str, action: Action, help_text: str) -> click.Command:
+    """Return the command that makes machines do ``action``, after the person at each has agreed."""
 
-    def order(
-        targets: Targets = None,
-        all_machines: All = False,
-        in_: In = None,
-        message: Message = "",
-        no_cancel: NoCancel = False,
-        no_postpone: NoPostpone = False,
-        valid_for: ValidFor = "2m",
-        queue_for: QueueFor = None,
-        unasked: OnUnasked = "wait",
-        yes: Yes = False,
-        no_wait: NoWait = False,
-        json: options.Json = False,
-        server: options.Server = None,
-        token_file: options.TokenFile = None,
-    ) -> None:
+    def submit(
+        targets: tuple[str, ...],
+        all_machines: bool,
+        yes: bool,
+        no_wait: bool,
+        as_json: bool,
+        server: str | None,
+        token_file: str | None,
+        **options: Any,
+    ) -> int:
         request = _request(
-            action, targets, all_machines, in_, message, no_cancel, no_postpone, valid_for, queue_for, unasked
+            action,
+            targets,
+            all_machines,
+            delay_s=options["delay_s"],
+            message=options["message"],
+            valid_for_s=options["valid_for_s"],
+            queue_for_s=options["queue_for_s"],
+            may_cancel=not options["no_cancel"],
+            may_postpone=not options["no_postpone"],
+            unasked=Unasked(options["unasked"]),
         )
-        _carry_out(Order(request, yes, not no_wait, json), options.client(server, token_file))
+        return _submit(Submission(request, yes, not no_wait, as_json), control_client(server, token_file))
 
-    return order
+    decorators: tuple[Callable[[Any], Any], ...] = (
+        _targets,
+        _all_machines,
+        _countdown,
+        _message,
+        _no_cancel,
+        _no_postpone,
+        _valid_for,
+        _queue_for,
+        _unasked,
+        _yes,
+        _no_wait,
+        json_option,
+        server_options,
+    )
+    for decorate in reversed(decorators):
+        submit = decorate(submit)
+    return click.command(name, help=help_text)(submit)
 
 
+logoff = _power_command(
+    "logoff", Action.LOG_OFF, "Log off the persons at machines, and follow the job until it is over."
+)
+restart = _power_command(
+    "restart", Action.RESTART, "Restart machines, and follow the job until every one is back."
+)
+shutdown = _power_command(
+    "shutdown", Action.SHUT_DOWN, "Shut down machines, and follow the job until they are off."
+)
+
+
+@click.command
+@_targets
+@_all_machines
+@_valid_for
+@_yes
+@_no_wait
+@json_option
+@server_options
 def wake(
-    targets: Targets = None,
-    all_machines: All = False,
-    valid_for: ValidFor = "2m",
-    yes: Yes = False,
-    no_wait: NoWait = False,
-    json: options.Json = False,
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
-) -> None:
+    targets: tuple[str, ...],
+    all_machines: bool,
+    valid_for_s: float,
+    yes: bool,
+    no_wait: bool,
+    as_json: bool,
+    server: str | None,
+    token_file: str | None,
+) -> int:
     """Wake machines over the network, and follow the job until they are on."""
-    request = _request(Action.WAKE, targets, all_machines, None, "", False, False, valid_for, None)
-    _carry_out(Order(request, yes, not no_wait, json), options.client(server, token_file))
+    request = _request(Action.WAKE, targets, all_machines, valid_for_s=valid_for_s)
+    return _submit(Submission(request, yes, not no_wait, as_json), control_client(server, token_file))
 
 
+@click.command
+@click.argument(
+    "job_id", metavar="[ID]", required=False, help="One job: its id, or the first characters of it."
+)
+@click.option(
+    "--request",
+    "request_id",
+    metavar="ID",
+    help="The job that was accepted for a request whose answer was lost. Exit status 1: there is none.",
+)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=WholeNumber(1, JOBS_LISTED_MAX),
+    default="20",
+    show_default=True,
+    help="How many of the newest jobs to list.",
+)
+@json_option
+@server_options
 def jobs(
-    job_id: Annotated[
-        str | None,
-        typer.Argument(metavar="ID", help="One job, or the beginning of its id.", show_default=False),
-    ] = None,
-    request: Annotated[
-        str | None,
-        typer.Option(
-            "--request",
-            metavar="ID",
-            help="The job that was accepted for a request whose answer was lost. Exit status 1: there is none.",
-            show_default=False,
-        ),
-    ] = None,
-    limit: Annotated[str, typer.Option("--limit", metavar="N", help="How many of the newest jobs.")] = "20",
-    json: options.Json = False,
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
+    job_id: str | None,
+    request_id: str | None,
+    limit: int,
+    as_json: bool,
+    server: str | None,
+    token_file: str | None,
 ) -> None:
-    """Show the newest jobs, or the life of one job machine by machine."""
-    most = _limit(limit)
-    api = options.client(server, token_file)
-    if job_id is not None or request is not None:
-        view = _one_job(api, job_id, request, json)
-        if json:
-            options.print_json(view)
+    """List the newest jobs, or show one job machine by machine."""
+    api = control_client(server, token_file)
+    if job_id is not None or request_id is not None:
+        view = _one_job(api, job_id, request_id, as_json)
+        if as_json:
+            print_json(view)
             return
         lines = [f"{printable(view.job.id)}: {job_summary(view)}"]
         if view.job.requested_by:
             lines[0] += f" Requested by {printable(view.job.requested_by)}."
-        lines += life_lines(view, api.status().now_at)
+        lines += event_lines(view, api.status().now_at)
         lines += filter(None, [waiting_hint(view)])
     else:
-        views = api.jobs(most)
-        if json:
-            options.print_json(views)
+        views = api.jobs(limit)
+        if as_json:
+            print_json(views)
             return
         now_at = api.status().now_at
         lines = ["No jobs yet."]
@@ -190,106 +234,93 @@ def jobs(
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def cancel(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job, or the beginning of its id.")],
-    json: options.Json = False,
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
-) -> None:
-    """Stop what has not begun of a job. Exit status 1 when something had begun already."""
-    api = options.client(server, token_file)
-    # The whole id first: it means the same job however often it has to be sent.
-    whole_id = api.job(_job_id(job_id)).job.id
+@click.command
+@click.argument("job_id", metavar="ID", help="The job: its id, or the first characters of it.")
+@json_option
+@server_options
+def cancel(job_id: str, as_json: bool, server: str | None, token_file: str | None) -> int:
+    """Cancel the parts of a job that have not started.
+
+    Exit status 1: some had started already, or the job was over.
+    """
+    api = control_client(server, token_file)
+    # Get the whole id first: it means the same job however often the request has to be sent.
+    before = api.job(_job_id(job_id))
+    whole_id = before.job.id
     try:
         view = api.cancel_job(whole_id, CancelRequest(cancelled_by=_caller()))
     except OutcomeUnknown:
-        if json:
-            options.print_json({"accepted": "unknown", "job_id": whole_id})
+        if as_json:
+            print_json({"accepted": "unknown", "job_id": whole_id})
         raise
     except KeyboardInterrupt:
         raise CommandFailed(
             f"Stopped while the job was being cancelled; 'landline jobs {printable(whole_id)}' shows whether it was.",
             INTERRUPTED,
         ) from None
-    if json:
-        options.print_json(view)
+    if as_json:
+        print_json(view)
     else:
         lines = [execution_line(execution) for execution in view.executions]
         sys.stdout.write("\n".join([*lines, job_summary(view)]) + "\n")
-    begun = any(execution.state.has_started for execution in view.executions)
-    raise typer.Exit(SOME_NOT_DONE if begun else ALL_DONE)
+    if is_over(before) and not any(e.state is ExecutionState.CANCELLED for e in before.executions):
+        raise CommandFailed(
+            f"Job {printable(whole_id)} was over already; there was nothing to cancel.", SOME_NOT_DONE
+        )
+    has_started = any(execution.state.has_started for execution in view.executions)
+    return SOME_NOT_DONE if has_started else ALL_DONE
+
+
+def check_targets(action: Action, targets: tuple[str, ...], all_machines: bool) -> None:
+    """Raise :class:`WrongUse` unless it is clear which machines are meant. No target never means every machine."""
+    if not targets and not all_machines:
+        raise WrongUse(
+            f"No machine is named; name the machines to {ACTION_VERB[action]}, or use --all for every one."
+        )
+    if targets and all_machines:
+        raise WrongUse("Machines are named and --all is given; use only one of the two.")
+    if not all(target.strip() for target in targets):
+        raise WrongUse("One of the targets is empty; name machines, or use --all for every one.")
 
 
 def _request(
-    action: Action,
-    targets: list[str] | None,
-    all_machines: bool,
-    in_: str | None,
-    message: str,
-    no_cancel: bool,
-    no_postpone: bool,
-    valid_for: str,
-    queue_for: str | None,
-    unasked: str = "wait",
+    action: Action, targets: tuple[str, ...], all_machines: bool, *, message: str = "", **options: Any
 ) -> JobRequest:
-    """The job these options describe, not yet bound to machines. Raises :class:`WrongUse`."""
-    check_targets(action, targets or [], all_machines)
+    """Return the job these options describe, not yet bound to machines. Raise :class:`WrongUse`."""
+    check_targets(action, targets, all_machines)
     if len(message) > MESSAGE_CHARACTERS_MAX:
-        raise WrongUse(f"--message takes at most {MESSAGE_CHARACTERS_MAX} characters; say it shorter.")
+        raise WrongUse(
+            f"--message takes at most {MESSAGE_CHARACTERS_MAX} characters, not {len(message)}; shorten it."
+        )
     return JobRequest(
         action=action,
-        targets=tuple(targets or ()),
+        targets=targets,
         all_machines=all_machines,
         message=message,
         requested_by=_caller(),
-        delay_s=None if in_ is None else parse_duration(in_, "--in"),
-        valid_for_s=parse_duration(valid_for, "--valid-for"),
-        queue_for_s=None if queue_for is None else parse_duration(queue_for, "--queue-for"),
-        may_cancel=not no_cancel,
-        may_postpone=not no_postpone,
-        unasked=_unasked(unasked),
         # Chosen here, so that a request repeated after a broken connection is not a second job.
         request_id=os.urandom(16).hex(),
+        **options,
     )
 
 
-def _unasked(text: str) -> Unasked:
-    try:
-        return Unasked(text)
-    except ValueError as error:
-        raise WrongUse(
-            f"--unasked takes {', '.join(list(Unasked)[:-1])} or {Unasked.ACT}, not '{printable(text[:40])}'."
-        ) from error
-
-
-def check_targets(action: Action, targets: list[str], all_machines: bool) -> None:
-    """Raises :class:`WrongUse` unless it is clear which machines are meant. Nothing is never everything."""
-    if not targets and not all_machines:
-        raise WrongUse(f"No machine is named; name the machines to {action}, or say --all for every one.")
-    if targets and all_machines:
-        raise WrongUse("Both machines and --all are given; name machines, or say --all, not both.")
-    if not all(target.strip() for target in targets):
-        raise WrongUse("One of the targets is empty; name machines, or say --all for every one.")
-
-
-def _carry_out(order: Order, api: ApiClient) -> None:
-    """Previews, asks, sends, follows; exits with the status of the job."""
-    request = order.request
-    if not order.yes and not sys.stdin.isatty():
-        raise WrongUse(
-            "There is no terminal to ask for confirmation; add --yes to go ahead without being asked."
-        )
+def _submit(submission: Submission, api: ApiClient) -> int:
+    """Show the machines, ask, send the job and follow it. Return the exit status."""
+    request = submission.request
+    if not submission.yes and not sys.stdin.isatty():
+        raise WrongUse("There is no terminal to ask for confirmation; add --yes to act without confirmation.")
     preview = api.preview(PreviewRequest(targets=request.targets, all_machines=request.all_machines))
     if not preview.machines:
-        raise WrongUse("No machine matches; nothing was sent. See 'landline ls' for those there are.")
-    if not order.yes:
-        ask_to_go_on(request.action, preview.machines, request.unasked)
-    view = _send(api, request, tuple(target.machine_id for target in preview.machines), json=order.json)
-    if order.wait:
-        view = _follow(api, view, order.json)
-    if order.json:
-        options.print_json(view)
-    elif order.wait:
+        raise WrongUse("No machine matches; nothing was sent. 'landline ls' lists the machines.")
+    if not submission.yes:
+        confirm(request.action, preview.machines, request.unasked)
+    machine_ids = tuple(target.machine_id for target in preview.machines)
+    view = _send(api, request, machine_ids, as_json=submission.as_json)
+    if submission.wait:
+        view = _follow(api, view, submission.as_json)
+    if submission.as_json:
+        print_json(view)
+    elif submission.wait:
         sys.stdout.write(job_summary(view) + "\n")
     else:
         job_id = printable(view.job.id)
@@ -298,17 +329,17 @@ def _carry_out(order: Order, api: ApiClient) -> None:
             f"Job {job_id}: {view.job.action} of {number} accepted; 'landline jobs {job_id}' shows it.\n"
         )
     all_done = all(execution.state is ExecutionState.DONE for execution in view.executions)
-    raise typer.Exit(ALL_DONE if all_done or not order.wait else SOME_NOT_DONE)
+    return ALL_DONE if all_done or not submission.wait else SOME_NOT_DONE
 
 
-def _send(api: ApiClient, request: JobRequest, machine_ids: tuple[str, ...], *, json: bool) -> JobView:
+def _send(api: ApiClient, request: JobRequest, machine_ids: tuple[str, ...], *, as_json: bool) -> JobView:
     import msgspec
 
     try:
         return api.create_job(msgspec.structs.replace(request, machine_ids=machine_ids))
     except (OutcomeUnknown, KeyboardInterrupt) as failure:
-        if json:
-            options.print_json({"accepted": "unknown", "request_id": request.request_id})
+        if as_json:
+            print_json({"accepted": "unknown", "request_id": request.request_id})
         if isinstance(failure, OutcomeUnknown):
             raise
         raise CommandFailed(
@@ -318,20 +349,20 @@ def _send(api: ApiClient, request: JobRequest, machine_ids: tuple[str, ...], *, 
         ) from None
 
 
-def _follow(api: ApiClient, view: JobView, json: bool) -> JobView:
-    stream = sys.stderr if json else sys.stdout
-    progress: Progress = PlaceProgress(stream) if stream.isatty() else LineProgress(stream)
+def _follow(api: ApiClient, view: JobView, as_json: bool) -> JobView:
+    stream = sys.stderr if as_json else sys.stdout
+    progress: JobProgress = InPlaceProgress(stream) if stream.isatty() else LineProgress(stream)
     try:
         view = follow(api, view, progress)
-        return _with_events(api, view) if json else view
+        return _with_events(api, view) if as_json else view
     except ServerLost as lost:
-        if json:
-            options.print_json(lost.view)
+        if as_json:
+            print_json(lost.view)
         raise
     except KeyboardInterrupt:
         job_id = printable(view.job.id)
         raise CommandFailed(
-            f"Stopped watching; the job goes on. 'landline cancel {job_id}' stops what has not begun.",
+            f"Stopped following; the job continues. 'landline cancel {job_id}' cancels what has not started.",
             INTERRUPTED,
         ) from None
 
@@ -339,45 +370,37 @@ def _follow(api: ApiClient, view: JobView, json: bool) -> JobView:
 def _with_events(api: ApiClient, view: JobView) -> JobView:
     try:
         return api.job(view.job.id)
-    except ServerGone:
-        # How the job ended is known; that its server went away since takes nothing from it.
+    except ServerUnreachable:
+        # The result is known; only the events of the job are missing.
         return view
 
 
-def _one_job(api: ApiClient, job_id: str | None, request_id: str | None, json: bool) -> JobView:
+def _one_job(api: ApiClient, job_id: str | None, request_id: str | None, as_json: bool) -> JobView:
     if job_id is not None:
         if request_id is not None:
-            raise WrongUse("Both a job and --request are given; give one of them.")
+            raise WrongUse("A job and --request are given; use only one of the two.")
         return api.job(_job_id(job_id))
     assert request_id is not None
     if not _JOB_ID.fullmatch(request_id) or len(request_id) > REQUEST_ID_CHARACTERS_MAX:
         raise WrongUse(f"--request takes the id of a request, not '{printable(request_id[:40])}'.")
     view = api.job_of_request(request_id)
     if view is None:
-        if json:
-            options.print_json({"accepted": "no", "request_id": request_id})
+        if as_json:
+            print_json({"accepted": "no", "request_id": request_id})
         raise CommandFailed(f"No job was accepted for request {request_id}.", SOME_NOT_DONE)
     return view
 
 
 def _job_id(text: str) -> str:
     if not text.strip():
-        raise WrongUse("The job id is empty; see 'landline jobs' for those there are.")
+        raise WrongUse("The job id is empty; 'landline jobs' lists the jobs.")
     if not _JOB_ID.fullmatch(text):
-        raise WrongUse(
-            f"No job has an id like '{printable(text[:40])}'; see 'landline jobs' for those there are."
-        )
+        raise WrongUse(f"'{printable(text[:40])}' cannot be a job id; 'landline jobs' lists the jobs.")
     return text
 
 
-def _limit(text: str) -> int:
-    if not text.isdecimal() or not text.isascii() or not 1 <= int(text[:9]) <= JOBS_MAX:
-        raise WrongUse(f"--limit takes a number from 1 to {JOBS_MAX}, not '{printable(text[:40])}'.")
-    return int(text)
-
-
 def _caller() -> str:
-    """``user@host`` of whoever runs the command."""
+    """Return ``user@host`` of this process."""
     import pwd
 
     try:

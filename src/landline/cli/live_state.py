@@ -1,65 +1,90 @@
-"""What ``watch`` and a followed job know: machines and jobs, and how each update changes them."""
+"""The machines and jobs that ``watch`` shows, kept up to date by the updates of the control server. No I/O."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from landline.cli.exit_codes import NO_SERVER, CommandFailed
 from landline.cli.formatting import execution_line, machine_count, presence_text
 from landline.cli.terminal_text import printable
 from landline.fleet.api import JobChanged, JobView, MachineChanged, Snapshot, Update
 from landline.fleet.model import Machine, PresenceState
 
 ENDED_JOBS_KEPT: Final = 3
-"""Jobs that ended while they were watched stay in view until this many newer ones ended."""
+"""Jobs that ended while they were watched are shown until this many newer ones have ended."""
+
+
+class OtherServer(CommandFailed):
+    """Another control server answers at the address of the one that was watched."""
+
+    def __init__(self, consequence: str) -> None:
+        super().__init__(
+            f"Another control server answers at this address now, with other machines and jobs; {consequence}.",
+            NO_SERVER,
+        )
 
 
 def is_over(view: JobView) -> bool:
-    """Whether nothing more is expected of the job."""
+    """Return whether the job is over: every execution is in a final state."""
     return all(execution.state.is_final for execution in view.executions)
 
 
-class Board:
-    """The machines and jobs as the updates so far tell them. No I/O."""
+def is_other_server(known_id: str, snapshot: Snapshot) -> bool:
+    """Return whether ``snapshot`` is from another server than ``known_id``. An id that is not known is no other."""
+    return bool(known_id and snapshot.server_id and known_id != snapshot.server_id)
+
+
+class LiveState:
+    """The machines and jobs after the updates so far."""
 
     def __init__(self) -> None:
         self.now_at: float | None = None
         """The server's time at the newest update; ``None`` before the first."""
+        self._server_id = ""
         self._machines: dict[str, Machine] = {}
         self._jobs: dict[str, JobView] = {}
 
     def machines(self) -> list[Machine]:
-        """Every machine, in order of name."""
+        """Return every machine, in order of name."""
         return sorted(self._machines.values(), key=lambda machine: (machine.name, machine.id))
 
     def jobs(self) -> list[JobView]:
-        """Open jobs and the last few that ended, newest first."""
+        """Return open jobs and the last few that ended, newest first."""
         return sorted(self._jobs.values(), key=lambda view: view.job.created_at, reverse=True)
 
     def apply(self, update: Update) -> list[str]:
-        """Takes in an update and says in printable lines what changed for people."""
+        """Apply an update, and return its changes as printable lines.
+
+        :raises OtherServer: when a snapshot is from another server than the one before; nothing changes.
+        """
+        if isinstance(update, Snapshot) and is_other_server(self._server_id, update):
+            raise OtherServer("'landline watch' shows those")
         is_first = self.now_at is None
         self.now_at = update.now_at
         match update:
             case Snapshot():
-                return self._restart(update, is_first)
+                self._server_id = update.server_id
+                return self._apply_snapshot(update, is_first)
             case MachineChanged():
                 return self._put_machine(update.machine)
             case JobChanged():
                 return self._put_job(update.job)
 
-    def _restart(self, snapshot: Snapshot, is_first: bool) -> list[str]:
+    def _apply_snapshot(self, snapshot: Snapshot, is_first: bool) -> list[str]:
         lines = [machine_count(snapshot.machines)] if is_first else []
         present = {machine.id for machine in snapshot.machines}
-        gone = [self._machines.pop(known) for known in list(self._machines) if known not in present]
-        lines += [f"{printable(machine.name)} is no longer known" for machine in gone]
+        missing = [self._machines.pop(known) for known in list(self._machines) if known not in present]
+        lines += [f"{printable(machine.name)} is no longer known" for machine in missing]
         for machine in snapshot.machines:
             lines += self._put_machine(machine)
         still_open = {view.job.id for view in snapshot.jobs}
         for job_id, view in list(self._jobs.items()):
             if job_id not in still_open and not is_over(view):
-                # It ended while nobody was listening; how, only the record of the job tells.
+                # A snapshot holds open jobs only. What became of this one is in its record.
                 del self._jobs[job_id]
-                lines.append(f"job {printable(job_id)} is over; 'landline jobs {printable(job_id)}' says how")
+                lines.append(
+                    f"job {printable(job_id)} is no longer open; 'landline jobs {printable(job_id)}' shows the result"
+                )
         for view in snapshot.jobs:
             lines += self._put_job(view)
         return lines
@@ -67,7 +92,7 @@ class Board:
     def _put_machine(self, machine: Machine) -> list[str]:
         before = self._machines.get(machine.id)
         self._machines[machine.id] = machine
-        if before is not None and _shown(before) == _shown(machine):
+        if before is not None and _shown_fields(before) == _shown_fields(machine):
             return []
         if machine.claimants:
             claimants = ", ".join(printable(each.description) for each in machine.claimants)
@@ -89,12 +114,12 @@ class Board:
 
 
 def changed_lines(before: JobView | None, after: JobView) -> list[str]:
-    """One printable line for every execution whose state or detail is not what it was."""
+    """Return one printable line for each execution whose state or detail has changed."""
     known = {} if before is None else {e.id: (e.state, e.detail) for e in before.executions}
     return [execution_line(e) for e in after.executions if known.get(e.id) != (e.state, e.detail)]
 
 
-def _shown(machine: Machine) -> tuple[object, ...]:
+def _shown_fields(machine: Machine) -> tuple[object, ...]:
     presence = machine.presence
     shown = machine.name, presence.state, presence.cause, presence.detail, machine.facts.persons
     claimants = tuple((each.host_name, each.address, each.is_live) for each in machine.claimants)
@@ -102,12 +127,14 @@ def _shown(machine: Machine) -> tuple[object, ...]:
 
 
 def _problems(machine: Machine) -> str:
-    """What a machine that is on says against acting on it, as the end of a line."""
+    """Return why a machine that is on may not be able to act, as the end of a line."""
     if machine.presence.state is PresenceState.OFFLINE:
         return ""
     facts = machine.facts
     parts = [
-        f"; cannot tell who is on: {printable(facts.persons_problem)}" if facts.persons_problem else "",
+        f"; cannot tell who is logged on: {printable(facts.persons_problem)}"
+        if facts.persons_problem
+        else "",
         f"; cannot ask a person: {printable(facts.asking_problem)}" if facts.asking_problem else "",
     ]
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""The full screen of ``watch``. Only this module and ``file_progress`` use rich."""
+"""The full-screen view of ``watch``. Only this module and ``file_progress`` import rich."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from rich.text import Text
 
 from landline.cli.api_client import ApiClient
 from landline.cli.formatting import (
-    DISPENSABLE_OF_MACHINE,
     EXECUTION_HEADER,
     MACHINE_HEADER,
+    OPTIONAL_MACHINE_COLUMNS,
     execution_row,
     job_summary,
     machine_count,
     machine_rows,
 )
-from landline.cli.live_state import Board
-from landline.cli.tables import Cell, fitting
+from landline.cli.live_state import LiveState
+from landline.cli.tables import Cell, fitting_columns
 from landline.cli.terminal_text import Colour, printable
-from landline.cli.update_stream import Gone, live_updates
+from landline.cli.update_stream import Disconnected, live_updates
 from landline.fleet.api import Update
 
 REFRESHES_PER_S: Final = 4
 EXECUTIONS_SHOWN_MAX: Final = 8
-"""Machines shown of one job; ``landline jobs ID`` shows all."""
+"""Machines shown for each job; ``landline jobs ID`` shows all of them."""
 
 _STYLE: Final = {
     Colour.PLAIN: "",
@@ -43,61 +43,61 @@ _STYLE: Final = {
 
 
 def show_live(api: ApiClient, footer: str = "") -> None:
-    """Shows machines and jobs of ``api``, and ``footer`` below, until it raises or is interrupted."""
+    """Show the machines and jobs of ``api``, with ``footer`` below them, until an exception ends it."""
     console = Console()
-    picture = _Picture(console, footer)
+    view = _View(console, footer)
     updates = live_updates(api)
-    # The first answer comes before the screen is taken: "nobody answers" belongs on the ordinary one.
-    picture.take(next(updates))
-    with Live(
-        get_renderable=picture.render, console=console, screen=True, refresh_per_second=REFRESHES_PER_S
-    ):
+    # Before the alternate screen is entered: "no control server answers" belongs on the normal one.
+    view.apply(next(updates))
+    with Live(get_renderable=view.render, console=console, screen=True, refresh_per_second=REFRESHES_PER_S):
         for update in updates:
-            picture.take(update)
+            view.apply(update)
 
 
-class _Picture:
-    """The board as the screen's own thread sees it."""
+class _View:
+    """The state and how to draw it. rich draws it in a thread of its own."""
 
     def __init__(self, console: Console, footer: str) -> None:
         self._console = console
         self._footer = footer
         self._lock = threading.Lock()
-        self._board = Board()
-        self._gone: Gone | None = None
-        self._taken_at = time.monotonic()
+        self._state = LiveState()
+        self._disconnected: Disconnected | None = None
+        self._updated_at = time.monotonic()
 
-    def take(self, update: Update | Gone) -> None:
-        """Takes in an update, or that there is nobody to give one."""
+    def apply(self, update: Update | Disconnected) -> None:
+        """Apply an update, or show that the server does not answer."""
         with self._lock:
-            if isinstance(update, Gone):
-                self._gone = update
+            if isinstance(update, Disconnected):
+                self._disconnected = update
                 return
-            self._gone = None
-            self._board.apply(update)
-            self._taken_at = time.monotonic()
+            self._disconnected = None
+            self._state.apply(update)
+            self._updated_at = time.monotonic()
 
     def render(self) -> RenderableType:
-        """The whole screen as of now."""
+        """Return the content of the whole screen."""
         with self._lock:
-            machines, jobs, gone = self._board.machines(), self._board.jobs(), self._gone
-            now_at = (self._board.now_at or 0.0) + time.monotonic() - self._taken_at
+            machines, jobs, disconnected = self._state.machines(), self._state.jobs(), self._disconnected
+            now_at = (self._state.now_at or 0.0) + time.monotonic() - self._updated_at
         below: list[RenderableType] = []
         footer_rows = self._footer.count("\n") + 2 if self._footer else 0
         rows_left = self._console.size.height - 4 - footer_rows
         columns = self._console.size.width
-        for view in jobs:
-            shown = view.executions[:EXECUTIONS_SHOWN_MAX]
+        for job in jobs:
+            shown = job.executions[:EXECUTIONS_SHOWN_MAX]
             if rows_left < len(shown) + 8:
-                below.append(Text("… more jobs; see 'landline jobs'.", style="dim"))
+                below.append(Text("… more jobs; 'landline jobs' lists them.", style="dim"))
                 break
-            below.append(Text(f"\n{printable(view.job.id)}  {job_summary(view)}", style="bold"))
+            below.append(Text(f"\n{printable(job.job.id)}  {job_summary(job)}", style="bold"))
             below.append(_table(EXECUTION_HEADER, [execution_row(e, now_at) for e in shown]))
             rows_left -= len(shown) + 3
         shown_machines = machines[: max(1, rows_left)]
         title = Text(machine_count(machines), style="bold")
-        if gone is not None:
-            title = Text(f"{gone.sentence} Waiting for it; what follows is old.", style="bold red")
+        if disconnected is not None:
+            title = Text(
+                f"{disconnected.sentence} Waiting for it; the lines below are out of date.", style="bold red"
+            )
         body: list[RenderableType] = [
             title,
             _machine_table(
@@ -106,7 +106,7 @@ class _Picture:
         ]
         if len(shown_machines) < len(machines):
             body.append(
-                Text(f"… {len(machines) - len(shown_machines)} more; 'landline ls' shows all.", style="dim")
+                Text(f"… {len(machines) - len(shown_machines)} more; 'landline ls' lists all.", style="dim")
             )
         if self._footer:
             below.append(Text(f"\n{self._footer}", style="dim"))
@@ -114,9 +114,10 @@ class _Picture:
 
 
 def _machine_table(rows: Sequence[Sequence[Cell]], columns: int) -> Table:
-    places = fitting(MACHINE_HEADER, rows, columns, DISPENSABLE_OF_MACHINE)
+    columns_shown = fitting_columns(MACHINE_HEADER, rows, columns, OPTIONAL_MACHINE_COLUMNS)
     return _table(
-        [MACHINE_HEADER[place] for place in places], [[row[place] for place in places] for row in rows]
+        [MACHINE_HEADER[index] for index in columns_shown],
+        [[row[index] for index in columns_shown] for row in rows],
     )
 
 
@@ -125,6 +126,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Table:
     for name in header:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        # Text, never markup: a machine may call itself "[red]".
+        # Text, not markup: the name of a machine may be "[red]".
         table.add_row(*(Text(printable(cell.text) or "-", style=_STYLE[cell.colour]) for cell in row))
     return table

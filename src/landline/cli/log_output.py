@@ -1,54 +1,57 @@
-"""What of the logs reaches standard error, and how."""
+"""The log on standard error: its options, its format, and a thread that writes it."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import threading
-from typing import Annotated, Final, TextIO
+from collections.abc import Callable
+from typing import Any, Final, TextIO, TypeVar
 
-import typer
+import click
 
-from landline.cli.exit_codes import WrongUse
+from landline.cli.parameter_types import OneOf
 from landline.cli.terminal_text import printable, wants_colour
 
-WAITING_CHARACTERS_MAX: Final = 4 * 1024 * 1024
-"""What waits to be written at most; more is dropped and counted."""
-FLUSH_S_MAX: Final = 2.0
-"""How long the end of the program waits for its log to be written: nobody may read standard error."""
+PENDING_CHARACTERS_MAX: Final = 4 * 1024 * 1024
+"""Limit of text that waits to be written; further lines are dropped and counted."""
+FLUSH_TIMEOUT_S: Final = 2.0
+"""How long the program waits at its end for the log to be written. The reader of standard error may have stopped."""
 
 FORMATS: Final = ("auto", "text", "json", "journal")
 LEVELS: Final = ("debug", "info", "warning", "error")
 
-Format = Annotated[
-    str,
-    typer.Option(
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_PEER_LOGGERS: Final = ("asyncio", "quic", "uvicorn.error")
+"""Loggers of other libraries whose lines a peer can cause."""
+
+
+def log_options(function: _Function) -> _Function:
+    """Add ``--log-format`` and ``--log-level``."""
+    log_format = click.option(
         "--log-format",
         metavar="FORMAT",
-        help="How to log: text, json, or journal; auto is journal where systemd's journal reads it, else text.",
-    ),
-]
-Level = Annotated[
-    str, typer.Option("--log-level", metavar="LEVEL", help=f"The least to log: {', '.join(LEVELS)}.")
-]
-
-_STRANGERS: Final = ("asyncio", "quic", "uvicorn.error")
-"""Loggers of other libraries in which a peer can cause lines."""
-
-
-def check_logging(log_format: str, log_level: str) -> None:
-    """Raise :class:`landline.cli.exit_codes.WrongUse` unless both options have a meaning."""
-    for option, value, known in (("--log-format", log_format, FORMATS), ("--log-level", log_level, LEVELS)):
-        if value not in known:
-            raise WrongUse(
-                f"{option} takes {', '.join(known[:-1])} or {known[-1]}, not {printable(value[:40])!r}."
-            )
+        type=OneOf(FORMATS),
+        default="auto",
+        show_default=True,
+        help="Format of the log: text, json or journal. 'auto' is journal if systemd's journal reads it, else text.",
+    )
+    log_level = click.option(
+        "--log-level",
+        metavar="LEVEL",
+        type=OneOf(LEVELS),
+        default="info",
+        show_default=True,
+        help=f"The lowest level to log: {', '.join(LEVELS)}.",
+    )
+    return log_format(log_level(function))
 
 
 def show_logs(log_format: str, log_level: str, *, attempts: bool = True) -> None:
-    """Log to standard error from now on, as those options say.
+    """Log to standard error from now on.
 
-    Without ``attempts``, those to connect are left out: the command prints the states of its line itself.
+    :param attempts: whether to log attempts to connect. A command that prints the states of its line does not.
     """
     from landline import guarded_logger
     from landline.fleet.log_lines import LogFormat, goes_to_journal, line_formatter
@@ -61,17 +64,17 @@ def show_logs(log_format: str, log_level: str, *, attempts: bool = True) -> None
     handler.setFormatter(formatter)
     root = logging.root
     root.addHandler(handler)
-    # What the level says is meant for us: at debug, databases and web servers tell of every byte.
+    # The level is for landline only: at debug, databases and web servers log every byte.
     root.setLevel(logging.WARNING)
     logging.getLogger("landline").setLevel(log_level.upper())
-    for name in _STRANGERS:
+    for name in _PEER_LOGGERS:
         guarded_logger(name)
     if not attempts:
         logging.getLogger("landline.client").setLevel(logging.ERROR)
 
 
 def quiet_logs() -> None:
-    """Nothing but errors: the command says what happens."""
+    """Log errors only: the command itself prints what happens."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -79,7 +82,7 @@ def quiet_logs() -> None:
 
 
 class _Printable(logging.Formatter):
-    """A message may hold what a peer says."""
+    """Makes messages printable: they may contain a peer's text."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))
@@ -88,47 +91,55 @@ class _Printable(logging.Formatter):
 class BackgroundHandler(logging.Handler):
     """Writes lines in a thread, so that a reader of ``stream`` who stops reading does not stop the program.
 
-    At most :data:`WAITING_CHARACTERS_MAX` wait; what comes then is dropped, and the number is logged when there is
-    room again.
+    At most ``pending_characters_max`` characters wait. Further lines are dropped, and their number is logged when
+    there is space again.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        pending_characters_max: int = PENDING_CHARACTERS_MAX,
+        flush_timeout_s: float = FLUSH_TIMEOUT_S,
+    ) -> None:
         super().__init__()
         self._stream = stream
+        self._pending_characters_max = pending_characters_max
+        self._flush_timeout_s = flush_timeout_s
         self._changed = threading.Condition()
-        self._waiting: list[str] = []
-        self._waiting_characters = 0
+        self._pending: list[str] = []
+        self._pending_characters = 0
         self._dropped = 0
         self._is_writing = False
         threading.Thread(target=self._write_forever, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format ``record`` at once, for what it names may change, and have it written soon."""
+        """Format ``record`` now, because its arguments may change, and queue the line."""
         try:
             line = self.format(record) + "\n"
-        except Exception:  # noqa: BLE001 - as every handler of logging
+        except Exception:  # noqa: BLE001 - as every handler of logging does
             self.handleError(record)
             return
         with self._changed:
-            if self._waiting_characters + len(line) > WAITING_CHARACTERS_MAX:
+            if self._pending_characters + len(line) > self._pending_characters_max:
                 self._dropped += 1
                 return
-            self._waiting.append(line)
-            self._waiting_characters += len(line)
+            self._pending.append(line)
+            self._pending_characters += len(line)
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until everything is written, for :data:`FLUSH_S_MAX` at most."""
+        """Wait until every line is written, at most ``flush_timeout_s``."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._is_writing, FLUSH_S_MAX)
+            self._changed.wait_for(lambda: not self._pending and not self._is_writing, self._flush_timeout_s)
 
     def _write_forever(self) -> None:
         while True:
             with self._changed:
                 self._is_writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting)
-                lines, self._waiting, self._waiting_characters = self._waiting, [], 0
+                self._changed.wait_for(lambda: self._pending)
+                lines, self._pending, self._pending_characters = self._pending, [], 0
                 dropped, self._dropped = self._dropped, 0
                 self._is_writing = True
             if dropped:
@@ -137,8 +148,7 @@ class BackgroundHandler(logging.Handler):
                 self._stream.write("".join(lines))
                 self._stream.flush()
             except (OSError, ValueError):
-                # A full disk, or nobody who reads any more: there is no place left to say it, but the next line may
-                # get through.
+                # The disk is full, or the reader is gone. There is no place to report it; the next line may succeed.
                 with self._changed:
                     self._dropped += len(lines)
 

@@ -1,4 +1,4 @@
-"""Commands that look at machines: ``ls`` and ``watch``."""
+"""Commands that show machines and manage single ones: ``ls``, ``watch``, ``machines``."""
 
 from __future__ import annotations
 
@@ -8,52 +8,38 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Annotated, Final
+from typing import Final
 
-import typer
+import click
 
-from landline.cli import options
-from landline.cli.ages import moment
 from landline.cli.api_client import ApiClient
-from landline.cli.formatting import MACHINE_HEADER, machine_count, machine_rows, problem_lines
-from landline.cli.lazy_groups import Group
-from landline.cli.live_state import Board
+from landline.cli.formatting import MACHINE_HEADER, local_time, machine_count, machine_rows, problem_lines
+from landline.cli.live_state import LiveState
 from landline.cli.retry import OutcomeUnknown
+from landline.cli.shared_options import control_client, json_option, print_json, server_options
 from landline.cli.tables import table_lines
 from landline.cli.terminal_text import printable, wants_colour
-from landline.cli.update_stream import Gone, live_updates
+from landline.cli.update_stream import Disconnected, live_updates
 
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
-PARENT_LOOK_S: Final = 1.0
-"""How often the view of a demo looks whether the demo is still there."""
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the commands to ``app``."""
-    app.command("ls")(ls)
-    app.command("watch")(watch)
-    group = typer.Typer(
-        name="machines",
-        cls=Group,
-        help="Decide on single machines.",
-        rich_markup_mode=None,
-        add_completion=False,
-        no_args_is_help=True,
-    )
-    group.callback()(_machines)
-    group.command("resolve")(resolve)
-    app.add_typer(group)
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+PARENT_CHECK_S: Final = 1.0
+"""How often the view of a demo checks that the demo still runs."""
 
 
-def ls(
-    server: options.Server = None, token_file: options.TokenFile = None, json: options.Json = False
-) -> None:
-    """Show the machines: presence and its cause, person, how they can be asked, address, OS, since when, round trip."""
-    api = options.client(server, token_file)
+@click.command
+@json_option
+@server_options
+def ls(as_json: bool, server: str | None, token_file: str | None) -> None:
+    """List the machines with their presence and its cause.
+
+    Also shows the person who is logged on, how a person can be asked, the address, the operating system, how long the
+    presence has lasted, and the round-trip time.
+    """
+    api = control_client(server, token_file)
     now_at = api.status().now_at
     machines = api.machines()
-    if json:
-        options.print_json({"now_at": now_at, "machines": machines})
+    if as_json:
+        print_json({"now_at": now_at, "machines": machines})
         return
     lines = [machine_count(machines)]
     if machines:
@@ -63,44 +49,19 @@ def ls(
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _machines() -> None:
-    """Decide on single machines."""
+@click.command
+@server_options
+@click.option("--footer", hidden=True, default="")
+def watch(server: str | None, token_file: str | None, footer: str) -> None:
+    """Show machines and open jobs live, until Ctrl-C.
 
-
-def resolve(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The machine, as 'landline ls' names it.")],
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
-    json: options.Json = False,
-) -> None:
-    """End the mark 'cloned identity' of a machine, once only one machine with that identity is connected.
-
-    Before that, give every other one an identity of its own: remove the file machine-id in its agent's --data
-    directory, and start the agent again.
+    Without a terminal, print one line for every change.
     """
-    try:
-        machine = options.client(server, token_file).resolve_machine(name)
-    except OutcomeUnknown:
-        if json:
-            options.print_json({"accepted": "unknown", "machine": name})
-        raise
-    if json:
-        options.print_json(machine)
-    else:
-        sys.stdout.write(f"{printable(machine.name)} has its identity for itself; it gets jobs again.\n")
-
-
-def watch(
-    server: options.Server = None,
-    token_file: options.TokenFile = None,
-    footer: Annotated[str, typer.Option("--footer", hidden=True)] = "",
-) -> None:
-    """Show machines and open jobs live, until Ctrl-C. Without a terminal: a line for every change."""
-    api = options.client(server, token_file)
-    for number in _STOPPING:
+    api = control_client(server, token_file)
+    for number in _STOP_SIGNALS:
         signal.signal(number, _stop_once)
     if footer:
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_stop_after, args=(os.getppid(),), daemon=True).start()
     try:
         if sys.stdout.isatty():
             from landline.cli.live_view import show_live
@@ -112,10 +73,39 @@ def watch(
         return
 
 
-def _end_with(parent: int) -> None:
-    """End the watching when the demo that shows it is gone: one that was killed cannot say so."""
+@click.group(invoke_without_command=False)
+def machines() -> None:
+    """Manage single machines."""
+
+
+@machines.command
+@click.argument("name", metavar="NAME", help="The machine, as 'landline ls' names it.")
+@json_option
+@server_options
+def resolve(name: str, as_json: bool, server: str | None, token_file: str | None) -> None:
+    """Remove the mark 'cloned identity' of a machine, once only one machine with that identity is connected.
+
+    First give every other machine its own identity: remove the file machine-id in its agent's --data directory, and
+    start the agent again.
+    """
+    try:
+        machine = control_client(server, token_file).resolve_machine(name)
+    except OutcomeUnknown:
+        if as_json:
+            print_json({"accepted": "unknown", "machine": name})
+        raise
+    if as_json:
+        print_json(machine)
+    else:
+        sys.stdout.write(
+            f"{printable(machine.name)} is the only machine with its identity; it gets jobs again.\n"
+        )
+
+
+def _stop_after(parent: int) -> None:
+    """Stop watching when the demo that started this view is gone: a demo that was killed sends no signal."""
     while os.getppid() == parent:
-        time.sleep(PARENT_LOOK_S)
+        time.sleep(PARENT_CHECK_S)
     main = threading.main_thread().ident
     assert main is not None
     # To the thread that waits for updates, so that it wakes up.
@@ -123,28 +113,29 @@ def _end_with(parent: int) -> None:
 
 
 def _stop_once(number: int, frame: FrameType | None) -> None:
-    """Ends the watching with the first signal.
+    """Stop watching at the first signal, and ignore the next ones.
 
-    A demo's Ctrl-C brings two, one from the terminal and one from the demo: the second one must not interrupt what
-    gives the terminal back, nor end the program before it does.
+    A demo's Ctrl-C brings two, one from the terminal and one from the demo. The second must not interrupt the code
+    that restores the terminal, nor end the program before it has run.
     """
     del number, frame
-    for each in _STOPPING:
-        # A function, not SIG_IGN: of one that has arrived already Python would complain that nobody takes it.
+    for each in _STOP_SIGNALS:
+        # A function, not SIG_IGN: Python reports a signal that has arrived already and has no handler.
         signal.signal(each, lambda *_: None)
     raise KeyboardInterrupt
 
 
 def _print_changes(api: ApiClient) -> None:
-    board, is_gone = Board(), False
+    state, is_disconnected = LiveState(), False
     for update in live_updates(api):
-        if isinstance(update, Gone):
-            lines = [] if is_gone else [f"{update.sentence} Waiting for it."]
-            is_gone, now_at = True, time.time()
+        if isinstance(update, Disconnected):
+            lines = [] if is_disconnected else [f"{update.sentence} Waiting for it."]
+            is_disconnected, now_at = True, time.time()
         else:
-            lines = ["The control server answers again."] if is_gone else []
-            lines += board.apply(update)
-            is_gone, now_at = False, update.now_at
+            changes = state.apply(update)
+            lines = ["The control server answers again."] if is_disconnected else []
+            lines += changes
+            is_disconnected, now_at = False, update.now_at
         for line in lines:
-            sys.stdout.write(f"{moment(now_at, now_at)} {line}\n")
+            sys.stdout.write(f"{local_time(now_at, now_at)} {line}\n")
         sys.stdout.flush()

@@ -1,18 +1,19 @@
-"""``ping``: how long it takes to reach a server, and who answers. The library is imported when it runs."""
+"""``ping``: the round-trip time to a server, and its name."""
 
 from __future__ import annotations
 
 import sys
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
+import click
 import msgspec
-import typer
 
-from landline.cli import options
-from landline.cli.durations import parse_duration
-from landline.cli.exit_codes import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, WrongUse, sentence
+from landline.cli.command_runner import run_command
+from landline.cli.exit_codes import ALL_DONE, NO_SERVER, SOME_NOT_DONE, WrongUse, sentence
 from landline.cli.log_output import quiet_logs
+from landline.cli.parameter_types import Duration, WholeNumber
+from landline.cli.shared_options import ca_option, json_option, print_json, read_shared_token, token_option
 from landline.cli.terminal_text import printable
 
 if TYPE_CHECKING:
@@ -20,225 +21,217 @@ if TYPE_CHECKING:
 
     import landline
 
-    Repeat = Callable[[Callable[[], Awaitable[float | None]]], Awaitable[None]]
+    Ping = Callable[[], Awaitable[float | None]]
+    """Measures one round trip, in seconds; ``None`` when there is no answer in time."""
 
 COUNT_MAX: Final = 1_000_000
 PING_NAME: Final = "landline.ping"
-"""A handler that no server is expected to have: the answer that it has none is as good as any."""
+"""The name of a handler that no server has. The answer that there is none measures the round trip too."""
 
 
-class Report(msgspec.Struct):
-    """What was measured, as ``--json`` prints it."""
+class PingResult(msgspec.Struct):
+    """The measurements, as ``--json`` prints them."""
 
     url: str
     server: str = ""
-    """What the server calls itself; empty over ``udp://``."""
+    """The server's name; empty over ``udp://``."""
     handshake_s: float | None = None
     round_trips_s: list[float | None] = []
     """``null`` for each ping that was not answered in time."""
     problem: str = ""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the command to ``app``."""
-    app.command("ping")(ping)
-
-
+@click.command
+@click.argument("url", metavar="URL", help="The server, such as tcp://host:5463, udp://host or mdns://NAME.")
+@click.option(
+    "--count",
+    metavar="N",
+    type=WholeNumber(1, COUNT_MAX),
+    default="3",
+    show_default=True,
+    help="How many round trips to measure.",
+)
+@click.option(
+    "--interval",
+    "interval_s",
+    metavar="DURATION",
+    type=Duration(),
+    default="1s",
+    show_default=True,
+    help="Pause between two round trips.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="DURATION",
+    type=Duration(),
+    default="5s",
+    show_default=True,
+    help="How long the handshake and each round trip may take.",
+)
+@token_option
+@ca_option
+@json_option
 def ping(
-    url: Annotated[
-        str, typer.Argument(metavar="URL", help="Such as tcp://host:5463, udp://host or mdns://NAME.")
-    ],
-    count: Annotated[str, typer.Option("--count", metavar="N", help="How many round trips.")] = "3",
-    interval: Annotated[
-        str, typer.Option("--interval", metavar="DURATION", help="Between two of them.")
-    ] = "1s",
-    timeout: Annotated[
-        str, typer.Option("--timeout", metavar="DURATION", help="How long each may take.")
-    ] = "5s",
-    token_file: Annotated[
-        str | None,
-        typer.Option(
-            "--token-file",
-            metavar="PATH",
-            help="File with the server's token; else LANDLINE_TOKEN is taken.",
-            show_default=False,
-        ),
-    ] = None,
-    ca: Annotated[
-        str | None,
-        typer.Option(
-            "--ca",
-            metavar="FILE",
-            help="The authority to trust, as PEM, for tls://, wss://, quic://.",
-            show_default=False,
-        ),
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Measure how long it takes to reach a server, and show what it calls itself."""
-    if not count.isdecimal() or not 1 <= int(count[:12]) <= COUNT_MAX:
-        raise WrongUse(f"--count takes a whole number from 1 to {COUNT_MAX}, not '{count[:40]}'.")
-    times = (parse_duration(interval, "--interval"), parse_duration(timeout, "--timeout"))
-    if times[1] == 0:
-        raise WrongUse("--timeout takes at least 1s: nothing answers in no time.")
-    report = Report(url)
-    try:
-        _measure(report, int(count), *times, options.read_token(token_file), ca, quiet=json)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    if json:
-        options.print_json(report)
-    elif report.problem:
-        sys.stderr.write(printable(report.problem) + "\n")
-    else:
-        sys.stdout.write(_summary(report) + "\n")
-    if report.handshake_s is None:
-        sys.exit(NO_SERVER if not report.server else SOME_NOT_DONE)
-    sys.exit(ALL_DONE if all(report.round_trips_s) and not report.problem else SOME_NOT_DONE)
-
-
-def _measure(
-    report: Report,
+    url: str,
     count: int,
     interval_s: float,
     timeout_s: float,
-    token: str | None,
+    token_file: str | None,
     ca: str | None,
-    *,
-    quiet: bool,
-) -> None:
-    import asyncio
-
-    import landline
-
+    as_json: bool,
+) -> int:
+    """Measure the round-trip time to a server, and show its name."""
+    if timeout_s == 0:
+        raise WrongUse("--timeout takes at least 1s.")
     quiet_logs()
+    measurement = _Measurement(PingResult(url), count, interval_s, timeout_s, is_quiet=as_json)
+    return run_command(measurement.run(read_shared_token(token_file), ca))
 
-    async def repeat(once: Callable[[], Awaitable[float | None]]) -> None:
-        if not quiet:
-            _say(_greeting(report))
-        for number in range(1, count + 1):
-            trip_s = await once()
-            report.round_trips_s.append(trip_s)
-            if not quiet:
-                _say(f"{number}: {'no answer' if trip_s is None else _milliseconds(trip_s)}")
-            if number < count:
-                await asyncio.sleep(interval_s)
 
-    try:
+class _Measurement:
+    """One run of ``ping``."""
+
+    def __init__(
+        self, result: PingResult, count: int, interval_s: float, timeout_s: float, *, is_quiet: bool
+    ) -> None:
+        self._result = result
+        self._count = count
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._is_quiet = is_quiet
+
+    async def run(self, token: str | None, ca: str | None) -> int:
+        """Measure, print the result, and return the exit status."""
+        import landline
+        from landline.cli.connection_errors import failure_reason
+
+        result = self._result
         auth = landline.SharedToken(token) if token else None
-        transport = landline.TransportOptions(ca_file=ca)
-        if report.url.lower().startswith("udp:"):
-            landline.run(_over_calls(report, auth, transport, timeout_s, repeat))
-        else:
-            landline.run(_over_a_line(report, auth, transport, timeout_s, repeat))
-    except (landline.ConfigurationError, landline.MissingExtra) as error:
-        raise WrongUse(sentence(str(error).replace("TransportOptions(ca_file=)", "--ca"))) from error
-    except landline.LandlineError as error:
-        report.problem = sentence(_reason(report, error))
-
-
-async def _over_a_line(
-    report: Report,
-    auth: landline.SharedToken | None,
-    transport: landline.TransportOptions,
-    timeout_s: float,
-    repeat: Repeat,
-) -> None:
-    import asyncio
-    from time import monotonic
-
-    import landline
-
-    connector = landline.connect(
-        report.url,
-        auth=auth,
-        connect_timeout_s=None,
-        backoff=landline.Backoff(attempts=1),
-        options=transport,
-    )
-    begun_at = monotonic()
-    try:
-        async with asyncio.timeout(timeout_s) as entering, connector as line:
-            entering.reschedule(None)
-            report.server = printable(connector.server_name)
-            report.handshake_s = monotonic() - begun_at
-
-            async def once() -> float | None:
-                try:
-                    return await line.ping(timeout=timeout_s)
-                except TimeoutError:
-                    return None
-
-            await repeat(once)
-    except TimeoutError as error:
-        raise landline.ConnectFailed(f"no answer within {timeout_s:g} s") from error
-    finally:
-        # One that refused us has said its name before.
-        report.server = printable(connector.server_name)
-
-
-async def _over_calls(
-    report: Report,
-    auth: landline.SharedToken | None,
-    transport: landline.TransportOptions,
-    timeout_s: float,
-    repeat: Repeat,
-) -> None:
-    from time import monotonic
-
-    import landline
-
-    async def once() -> float | None:
-        begun_at = monotonic()
+        options = landline.TransportOptions(ca_file=ca)
         try:
-            await landline.call(report.url, PING_NAME, auth=auth, options=transport, timeout=timeout_s)
-        except landline.RequestTimeout:
-            return None
-        except landline.NoHandler:
-            pass
-        return monotonic() - begun_at
+            if result.url.lower().startswith("udp:"):
+                await self._measure_calls(auth, options)
+            else:
+                await self._measure_line(auth, options)
+        except (landline.ConfigurationError, landline.MissingExtra) as error:
+            raise WrongUse(sentence(str(error).replace("TransportOptions(ca_file=)", "--ca"))) from error
+        except landline.LandlineError as error:
+            reason = failure_reason(error, result.url, has_token=token is not None)
+            result.problem = sentence(f"{self._server_text()}: {reason}")
+        if self._is_quiet:
+            print_json(result)
+        elif result.problem:
+            sys.stderr.write(printable(result.problem) + "\n")
+        else:
+            _print(self._summary())
+        if result.handshake_s is None:
+            return SOME_NOT_DONE if result.server else NO_SERVER
+        return ALL_DONE if all(result.round_trips_s) and not result.problem else SOME_NOT_DONE
 
-    # The first call takes one round trip more, in which the server makes sure of our address.
-    report.handshake_s = await once()
-    if report.handshake_s is None:
-        raise landline.ConnectFailed(f"no answer within {timeout_s:g} s")
-    await repeat(once)
+    async def _measure_line(
+        self, auth: landline.SharedToken | None, options: landline.TransportOptions
+    ) -> None:
+        import asyncio
+        from time import monotonic
 
+        import landline
 
-def _reason(report: Report, error: landline.LandlineError) -> str:
-    """What went wrong; of a policy that made one attempt, only what the attempt failed with."""
-    import landline
-
-    cause: BaseException | None = error.last if isinstance(error, landline.GaveUp) else error
-    who = f"'{report.server}' at {report.url}" if report.server else report.url
-    # The error names the endpoint itself, in the normal form of its URL.
-    endpoint = report.url if report.url.lower().startswith("mdns") else landline.parse_url(report.url)
-    return f"{who}: {str(cause).removeprefix(f'{endpoint}: ')}"
-
-
-def _greeting(report: Report) -> str:
-    assert report.handshake_s is not None
-    took = _milliseconds(report.handshake_s)
-    if report.server:
-        return f"'{report.server}' at {report.url}: connected, and shook hands, in {took}"
-    return f"A server at {report.url}: the first answer took {took}"
-
-
-def _summary(report: Report) -> str:
-    answered = sorted(trip_s for trip_s in report.round_trips_s if trip_s is not None)
-    text = f"{len(answered)} of {len(report.round_trips_s)} answered"
-    if answered:
-        least, middle, most = (
-            _milliseconds(trip_s) for trip_s in (answered[0], median(answered), answered[-1])
+        connector = landline.connect(
+            self._result.url,
+            auth=auth,
+            connect_timeout_s=None,
+            backoff=landline.Backoff(attempts=1),
+            options=options,
         )
-        text += f"; {least} at best, {middle} in the middle, {most} at worst"
-    return text
+        started_at = monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s) as connecting, connector as line:
+                connecting.reschedule(None)
+                self._result.server = printable(connector.server_name)
+                self._result.handshake_s = monotonic() - started_at
+
+                async def ping_once() -> float | None:
+                    try:
+                        return await line.ping(timeout=self._timeout_s)
+                    except TimeoutError:
+                        return None
+
+                await self._repeat(ping_once)
+        except TimeoutError as error:
+            raise landline.ConnectFailed(f"no answer within {self._timeout_s:g} s") from error
+        finally:
+            # A server that refuses has sent its name before.
+            self._result.server = printable(connector.server_name)
+
+    async def _measure_calls(
+        self, auth: landline.SharedToken | None, options: landline.TransportOptions
+    ) -> None:
+        from time import monotonic
+
+        import landline
+
+        async def ping_once() -> float | None:
+            started_at = monotonic()
+            try:
+                await landline.call(
+                    self._result.url, PING_NAME, auth=auth, options=options, timeout=self._timeout_s
+                )
+            except landline.RequestTimeout:
+                return None
+            except landline.NoHandler:
+                pass
+            return monotonic() - started_at
+
+        # The first call takes an extra round trip, in which the server verifies the client's address.
+        self._result.handshake_s = await ping_once()
+        if self._result.handshake_s is None:
+            raise landline.ConnectFailed(f"no answer within {self._timeout_s:g} s")
+        await self._repeat(ping_once)
+
+    async def _repeat(self, ping_once: Ping) -> None:
+        import asyncio
+
+        self._say(self._greeting())
+        for number in range(1, self._count + 1):
+            round_trip_s = await ping_once()
+            self._result.round_trips_s.append(round_trip_s)
+            self._say(f"{number}: {'no answer' if round_trip_s is None else _milliseconds(round_trip_s)}")
+            if number < self._count:
+                await asyncio.sleep(self._interval_s)
+
+    def _server_text(self) -> str:
+        result = self._result
+        return f"'{result.server}' at {result.url}" if result.server else result.url
+
+    def _greeting(self) -> str:
+        result = self._result
+        assert result.handshake_s is not None
+        took = _milliseconds(result.handshake_s)
+        if result.server:
+            return f"'{result.server}' at {result.url}: connected in {took}"
+        return f"A server at {result.url}: the first answer took {took}"
+
+    def _summary(self) -> str:
+        round_trips_s = self._result.round_trips_s
+        answered = sorted(each_s for each_s in round_trips_s if each_s is not None)
+        text = f"{len(answered)} of {len(round_trips_s)} answered"
+        if answered:
+            least, middle, most = (
+                _milliseconds(each_s) for each_s in (answered[0], median(answered), answered[-1])
+            )
+            text += f"; minimum {least}, median {middle}, maximum {most}"
+        return text
+
+    def _say(self, text: str) -> None:
+        if not self._is_quiet:
+            _print(text)
 
 
 def _milliseconds(duration_s: float) -> str:
     return f"{duration_s * 1000:.2f} ms"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Asking again when an answer is lost, without saying of anything that it was not done when it may have been."""
+"""Repeat requests whose answer was lost, and never report a change as not made when it may have been."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ ANSWER_S_MAX: Final = 15.0
 """How long a server may take to answer one request."""
 
 ANSWER_S_MIN: Final = 1.0
-"""What another attempt at a change gets at least, however late it is."""
+"""The least time for another attempt at a change, however late it is."""
 
 CHANGE_S_MAX: Final = 60.0
-"""How long a change is asked for, from its first attempt on: time enough to start the control server again."""
+"""How long a change is requested, from its first attempt on: enough time to start the control server again."""
 
 READ_S_MAX: Final = 15.0
-"""How long a question that changes nothing is asked again after its connection broke."""
+"""How long a request that changes nothing is repeated after its connection broke."""
 
 RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
-"""Pauses between attempts; the last one repeats. Short, because a person is looking at it."""
+"""Pauses between attempts; the last one repeats. Short, because a person is waiting."""
 
 _Answer = TypeVar("_Answer")
 
 
-class ServerGone(CommandFailed):
-    """The control server does not answer, or no longer.
+class ServerUnreachable(CommandFailed):
+    """The control server does not answer, or no longer answers.
 
-    ``what`` is what happened, without the advice that the whole sentence gives. ``may_have_arrived`` says whether the
-    server may have read the request.
+    ``what`` is the sentence without its advice. ``may_have_arrived`` is whether the server may have read the request.
     """
 
     def __init__(self, what: str, advice: str, *, may_have_arrived: bool = True) -> None:
@@ -40,27 +39,27 @@ class ServerGone(CommandFailed):
         self.may_have_arrived = may_have_arrived
 
 
-class ConnectionBroke(ServerGone):
+class ConnectionBroken(ServerUnreachable):
     """The connection ended before the answer was whole."""
 
 
 class Refused(CommandFailed):
-    """The control server refused with the ``code`` of a :class:`landline.fleet.api.Problem`."""
+    """The control server refused a request, with the ``code`` of a :class:`landline.fleet.api.Problem`."""
 
     def __init__(self, sentence: str, status: int, code: str) -> None:
         super().__init__(sentence, status)
         self.code = code
         self.follows_lost_answer = False
-        """Whether the same request was sent before, and may have been carried out."""
+        """Whether the same request was sent before, and its answer was lost."""
 
     @property
     def may_have_happened(self) -> bool:
-        """Whether what was asked may have been done all the same: the server failed while it was at it."""
+        """Return whether the change may have been made: the server failed while it worked on the request."""
         return self.code == "internal"
 
     @property
     def is_final(self) -> bool:
-        """Whether the same request was not accepted earlier either: the server has looked at what it asks for."""
+        """Return whether the request was not accepted earlier either: the server has looked for an earlier one."""
         return self.code not in {
             "internal",
             "storage_failed",
@@ -71,15 +70,16 @@ class Refused(CommandFailed):
 
 
 class OutcomeUnknown(CommandFailed):
-    """A change was sent, and no answer to it arrived: it may have been accepted."""
+    """A change was sent, and its answer did not arrive: it may have been accepted."""
 
 
 class Retries:
-    """How one command asks again.
+    """How one command repeats its requests.
 
-    :param say: called with a sentence for each new reason to ask for a change again; standard error by default.
-    :param change_s: how long a change is asked for; 0 asks once.
-    :param read_s: how long a question that changes nothing is asked again; 0 asks once.
+    :param say: called with a sentence for each new reason to repeat a change; writes to standard error by default.
+    :param answer_s: how long one answer may take, in seconds.
+    :param change_s: how long a change is requested, in seconds; 0 requests it once.
+    :param read_s: how long a request that changes nothing is repeated, in seconds; 0 sends it once.
     """
 
     def __init__(
@@ -100,19 +100,20 @@ class Retries:
         self._clock = clock
 
     def read(self, ask: Callable[[float], _Answer]) -> _Answer:
-        """Return the answer to what changes nothing. ``ask`` is given the seconds an answer may take.
+        """Return the answer to a request that changes nothing; repeat it for ``read_s`` after a broken connection.
 
-        Ask again after a broken connection, for ``read_s``. Raise :class:`ServerGone`.
+        :param ask: sends the request once; called with the seconds its answer may take.
+        :raises ServerUnreachable: when there is no answer.
         """
         give_up_at = self._clock() + self._read_s
         has_answered = False
-        for attempt in _numbers():
+        for attempt in _attempts():
             try:
                 return ask(self._answer_s)
-            except ServerGone as gone:
-                has_answered = has_answered or isinstance(gone, ConnectionBroke)
+            except ServerUnreachable as error:
+                has_answered = has_answered or isinstance(error, ConnectionBroken)
                 is_back_soon = has_answered and (
-                    isinstance(gone, ConnectionBroke) or not gone.may_have_arrived
+                    isinstance(error, ConnectionBroken) or not error.may_have_arrived
                 )
                 if not is_back_soon or self._clock() + _pause_s(attempt) >= give_up_at:
                     raise
@@ -120,23 +121,26 @@ class Retries:
         raise AssertionError("attempts do not end")
 
     def change(self, ask: Callable[[float], _Answer], *, what: str, outcome: str) -> _Answer:
-        """Return the answer to a change that is safe to ask for twice. ``ask`` is given the seconds an answer may take.
+        """Return the answer to an idempotent change; repeat it for ``change_s`` once it may have arrived.
 
-        Ask again for ``change_s`` once the first request may have arrived. ``what`` names the change
-        ("the job"), ``outcome`` says of it what may have happened and how to look. Raise :class:`ServerGone` or
-        :class:`Refused` when the change was not made, and :class:`OutcomeUnknown` when nobody can say.
+        :param ask: sends the request once; called with the seconds its answer may take.
+        :param what: names the change: "the job".
+        :param outcome: a sentence that says what may have happened, and which command shows it.
+        :raises ServerUnreachable: when the change was not made: the request did not arrive.
+        :raises Refused: when the change was not made: the server refused it.
+        :raises OutcomeUnknown: when the change may have been made.
         """
         give_up_at = self._clock() + self._change_s
-        may_have_arrived, told = False, ""
+        may_have_arrived, last_reason = False, ""
         failure: CommandFailed
-        for attempt in _numbers():
+        for attempt in _attempts():
             left_s = max(ANSWER_S_MIN, give_up_at - self._clock())
             try:
                 return ask(min(self._answer_s, left_s) if attempt else self._answer_s)
-            except ServerGone as gone:
-                if not may_have_arrived and not gone.may_have_arrived:
+            except ServerUnreachable as error:
+                if not may_have_arrived and not error.may_have_arrived:
                     raise
-                reason, failure = gone.what, gone
+                reason, failure = error.what, error
             except Refused as refused:
                 refused.follows_lost_answer = may_have_arrived
                 if refused.is_final or not (may_have_arrived or refused.may_have_happened):
@@ -147,14 +151,16 @@ class Retries:
                 raise OutcomeUnknown(
                     f"{reason}; no answer came within {self._change_s:.0f} s. {outcome}", SOME_NOT_DONE
                 ) from failure
-            if reason != told:
-                self._say(f"{reason}; asking again about {what}, for up to {self._change_s:.0f} s in all.")
-                told = reason
+            if reason != last_reason:
+                self._say(
+                    f"{reason}; repeating the request for {what}, for up to {self._change_s:.0f} s in all."
+                )
+                last_reason = reason
             self._sleep(_pause_s(attempt))
         raise AssertionError("attempts do not end")
 
 
-def _numbers() -> range:
+def _attempts() -> range:
     return range(sys.maxsize)
 
 

@@ -1,4 +1,4 @@
-"""Server-sent events taken apart."""
+"""Parse server-sent events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 EVENT_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Largest event taken: a snapshot of some 50,000 machines. More is not from a control server."""
+"""The largest event: a snapshot of about 50,000 machines. A control server sends no larger one."""
 
 
 class EventTooLarge(Exception):
@@ -14,9 +14,9 @@ class EventTooLarge(Exception):
 
 
 def event_data(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The data of each whole event in ``lines``; comments and other fields are skipped.
+    """Yield the data of each complete event in ``lines``; skip comments and other fields.
 
-    An event that is cut off by the end of ``lines`` is dropped. Raises :class:`EventTooLarge`.
+    An event without its final empty line is dropped. Raise :class:`EventTooLarge`.
     """
     data: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Rows as aligned columns."""
+"""Tables with aligned columns."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Final, NamedTuple
 from landline.cli.terminal_text import Colour, coloured, printable, shortened, width
 
 CELL_COLUMNS_MAX: Final = 60
-"""A longer cell is cut: one talkative machine must not push everything else off the screen."""
+"""A longer cell is cut: one long text must not push all other columns off the screen."""
 
-SPACES: Final = "  "
-"""Between two columns."""
+COLUMN_GAP: Final = "  "
+"""Stands between two columns."""
 
 
 class Cell(NamedTuple):
-    """One field of a table."""
+    """One cell of a table."""
 
     text: str
     colour: Colour = Colour.PLAIN
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, colours: bool) -> list[str]:
-    """``rows`` below ``header``, aligned by two spaces. Cells are made printable and cut here."""
+    """Return the lines of a table. Cells are made printable, and cut to :data:`CELL_COLUMNS_MAX`."""
     safe = [
         [Cell(shortened(printable(c.text), CELL_COLUMNS_MAX) or "-", c.colour) for c in row] for row in rows
     ]
@@ -31,27 +31,27 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[Cell]], *, colour
     return [_line(row, widths, colours) for row in (head, *safe)]
 
 
-def fitting(
-    header: Sequence[str], rows: Sequence[Sequence[Cell]], columns: int, dispensable: Sequence[str]
+def fitting_columns(
+    header: Sequence[str], rows: Sequence[Sequence[Cell]], columns: int, optional: Sequence[str]
 ) -> list[int]:
-    """Which fields to show where there are ``columns``, as their places in ``header``.
+    """Return the indexes in ``header`` of the columns that fit into ``columns`` characters.
 
-    Those of ``dispensable`` are left out, the first one first, until the others fit whole.
+    Columns named in ``optional`` are left out, the first one first, until the others fit.
     """
     widths = {
         title: max(
             width(title),
-            *(width(shortened(printable(row[place].text), CELL_COLUMNS_MAX)) for row in rows),
+            *(width(shortened(printable(row[index].text), CELL_COLUMNS_MAX)) for row in rows),
         )
         if rows
         else width(title)
-        for place, title in enumerate(header)
+        for index, title in enumerate(header)
     }
-    for title in dispensable:
-        if sum(widths.values()) + len(SPACES) * (len(widths) - 1) <= columns:
+    for title in optional:
+        if sum(widths.values()) + len(COLUMN_GAP) * (len(widths) - 1) <= columns:
             break
         del widths[title]
-    return [place for place, title in enumerate(header) if title in widths]
+    return [index for index, title in enumerate(header) if title in widths]
 
 
 def _line(row: Sequence[Cell], widths: Sequence[int], colours: bool) -> str:
@@ -59,4 +59,4 @@ def _line(row: Sequence[Cell], widths: Sequence[int], colours: bool) -> str:
         coloured(cell.text, cell.colour, wanted=colours) + " " * (columns - width(cell.text))
         for cell, columns in zip(row, widths, strict=True)
     ]
-    return SPACES.join(cells).rstrip()
+    return COLUMN_GAP.join(cells).rstrip()

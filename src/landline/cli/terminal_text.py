@@ -1,4 +1,4 @@
-"""Text on its way to a terminal: harmless, as wide as it looks, coloured where that is wanted."""
+"""Text for a terminal: safe to print, measured in columns, coloured on request."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Colour(StrEnum):
 
 
 MARKS_MAX: Final = 4
-"""Marks on one character. Hebrew and Vietnamese need two or three."""
+"""Combining marks on one character. Hebrew and Vietnamese need two or three."""
 _MARKS: Final = frozenset({"Mn", "Me"})
 _HARMFUL_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
 def printable(text: str) -> str:
-    """``text`` in one line that cannot move the cursor, colour, hide or reorder anything.
+    """Return ``text`` in one line that cannot move the cursor, nor colour, hide or reorder other text.
 
-    Whatever a machine says of itself goes through here; see :func:`landline.safe_text`. Of the marks on one character,
-    those above :data:`MARKS_MAX` are left out: piled up, they would cover the lines above and below.
+    Use it for everything a machine says of itself; see :func:`landline.safe_text`. More than :data:`MARKS_MAX`
+    combining marks on one character are dropped: a pile of them would cover the lines above and below.
     """
     text = safe_text(text, None)
     if text.isascii():
@@ -48,21 +48,21 @@ def printable(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """JSON ``text`` with the characters escaped that JSON allows but a terminal might obey."""
+    """Return JSON ``text`` with those characters escaped that JSON allows and a terminal may act on."""
     return _HARMFUL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def width(text: str) -> int:
-    """How many columns printable ``text`` takes."""
+    """Return the number of columns that printable ``text`` takes."""
     if text.isascii():
         return len(text)
     return sum(0 if _is_mark(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def shortened(text: str, columns: int) -> str:
-    """Printable ``text`` cut to ``columns``, and to twice as many characters, with an ellipsis where something was cut.
+    """Return printable ``text`` cut to ``columns`` columns and twice as many characters, with "…" if it was cut.
 
-    The second limit is for marks, which take no column.
+    The second limit is for combining marks, which take no column.
     """
     characters_max = 2 * columns
     if len(text) <= characters_max and width(text) <= columns:
@@ -77,15 +77,15 @@ def shortened(text: str, columns: int) -> str:
 
 
 def _is_mark(character: str) -> bool:
-    """Whether a character is put onto the one before it."""
+    """Return whether a character combines with the one before it."""
     return unicodedata.category(character) in _MARKS
 
 
 def coloured(text: str, colour: Colour, *, wanted: bool) -> str:
-    """``text`` in ``colour`` when ``wanted``."""
+    """Return ``text`` in ``colour`` when ``wanted``."""
     return f"\x1b[{colour}m{text}\x1b[0m" if wanted and colour else text
 
 
 def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ``stream`` is a terminal that shows colours and nobody asked for none (``NO_COLOR``)."""
+    """Return whether ``stream`` is a terminal that shows colours, and ``NO_COLOR`` is not set."""
     return stream.isatty() and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"

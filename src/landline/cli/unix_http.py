@@ -10,7 +10,7 @@ from landline.cli.socket_owner import check_peer, trusted_users
 
 
 class Connection(http.client.HTTPConnection):
-    """A connection to the unix socket ``unix_path``, or to ``host`` and ``port`` where that is empty.
+    """A connection to the unix socket ``unix_path``, or to ``host`` and ``port`` if that is empty.
 
     Connecting, and each wait for bytes, raise :class:`TimeoutError` after ``timeout_s``. Connecting to a unix socket
     raises :class:`landline.cli.socket_owner.Untrusted` when another user answers there, or could.

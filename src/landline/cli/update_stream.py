@@ -1,4 +1,4 @@
-"""Updates that go on when the control server goes away and comes back."""
+"""Updates of the control server, across its absences."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from landline.cli.api_client import ApiClient
-from landline.cli.retry import RETRY_S, ServerGone
+from landline.cli.retry import RETRY_S, ServerUnreachable
 from landline.fleet.api import Update
 
 
-class Gone(NamedTuple):
+class Disconnected(NamedTuple):
     """The control server does not answer at the moment."""
 
     sentence: str
     for_s: float
-    """For how long by now."""
+    """How long it has not answered."""
 
 
 def live_updates(
@@ -26,11 +26,12 @@ def live_updates(
     is_known: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Update | Gone]:
-    """Every update, and a :class:`Gone` for every attempt that found no server. Never ends by itself.
+) -> Iterator[Update | Disconnected]:
+    """Yield every update, and a :class:`Disconnected` for every attempt that found no server. Never end.
 
-    When not even the first attempt finds a server, its :class:`landline.cli.api_client.ServerGone` comes out, unless
-    the server ``is_known`` to have been there. Refusals always come out.
+    :param is_known: whether the server has answered before. If not, the first attempt must find it.
+    :raises ServerUnreachable: when the first attempt finds no server, unless ``is_known``.
+    :raises Refused: when the server refuses.
     """
     attempt, lost_at, was_connected = 0, 0.0, is_known
     while True:
@@ -39,10 +40,10 @@ def live_updates(
                 for update in updates:
                     attempt, was_connected = 0, True
                     yield update
-        except ServerGone as gone:
+        except ServerUnreachable as error:
             if not was_connected:
                 raise
             lost_at = clock() if attempt == 0 else lost_at
-            yield Gone(f"{gone.what}.", clock() - lost_at)
+            yield Disconnected(f"{error.what}.", clock() - lost_at)
             sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1

@@ -119,6 +119,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
     machines: tuple[Machine, ...]
     jobs: tuple[JobView, ...]
     """The jobs that are not over yet."""
+    server_id: str = ""
+    """Identifies the control server's data: the same after a restart, another one for another server at the same
+    address. Empty when it is not known."""
 
 
 class MachineChanged(msgspec.Struct, frozen=True, kw_only=True, tag="machine"):

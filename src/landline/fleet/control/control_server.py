@@ -104,6 +104,8 @@ class ControlServer:
         self._started_at = clock()
         self._throttles: WeakKeyDictionary[Line, RequestThrottle] = WeakKeyDictionary()
         self.agents_url = agents_url
+        self.server_id = ""
+        """Identifies this server's data in snapshots; see :class:`landline.fleet.api.Snapshot`."""
         self.on_joined: Callable[[Line, Machine], None] | None = None
         """Called when a machine has joined over a new session."""
 
@@ -384,7 +386,12 @@ class ControlServer:
     # Publishing.
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(now_at=self._clock(), machines=self.machines(), jobs=self._job_store.open_views())
+        return Snapshot(
+            now_at=self._clock(),
+            machines=self.machines(),
+            jobs=self._job_store.open_views(),
+            server_id=self.server_id,
+        )
 
     def _publish_job(self, job_id: str) -> None:
         view = self._job_store.open_view(job_id) if self._subscriptions else None

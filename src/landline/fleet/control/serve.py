@@ -97,6 +97,7 @@ async def run_control_server(options: ControlServerOptions) -> AsyncIterator[Run
             server, storage, waker=options.waker, clock=SteadyClock(), gone_grace_s=options.gone_grace_s
         )
         stack.push_async_callback(control.stop)
+        control.server_id = read_server_id(options.data / "server-id")
         endpoint = await stack.enter_async_context(_listening(server, options.listen, options.announce))
         api = await stack.enter_async_context(
             ApiServer(control, unix_path=options.socket, tcp=options.http, token=operators_token)
@@ -137,6 +138,22 @@ async def _listening(server: Server, url: str, announce: str | None) -> AsyncIte
         yield endpoint
     finally:
         await listening.__aexit__(None, None, None)
+
+
+def read_server_id(path: Path) -> str:
+    """Return the id of a control server's data, stored in a file of its owner; made on first use.
+
+    Raise :class:`OSError` when it cannot be read or written, and :class:`landline.fleet.paths.UnsafePath` when another
+    user could change it.
+    """
+    try:
+        server_id = read_private_file(path).decode(errors="replace").strip()
+    except FileNotFoundError:
+        server_id = ""
+    if not server_id:
+        server_id = secrets.token_hex(16)
+        write_private_file(path, f"{server_id}\n".encode())
+    return server_id
 
 
 def token_file(path: Path) -> str:

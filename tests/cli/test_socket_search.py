@@ -75,7 +75,7 @@ def test_where_it_was_looked_for_is_told(cli, directory):
     )
     assert ended.returncode == 3
     assert ended.stderr == (
-        f"No control server answers on this machine (looked for {directory}/landline/control.sock, "
-        f"/tmp/landline-4000000001/control.sock and {system}/control.sock); start one with 'landline demo' or "
-        "'landline serve', or name another with --server.\n"
+        f"No control server answers on this machine (at {directory}/landline/control.sock, "
+        f"/tmp/landline-4000000001/control.sock or {system}/control.sock); start one with 'landline demo' or "
+        "'landline serve', or name its address with --server.\n"
     )

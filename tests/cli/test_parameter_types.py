@@ -2,8 +2,9 @@
 
 import pytest
 
-from landline.cli.durations import parse_duration
 from landline.cli.exit_codes import WrongUse
+from landline.cli.parameter_types import parse_duration
+from landline.cli.terminal_text import printable
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_everything_else_is_refused_in_a_sentence(text):
     with pytest.raises(WrongUse) as caught:
         parse_duration(text, "--in")
     assert str(caught.value) == (
-        f"--in takes a duration such as 30s, 2m, 8h or 1h30m, not '{text}'; give the unit too."
+        f"--in takes a duration such as 30s, 2m, 8h or 1h30m, not '{printable(text)}'; give the unit too."
     )
 
 
