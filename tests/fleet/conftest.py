@@ -23,9 +23,7 @@ from landline.fleet.agent.power.simulated import SimulatedPower
 from landline.fleet.agent.prompt import Answer, Notice, Question
 from landline.fleet.agent.timing import AgentTiming
 from landline.fleet.api import JobRequest, JobView
-from landline.fleet.control import control_server as control_module
-from landline.fleet.control import job_dispatcher as deliveries
-from landline.fleet.control.control_server import ControlServer
+from landline.fleet.control.control_server import ControlServer, ControlTiming
 from landline.fleet.control.storage import Storage
 from landline.fleet.messages import MESSAGE_BYTES_MAX, WINDOW_BYTES, Goodbye
 from landline.fleet.model import Action, Execution, ExecutionState, Facts, Person, PresenceState
@@ -285,7 +283,7 @@ class Fleet:
         self.waker: Any = WakerDouble()
         self.heartbeat = Heartbeat()
         self.resume_window_s = 60.0
-        self.gone_grace_s = 0.05
+        self.control_timing = ControlTiming(gone_grace_s=0.05, sweep_every_s=0.02, wake_every_s=0.02)
         self.timing = AgentTiming(control_retry_s=0.02, waiting_poll_s=0.02, prompt_retry_first_s=0.02)
         """The timing of agents that are started from now on."""
         self.orders_max = ORDERS_MAX
@@ -313,7 +311,7 @@ class Fleet:
             limits=Limits(message_bytes=MESSAGE_BYTES_MAX, window_bytes=WINDOW_BYTES),
         )
         self.control = await ControlServer.start(
-            self.server, self.storage, waker=self.waker, clock=self.clock, gone_grace_s=self.gone_grace_s
+            self.server, self.storage, waker=self.waker, clock=self.clock, timing=self.control_timing
         )
         self.control.on_joined = self._joined
         self._listening = self.server.listen(self.url)
@@ -418,10 +416,8 @@ def ada() -> Person:
 
 
 @pytest.fixture
-async def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     """A control server that is not started yet; ended with all its machines."""
-    monkeypatch.setattr(control_module, "SWEEP_EVERY_S", 0.02)
-    monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.02)
     it = Fleet(tmp_path)
     try:
         yield it

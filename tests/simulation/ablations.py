@@ -13,7 +13,7 @@ import msgspec
 
 from landline.fleet.agent import consent
 from landline.fleet.agent.executor import Executor
-from landline.fleet.control import jobs, machines, presence
+from landline.fleet.control import cloned_identities, jobs, presence, reconciliation
 from landline.fleet.control.job_store import JobStore
 from landline.fleet.model import ExecutionState, Facts
 from landline.line.line import Line
@@ -80,7 +80,7 @@ def _journal(patch) -> None:
 
 
 def _expiry(patch) -> None:
-    claim, overdue, settle = jobs.claim, jobs.overdue, jobs.reconcile_on_join
+    claim, overdue, settle = jobs.claim, jobs.overdue, reconciliation.reconcile_on_join
 
     def never(execution):
         return msgspec.structs.replace(execution, expires_at=execution.expires_at + 1e6)
@@ -100,7 +100,7 @@ def _expiry(patch) -> None:
 
     patch(jobs, "claim", claim_late)
     patch(jobs, "overdue", overdue_late)
-    patch(jobs, "reconcile_on_join", settle_late)
+    patch(reconciliation, "reconcile_on_join", settle_late)
 
 
 def _gone(patch) -> None:
@@ -108,10 +108,10 @@ def _gone(patch) -> None:
 
 
 def _twins(patch) -> None:
-    async def never(line):
+    async def never(*arguments):
         return False
 
-    patch(machines, "_answers", never)
+    patch(cloned_identities, "_answers", never)
 
 
 def _acknowledgement(patch) -> None:

@@ -55,13 +55,14 @@ class Refused(CommandFailed):
     @property
     def may_have_happened(self) -> bool:
         """Return whether the change may have been made: the server failed while it worked on the request."""
-        return self.code == "internal"
+        return self.code in {"internal", "answer_unavailable"}
 
     @property
     def is_final(self) -> bool:
         """Return whether the request was not accepted earlier either: the server has looked for an earlier one."""
         return self.code not in {
             "internal",
+            "answer_unavailable",
             "storage_failed",
             "unauthorized",
             "foreign_host",

@@ -28,7 +28,14 @@ REQUEST_ID_CHARACTERS_MAX: Final = 100
 
 
 class StorageError(Exception):
-    """The database cannot do what was asked. The text is one sentence that says why; nothing was stored."""
+    """The database failed. The text is one sentence with the reason. A write that raises this stored nothing."""
+
+
+class AnswerUnavailable(Exception):
+    """An operation was carried out, but its answer could not be read or not everything was stored yet.
+
+    The text is one sentence with the reason.
+    """
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,9 +151,10 @@ Update = Snapshot | MachineChanged | JobChanged
 class OperationError(Exception):
     """An operation was refused; nothing was done.
 
-    ``code`` is stable (``unknown_target``, ``empty_target``, ``unknown_job``, ``ambiguous_job``, ``bad_request``,
-    ``not_cloned``, ``still_cloned``),
-    the text is one sentence that names what was wrong and what to do.
+    The text is one sentence that says what was wrong and what to do.
+
+    :param code: a stable name of the reason: ``unknown_target``, ``empty_target``, ``unknown_job``,
+        ``ambiguous_job``, ``bad_request``, ``request_id_used``, ``not_cloned`` or ``still_cloned``.
     """
 
     def __init__(self, code: str, message: str) -> None:

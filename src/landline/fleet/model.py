@@ -181,7 +181,12 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     execution_id: str = ""
     """The execution that made it say goodbye, if one did."""
     join: str = ""
-    """Names the join this record belongs to, so that a stale leave removes only its own entry."""
+    """Names the join that made this presence. News of an earlier join is ignored."""
+
+    @property
+    def description(self) -> str:
+        """State and cause: ``offline (shut down)``."""
+        return f"{self.state.value} ({self.cause.value})" if self.cause else self.state.value
 
 
 class Claimant(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from landline.fleet.agent.power import OutcomeUnknown, PowerError
 from landline.fleet.agent.power.dry_run import DryRunPower
 from landline.fleet.agent.prompt import Answer, Choice
 from landline.fleet.api import CancelRequest, StorageError
-from landline.fleet.control.jobs import POSTPONED_S_LEAST
+from landline.fleet.control.jobs import POSTPONED_S_MIN
 from landline.fleet.messages import DEFAULT_COUNTDOWN_S, Goodbye, KnownExecution, Report
 from landline.fleet.model import Action, Cause, ExecutionState, PresenceState
 
@@ -138,7 +138,7 @@ async def test_the_person_postpones(fleet, person, ada) -> None:
     machine = await fleet.machine(persons=(ada,), prompt=person(postpone(0.05), NOW)).boot()
     ended = await fleet.over(await fleet.order(Action.LOG_OFF))
     assert ended.state is ExecutionState.DONE
-    assert ended.postponed_s == POSTPONED_S_LEAST
+    assert ended.postponed_s == POSTPONED_S_MIN
     assert machine.acted == [Action.LOG_OFF]
     assert len(machine.prompt.questions) == 2
 
@@ -718,7 +718,7 @@ async def test_a_shutdown_of_somebody_else_that_is_called_off_changes_nothing(fl
 
 async def test_a_shutdown_called_off_while_the_line_was_broken_is_taken_back(fleet, until) -> None:
     # The control server that is started again gives it as much time as any other.
-    fleet.gone_grace_s = 3600.0
+    fleet.control_timing = msgspec.structs.replace(fleet.control_timing, gone_grace_s=3600.0)
     await fleet.start()
     machine = fleet.machine()
     machine.may_go.clear()
@@ -734,7 +734,7 @@ async def test_a_shutdown_called_off_while_the_line_was_broken_is_taken_back(fle
 
 async def test_an_agent_that_is_started_again_in_the_same_boot_has_not_gone(fleet) -> None:
     """The goodbye was said and the line ended; the system gave up its shutdown, and started the agent again."""
-    fleet.gone_grace_s = 3600.0
+    fleet.control_timing = msgspec.structs.replace(fleet.control_timing, gone_grace_s=3600.0)
     await fleet.start()
     machine = await fleet.machine().boot()
     job = await fleet.order(Action.SHUT_DOWN)

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from landline import LineState
 from landline.fleet.api import OperationError
-from landline.fleet.control import clones
-from landline.fleet.control import machines as machines_module
+from landline.fleet.control import cloned_identities, clones
 from landline.fleet.messages import Claim, Grant
 from landline.fleet.model import Action, Claimant, ExecutionState, Facts, PresenceState
 from landline.testing import FaultProxy
@@ -137,13 +137,13 @@ async def test_both_machines_of_a_cloned_identity_are_shown_and_stay_connected(
 ) -> None:
     await fleet.start()
     retries = []
-    original = fleet.control._machines.find_clone
+    original = fleet.control._cloned.probe
 
-    async def find_clone(line, join) -> None:
+    async def probe(line, join) -> None:
         retries.append(line)
         await original(line, join)
 
-    fleet.control._machines.find_clone = find_clone
+    fleet.control._cloned.probe = probe
     with caplog.at_level(logging.WARNING, "landline.control"):
         pc1, pc2 = await pair(fleet, until)
         await until(lambda: len(retries) >= 4)
@@ -210,14 +210,14 @@ async def test_no_leave_is_given_while_it_is_found_out_who_is_who(fleet, until, 
     job = await fleet.order(Action.LOG_OFF, "pc1", delay_s=3600.0)
     await fleet.reached(job, ExecutionState.DELIVERED)
     probing, answered = asyncio.Event(), asyncio.Event()
-    answers = machines_module._answers
+    answers = cloned_identities._answers
 
-    async def slowly(line) -> bool:
+    async def slowly(*arguments) -> bool:
         probing.set()
         await answered.wait()
-        return await answers(line)
+        return await answers(*arguments)
 
-    monkeypatch.setattr(machines_module, "_answers", slowly)
+    monkeypatch.setattr(cloned_identities, "_answers", slowly)
     await fleet.machine("pc2", id="one-identity").boot(wait=False)
     await probing.wait()
     claim = Claim(job.executions[0].id, pc1.boot_id)
@@ -310,8 +310,8 @@ async def test_a_clone_is_not_the_proof_of_a_restart(fleet, until) -> None:
 # What is no clone.
 
 
-async def test_a_line_that_is_half_open_leads_to_no_other_machine(fleet, until, monkeypatch) -> None:
-    monkeypatch.setattr(machines_module, "PROBE_S", 0.2)
+async def test_a_line_that_is_half_open_leads_to_no_other_machine(fleet, until) -> None:
+    fleet.control_timing = msgspec.structs.replace(fleet.control_timing, probe_timeout_s=0.2)
     await fleet.start()
     async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:
         url, fleet.url = fleet.url, between.url

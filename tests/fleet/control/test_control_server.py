@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from landline.fleet.agent.prompt import Answer, Choice
 from landline.fleet.api import (
+    AnswerUnavailable,
     CancelRequest,
     JobChanged,
     JobRequest,
@@ -20,7 +22,7 @@ from landline.fleet.control import machines
 from landline.fleet.control import request_rate as pace
 from landline.fleet.control import updates as subscriptions
 from landline.fleet.control.clock import SteadyClock
-from landline.fleet.model import Action, ExecutionState, PresenceState
+from landline.fleet.model import Action, ExecutionState, PresenceState, Unasked
 
 NOW = Answer(choice=Choice.NOW)
 
@@ -91,14 +93,69 @@ async def test_a_request_is_recognised_after_a_restart_and_when_its_targets_matc
     await fleet.kill()
     await fleet.start()
     again = await fleet.order(Action.LOG_OFF, request_id="r-1")
-    renamed = await fleet.order(Action.LOG_OFF, "another-name-by-now", request_id="r-1")
+    await machine.kill_agent()
+    machine.facts = {"name": "another-name-by-now"}
+    await machine.start_agent()
+    renamed = await fleet.order(Action.LOG_OFF, request_id="r-1")
     assert again.job.id == renamed.job.id == first.job.id
     assert renamed.executions[0].state is ExecutionState.DONE
     assert machine.acted == [Action.LOG_OFF]
     assert [view.job.id for view in await fleet.control.jobs(10, "r-1")] == [first.job.id]
     assert await fleet.control.jobs(10, "r-2") == ()
-    with pytest.raises(OperationError, match="another-name"):
-        await fleet.order(Action.LOG_OFF, "another-name-by-now", request_id="r-2")
+    with pytest.raises(OperationError, match="lab-1"):
+        await fleet.order(Action.LOG_OFF, request_id="r-2")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"action": Action.RESTART},
+        {"targets": ("lab-2",)},
+        {"targets": ("gone",)},
+        {"targets": (), "all_machines": True},
+        {"machine_ids": ("id-of-lab-2",)},
+        {"message": "another"},
+        {"requested_by": "bo"},
+        {"delay_s": 61.0},
+        {"valid_for_s": 121.0},
+        {"queue_for_s": 1.0},
+        {"may_cancel": False},
+        {"may_postpone": False},
+        {"unasked": Unasked.ACT},
+    ],
+    ids=str,
+)
+async def test_a_request_id_of_another_request_is_refused(fleet, changes) -> None:
+    await fleet.start()
+    for name in ("lab-1", "lab-2"):
+        await fleet.machine(name).boot()
+    request = JobRequest(action=Action.LOG_OFF, targets=("lab-1",), delay_s=3600.0, request_id="r-1")
+    first = await fleet.control.create_job(request)
+    with pytest.raises(OperationError) as caught:
+        await fleet.control.create_job(msgspec.structs.replace(request, **changes))
+    assert caught.value.code == "request_id_used"
+    assert first.job.id in caught.value.message
+    assert [view.job for view in await fleet.control.jobs(10)] == [first.job]
+    # The list of machines that the job was accepted for is the same request.
+    frozen = msgspec.structs.replace(request, machine_ids=("id-of-lab-1",))
+    assert (await fleet.control.create_job(frozen)).job == first.job
+
+
+async def test_a_failing_read_after_a_change_does_not_claim_that_nothing_was_done(fleet, monkeypatch) -> None:
+    await fleet.start()
+    await fleet.machine().boot()
+    job = await fleet.order(Action.LOG_OFF, delay_s=3600.0, request_id="r-1")
+
+    async def fail(*_: object) -> None:
+        raise StorageError("the disk is failing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.storage, "events_of", fail)
+        with pytest.raises(AnswerUnavailable, match="was cancelled, but the disk is failing"):
+            await fleet.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
+        with pytest.raises(AnswerUnavailable, match="was accepted before, but the disk is failing"):
+            await fleet.order(Action.LOG_OFF, delay_s=3600.0, request_id="r-1")
+    assert (await fleet.execution(job)).state is ExecutionState.CANCELLED
 
 
 async def test_targets_are_resolved_before_anything_is_sent(fleet) -> None:

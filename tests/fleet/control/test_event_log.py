@@ -12,7 +12,6 @@ from landline.fleet.agent.agent import AgentRefused
 from landline.fleet.agent.prompt import Answer, Choice
 from landline.fleet.api import CancelRequest, OperationError, StorageError
 from landline.fleet.control import event_log
-from landline.fleet.control import machines as machines_module
 from landline.fleet.control.event_log import EVENTS, EventLog, presence_event
 from landline.fleet.model import Action, Cause, ExecutionState, Presence, PresenceState
 from landline.testing import FaultProxy
@@ -86,8 +85,8 @@ async def test_a_machine_comes_and_goes(fleet, seen, until):
     assert "machine_replaced" not in seen.names()
 
 
-async def test_a_machine_that_is_back_before_its_loss_was_noticed(fleet, seen, monkeypatch):
-    monkeypatch.setattr(machines_module, "PROBE_S", 0.2)
+async def test_a_machine_that_is_back_before_its_loss_was_noticed(fleet, seen):
+    fleet.control_timing = msgspec.structs.replace(fleet.control_timing, probe_timeout_s=0.2)
     await fleet.start()
     async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:
         url, fleet.url = fleet.url, between.url

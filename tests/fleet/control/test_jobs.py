@@ -13,6 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.control import jobs
+from landline.fleet.control.reconciliation import complete_when_gone, reconcile_on_join
+from landline.fleet.control.targets import resolve_targets
 from landline.fleet.messages import Claim, Grant, KnownExecution
 from landline.fleet.model import (
     LIFE_CYCLE,
@@ -116,11 +118,11 @@ FLEET = [make_machine(name) for name in ("lab-2", "lab-1", "lab-10", "desk", "La
     ],
 )
 def test_names_and_patterns(targets: tuple[str, ...], names: list[str]) -> None:
-    assert [machine.name for machine in jobs.resolve_targets(targets, False, FLEET)] == names
+    assert [machine.name for machine in resolve_targets(targets, False, FLEET)] == names
 
 
 def test_all_machines() -> None:
-    assert len(jobs.resolve_targets((), True, FLEET)) == 5
+    assert len(resolve_targets((), True, FLEET)) == 5
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_targets_that_are_a_mistake(
     targets: tuple[str, ...], all_machines: bool, machines: list[Machine], code: str, words: str
 ) -> None:
     with pytest.raises(OperationError) as caught:
-        jobs.resolve_targets(targets, all_machines, machines)
+        resolve_targets(targets, all_machines, machines)
     assert caught.value.code == code
     assert words in caught.value.message
     assert len(caught.value.message) < 300
@@ -155,8 +157,8 @@ def test_targets_that_are_a_mistake(
 def test_what_was_meant_is_found_among_many_names() -> None:
     many = [make_machine(f"room-{number:05}") for number in range(10_000)]
     with pytest.raises(OperationError, match="did you mean room-07"):
-        jobs.resolve_targets(("room-0777x",), False, many)
-    assert len(jobs.resolve_targets([machine.name for machine in many[:1000]], False, many)) == 1000
+        resolve_targets(("room-0777x",), False, many)
+    assert len(resolve_targets([machine.name for machine in many[:1000]], False, many)) == 1000
 
 
 # Planning.
@@ -325,7 +327,7 @@ def test_postponements_are_bounded_together() -> None:
     execution = make_execution(S.PROMPTED, postponed_s=most - 300.0)
     assert jobs.postpone(make_job(), execution, 300.0, T0, "")[0].granted
     reply, nothing = jobs.postpone(make_job(), execution, 300.1, T0, "")
-    assert (reply.granted, reply.reason, nothing) == (False, "it can be postponed by 8 hours in all", None)
+    assert (reply.granted, reply.reason, nothing) == (False, "it can be postponed by 8 hours in total", None)
 
 
 def test_an_agent_that_postpones_by_an_instant_comes_to_an_end() -> None:
@@ -452,16 +454,16 @@ def test_a_machine_that_is_gone_settles_the_shutdown_that_made_it_go(
     action: Action, state: ExecutionState
 ) -> None:
     job, execution = make_job(action), make_execution(state)
-    after = jobs.complete_when_gone(job, execution, gone(), T0)
+    after = complete_when_gone(job, execution, gone(), T0)
     if action is Action.SHUT_DOWN and S.DONE in LIFE_CYCLE[state]:
         assert after is not None
         assert (after.state, after.detail) == (S.DONE, "it said goodbye and went")
     else:
         assert after is None
     # Nor does a machine that went for another reason.
-    assert jobs.complete_when_gone(job, execution, gone(execution_id="j-2"), T0) is None
-    assert jobs.complete_when_gone(job, execution, gone(execution_id=""), T0) is None
-    assert jobs.complete_when_gone(job, execution, gone(Cause.AGENT_STOPPED), T0) is None
+    assert complete_when_gone(job, execution, gone(execution_id="j-2"), T0) is None
+    assert complete_when_gone(job, execution, gone(execution_id=""), T0) is None
+    assert complete_when_gone(job, execution, gone(Cause.AGENT_STOPPED), T0) is None
 
 
 # Joins.
@@ -519,7 +521,7 @@ def test_what_had_begun_is_settled_by_the_join(
     after: ExecutionState | None,
 ) -> None:
     machine = make_machine(boot_id=boot_id, power="logind")
-    settled = jobs.reconcile_on_join(make_job(action), make_execution(before), machine, known, T0 + 1)
+    settled = reconcile_on_join(make_job(action), make_execution(before), machine, known, T0 + 1)
     # What is unknown already stays as it is.
     expected = None if after is before else after
     assert (settled.state if settled else None) is expected
@@ -546,7 +548,7 @@ def test_that_a_machine_was_not_restarted_is_said_only_where_it_is_known(
     before: str, now: str, words: str
 ) -> None:
     execution = make_execution(S.ACTING, boot_id_before=before)
-    settled = jobs.reconcile_on_join(make_job(), execution, make_machine(boot_id=now), JOURNALLED, T0 + 1)
+    settled = reconcile_on_join(make_job(), execution, make_machine(boot_id=now), JOURNALLED, T0 + 1)
     assert settled is not None
     assert (settled.state, settled.detail) == (
         S.UNKNOWN,
@@ -567,13 +569,13 @@ def test_another_machine_with_the_same_identity_proves_nothing(
         claimants=(Claimant(name="a", host_name="a", address="a:1", boot_id="", since_at=T0),),
     )
     for machine in (other, claimed):
-        settled = jobs.reconcile_on_join(make_job(action), execution, machine, known, T0 + 1)
+        settled = reconcile_on_join(make_job(action), execution, machine, known, T0 + 1)
         assert settled is not None
         assert settled.state is S.UNKNOWN
         # Nor later.
-        assert jobs.reconcile_on_join(make_job(action), settled, machine, known, T0 + 2) is None
+        assert reconcile_on_join(make_job(action), settled, machine, known, T0 + 2) is None
         # What this very process is at goes on.
-        assert jobs.reconcile_on_join(make_job(action), execution, machine, RUNNING, T0 + 1) is None
+        assert reconcile_on_join(make_job(action), execution, machine, RUNNING, T0 + 1) is None
 
 
 def test_the_machine_that_is_given_leave_is_remembered() -> None:
@@ -595,24 +597,24 @@ def test_what_has_not_begun_is_refused_when_the_identity_is_cloned(state: Execut
 @pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
 def test_what_had_not_begun_waits_or_expires(state: ExecutionState, action: Action) -> None:
     execution, job, machine = make_execution(state), make_job(action), make_machine(boot_id="boot-2")
-    assert jobs.reconcile_on_join(job, execution, machine, None, T0 + 179) is None
-    expired = jobs.reconcile_on_join(job, execution, machine, None, T0 + 180)
+    assert reconcile_on_join(job, execution, machine, None, T0 + 179) is None
+    expired = reconcile_on_join(job, execution, machine, None, T0 + 180)
     assert expired is not None
     assert expired.state is S.EXPIRED
     running = KnownExecution("j-1", S.ACCEPTED, "no person is logged on", "boot-2", is_running=True)
-    told = jobs.reconcile_on_join(job, execution, machine, running, T0 + 1)
+    told = reconcile_on_join(job, execution, machine, running, T0 + 1)
     assert (told is None) if state is S.ACCEPTED else (told is not None and told.state is S.ACCEPTED)
     cancelled = KnownExecution("j-1", S.CANCELLED, "cancelled by ada")
-    told = jobs.reconcile_on_join(job, execution, machine, cancelled, T0 + 1)
+    told = reconcile_on_join(job, execution, machine, cancelled, T0 + 1)
     assert told is not None
     assert told.state is S.CANCELLED
     # It says that it acts, and never had leave to: it is sent again, and will be refused or expire.
-    assert jobs.reconcile_on_join(job, execution, machine, JOURNALLED, T0 + 1) is None
+    assert reconcile_on_join(job, execution, machine, JOURNALLED, T0 + 1) is None
 
 
 @pytest.mark.parametrize("state", S)
 def test_a_machine_that_was_to_be_woken_is_there(state: ExecutionState) -> None:
-    woken = jobs.reconcile_on_join(make_job(Action.WAKE), make_execution(state), make_machine(), None, T0)
+    woken = reconcile_on_join(make_job(Action.WAKE), make_execution(state), make_machine(), None, T0)
     if S.DONE in LIFE_CYCLE[state]:
         assert woken is not None
         assert woken.state is S.DONE
@@ -722,7 +724,7 @@ class AnyOrder(RuleBasedStateMachine):
     def goodbye(self, is_its: bool) -> None:
         before = self.execution
         seen = gone(execution_id="j-1" if is_its else "")
-        self.put(jobs.complete_when_gone(self.job, self.execution, seen, self.now))
+        self.put(complete_when_gone(self.job, self.execution, seen, self.now))
         assert self.execution.state is not S.DONE or before.state is S.DONE or is_its
 
     @rule(told=st.none() | st.sampled_from(list(S)), is_running=st.booleans(), new_boot=st.booleans())
@@ -730,7 +732,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.boot += new_boot
         machine = make_machine(boot_id=f"boot-{self.boot}", power="logind")
         known = None if told is None else KnownExecution("j-1", told, "", "", is_running)
-        self.put(jobs.reconcile_on_join(self.job, self.execution, machine, known, self.now))
+        self.put(reconcile_on_join(self.job, self.execution, machine, known, self.now))
 
     @rule()
     def deliver(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 import landline
 from landline import Heartbeat
 from landline.fleet.api import MachineChanged, Snapshot, StorageError
-from landline.fleet.control.machines import check_facts
+from landline.fleet.control.fact_checks import check_facts
 from landline.fleet.control.request_rate import FACTS_EVERY_S
 from landline.fleet.model import Action, Cause, Facts, Machine, Person, PresenceState
 from landline.testing import FaultProxy
@@ -235,18 +235,18 @@ async def test_of_facts_that_change_without_a_pause_the_latest_is_told(fleet, un
 async def test_the_same_facts_again_are_no_news(fleet, until) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
-    before = fleet.control._machines[machine.id]
+    before = fleet.control._registry[machine.id]
     for _ in range(3):
         await machine.line.send(msgspec.to_builtins(before.facts), name="facts")
     assert await machine.line.drain()
-    assert fleet.control._machines[machine.id] is before
+    assert fleet.control._registry[machine.id] is before
 
 
 async def test_facts_that_come_too_late_change_nothing(fleet, until) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     machines = fleet.control._machines
-    line = machines.line_of(machine.id)
+    line = fleet.control._registry.line_of(machine.id)
     now = asyncio.get_running_loop().time()
     assert machines.receive_facts(line, Facts(name="lab-1", os="first"), now) is None
     wait_s = machines.receive_facts(line, Facts(name="lab-1", os="second"), now)
@@ -259,7 +259,7 @@ async def test_facts_that_come_too_late_change_nothing(fleet, until) -> None:
     assert machine.known.facts.os == "third"
     machines.take_late_facts(line, now + wait_s)
     machines.receive_facts(line, Facts(name="lab-1", os="fourth"), now)
-    machines._lines.pop(machine.id)
+    fleet.control._registry.remove_line(machine.id, line)
     machines.take_late_facts(line, now + wait_s)
     assert machine.known.facts.os == "third"
-    machines._lines[machine.id] = line
+    fleet.control._registry.set_line(machine.id, line)

@@ -11,8 +11,7 @@ import pytest
 from landline import Backoff, Server, SharedToken
 from landline.fleet.agent.prompt import Choice, Question
 from landline.fleet.api import JobRequest
-from landline.fleet.control import job_dispatcher as deliveries
-from landline.fleet.control.control_server import ControlServer
+from landline.fleet.control.control_server import ControlServer, ControlTiming
 from landline.fleet.control.storage import Storage
 from landline.fleet.control.wake_on_lan import MagicPackets
 from landline.fleet.demo import simulated_machines as simulated
@@ -46,13 +45,14 @@ async def test_a_simulated_person_answers_only_what_is_allowed(
 async def test_a_small_fleet_lives(tmp_path: Path, until, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated, "RESTART_S", (0.01, 0.02))
     monkeypatch.setattr(simulated, "Backoff", lambda **_: Backoff(first_s=0.01, cap_s=0.05))
-    monkeypatch.setattr(deliveries, "WAKE_AGAIN_S", 0.05)
     # Nobody is on: no countdowns to sit through.
     monkeypatch.setattr(simulated, "PERSONS", (None,))
     storage = await Storage.open(tmp_path / "landline.db")
     server = Server(auth=SharedToken(TOKEN))
     waker = MagicPackets(host="127.0.0.1")
-    control = await ControlServer.start(server, storage, waker=waker, gone_grace_s=0.1)
+    control = await ControlServer.start(
+        server, storage, waker=waker, timing=ControlTiming(gone_grace_s=0.1, wake_every_s=0.05)
+    )
     tally = MessageCount()
 
     def receive(line, number: int) -> None:

@@ -8,9 +8,16 @@ import httpx
 import msgspec
 import pytest
 
-import landline
-from landline.fleet.api import OperationError, Preview, Problem, ServerStatus, Snapshot, StorageError, Update
-from landline.fleet.messages import STORAGE_FAILED
+from landline.fleet.api import (
+    AnswerUnavailable,
+    OperationError,
+    Preview,
+    Problem,
+    ServerStatus,
+    Snapshot,
+    StorageError,
+    Update,
+)
 from landline.fleet.model import Action
 from landline.fleet.web.app import BODY_BYTES_MAX, JOB_BODY_BYTES_MAX, build_app
 from landline.fleet.web.auth import is_allowed_host, is_bearer
@@ -200,19 +207,21 @@ async def test_a_body_that_is_nested_too_deeply_is_refused_in_a_sentence(http, c
 
 
 @pytest.mark.parametrize(
-    "failure",
+    ("failure", "status", "code", "words"),
     [
-        StorageError("the database x has no room: the disk is full"),
-        landline.RequestError(STORAGE_FAILED, "x"),
+        (StorageError("the database x is full"), 503, "storage_failed", "nothing was done"),
+        (AnswerUnavailable("the job x was cancelled"), 500, "answer_unavailable", "was carried out"),
     ],
-    ids=["storage", "ledger"],
+    ids=["nothing stored", "stored"],
 )
-async def test_what_could_not_be_stored_is_said_to_be_not_done(http, operations, caplog, failure):
+async def test_a_storage_error_says_whether_anything_was_done(
+    http, operations, caplog, failure, status, code, words
+):
     operations.failure = failure
     with caplog.at_level(logging.ERROR):
         response = await http.get("/machines")
-    assert (response.status_code, problem(response).code) == (503, "storage_failed")
-    assert "nothing was done" in problem(response).message
+    assert (response.status_code, problem(response).code) == (status, code)
+    assert words in problem(response).message
     assert str(failure) in caplog.text
     assert "Traceback" not in caplog.text
 

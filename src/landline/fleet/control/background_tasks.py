@@ -1,4 +1,4 @@
-"""Work of the control server that nobody waits for."""
+"""Work of the control server that nothing waits for."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ logger = guarded_logger("landline.control")
 
 
 class BackgroundTasks:
-    """Tasks that go on until they are done or all are ended; what one raises is logged."""
+    """Tasks that run until they finish or :meth:`stop` is called. Their exceptions are logged."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begins one more."""
+        """Run ``work`` in a task of its own. After :meth:`stop`, do nothing."""
+        if self._is_stopped:
+            work.close()
+            return
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._done)
 
     async def stop(self) -> None:
-        """Cancels all and waits for their ends."""
+        """Cancel all tasks and wait until they have ended."""
+        self._is_stopped = True
         tasks = list(self._running)
         for task in tasks:
             task.cancel()

@@ -1,24 +1,28 @@
-"""The control server: machines on one side, operators on the other, and the record of jobs in between.
+"""The control server: machines on one side, operators on the other, the record of jobs in between.
 
-Decisions are made by :mod:`landline.fleet.control.presence` and :mod:`landline.fleet.control.jobs`, and moved to
-disk and over the lines by :mod:`landline.fleet.control.machines`, :mod:`landline.fleet.control.job_dispatcher` and
-:mod:`landline.fleet.control.job_store`; here they
-are put together. Memory is changed and read in one go, without waiting, so that a decision always stands on what is
-true; what an answer promises is on disk before the answer is sent.
+:mod:`landline.fleet.control.presence`, :mod:`landline.fleet.control.jobs` and
+:mod:`landline.fleet.control.reconciliation` make the decisions. :mod:`landline.fleet.control.machines` and
+:mod:`landline.fleet.control.job_dispatcher` carry them out; this module connects them to the lines and to the
+operations. Memory is read and changed without awaiting in between, so that each decision is based on the current state.
+Whatever an answer promises is on disk before the answer is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from random import Random, SystemRandom
-from typing import Final
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 import landline
-from landline import Line, RequestError, Server, guarded_logger
+from landline import Line, RequestError, Server
 from landline.fleet.api import (
+    AnswerUnavailable,
     CancelRequest,
     JobChanged,
     JobRequest,
@@ -36,13 +40,17 @@ from landline.fleet.api import (
 from landline.fleet.control import jobs
 from landline.fleet.control.background_tasks import BackgroundTasks
 from landline.fleet.control.clock import SteadyClock
+from landline.fleet.control.cloned_identities import PROBE_TIMEOUT_S, ClonedIdentities
 from landline.fleet.control.event_log import EventLog
-from landline.fleet.control.job_dispatcher import JobDispatcher
+from landline.fleet.control.job_dispatcher import WAKE_EVERY_S, JobDispatcher
 from landline.fleet.control.job_store import JobStore
+from landline.fleet.control.machine_registry import MachineRegistry
 from landline.fleet.control.machines import Machines
 from landline.fleet.control.presence import GONE_GRACE_S
 from landline.fleet.control.request_rate import RequestThrottle
+from landline.fleet.control.shielded_tasks import ShieldedTasks
 from landline.fleet.control.storage import Storage
+from landline.fleet.control.targets import resolve_targets
 from landline.fleet.control.updates import Subscriptions
 from landline.fleet.control.wake_on_lan import Waker
 from landline.fleet.messages import (
@@ -55,28 +63,40 @@ from landline.fleet.messages import (
     Join,
     Joined,
     Postpone,
-    Postponed,
     Report,
 )
-from landline.fleet.model import Cause, Job, Machine, PresenceState
-
-logger = guarded_logger("landline.control")
+from landline.fleet.model import Cause, Machine, PresenceState
 
 SWEEP_EVERY_S: Final = 0.5
-"""How often deadlines are looked at."""
+"""How often deadlines are checked."""
 ROUND_TRIP_EVERY_S: Final = 5.0
+"""How often the round-trip times are published while anyone subscribes to updates."""
 CLOCK_AHEAD_S_MAX: Final = 1.0
-"""A clock that is further ahead of the time of day, because that was set back, follows it when nobody waits."""
+"""A clock that is further ahead of the time of day, which was set back, follows it when no deadline is pending."""
 GOODBYE_CAUSES: Final = frozenset({Cause.RESTARTING, Cause.SHUT_DOWN, Cause.GOING_DOWN, Cause.AGENT_STOPPED})
-"""What an agent may say of its going; of itself it stops, whatever else it says."""
+"""The causes that a goodbye may have. Any other counts as ``AGENT_STOPPED``."""
 ID_ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
-"""Without look-alikes: people type these."""
+"""Without characters that look alike: people type job ids."""
+JOB_ID_CHARACTERS: Final = 8
+
+_Body = TypeVar("_Body")
+_Answer = TypeVar("_Answer")
+
+
+class ControlTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """Intervals and time-outs of a control server, in seconds."""
+
+    gone_grace_s: float = GONE_GRACE_S
+    """How long a machine that said goodbye must stay away before it counts as gone."""
+    sweep_every_s: float = SWEEP_EVERY_S
+    wake_every_s: float = WAKE_EVERY_S
+    probe_timeout_s: float = PROBE_TIMEOUT_S
 
 
 class ControlServer:
-    """Carries out :class:`landline.fleet.api.Operations` for the machines that join over ``server``.
+    """Implements :class:`landline.fleet.api.Operations` for the machines that join over ``server``.
 
-    Make it with :meth:`start`. The server's handlers and callbacks are taken over by it.
+    Make one with :meth:`start`. It takes over the server's handlers and callbacks.
     """
 
     def __init__(
@@ -87,18 +107,29 @@ class ControlServer:
         agents_url: str = "",
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
-        gone_grace_s: float = GONE_GRACE_S,
+        timing: ControlTiming = ControlTiming(),  # noqa: B008 - frozen
     ) -> None:
         self._clock = clock
         self._random = random or SystemRandom()
+        self._timing = timing
         self._background_tasks = BackgroundTasks()
+        self._writes = ShieldedTasks()
         self.events = EventLog()
+        self._registry = MachineRegistry(storage, self._machine_changed, self.events)
+        self._cloned = ClonedIdentities(self._registry, clock=clock, probe_timeout_s=timing.probe_timeout_s)
         self._machines = Machines(
-            storage, self._machine_changed, clock=clock, random=self._random, gone_grace_s=gone_grace_s
+            self._registry, self._cloned, clock=clock, random=self._random, gone_grace_s=timing.gone_grace_s
         )
-        self._job_store = JobStore(storage, self._publish_job, self.events)
+        self._job_store = JobStore(storage, self._publish_job, self.events, self._writes)
         self._job_dispatcher = JobDispatcher(
-            self._job_store, self._machines, waker, self._background_tasks, clock=clock
+            self._job_store,
+            self._registry,
+            self._machines,
+            waker,
+            self._background_tasks,
+            self._writes,
+            clock=clock,
+            wake_every_s=timing.wake_every_s,
         )
         self._subscriptions = Subscriptions(self._snapshot)
         self._started_at = clock()
@@ -119,58 +150,54 @@ class ControlServer:
         agents_url: str = "",
         clock: Callable[[], float] = time.time,
         random: Random | None = None,
-        gone_grace_s: float = GONE_GRACE_S,
+        timing: ControlTiming = ControlTiming(),  # noqa: B008 - frozen
     ) -> ControlServer:
-        """Loads what was on disk, takes over the server's handlers and begins to watch deadlines.
+        """Load the stored state, take over the server's handlers and begin to check deadlines.
 
-        Raises :class:`StorageError`.
+        :raises StorageError: if the state cannot be read.
         """
-        control = cls(
-            storage, waker=waker, agents_url=agents_url, clock=clock, random=random, gone_grace_s=gone_grace_s
-        )
+        control = cls(storage, waker=waker, agents_url=agents_url, clock=clock, random=random, timing=timing)
         await control._load()
         control._register(server)
         control._background_tasks.start(control._sweep_forever())
         return control
 
     def close_subscriptions(self) -> None:
-        """Ends every subscription to updates."""
+        """End every subscription to updates."""
         self._subscriptions.close()
 
     async def stop(self) -> None:
-        """Ends its own work and stores what is not stored yet; the server and the storage stay open."""
+        """End the background work and write what is not written yet. The server and the storage stay open."""
         self.close_subscriptions()
         await self._background_tasks.stop()
-        await self._job_store.close()
-        try:
-            await self._machines.save()
-        except StorageError as error:
-            # The next start takes the machines up from what is there.
-            self.events.storage_failed(error)
+        await self._writes.wait()
+        # A failure is logged; the next start continues from what is on disk.
+        with contextlib.suppress(StorageError):
+            await self._registry.save()
 
     @property
     def resumes(self) -> int:
-        """How often a machine's session went on over a new connection."""
+        """How often a machine's session continued over a new connection."""
         return self._machines.resumes
 
-    # Operations.
+    # Operations
 
     def status(self) -> ServerStatus:
-        online = sum(machine.presence.state is PresenceState.ONLINE for machine in self._machines)
+        online = sum(machine.presence.state is PresenceState.ONLINE for machine in self._registry)
         return ServerStatus(
             version=landline.__version__,
             started_at=self._started_at,
             now_at=self._clock(),
-            machines=len(self._machines),
+            machines=len(self._registry),
             online=online,
             agents_url=self.agents_url,
         )
 
     def machines(self) -> tuple[Machine, ...]:
-        return self._machines.shown()
+        return self._registry.shown()
 
     def preview(self, request: PreviewRequest) -> Preview:
-        found = jobs.resolve_targets(request.targets, request.all_machines, self._machines)
+        found = resolve_targets(request.targets, request.all_machines, self._registry)
         return Preview(machines=tuple(_target(machine) for machine in found))
 
     async def create_job(self, request: JobRequest) -> JobView:
@@ -183,42 +210,47 @@ class ControlServer:
     async def _create_job(self, request: JobRequest) -> JobView:
         jobs.check_request(request)
         try:
-            machines = self._frozen(request)
+            machines = self._machines_for(request)
         except OperationError:
-            # What was accepted once is not refused when it is asked for again, whatever its targets match by now.
-            if request.request_id is not None:
-                for earlier in await self._job_store.by_request(request.request_id):
-                    return await self.job(earlier.job.id)
-            raise
-        now = self._clock()
-        job = Job(
-            id=self._new_job_id(),
-            action=request.action,
-            targets=("*",) if request.all_machines else request.targets,
-            created_at=now,
-            requested_by=request.requested_by,
-            message=request.message,
-            delay_s=request.delay_s,
-            valid_for_s=request.valid_for_s,
-            queue_for_s=request.queue_for_s,
-            may_cancel=request.may_cancel,
-            may_postpone=request.may_postpone,
-            unasked=request.unasked,
-            request_id=request.request_id,
-        )
+            # A request that was accepted once is not refused when it is repeated, whatever its targets match by now.
+            if request.request_id is None or (earlier := await self._earlier_job(request)) is None:
+                raise
+            return earlier
+        job = jobs.new_job(request, job_id=self._new_job_id(), now=self._clock())
         executions = [
             jobs.plan(job, machine, f"{job.id}-{number}") for number, machine in enumerate(machines, 1)
         ]
-        stored = await self._job_store.add(
-            job, executions, lambda: self._job_dispatcher.begin(job, executions)
-        )
+        stored = await self._job_dispatcher.accept(job, executions)
         if stored.id != job.id:
-            return await self.job(stored.id)
+            try:
+                earlier = await self._earlier_job(request)
+            except StorageError as error:
+                raise AnswerUnavailable(f"the job {stored.id} was accepted before, but {error}") from error
+            assert earlier is not None
+            return earlier
         return JobView(job=job, executions=tuple(executions))
+
+    async def _earlier_job(self, request: JobRequest) -> JobView | None:
+        """Return the job that was accepted for the same request before, if any.
+
+        :raises OperationError: if its ``request_id`` was used for a different request.
+        """
+        assert request.request_id is not None
+        earlier = await self._job_store.by_request(request.request_id)
+        if earlier is None:
+            return None
+        if not jobs.is_same_request(request, earlier.job, earlier.executions):
+            raise OperationError(
+                "request_id_used",
+                f"the request id {request.request_id!r} was used for another job, {earlier.job.id}; "
+                "give a new job a new request id",
+            )
+        return await self._job_store.view(earlier.job.id)
 
     async def jobs(self, limit: int, request_id: str | None = None) -> tuple[JobView, ...]:
         if request_id is not None:
-            return (await self._job_store.by_request(request_id))[:limit]
+            found = await self._job_store.by_request(request_id)
+            return () if found is None else (found,)[:limit]
         return await self._job_store.newest(limit)
 
     async def job(self, job_id: str) -> JobView:
@@ -228,40 +260,62 @@ class ControlServer:
         job = await self._job_store.find_job(job_id)
         cancelled = await self._job_dispatcher.cancel(job, cancelled_by=request.cancelled_by)
         self.events.job_cancelled(job, request.cancelled_by, cancelled)
-        return await self.job(job.id)
+        try:
+            return await self.job(job.id)
+        except StorageError as error:
+            raise AnswerUnavailable(f"the job {job.id} was cancelled, but {error}") from error
 
     async def resolve_machine(self, name: str) -> Machine:
-        machine = self._machines.resolve(self._machines.named(name).id)
-        await self._machines.save()
+        machine = self._cloned.resolve(self._registry.named(name).id)
+        try:
+            await self._registry.save()
+        except StorageError as error:
+            # It is resolved in memory, and the next sweep saves it.
+            raise AnswerUnavailable(f"the identity of {name} was resolved, but {error}") from error
         return machine
 
     def updates(self) -> AsyncIterator[Update]:
         return self._subscriptions.updates()
 
-    # Its own life.
+    # Start
 
     async def _load(self) -> None:
         now = self._clock()
-        await self._machines.load(now)
+        await self._registry.load(lambda machine: self._machines.after_server_start(machine, now))
+        self._cloned.load()
         await self._job_store.load(now)
         if isinstance(self._clock, SteadyClock):
             pending = (it.updated_at for it in self._job_store.executions() if not it.state.is_final)
             self._clock.begin_at(max(pending, default=0.0))
-        self._job_dispatcher.go_on()
+        self._job_dispatcher.resume()
 
-    # What agents say.
+    # Requests of agents
 
     def _register(self, server: Server) -> None:
         server.on_state(self._machines.line_changed)
-        server.on("join", Join)(self._receive_join)
         server.on("facts", FactsChecked)(self._receive_facts)
-        server.on("report", Report)(self._receive_report)
-        server.on("claim", Claim)(self._receive_claim)
-        server.on("postpone", Postpone)(self._receive_postpone)
-        server.on("goodbye", Goodbye)(self._receive_goodbye)
+        server.on("join", Join)(self._agent_handler(self._receive_join))
+        server.on("report", Report)(self._agent_handler(self._job_dispatcher.receive_report))
+        server.on("claim", Claim)(self._agent_handler(self._receive_claim))
+        server.on("postpone", Postpone)(self._agent_handler(self._job_dispatcher.receive_postpone))
+        server.on("goodbye", Goodbye)(self._agent_handler(self._receive_goodbye))
+
+    def _agent_handler(
+        self, function: Callable[[Line, _Body], Coroutine[Any, Any, _Answer]]
+    ) -> Callable[[Line, _Body], Coroutine[Any, Any, _Answer]]:
+        """Return a handler that throttles each agent's requests and translates storage errors for the line."""
+
+        async def handle(line: Line, body: _Body) -> _Answer:
+            await self._throttle(line)
+            try:
+                return await function(line, body)
+            except StorageError as error:
+                raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
+
+        return handle
 
     async def _throttle(self, line: Line) -> None:
-        """Lets an agent wait that asks for more than its share."""
+        """Delay the requests of an agent that exceeds its share."""
         throttle = self._throttles.get(line)
         if throttle is None:
             throttle = self._throttles[line] = RequestThrottle()
@@ -275,37 +329,25 @@ class ControlServer:
         if wait_s is not None:
             loop.call_later(wait_s, self._machines.take_late_facts, line, loop.time() + wait_s)
 
-    async def _receive_report(self, line: Line, report: Report) -> bool:
-        await self._throttle(line)
-        return await self._job_dispatcher.receive_report(line, report)
-
     async def _receive_claim(self, line: Line, claim: Claim) -> Grant:
-        await self._throttle(line)
+        await self._cloned.wait_while_probed(line.identity)
         return await self._job_dispatcher.receive_claim(line, claim)
 
-    async def _receive_postpone(self, line: Line, postpone: Postpone) -> Postponed:
-        await self._throttle(line)
-        return await self._job_dispatcher.receive_postpone(line, postpone)
-
     async def _receive_join(self, line: Line, join: Join) -> Joined:
-        await self._throttle(line)
         try:
-            await self._machines.find_clone(line, join)
+            await self._cloned.probe(line, join)
             machine = self._machines.receive_join(line, join)
         except RequestError as error:
             if error.code == CLONED_IDENTITY:
-                # Which the machines warn of, once.
-                await self._job_dispatcher.receive_clone(self._machines[line.identity])
+                # ClonedIdentities logs a warning, once.
+                await self._job_dispatcher.receive_clone(self._registry[line.identity])
             else:
                 self.events.join_refused(line.identity, line.peer, error)
             raise
         try:
-            # With the machine that gave up its name, if one did.
-            await self._machines.save()
+            # Together with the machine that gave up its name, if one did.
+            await self._registry.save()
             over = await self._job_dispatcher.receive_join(machine, join.executions)
-        except StorageError as error:
-            self.events.storage_failed(error)
-            raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
         finally:
             self._machines.join_completed(line)
         if self.on_joined is not None:
@@ -313,33 +355,25 @@ class ControlServer:
         return Joined(machine.name, over)
 
     async def _receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
-        await self._throttle(line)
         if goodbye.cause not in GOODBYE_CAUSES:
             goodbye = Goodbye(Cause.AGENT_STOPPED, goodbye.detail)
         self._machines.receive_goodbye(line, goodbye)
-        try:
-            await self._machines.save()
-        except StorageError as error:
-            self.events.storage_failed(error)
-            raise RequestError(STORAGE_FAILED, "the control server could not record this") from error
+        await self._registry.save()
 
-    # Deadlines.
+    # Deadlines
 
     async def _sweep_forever(self) -> None:
         last_round_trips = 0.0
         while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            try:
+            await asyncio.sleep(self._timing.sweep_every_s)
+            # Failed writes are logged where they happen; the next sweep tries again.
+            with contextlib.suppress(StorageError):
                 await self._sweep()
-                await self._machines.save()
-            except StorageError as error:
-                self.events.storage_failed(error)
-            except RequestError as error:
-                logger.debug("the deadlines are looked at again: %s", error)
+                await self._registry.save()
             now = asyncio.get_running_loop().time()
             if now - last_round_trips >= ROUND_TRIP_EVERY_S and self._subscriptions:
                 last_round_trips = now
-                for machine in self._machines.reached():
+                for machine in self._registry.connected():
                     self._publish_machine(machine)
 
     async def _sweep(self) -> None:
@@ -349,41 +383,41 @@ class ControlServer:
         self._set_clock()
 
     def _set_clock(self) -> None:
-        """The time of day was set back: this server's clock follows when no deadline could be missed by that."""
+        """Follow a time of day that was set back, if no deadline could be missed by that."""
         clock = self._clock
         if not isinstance(clock, SteadyClock) or (ahead_s := clock.ahead_s) < CLOCK_AHEAD_S_MAX:
             return
-        waits = (
-            self._job_store.is_writing
+        has_deadlines = (
+            # A new job is among the executions only when it is on disk.
+            self._writes
             or any(not execution.state.is_final for execution in self._job_store.executions())
-            or self._machines.is_awaiting
+            or self._machines.has_deadlines
         )
-        if not waits:
+        if not has_deadlines:
             self.events.event("clock_set_back", by_s=ahead_s)
             clock.follow_wall()
 
-    # Finding.
+    # Targets
 
-    def _frozen(self, request: JobRequest) -> list[Machine]:
-        found = (
-            jobs.resolve_targets(request.targets, request.all_machines, self._machines)
-            if request.targets or request.all_machines or request.machine_ids is None
-            else []
-        )
+    def _machines_for(self, request: JobRequest) -> list[Machine]:
+        """Return the machines of a request: those of its list, or else those that its targets match.
+
+        :raises OperationError: if there are none, or one of them does not exist.
+        """
         if request.machine_ids is None:
-            return found
+            return resolve_targets(request.targets, request.all_machines, self._registry)
         if not request.machine_ids:
-            raise OperationError("empty_target", "the list of machines is empty")
-        missing = [machine_id for machine_id in request.machine_ids if machine_id not in self._machines]
+            raise OperationError("empty_target", "the list of machines is empty; name at least one")
+        missing = [machine_id for machine_id in request.machine_ids if machine_id not in self._registry]
         if missing:
             raise OperationError("unknown_target", f"there is no machine with the id {missing[0][:80]!r}")
-        frozen = {machine_id: self._machines[machine_id] for machine_id in request.machine_ids}
-        return sorted(frozen.values(), key=lambda machine: machine.name)
+        machines = {machine_id: self._registry[machine_id] for machine_id in request.machine_ids}
+        return sorted(machines.values(), key=lambda machine: machine.name)
 
     def _new_job_id(self) -> str:
-        return "".join(self._random.choice(ID_ALPHABET) for _ in range(8))
+        return "".join(self._random.choice(ID_ALPHABET) for _ in range(JOB_ID_CHARACTERS))
 
-    # Publishing.
+    # Updates
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(

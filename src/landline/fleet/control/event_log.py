@@ -192,7 +192,7 @@ def presence_event(before: Presence | None, after: Presence) -> tuple[str, dict[
     """Return the event that a change of presence is, with its fields; ``None`` for none."""
     if before is after:
         return None
-    was = "new" if before is None else described(before)
+    was = "new" if before is None else before.description
     is_new_join = before is None or after.join != before.join
     if is_new_join and after.state in {PresenceState.ONLINE, PresenceState.RESUMING}:
         if before is not None and before.state in _CONNECTED:
@@ -208,8 +208,3 @@ def presence_event(before: Presence | None, after: Presence) -> tuple[str, dict[
             return "machine_silent", {"address": after.address, "detail": after.detail}
         case PresenceState.RESUMING | PresenceState.AWAY | PresenceState.OFFLINE:
             return f"machine_{after.state.value}", {"cause": after.cause.value, "detail": after.detail}
-
-
-def described(presence: Presence) -> str:
-    """A presence in a few words: state and cause."""
-    return f"{presence.state.value} ({presence.cause.value})" if presence.cause else presence.state.value

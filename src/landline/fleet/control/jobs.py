@@ -1,16 +1,13 @@
-"""Decisions on jobs. Pure: each takes what is known and ``now``, and returns what is to be recorded.
+"""Decisions about jobs and executions. Pure.
 
-A function that returns an execution returns the new one to be stored, or ``None`` when nothing changes.
+Functions take the current state and ``now`` in seconds since 1970. Those that return an execution return the one to
+store, or ``None`` if nothing changes.
 """
 
 from __future__ import annotations
 
-import bisect
-import difflib
-import fnmatch
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -18,6 +15,7 @@ import msgspec
 from landline import safe_text
 from landline.fleet.api import REQUEST_ID_CHARACTERS_MAX, JobRequest, OperationError
 from landline.fleet.control import clones
+from landline.fleet.control.targets import check_targets
 from landline.fleet.messages import (
     DEFAULT_COUNTDOWN_S,
     TEXT_CHARACTERS_MAX,
@@ -30,47 +28,42 @@ from landline.fleet.messages import (
 from landline.fleet.model import (
     LIFE_CYCLE,
     Action,
-    Cause,
     Execution,
     ExecutionState,
     Job,
     Machine,
-    Presence,
     PresenceState,
     Unasked,
 )
 
 GRANT_VALID_S: Final = 10.0
-"""A machine that was given leave to act must do so within this time of asking; else it was stopped in between."""
+"""How long after its claim a machine may begin to act. Later, it was suspended in between."""
 POSTPONED_S_MAX: Final = 8 * 3600.0
-"""All postponements of one execution together."""
-POSTPONED_S_LEAST: Final = 60.0
-"""What each of them counts at least: an agent that asks for an instant again and again must not fill the disk."""
+"""Total of all postponements of one execution."""
+POSTPONED_S_MIN: Final = 60.0
+"""What each postponement counts at least: an agent that repeats tiny ones must not fill the disk."""
 ROUNDS_MAX: Final = 400
-"""How often one execution begins to wait or to ask: an agent that goes back and forth must not fill the disk."""
+"""How often one execution begins to wait or to prompt: an agent that alternates must not fill the disk."""
 DELAY_S_MAX: Final = 30 * 86_400.0
 MESSAGE_CHARACTERS_MAX: Final = 500
-TARGETS_MAX: Final = 1000
-TARGET_CHARACTERS_MAX: Final = 200
-"""A machine's name has 64 at most; a pattern may spell out some of its characters as sets."""
-PATTERNS_MAX: Final = 20
-"""Targets of one request that are patterns: each is compared with the name of every machine."""
-HINT_NAMES_MAX: Final = 500
-"""Names that one which is not there is compared with, to guess what was meant."""
+REQUESTED_BY_CHARACTERS_MAX: Final = 200
 ACTING_S_MAX: Final = {
     Action.LOG_OFF: 120.0,
     Action.RESTART: 15 * 60.0,
     Action.SHUT_DOWN: 5 * 60.0,
     Action.WAKE: 5 * 60.0,
 }
-"""How long the effect of an action may take to show before its outcome is called unknown."""
+"""How long the effect of an action may take to show. After that its outcome is unknown."""
 
 ONLINE_STATES: Final = frozenset({PresenceState.ONLINE, PresenceState.SILENT, PresenceState.RESUMING})
-"""Presences in which an order can still reach the machine: its session is alive, and delivers when it resumes."""
+"""Presences in which an order can still reach the machine: its session exists and delivers when it resumes."""
 
 
 def check_request(request: JobRequest) -> None:
-    """Raises :class:`OperationError` for values that make no sense, whatever the machines."""
+    """Check the values that do not depend on the machines.
+
+    :raises OperationError: if one of them is out of range.
+    """
     durations = {
         "delay_s": request.delay_s,
         "valid_for_s": request.valid_for_s,
@@ -82,67 +75,53 @@ def check_request(request: JobRequest) -> None:
                 "bad_request", f"{name} is {value:g}; it must be between 0 and {DELAY_S_MAX:g} seconds"
             )
     if request.valid_for_s < 1:
-        raise OperationError("bad_request", "a job must stay valid for at least one second")
+        raise OperationError("bad_request", "valid_for_s must be at least one second")
     if len(request.message) > MESSAGE_CHARACTERS_MAX:
         raise OperationError("bad_request", f"the message is longer than {MESSAGE_CHARACTERS_MAX} characters")
-    if len(request.requested_by) > 200 or len(request.request_id or "") > REQUEST_ID_CHARACTERS_MAX:
-        raise OperationError("bad_request", "requested_by or request_id is too long")
+    if len(request.requested_by) > REQUESTED_BY_CHARACTERS_MAX:
+        raise OperationError(
+            "bad_request", f"requested_by is longer than {REQUESTED_BY_CHARACTERS_MAX} characters"
+        )
+    if len(request.request_id or "") > REQUEST_ID_CHARACTERS_MAX:
+        raise OperationError(
+            "bad_request", f"request_id is longer than {REQUEST_ID_CHARACTERS_MAX} characters"
+        )
+    check_targets(request.targets, request.all_machines)
 
 
-def resolve_targets(targets: Sequence[str], all_machines: bool, machines: Iterable[Machine]) -> list[Machine]:
-    """The machines that names and globs match, in order of name.
+def is_same_request(request: JobRequest, job: Job, executions: Sequence[Execution]) -> bool:
+    """Return whether a request repeats the one for which a job was accepted.
 
-    Raises :class:`OperationError` when there are no targets, or when one of them matches nothing: both are
-    mistakes, and neither may mean "all" or "none".
+    Which machines the targets match is not compared: that may have changed since.
     """
-    ordered = sorted(machines, key=lambda machine: machine.name)
-    if all_machines:
-        if targets:
-            raise OperationError("bad_request", "name targets or ask for all machines, not both")
-        if not ordered:
-            raise OperationError("empty_target", "there are no machines yet; start an agent on one first")
-        return ordered
-    if not targets or any(not target for target in targets):
-        raise OperationError(
-            "empty_target", "no target; name a machine, a pattern such as 'lab-*', or all machines"
-        )
-    _check_targets(targets)
-    by_name = {machine.name: machine for machine in ordered}
-    found: dict[str, Machine] = {}
-    for target in targets:
-        if _is_pattern(target):
-            matches = re.compile(fnmatch.translate(target)).match
-            names = [name for name in by_name if matches(name)]
-        else:
-            names = [target] if target in by_name else []
-        if not names:
-            raise OperationError("unknown_target", _unknown_target(target, list(by_name)))
-        found.update((name, by_name[name]) for name in names)
-    return sorted(found.values(), key=lambda machine: machine.name)
+    repeated = new_job(request, job_id=job.id, now=job.created_at)
+    is_same_list = request.machine_ids is None or set(request.machine_ids) == {
+        execution.machine_id for execution in executions
+    }
+    return repeated == job and is_same_list
 
 
-def _check_targets(targets: Sequence[str]) -> None:
-    """Raises :class:`OperationError` for what would take too long to look up."""
-    if len(targets) > TARGETS_MAX:
-        raise OperationError("bad_request", f"more than {TARGETS_MAX} targets; use a pattern")
-    longest = max(targets, key=len)
-    if len(longest) > TARGET_CHARACTERS_MAX:
-        raise OperationError(
-            "bad_request",
-            f"the target {longest[:80]!r}… is longer than {TARGET_CHARACTERS_MAX} characters; give a shorter one",
-        )
-    if sum(map(_is_pattern, targets)) > PATTERNS_MAX:
-        raise OperationError(
-            "bad_request", f"more than {PATTERNS_MAX} patterns; use fewer, or the names of the machines"
-        )
-
-
-def _is_pattern(target: str) -> bool:
-    return any(sign in target for sign in "*?[")
+def new_job(request: JobRequest, *, job_id: str, now: float) -> Job:
+    """Return the job that a request asks for."""
+    return Job(
+        id=job_id,
+        action=request.action,
+        targets=("*",) if request.all_machines else request.targets,
+        created_at=now,
+        requested_by=request.requested_by,
+        message=request.message,
+        delay_s=request.delay_s,
+        valid_for_s=request.valid_for_s,
+        queue_for_s=request.queue_for_s,
+        may_cancel=request.may_cancel,
+        may_postpone=request.may_postpone,
+        unasked=request.unasked,
+        request_id=request.request_id,
+    )
 
 
 def plan(job: Job, machine: Machine, execution_id: str) -> Execution:
-    """The first state of a job on one machine: queued, or refused with the reason."""
+    """Return the first state of a job on one machine: queued, or refused with the reason."""
     delay_s = DEFAULT_COUNTDOWN_S if job.delay_s is None else job.delay_s
     due_at = job.created_at + (job.delay_s or 0.0)
     expires_at = job.created_at + delay_s + job.valid_for_s
@@ -163,7 +142,10 @@ def plan(job: Job, machine: Machine, execution_id: str) -> Execution:
 
 
 def order_for(job: Job, execution: Execution, now: float) -> Order:
-    """The order to send to the machine now. One that reaches it after its time gives the person the delay again."""
+    """Return the order to send to the machine now.
+
+    An order that is sent only after its due time gives the person the delay again.
+    """
     due_in_s = execution.due_at - now
     if due_in_s < 0 and job.delay_s and execution.state is ExecutionState.QUEUED:
         due_in_s = min(job.delay_s, max(0.0, execution.expires_at - now - 1.0))
@@ -184,10 +166,10 @@ def order_for(job: Job, execution: Execution, now: float) -> Order:
 
 
 def delivery_refusal(job: Job, machine: Machine) -> str | None:
-    """Why the job must not be given to the agent that has joined, or ``None`` when it may.
+    """Return why the job must not be sent to the machine's agent, or ``None`` if it may be.
 
-    An agent that says neither how it asks nor why it cannot is older than the promise never to act because nobody
-    can be asked: it would act at once.
+    An agent that reports neither how it asks a person nor why it cannot is from before the rule that a machine does
+    not act only because no person can be asked. It would act at once.
     """
     if job.action is Action.WAKE or job.unasked is Unasked.ACT or machine.facts.says_how_it_asks:
         return None
@@ -198,9 +180,9 @@ def delivery_refusal(job: Job, machine: Machine) -> str | None:
 
 
 def advance(execution: Execution, state: ExecutionState, now: float, detail: str = "") -> Execution | None:
-    """The execution in its next state, or ``None`` where the life cycle does not lead there.
+    """Return the execution in its next state, or ``None`` if the life cycle does not allow that state.
 
-    ``detail`` may hold an agent's words: it is made one line, and no longer than an agent's own report may be.
+    ``detail`` may contain text of an agent: it is made one printable line, no longer than an agent's own report.
     """
     if state is execution.state or state not in LIFE_CYCLE[execution.state]:
         return None
@@ -212,26 +194,29 @@ def advance(execution: Execution, state: ExecutionState, now: float, detail: str
 def receive_report(
     job: Job, execution: Execution, known: KnownExecution, now: float, *, power: str
 ) -> Execution | None:
-    """An agent reports a state. That it restarted or shut down is not its to say: the way it went shows that."""
+    """Handle a state that an agent reports.
+
+    A report that the machine was restarted or shut down is ignored: only how the machine left can prove that.
+    """
     if known.state in {ExecutionState.QUEUED, ExecutionState.DELIVERED}:
         return advance(execution, ExecutionState.DELIVERED, now)
     if known.state is ExecutionState.CANCELLED and not job.may_cancel:
         return None
     if known.state is ExecutionState.POSTPONED or known.state is ExecutionState.ACTING:
-        return None  # Both are the control server's own decision, made when the agent asked for it.
+        return None  # The control server decides on both when the agent asks (postpone, claim).
     if known.state is ExecutionState.DONE and job.action is not Action.LOG_OFF and power != "dry-run":
         return None
-    record = _record_told(execution, known)
+    record = _consent_record(execution, known)
     if known.state in {ExecutionState.WAITING, ExecutionState.PROMPTED}:
         return _next_round(execution, known, record, now)
     after = advance(execution, known.state, now, known.detail)
     return None if after is None else msgspec.structs.replace(after, **record)
 
 
-def _record_told(execution: Execution, known: KnownExecution | Claim) -> dict[str, str]:
-    """Who was asked, who answered and how others were told, as the agent knows it now.
+def _consent_record(execution: Execution, known: KnownExecution | Claim) -> dict[str, str]:
+    """Return who was asked, who answered and how others were notified, updated by what the agent reports.
 
-    An answer belongs to its question: a new question that nobody has answered has no answer.
+    An answer belongs to its question: a new question starts without one.
     """
     is_new = bool(known.asked or known.answered_by)
     return {
@@ -244,7 +229,7 @@ def _record_told(execution: Execution, known: KnownExecution | Claim) -> dict[st
 def _next_round(
     execution: Execution, known: KnownExecution, record: dict[str, str], now: float
 ) -> Execution | None:
-    """It waits or asks; perhaps as before, but for another reason, or asks other persons."""
+    """Handle a report that the agent waits or prompts: a new state, or the same for another reason."""
     if execution.rounds >= ROUNDS_MAX:
         return None
     after = advance(execution, known.state, now, known.detail)
@@ -264,8 +249,8 @@ def claim(
 
     The acceptance that the claim reports and the leave to act are recorded together.
 
-    An agent asks only for what its journal does not say it began. So when it asks again in the same boot, the
-    first grant never reached it, and may be given once more.
+    An agent claims only what its journal does not show as started. So if it claims again in the same boot, the first
+    grant never reached it, and the answer may be repeated.
     """
     if execution.state.is_final:
         why = f": {execution.detail}" if execution.detail else ""
@@ -276,7 +261,7 @@ def claim(
     accepted = advance(execution, ExecutionState.ACCEPTED, now, claim.detail)
     recorded: tuple[Execution, ...] = ()
     if accepted is not None:
-        execution = msgspec.structs.replace(accepted, **_record_told(execution, claim))
+        execution = msgspec.structs.replace(accepted, **_consent_record(execution, claim))
         recorded = (execution,)
     if now >= execution.expires_at:
         # An agent that asks again after a grant has not acted.
@@ -300,7 +285,7 @@ def claim(
 def postpone(
     job: Job, execution: Execution, postpone_s: float, now: float, detail: str, *, answered_by: str = ""
 ) -> tuple[Postponed, Execution | None]:
-    """The person wants it later."""
+    """Handle a postponement requested by the person."""
     if not job.may_postpone:
         return Postponed(False, "the operator does not allow it to be postponed"), None
     if ExecutionState.POSTPONED not in LIFE_CYCLE[execution.state] or now >= execution.expires_at:
@@ -308,11 +293,11 @@ def postpone(
     due_at = now + postpone_s
     latest_at = job.created_at + (job.delay_s or 0.0) + job.valid_for_s + POSTPONED_S_MAX
     if postpone_s <= 0:
-        return Postponed(False, "it can only be put off to a later time"), None
-    # Counted in elapsed time too: wishes add up to less than the questions in between take.
-    postponed_s = execution.postponed_s + max(postpone_s, POSTPONED_S_LEAST)
+        return Postponed(False, "it can only be postponed to a later time"), None
+    postponed_s = execution.postponed_s + max(postpone_s, POSTPONED_S_MIN)
+    # The second bound counts the time that the questions in between took.
     if postponed_s > POSTPONED_S_MAX or due_at > latest_at:
-        return Postponed(False, f"it can be postponed by {POSTPONED_S_MAX / 3600:g} hours in all"), None
+        return Postponed(False, f"it can be postponed by {POSTPONED_S_MAX / 3600:g} hours in total"), None
     later = msgspec.structs.replace(
         execution,
         state=ExecutionState.POSTPONED,
@@ -327,21 +312,21 @@ def postpone(
 
 
 def cancel(execution: Execution, now: float, *, cancelled_by: str) -> Execution | None:
-    """The operator stops what has not begun."""
+    """Handle an operator's cancellation: it ends an execution that has not started to act."""
     if execution.state.has_started:
         return None
     return advance(execution, ExecutionState.CANCELLED, now, f"cancelled by {cancelled_by or 'the operator'}")
 
 
 def refuse_clone(execution: Execution, now: float, reason: str) -> Execution | None:
-    """The machine's identity turned out to be cloned: what has not begun could be done by another machine."""
+    """Refuse an execution that has not started, because another machine with the same identity could run it."""
     if execution.state.has_started:
         return None
     return advance(execution, ExecutionState.REFUSED, now, reason)
 
 
 def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
-    """What has not begun in time expires; what began and never showed its effect is unknown."""
+    """Handle a passed deadline: an execution that did not start expires; one without a visible effect is unknown."""
     if execution.state.is_final:
         return None
     if execution.state is ExecutionState.ACTING:
@@ -349,9 +334,7 @@ def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
             return None
         if job.action is Action.WAKE:
             return advance(execution, ExecutionState.FAILED, now, "it did not come online")
-        return advance(
-            execution, ExecutionState.UNKNOWN, now, "it began, and nothing was heard of its outcome"
-        )
+        return advance(execution, ExecutionState.UNKNOWN, now, "it started, and its outcome was not reported")
     if now < execution.expires_at:
         return None
     why = "its time ran out"
@@ -362,94 +345,15 @@ def overdue(job: Job, execution: Execution, now: float) -> Execution | None:
     return advance(execution, ExecutionState.EXPIRED, now, why)
 
 
-def complete_when_gone(job: Job, execution: Execution, presence: Presence, now: float) -> Execution | None:
-    """A machine that said goodbye is gone for certain: the shutdown that made it go is done.
-
-    A goodbye alone proves nothing, as a shutdown can be called off after it.
-    """
-    if job.action is not Action.SHUT_DOWN or presence.execution_id != execution.id:
-        return None
-    if presence.cause is not Cause.SHUT_DOWN:
-        return None
-    return advance(execution, ExecutionState.DONE, now, "it said goodbye and went")
-
-
-def reconcile_on_join(
-    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
-) -> Execution | None:
-    """A machine is back: its boot id, and what its agent remembers, settle what was open.
-
-    Of a restart or shutdown that had begun:
-
-    ====================================  =======================  ==============================================
-    what the agent knows                  boot id                  the execution
-    ====================================  =======================  ==============================================
-    it is still at it                     any                      goes on
-    anything else, on other hardware      any                      unknown: another machine has its identity
-    it failed, or was called off          any                      failed
-    nothing                               any                      failed: its journal would say that it began
-    it began                              another                  done
-    it began                              the same                 unknown: it was not restarted since
-    it began                              not known, now or then   unknown: whether it restarted cannot be told
-    its outcome is not known              as for "it began"        as for "it began"
-    ====================================  =======================  ==============================================
-
-    What is unknown is settled in the same way by a later join.
-    """
-    if job.action is Action.WAKE:
-        return advance(execution, ExecutionState.DONE, now, "it is online")
-    if execution.state in {ExecutionState.ACTING, ExecutionState.UNKNOWN}:
-        after = clones.hardware(machine.facts)
-        is_same = not machine.claimants and clones.is_same_hardware(execution.hardware_before, after)
-        if not is_same and (known is None or not known.is_running):
-            why = "another machine with the same identity came back; what this one did is not known"
-            return advance(execution, ExecutionState.UNKNOWN, now, why)
-        return _reconcile_started(job, execution, machine, known, now)
-    if now >= execution.expires_at:
-        return overdue(job, execution, now)
-    if known is not None:
-        return receive_report(job, execution, known, now, power=machine.facts.power)
-    return None
-
-
-def _reconcile_started(
-    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
-) -> Execution | None:
-    if known is not None and known.is_running:
-        return None
-    if known is not None and known.state is ExecutionState.FAILED:
-        # What the machine refused to do did not make it go; it may have gone for another reason.
-        return receive_report(job, execution, known, now, power=machine.facts.power)
-    if known is None:
-        # It would stand in the journal if it had begun, whatever boot this is.
-        return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
-    before, boot_id = execution.boot_id_before, machine.facts.boot_id
-    if job.action is not Action.LOG_OFF and before and boot_id and boot_id != before:
-        went = "back with a new boot id" if job.action is Action.RESTART else "it went; it is on again since"
-        return advance(execution, ExecutionState.DONE, now, went)
-    if known.state.is_final:
-        return receive_report(job, execution, known, now, power=machine.facts.power)
-    if known.state is not ExecutionState.ACTING:
-        return advance(execution, ExecutionState.FAILED, now, "the agent stopped before it could act")
-    if job.action is Action.LOG_OFF:
-        since = ""
-    elif before and boot_id:
-        since = f", and the machine was not {job.action.past} since"
-    else:
-        since = f"; whether the machine was {job.action.past} cannot be told, because it has no boot id"
-    return advance(
-        execution, ExecutionState.UNKNOWN, now, f"the agent stopped while it acted{since}; not repeated"
-    )
-
-
 def _countdown_s(job: Job, execution: Execution) -> float:
-    """How long a person has to answer at least: as long as the operator chose, but no longer than the default."""
+    """Return how long a person has at least to answer: the operator's delay, but no longer than the default."""
     if job.delay_s is None or execution.postponed_s > 0:
         return DEFAULT_COUNTDOWN_S
     return min(job.delay_s, DEFAULT_COUNTDOWN_S)
 
 
 def _refusal(job: Job, machine: Machine) -> str | None:
+    """Return why the job is refused for a machine at once, or ``None``."""
     if (reason := clones.refusal(machine)) is not None:
         return reason
     is_on = machine.presence.state in ONLINE_STATES
@@ -460,22 +364,5 @@ def _refusal(job: Job, machine: Machine) -> str | None:
             return "its network address (MAC) is not known, so it cannot be woken"
         return None
     if not is_on and job.queue_for_s is None:
-        return f"it is {describe_presence(machine.presence)}; use --queue-for to wait for it"
+        return f"it is {machine.presence.description}; use --queue-for to wait for it"
     return None
-
-
-def describe_presence(presence: Presence) -> str:
-    """State and cause as part of a sentence: ``offline (shut down)``."""
-    return (
-        f"{presence.state.value} ({presence.cause.value})" if presence.cause.value else presence.state.value
-    )
-
-
-def _unknown_target(target: str, names: list[str]) -> str:
-    what = "no machine matches" if _is_pattern(target) else "there is no machine called"
-    # Those that begin alike: to compare it with thousands of names would take too long.
-    here = bisect.bisect(names, target)
-    near = names[max(0, here - HINT_NAMES_MAX // 2) : here + HINT_NAMES_MAX // 2]
-    close = difflib.get_close_matches(target, near, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else "; 'landline ls' shows all names"
-    return f"{what} {target[:80]!r}{hint}"

@@ -23,7 +23,7 @@ from landline import (
     guarded_logger,
 )
 from landline.fleet.control.clock import SteadyClock
-from landline.fleet.control.control_server import ControlServer
+from landline.fleet.control.control_server import ControlServer, ControlTiming
 from landline.fleet.control.presence import GONE_GRACE_S
 from landline.fleet.control.storage import Storage
 from landline.fleet.control.wake_on_lan import MagicPackets, Waker
@@ -94,7 +94,11 @@ async def run_control_server(options: ControlServerOptions) -> AsyncIterator[Run
             name="landline control",
         )
         control = await ControlServer.start(
-            server, storage, waker=options.waker, clock=SteadyClock(), gone_grace_s=options.gone_grace_s
+            server,
+            storage,
+            waker=options.waker,
+            clock=SteadyClock(),
+            timing=ControlTiming(gone_grace_s=options.gone_grace_s),
         )
         stack.push_async_callback(control.stop)
         control.server_id = read_server_id(options.data / "server-id")

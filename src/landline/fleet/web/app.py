@@ -37,7 +37,7 @@ from landline.fleet.api import (
 )
 from landline.fleet.model import Machine
 from landline.fleet.web.auth import refusal
-from landline.fleet.web.errors import NOT_STORED, RequestRefused, describe
+from landline.fleet.web.errors import ANSWER_UNAVAILABLE, STORAGE_FAILURE, RequestRefused, describe
 from landline.fleet.web.sse import KEEP_ALIVE_S, event_stream
 
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -86,7 +86,7 @@ def build_app(
         if status >= 500:
             # Whoever asks chose the path, line ends included.
             asked = f"{request.method} {safe_text(request.url.path)}"
-            if problem is NOT_STORED:
+            if problem in {STORAGE_FAILURE, ANSWER_UNAVAILABLE}:
                 log.error("%s: %s", asked, exception)
             else:
                 log.error("%s failed", asked, exc_info=exception)
@@ -182,7 +182,7 @@ async def preview(operations: Ops, data: JSONBody[PreviewRequest]) -> Preview:
     "/jobs",
     operation_id="create_job",
     request_max_body_size=JOB_BODY_BYTES_MAX,
-    responses=_problems(400, 401, 403, 404, 413),
+    responses=_problems(400, 401, 403, 404, 409, 413),
 )
 async def create_job(operations: Ops, data: JSONBody[JobRequest]) -> JobView:
     """Accepts a job. It is on disk when this answers; the same ``request_id`` again gives the same job."""

@@ -18,8 +18,8 @@ from litestar.exceptions import (
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from landline import RequestError, safe_text
-from landline.fleet.api import OperationError, Problem, StorageError
+from landline import safe_text
+from landline.fleet.api import AnswerUnavailable, OperationError, Problem, StorageError
 from landline.fleet.messages import STORAGE_FAILED
 from landline.fleet.model import Action
 
@@ -29,6 +29,7 @@ STATUS_BY_CODE: Final = {
     "ambiguous_job": 409,
     "still_cloned": 409,
     "not_cloned": 409,
+    "request_id_used": 409,
     "empty_target": 400,
     "bad_request": 400,
 }
@@ -51,9 +52,15 @@ INTERNAL: Final = Problem(
     code="internal", message="The control server failed to answer this request; its log says why."
 )
 
-NOT_STORED: Final = Problem(
+STORAGE_FAILURE: Final = Problem(
     code=STORAGE_FAILED,
-    message="The control server could not record this, so nothing was done; its log says why. Try again later.",
+    message="The control server's database failed, so nothing was done; its log says why. Try again later.",
+)
+
+ANSWER_UNAVAILABLE: Final = Problem(
+    code="answer_unavailable",
+    message="The request was carried out, but its result could not be read from the database; the log says why. "
+    "Ask for the current state.",
 )
 
 
@@ -67,9 +74,9 @@ def describe(exception: Exception) -> tuple[int, Problem]:
                 code=exception.code, message=exception.message
             )
         case StorageError():
-            return 503, NOT_STORED
-        case RequestError() if exception.code == STORAGE_FAILED:
-            return 503, NOT_STORED
+            return 503, STORAGE_FAILURE
+        case AnswerUnavailable():
+            return 500, ANSWER_UNAVAILABLE
         case RequestEntityTooLarge():
             return 413, Problem(
                 code="too_large", message="The request body is too large; ask for fewer machines at a time."
