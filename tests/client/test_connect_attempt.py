@@ -148,7 +148,7 @@ async def test_a_session_goes_on_over_any_endpoint_in_mid_flow(schemes, options,
                     left.remove(used)
                     if not left:
                         return
-                    server._listeners.opened[schemes.index(used)].close()
+                    server._host.listeners.opened[schemes.index(used)].close()
                     line.break_link()
                     await until(lambda epoch=epoch: line.epoch > epoch)
 

@@ -442,7 +442,7 @@ async def test_giving_up_later_names_what_is_unconfirmed(states, until):
         await line.send(b"never taken")
         await line.ping()
         # As a server that crashes: no goodbye, and nobody listens any more.
-        for listener in server._listeners.opened:
+        for listener in server._host.listeners.opened:
             listener.close()
         other.break_link()
         with pytest.raises(landline.SessionLost, match="gave up after 3 attempts") as caught:
@@ -466,7 +466,7 @@ async def test_giving_up_later_tells_the_callback(states, until):
         [other] = server.lines
         await line.send(b"never taken")
         await line.ping()
-        for listener in server._listeners.opened:
+        for listener in server._host.listeners.opened:
             listener.close()
         other.break_link()
         with pytest.raises(landline.GaveUp):

@@ -159,7 +159,7 @@ async def test_a_name_that_is_taken_is_told(name):
             async with other.listen("tcp://0.0.0.0:0", announce=name):
                 pytest.fail("two have one name")
         # What was opened is closed.
-        assert other._listeners.opened == []
+        assert other._host.listeners.opened == []
 
 
 async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog):
@@ -242,7 +242,7 @@ async def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch, na
     ):
         with pytest.raises(landline.MissingExtra, match=r"pip install 'landline\[mdns\]'"):
             await entering
-    assert server._listeners.opened == []
+    assert server._host.listeners.opened == []
 
 
 # On another machine.

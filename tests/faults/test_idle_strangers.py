@@ -67,7 +67,7 @@ async def test_strangers_of_all_kinds_at_once(short_handshakes, until):
         said = await asyncio.gather(*ends)
         assert sum(b"the handshake took too long" in last for last in said) >= STRANGERS - 20
         await asyncio.gather(*slow)
-        await until(lambda: not server._acceptor.unfinished)
+        await until(lambda: not server._host.acceptor.unfinished)
         assert server.lines == []
         assert await is_served(str(endpoint))
         for writer, _ in opened:
@@ -93,7 +93,7 @@ async def test_half_a_tls_handshake(short_handshakes, certificates, until):
         client = landline.TransportOptions(tls=certificates.client)
         assert await is_served(str(endpoint), options=client)
         await asyncio.gather(*(end for _, end in opened))
-        await until(lambda: not server._acceptor.unfinished)
+        await until(lambda: not server._host.acceptor.unfinished)
         assert await is_served(str(endpoint), options=client)
         for writer, _ in opened:
             writer.close()
@@ -108,4 +108,4 @@ async def test_connections_that_are_gone_before_they_are_accepted(until):
             with socket.create_connection((endpoint.host, endpoint.port)) as gone:
                 gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         assert await is_served(str(endpoint))
-        await until(lambda: not server._acceptor.unfinished and not server.lines)
+        await until(lambda: not server._host.acceptor.unfinished and not server.lines)

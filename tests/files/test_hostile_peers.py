@@ -339,7 +339,7 @@ async def test_a_malformed_accept_ends_or_stalls_the_transfer(pair, write, chang
         await line.send({"transfer": offer["transfer"], **accept}, name=messages.ACCEPT)
         await asyncio.Event().wait()
 
-    server.handlers.reserve(messages.OFFER, receive, dict)
+    server._host.handlers.reserve(messages.OFFER, receive, dict)
     async with pair(server) as (line, _):
         with pytest.raises((landline.FileRefused, landline.FileStalled)):
             await line.send_file(write(1000), stall_timeout_s=0.2)
@@ -354,8 +354,8 @@ async def test_credit_for_unsent_bytes_ends_the_transfer(pair, write):
         await line.send({"transfer": offer["transfer"], "written_bytes": 10**12}, name=messages.CREDIT)
         await asyncio.Event().wait()
 
-    server.handlers.reserve(messages.OFFER, receive, dict)
-    server.handlers.reserve(messages.CHUNK, lambda line, body: None, bytes)
+    server._host.handlers.reserve(messages.OFFER, receive, dict)
+    server._host.handlers.reserve(messages.CHUNK, lambda line, body: None, bytes)
     async with pair(server) as (line, _):
         with pytest.raises(landline.FileRefused, match="protocol violation"):
             await line.send_file(write(MIB))
@@ -367,7 +367,7 @@ async def test_a_silent_receiver_stalls_the_transfer(pair, write):
     async def receive(line, offer):
         await asyncio.Event().wait()
 
-    server.handlers.reserve(messages.OFFER, receive, dict)
+    server._host.handlers.reserve(messages.OFFER, receive, dict)
     async with pair(server) as (line, _):
         with pytest.raises(landline.FileStalled, match=r"for 0.2 s"):
             await line.send_file(write(10), stall_timeout_s=0.2)

@@ -354,7 +354,7 @@ async def test_the_line_that_holds_the_most_is_ended_and_only_it(quick, until, c
             assert first.last_change.code is landline.Code.TOO_SLOW
             assert 200 * KIB < server.memory_held_bytes < 500 * KIB
             assert server.lines_too_slow == 1
-            assert "the 1 that held the most were ended" in caplog.text
+            assert "the 1 lines that held the most were ended" in caplog.text
             # It may come back, with a new session.
             await until(lambda: len(server.lines) == 2)
             [again] = set(server.lines) - {second}
@@ -558,7 +558,7 @@ async def test_a_loop_that_was_blocked_reads_before_it_calls_a_handshake_late(un
             time.sleep(0.7)
 
         connecting = asyncio.create_task(asyncio.to_thread(peer._connect))
-        await until(lambda: server._acceptor.unfinished)
+        await until(lambda: server._host.acceptor.unfinished)
         line.send_nowait("block")
         await connecting
         await until(lambda: len(server.lines) == 2)

@@ -104,7 +104,7 @@ async def test_a_text_counts_as_a_text_when_memory_is_looked_at(pair, until):
         asked = asyncio.create_task(line.request("wait", "text" * 25_000))
         await until(lambda: work.running == 1)
         assert work.server.memory_held_bytes > 4 * MIB
-        work.server._memory._look()
+        work.server._host.memory._check()
         assert 100_000 <= work.server.memory_held_bytes < MIB
         assert not other.is_closed
         work.may_end.set()

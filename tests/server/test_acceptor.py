@@ -19,10 +19,10 @@ def make_hello(**changes) -> Hello:
     return Hello(**{"version": 1, "nonce": b"c" * 32, "limits": landline.Limits()} | changes)
 
 
-async def test_one_client_too_many_is_told_to_come_back_later(quick, states, until, monkeypatch):
-    monkeypatch.setattr("landline.server.acceptor.BUSY_RETRY_AFTER_S", 0.02)
-    monkeypatch.setattr("landline.server.acceptor.BUSY_SPREAD_S", 0.01)
-    server = landline.Server(max_lines=1)
+async def test_one_client_too_many_is_told_to_come_back_later(quick, states, until):
+    server = landline.Server(
+        max_lines=1, admission=landline.Admission(busy_retry_after_s=0.02, busy_spread_s=0.01)
+    )
     seen = states()
     async with server.listen(URL) as endpoint:
         async with landline.connect(str(endpoint), backoff=quick) as first:
@@ -67,7 +67,7 @@ async def test_a_client_that_takes_too_long_is_refused(monkeypatch):
         writer.write(b"\0\0\1")
         refusal = await read_refusal(reader)
         assert code_from_wire(refusal.code) is landline.Code.HANDSHAKE_TIMEOUT
-        assert not server._acceptor.unfinished
+        assert not server._host.acceptor.unfinished
 
 
 async def test_a_hello_may_come_in_single_bytes(until):
@@ -118,8 +118,8 @@ async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(until):
     async with server.listen(URL) as endpoint:
         async with raw_connection(endpoint) as (_, writer):
             writer.write(b"\0\0")
-            await until(lambda: server._acceptor.unfinished)
-        await until(lambda: not server._acceptor.unfinished)
+            await until(lambda: server._host.acceptor.unfinished)
+        await until(lambda: not server._host.acceptor.unfinished)
         assert not server.lines
 
 
@@ -134,7 +134,7 @@ async def test_the_server_says_its_name():
 async def test_a_handshake_under_way_is_refused_when_the_server_closes(until):
     server = landline.Server()
     async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, _):
-        await until(lambda: server._acceptor.unfinished)
+        await until(lambda: server._host.acceptor.unfinished)
         await server.close(reason="an update", retry_after_s=7, spread_s=3)
         refusal = await read_refusal(reader)
         assert code_from_wire(refusal.code) is landline.Code.GOING_AWAY
@@ -180,7 +180,7 @@ async def test_who_is_not_clearly_let_in_is_refused(auth, told, caplog):
     server = landline.Server(auth=auth)
     async with server.listen(URL) as endpoint:
         for _ in range(2):
-            with pytest.raises(landline.Rejected, match="the server cannot check who this is") as caught:
+            with pytest.raises(landline.Rejected, match="the server cannot check the identity") as caught:
                 async with landline.connect(str(endpoint), identity="me"):
                     pytest.fail("was let in")
             assert caught.value.code is landline.Code.UNAUTHENTICATED
@@ -205,11 +205,7 @@ async def test_a_peer_may_be_let_in_without_an_identity():
         assert line.identity == ""
 
 
-async def test_a_client_comes_back_when_the_check_of_identities_failed(
-    quick, states, until, caplog, monkeypatch
-):
-    monkeypatch.setattr("landline.server.acceptor.BUSY_RETRY_AFTER_S", 0.01)
-    monkeypatch.setattr("landline.server.acceptor.BUSY_SPREAD_S", 0.0)
+async def test_a_client_comes_back_when_the_check_of_identities_failed(quick, states, until, caplog):
     answers = [OSError("the database is away"), OSError("still"), "me"]
 
     def ask(claim):
@@ -219,7 +215,9 @@ async def test_a_client_comes_back_when_the_check_of_identities_failed(
         return answer
 
     seen = states()
-    server = landline.Server(auth=Deciding(ask))
+    server = landline.Server(
+        auth=Deciding(ask), admission=landline.Admission(busy_retry_after_s=0.01, busy_spread_s=0.0)
+    )
     async with server.listen(URL) as endpoint, landline.connect(str(endpoint), backoff=quick, on_state=seen):
         [line] = server.lines
         assert line.identity == "me"

@@ -23,7 +23,7 @@ SMALL = landline.SendBuffer(size_bytes=64 * 1024, messages=128)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"max_lines": 0}, "at least one line"),
+        ({"max_lines": 0}, r"max_lines=0\): it must be at least 1"),
         ({"resume_window_s": -1}, "0 to 86400 seconds"),
         ({"resume_window_s": 1e6}, "0 to 86400 seconds"),
     ],
@@ -42,9 +42,8 @@ async def test_closing_a_server_that_never_listened_does_nothing():
     server = landline.Server()
     await server.close()
     await server.close()
-    with pytest.raises(RuntimeError, match="cannot listen again"):
-        async with server.listen(URL):
-            pytest.fail("listens")
+    with pytest.raises(RuntimeError, match="needs a server that listens"):
+        await server.serve_forever()
 
 
 async def test_serve_forever_returns_when_the_server_was_closed():
@@ -55,9 +54,67 @@ async def test_serve_forever_returns_when_the_server_was_closed():
         assert not serving.done()
         await server.close()
         await serving
-    with pytest.raises(RuntimeError, match="cannot listen again"):
-        async with server.listen(URL):
-            pytest.fail("listens again")
+
+
+async def test_a_closed_server_listens_again(quick):
+    server = landline.Server()
+
+    @server.on("add")
+    def add(line, numbers):
+        return sum(numbers)
+
+    async with server.listen(URL) as endpoint, landline.connect(str(endpoint), backoff=quick) as line:
+        assert await line.request("add", [1, 2]) == 3
+    async with server.listen(str(endpoint)), landline.connect(str(endpoint), backoff=quick) as line:
+        assert await line.request("add", [3, 4]) == 7
+        assert len(server.lines) == 1
+    assert server.lines == []
+
+
+def test_a_closed_server_listens_again_in_another_event_loop(quick):
+    server = landline.Server()
+
+    async def ask() -> float:
+        async with server.listen(URL) as endpoint, landline.connect(str(endpoint), backoff=quick) as line:
+            return await line.ping()
+
+    assert landline.run(ask()) > 0
+    assert landline.run(ask()) > 0
+
+
+async def test_while_a_server_closes_it_cannot_listen(until):
+    server = landline.Server()
+
+    @server.on_line
+    async def stay(line):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with pytest.raises(
+                RuntimeError, match=r"is closing; it can listen again when close\(\) has returned"
+            ):
+                await server.listen(URL)
+
+    async with server.listen(URL) as endpoint:
+        line = await landline.connect(str(endpoint))
+        await until(lambda: server.lines)
+        await server.close(code=landline.Code.NORMAL)
+        assert line.is_closed or await line.close() is None
+
+
+async def test_an_awaited_listener_listens_until_the_server_is_closed(quick):
+    server = landline.Server()
+    endpoint = await server.listen(URL)
+    other = await server.listen(URL)
+    line = await landline.connect(str(endpoint), backoff=quick)
+    assert await line.ping() > 0
+    await server.close()
+    with pytest.raises(landline.GaveUp):
+        await landline.connect([str(endpoint), str(other)], backoff=landline.Backoff(attempts=1))
+    await line.close()
+    # The addresses are free.
+    assert await server.listen(str(endpoint)) == endpoint
+    await server.close()
 
 
 async def test_cancelling_serve_forever_closes_in_order(quick, until, states):
@@ -94,9 +151,8 @@ async def test_several_listeners_lead_to_one_server_that_ends_with_the_last(tmp_
             assert len(server.lines) == 1
         async with landline.connect(str(unix), backoff=quick) as line:
             assert line.state is landline.LineState.ONLINE
-    with pytest.raises(RuntimeError, match="cannot listen again"):
-        async with server.listen(URL):
-            pytest.fail("listens again")
+    with pytest.raises(RuntimeError, match="needs a server that listens"):
+        await server.serve_forever()
 
 
 async def test_closing_drains_every_line_first(quick, until):

@@ -17,7 +17,7 @@ async def test_more_than_the_rate_are_told_when_to_come_back_and_do(states):
         assert server.connections_refused >= 10
         refused = [change for each in seen for change in each.find(landline.LineState.RECONNECTING)]
         assert {change.cause for change in refused} == {landline.DisconnectCause.REJECTED}
-        assert all("too many come at once" in change.detail for change in refused)
+        assert all("too many clients connect at once" in change.detail for change in refused)
         # Places in a queue, not all the same one.
         assert len({round(change.due_in_s, 3) for change in refused}) > len(refused) / 2
         await asyncio.gather(*(line.close() for line in lines))
@@ -36,7 +36,7 @@ async def test_unfinished_handshakes_are_limited(until, quick):
         assert answer[4] == 4  # REJECT, and nothing before it
         writer.close()
         silent.pop()[1].transport.abort()
-        await until(lambda: len(server._acceptor.unfinished) < 3)
+        await until(lambda: len(server._host.acceptor.unfinished) < 3)
         async with landline.connect(str(endpoint), backoff=quick) as line:
             assert line.state is landline.LineState.ONLINE
         for _, writer in silent:

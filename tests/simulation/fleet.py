@@ -316,7 +316,7 @@ class FleetScenario:
         server.on("count")(lambda line, message: self.deliveries.arrived(message, by_server=False))
         control = await ControlServer.start(server, storage, waker=self, clock=node.wall, random=node.dice)
         # Between control and server, so that both hear of it.
-        callback = server._state_callback
+        callback = server._host.on_state
 
         def changed(line: Line, change: landline.StateChange) -> None:
             self.watch.changed(node, self.clients, change)

@@ -104,7 +104,7 @@ async def test_half_a_tls_handshake_is_not_waited_for(certificates, monkeypatch)
             pass
         finally:
             writer.close()
-        assert not server._acceptor.unfinished
+        assert not server._host.acceptor.unfinished
 
 
 async def test_plain_text_to_a_tls_server_is_refused_and_harms_nobody(certificates, quick):

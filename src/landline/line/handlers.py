@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, TypeGuard, TypeVar, overload
+from typing import Any, Final, TypeGuard, TypeVar
 
 from landline.errors import ConfigurationError, RequestError
 from landline.line.codec import (
@@ -182,32 +182,6 @@ class Handlers:
     def find(self, name: str) -> Handler | None:
         """The handler for a name, or for messages without one."""
         return self._by_name.get(name) if name else self.message
-
-
-class TakesDatagrams:
-    """What a server and a client have in common: :meth:`on_datagram`."""
-
-    handlers: Handlers
-
-    @overload
-    def on_datagram(self, name: Function, /) -> Function: ...
-
-    @overload
-    def on_datagram(self, name: str, body_type: Any = ..., /) -> Callable[[Function], Function]: ...
-
-    def on_datagram(self, name: Any, body_type: Any = Any, /) -> Any:
-        """Registers ``function(line, value)`` for datagrams: ``@on_datagram`` for those without a name, else
-        ``@on_datagram("state")`` or ``@on_datagram("state", State)``.
-
-        It is a plain function, called inside the event loop for each datagram in the order in which they come; what
-        it raises is logged. Datagrams without a handler, and those that do not fit ``body_type``, are counted in
-        :attr:`landline.Line.datagrams_ignored`.
-
-        :raises ConfigurationError: for a name that is taken or longer than 255 bytes, and for a coroutine function.
-        """
-        if isinstance(name, str):
-            return self.handlers.on_datagram(name, body_type)
-        return self.handlers.on_datagram("")(name)
 
 
 def _check_name(name: str) -> None:

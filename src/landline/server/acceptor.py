@@ -1,4 +1,4 @@
-"""Accepting: the handshake with those who connect to a server, and who of them gets a line, new or their own back."""
+"""The server's side of the handshake: decides which client gets a line, a new one or its own resumed one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from landline.codes import Code
 from landline.errors import ProtocolError
 from landline.line.line import Line, LineOwner
 from landline.runtime.guarded_log import guarded_logger
-from landline.server.admission import Admission, RateLimiter
+from landline.server.admission import RateLimiter
+from landline.server.settings import ServerSettings
 from landline.session.auth import (
-    ServerAuth,
     WrongResult,
     identity_of,
     proof_of,
@@ -26,177 +26,167 @@ from landline.session.handshake import (
     SECRET_BYTES,
     SESSION_ID_BYTES,
     Hello,
-    Limits,
-    RandomSource,
     Resume,
     ServerHandshake,
     Welcome,
     encode_body,
     reject_to_send,
 )
-from landline.session.heartbeat import READ_FIRST_S, Heartbeat
-from landline.session.outbound import SendBuffer
+from landline.session.heartbeat import READ_FIRST_S
 from landline.session.session import Session
 from landline.session.state import State
 from landline.transports.base import LinkProtocol
 
 logger = guarded_logger("landline")
 
-BUSY_RETRY_AFTER_S: Final = 5.0
-BUSY_SPREAD_S: Final = 10.0
 RETRY_SPREAD_SHARE: Final = 0.1
-"""Clients that come too early are told when to come back, give or take this part of the time."""
-AUTH_FAILURE_EVERY_S: Final = 1.0
-"""How often an ``auth=`` that raises is logged, at most: strangers choose how often it is asked."""
+"""The random part of the delay for clients that connect too early, as a share of the delay."""
+AUTH_FAILURE_LOG_INTERVAL_S: Final = 1.0
+"""How often an exception of ``auth=`` is logged, at most: unauthenticated clients choose how often it is called."""
 
 
 class Acceptor:
-    """Shakes hands for one server.
+    """Does the handshake with the clients of one server.
 
-    :param owner: of the lines; it has ``loop`` and ``wheel`` before the first transport comes.
-    :param lines: those that are not closed, by session; new ones are added, and the owner takes them out.
-    :param begun: called with every new line, once it is online.
+    :param host: the host of the lines; its ``loop`` and ``wheel`` are set before the first transport is accepted.
+    :param lines: the lines that are not closed, by session id. The acceptor adds new ones; the host removes them.
+    :param on_line: called with every new line once it is online.
     """
 
     def __init__(
         self,
-        owner: LineOwner,
+        host: LineOwner,
         lines: dict[bytes, Line],
-        begun: Callable[[Line], None],
-        *,
-        auth: ServerAuth,
-        heartbeat: Heartbeat,
-        max_lines: int,
-        resume_window_s: float,
-        limits: Limits,
-        send_buffer: SendBuffer,
-        admission: Admission,
-        name: str,
-        random: RandomSource,
+        on_line: Callable[[Line], None],
+        settings: ServerSettings,
     ) -> None:
-        self.owner = owner
-        self.name = name
-        """What the server calls itself in its CHALLENGE."""
+        self.host = host
         self.unfinished: dict[_HandshakeLink, None] = {}
-        """The transports that are neither welcomed nor refused yet, in the order in which they came."""
+        """The transports whose handshake is not finished, oldest first."""
         self._lines = lines
-        self._begun = begun
-        self._auth = auth
-        self._heartbeat = heartbeat
-        self._max_lines = max_lines
-        self._resume_window_s = resume_window_s
-        self._limits = limits
-        self._send_buffer = send_buffer
-        self._unfinished_max = admission.unfinished
-        self._gate = RateLimiter(admission)
-        self._random = random
+        self._on_line = on_line
+        self._settings = settings
+        self._rate_limiter = RateLimiter(settings.admission)
         self._is_closed = False
-        # What was logged already of an ``auth=`` that gives no clear answer: as many as it has kinds of mistakes.
-        self._wrong_results: set[str] = set()
+        # The mistakes of ``auth=`` that were logged: there are only as many as kinds of mistakes.
+        self._logged_mistakes: set[str] = set()
         self._auth_failure_logged_at = -math.inf
 
     @property
     def refused(self) -> int:
-        """How many were told to come back later, because too many came at once."""
-        return self._gate.refused
+        """The number of connections refused because of the rate limit."""
+        return self._rate_limiter.refused
+
+    @property
+    def server_name(self) -> str:
+        """The name that the server sends in its CHALLENGE."""
+        return self._settings.name
 
     def make_link(self) -> LinkProtocol:
-        """The protocol of a transport that is about to be accepted."""
-        handshake = ServerHandshake(random=self._random, now=self.owner.wheel.time())
+        """Return the protocol for a transport that is being accepted."""
+        handshake = ServerHandshake(random=self._settings.random, now=self.host.wheel.time())
         return _HandshakeLink(self, handshake)
+
+    def open(self) -> None:
+        """Accept clients, also after :meth:`close`."""
+        self._is_closed = False
 
     def close(
         self, code: Code, reason: str, *, retry_after_s: float | None = None, spread_s: float = 0.0
     ) -> None:
-        """Refuses all whose handshake is under way, and from now on everybody."""
+        """Refuse the clients whose handshake is not finished, and all later ones."""
         self._is_closed = True
         for link in list(self.unfinished):
             link.reject(code, reason, retry_after_s=retry_after_s, spread_s=spread_s)
 
     def admit(self) -> float | None:
-        """``None`` lets one more connection in; else it is to come back after so many seconds."""
-        if len(self.unfinished) >= self._unfinished_max:
-            return BUSY_RETRY_AFTER_S
-        return self._gate.admit(self.owner.wheel.time())
+        """Return ``None`` to accept one more connection, or the seconds after which it may try again."""
+        admission = self._settings.admission
+        if len(self.unfinished) >= admission.unfinished:
+            return admission.busy_retry_after_s
+        return self._rate_limiter.admit(self.host.wheel.time())
 
     def receive_hello(self, transport: asyncio.Transport, hello: Hello, handshake: ServerHandshake) -> bytes:
-        """Decides on a HELLO. Returns a REJECT to write, or nothing when the transport was welcomed."""
+        """Decide on a HELLO. Return the REJECT to send, or nothing after a WELCOME."""
+        settings = self._settings
         server_nonce = handshake.nonce
-        round_trip_s = handshake.round_trip_s(self.owner.wheel.time())
+        round_trip_s = handshake.round_trip_s(self.host.wheel.time())
         try:
             identity, proof = self._authenticate(hello, server_nonce)
         except WrongResult as error:
             self._log_wrong_result(error)
-            return reject_to_send(Code.UNAUTHENTICATED, "the server cannot check who this is")
+            return reject_to_send(Code.UNAUTHENTICATED, "the server cannot check the identity")
         except Exception:
-            # A database that is away, say: clients come back, and are let in when it is there again.
+            # For example a database that is not reachable: clients retry, and are accepted when it is.
             if self._is_new_auth_failure():
-                logger.exception("auth=%s failed; the client is refused", type(self._auth).__name__)
+                logger.exception("auth=%s failed; the client is refused", type(self._settings.auth).__name__)
             return reject_to_send(
                 Code.GOING_AWAY,
-                "the server cannot check who this is just now",
-                retry_after_s=BUSY_RETRY_AFTER_S,
-                spread_s=BUSY_SPREAD_S,
+                "the server cannot check the identity now",
+                retry_after_s=settings.admission.busy_retry_after_s,
+                spread_s=settings.admission.busy_spread_s,
             )
         if identity is None:
             return reject_to_send(Code.UNAUTHENTICATED, "the token is missing or wrong")
         if self._is_closed:
-            return reject_to_send(Code.GOING_AWAY, "the server stops", retry_after_s=BUSY_RETRY_AFTER_S)
+            return reject_to_send(
+                Code.GOING_AWAY, "the server stops", retry_after_s=settings.admission.busy_retry_after_s
+            )
         line = self._find_resumable(hello.resume, identity, server_nonce)
         if line is not None and hello.resume is not None:
             session = line.session
             assert session is not None
             self._welcome(line, session, transport, hello.resume.received, proof, round_trip_s, resumed=True)
             return b""
-        if len(self._lines) >= self._max_lines:
+        if len(self._lines) >= settings.max_lines:
             return reject_to_send(
                 Code.OVERLOADED,
-                f"{self._max_lines} lines are open already",
-                retry_after_s=BUSY_RETRY_AFTER_S,
-                spread_s=BUSY_SPREAD_S,
+                f"{settings.max_lines} lines are open already",
+                retry_after_s=settings.admission.busy_retry_after_s,
+                spread_s=settings.admission.busy_spread_s,
             )
         session = Session(
-            session_id=self._random.randbytes(SESSION_ID_BYTES),
-            secret=self._random.randbytes(SECRET_BYTES),
+            session_id=settings.random.randbytes(SESSION_ID_BYTES),
+            secret=settings.random.randbytes(SECRET_BYTES),
             is_server=True,
-            limits=self._limits,
+            limits=settings.limits,
             peer_limits=hello.limits,
-            heartbeat=self._heartbeat,
-            send_buffer=self._send_buffer,
+            heartbeat=settings.heartbeat,
+            send_buffer=settings.send_buffer,
         )
-        line = Line(self.owner, identity=identity)
+        line = Line(self.host, identity=identity)
         self._lines[session.session_id] = line
         self._welcome(line, session, transport, 0, proof, round_trip_s, resumed=False)
         if not line.is_closed:
-            self._begun(line)
+            self._on_line(line)
         return b""
 
     def _authenticate(self, hello: Hello, server_nonce: bytes) -> tuple[str | None, bytes | None]:
-        """Return the client's identity, ``None`` for one to refuse, and our own proof.
+        """Return the client's identity (``None`` to refuse it) and the server's proof.
 
-        Raise :class:`WrongResult` when ``auth=`` gives no clear answer, and what it raises.
+        :raises WrongResult: when a result of ``auth=`` is invalid; its own exceptions pass through.
         """
         nonces = {"server_nonce": server_nonce, "client_nonce": hello.nonce}
-        identity = identity_of(self._auth.identify(hello.auth, **nonces))
+        identity = identity_of(self._settings.auth.identify(hello.auth, **nonces))
         if identity is None:
             return None, None
-        return identity, proof_of(self._auth.server_proof(identity=identity, **nonces))
+        return identity, proof_of(self._settings.auth.server_proof(identity=identity, **nonces))
 
     def _log_wrong_result(self, error: WrongResult) -> None:
-        # Strangers choose how often it is asked: once for each mistake is enough to find it.
-        level = logging.DEBUG if str(error) in self._wrong_results else logging.ERROR
-        self._wrong_results.add(str(error))
-        logger.log(level, "auth=%s: %s; the client is refused", type(self._auth).__name__, error)
+        # Unauthenticated clients choose how often it is called, so each mistake is logged as an error once.
+        level = logging.DEBUG if str(error) in self._logged_mistakes else logging.ERROR
+        self._logged_mistakes.add(str(error))
+        logger.log(level, "auth=%s: %s; the client is refused", type(self._settings.auth).__name__, error)
 
     def _is_new_auth_failure(self) -> bool:
-        now = self.owner.wheel.time()
-        is_new = now >= self._auth_failure_logged_at + AUTH_FAILURE_EVERY_S
+        now = self.host.wheel.time()
+        is_new = now >= self._auth_failure_logged_at + AUTH_FAILURE_LOG_INTERVAL_S
         if is_new:
             self._auth_failure_logged_at = now
         return is_new
 
     def _find_resumable(self, resume: Resume | None, identity: str, server_nonce: bytes) -> Line | None:
-        """The line a client may go on with: it exists, is the same identity's, and the secret is proven."""
+        """Return the line that the client may resume: it exists, has the same identity, and the secret is proven."""
         if resume is None:
             return None
         line = self._lines.get(resume.session)
@@ -236,9 +226,9 @@ class Acceptor:
             epoch=epoch,
             resumed=resumed,
             received=session.received,
-            heartbeat=self._heartbeat,
-            limits=self._limits,
-            resume_window_s=self._resume_window_s,
+            heartbeat=self._settings.heartbeat,
+            limits=self._settings.limits,
+            resume_window_s=self._settings.resume_window_s,
             proof=proof,
         )
         transport.write(encode_body(Kind.WELCOME, welcome))
@@ -247,14 +237,14 @@ class Acceptor:
             transport,
             epoch=epoch,
             peer_received=peer_received,
-            phase=self._random.random(),
+            phase=self._settings.random.random(),
             resumed=resumed,
             round_trip_s=round_trip_s,
         )
 
 
 class _HandshakeLink(LinkProtocol):
-    """The protocol of an accepted transport until it is welcomed; then the line's own takes its place."""
+    """The protocol of an accepted transport until the WELCOME; then the line's own protocol replaces it."""
 
     __slots__ = ("_acceptor", "_handshake", "_is_late", "_transport", "timer_tick")
 
@@ -266,16 +256,18 @@ class _HandshakeLink(LinkProtocol):
         self.timer_tick: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
+        # uvloop's transports have the methods of asyncio.Transport, but are no subclasses of it.
         self._transport = cast(asyncio.Transport, transport)
         wait_s = self._acceptor.admit()
         if wait_s is not None:
             spread_s = wait_s * RETRY_SPREAD_SHARE
-            self.reject(Code.OVERLOADED, "too many come at once", retry_after_s=wait_s, spread_s=spread_s)
+            self.reject(
+                Code.OVERLOADED, "too many clients connect at once", retry_after_s=wait_s, spread_s=spread_s
+            )
             return
         self._acceptor.unfinished[self] = None
-        self._acceptor.owner.wheel.schedule(self, self._handshake.deadline)
-        self._transport.write(self._handshake.challenge_to_send(self._acceptor.name))
+        self._acceptor.host.wheel.schedule(self, self._handshake.deadline)
+        self._transport.write(self._handshake.challenge_to_send(self._acceptor.server_name))
 
     def data_received(self, data: bytes) -> None:
         transport = self._transport
@@ -288,36 +280,39 @@ class _HandshakeLink(LinkProtocol):
                 if rejection:
                     self._end(rejection)
                 else:
-                    self._forget()
+                    self._detach()
         except ProtocolError as error:
             self.reject(error.code or Code.PROTOCOL_ERROR, str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
+        self._detach()
 
     def handle_timer(self, now: float) -> None:
-        """The timer wheel's call: the client took too long, unless it is we who did not come to read it."""
+        """Refuse a client whose handshake takes too long; called by the timer wheel.
+
+        The first time, wait a moment more: this process may have been too busy to read the HELLO.
+        """
         if self._transport is None:
             return
         if self._is_late:
             self.reject(Code.HANDSHAKE_TIMEOUT, "the handshake took too long")
         else:
             self._is_late = True
-            self._acceptor.owner.wheel.schedule(self, now + READ_FIRST_S)
+            self._acceptor.host.wheel.schedule(self, now + READ_FIRST_S)
 
     def reject(
         self, code: Code, reason: str, *, retry_after_s: float | None = None, spread_s: float = 0.0
     ) -> None:
-        """Says no and closes."""
+        """Send REJECT and close."""
         self._end(reject_to_send(code, reason, retry_after_s=retry_after_s, spread_s=spread_s))
 
     def _end(self, rejection: bytes) -> None:
         transport = self._transport
-        self._forget()
+        self._detach()
         if transport is not None:
             transport.write(rejection)
-            self._acceptor.owner.closer.close(transport)
+            self._acceptor.host.closer.close(transport)
 
-    def _forget(self) -> None:
+    def _detach(self) -> None:
         self._transport = None
         self._acceptor.unfinished.pop(self, None)

@@ -1,7 +1,8 @@
-"""How many clients a server takes in at a time. Pure: ``now`` is an argument.
+"""The rate at which a server accepts connections. Pure: ``now`` is an argument.
 
-Those who come too early are told when to come back, each a moment later than the one before, so that a crowd which
-lost its server at once comes back as a queue (the generic cell rate algorithm, ITU-T I.371, with places given out).
+A client that connects too early is told when to try again, each one a little later than the one before. So many clients
+that lost their server at the same moment return one after the other (the generic cell rate algorithm, ITU-T I.371, with
+assigned times).
 """
 
 from __future__ import annotations
@@ -13,21 +14,26 @@ import msgspec
 from landline.errors import ConfigurationError
 
 RETRY_AFTER_S_MAX: Final = 3600.0
-"""No client is sent away for longer; the queue is not that sure of itself."""
+"""The longest delay that a client is given; the forecast is not reliable for longer."""
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """The rate at which a server takes in connections.
+    """The rate at which a server accepts connections, and when refused clients may return.
 
-    :param per_s: connections a second in the long run.
-    :param burst: how many may come at once after a quiet time.
-    :param unfinished: handshakes that may be under way at once.
-    :raises ConfigurationError: when a value makes no sense.
+    :param per_s: connections per second in the long run.
+    :param burst: how many connections may be accepted at once after a quiet time.
+    :param unfinished: how many handshakes may be in progress at once.
+    :param busy_retry_after_s: the seconds after which a client may return when the server has ``max_lines`` or
+        ``unfinished`` handshakes, or cannot check identities.
+    :param busy_spread_s: the seconds over which those clients spread their return.
+    :raises ConfigurationError: when a value is out of range.
     """
 
     per_s: float = 1000.0
     burst: int = 1000
     unfinished: int = 2000
+    busy_retry_after_s: float = 5.0
+    busy_spread_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0 < self.per_s <= 1e6 or self.burst < 1 or self.unfinished < 1:
@@ -35,10 +41,17 @@ class Admission(msgspec.Struct, frozen=True):
                 f"Admission(per_s={self.per_s:g}, burst={self.burst}, unfinished={self.unfinished}): "
                 "all must be above zero, per_s at most 1000000"
             )
+        if not (
+            0 <= self.busy_retry_after_s <= RETRY_AFTER_S_MAX and 0 <= self.busy_spread_s <= RETRY_AFTER_S_MAX
+        ):
+            raise ConfigurationError(
+                f"Admission(busy_retry_after_s={self.busy_retry_after_s:g}, busy_spread_s={self.busy_spread_s:g}): "
+                f"both must be 0 to {RETRY_AFTER_S_MAX:g} seconds"
+            )
 
 
 class RateLimiter:
-    """Keeps to an :class:`Admission`."""
+    """Applies an :class:`Admission`."""
 
     __slots__ = ("_admitted_until", "_interval_s", "_promised_until", "_tolerance_s", "refused")
 
@@ -48,16 +61,16 @@ class RateLimiter:
         self._admitted_until = 0.0
         self._promised_until = 0.0
         self.refused = 0
-        """How many were sent away so far."""
+        """The number of connections refused so far."""
 
     def admit(self, now: float) -> float | None:
-        """``None`` lets a client in; else it is to come back after so many seconds."""
+        """Return ``None`` to accept a client, or the seconds after which it may try again."""
         admitted_until = max(self._admitted_until, now)
         if admitted_until - now <= self._tolerance_s:
             self._admitted_until = admitted_until + self._interval_s
             return None
         self.refused += 1
-        # The next place after those given out, and not before the gate has caught up.
-        place = max(self._promised_until, admitted_until - self._tolerance_s, now) + self._interval_s
-        self._promised_until = min(place, now + RETRY_AFTER_S_MAX)
+        # The next time after those assigned, and not before the limiter would accept it.
+        assigned = max(self._promised_until, admitted_until - self._tolerance_s, now) + self._interval_s
+        self._promised_until = min(assigned, now + RETRY_AFTER_S_MAX)
         return self._promised_until - now

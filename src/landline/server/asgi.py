@@ -99,10 +99,10 @@ class _Application:
     def _begin(self) -> ProtocolFactory:
         """The first WebSocket, or the lifespan, tells in which event loop the server lives."""
         if self._protocol_factory is None:
-            self._protocol_factory = self._server.add_listener(self)
+            self._protocol_factory = self._server._host.add_listener(self)
             if self._goodbye is not None:
                 self._goodbye.start(asyncio.get_running_loop())
-        if self._server.loop is not asyncio.get_running_loop():
+        if self._server._host.loop is not asyncio.get_running_loop():
             raise RuntimeError("a landline server belongs to the event loop in which it began")
         return self._protocol_factory
 

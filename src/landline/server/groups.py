@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -30,7 +30,7 @@ class BroadcastResult(msgspec.Struct, frozen=True):
     """Older messages that were dropped to make room."""
 
 
-Broadcast = Callable[[list[Line], Any, str, bool, OverflowPolicy, int | None], BroadcastResult]
+Broadcast = Callable[[Sequence[Line], Any, str, bool, OverflowPolicy, int | None], BroadcastResult]
 ChangeCallback = Callable[["Group", Line, bool], object]
 
 

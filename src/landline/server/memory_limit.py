@@ -1,4 +1,4 @@
-"""The memory that all sessions of a server hold together, and its limit."""
+"""The limit of the memory that all sessions of a server hold together."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ logger = guarded_logger("landline")
 
 MEMORY_BYTES: Final = 1024 * 1024 * 1024
 MEMORY_BYTES_MIN: Final = 1024 * 1024
-LOOK_INTERVAL_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 1.0
 
 
 class MemoryLimiter:
-    """Looks once a second at what sessions hold, and ends the lines that hold the most when it is too much.
+    """Checks once a second how much memory the sessions hold, and ends the lines that hold the most if it is too much.
 
-    Each session has limits of its own; those of thousands together may still be more than a machine has.
+    Each session has limits of its own, but thousands of sessions within their limits may need more than a machine has.
     """
 
     __slots__ = ("_estimate_bytes", "_limit_bytes", "_lines", "_wheel", "timer_tick")
@@ -30,33 +30,35 @@ class MemoryLimiter:
         self._limit_bytes = limit_bytes
         self._lines = lines
         self._wheel: TimerWheel | None = None
-        # What was held at the last look, and what broadcasts may have added since.
+        # The bytes held at the last check, and what broadcasts may have added since.
         self._estimate_bytes = 0
         self.timer_tick: int | None = None
 
     @property
     def held_bytes(self) -> int:
-        """What is held just now."""
+        """The bytes held now."""
         return sum([line.held_bytes for line in self._lines.values()])
 
     def start(self, wheel: TimerWheel) -> None:
-        """Looks from now on."""
+        """Start the periodic checks."""
         self._wheel = wheel
-        wheel.schedule(self, wheel.time() + LOOK_INTERVAL_S)
+        # An earlier wheel may have had a check scheduled when it was closed.
+        self.timer_tick = None
+        wheel.schedule(self, wheel.time() + CHECK_INTERVAL_S)
 
     def handle_timer(self, now: float) -> None:
-        """The timer wheel's call."""
+        """Check; called by the timer wheel."""
         assert self._wheel is not None
-        self._wheel.schedule(self, now + LOOK_INTERVAL_S)
-        self._look()
+        self._wheel.schedule(self, now + CHECK_INTERVAL_S)
+        self._check()
 
     def grow(self, messages: int, size_bytes: int) -> None:
-        """A broadcast may have added so many messages of that size: looks at once when that may be too much."""
+        """Count the messages that a broadcast may have added; check at once if the limit may be exceeded."""
         self._estimate_bytes += messages * (size_bytes + WAITING_OVERHEAD_BYTES)
         if self._estimate_bytes > self._limit_bytes:
-            self._look()
+            self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         held_bytes = self._estimate_bytes = self.held_bytes
         if held_bytes <= self._limit_bytes:
             return
@@ -65,17 +67,17 @@ class MemoryLimiter:
         held_bytes = self._estimate_bytes = self.held_bytes
         if held_bytes <= self._limit_bytes:
             return
-        # A heap: of thousands of lines, a few are to go.
+        # A heap, because only a few of thousands of lines are ended.
         largest = [(-line.held_bytes, number, line) for number, line in enumerate(self._lines.values())]
         heapq.heapify(largest)
         ended = 0
         while self._estimate_bytes > self._limit_bytes:
             size_bytes, _, line = heapq.heappop(largest)
             self._estimate_bytes += size_bytes
-            line.end_too_slow(f"{-size_bytes} bytes are held for this line, and for all together too many")
+            line.end_too_slow(f"this line holds {-size_bytes} bytes, and all lines together hold too many")
             ended += 1
         logger.warning(
-            "sessions held %d bytes where %d are allowed; the %d that held the most were ended",
+            "the sessions held %d bytes of the %d allowed; the %d lines that held the most were ended",
             held_bytes,
             self._limit_bytes,
             ended,

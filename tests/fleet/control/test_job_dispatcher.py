@@ -117,7 +117,7 @@ async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(flee
     assert len(msgspec.msgpack.encode(body)) > 4_000_000
     decoded = []
     for each in ("facts", "join", "report"):
-        handler = fleet.server.handlers.find(each)
+        handler = fleet.server._host.handlers.find(each)
         take = handler.decode_body
         handler.decode_body = lambda body, is_packed, take=take: (
             decoded.append(len(body)) or take(body, is_packed)

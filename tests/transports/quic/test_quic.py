@@ -3,6 +3,7 @@
 import asyncio
 import os
 
+import msgspec
 import pytest
 import trustme
 from aioquic.quic.events import HandshakeCompleted
@@ -223,7 +224,7 @@ async def test_a_receiver_that_does_not_read_stops_its_sender_and_costs_bounded_
 
     # Neither the session's window nor the send buffer is what bounds it here.
     huge = landline.Limits(window_bytes=1 << 30, window_frames=1_000_000)
-    server._acceptor._limits = huge
+    server._host.acceptor._settings = msgspec.structs.replace(server._host.settings, limits=huge)
     buffer = landline.SendBuffer(size_bytes=1 << 28, messages=1_000_000)
     async with opened(server, send_buffer=buffer) as (line, _):
         [other] = server.lines

@@ -37,7 +37,7 @@ def echo_server(**arguments) -> landline.Server:
 
 
 def listener_of(server: landline.Server) -> QuicListener:
-    [listener] = server._listeners.opened
+    [listener] = server._host.listeners.opened
     return listener
 
 
@@ -222,7 +222,7 @@ async def test_admission_counts_for_quic_as_for_every_transport(files, quick, st
     async with server.listen(URL, options=files.server) as endpoint:
         async with landline.connect(str(endpoint), backoff=quick, options=files.client):
             once = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
-            with pytest.raises(landline.GaveUp, match="too many come at once"):
+            with pytest.raises(landline.GaveUp, match="too many clients connect at once"):
                 async with landline.connect(str(endpoint), backoff=once, options=files.client, on_state=seen):
                     pytest.fail("was let in")
         assert server.connections_refused == 1
@@ -371,7 +371,7 @@ async def test_a_stream_that_is_given_up_ends_the_connection(files, until, stran
         one.flush()
         await until(lambda: one.closed is not None)
         assert one.closed.error_code == quic_transport.CODE_ABORTED
-        await until(lambda: not server._acceptor.unfinished)
+        await until(lambda: not server._host.acceptor.unfinished)
 
 
 async def test_a_protocol_that_fails_ends_its_connection_only(files, until, stranger):

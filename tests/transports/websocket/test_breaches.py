@@ -189,7 +189,7 @@ async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until, monkeypatch
     monkeypatch.setitem(ServerHandshake.__init__.__kwdefaults__, "timeout_s", 600.0)
     server = landline.Server()
     async with server.listen(URL) as endpoint, Stranger(endpoint) as stranger:
-        [handshake] = server._acceptor.unfinished
+        [handshake] = server._host.acceptor.unfinished
         stream = handshake._transport
         stream.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         # A payload now and then, here of a HELLO that is never whole: else so many pings would end it.

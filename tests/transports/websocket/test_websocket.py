@@ -287,7 +287,7 @@ async def test_a_wrong_request_is_answered_with_a_sentence(request_text, status,
         head, _, body = answer.partition("\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status}")
         assert text in body
-        assert not server._acceptor.unfinished
+        assert not server._host.acceptor.unfinished
 
 
 @pytest.mark.parametrize("request_text", [b"", b"GET /li", REQUEST.encode(), REQUEST.encode() + b"A: b"])
@@ -340,7 +340,7 @@ async def test_a_stranger_who_leaves_early_leaves_nothing(until):
         writer.write(b"GET /line")
         writer.close()
         await writer.wait_closed()
-        assert not server._acceptor.unfinished
+        assert not server._host.acceptor.unfinished
 
 
 @pytest.mark.parametrize("slice_bytes", [1, 7, 1000])
