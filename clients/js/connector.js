@@ -1,6 +1,7 @@
-/** Keeps a line connected: tries, waits, tries again, and goes on with the session where the server still has it. */
+/** Keeps a line connected: connect, wait, retry, and resume the session if the server still has it. */
 
 import { Schedule, checkBackoff } from "./backoff.js";
+import { encodeName } from "./codec.js";
 import {
   Code,
   ConfigurationError,
@@ -14,12 +15,12 @@ import {
   codeText,
   mayReturn,
 } from "./errors.js";
-import { DATA_HEADER_BYTES, FRAGMENT_BYTES, FrameReader, HANDSHAKE_BYTES_MAX, MESSAGE_BYTES_MAX, SUBPROTOCOL } from "./frames.js";
-import { Anonymous, ClientHandshake, IDENTITY_CHARACTERS_MAX, checkLimits } from "./handshake.js";
-import { Queue } from "./lanes.js";
+import { DATA_HEADER_BYTES, FRAGMENT_BYTES, FrameReader, HANDSHAKE_BYTES_MAX, SUBPROTOCOL } from "./frames.js";
+import { Anonymous, ClientHandshake, IDENTITY_CHARS_MAX, checkLimits } from "./handshake.js";
 import { Line } from "./line.js";
-import { encodeName, startTimer } from "./requests.js";
+import { TransportLink } from "./link.js";
 import { Session } from "./session.js";
+import { startTimer } from "./timers.js";
 
 /** How long connect() waits for the first connection, over all attempts. */
 const FIRST_CONNECTION_TIMEOUT_S = 60;
@@ -46,19 +47,19 @@ const OPTIONS = new Set([
 
 const now = () => performance.now() / 1000;
 
-/** The URL as a WebSocket takes it. Relative ones, and http and https, are taken as in the page's own address. */
+/** Return a URL for a WebSocket. Relative URLs, and http and https ones, are resolved against the page's address. */
 function webSocketUrl(url) {
   let parsed;
   try {
     parsed = new URL(url, globalThis.location?.href);
   } catch (error) {
-    throw new ConfigurationError(`${url} is no URL; ws://host:port/path is one`, { cause: error });
+    throw new ConfigurationError(`invalid URL ${url}; use ws://host:port/path`, { cause: error });
   }
   if (parsed.protocol === "http:" || parsed.protocol === "https:") {
     parsed.protocol = parsed.protocol.replace("http", "ws");
   }
   if (parsed.protocol !== "ws:" && parsed.protocol !== "wss:") {
-    throw new ConfigurationError(`${url}: this client speaks ws:// and wss://`);
+    throw new ConfigurationError(`unsupported URL ${url}; use ws:// or wss://`);
   }
   parsed.hash = "";
   return parsed.href;
@@ -69,7 +70,7 @@ function checkSendBuffer(wanted = {}) {
   const isPossible = sizeBytes >= 4 * FRAGMENT_BYTES && messages >= 128 && Object.keys(unknown).length === 0;
   if (!isPossible) {
     throw new ConfigurationError(
-      `sendBuffer is {sizeBytes, messages}, with ${4 * FRAGMENT_BYTES} bytes and 128 messages at least`,
+      `invalid sendBuffer; use {sizeBytes, messages} with at least ${4 * FRAGMENT_BYTES} bytes and 128 messages`,
     );
   }
   return { sizeBytes, messages };
@@ -79,141 +80,26 @@ function handlersOf({ on = {}, onMessage }) {
   const handlers = new Map(on instanceof Map ? on : Object.entries(on));
   for (const [name, handler] of handlers) {
     const bytes = encodeName(name).length;
-    if (bytes < 1 || bytes > 255) throw new ConfigurationError(`a handler's name has 1 to 255 bytes, not ${bytes}`);
-    if (typeof handler !== "function") throw new ConfigurationError(`the handler for ${name} is no function`);
+    if (bytes < 1 || bytes > 255) throw new ConfigurationError(`the name of a handler must have 1 to 255 bytes, not ${bytes}`);
+    if (typeof handler !== "function") throw new ConfigurationError(`the handler for ${name} is not a function`);
   }
   if (onMessage !== undefined) handlers.set("", onMessage);
   return handlers;
 }
 
-/** What takes datagrams: one function for those without a name, or functions by name. */
+/** Return the handlers of datagrams: one function for those without a name, or functions by name. */
 function datagramHandlersOf({ onDatagram = {} }) {
   const given = typeof onDatagram === "function" ? { "": onDatagram } : onDatagram;
   const handlers = new Map(given instanceof Map ? given : Object.entries(given));
   for (const [name, handler] of handlers) {
-    if (encodeName(name).length > 255) throw new ConfigurationError("a handler's name has at most 255 bytes");
-    if (typeof handler !== "function") throw new ConfigurationError(`the handler for datagrams ${name} is no function`);
+    if (encodeName(name).length > 255) throw new ConfigurationError("the name of a handler must have at most 255 bytes");
+    if (typeof handler !== "function") throw new ConfigurationError(`the handler for datagrams ${name} is not a function`);
   }
   return handlers;
 }
 
-/** Browsers do not say why a WebSocket was not opened. What can be wrong although the server is there is its path. */
-function hintFor(url) {
-  const { pathname } = new URL(url);
-  const slash = pathname.endsWith("/") ? "" : ` Mounted in a web application it may be at ${pathname}/, with the slash.`;
-  return ` before it was open. Is a server there, at the path ${pathname}?${slash}`;
-}
-
-/** One WebSocket: its messages as bytes, kept until they are read or handed over. */
-class Link {
-  #socket;
-  #chunks = new Queue();
-  #chunkBytes = 0;
-  #pendingBytesMax;
-  #reader = null;
-  #failure = null;
-  #receiver = null;
-
-  /** Throws what the WebSocket does for a URL it may not connect to. */
-  constructor(url, pendingBytesMax) {
-    const socket = (this.#socket = new WebSocket(url, [SUBPROTOCOL]));
-    this.#pendingBytesMax = pendingBytesMax;
-    socket.binaryType = "arraybuffer";
-    let failed = "";
-    let isOpen = false;
-    this.opened = new Promise((resolve, reject) => {
-      socket.onopen = () => {
-        isOpen = true;
-        resolve();
-      };
-      socket.onerror = (event) => (failed = event.message ?? "");
-      socket.onclose = ({ code, reason }) => {
-        const why = [failed, reason].filter(Boolean).join(", ");
-        let text = `the connection ended (WebSocket code ${code}${why && `: ${why}`})`;
-        if (!isOpen) text += hintFor(url);
-        const error = new ConnectFailed(text);
-        reject(error);
-        this.#fail(error);
-      };
-    });
-    // Whoever waits for it is told; later it says nothing new.
-    this.opened.catch(() => {});
-    socket.onmessage = ({ data }) => this.#receive(data);
-  }
-
-  get subprotocol() {
-    return this.#socket.protocol;
-  }
-
-  get bufferedBytes() {
-    return this.#socket.bufferedAmount;
-  }
-
-  send(bytes) {
-    // A closing socket drops what it is given, as does a broken one: the session has it all.
-    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(bytes);
-  }
-
-  /** The next bytes. Rejects once the connection is over. */
-  async read() {
-    if (this.#chunks.length === 0) {
-      if (this.#failure !== null) throw this.#failure;
-      await new Promise((resolve, reject) => (this.#reader = { resolve, reject }));
-    }
-    const chunk = this.#chunks.shift();
-    this.#chunkBytes -= chunk.length;
-    return chunk;
-  }
-
-  /** From now on the receiver gets everything: receiveData(link, bytes) and receiveLinkLost(link, why). */
-  handOver(receiver, rest) {
-    this.#receiver = receiver;
-    if (rest.length > 0) receiver.receiveData(this, rest);
-    while (this.#chunks.length > 0) receiver.receiveData(this, this.#chunks.shift());
-    if (this.#failure !== null) receiver.receiveLinkLost(this, this.#failure.message);
-  }
-
-  /** Closes behind what was written. Nothing is received any more. */
-  close() {
-    const socket = this.#socket;
-    socket.onmessage = null;
-    socket.onclose = null;
-    socket.onerror = null;
-    socket.close();
-    this.#fail(new ConnectFailed("the connection was closed here"));
-    this.#receiver = null;
-  }
-
-  /** A browser's WebSocket can say neither 1003 nor 1009 (§2.4): what is no message of ours ends the transport. */
-  #receive(data) {
-    if (this.#failure !== null) return;
-    if (typeof data === "string") return this.#fail(new ProtocolError("a WebSocket message of text"));
-    const chunk = new Uint8Array(data);
-    if (chunk.length > MESSAGE_BYTES_MAX) {
-      const sizes = `${chunk.length} bytes; ${MESSAGE_BYTES_MAX} are allowed`;
-      return this.#fail(new ProtocolError(`a WebSocket message of ${sizes}`, Code.LIMIT_EXCEEDED));
-    }
-    if (this.#receiver !== null) return this.#receiver.receiveData(this, chunk);
-    if (this.#chunkBytes + chunk.length > this.#pendingBytesMax) {
-      const why = "more bytes than any window before WELCOME was looked at";
-      return this.#fail(new ProtocolError(why, Code.LIMIT_EXCEEDED));
-    }
-    this.#chunkBytes += chunk.length;
-    this.#chunks.push(chunk);
-    this.#reader?.resolve();
-    this.#reader = null;
-  }
-
-  #fail(error) {
-    if (this.#failure !== null) return;
-    this.#failure = error;
-    this.#reader?.reject(error);
-    this.#receiver?.receiveLinkLost(this, error.message);
-  }
-}
-
 export class Connector {
-  #given;
+  #configuredUrls;
   #urls;
   #attempts = 0;
   #auth;
@@ -235,20 +121,20 @@ export class Connector {
   /** See connect(). Throws ConfigurationError. */
   constructor(urls, options) {
     const unknown = Object.keys(options).find((name) => !OPTIONS.has(name));
-    if (unknown !== undefined) throw new ConfigurationError(`there is no option ${unknown}`);
-    this.#given = [urls].flat().map(webSocketUrl);
-    if (this.#given.length === 0) throw new ConfigurationError("at least one URL is needed");
+    if (unknown !== undefined) throw new ConfigurationError(`unknown option ${unknown}`);
+    this.#configuredUrls = [urls].flat().map(webSocketUrl);
+    if (this.#configuredUrls.length === 0) throw new ConfigurationError("at least one URL is required");
     if (globalThis.WebSocket === undefined) {
-      throw new ConfigurationError("there is no WebSocket here; browsers have it, and Node from version 22 on");
+      throw new ConfigurationError("WebSocket is not available; use a browser, or Node 22 or later");
     }
     if (globalThis.crypto?.subtle === undefined) {
-      throw new ConfigurationError("there is no WebCrypto here; browsers have it on https:// pages and on localhost");
+      throw new ConfigurationError("WebCrypto is not available; browsers provide it on https:// pages and on localhost");
     }
     const { auth = new Anonymous(), identity = "", client = "", onState, onSessionLost, logger = console } = options;
-    if (typeof identity !== "string" || [...identity].length > IDENTITY_CHARACTERS_MAX || !identity.isWellFormed()) {
-      throw new ConfigurationError(`an identity is a string of at most ${IDENTITY_CHARACTERS_MAX} characters`);
+    if (typeof identity !== "string" || [...identity].length > IDENTITY_CHARS_MAX || !identity.isWellFormed()) {
+      throw new ConfigurationError(`an identity must be a string of at most ${IDENTITY_CHARS_MAX} characters`);
     }
-    this.#urls = this.#given;
+    this.#urls = this.#configuredUrls;
     this.#auth = auth;
     this.#identity = identity;
     this.#client = client;
@@ -257,7 +143,7 @@ export class Connector {
     this.#schedule = new Schedule(checkBackoff(options.backoff));
     const { connectTimeoutS = FIRST_CONNECTION_TIMEOUT_S } = options;
     if (connectTimeoutS !== null && !(connectTimeoutS > 0)) {
-      throw new ConfigurationError("connectTimeoutS is a number of seconds above 0, or null to wait without end");
+      throw new ConfigurationError("connectTimeoutS must be a number of seconds above 0, or null for no limit");
     }
     this.#connectTimeoutS = connectTimeoutS;
     this.#onState = onState;
@@ -267,7 +153,7 @@ export class Connector {
     this.line = new Line(this, { identity, handlers, onDatagram: datagramHandlersOf(options), logger });
   }
 
-  /** Connects, and goes on for as long as the line lives. Resolves to it once it is online for the first time. */
+  /** Keep the line connected until it is closed. Resolves to the line when it is online for the first time. */
   async start(signal) {
     const onAbort = () => this.#online.reject(signal.reason);
     signal?.throwIfAborted();
@@ -291,7 +177,7 @@ export class Connector {
     return new GaveUp(this.#schedule.failures, this.#lastFailure, this.#connectTimeoutS);
   }
 
-  // For the line.
+  // For the line
 
   now() {
     return now();
@@ -299,7 +185,7 @@ export class Connector {
 
   receiveChange(change) {
     if (change.state === "closed") {
-      this.#stopping.abort(new ConnectFailed("the line was closed meanwhile"));
+      this.#stopping.abort(new ConnectFailed("the line was closed"));
       this.#detached?.resolve({ cause: change.cause, detail: change.detail, ended: null });
     }
     this.#callBack(this.#onState, change, this.line);
@@ -314,9 +200,9 @@ export class Connector {
     this.#detached?.resolve({ cause, detail: ended.reason || codeText(ended.code), ended });
   }
 
-  // Inside.
+  // Internals
 
-  /** Calls a function of the user's; what it throws is logged, and upsets nobody. */
+  /** Call a function of the user. An exception is logged. */
   #callBack(callback, ...values) {
     try {
       callback?.(...values);
@@ -325,21 +211,21 @@ export class Connector {
     }
   }
 
-  /** Never rejects: what ends the line is told to whoever uses it. */
+  /** Never rejects: users of the line get the error that ends it. */
   async #keepConnected() {
     try {
       await this.#run();
       this.#online.reject(new LineClosed("the line was closed before it was connected"));
     } catch (error) {
-      const last = this.#lastWord(error);
+      const last = this.#finalError(error);
       this.line.finish({ state: "closed", cause: causeOf(error), detail: error.message, code: error.code ?? null }, last);
       this.#online.reject(error);
     }
   }
 
-  /** What ends the line: the error, or SessionLost because of it when messages went down with it. */
-  #lastWord(error) {
-    const lost = this.line.abandonSession(error.message);
+  /** Return the error that ends the line: SessionLost if messages are unconfirmed, otherwise the error itself. */
+  #finalError(error) {
+    const lost = this.line.discardSession(error.message);
     if (lost.length === 0) return error;
     if (this.#onSessionLost !== undefined) {
       this.#callBack(this.#onSessionLost, lost, this.line);
@@ -348,7 +234,7 @@ export class Connector {
     return new SessionLost(error.message, lost, error.code ?? null, { cause: error });
   }
 
-  /** Connects, waits for the loss, waits for the next try; returns when the line is closed in order. */
+  /** Connect, wait for the loss, wait for the next attempt. Returns when the line is closed normally. */
   async #run() {
     const line = this.line;
     while (!line.isClosed) {
@@ -366,7 +252,7 @@ export class Connector {
         this.#schedule.receiveConnected(now());
         this.#isOnceOnline = true;
         this.#online.resolve();
-        // The address that works is the first one to be tried again.
+        // The next attempt starts with the URL that worked.
         this.#attempts -= 1;
         loss = await this.#detached.promise;
         if (line.isClosed) return;
@@ -375,46 +261,46 @@ export class Connector {
           if (!mayReturn(ended.code)) return this.#closeEnded(cause, ended);
           this.#loseSession(`the server ended the session: ${detail}`);
           Object.assign(loss, { code: ended.code, retryAfterS: ended.retryAfterS, spreadS: ended.spreadS });
-          this.#tryFirst(ended.alternatives);
+          this.#preferAlternatives(ended.alternatives);
         }
       }
       await this.#wait(loss);
     }
   }
 
-  /** What an attempt failed of, or throws what makes every further one useless. */
+  /** Return the reason why an attempt failed, or throw an error that makes further attempts useless. */
   #failedAttempt(error, url) {
     if (error instanceof Rejected) {
       if (!mayReturn(error.code)) throw error;
       const { retryAfterS, spreadS } = error;
       return { cause: "rejected", detail: error.message, code: error.code, failure: error, retryAfterS, spreadS };
     }
-    // Whoever answers in the server's place while it restarts (a proxy, another program) is no reason to give up a line
-    // that has worked.
+    // While the server restarts, a proxy or another program may respond in its place. That does not end a line that has
+    // worked before.
     const isFatal = error instanceof ProtocolError && (!this.#isOnceOnline || FATAL_CODES.has(error.code));
     if (isFatal || !(error instanceof ConnectFailed || error instanceof ProtocolError)) throw error;
     return { cause: "connect failed", detail: `${url}: ${error.message}`, failure: error };
   }
 
-  /** The server named others that can take us: they go before the URLs we were given, unless they give up encryption. */
-  #tryFirst(alternatives) {
+  /** Try the alternatives that the server named before the configured URLs, unless they give up encryption. */
+  #preferAlternatives(alternatives) {
     if (alternatives.length === 0) return;
     const isEncrypted = (url) => url.startsWith("wss:");
-    const named = [];
+    const preferred = [];
     for (const alternative of alternatives) {
       let url;
       try {
         url = webSocketUrl(alternative);
       } catch (error) {
         if (!(error instanceof ConfigurationError)) throw error;
-        this.#logger.warn(`landline: the server named an alternative that cannot be used: ${error.message}`);
+        this.#logger.warn(`landline: ignoring an invalid alternative of the server: ${error.message}`);
         continue;
       }
-      if (!isEncrypted(url) && this.#given.every(isEncrypted)) {
-        this.#logger.warn(`landline: the server named ${url}, which is not encrypted; not followed`);
-      } else named.push(url);
+      if (!isEncrypted(url) && this.#configuredUrls.every(isEncrypted)) {
+        this.#logger.warn(`landline: ignoring the alternative ${url} of the server, which is not encrypted`);
+      } else preferred.push(url);
     }
-    this.#urls = [...named, ...this.#given.filter((url) => !named.includes(url))];
+    this.#urls = [...preferred, ...this.#configuredUrls.filter((url) => !preferred.includes(url))];
     this.#attempts = 0;
   }
 
@@ -429,7 +315,7 @@ export class Connector {
     if (!this.line.isClosed) this.line.change({ state: "connecting", cause, attempt });
   }
 
-  /** Sleeps, or until the line is closed. */
+  /** Sleep, but only until the line is closed. */
   #sleep(seconds) {
     const { signal } = this.#stopping;
     return new Promise((resolve) => {
@@ -444,7 +330,7 @@ export class Connector {
     });
   }
 
-  /** The promise's value within so many seconds; rejects with ConnectFailed later, and when the line is closed. */
+  /** Return the promise's value. Rejects with ConnectFailed after that many seconds, and when the line is closed. */
   #within(seconds, what, promise) {
     const { signal } = this.#stopping;
     const { promise: given, resolve, reject } = Promise.withResolvers();
@@ -458,21 +344,21 @@ export class Connector {
     });
   }
 
-  /** One attempt: throws what went wrong, or returns with the line attached. */
+  /** Make one attempt. Returns when the line is attached, or throws. */
   async #connect(url) {
     const line = this.line;
     const { windowBytes, messageBytes } = this.#limits;
     const pendingBytesMax = HANDSHAKE_BYTES_MAX + windowBytes + 2 * (messageBytes + DATA_HEADER_BYTES);
     let link;
     try {
-      link = new Link(url, pendingBytesMax);
+      link = new TransportLink(url, pendingBytesMax);
     } catch (error) {
       throw new ConfigurationError(`${url}: ${error.message}`, { cause: error });
     }
     try {
       await this.#within(CONNECT_TIMEOUT_S, "connection", link.opened);
       if (link.subprotocol !== SUBPROTOCOL) {
-        throw new ProtocolError(`the server does not speak ${SUBPROTOCOL}; is it a landline server?`);
+        throw new ProtocolError(`the server does not support ${SUBPROTOCOL}; is it a landline server?`);
       }
       const handshake = new ClientHandshake({
         auth: this.#auth,
@@ -481,24 +367,24 @@ export class Connector {
         ticket: line.session?.ticket,
         client: this.#client,
       });
-      const shaken = this.#shake(link, handshake);
-      const { rest, roundTripS } = await this.#within(HANDSHAKE_TIMEOUT_S, "welcome", shaken);
-      if (line.isClosed) throw new ConnectFailed("the line was closed meanwhile");
+      const handshaking = this.#performHandshake(link, handshake);
+      const { trailingData, roundTripS } = await this.#within(HANDSHAKE_TIMEOUT_S, "welcome", handshaking);
+      if (line.isClosed) throw new ConnectFailed("the line was closed");
       this.#receiveWelcome(link, handshake.welcome, roundTripS);
-      link.handOver(line, rest);
+      link.handOver(line, trailingData);
     } catch (error) {
       link.close();
       throw error;
     }
   }
 
-  async #shake(link, handshake) {
+  async #performHandshake(link, handshake) {
     const reader = new FrameReader(HANDSHAKE_BYTES_MAX);
     let helloAt = 0;
     while (handshake.welcome === null) {
       const frame = reader.next();
       if (frame === null) {
-        reader.push(await link.read());
+        reader.feed(await link.read());
         continue;
       }
       const output = await handshake.receiveFrame(frame);
@@ -507,7 +393,7 @@ export class Connector {
         helloAt = now();
       }
     }
-    return { rest: reader.takeRest(), roundTripS: now() - helloAt };
+    return { trailingData: reader.popTrailingData(), roundTripS: now() - helloAt };
   }
 
   #receiveWelcome(link, welcome, roundTripS) {
@@ -530,16 +416,16 @@ export class Connector {
     line.attach(session, link, { epoch: welcome.epoch, peerReceived, resumed: welcome.resumed, roundTripS });
   }
 
-  /** Tells the owner what is lost with a session, by the callback if there is one, else by ending the line. */
+  /** Report the messages of a lost session to the callback, or without one end the line if there are any. */
   #loseSession(why) {
-    const lost = this.line.abandonSession(why);
+    const lost = this.line.discardSession(why);
     if (this.#onSessionLost !== undefined) this.#callBack(this.#onSessionLost, lost, this.line);
     else if (lost.length > 0) throw new SessionLost(why, lost);
   }
 
   #closeEnded(cause, ended) {
     const why = ended.reason || codeText(ended.code);
-    const text = ended.byPeer ? `the server closed the line: ${why}` : `the server broke the protocol: ${why}`;
+    const text = ended.byPeer ? `the server closed the line: ${why}` : `the server violated the protocol: ${why}`;
     const lost = this.line.unconfirmed();
     let error = null;
     if (!ended.byPeer) error = new ProtocolError(text, ended.code);

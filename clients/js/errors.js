@@ -1,5 +1,5 @@
 /**
- * Everything that can go wrong, as classes: catch the one you can do something about, or LandlineError for all.
+ * The error classes. LandlineError is the base of all.
  */
 
 export class LandlineError extends Error {
@@ -9,16 +9,16 @@ export class LandlineError extends Error {
   }
 }
 
-/** An argument is wrong; nothing was started. */
+/** An argument is invalid; nothing was started. */
 export class ConfigurationError extends LandlineError {}
 
-/** One attempt to connect failed. A client that may try again does. */
+/** One attempt to connect failed. The client retries if it may. */
 export class ConnectFailed extends LandlineError {}
 
-/** The server said no, with a code (§8.1 of docs/protocol.md) and when to come back, if it said so. */
+/** The server rejected the client, with a code (§8.1 of docs/protocol.md) and maybe a time to return. */
 export class Rejected extends ConnectFailed {
   constructor(code, reason, { retryAfterS = null, spreadS = 0 } = {}) {
-    super(`the server said no: ${reason || codeText(code)} (code ${code})`);
+    super(`rejected by the server: ${reason || codeText(code)} (code ${code})`);
     this.code = code;
     this.reason = reason;
     this.retryAfterS = retryAfterS;
@@ -27,19 +27,19 @@ export class Rejected extends ConnectFailed {
 }
 
 /**
- * The reconnect policy allows no further attempt, or the first connection did not come about in time; `cause` is what the
- * last attempt failed of, if one has failed.
+ * The reconnect policy allows no further attempt, or the first connection took too long. `cause` is the error of the last
+ * failed attempt, if any.
  */
 export class GaveUp extends LandlineError {
   constructor(attempts, last, connectTimeoutS = null) {
-    const late = connectTimeoutS === null ? "" : `, for the connectTimeoutS of ${connectTimeoutS} s is over`;
-    const reason = last?.message ?? "nobody has answered yet";
+    const late = connectTimeoutS === null ? "" : ` within connectTimeoutS = ${connectTimeoutS} s`;
+    const reason = last?.message ?? "no response yet";
     super(`gave up after ${attempts} attempt${attempts === 1 ? "" : "s"}${late}: ${reason}`, { cause: last });
     this.attempts = attempts;
   }
 }
 
-/** The peer broke the protocol. `code` is what it is told. */
+/** The peer violated the protocol. `code` is the one of the BYE. */
 export class ProtocolError extends LandlineError {
   constructor(message, code = 201) {
     super(message);
@@ -47,7 +47,7 @@ export class ProtocolError extends LandlineError {
   }
 }
 
-/** The line is over, or not there just now. `code` is that of the goodbye, if there was one. */
+/** The line is closed, or not connected. `code` is the one of the BYE, if there was one. */
 export class LineClosed extends LandlineError {
   constructor(message, code = null, options) {
     super(message, options);
@@ -55,7 +55,7 @@ export class LineClosed extends LandlineError {
   }
 }
 
-/** The line ended, and it is unknown whether the peer's application took the messages in `unconfirmed`. */
+/** The line ended, and the peer has not acknowledged the messages in `unconfirmed`: it may have handled them. */
 export class SessionLost extends LineClosed {
   constructor(message, unconfirmed, code = null, options) {
     super(`${message}; ${unconfirmed.length} messages are unconfirmed`, code, options);
@@ -63,18 +63,18 @@ export class SessionLost extends LineClosed {
   }
 }
 
-/** The peer does not take messages, or names, of that size; the line goes on. */
+/** The message or its name exceeds the limits of the peer. The line stays open. */
 export class MessageTooLarge extends LandlineError {}
 
-/** The send buffer has no room; nothing was sent. */
+/** The send buffer is full; nothing was sent. */
 export class BufferFull extends LandlineError {}
 
 /**
- * A request failed. Throw one in a handler to answer with a `code` of your own and a sentence; anything else that is
- * thrown there reaches the peer as `failed` without its details. So does what a request of the handler's own ended with.
+ * A request failed. Throw one in a handler to respond with a `code` and a message. Any other error in a handler reaches the
+ * peer as `failed` without details, as does the error of a request that the handler itself has sent.
  */
 export class RequestError extends LandlineError {
-  /** Whether a request of this side ended with it. */
+  /** Whether it is the result of a request of this side. */
   isOutcome = false;
 
   constructor(code, message, options) {
@@ -83,7 +83,7 @@ export class RequestError extends LandlineError {
   }
 }
 
-/** Marks what a request of this side ended with, and returns it. */
+/** Mark an error as the result of a request of this side, and return it. */
 export function outcome(error) {
   error.isOutcome = true;
   return error;
@@ -96,24 +96,24 @@ export class NoHandler extends RequestError {
   }
 }
 
-/** No answer in time; the peer was told to stop. Whether it acted is unknown. */
+/** No response in time; the request was cancelled. The peer may have handled it. */
 export class RequestTimeout extends RequestError {
   constructor(name, timeoutS) {
-    super("timeout", `no answer to ${JSON.stringify(name)} within ${timeoutS} s`);
+    super("timeout", `no response to ${JSON.stringify(name)} within ${timeoutS} s`);
   }
 }
 
-/** The session ended before the answer came. Whether the peer acted is unknown. */
+/** The session ended before the response arrived. The peer may have handled the request. */
 export class RequestLost extends RequestError {
   constructor(name, why) {
-    super("lost", `no answer to ${JSON.stringify(name)}: ${why}`);
+    super("lost", `no response to ${JSON.stringify(name)}: ${why}`);
   }
 }
 
-/** A value that MessagePack has no form for, or bytes that are no MessagePack. */
+/** A value that MessagePack cannot encode, or bytes that are not valid MessagePack. */
 export class MessagePackError extends LandlineError {}
 
-/** Codes of REJECT, BYE and NOTICE. Below 200: come back. From 200 on: do not, nothing would change (§8.1). */
+/** Codes of REJECT, BYE and NOTICE. After a code below 200 a client may return, from 200 on it must not (§8.1). */
 export const Code = Object.freeze({
   GOING_AWAY: 100,
   OVERLOADED: 101,
@@ -132,18 +132,18 @@ export const Code = Object.freeze({
 
 const NAMES = new Map(Object.entries(Code).map(([name, code]) => [code, name]));
 
-/** The code with that number; an unknown one stands for its range, so that later versions may add codes. */
+/** Return the code, or for an unknown one the general code of its range, so that later versions may add codes. */
 export function codeFromWire(number) {
   if (NAMES.has(number)) return number;
   return number < 200 ? Code.GOING_AWAY : Code.NORMAL;
 }
 
-/** The name of a code. */
+/** Return the name of a code. */
 export function codeText(code) {
   return NAMES.get(code) ?? String(code);
 }
 
-/** Whether a client that was told this code may try again. */
+/** Whether a client may try again after this code. */
 export function mayReturn(code) {
   return code < 200;
 }

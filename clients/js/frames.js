@@ -1,12 +1,12 @@
 /**
- * Frames: the bytes of docs/protocol.md §2, §5 and §6. Pure functions, and a reader that keeps what is not whole.
+ * Frames: the bytes of docs/protocol.md §2, §5 and §6. Pure functions, and a reader that buffers incomplete frames.
  */
 
 import { MessagePackError, ProtocolError, Code } from "./errors.js";
 import { Float, decode, encode } from "./messagepack.js";
 
 export const PROTOCOL_VERSION = 1;
-/** What the WebSocket handshake asks for. */
+/** The subprotocol of the WebSocket handshake. */
 export const SUBPROTOCOL = "landline.1";
 /** The longest message of a WebSocket (§2.4). */
 export const MESSAGE_BYTES_MAX = 131_072;
@@ -16,12 +16,12 @@ export const HANDSHAKE_BYTES_MAX = 8192;
 export const FRAME_BYTES_MAX = 17_408;
 export const FRAGMENT_BYTES = 16_384;
 export const NAME_BYTES_MAX = 255;
-/** Everything of a datagram behind its kind (§5.7). */
+/** A datagram without its kind (§5.7). */
 export const DATAGRAM_BYTES_MAX = 1200;
-export const REASON_CHARACTERS_MAX = 500;
+export const REASON_CHARS_MAX = 500;
 
 export const LENGTH_BYTES = 4;
-/** The length field, the kind, and what every DATA frame has before its name. */
+/** The length field, the kind, and the fields of a DATA frame before its name. */
 export const DATA_HEADER_BYTES = 24;
 
 export const Kind = Object.freeze({
@@ -58,8 +58,8 @@ const NONE = new Uint8Array(0);
 
 const fromUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-// Numbers of 64 bits. Sequence numbers stay exact: a session would need 2^53 frames to leave that range. One that a
-// hostile peer makes up may be rounded, and is far above any that it is compared with.
+// Numbers of 64 bits. Sequence numbers are exact up to 2^53, which no session reaches. A larger one of a hostile peer
+// may be rounded, and is far above all numbers it is compared with.
 
 export function readU64(view, at) {
   return view.getUint32(at) * 0x1_0000_0000 + view.getUint32(at + 4);
@@ -73,7 +73,7 @@ export function writeU64(view, at, value) {
   }
 }
 
-/** As readU64, but a bigint where a number would not be exact: correlation ids are given back as they came. */
+/** As readU64, but return a bigint if a number would not be exact: correlation ids are sent back unchanged. */
 function readExactU64(view, at) {
   const number = readU64(view, at);
   return number <= Number.MAX_SAFE_INTEGER ? number : view.getBigUint64(at);
@@ -122,8 +122,8 @@ export function encodeData(sequence, flags, operation, correlation, name, payloa
 }
 
 /** ACK (§5.3). */
-export function encodeAck(taken) {
-  return encodeNumber(Kind.ACK, taken);
+export function encodeAck(acked) {
+  return encodeNumber(Kind.ACK, acked);
 }
 
 /** EOF (§5.4). */
@@ -138,33 +138,33 @@ function encodeNumber(kind, number) {
 }
 
 /** PING or PONG (§6.1). `timeUs` is a bigint, or the 8 bytes of the PING that is answered. */
-export function encodePing(kind, number, timeUs, taken) {
+export function encodePing(kind, number, timeUs, acked) {
   const { bytes, view } = frame(kind, PING_BYTES);
   writeU64(view, 5, number);
   if (typeof timeUs === "bigint") view.setBigUint64(13, timeUs);
   else bytes.set(timeUs, 13);
-  writeU64(view, 21, taken);
+  writeU64(view, 21, acked);
   view.setUint32(29, crc32(bytes.subarray(5, 29)));
   return bytes;
 }
 
-/** The body of a PING or PONG. Throws ProtocolError for another length or a wrong checksum. */
+/** Decode the body of a PING or PONG. Throws ProtocolError for a wrong length or checksum. */
 export function decodePing(body) {
   if (body.length !== PING_BYTES) throw new ProtocolError(`a ping or pong of ${body.length} bytes`);
   const view = viewOf(body);
   if (view.getUint32(CHECKED_BYTES) !== crc32(body.subarray(0, CHECKED_BYTES))) {
     throw new ProtocolError("a ping or pong with a wrong checksum");
   }
-  return { number: readExactU64(view, 0), timeUs: body.slice(8, 16), taken: readU64(view, 16) };
+  return { number: readExactU64(view, 0), timeUs: body.slice(8, 16), acked: readU64(view, 16) };
 }
 
-/** The body of an ACK or EOF. */
+/** Decode the body of an ACK or EOF. */
 export function decodeNumber(body) {
   if (body.length !== 8) throw new ProtocolError(`a sequence number of ${body.length} bytes`);
   return readU64(viewOf(body), 0);
 }
 
-/** The body of a DATA frame, behind its kind. The name stays bytes until the number was looked at. */
+/** Decode the body of a DATA frame, after its kind. The name stays bytes until the sequence number was checked. */
 export function decodeData(body) {
   const header = DATA_HEADER_BYTES - LENGTH_BYTES - 1;
   const frameBytes = LENGTH_BYTES + 1 + body.length;
@@ -194,7 +194,7 @@ export function encodeDatagram(flags, name, payload) {
   return bytes;
 }
 
-/** The parts of a DATAGRAM's body. Throws ProtocolError when it is none. */
+/** Decode the body of a DATAGRAM. Throws ProtocolError if it is invalid. */
 export function decodeDatagram(body) {
   if (body.length > DATAGRAM_BYTES_MAX) {
     throw new ProtocolError(`a datagram of ${body.length} bytes; ${DATAGRAM_BYTES_MAX} are allowed`, Code.LIMIT_EXCEEDED);
@@ -210,7 +210,7 @@ export function decodeDatagram(body) {
   };
 }
 
-/** A name as text. Throws ProtocolError when it is not UTF-8. */
+/** Decode a name. Throws ProtocolError if it is not UTF-8. */
 export function decodeName(bytes) {
   if (bytes.length === 0) return "";
   try {
@@ -224,65 +224,65 @@ function viewOf(bytes) {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-/** Bytes of a transport as frames; keeps the rest between reads, at most one frame. */
+/** Splits the bytes of a transport into frames. Between reads it buffers at most one incomplete frame. */
 export class FrameReader {
-  #rest = NONE;
+  #buffer = NONE;
   #bytesMax;
 
   constructor(bytesMax) {
     this.#bytesMax = bytesMax;
   }
 
-  /** Takes bytes; fetch frames with next() before the next ones are given. */
-  push(bytes) {
-    if (this.#rest.length === 0) this.#rest = bytes;
+  /** Add bytes. Get all frames with next() before adding more. */
+  feed(bytes) {
+    if (this.#buffer.length === 0) this.#buffer = bytes;
     else {
-      const joined = new Uint8Array(this.#rest.length + bytes.length);
-      joined.set(this.#rest);
-      joined.set(bytes, this.#rest.length);
-      this.#rest = joined;
+      const joined = new Uint8Array(this.#buffer.length + bytes.length);
+      joined.set(this.#buffer);
+      joined.set(bytes, this.#buffer.length);
+      this.#buffer = joined;
     }
   }
 
   /**
-   * The next whole frame, `{kind, body, bytes}`, or null. `body` is a view that the next push leaves alone; `bytes` is
-   * the size with the length field. Throws ProtocolError for an impossible length as soon as its four bytes are there.
+   * Return the next complete frame, `{kind, body, bytes}`, or null. `body` is a view that stays valid; `bytes` is the size
+   * with the length field. Throws ProtocolError for an invalid length as soon as its four bytes have arrived.
    */
   next() {
-    const rest = this.#rest;
-    if (rest.length < LENGTH_BYTES) return null;
-    const length = viewOf(rest).getUint32(0);
+    const buffer = this.#buffer;
+    if (buffer.length < LENGTH_BYTES) return null;
+    const length = viewOf(buffer).getUint32(0);
     if (length === 0) throw new ProtocolError("a frame of length 0");
     if (length > this.#bytesMax) {
       throw new ProtocolError(`a frame of ${length} bytes; ${this.#bytesMax} are allowed`, Code.LIMIT_EXCEEDED);
     }
     const end = LENGTH_BYTES + length;
-    if (rest.length < end) {
-      // A copy, so that a byte of the next frame does not keep a large read alive.
-      if (rest.byteOffset !== 0) this.#rest = rest.slice();
+    if (buffer.length < end) {
+      // A copy, so that a few bytes of the next frame do not keep a large buffer alive.
+      if (buffer.byteOffset !== 0) this.#buffer = buffer.slice();
       return null;
     }
-    this.#rest = rest.subarray(end);
-    return { kind: rest[LENGTH_BYTES], body: rest.subarray(LENGTH_BYTES + 1, end), bytes: end };
+    this.#buffer = buffer.subarray(end);
+    return { kind: buffer[LENGTH_BYTES], body: buffer.subarray(LENGTH_BYTES + 1, end), bytes: end };
   }
 
-  /** What is behind the frames fetched; the reader is empty afterwards. */
-  takeRest() {
-    const rest = this.#rest;
-    this.#rest = NONE;
-    return rest;
+  /** Return the bytes after the last complete frame, and empty the reader. */
+  popTrailingData() {
+    const buffer = this.#buffer;
+    this.#buffer = NONE;
+    return buffer;
   }
 }
 
-// Maps (§1.2). A field is `{check, required, missing}`; what is not named in a map's fields is ignored.
+// Maps (§1.2). A field is `{check, required, missing}`; other keys of a map are ignored.
 
-/** The map of a body with its fields checked. Throws ProtocolError that names the field. */
+/** Decode a map and check its fields. Throws a ProtocolError that names the field. */
 export function decodeBody(what, body, fields) {
   let map;
   try {
     map = decode(body, { floats: true });
   } catch (error) {
-    if (error instanceof MessagePackError) throw new ProtocolError(`a ${what} that cannot be read: ${error.message}`);
+    if (error instanceof MessagePackError) throw new ProtocolError(`cannot decode ${what}: ${error.message}`);
     throw error;
   }
   return checkMap(what, map, fields);
@@ -290,11 +290,11 @@ export function decodeBody(what, body, fields) {
 
 function checkMap(what, map, fields) {
   const isMap = typeof map === "object" && map !== null && Object.getPrototypeOf(map) === Object.prototype;
-  if (!isMap) throw new ProtocolError(`a ${what} that is no map with strings for keys`);
+  if (!isMap) throw new ProtocolError(`${what} is not a map with string keys`);
   const found = {};
   for (const [name, { check, required, missing }] of Object.entries(fields)) {
     if (Object.hasOwn(map, name)) found[name] = check(map[name], `${what}.${name}`);
-    else if (required) throw new ProtocolError(`a ${what} without ${name}`);
+    else if (required) throw new ProtocolError(`${what} without ${name}`);
     else found[name] = missing;
   }
   return found;
@@ -304,7 +304,7 @@ export const required = (check) => ({ check, required: true });
 export const optional = (check, missing) => ({ check, required: false, missing });
 
 const refuse = (value, path, wanted) => {
-  throw new ProtocolError(`${path} is to be ${wanted}`);
+  throw new ProtocolError(`${path} must be ${wanted}`);
 };
 
 export const integer = (least = -Infinity, most = Infinity) => (value, path) =>
@@ -340,13 +340,13 @@ export const list = (check, most) => (value, path) =>
 
 export const map = (fields) => (value, path) => checkMap(path, value, fields);
 
-// The maps of a session.
+// Maps of a session
 
 export const DELAY_S_MAX = 86_400;
 
 const BYE = {
   code: required(integer()),
-  reason: optional(text(REASON_CHARACTERS_MAX), ""),
+  reason: optional(text(REASON_CHARS_MAX), ""),
   retry_after_s: optional(orNil(number(0, DELAY_S_MAX)), null),
   spread_s: optional(number(0, DELAY_S_MAX), 0),
   alternatives: optional(list(text(500), 16), []),

@@ -1,7 +1,7 @@
 /**
  * The client's half of the handshake (docs/protocol.md §4, §7.1): frames in, frames out, no transport.
  *
- * Proofs come from WebCrypto, which browsers have on https:// pages and on those of localhost only.
+ * Proofs need WebCrypto, which browsers provide only on https:// pages and on localhost.
  */
 
 import { Code, ConfigurationError, ProtocolError, Rejected, codeFromWire } from "./errors.js";
@@ -9,7 +9,7 @@ import {
   DELAY_S_MAX,
   Kind,
   PROTOCOL_VERSION,
-  REASON_CHARACTERS_MAX,
+  REASON_CHARS_MAX,
   bytes,
   decodeBody,
   encodeBody,
@@ -25,13 +25,13 @@ import {
 } from "./frames.js";
 
 export const NONCE_BYTES = 32;
-export const IDENTITY_CHARACTERS_MAX = 200;
+export const IDENTITY_CHARS_MAX = 200;
 export const TOKEN_BYTES_MIN = 16;
 const PROOF_BYTES_MAX = 512;
 const SEQUENCE_MAX = 2n ** 63n - 1n;
 const utf8 = new TextEncoder();
 
-/** What is stated in the handshake, `[least, most, default]` (§3.2). */
+/** The limits in the handshake, `[minimum, maximum, default]` (§3.2). */
 export const LIMITS = Object.freeze({
   messageBytes: [1024, 268_435_456, 4_194_304],
   windowBytes: [65_536, 1_073_741_824, 8_388_608],
@@ -46,7 +46,7 @@ const LIMITS_MAP = map({
 });
 const seconds = number(0.01, 86_400);
 
-// The version of a challenge is looked at before the rest of it.
+// The version is checked before the other fields of a challenge.
 const VERSION = { version: required(integer()) };
 const CHALLENGE = {
   ...VERSION,
@@ -67,22 +67,22 @@ const WELCOME = {
 };
 const REJECT = {
   code: required(integer()),
-  reason: required(text(REASON_CHARACTERS_MAX)),
+  reason: required(text(REASON_CHARS_MAX)),
   retry_after_s: optional(orNil(number(0, DELAY_S_MAX)), null),
   spread_s: optional(number(0, DELAY_S_MAX), 0),
 };
 
-/** The limits with defaults for what is missing. Throws ConfigurationError for what is impossible. */
+/** Return the limits with defaults. Throws ConfigurationError for a value out of range. */
 export function checkLimits(wanted = {}) {
   const unknown = Object.keys(wanted).find((name) => !Object.hasOwn(LIMITS, name));
   if (unknown !== undefined) {
-    throw new ConfigurationError(`limits.${unknown}: there are ${Object.keys(LIMITS).join(", ")}`);
+    throw new ConfigurationError(`unknown limit ${unknown}; use ${Object.keys(LIMITS).join(", ")}`);
   }
   return Object.fromEntries(
     Object.entries(LIMITS).map(([name, [least, most, missing]]) => {
       const value = wanted[name] ?? missing;
       if (!Number.isInteger(value) || value < least || value > most) {
-        throw new ConfigurationError(`limits.${name} is ${value}; ${least} to ${most} are possible`);
+        throw new ConfigurationError(`limits.${name} is ${value}; it must be from ${least} to ${most}`);
       }
       return [name, value];
     }),
@@ -104,14 +104,14 @@ async function hmac(key, message) {
   return new Uint8Array(await crypto.subtle.sign("HMAC", imported, message));
 }
 
-/** Compares in a time that does not depend on where they differ. */
+/** Compare in constant time. */
 export function proofsEqual(left, right) {
   let difference = left.length ^ right.length;
   for (let i = 0; i < left.length && i < right.length; i++) difference |= left[i] ^ right[i];
   return difference === 0;
 }
 
-/** What shows that this client may go on with a session (§7.1). */
+/** Return the proof that this client may resume a session (§7.1). */
 export function resumeProof(secret, { serverNonce, session, epoch, received }) {
   const numbers = new DataView(new ArrayBuffer(16));
   writeU64(numbers, 0, epoch);
@@ -120,7 +120,7 @@ export function resumeProof(secret, { serverNonce, session, epoch, received }) {
   return hmac(secret, concat(title, serverNonce, session, new Uint8Array(numbers.buffer)));
 }
 
-/** Nobody proves anything: the server takes the identity as it is, if it takes such clients. */
+/** No authentication: the server accepts the identity without proof, if it accepts such clients. */
 export class Anonymous {
   async claim({ identity }) {
     return { method: "none", identity, proof: new Uint8Array(0) };
@@ -132,9 +132,9 @@ export class Anonymous {
 }
 
 /**
- * One secret that server and clients know; each proves it to the other, and neither sends it (§4.5).
+ * A secret that server and clients share. Each side proves to the other that it knows it, without sending it (§4.5).
  *
- * It is as secret as the page that holds it: a token in a public page is public.
+ * A token in a public page is public.
  * Throws ConfigurationError when it is shorter than 16 bytes.
  */
 export class SharedToken {
@@ -144,7 +144,7 @@ export class SharedToken {
     this.#token = typeof token === "string" ? utf8.encode(token) : new Uint8Array(token);
     if (this.#token.length < TOKEN_BYTES_MIN) {
       throw new ConfigurationError(
-        `a shared token of ${this.#token.length} bytes is too short to be a secret; use ${TOKEN_BYTES_MIN} or more`,
+        `a shared token of ${this.#token.length} bytes is too short; use at least ${TOKEN_BYTES_MIN}`,
       );
     }
   }
@@ -165,9 +165,9 @@ export class SharedToken {
 }
 
 /**
- * One handshake. Give it whole frames until `welcome` is set.
+ * One handshake. Call receiveFrame() with complete frames until `welcome` is set.
  *
- * `ticket` is `{session, secret, epoch, received}` of the session to go on with, or null.
+ * `ticket` is `{session, secret, epoch, received}` of the session to resume, or null.
  */
 export class ClientHandshake {
   #auth;
@@ -185,13 +185,13 @@ export class ClientHandshake {
     this.#ticket = ticket;
     this.#client = client;
     this.#nonce = nonce ?? crypto.getRandomValues(new Uint8Array(NONCE_BYTES));
-    /** What the server answered, once it did. */
+    /** The WELCOME of the server, or null. */
     this.welcome = null;
   }
 
   /**
-   * Takes a frame and resolves to the bytes to write, or null.
-   * Rejects with Rejected for a REJECT and ProtocolError for anything the server must not say.
+   * Handle a frame. Return the bytes to write, or null.
+   * Rejects with Rejected for a REJECT, and ProtocolError for an invalid frame.
    */
   async receiveFrame({ kind, body }) {
     if (kind === Kind.CHALLENGE && this.#challenge === null) return this.#receiveChallenge(body);
@@ -213,7 +213,7 @@ export class ClientHandshake {
     const { version } = decodeBody("CHALLENGE", body, VERSION);
     if (version !== PROTOCOL_VERSION) {
       throw new ProtocolError(
-        `the server speaks version ${version} of the protocol, this is version ${PROTOCOL_VERSION}`,
+        `the server uses protocol version ${version}, this client version ${PROTOCOL_VERSION}`,
         Code.UNSUPPORTED_VERSION,
       );
     }
@@ -247,7 +247,7 @@ export class ClientHandshake {
     const welcome = decodeBody("WELCOME", body, WELCOME);
     const ticket = this.#ticket;
     if (welcome.resumed && !(ticket && proofsEqual(welcome.session, ticket.session) && welcome.epoch > ticket.epoch)) {
-      throw new ProtocolError("the server resumed a session that was not asked for");
+      throw new ProtocolError("the server resumed a session that was not requested");
     }
     this.welcome = welcome;
   }

@@ -8,7 +8,7 @@
  *     const answer = await line.request("where", { name: "ada" }, { timeoutS: 5 });
  *     for await (const message of line) console.log(message);
  *
- * The types in landline.d.ts say what everything takes, gives and throws; docs/protocol.md specifies the bytes.
+ * landline.d.ts documents arguments, results and errors; docs/protocol.md specifies the protocol.
  */
 
 import { Connector } from "./connector.js";
@@ -37,11 +37,11 @@ export { Line } from "./line.js";
 export { Extension, Float } from "./messagepack.js";
 
 /**
- * Opens a line and resolves to it once it is connected for the first time; from then on it connects itself again
- * whenever its socket breaks, until it is closed. With several URLs, the next one is tried after each failure.
+ * Open a line. Resolves to it when it is connected for the first time. From then on it reconnects whenever its connection
+ * is lost, until it is closed. With several URLs, the next one is tried after each failure.
  *
- * Rejects with ConfigurationError, Rejected (for good), GaveUp, ProtocolError when it is no landline server, and with
- * the reason of `signal` when that is aborted before.
+ * Rejects with ConfigurationError, Rejected (permanently), GaveUp, ProtocolError if the server is not a landline server, or
+ * the reason of `signal` if that is aborted.
  */
 export async function connect(urls, options = {}) {
   return new Connector(urls, options).start(options.signal);

@@ -1,9 +1,11 @@
 /**
- * A line: what users hold. One session, riding one transport at a time.
+ * A line: the public object. It has one session, which uses one transport at a time.
  *
- * The session decides; this file moves bytes between it and the transport, hands messages out, and lets senders wait.
+ * The session decides; this file moves bytes between it and the transport, delivers messages, and makes senders wait.
  */
 
+import { decodeValue, encodeName, encodeValue } from "./codec.js";
+import { Dispatcher } from "./dispatcher.js";
 import {
   BufferFull,
   Code,
@@ -15,18 +17,19 @@ import {
   codeText,
   outcome,
 } from "./errors.js";
+import { FifoQueue } from "./fifo_queue.js";
 import { DATAGRAM_BYTES_MAX, Flag, NAME_BYTES_MAX, Operation } from "./frames.js";
-import { Queue } from "./lanes.js";
-import { Answers, Requests, decodeValue, encodeName, encodeValue, startTimer } from "./requests.js";
+import { PendingRequests } from "./pending_requests.js";
+import { startTimer } from "./timers.js";
 
 const DRAIN_TIMEOUT_S = 5;
-/** A WebSocket that holds so much unsent is full. A WebSocket tells nobody when it is not any more: it is asked. */
+/** A WebSocket with this much unsent data is full. It has no event for the end of that, so it is polled. */
 const LINK_BYTES_MAX = 256 * 1024;
-/** First after so long, then after twice as long each time, and at least this often. */
+/** The first interval of polling, which doubles up to the maximum. */
 const LINK_POLL_S = 0.004;
 const LINK_POLL_S_MAX = 0.064;
 
-/** A message of unknown fate: the peer's application took it, or not. */
+/** A message that the peer has not acknowledged: it may have handled it. */
 class Unconfirmed {
   #message;
 
@@ -35,13 +38,13 @@ class Unconfirmed {
     this.name = message.name;
   }
 
-  /** What was sent. */
+  /** The value that was sent. */
   get value() {
     return decodeValue(this.#message);
   }
 }
 
-/** A connection that outlives its sockets. Made by connect(). */
+/** A connection that outlives its sockets. Created by connect(). */
 export class Line {
   #owner;
   #logger;
@@ -57,30 +60,30 @@ export class Line {
   #timerDue = Infinity;
   #isEofReceived = false;
   #hasWarned = false;
-  #inbox = new Queue();
-  #readers = new Queue();
+  #inbox = new FifoQueue();
+  #readers = new FifoQueue();
   #senders = new Set();
   #drains = new Set();
   #pings = new Map();
-  #requests;
-  #answers;
+  #pendingRequests;
+  #dispatcher;
   #onDatagram;
 
   /**
-   * `owner` has now() in seconds, and is told: receiveChange(change), receiveDetached(cause, detail), receiveEnded(event).
-   * `handlers` is a Map of functions by name, that of the empty name for messages without one; `onDatagram` another,
+   * `owner` has now() in seconds, receiveChange(change), receiveDetached(cause, detail) and receiveEnded(event).
+   * `handlers` is a Map of functions by name, with the empty name for messages without one; `onDatagram` is another Map,
    * for datagrams.
    */
   constructor(owner, { identity, handlers, onDatagram, logger }) {
     this.#owner = owner;
     this.#onDatagram = onDatagram;
     this.#logger = logger;
-    this.#requests = new Requests(this);
-    this.#answers = new Answers(this, handlers, logger);
+    this.#pendingRequests = new PendingRequests(this);
+    this.#dispatcher = new Dispatcher(this, handlers, logger);
     this.identity = identity;
   }
 
-  // What it is.
+  // Properties
 
   get state() {
     return this.#state;
@@ -122,7 +125,7 @@ export class Line {
     return this.#session?.roundTripS ?? null;
   }
 
-  // Sending.
+  // Outgoing
 
   async send(value, { name = "", bulk: isBulk = false, signal } = {}) {
     const { body, isPacked } = encodeValue(value);
@@ -139,7 +142,7 @@ export class Line {
     const nameBytes = encodeName(name);
     const size = 2 + nameBytes.length + body.length;
     if (nameBytes.length > NAME_BYTES_MAX || size > DATAGRAM_BYTES_MAX) {
-      throw new MessageTooLarge(`a datagram of ${size} bytes; ${DATAGRAM_BYTES_MAX} are possible: send a message`);
+      throw new MessageTooLarge(`a datagram of ${size} bytes; at most ${DATAGRAM_BYTES_MAX} are allowed, so send a message`);
     }
     if (this.isClosed) this.#liveSession();
     if (!this.#hasSession || !this.#session.sendDatagram(isPacked ? Flag.PACKED : 0, nameBytes, body)) return false;
@@ -148,8 +151,8 @@ export class Line {
   }
 
   async request(name, value = null, { timeoutS = 30, signal } = {}) {
-    if (this.#isEofReceived && !this.isClosed) throw outcome(new RequestLost(name, "the peer said it sends no more"));
-    return this.#requests.ask(name, value, timeoutS, signal);
+    if (this.#isEofReceived && !this.isClosed) throw outcome(new RequestLost(name, "the peer has sent EOF"));
+    return this.#pendingRequests.ask(name, value, timeoutS, signal);
   }
 
   async sendEof({ signal } = {}) {
@@ -158,12 +161,12 @@ export class Line {
 
   async ping({ timeoutS = 10 } = {}) {
     const session = this.isClosed ? this.#liveSession() : this.#session;
-    if (!session?.isAttached) throw new LineClosed("the line is not connected just now");
+    if (!session?.isAttached) throw new LineClosed("the line is not connected");
     const number = session.sendPing(this.#owner.now());
     this.#flushSoon();
     const { promise, resolve, reject } = Promise.withResolvers();
     this.#pings.set(number, { resolve, reject });
-    const timer = startTimer(timeoutS, () => reject(new LineClosed(`no answer to a ping within ${timeoutS} s`)));
+    const timer = startTimer(timeoutS, () => reject(new LineClosed(`no pong within ${timeoutS} s`)));
     try {
       return await promise;
     } finally {
@@ -172,7 +175,7 @@ export class Line {
     }
   }
 
-  /** Resolves to whether the peer's application has taken everything sent, after `timeoutS` at most. */
+  /** Wait until the peer has acknowledged everything, or `timeoutS` is over. Resolves to whether it has. */
   async drain(timeoutS = DRAIN_TIMEOUT_S) {
     const session = this.#session;
     if (session === null || session.isDrained || (timeoutS !== null && timeoutS <= 0)) return session?.isDrained ?? true;
@@ -189,11 +192,11 @@ export class Line {
     return session.isDrained;
   }
 
-  breakLink(detail = "the link was given up here") {
+  breakLink(detail = "dropped by breakLink()") {
     this.#dropLink("link lost", detail);
   }
 
-  // Receiving.
+  // Incoming
 
   [Symbol.asyncIterator]() {
     return {
@@ -202,7 +205,7 @@ export class Line {
     };
   }
 
-  // Ending.
+  // Shutdown
 
   async close({ code = Code.NORMAL, reason = "", timeoutS = DRAIN_TIMEOUT_S } = {}) {
     if (this.isClosed) return;
@@ -212,7 +215,7 @@ export class Line {
     } finally {
       lost = this.abort(code, reason);
     }
-    if (lost.length > 0) throw new SessionLost(`closed here: ${reason || codeText(code)}`, lost, code);
+    if (lost.length > 0) throw new SessionLost(`closed by this side: ${reason || codeText(code)}`, lost, code);
   }
 
   abort(code = Code.NORMAL, reason = "") {
@@ -224,24 +227,24 @@ export class Line {
     return lost;
   }
 
-  // For requests.js.
+  // For the dispatcher and pending requests
 
   /** Whether a message of that size can be sent at once. */
-  hasRoom(sizeBytes) {
-    return this.#hasSession && this.#session.hasRoom(sizeBytes);
+  hasSpace(sizeBytes) {
+    return this.#hasSession && this.#session.hasSpace(sizeBytes);
   }
 
-  /** Whether an answer to the peer's requests can still be sent. */
-  get canAnswer() {
-    return this.#session?.canAnswer ?? false;
+  /** Whether a response can still be sent. */
+  get canRespond() {
+    return this.#session?.canRespond ?? false;
   }
 
-  /** Whether nothing can be sent any more in the session that the line has, or had. */
+  /** Whether the line is closed or has no session. */
   get hasEnded() {
     return this.isClosed || !this.#hasSession;
   }
 
-  /** Sends a message of any operation, waiting for room and for those who wait already. */
+  /** Send a message of any operation, after waiting for space and for earlier senders. */
   async transmit(operation, name, body, { correlation, isPacked, isBulk, signal, onSent } = {}) {
     this.#session?.checkSizes(name.length, body.length);
     await this.#inTurn(name.length + body.length, signal, () => {
@@ -250,29 +253,29 @@ export class Line {
     });
   }
 
-  /** As transmit, but throws BufferFull where that would wait; then nothing was sent. */
+  /** As transmit(), but throw BufferFull instead of waiting; then nothing was sent. */
   transmitNow(operation, name, body, options) {
     const session = this.#liveSession();
-    if (this.#senders.size > 0) throw new BufferFull("others wait for room in the send buffer already");
+    if (this.#senders.size > 0) throw new BufferFull("other senders already wait for space in the send buffer");
     session.send(operation, name, body, options);
     this.#flushSoon();
   }
 
-  /** The application has a message. Those of a lost session have no number any more. */
-  take(message) {
+  /** Acknowledge a message. Messages of a lost session have the sequence number 0. */
+  ack(message) {
     if (this.#session !== null && message.sequence > 0 && !this.isClosed) {
-      this.#session.take(message);
+      this.#session.ack(message);
       this.#flushSoon();
     }
   }
 
-  // For the connector.
+  // For the connector
 
   get session() {
     return this.#session;
   }
 
-  /** Puts a session onto a transport whose handshake is done. Throws ProtocolError when it does not fit. */
+  /** Attach a session to a transport after its handshake. Throws ProtocolError if the session cannot be resumed. */
   attach(session, link, { epoch, peerReceived, resumed, roundTripS }) {
     session.attach(this.#owner.now(), { epoch, peerReceived, roundTripS });
     this.#session = session;
@@ -284,19 +287,19 @@ export class Line {
     this.#wakeSenders();
   }
 
-  /** Bytes of a transport. */
+  /** Handle bytes of a transport. */
   receiveData(link, data) {
     if (link !== this.#link) return;
     this.#session.receiveData(data, this.#owner.now(), this.#session.epoch);
     this.#receiveEvents(link);
   }
 
-  /** A transport ended. */
+  /** Handle the end of a transport. */
   receiveLinkLost(link, detail) {
     if (link === this.#link) this.#dropLink("link lost", detail);
   }
 
-  /** Enters a state and tells everybody. Closed is final. */
+  /** Enter a state and notify the owner. "closed" is final. */
   change(change) {
     if (this.isClosed) return;
     const blank = { cause: "", detail: "", code: null, attempt: 0, dueInS: null, resumed: null, epoch: 0 };
@@ -305,37 +308,37 @@ export class Line {
     this.#owner.receiveChange(this.#lastChange);
   }
 
-  /** The messages their owner must hear of when the session is lost. */
+  /** Return the messages that the peer has not acknowledged. */
   unconfirmed() {
     return (this.#session?.unconfirmed() ?? []).map((message) => new Unconfirmed(message));
   }
 
-  /** The session is lost: fails what was asked in it, and returns the messages whose fate is unknown. */
-  abandonSession(why) {
+  /** Discard a lost session and fail its requests. Return its unconfirmed messages. */
+  discardSession(why) {
     const session = this.#session;
     if (session === null) return [];
-    // What arrived stays readable, but there is nobody left to acknowledge it to.
-    for (const message of [...this.#inbox, ...this.#answers.untaken()]) message.sequence = 0;
+    // Received messages stay readable, but can no longer be acknowledged.
+    for (const message of [...this.#inbox, ...this.#dispatcher.unacked()]) message.sequence = 0;
     const lost = this.unconfirmed();
-    session.abandon();
+    session.abort();
     this.#session = null;
     this.#isEofReceived = false;
-    this.#requests.fail(why);
-    this.#answers.abandon(why);
+    this.#pendingRequests.fail(why);
+    this.#dispatcher.discard(why);
     this.#wakeDrains();
     return lost;
   }
 
-  /** The line is over: everybody who waits gets `error`, or an orderly end. */
+  /** Close the line: everything that waits gets `error`, or the normal end. */
   finish(change, error) {
     if (this.isClosed) return;
     this.#error = error;
     this.#dropTransport();
-    this.#session?.abandon();
+    this.#session?.abort();
     this.change(change);
     const why = change.detail || change.cause;
-    this.#requests.fail(why);
-    this.#answers.abandon(why);
+    this.#pendingRequests.fail(why);
+    this.#dispatcher.discard(why);
     const ended = error ?? new LineClosed(`the line is closed: ${why}`, change.code ?? null);
     for (const { reject } of this.#senders) reject(ended);
     this.#senders.clear();
@@ -344,20 +347,20 @@ export class Line {
     this.#feedReaders();
   }
 
-  // Inside: sending.
+  // Internals: sending
 
   #liveSession() {
     if (this.isClosed) throw this.#error ?? new LineClosed(`the line is closed: ${this.#lastChange.detail}`, this.#lastChange.code);
-    if (!this.#hasSession) throw new BufferFull("the line has no session just now");
+    if (!this.#hasSession) throw new BufferFull("the line has no session at the moment");
     return this.#session;
   }
 
-  /** Whether there is a session to send in: none between the end of one and the beginning of the next. */
+  /** Whether there is a session. Between the end of one and the beginning of the next there is none. */
   get #hasSession() {
     return this.#session !== null && this.#session.state !== "closed";
   }
 
-  /** Does it when there is room for so many bytes and nobody waits before us; its error is ours. */
+  /** Call `act` when there is space for that many bytes and no earlier sender waits. Rejects with its error. */
   #inTurn(sizeBytes, signal, act) {
     return new Promise((resolve, reject) => {
       signal?.throwIfAborted();
@@ -378,10 +381,10 @@ export class Line {
     });
   }
 
-  /** Lets senders act in the order in which they came, as long as there is room. */
+  /** Wake senders in order while there is space. */
   #wakeSenders() {
     for (const turn of this.#senders) {
-      if (!this.hasRoom(turn.sizeBytes)) return;
+      if (!this.hasSpace(turn.sizeBytes)) return;
       this.#senders.delete(turn);
       try {
         turn.act();
@@ -403,7 +406,7 @@ export class Line {
     for (const { reject } of this.#pings.values()) reject(error);
   }
 
-  /** Writes at the end of this turn, so that many small messages make one write. */
+  /** Write at the end of this turn of the event loop, so that many small messages make one write. */
   #flushSoon() {
     if (this.#isFlushDue) return;
     this.#isFlushDue = true;
@@ -436,7 +439,7 @@ export class Line {
     this.#schedule(this.#isFull && due !== null ? Math.min(due, now + this.#pollS) : due);
   }
 
-  // Inside: time.
+  // Internals: timers
 
   #schedule(due) {
     if (due === null || due >= this.#timerDue) return;
@@ -454,7 +457,7 @@ export class Line {
     this.#receiveEvents(link);
   }
 
-  // Inside: receiving.
+  // Internals: receiving
 
   #receiveEvents(link) {
     const session = this.#session;
@@ -464,46 +467,46 @@ export class Line {
     }
     if (session !== this.#session || this.isClosed) return;
     this.#wakeSenders();
-    this.#answers.resume();
+    this.#dispatcher.resume();
     this.#wakeDrains();
     if (session.state === "detached") {
-      if (link === this.#link) this.#dropLink("link lost", "the session went on over another transport");
+      if (link === this.#link) this.#dropLink("link lost", "the session moved to another transport");
     } else this.#flush();
   }
 
   #dispatch(message) {
     switch (message.operation) {
       case Operation.MESSAGE: {
-        const handler = this.#answers.find(message.name);
-        if (handler !== undefined) this.#answers.receiveMessage(message, handler);
+        const handler = this.#dispatcher.find(message.name);
+        if (handler !== undefined) this.#dispatcher.receiveMessage(message, handler);
         else if (message.name === "") {
           this.#inbox.push(message);
           this.#feedReaders();
         } else {
-          this.take(message);
-          this.#logger.warn(`landline: a message named ${JSON.stringify(message.name)}, for which there is no handler`);
+          this.ack(message);
+          this.#logger.warn(`landline: no handler for a message named ${JSON.stringify(message.name)}`);
         }
         return;
       }
       case Operation.REQUEST:
-        return this.#answers.receiveRequest(message);
+        return this.#dispatcher.receiveRequest(message);
       case Operation.CANCEL:
-        this.take(message);
-        return this.#answers.cancel(message.correlation);
+        this.ack(message);
+        return this.#dispatcher.cancel(message.correlation);
       default:
-        this.take(message);
-        return this.#requests.receiveAnswer(message);
+        this.ack(message);
+        return this.#pendingRequests.receiveResponse(message);
     }
   }
 
   #handleEvent(event) {
     switch (event.type) {
       case "pong":
-        // Only the answer to the last ping is reported; it answers those before it as well.
+        // Only the pong of the last ping is reported; it also answers the earlier ones.
         for (const [number, { resolve }] of this.#pings) if (number <= event.number) resolve(event.roundTripS);
         return;
       case "datagram":
-        this.#takeDatagram(event);
+        this.#handleDatagram(event);
         return;
       case "suspected":
         this.change({ state: "suspect", cause: "silent", detail: `nothing heard for ${event.silenceS.toFixed(1)} s` });
@@ -516,11 +519,11 @@ export class Line {
         return;
       case "eof":
         this.#isEofReceived = true;
-        this.#requests.fail("the peer said it sends no more");
+        this.#pendingRequests.fail("the peer has sent EOF");
         this.#feedReaders();
         return;
       case "notice":
-        // Once a transport: the log is not the peer's to fill.
+        // Once per transport, so that the peer cannot fill the log.
         if (this.#hasWarned) return;
         this.#hasWarned = true;
         this.#logger.warn(`landline: the peer warns: ${event.reason} (${codeText(event.code)})`);
@@ -532,8 +535,8 @@ export class Line {
     }
   }
 
-  /** Hands a datagram to its handler at once; without one it is dropped. */
-  #takeDatagram(datagram) {
+  /** Call the handler of a datagram. Without a handler it is dropped. */
+  #handleDatagram(datagram) {
     const handler = this.#onDatagram.get(datagram.name);
     if (handler === undefined) return;
     try {
@@ -550,14 +553,14 @@ export class Line {
     return promise;
   }
 
-  /** Gives readers, in the order in which they came, the messages there are, or the end. */
+  /** Give waiting readers, in order, the received messages or the end. */
   #feedReaders() {
     while (this.#readers.length > 0) {
       if (this.#inbox.length === 0 && !this.isClosed && !this.#isEofReceived) return;
       const { resolve, reject } = this.#readers.shift();
       if (this.#inbox.length > 0) {
         const message = this.#inbox.shift();
-        this.take(message);
+        this.ack(message);
         try {
           resolve({ done: false, value: decodeValue(message) });
         } catch (error) {
@@ -569,7 +572,7 @@ export class Line {
     }
   }
 
-  // Inside: ends.
+  // Internals: shutdown
 
   #dropTransport() {
     const link = this.#link;
@@ -588,7 +591,7 @@ export class Line {
   }
 }
 
-// `await using line = await connect(...)`, where the language has it.
+// For `await using line = await connect(...)`, where the engine supports it.
 if (Symbol.asyncDispose !== undefined) {
   Line.prototype[Symbol.asyncDispose] = function () {
     return this.close();

@@ -1,5 +1,5 @@
 /**
- * MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md), as much of it as there is.
+ * MessagePack, complete (https://github.com/msgpack/msgpack/blob/master/spec.md).
  *
  * | JavaScript                          | MessagePack                                                |
  * |-------------------------------------|------------------------------------------------------------|
@@ -10,19 +10,19 @@
  * | bigint, -2^63 to 2^64 - 1           | int; decoded to a number wherever that is exact            |
  * | Float                               | float 64, even of a whole number                           |
  * | string                              | str                                                        |
- * | Uint8Array, any view, ArrayBuffer   | bin; decoded to a Uint8Array of its own                    |
+ * | Uint8Array, any view, ArrayBuffer   | bin; decoded to a new Uint8Array                           |
  * | Array                               | array                                                      |
  * | plain object                        | map of string keys                                         |
- * | Map                                 | map; decoded to a Map where a key is no string             |
+ * | Map                                 | map; decoded to a Map if a key is not a string             |
  * | Date                                | timestamp (-1); decoded to the millisecond                 |
  * | Extension                           | ext of any other type                                      |
  *
- * Decoding is bounded by its input: nothing is allocated for a count that the bytes behind it cannot fill.
+ * Decoding is limited by its input: nothing is allocated for a count that the following bytes cannot fill.
  */
 
 import { MessagePackError } from "./errors.js";
 
-/** Arrays and maps in each other: more than this is refused, both ways, before the stack ends. */
+/** Maximum depth of nested arrays and maps, for encoding and decoding: deeper values could exhaust the stack. */
 export const DEPTH_MAX = 256;
 
 const TIMESTAMP = -1;
@@ -32,10 +32,10 @@ const UINT64_MAX = 2n ** 64n - 1n;
 const SHORT_TEXT = 24;
 
 const utf8 = new TextEncoder();
-// ignoreBOM: a byte order mark is a character of the text like any other.
+// ignoreBOM: a byte order mark is part of the text.
 const fromUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** A number that is a float on the wire, even where it is whole. */
+/** A number that is encoded as a float even if it is whole. */
 export class Float {
   constructor(value) {
     this.value = Number(value);
@@ -50,14 +50,14 @@ export class Float {
 export class Extension {
   constructor(type, data) {
     if (!Number.isInteger(type) || type < -128 || type > 127) {
-      throw new MessagePackError(`an extension's type is -128 to 127, not ${type}`);
+      throw new MessagePackError(`the type of an extension must be from -128 to 127, not ${type}`);
     }
     this.type = type;
     this.data = data;
   }
 }
 
-/** One value as bytes. Throws MessagePackError for what has no form: functions, symbols, text with half a character. */
+/** Encode a value. Throws MessagePackError for functions, symbols and strings with lone surrogates. */
 export function encode(value) {
   const writer = new Writer();
   writer.write(value, 0);
@@ -65,14 +65,14 @@ export function encode(value) {
 }
 
 /**
- * The one value the bytes hold. With `floats`, floats come as Float, so that 1.0 is told from 1.
- * Throws MessagePackError when they are not exactly one value.
+ * Decode one value. With `floats`, floats become Float, to distinguish 1.0 from 1.
+ * Throws MessagePackError if the bytes are not exactly one value.
  */
 export function decode(bytes, { floats = false } = {}) {
   const reader = new Reader(bytes, floats);
   const value = reader.read(0);
   if (reader.position !== bytes.length) {
-    throw new MessagePackError(`${bytes.length - reader.position} bytes behind the value`);
+    throw new MessagePackError(`${bytes.length - reader.position} bytes after the value`);
   }
   return value;
 }
@@ -88,7 +88,7 @@ class Writer {
     return this.bytes.slice(0, this.length);
   }
 
-  /** Makes room for so many bytes and returns where they begin. */
+  /** Reserve that many bytes and return their position. */
   reserve(size) {
     const start = this.length;
     const end = start + size;
@@ -121,7 +121,7 @@ class Writer {
     if (length <= 0xff && of8 !== null) this.head(of8, 1, length);
     else if (length <= 0xffff) this.head(of16, 2, length);
     else if (length <= 0xffffffff) this.head(of32, 4, length);
-    else throw new MessagePackError(`a length of ${length}; MessagePack ends at 2^32 - 1`);
+    else throw new MessagePackError(`a length of ${length}; the maximum is 2^32 - 1`);
   }
 
   raw(bytes) {
@@ -144,7 +144,7 @@ class Writer {
       case "object":
         return value === null ? this.byte(0xc0) : this.writeObject(value, depth);
       default:
-        throw new MessagePackError(`MessagePack has no form for a ${typeof value}`);
+        throw new MessagePackError(`MessagePack cannot encode a ${typeof value}`);
     }
   }
 
@@ -164,7 +164,7 @@ class Writer {
 
   writeBig(value) {
     if (value < INT64_MIN || value > UINT64_MAX) {
-      throw new MessagePackError(`MessagePack has integers from -2^63 to 2^64 - 1, not ${value}`);
+      throw new MessagePackError(`the integer ${value} is outside -2^63 to 2^64 - 1`);
     }
     const number = Number(value);
     if (number >= -0x80000000 && number <= 0xffffffff) return this.writeInteger(number);
@@ -182,7 +182,7 @@ class Writer {
   writeText(text) {
     if (text.length < SHORT_TEXT && this.writeShortAscii(text)) return;
     if (!text.isWellFormed()) {
-      throw new MessagePackError("a text with half a character (a surrogate without the other) has no UTF-8");
+      throw new MessagePackError("a string with a lone surrogate cannot be encoded as UTF-8");
     }
     const bytes = utf8.encode(text);
     if (bytes.length < 0x20) this.byte(0xa0 | bytes.length);
@@ -190,7 +190,7 @@ class Writer {
     this.raw(bytes);
   }
 
-  /** Most texts are keys: a loop is quicker for them than the encoder. Returns whether it was ASCII. */
+  /** Encode ASCII text, which is faster for short keys than the encoder. Return whether it was ASCII. */
   writeShortAscii(text) {
     const before = this.length;
     const at = this.reserve(1 + text.length);
@@ -229,7 +229,7 @@ class Writer {
       const prototype = Object.getPrototypeOf(value);
       if (prototype !== null && Object.getPrototypeOf(prototype) !== null) {
         const name = value.constructor?.name || "class without a name";
-        throw new MessagePackError(`MessagePack has no form for a ${name}; send a plain object`);
+        throw new MessagePackError(`MessagePack cannot encode a ${name}; send a plain object`);
       }
       entries = Object.entries(value).filter((entry) => entry[1] !== undefined);
     }
@@ -256,7 +256,7 @@ class Writer {
 
   writeDate(date) {
     const ms = date.getTime();
-    if (Number.isNaN(ms)) throw new MessagePackError("an invalid Date has no form");
+    if (Number.isNaN(ms)) throw new MessagePackError("an invalid Date cannot be encoded");
     const seconds = Math.floor(ms / 1000);
     const nanoseconds = (ms - seconds * 1000) * 1e6;
     let data;
@@ -286,7 +286,7 @@ class Reader {
     this.position = 0;
   }
 
-  /** Passes over so many bytes and returns where they begin. */
+  /** Consume that many bytes and return their position. */
   advance(size) {
     const start = this.position;
     if (size > this.bytes.length - start) {
@@ -361,7 +361,7 @@ class Reader {
       case 0xdf:
         return this.readMap(this.length(2 << (format - 0xde)), depth);
       default:
-        throw new MessagePackError(`the byte 0x${format.toString(16)} begins no value`);
+        throw new MessagePackError(`invalid format byte 0x${format.toString(16)}`);
     }
   }
 
@@ -380,7 +380,7 @@ class Reader {
     try {
       return fromUtf8.decode(this.bytes.subarray(start, this.position));
     } catch (error) {
-      throw new MessagePackError("a text that is not UTF-8", { cause: error });
+      throw new MessagePackError("a string that is not UTF-8", { cause: error });
     }
   }
 
@@ -389,7 +389,7 @@ class Reader {
     return this.bytes.slice(start, this.position);
   }
 
-  /** Checks a count of values, each of one byte at least, before anything is made of it. */
+  /** Check a count of values, each of at least one byte, before allocating anything. */
   check(count, depth, what) {
     if (count > this.bytes.length - this.position) {
       throw new MessagePackError(`${what} of ${count} values in ${this.bytes.length - this.position} bytes`);
@@ -413,7 +413,7 @@ class Reader {
       isObject &&= typeof key === "string";
       entries.push([key, this.read(depth + 1)]);
     }
-    // Unlike an assignment, it makes a property even of "__proto__".
+    // Unlike an assignment, this works for "__proto__" too.
     return isObject ? Object.fromEntries(entries) : new Map(entries);
   }
 
@@ -429,7 +429,7 @@ function exact(big) {
   return Number.isSafeInteger(number) ? number : big;
 }
 
-/** The Date of a timestamp, or null where Date has none: then the value stays an Extension. */
+/** Return the Date of a timestamp, or null if it is out of range: then the value stays an Extension. */
 function readDate(data) {
   const view = new DataView(data.buffer);
   let seconds;

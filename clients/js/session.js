@@ -1,7 +1,7 @@
 /**
- * The client's side of a session: every message once and in order, whatever happens to the transports under it.
+ * The client's side of a session: every message once and in order, over any number of transports.
  *
- * No I/O and no clock: bytes and times (seconds, of any steady clock) come in as arguments, bytes and events go out.
+ * No I/O and no clock: bytes and times (seconds of a monotonic clock) are arguments, bytes and events are results.
  * docs/protocol.md §5 (data), §6 (heartbeat), §7 (resume), §8 (the end).
  */
 
@@ -17,7 +17,7 @@ import {
   NAME_BYTES_MAX,
   OPERATION_MAX,
   Operation,
-  REASON_CHARACTERS_MAX,
+  REASON_CHARS_MAX,
   decodeBye,
   decodeDatagram,
   decodeData,
@@ -31,28 +31,30 @@ import {
   encodeEof,
   encodePing,
 } from "./frames.js";
-import { Assembly, ReplayBuffer, SendLanes, checkMessageSize } from "./lanes.js";
-import { Liveness } from "./liveness.js";
+import { Liveness } from "./heartbeat.js";
+import { Reassembly, checkMessageSize } from "./reassembly.js";
+import { ReplayBuffer } from "./replay.js";
+import { SendQueue } from "./send_queue.js";
 
-/** An acknowledgement waits this long for more to acknowledge, */
+/** An acknowledgement is delayed by at most this long, */
 export const ACK_DELAY_S = 0.1;
-/** but not for more frames than this, */
+/** or until there are this many frames to acknowledge, */
 const ACK_FRAMES = 64;
-/** nor for more than this part of the own window. */
+/** or this part (one eighth) of the own window. */
 const ACK_WINDOW_SHARE = 8;
-/** About how much is handed to the transport at once, so that control frames need not wait behind more. */
+/** About how much is written to the transport at once, so that control frames never wait for more than that. */
 export const WRITE_BYTES = 64 * 1024;
-/** Control frames written to a transport that is full; more would let a peer that never reads fill it. */
+/** Control frames written to a full transport. Without a limit, a peer that never reads would fill it. */
 const PAUSED_CONTROL_FRAMES_MAX = 8;
-/** Datagrams that wait to be written in a turn. */
+/** Datagrams that wait to be written. */
 const DATAGRAMS_MAX = 64;
 const LANES = 2;
 
-/** What may happen in which state (§9). A pair that is not here cannot happen. */
+/** The transition table (§9). */
 const TRANSITIONS = {
   detached: { attach: "attached", end: "closed" },
   attached: { attach: "attached", silence: "suspect", deadline: "detached", "link lost": "detached", end: "closed" },
-  suspect: { attach: "attached", heard: "attached", deadline: "detached", "link lost": "detached", end: "closed" },
+  suspect: { attach: "attached", "bytes received": "attached", deadline: "detached", "link lost": "detached", end: "closed" },
   closed: {},
 };
 
@@ -65,8 +67,8 @@ export class Session {
   #events = [];
 
   #replay = new ReplayBuffer();
-  #lanes = new SendLanes();
-  // Messages in fragments, by the number of the last one: kept whole to be reported, should they stay unconfirmed.
+  #queue = new SendQueue();
+  // Fragmented messages by the number of their last fragment, to report them if they stay unconfirmed.
   #fragmented = new Map();
   #control = [];
   #datagrams = [];
@@ -77,19 +79,19 @@ export class Session {
 
   #reader = new FrameReader(FRAME_BYTES_MAX);
   #received = 0;
-  #taken = 0;
-  #takenEarly = new Set();
-  #told = 0;
+  #acked = 0;
+  #ackedOutOfOrder = new Set();
+  #ackedToPeer = 0;
   #ackDue = null;
-  #untakenBytes = 0;
-  #untoldBytes = 0;
+  #unackedBytes = 0;
+  #unsentAckBytes = 0;
   // By lane: the flag BULK, or 0.
-  #assemblies = new Map();
+  #reassemblies = new Map();
   #eofReceived = false;
 
   /**
-   * `limits` are what this side stated, `peerLimits` what the server did, `heartbeat` is `{intervalS, timeoutS}`, and
-   * `sendBuffer` `{sizeBytes, messages}` bounds what is kept for the peer.
+   * `limits` are those of this side, `peerLimits` those of the server, `heartbeat` is `{intervalS, timeoutS}`, and
+   * `sendBuffer` `{sizeBytes, messages}` limits the unacknowledged messages.
    */
   constructor({ sessionId, secret, limits, peerLimits, heartbeat, sendBuffer }) {
     this.sessionId = sessionId;
@@ -106,7 +108,7 @@ export class Session {
     this.#liveness = new Liveness(heartbeat);
   }
 
-  // What the owner asks.
+  // Properties
 
   get isAttached() {
     return this.state === "attached" || this.state === "suspect";
@@ -116,37 +118,37 @@ export class Session {
     return this.#liveness.roundTripS;
   }
 
-  /** What the handshake needs to go on with this session. */
+  /** What the handshake needs to resume this session. */
   get ticket() {
     return { session: this.sessionId, secret: this.secret, epoch: this.epoch, received: this.#received };
   }
 
   get bufferedBytes() {
-    return this.#replay.sizeBytes + this.#lanes.sizeBytes;
+    return this.#replay.sizeBytes + this.#queue.sizeBytes;
   }
 
   get bufferedMessages() {
-    return this.#replay.count + this.#lanes.count;
+    return this.#replay.count + this.#queue.count;
   }
 
-  /** Whether the peer's application has taken everything that was sent. */
+  /** Whether the peer has acknowledged everything that was sent. */
   get isDrained() {
     return this.bufferedMessages === 0 && !this.#eofWanted;
   }
 
-  /** Whether a message of that size (name and body) can be sent now. An empty buffer takes any. */
-  hasRoom(sizeBytes) {
+  /** Whether a message of that size (name and body) can be sent now. An empty buffer accepts any size. */
+  hasSpace(sizeBytes) {
     const { messages, sizeBytes: bytesMax } = this.#sendBuffer;
     const count = this.bufferedMessages;
     return count === 0 || (count < messages && this.bufferedBytes + sizeBytes <= bytesMax);
   }
 
-  /** Whether an answer can still be sent: not after EOF, and not after the end (§5.4). */
-  get canAnswer() {
+  /** Whether a response can still be sent: not after EOF, and not after the end (§5.4). */
+  get canRespond() {
     return this.state !== "closed" && !this.#eofWanted && !this.#eofSent;
   }
 
-  /** Messages (no requests, no answers) that the peer's application has not confirmed, `{name, body, isPacked}`. */
+  /** Return the unacknowledged messages (not requests or responses) as `{name, body, isPacked}`. */
   unconfirmed() {
     const found = [];
     const add = ({ operation, flags, name, body }) => {
@@ -161,34 +163,34 @@ export class Session {
       if (whole !== undefined) add(whole);
       else if (operation !== Operation.CONTINUE && !(flags & Flag.MORE)) add({ operation, flags, name, body: payload });
     }
-    for (const message of this.#lanes) add(message);
+    for (const message of this.#queue) add(message);
     return found;
   }
 
-  // Transports come and go.
+  // Transports
 
-  /** A handshake finished. Throws ProtocolError, and changes nothing, when the peer cannot have received that. */
+  /** Attach to a transport after its handshake. Throws ProtocolError, and changes nothing, if `peerReceived` is impossible. */
   attach(now, { epoch, peerReceived, roundTripS = null }) {
     if (!(epoch > this.epoch)) throw new ProtocolError(`epoch ${epoch} after epoch ${this.epoch}`);
     this.#replay.rewind(Number(peerReceived));
     this.#enter("attach");
     this.epoch = epoch;
-    // What the old transport left behind: half a frame, and control frames, which are never written again (§7.2).
-    this.#reader.takeRest();
+    // Discard the incomplete frame and the control frames of the old transport, which are never written again (§7.2).
+    this.#reader.popTrailingData();
     this.#control = [];
     this.#pausedFrames = 0;
     this.#canWrite = true;
-    // The last acknowledgement may have gone down with the old transport: say it again (§5.3).
-    this.#told = 0;
+    // The last acknowledgement may be lost with the old transport, so send it again (§5.3).
+    this.#ackedToPeer = 0;
     this.#liveness.start(now, roundTripS);
   }
 
-  /** The transport ended without a BYE. */
+  /** Handle the end of the transport without a BYE. */
   receiveLinkLost() {
     if (this.isAttached) this.#detach("link lost");
   }
 
-  /** The transport is full: a few control frames are given out, and nothing else, until resumeWriting. */
+  /** Note that the transport is full: until resumeWriting(), only a few control frames are written. */
   pauseWriting() {
     this.#canWrite = false;
   }
@@ -198,30 +200,30 @@ export class Session {
     this.#pausedFrames = 0;
   }
 
-  // Sending.
+  // Sending
 
   /**
-   * Takes a message; `name` and `body` are bytes that nobody changes any more.
-   * Throws MessageTooLarge, BufferFull or LineClosed; then nothing was taken.
+   * Queue a message. `name` and `body` are bytes that must not change afterwards.
+   * Throws MessageTooLarge, BufferFull or LineClosed; then nothing was queued.
    */
   send(operation, name, body, { correlation = 0, isPacked = false, isBulk = false } = {}) {
     if (this.state === "closed") throw new LineClosed("the line is closed");
     if (this.#eofWanted || this.#eofSent) throw new LineClosed("nothing can be sent after sendEof()");
     this.checkSizes(name.length, body.length);
-    if (!this.hasRoom(name.length + body.length)) {
+    if (!this.hasSpace(name.length + body.length)) {
       throw new BufferFull(
-        `${this.bufferedMessages} messages and ${this.bufferedBytes} bytes wait for the peer already`,
+        `${this.bufferedMessages} messages and ${this.bufferedBytes} bytes are already waiting for the peer`,
       );
     }
     const flags = (isPacked ? Flag.PACKED : 0) | (isBulk ? Flag.BULK : 0);
-    this.#lanes.push({ operation, flags, correlation, name, body, offset: 0 });
+    this.#queue.push({ operation, flags, correlation, name, body, offset: 0 });
   }
 
-  /** Throws MessageTooLarge for a message that the peer never takes. */
+  /** Throw MessageTooLarge for a message that exceeds the limits of the peer. */
   checkSizes(nameBytes, bodyBytes) {
     const { messageBytes } = this.#peerLimits;
     if (nameBytes > NAME_BYTES_MAX) {
-      throw new MessageTooLarge(`a name of ${nameBytes} bytes; ${NAME_BYTES_MAX} are allowed`);
+      throw new MessageTooLarge(`a name of ${nameBytes} bytes; at most ${NAME_BYTES_MAX} are allowed`);
     }
     if (nameBytes + bodyBytes > messageBytes) {
       throw new MessageTooLarge(
@@ -230,15 +232,15 @@ export class Session {
     }
   }
 
-  /** Says, behind everything sent so far, that no more will come. Saying it twice is saying it once. */
+  /** Queue EOF after all pending data. Idempotent. */
   sendEof() {
     if (this.state === "closed") throw new LineClosed("the line is closed");
     if (!this.#eofSent) this.#eofWanted = true;
   }
 
-  /** Pings at once and returns the ping's number; a "pong" event will bear it. */
+  /** Send a datagram with the next write. Return whether it is queued. */
   sendDatagram(flags, name, body) {
-    // At most once, never kept for another transport, and the first to be dropped (§5.7).
+    // At most once, never kept for another transport, and dropped first (§5.7).
     if (!this.isAttached || !this.#canWrite || this.#datagrams.length >= DATAGRAMS_MAX) {
       this.datagramsDropped++;
       return false;
@@ -247,46 +249,47 @@ export class Session {
     return true;
   }
 
+  /** Send a ping at once and return its number, which the "pong" event will have. */
   sendPing(now) {
-    if (!this.isAttached) throw new LineClosed("the line is not connected just now");
+    if (!this.isAttached) throw new LineClosed("the line is not connected");
     const number = this.#liveness.nextPing(now);
-    this.#control.push(encodePing(Kind.PING, number, BigInt(Math.floor(now * 1e6)), this.#taken));
-    this.#countTold();
+    this.#control.push(encodePing(Kind.PING, number, BigInt(Math.floor(now * 1e6)), this.#acked));
+    this.#noteAckSent();
     return number;
   }
 
-  /** Ends the session with a BYE, at once; what is unconfirmed stays so. */
+  /** End the session with a BYE at once. Unconfirmed messages stay unconfirmed. */
   close(code, reason = "") {
     if (this.state === "closed") return;
     if (this.isAttached) {
-      // Without it the peer would report messages as unconfirmed that were taken.
-      if (this.#taken > this.#told) this.#control.push(encodeAck(this.#taken));
-      this.#control.push(encodeBody(Kind.BYE, { code, reason: [...reason].slice(0, REASON_CHARACTERS_MAX).join("") }));
+      // Without it the peer would report acknowledged messages as unconfirmed.
+      if (this.#acked > this.#ackedToPeer) this.#control.push(encodeAck(this.#acked));
+      this.#control.push(encodeBody(Kind.BYE, { code, reason: [...reason].slice(0, REASON_CHARS_MAX).join("") }));
     }
     this.#end();
   }
 
-  /** Ends the session without a BYE: no transport carries it, or it is lost already. */
-  abandon() {
+  /** End the session without a BYE: it has no transport, or is lost. */
+  abort() {
     if (this.state !== "closed") this.#end();
   }
 
   /**
-   * The bytes to write now, control frames first, or null. Call it again until it is null, or the transport is full:
-   * tell that with pauseWriting.
+   * Return the bytes to write now, control frames first, or null. Call it until it returns null, or the transport is
+   * full; then call pauseWriting().
    */
   dataToSend(now) {
     if (this.state === "detached") return null;
     const frames = [];
     let size = 0;
     if (this.state !== "closed") {
-      if (this.#taken > this.#told) this.#scheduleAck(now);
+      if (this.#acked > this.#ackedToPeer) this.#scheduleAck(now);
       if (!this.#canWrite) {
         this.#pausedFrames += this.#control.length;
         if (this.#pausedFrames > PAUSED_CONTROL_FRAMES_MAX) {
-          // Only the newest answers are worth keeping; they wait with everything else.
+          // Only the newest ones are useful; they wait with everything else.
           this.#control = this.#control.slice(-2);
-          this.#told = 0;
+          this.#ackedToPeer = 0;
           return null;
         }
       }
@@ -302,7 +305,7 @@ export class Session {
       }
     }
     if (frames.length === 0) return null;
-    this.#liveness.saidAt = now;
+    this.#liveness.lastSentAt = now;
     if (frames.length === 1) return frames[0];
     const data = new Uint8Array(size);
     let at = 0;
@@ -313,22 +316,22 @@ export class Session {
     return data;
   }
 
-  // Receiving.
+  // Receiving
 
   /**
-   * Takes bytes of the transport of that epoch; fetch events with nextEvents. Bytes of an older one are dropped (§7.3).
-   * A peer that breaks the protocol gets a BYE, and the session ends with an "ended" event.
+   * Handle bytes of the transport of that epoch; nextEvents() returns the result. Bytes of an older one are ignored (§7.3).
+   * If the peer violates the protocol, it gets a BYE and the session ends with an "ended" event.
    */
   receiveData(data, now, epoch) {
     if (epoch !== this.epoch || !this.isAttached) return;
-    this.#liveness.heardAt = now;
+    this.#liveness.lastReceivedAt = now;
     if (this.state === "suspect") {
-      this.#enter("heard");
+      this.#enter("bytes received");
       this.#liveness.isSuspect = false;
       this.#events.push({ type: "recovered" });
     }
     try {
-      this.#reader.push(data);
+      this.#reader.feed(data);
       let frame;
       while (this.isAttached && (frame = this.#reader.next()) !== null) this.#receiveFrame(frame, now);
       if (this.isAttached) this.#checkWindow();
@@ -338,40 +341,40 @@ export class Session {
     }
   }
 
-  /** Ends the session because the peer broke the protocol. */
+  /** End the session because the peer violated the protocol. */
   fail(code, reason) {
     this.close(code, reason);
     this.#events.push({ type: "ended", code, reason, byPeer: false, retryAfterS: null, spreadS: 0, alternatives: [] });
   }
 
-  /** What happened since the last call, in order: objects that tell by their `type`. */
+  /** Return the events since the last call, in order: objects with a `type`. */
   nextEvents() {
     const events = this.#events;
     if (events.length > 0) this.#events = [];
     return events;
   }
 
-  /** The application has the message: the peer may forget it, and send more in its place. */
-  take(message) {
-    this.#untakenBytes -= message.sizeBytes;
-    this.#untoldBytes += message.sizeBytes;
-    this.#markTaken(message.sequence);
+  /** Acknowledge a message: the peer may discard it, and send more. */
+  ack(message) {
+    this.#unackedBytes -= message.sizeBytes;
+    this.#unsentAckBytes += message.sizeBytes;
+    this.#markAcked(message.sequence);
   }
 
-  // Time.
+  // Timers
 
-  /** When to call handleTimeout, at the latest; null while nothing is due. */
+  /** Return the latest time for the next call of handleTimeout(), or null. */
   nextTimeout() {
     if (!this.isAttached) return null;
     const due = this.#liveness.nextTimeout();
     return this.#ackDue === null ? due : Math.min(due, this.#ackDue);
   }
 
-  /** Pings, suspects or gives up, whatever is due; acknowledgements come with dataToSend. */
+  /** Do what is due: ping, suspect the peer, or detach. Acknowledgements are sent by dataToSend(). */
   handleTimeout(now) {
     while (this.isAttached) {
       const verdict = this.#liveness.handleTimeout(now);
-      const silenceS = now - this.#liveness.heardAt;
+      const silenceS = now - this.#liveness.lastReceivedAt;
       if (verdict === null) return;
       if (verdict === "ping") this.sendPing(now);
       else if (verdict === "suspect") {
@@ -384,16 +387,16 @@ export class Session {
     }
   }
 
-  // Inside.
+  // Internals
 
-  #enter(input) {
-    const next = TRANSITIONS[this.state][input];
-    if (next === undefined) throw new Error(`${input} while ${this.state}`);
+  #enter(trigger) {
+    const next = TRANSITIONS[this.state][trigger];
+    if (next === undefined) throw new Error(`${trigger} while ${this.state}`);
     this.state = next;
   }
 
-  #detach(input) {
-    this.#enter(input);
+  #detach(trigger) {
+    this.#enter(trigger);
     this.#canWrite = false;
     this.datagramsDropped += this.#datagrams.length;
     this.#datagrams = [];
@@ -405,14 +408,14 @@ export class Session {
     this.#ackDue = null;
   }
 
-  /** Numbers what waits first, if the window has room for it, and returns its frame; else null. */
+  /** Number the next waiting frame and return it, or null if the window has no space. */
   #numberNext() {
     const replay = this.#replay;
     if (replay.count >= this.#windowFrames) return null;
-    if (this.#lanes.count > 0) {
+    if (this.#queue.count > 0) {
       if (replay.sizeBytes + FRAME_BYTES_MAX > this.#windowBytes) return null;
       const sequence = replay.lastSequence + 1;
-      const { frame, message, isLast } = this.#lanes.nextFrame(sequence);
+      const { frame, message, isLast } = this.#queue.nextFrame(sequence);
       replay.push(frame);
       if (isLast && message.body.length > FRAGMENT_BYTES) this.#fragmented.set(sequence, message);
     } else if (this.#eofWanted) {
@@ -425,51 +428,51 @@ export class Session {
 
   #scheduleAck(now) {
     if (!this.#canWrite) {
-      // A transport that is full gets acknowledgements with its heartbeats only, but one at once when it takes data
-      // again: it may be full soon after, again and again, and a peer that drains would wait in vain.
+      // A full transport gets acknowledgements only with its heartbeats, but one at once when it accepts data again:
+      // it may soon be full again, and a peer in drain() would wait too long.
       this.#ackDue = null;
-      this.#untoldBytes = this.limits.windowBytes;
+      this.#unsentAckBytes = this.limits.windowBytes;
     } else if (
-      this.#taken - this.#told >= ACK_FRAMES ||
-      this.#untoldBytes * ACK_WINDOW_SHARE >= this.limits.windowBytes ||
+      this.#acked - this.#ackedToPeer >= ACK_FRAMES ||
+      this.#unsentAckBytes * ACK_WINDOW_SHARE >= this.limits.windowBytes ||
       (this.#ackDue !== null && now >= this.#ackDue)
     ) {
-      this.#control.push(encodeAck(this.#taken));
-      this.#countTold();
+      this.#control.push(encodeAck(this.#acked));
+      this.#noteAckSent();
     } else this.#ackDue ??= now + ACK_DELAY_S;
   }
 
-  #countTold() {
-    this.#told = this.#taken;
-    this.#untoldBytes = 0;
+  #noteAckSent() {
+    this.#ackedToPeer = this.#acked;
+    this.#unsentAckBytes = 0;
     this.#ackDue = null;
   }
 
-  #markTaken(sequence) {
-    if (sequence !== this.#taken + 1) {
-      this.#takenEarly.add(sequence);
+  #markAcked(sequence) {
+    if (sequence !== this.#acked + 1) {
+      this.#ackedOutOfOrder.add(sequence);
       return;
     }
-    this.#taken = sequence;
-    while (this.#takenEarly.delete(this.#taken + 1)) this.#taken += 1;
+    this.#acked = sequence;
+    while (this.#ackedOutOfOrder.delete(this.#acked + 1)) this.#acked += 1;
   }
 
-  /** A peer that keeps to our window cannot get here (§3.2 explains the margin). */
+  /** Throw ProtocolError if the peer exceeds the window (§3.2 explains the margin). */
   #checkWindow() {
     const { windowBytes, windowFrames, messageBytes } = this.limits;
-    const frames = this.#received - this.#taken;
+    const frames = this.#received - this.#acked;
     if (frames > windowFrames) {
-      const why = `${frames} frames received and not taken; ${windowFrames} are allowed`;
+      const why = `${frames} frames not acknowledged; at most ${windowFrames} are allowed`;
       throw new ProtocolError(why, Code.LIMIT_EXCEEDED);
     }
     const bytesMax = windowBytes + LANES * (messageBytes + DATA_HEADER_BYTES);
-    if (this.#untakenBytes > bytesMax) {
-      const why = `messages of ${this.#untakenBytes} bytes received and not taken; ${bytesMax} are allowed`;
+    if (this.#unackedBytes > bytesMax) {
+      const why = `messages of ${this.#unackedBytes} bytes not acknowledged; at most ${bytesMax} are allowed`;
       throw new ProtocolError(why, Code.LIMIT_EXCEEDED);
     }
   }
 
-  /** Whether a frame is one we have, to be dropped; one too high means that one is missing (§5.2). */
+  /** Whether a frame was received before. Throws ProtocolError if one is missing before it (§5.2). */
   #isRepetition(sequence) {
     if (sequence === this.#received + 1) return false;
     if (sequence > this.#received) throw new ProtocolError(`frame ${sequence} after frame ${this.#received}`);
@@ -482,12 +485,12 @@ export class Session {
       case Kind.DATA:
         return this.#receiveMessage(decodeData(body), bytes);
       case Kind.ACK:
-        return this.#receiveTaken(decodeNumber(body));
+        return this.#receiveAck(decodeNumber(body));
       case Kind.PING:
         return this.#receivePing(decodePing(body), now);
       case Kind.PONG: {
-        const { number, taken } = decodePing(body);
-        this.#receiveTaken(taken);
+        const { number, acked } = decodePing(body);
+        this.#receiveAck(acked);
         const roundTripS = this.#liveness.receivePong(number, now);
         if (roundTripS !== null) this.#events.push({ type: "pong", number, roundTripS });
         return;
@@ -505,15 +508,15 @@ export class Session {
         return;
       }
       default:
-        throw new ProtocolError(`a frame of unknown kind ${kind} or of a kind that has no place in a session`);
+        throw new ProtocolError(`a frame of kind ${kind}, which is unknown or not allowed in a session`);
     }
   }
 
   #receiveMessage({ sequence, flags, operation, correlation, nameFits, name, payload }, frameBytes) {
-    // Of a frame it has, only the number is looked at (§5.2).
+    // Of a repeated frame only the number is checked (§5.2).
     if (this.#isRepetition(sequence)) return;
     if (!nameFits) {
-      throw new ProtocolError(`a DATA frame of ${frameBytes} bytes with a name that does not fit into it`);
+      throw new ProtocolError(`a DATA frame of ${frameBytes} bytes with a name that exceeds it`);
     }
     if (this.#eofReceived) throw new ProtocolError("data after EOF");
     if (flags & ~FLAGS_KNOWN || operation > OPERATION_MAX) {
@@ -522,68 +525,68 @@ export class Session {
     this.#received = sequence;
     const text = decodeName(name);
     const lane = flags & Flag.BULK;
-    let assembly = this.#assemblies.get(lane);
+    let reassembly = this.#reassemblies.get(lane);
     if (operation === Operation.CONTINUE) {
-      if (assembly === undefined) throw new ProtocolError("a fragment that continues nothing");
+      if (reassembly === undefined) throw new ProtocolError("a continuation without a first fragment");
     } else {
-      if (assembly !== undefined) {
-        throw new ProtocolError("a message begun before the last one on its lane was whole");
+      if (reassembly !== undefined) {
+        throw new ProtocolError("a new message before the end of the last one on its lane");
       }
       checkMessageSize(name.length + payload.length, this.limits.messageBytes);
       if (!(flags & Flag.MORE)) {
-        // A copy: a view would keep the whole read alive, and show it to the application.
+        // A copy: a view would keep the whole buffer alive and expose it to the application.
         const body = payload.slice();
         return this.#deliver(sequence, { operation, flags, correlation, name: text, body }, frameBytes);
       }
-      assembly = new Assembly({ operation, flags, correlation, name: { text, bytes: name.length } });
-      this.#assemblies.set(lane, assembly);
+      reassembly = new Reassembly({ operation, flags, correlation, name: { text, bytes: name.length } });
+      this.#reassemblies.set(lane, reassembly);
     }
-    assembly.add(payload, this.limits.messageBytes);
+    reassembly.add(payload, this.limits.messageBytes);
     if (flags & Flag.MORE) {
-      // Held by the assembly, whose size has a limit of its own: the window is for whole messages.
-      this.#markTaken(sequence);
-      this.#untoldBytes += payload.length;
+      // Fragments have a limit of their own: the window counts whole messages.
+      this.#markAcked(sequence);
+      this.#unsentAckBytes += payload.length;
     } else {
-      this.#assemblies.delete(lane);
-      const body = assembly.body;
-      this.#deliver(sequence, { ...assembly, body }, DATA_HEADER_BYTES + assembly.nameBytes + body.length);
+      this.#reassemblies.delete(lane);
+      const body = reassembly.body;
+      this.#deliver(sequence, { ...reassembly, body }, DATA_HEADER_BYTES + reassembly.nameBytes + body.length);
     }
   }
 
   #deliver(sequence, { operation, flags, correlation, name, body }, sizeBytes) {
     const isPacked = (flags & Flag.PACKED) !== 0;
-    this.#untakenBytes += sizeBytes;
+    this.#unackedBytes += sizeBytes;
     this.#events.push({ type: "message", sequence, operation, correlation, name, body, isPacked, sizeBytes });
   }
 
-  #receiveTaken(taken) {
+  #receiveAck(acked) {
     const before = this.#replay.acknowledged;
-    this.#replay.receiveTaken(taken);
+    this.#replay.receiveAck(acked);
     if (this.#replay.acknowledged > before && this.#fragmented.size > 0) {
-      for (const last of this.#fragmented.keys()) if (last <= taken) this.#fragmented.delete(last);
+      for (const last of this.#fragmented.keys()) if (last <= acked) this.#fragmented.delete(last);
     }
   }
 
-  #receivePing({ number, timeUs, taken }, now) {
-    this.#receiveTaken(taken);
+  #receivePing({ number, timeUs, acked }, now) {
+    this.#receiveAck(acked);
     const tolerance = this.#liveness.receivePing(now);
     if (tolerance === "too many") {
-      throw new ProtocolError("far more pings than the heartbeat asks for", Code.TOO_MANY_PINGS);
+      throw new ProtocolError("far more pings than the heartbeat interval allows", Code.TOO_MANY_PINGS);
     }
     if (tolerance === "warn") {
-      const reason = "fewer pings, please: the server sets the interval";
+      const reason = "too many pings: the server sets the interval";
       this.#control.push(encodeBody(Kind.NOTICE, { code: Code.TOO_MANY_PINGS, reason }));
     }
-    this.#control.push(encodePing(Kind.PONG, number, timeUs, this.#taken));
-    this.#countTold();
+    this.#control.push(encodePing(Kind.PONG, number, timeUs, this.#acked));
+    this.#noteAckSent();
   }
 
   #receiveEof(sequence) {
     if (this.#isRepetition(sequence)) return;
     if (this.#eofReceived) throw new ProtocolError("a second EOF");
-    if (this.#assemblies.size > 0) throw new ProtocolError("EOF in the middle of a message");
+    if (this.#reassemblies.size > 0) throw new ProtocolError("EOF in the middle of a message");
     this.#received = sequence;
-    this.#markTaken(sequence);
+    this.#markAcked(sequence);
     this.#eofReceived = true;
     this.#events.push({ type: "eof" });
   }

@@ -1,5 +1,5 @@
-// What the JavaScript client does against a real server, in Node and in a browser alike. test_js.py has the other side
-// and checks what is returned, which is plain JSON.
+// Scenarios of the JavaScript client with a real server, in Node and in a browser. test_js.py runs the server and checks the
+// results, which are plain JSON.
 //
 // `url` may lead through a proxy that breaks connections; `direct` does not.
 
@@ -13,7 +13,7 @@ function open(url, options = {}) {
   return connect(url, { auth: new SharedToken(TOKEN), identity: "kiosk-7", backoff: QUICK, logger: quiet, ...options });
 }
 
-/** How a promise fails, in a word. */
+/** Return the name and the code of the error of a promise. */
 async function failure(promise) {
   try {
     await promise;
@@ -23,7 +23,7 @@ async function failure(promise) {
   return "nothing";
 }
 
-/** Records changes of state, and lets wait for one. */
+/** Record changes of state, and wait for one. */
 function watch() {
   const changes = [];
   const waiting = new Set();
@@ -41,7 +41,7 @@ function watch() {
 }
 
 async function talk({ direct }) {
-  const taken = [];
+  const received = [];
   const cancelled = Promise.withResolvers();
   const line = await open(direct, {
     client: "a test",
@@ -62,7 +62,7 @@ async function talk({ direct }) {
           throw new RequestError(`no ${error.code}`, "on purpose");
         }),
       patient: (_, { signal }) => new Promise(() => signal.addEventListener("abort", () => cancelled.resolve("aborted"))),
-      note: (value) => taken.push(value),
+      note: (value) => received.push(value),
     },
   });
   const ask = (name, value, options) => line.request(name, value, options);
@@ -126,14 +126,14 @@ async function talk({ direct }) {
   found.after_eof = await failure(line.send(1));
   found.rest = [];
   for await (const message of line) found.rest.push(message);
-  found.taken = taken;
+  found.received = received;
   await line.close({ reason: "done" });
   found.state = [line.state, line.error, line.lastChange.cause, line.epoch];
   found.after_close = [await failure(line.send(1)), await failure(ask("add", [])), await failure(line.ping())];
   return found;
 }
 
-/** Sends numbered messages of all sizes until the server has sent its last; the connection is cut all the while. */
+/** Send numbered messages of all sizes until the server has sent its last one, while the connection is cut repeatedly. */
 async function cuts({ url }) {
   const { changes, onState } = watch();
   const line = await open(url, { onState, sendBuffer: { sizeBytes: 131_072, messages: 128 } });
@@ -152,13 +152,13 @@ async function cuts({ url }) {
   return { sent, seen, epoch: line.epoch, online: online.length, resumed: online.slice(1).every(({ resumed }) => resumed) };
 }
 
-/** The server loses the session while messages and a request are under way to it. */
-async function lose({ url, direct, hears }) {
+/** The server loses the session while messages and a request are in flight. */
+async function lose({ url, direct, hasCallback }) {
   const control = await open(direct);
   const { changes, onState, until } = watch();
   const lost = [];
   const onSessionLost = (unconfirmed) => lost.push(...unconfirmed.map(({ name, value }) => [name, value]));
-  const line = await open(url, hears ? { onState, onSessionLost } : { onState });
+  const line = await open(url, hasCallback ? { onState, onSessionLost } : { onState });
   await line.request("add", []);
   await control.request("hold");
   const pending = failure(line.request("add", [1, 2], { timeoutS: null }));
@@ -168,7 +168,7 @@ async function lose({ url, direct, hears }) {
   await control.request("restart");
   await control.close();
   const found = { request: await pending };
-  if (hears) {
+  if (hasCallback) {
     await until(({ state, resumed }) => state === "online" && resumed === false && changes.length > 2);
     found.sum = await line.request("add", [3, 4]);
   } else {
@@ -183,7 +183,7 @@ async function lose({ url, direct, hears }) {
   return found;
 }
 
-/** Each side in turn does not read: the other has to wait, and loses nothing. */
+/** Each side in turn does not read: the other must wait, and loses nothing. */
 async function wait({ url }) {
   const control = await open(url);
   const sendBuffer = { sizeBytes: 65_536, messages: 1000 };
@@ -203,13 +203,13 @@ async function wait({ url }) {
   const controller = new AbortController();
   const given_up = failure(line.send(["never sent", body], { signal: controller.signal }));
   const waiting = line.send([sent, body]).then(() => "sent");
-  const behind = line.send([sent + 1, body]);
+  const following = line.send([sent + 1, body]);
   controller.abort();
   const found = { why, sent: sent + 2, buffered: line.bufferedBytes, given_up: await given_up };
   found.before = await Promise.race([waiting, control.ping().then(() => "waits")]);
   await control.request("read");
   found.after = await waiting;
-  await behind;
+  await following;
   const flooding = line.request("flood");
   found.flooded = await control.request("flooded");
   const iterator = line[Symbol.asyncIterator]();
@@ -221,7 +221,7 @@ async function wait({ url }) {
   return found;
 }
 
-/** Nothing arrives any more, and nobody is told. */
+/** The network stops without an error. */
 async function silence({ url, direct }) {
   const control = await open(direct);
   const { changes, onState, until } = watch();
@@ -239,7 +239,7 @@ async function silence({ url, direct }) {
   return { sum, around, last: changes.at(-1).state, due: dueInS !== null, attempt };
 }
 
-/** Much is sent over a thin link: it waits in the session, where heartbeats go before it, and not in the WebSocket. */
+/** Messages for a slow link wait in the session, where heartbeats overtake them, and not in the WebSocket. */
 async function thin({ url, direct }) {
   let buffered = 0;
   class Watched extends WebSocket {
@@ -254,7 +254,7 @@ async function thin({ url, direct }) {
   const line = await open(url, { onState });
   const body = new Uint8Array(20_000);
   for (let number = 0; number < 400; number++) line.sendNow([number, body]);
-  // Behind what the WebSocket has, and before what waits.
+  // After the data in the WebSocket, and before the data in the session.
   await line.ping({ timeoutS: null });
   const waiting = line.bufferedBytes;
   await control.request("widen");
@@ -264,7 +264,7 @@ async function thin({ url, direct }) {
   return { buffered, waiting, drained, states: changes.map(({ state }) => state) };
 }
 
-/** This side is held up for longer than any heartbeat: whoever noticed, the session goes on. */
+/** This side blocks for longer than the heartbeat time-out. The session is resumed. */
 async function hang({ direct }) {
   const line = await open(direct);
   const before = String(line.sessionId);
@@ -276,17 +276,17 @@ async function hang({ direct }) {
   return found;
 }
 
-/** The server takes one line at a time, and tells the others when to come back. */
+/** The server accepts one client at a time, and tells the others when to return. */
 async function crowd({ direct }) {
-  const told = [];
-  const onState = ({ state, cause, code, dueInS }) => state === "reconnecting" && told.push([cause, code, dueInS > 0.1]);
+  const rejections = [];
+  const onState = ({ state, cause, code, dueInS }) => state === "reconnecting" && rejections.push([cause, code, dueInS > 0.1]);
   const lines = await Promise.all([1, 2, 3].map(() => open(direct, { onState })));
   const sums = await Promise.all(lines.map((line) => line.request("add", [1])));
   await Promise.all(lines.map((line) => line.close()));
-  return { sums, told: [...new Set(told.map(String))] };
+  return { sums, rejections: [...new Set(rejections.map(String))] };
 }
 
-/** The server says goodbye, and where to go. */
+/** The server closes and names an alternative. */
 async function move({ direct }) {
   const { changes, onState, until } = watch();
   const line = await open(direct, { onState });
@@ -299,7 +299,7 @@ async function move({ direct }) {
   return { before, after, cause, code, is_due_at_once: dueInS === 0 };
 }
 
-/** What cannot be connected to, and how it is told. */
+/** Failed connections and their errors. */
 async function refuse({ direct, nothing }) {
   const once = { firstS: 0.001, capS: 0.001, attempts: 2 };
   const giving = new AbortController();
@@ -329,7 +329,7 @@ async function refuse({ direct, nothing }) {
   };
 }
 
-/** How the line ends when it is opened to a server that breaks the protocol. */
+/** Return the error of a line to a server that violates the protocol. */
 async function breach({ direct }) {
   let line;
   try {
@@ -347,7 +347,7 @@ async function breach({ direct }) {
   return { read: "nothing" };
 }
 
-/** Datagrams both ways; what comes of those for nobody and of one that is too large. */
+/** Datagrams in both directions, without a handler, and too large. */
 async function datagrams({ direct }) {
   const seen = [];
   const all = Promise.withResolvers();

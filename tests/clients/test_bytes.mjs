@@ -1,4 +1,4 @@
-// The core of the JavaScript client against the bytes of docs/protocol.md §11, and against peers that break the rules.
+// The core of the JavaScript client against the bytes of docs/protocol.md §11, and against peers that violate the protocol.
 // Run by test_js.py with `node --test`.
 
 import assert from "node:assert/strict";
@@ -9,7 +9,7 @@ import { Schedule, checkBackoff } from "../../clients/js/backoff.js";
 import { Code, ConfigurationError, MessageTooLarge, ProtocolError, Rejected } from "../../clients/js/errors.js";
 import * as frames from "../../clients/js/frames.js";
 import { ClientHandshake, SharedToken, proofsEqual } from "../../clients/js/handshake.js";
-import { Liveness } from "../../clients/js/liveness.js";
+import { Liveness } from "../../clients/js/heartbeat.js";
 import { decode, encode } from "../../clients/js/messagepack.js";
 import { Session } from "../../clients/js/session.js";
 
@@ -42,9 +42,9 @@ function joined(...parts) {
 
 function frameOf(bytes) {
   const reader = new FrameReader(frames.FRAME_BYTES_MAX);
-  reader.push(bytes);
+  reader.feed(bytes);
   const frame = reader.next();
-  assert.equal(reader.takeRest().length, 0);
+  assert.equal(reader.popTrailingData().length, 0);
   return frame;
 }
 
@@ -68,11 +68,11 @@ function data(sequence, payload, { flags = 0, operation = Operation.MESSAGE, cor
 
 // The worked example.
 
-test("the page's example has all its frames", () => {
+test("the example of the page has 14 frames", () => {
   assert.equal(Object.keys(EXAMPLE).length, 14);
 });
 
-test("the frames of the example come out whole, byte by byte, and with the next frame behind (§12.1)", () => {
+test("the frames of the example are read whole, byte by byte, and with the next frame after them (§12.1)", () => {
   const every = Object.values(EXAMPLE);
   const expected = every.map((bytes) => [bytes[4], Buffer.from(bytes.subarray(5)).toString("hex")]);
   const all = joined(...every);
@@ -80,7 +80,7 @@ test("the frames of the example come out whole, byte by byte, and with the next 
     const reader = new FrameReader(frames.HANDSHAKE_BYTES_MAX);
     const found = [];
     for (let at = 0; at < all.length; at += size) {
-      reader.push(all.slice(at, at + size));
+      reader.feed(all.slice(at, at + size));
       let frame;
       while ((frame = reader.next()) !== null) found.push([frame.kind, Buffer.from(frame.body).toString("hex")]);
     }
@@ -88,7 +88,7 @@ test("the frames of the example come out whole, byte by byte, and with the next 
   }
 });
 
-test("the handshake of the example is said byte by byte", async () => {
+test("the handshake of the example is sent byte by byte", async () => {
   const first = new ClientHandshake({ auth: AUTH, identity: "lab-1", limits: LIMITS, nonce: range(0x20, 32) });
   assert.deepEqual(await first.receiveFrame(frameOf(EXAMPLE["server: CHALLENGE"])), EXAMPLE["client: HELLO"]);
   assert.equal(await first.receiveFrame(frameOf(EXAMPLE["server: WELCOME"])), null);
@@ -104,7 +104,7 @@ test("the handshake of the example is said byte by byte", async () => {
   assert.equal(second.welcome.epoch, 2);
 });
 
-test("the session of the example is said byte by byte", () => {
+test("the session of the example is sent byte by byte", () => {
   const line = session();
   const hello = encode({ hello: "world" });
   line.send(Operation.REQUEST, utf8.encode("echo"), hello, { correlation: 1, isPacked: true });
@@ -115,10 +115,10 @@ test("the session of the example is said byte by byte", () => {
   assert.deepEqual([response.operation, response.correlation], [Operation.RESPONSE, 1]);
   assert.deepEqual(decode(response.body), { hello: "world" });
   assert.equal(Buffer.from(message.body).toString(), "raw bytes");
-  // Out of order: what is taken early is acknowledged with what was before it.
-  line.take(message);
+  // Out of order: an early ack is sent together with the ones before it.
+  line.ack(message);
   assert.equal(line.dataToSend(1), null);
-  line.take(response);
+  line.ack(response);
   line.receiveData(EXAMPLE["server: PING, which acknowledges the request as well"], 7.5, 1);
   assert.deepEqual(line.dataToSend(7.5), EXAMPLE["client: PONG"]);
   assert.ok(line.isDrained);
@@ -127,8 +127,8 @@ test("the session of the example is said byte by byte", () => {
   assert.equal(line.ticket.received, 2);
   line.attach(8, { epoch: 2, peerReceived: 1 });
   line.receiveData(EXAMPLE["server: DATA 3, replayed"], 8.001, 2);
-  line.take(line.nextEvents()[0]);
-  assert.equal(line.dataToSend(8.001), null, "an acknowledgement waits for more");
+  line.ack(line.nextEvents()[0]);
+  assert.equal(line.dataToSend(8.001), null, "an acknowledgement is delayed");
   assert.equal(line.nextTimeout(), 8.001 + 0.1);
   assert.deepEqual(line.dataToSend(8.102), EXAMPLE["client: ACK"]);
   line.close(Code.NORMAL, "done");
@@ -136,18 +136,18 @@ test("the session of the example is said byte by byte", () => {
   assert.deepEqual(frames.decodeBye(bye.body), frames.decodeBye(frameOf(EXAMPLE["client: BYE"]).body));
 });
 
-test("the server's frames of the example are encoded as they stand there", () => {
+test("the frames of the server in the example can be encoded", () => {
   const again = EXAMPLE["server: DATA 3, replayed"];
   assert.deepEqual(data(3, "again"), again);
   const ping = frameOf(EXAMPLE["server: PING, which acknowledges the request as well"]);
-  const { number, timeUs, taken } = frames.decodePing(ping.body);
+  const { number, timeUs, acked } = frames.decodePing(ping.body);
   assert.deepEqual(
-    frames.encodePing(Kind.PING, number, timeUs, taken),
+    frames.encodePing(Kind.PING, number, timeUs, acked),
     EXAMPLE["server: PING, which acknowledges the request as well"],
   );
 });
 
-test("the numbers of the page are those of the code", () => {
+test("the numbers of the page match the code", () => {
   for (const [name, code] of Object.entries(Code)) assert.match(PAGE, new RegExp(`^\\| ${code} \\| ${name} \\|`, "m"));
   for (const [name, kind] of Object.entries(Kind)) assert.match(PAGE, new RegExp(`^\\| ${kind} \\| ${name} \\|`, "m"));
   for (const [name, number] of Object.entries(Operation)) {
@@ -155,7 +155,7 @@ test("the numbers of the page are those of the code", () => {
   }
 });
 
-// Handshakes that go wrong.
+// Invalid handshakes
 
 const CHALLENGE = { version: 1, nonce: range(0, 32) };
 const WELCOME = {
@@ -183,7 +183,7 @@ async function shake(bodies, { ticket = null, auth } = {}) {
 const welcomeWith = (changes, options) =>
   shake([[Kind.CHALLENGE, CHALLENGE], [Kind.WELCOME, { ...WELCOME, ...changes }]], options);
 
-test("what a challenge or welcome may hold beside what it must", async () => {
+test("unknown and optional fields of a challenge or welcome are accepted", async () => {
   const welcome = await welcomeWith({ unknown: new Map([[1, [null, 1.5, NONE]]]), limits: { window_frames: 128 }, proof: null });
   assert.deepEqual(welcome.heartbeat, { interval_s: 10, timeout_s: 5 });
   assert.deepEqual(welcome.limits, { message_bytes: 4_194_304, window_bytes: 8_388_608, window_frames: 128 });
@@ -194,48 +194,48 @@ test("what a challenge or welcome may hold beside what it must", async () => {
 for (const [what, changes] of Object.entries({
   "a float for an integer": { epoch: 1.5 },
   "an integer too large": { received: 2n ** 63n },
-  "a negative one": { received: -1 },
+  "a negative integer": { received: -1 },
   "bytes too short": { secret: range(0, 31) },
   "text for bytes": { secret: "x".repeat(32) },
   "a number for a bool": { resumed: 0 },
   "nil for a map": { heartbeat: null },
   "a missing field": { session: undefined },
   "a limit too small": { limits: { window_frames: 127 } },
-  "a time that is none": { resume_window_s: NaN },
-  "an interval of nothing": { heartbeat: { interval_s: 0 } },
-  "a session that nobody asked for": { resumed: true },
+  "an invalid time": { resume_window_s: NaN },
+  "an interval of 0": { heartbeat: { interval_s: 0 } },
+  "a session that was not requested": { resumed: true },
 })) {
   test(`a welcome with ${what} is refused`, () => assert.rejects(welcomeWith(changes), ProtocolError));
 }
 
-test("a whole float is no integer", async () => {
+test("a whole float is not an integer", async () => {
   const body = joined(encode("version"), Uint8Array.of(0xcb), new Uint8Array(new Float64Array([1]).buffer).reverse());
   const challenge = joined(Uint8Array.of(0x82), body, encode("nonce"), encode(range(0, 32)));
   const handshake = new ClientHandshake({ auth: AUTH, identity: "", limits: LIMITS });
-  await assert.rejects(handshake.receiveFrame({ kind: Kind.CHALLENGE, body: challenge }), /version is to be an integer/);
+  await assert.rejects(handshake.receiveFrame({ kind: Kind.CHALLENGE, body: challenge }), /version must be an integer/);
 });
 
-test("a resumed session must be the one asked for, with a higher epoch", async () => {
+test("a resumed session must be the requested one, with a higher epoch", async () => {
   const ticket = { session: WELCOME.session, secret: WELCOME.secret, epoch: 4, received: 0 };
   assert.equal((await welcomeWith({ resumed: true, epoch: 5 }, { ticket })).epoch, 5);
   await assert.rejects(welcomeWith({ resumed: true, epoch: 4 }, { ticket }), ProtocolError);
   await assert.rejects(welcomeWith({ resumed: true, epoch: 5, session: range(1, 16) }, { ticket }), ProtocolError);
 });
 
-test("another version is recognised whatever else the challenge holds", async () => {
+test("another version is reported whatever the other fields are", async () => {
   const error = await shake([[Kind.CHALLENGE, { version: 2, nonce: "another kind" }]]).catch((error) => error);
   assert.ok(error instanceof ProtocolError);
   assert.equal(error.code, Code.UNSUPPORTED_VERSION);
 });
 
-test("a server that cannot prove itself is not believed", async () => {
+test("a server without a valid proof is refused", async () => {
   for (const proof of [null, NONE, range(0, 32)]) {
     const error = await welcomeWith({ proof, epoch: "not looked at" }, { auth: AUTH }).catch((error) => error);
     assert.equal(error.code, Code.UNAUTHENTICATED);
   }
 });
 
-test("kinds out of place are refused, a REJECT is not", async () => {
+test("misplaced frames are refused, a REJECT is not", async () => {
   await assert.rejects(shake([[Kind.WELCOME, WELCOME]]), ProtocolError);
   await assert.rejects(shake([[Kind.CHALLENGE, CHALLENGE], [Kind.CHALLENGE, CHALLENGE]]), ProtocolError);
   await assert.rejects(shake([[Kind.BYE, { code: 200 }]]), ProtocolError);
@@ -246,16 +246,16 @@ test("kinds out of place are refused, a REJECT is not", async () => {
   assert.equal(unknown.code, Code.NORMAL);
 });
 
-test("tokens are as long as secrets are, and proofs are compared to their ends", () => {
+test("short tokens are refused, and proofs are compared completely", () => {
   assert.throws(() => new SharedToken("fifteen bytes.."), ConfigurationError);
   assert.ok(proofsEqual(range(0, 32), range(0, 32)));
   assert.ok(!proofsEqual(range(0, 32), range(0, 31)));
   assert.ok(!proofsEqual(NONE, range(0, 1)));
 });
 
-// Sessions whose peer breaks the rules.
+// Peers that violate the protocol
 
-const pinged = (taken) => frames.encodePing(Kind.PING, 1, 0n, taken);
+const pinged = (acked) => frames.encodePing(Kind.PING, 1, 0n, acked);
 
 function corrupted(bytes, at, value) {
   const copy = bytes.slice();
@@ -276,27 +276,27 @@ for (const [what, bytes, code = Code.PROTOCOL_ERROR] of [
   ["a name that is not UTF-8", corrupted(data(1, "x", { name: "n" }), 24, 0xff)],
   ["an unknown flag", data(1, "x", { flags: 8 })],
   ["an unknown operation", data(1, "x", { operation: 6 })],
-  ["a fragment of nothing", data(1, "x", { operation: Operation.CONTINUE })],
+  ["a continuation without a first fragment", data(1, "x", { operation: Operation.CONTINUE })],
   ["a first fragment without a byte", data(1, "", { flags: Flag.MORE })],
   ["a last fragment without a byte", joined(data(1, "x", { flags: Flag.MORE }), data(2, "", { operation: 0 }))],
   ["a message within another", joined(data(1, "x", { flags: Flag.MORE }), data(2, "y"))],
   ["EOF within a message", joined(data(1, "x", { flags: Flag.MORE | Flag.BULK }), frames.encodeEof(2))],
-  ["data behind EOF", joined(frames.encodeEof(1), data(2, "x"))],
+  ["data after EOF", joined(frames.encodeEof(1), data(2, "x"))],
   ["a second EOF", joined(frames.encodeEof(1), frames.encodeEof(2))],
-  ["an acknowledgement of what was never sent", frames.encodeAck(1)],
-  ["one of 2^63", frames.encodeAck(2n ** 63n)],
-  ["one in a ping", pinged(1)],
+  ["an acknowledgement of a frame that was never sent", frames.encodeAck(1)],
+  ["an acknowledgement of 2^63", frames.encodeAck(2n ** 63n)],
+  ["such an acknowledgement in a ping", pinged(1)],
   ["a short acknowledgement", frames.encodeAck(0).with(3, 8).slice(0, 12)],
   ["a wrong checksum", corrupted(pinged(0), 32, pinged(0)[32] ^ 1)],
   ["a ping of another length", joined(Uint8Array.of(0, 0, 0, 28, 18), pinged(0).slice(5, 32))],
-  ["a body that is no map", joined(Uint8Array.of(0, 0, 0, 2, Kind.BYE), encode(1))],
-  ["a map with a key that is no string", frames.encodeBody(Kind.NOTICE, new Map([["code", 100], [1, 2]]))],
+  ["a body that is not a map", joined(Uint8Array.of(0, 0, 0, 2, Kind.BYE), encode(1))],
+  ["a map with a key that is not a string", frames.encodeBody(Kind.NOTICE, new Map([["code", 100], [1, 2]]))],
   ["a reason too long", frames.encodeBody(Kind.BYE, { code: 200, reason: "é".repeat(501) })],
-  ["alternatives without end", frames.encodeBody(Kind.BYE, { code: 100, alternatives: Array(17).fill("ws://a") })],
-  ["bytes behind a map", joined(Uint8Array.of(0, 0, 0, 9, Kind.NOTICE), encode({ code: 100 }), encode(1))],
-  ["more pings than anybody needs", joined(...Array(41).fill(pinged(0))), Code.TOO_MANY_PINGS],
+  ["too many alternatives", frames.encodeBody(Kind.BYE, { code: 100, alternatives: Array(17).fill("ws://a") })],
+  ["bytes after a map", joined(Uint8Array.of(0, 0, 0, 9, Kind.NOTICE), encode({ code: 100 }), encode(1))],
+  ["too many pings", joined(...Array(41).fill(pinged(0))), Code.TOO_MANY_PINGS],
 ]) {
-  test(`${what}: the session ends with a BYE that says so`, () => {
+  test(`${what}: the session ends with a BYE`, () => {
     const line = session();
     line.receiveData(bytes, 1, 1);
     const ended = line.nextEvents().at(-1);
@@ -310,14 +310,14 @@ for (const [what, bytes, code = Code.PROTOCOL_ERROR] of [
 
 function lastFrame(bytes) {
   const reader = new FrameReader(frames.FRAME_BYTES_MAX);
-  reader.push(bytes);
+  reader.feed(bytes);
   let last = null;
   let frame;
   while ((frame = reader.next()) !== null) last = frame;
   return bytes.slice(bytes.length - last.bytes);
 }
 
-test("of a frame it has only the number is looked at", () => {
+test("only the number of a repeated frame is checked", () => {
   const line = session();
   const impossible = corrupted(data(1, "x", { flags: 0xff, operation: 99 }), 23, 0xff);
   line.receiveData(joined(data(1, "x"), impossible, corrupted(impossible, 12, 0)), 1, 1);
@@ -325,7 +325,7 @@ test("of a frame it has only the number is looked at", () => {
   assert.equal(line.duplicatesDropped, 2);
 });
 
-test("what ends a session is said by its bound", () => {
+test("the reason names the limit", () => {
   const reasonOf = (bytes) => {
     const line = session();
     line.receiveData(bytes, 1, 1);
@@ -334,7 +334,7 @@ test("what ends a session is said by its bound", () => {
   assert.equal(reasonOf(Uint8Array.of(0, 0, 0, 2, 16, 0)), "a DATA frame of 6 bytes, less than its header of 24");
 });
 
-test("what is no breach", () => {
+test("valid but unusual frames are accepted", () => {
   const line = session();
   line.send(Operation.MESSAGE, NONE, utf8.encode("x"));
   line.dataToSend(0);
@@ -349,7 +349,7 @@ test("what is no breach", () => {
       frames.encodePing(Kind.PONG, 5, 1n, 1),
       frames.encodeBody(Kind.NOTICE, { code: 206 }),
       unknownBye,
-      data(3, "behind a BYE"),
+      data(3, "after a BYE"),
     ),
     1,
     1,
@@ -365,13 +365,13 @@ test("the 20th ping gets a NOTICE before its PONG", () => {
   const line = session();
   line.receiveData(joined(...Array(20).fill(pinged(0))), 1, 1);
   const reader = new FrameReader(frames.FRAME_BYTES_MAX);
-  reader.push(line.dataToSend(1));
+  reader.feed(line.dataToSend(1));
   const kinds = [];
   for (let frame = reader.next(); frame !== null; frame = reader.next()) kinds.push(frame.kind);
   assert.deepEqual(kinds, [...Array(19).fill(Kind.PONG), Kind.NOTICE, Kind.PONG]);
 });
 
-test("a replaced link is a loss, bytes of an older one are dropped", () => {
+test("a replaced link is lost, and bytes of an older one are ignored", () => {
   const line = session();
   line.receiveData(frames.encodeBody(Kind.BYE, { code: 105 }), 1, 1);
   assert.equal(line.state, "detached");
@@ -381,7 +381,7 @@ test("a replaced link is a loss, bytes of an older one are dropped", () => {
   assert.throws(() => line.attach(4, { epoch: 2, peerReceived: 0 }), ProtocolError);
 });
 
-test("a peer that ignores the window is stopped", () => {
+test("a peer that exceeds the window is refused", () => {
   const limits = { messageBytes: 1024, windowBytes: 65_536, windowFrames: 128 };
   const many = session({ limits });
   many.receiveData(joined(...Array.from({ length: 128 }, (_, index) => data(index + 1, "x"))), 1, 1);
@@ -409,7 +409,7 @@ test("a message above the limit is refused, whole or in fragments", () => {
   }
 });
 
-test("a resume that cannot be is refused, and changes nothing", () => {
+test("an impossible resume is refused and changes nothing", () => {
   const line = session();
   for (let i = 0; i < 3; i++) line.send(Operation.MESSAGE, NONE, utf8.encode(String(i)));
   line.dataToSend(0);
@@ -423,17 +423,17 @@ test("a resume that cannot be is refused, and changes nothing", () => {
   assert.ok(line.isDrained);
 });
 
-test("a frame that was received before the loss of two transports is received", () => {
+test("the peer may confirm a frame of an earlier transport", () => {
   const line = session();
   for (let i = 0; i < 3; i++) line.send(Operation.MESSAGE, NONE, utf8.encode(String(i)));
   line.dataToSend(0);
   line.attach(1, { epoch: 2, peerReceived: 1 });
-  // Nothing was written to the second one, and on the third the peer tells of the first.
+  // Nothing was written to the second transport; on the third the peer confirms frames of the first.
   line.attach(2, { epoch: 3, peerReceived: 3 });
   assert.equal(line.dataToSend(2), null);
 });
 
-test("half a frame and control frames are left behind by a transport", () => {
+test("an incomplete frame and control frames are discarded with their transport", () => {
   const line = session();
   line.receiveData(joined(data(1, "x"), pinged(0), data(2, "y").slice(0, 20)), 1, 1);
   line.receiveLinkLost();
@@ -451,42 +451,42 @@ test("a byte order mark is part of a name", () => {
   assert.equal(line.nextEvents()[0].name, "\ufeffname");
 });
 
-// What a session promises its own side.
+// Guarantees to the own side
 
 test("acknowledgements are due after 64 frames, an eighth of the window, or a tenth of a second (§5.3)", () => {
-  const take = (line) => line.nextEvents().forEach((message) => line.take(message));
+  const ackAll = (line) => line.nextEvents().forEach((message) => line.ack(message));
   const limits = { messageBytes: 100_000, windowBytes: 65_536, windowFrames: 128 };
   const frame = session({ limits });
   for (let sequence = 1; sequence < 64; sequence++) frame.receiveData(data(sequence, "x"), 1, 1);
-  take(frame);
+  ackAll(frame);
   assert.equal(frame.dataToSend(1), null);
   frame.receiveData(data(64, "x"), 1, 1);
-  take(frame);
+  ackAll(frame);
   assert.deepEqual(frame.dataToSend(1), frames.encodeAck(64));
-  assert.equal(frame.dataToSend(2), null, "once is enough");
+  assert.equal(frame.dataToSend(2), null, "acknowledged once");
 
   const share = session({ limits });
   share.receiveData(data(1, new Uint8Array(8_100)), 1, 1);
-  take(share);
+  ackAll(share);
   assert.equal(share.dataToSend(1), null);
   share.receiveData(data(2, new Uint8Array(44)), 1, 1);
-  take(share);
+  ackAll(share);
   assert.deepEqual(share.dataToSend(1), frames.encodeAck(2));
 
   const fragments = session({ limits });
   fragments.receiveData(data(1, new Uint8Array(16_384), { flags: Flag.MORE }), 1, 1);
-  assert.deepEqual(fragments.dataToSend(1), frames.encodeAck(1), "stored is taken");
+  assert.deepEqual(fragments.dataToSend(1), frames.encodeAck(1), "a stored fragment is acknowledged");
 });
 
-test("a goodbye acknowledges what was taken before", () => {
+test("a BYE is sent after the pending acknowledgement", () => {
   const line = session();
   line.receiveData(data(1, "x"), 1, 1);
-  line.take(line.nextEvents()[0]);
+  line.ack(line.nextEvents()[0]);
   line.close(Code.NORMAL);
   assert.deepEqual(line.dataToSend(1).slice(0, 13), frames.encodeAck(1));
 });
 
-test("bytes of the peer's window count as well as frames", () => {
+test("the peer's window limits bytes as well as frames", () => {
   const peerLimits = { messageBytes: 20_000, windowBytes: 65_536, windowFrames: 128 };
   const line = session({ peerLimits });
   for (let i = 0; i < 10; i++) line.send(Operation.MESSAGE, NONE, new Uint8Array(16_000));
@@ -495,7 +495,7 @@ test("bytes of the peer's window count as well as frames", () => {
   assert.ok(written <= 65_536 && written > 65_536 - frames.FRAME_BYTES_MAX);
 });
 
-test("what is unconfirmed is told whole, and once, wherever it was", () => {
+test("unconfirmed messages are reported whole and once", () => {
   const line = session({ peerLimits: { messageBytes: 100_000, windowBytes: 65_536, windowFrames: 128 } });
   const send = (name, size, options) => line.send(Operation.MESSAGE, utf8.encode(name), new Uint8Array(size), options);
   send("small", 1, { isPacked: true });
@@ -504,22 +504,22 @@ test("what is unconfirmed is told whole, and once, wherever it was", () => {
   send("begun", 60_000, { isBulk: true });
   send("waiting", 2);
   while (line.dataToSend(0) !== null);
-  const told = () => line.unconfirmed().map(({ name, body, isPacked }) => [name, body.length, isPacked]);
+  const reported = () => line.unconfirmed().map(({ name, body, isPacked }) => [name, body.length, isPacked]);
   const large = ["large", 40_000, false];
-  assert.deepEqual(told(), [["small", 1, true], large, ["waiting", 2, false], ["begun", 60_000, false]]);
+  assert.deepEqual(reported(), [["small", 1, true], large, ["waiting", 2, false], ["begun", 60_000, false]]);
   line.receiveData(frames.encodeAck(3), 1, 1);
-  assert.deepEqual(told(), [large, ["waiting", 2, false], ["begun", 60_000, false]], "its last fragment is what counts");
+  assert.deepEqual(reported(), [large, ["waiting", 2, false], ["begun", 60_000, false]], "confirmed with its last fragment");
   line.receiveData(frames.encodeAck(4), 1, 1);
-  assert.deepEqual(told(), [["waiting", 2, false], ["begun", 60_000, false]]);
+  assert.deepEqual(reported(), [["waiting", 2, false], ["begun", 60_000, false]]);
 });
 
-test("sending keeps to the peer's window, its largest message and the own buffer", () => {
+test("sending respects the peer's window and message size, and the own buffer", () => {
   const peerLimits = { messageBytes: 20_000, windowBytes: 65_536, windowFrames: 128 };
   const line = session({ peerLimits, sendBuffer: { sizeBytes: 65_536, messages: 200 } });
   assert.throws(() => line.send(Operation.MESSAGE, NONE, new Uint8Array(20_001)), MessageTooLarge);
   assert.throws(() => line.send(Operation.MESSAGE, new Uint8Array(256), NONE), MessageTooLarge);
   for (let i = 0; i < 200; i++) line.send(Operation.MESSAGE, NONE, NONE);
-  assert.ok(!line.hasRoom(0));
+  assert.ok(!line.hasSpace(0));
   let written = 0;
   for (let bytes = line.dataToSend(0); bytes !== null; bytes = line.dataToSend(0)) written += bytes.length;
   assert.equal(written, 128 * 24);
@@ -541,7 +541,7 @@ test("normal messages interrupt bulk ones between two fragments", () => {
   assert.deepEqual(messages.map(({ name, body }) => [name, body.length]), [["quick", 1], ["", 200_000]]);
 });
 
-test("a full transport gets heartbeats, and only a few", () => {
+test("a full transport gets only a few control frames", () => {
   const line = session();
   line.pauseWriting();
   line.send(Operation.MESSAGE, NONE, NONE);
@@ -556,16 +556,16 @@ test("a full transport gets heartbeats, and only a few", () => {
   assert.equal(line.dataToSend(1).length, 2 * 33 + 24);
 });
 
-test("two sessions lose nothing, double nothing and keep the order, however they are cut", () => {
+test("no message is lost, repeated or reordered over cut transports", () => {
   let seed = 5463;
   const random = () => (seed = (Math.imul(seed, 1_103_515_245) + 12_345) >>> 0) / 2 ** 32;
   const below = (count) => Math.floor(random() * count);
   const limits = { messageBytes: 100_000, windowBytes: 65_536, windowFrames: 128 };
   const sides = [0, 1].map(() => ({
     line: session({ limits, peerLimits: limits, sendBuffer: { sizeBytes: 200_000, messages: 150 }, attached: false }),
-    // Bytes under way to this side, and what it has received and not taken.
-    under: [],
-    untaken: [],
+    // Bytes in flight to this side, and its messages that are not acknowledged.
+    inFlight: [],
+    unacked: [],
     sent: [0, 0],
     seen: [0, 0],
   }));
@@ -575,7 +575,7 @@ test("two sessions lose nothing, double nothing and keep the order, however they
     epoch += 1;
     const received = sides.map(({ line }) => line.ticket.received);
     sides.forEach((side, index) => {
-      side.under = [];
+      side.inFlight = [];
       side.line.attach(now, { epoch, peerReceived: received[1 - index] });
     });
   };
@@ -585,7 +585,7 @@ test("two sessions lose nothing, double nothing and keep the order, however they
       const lane = Number(event.name);
       assert.equal(new DataView(event.body.buffer).getUint32(0), side.seen[lane]++);
       assert.ok(event.body.subarray(4).every((byte) => byte === lane));
-      side.untaken.push(event);
+      side.unacked.push(event);
     }
   };
   const step = (side, other) => {
@@ -593,19 +593,19 @@ test("two sessions lose nothing, double nothing and keep the order, however they
     if (choice === 0) {
       const lane = below(2);
       const body = new Uint8Array(random() < 0.2 ? below(90_000) + 4 : 4).fill(lane);
-      if (!side.line.hasRoom(1 + body.length)) return;
+      if (!side.line.hasSpace(1 + body.length)) return;
       new DataView(body.buffer).setUint32(0, side.sent[lane]++);
       side.line.send(Operation.MESSAGE, utf8.encode(String(lane)), body, { isBulk: lane === 1 });
     } else if (choice === 1) {
       const bytes = side.line.dataToSend(now);
-      if (bytes !== null) other.under.push(bytes);
-    } else if (choice === 2 && side.under.length > 0) {
-      const bytes = side.under.shift();
+      if (bytes !== null) other.inFlight.push(bytes);
+    } else if (choice === 2 && side.inFlight.length > 0) {
+      const bytes = side.inFlight.shift();
       const cut = below(bytes.length) + 1;
       side.line.receiveData(bytes.subarray(0, cut), now, epoch);
-      if (cut < bytes.length) side.under.unshift(bytes.subarray(cut));
+      if (cut < bytes.length) side.inFlight.unshift(bytes.subarray(cut));
     } else if (choice === 3) {
-      if (side.untaken.length > 0) side.line.take(side.untaken.splice(below(side.untaken.length), 1)[0]);
+      if (side.unacked.length > 0) side.line.ack(side.unacked.splice(below(side.unacked.length), 1)[0]);
     } else now += 0.01;
     receive(side);
   };
@@ -622,11 +622,11 @@ test("two sessions lose nothing, double nothing and keep the order, however they
     now += 0.2;
     sides.forEach((side, index) => {
       for (let bytes = side.line.dataToSend(now); bytes !== null; bytes = side.line.dataToSend(now)) {
-        sides[1 - index].under.push(bytes);
+        sides[1 - index].inFlight.push(bytes);
       }
-      for (const bytes of side.under.splice(0)) side.line.receiveData(bytes, now, epoch);
+      for (const bytes of side.inFlight.splice(0)) side.line.receiveData(bytes, now, epoch);
       receive(side);
-      for (const message of side.untaken.splice(0)) side.line.take(message);
+      for (const message of side.unacked.splice(0)) side.line.ack(message);
     });
     if (sides.every(({ line }) => line.isDrained)) break;
   }
@@ -637,9 +637,9 @@ test("two sessions lose nothing, double nothing and keep the order, however they
   assert.ok(sides.every(({ line }) => line.isDrained && line.duplicatesDropped === 0));
 });
 
-// Time.
+// Timers
 
-test("a silent peer is pinged, suspected and given up, at the times of §6", () => {
+test("a silent peer is pinged, suspected and dropped at the times of §6", () => {
   const line = session();
   line.handleTimeout(10.9);
   assert.equal(line.dataToSend(10.9), null);
@@ -653,14 +653,14 @@ test("a silent peer is pinged, suspected and given up, at the times of §6", () 
   assert.equal(line.roundTripS, 1.5);
   line.handleTimeout(24.5);
   line.handleTimeout(27.5);
-  assert.equal(line.state, "suspect", "what has come meanwhile is read first");
+  assert.equal(line.state, "suspect", "received bytes are read first");
   line.handleTimeout(27.6);
   assert.equal(line.state, "detached");
   const types = line.nextEvents().map(({ type }) => type);
   assert.deepEqual(types, ["suspected", "recovered", "pong", "suspected", "silent"]);
 });
 
-test("a side that was late itself does not blame the peer, once", () => {
+test("a late timer gives the peer one period of grace", () => {
   const liveness = new Liveness({ intervalS: 10, timeoutS: 5 });
   liveness.start(0);
   assert.equal(liveness.handleTimeout(100), "ping");
@@ -672,18 +672,18 @@ test("a side that was late itself does not blame the peer, once", () => {
 
   const always = new Liveness({ intervalS: 10, timeoutS: 5 });
   always.start(0);
-  const said = [];
-  for (let now = 100; !said.includes("dead") && now < 1000; now += 100) {
+  const verdicts = [];
+  for (let now = 100; !verdicts.includes("dead") && now < 1000; now += 100) {
     for (let verdict = always.handleTimeout(now); verdict !== null; verdict = always.handleTimeout(now)) {
-      said.push(verdict);
+      verdicts.push(verdict);
       if (verdict === "dead") break;
       if (verdict === "ping") always.nextPing(now);
     }
   }
-  assert.equal(said.at(-1), "dead", "who is always late must not believe in the dead for ever");
+  assert.equal(verdicts.at(-1), "dead", "a process that is always late still detects a dead peer");
 });
 
-test("delays are drawn from a range that doubles, and the server's wish goes first", () => {
+test("delays are drawn from a range that doubles, and a delay of the server takes precedence", () => {
   const schedule = new Schedule(checkBackoff({ firstS: 1, capS: 5 }));
   assert.deepEqual([1, 2, 3, 4].map(() => schedule.nextDelay(0, 0.5)), [0.5, 1, 2, 2.5]);
   assert.equal(schedule.nextDelay(0, 0.5, { retryAfterS: 100, spreadS: 10 }), 105);
@@ -691,13 +691,13 @@ test("delays are drawn from a range that doubles, and the server's wish goes fir
   assert.equal(schedule.nextDelay(111, 0.5), 0.5);
   const hasty = new Schedule(checkBackoff({ firstS: 0.5 }));
   const waits = Array.from({ length: 10 }, () => hasty.nextDelay(0, 0.5, { retryAfterS: 0 }));
-  assert.deepEqual(waits, [0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0.5], "called back at once, again and again");
+  assert.deepEqual(waits, [0, 0, 0, 0, 0, 0, 0, 0, 0.5, 0.5], "repeated requests to return at once");
   const few = new Schedule(checkBackoff({ attempts: 2 }));
   assert.notEqual(few.nextDelay(0, 0), null);
   assert.equal(few.nextDelay(0, 0), null);
   const unstable = new Schedule(checkBackoff({ attempts: 1 }));
   unstable.receiveConnected(0);
-  assert.notEqual(unstable.nextDelay(1, 0), null, "a loss is no attempt that failed");
+  assert.notEqual(unstable.nextDelay(1, 0), null, "a lost link is not a failed attempt");
   assert.equal(unstable.nextDelay(2, 0), null);
   assert.throws(() => checkBackoff({ firstS: 0 }), ConfigurationError);
   assert.throws(() => checkBackoff({ first: 1 }), /backoff.first: there are/);

