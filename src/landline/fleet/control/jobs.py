@@ -121,23 +121,23 @@ def new_job(request: JobRequest, *, job_id: str, now: float) -> Job:
 
 
 def plan(job: Job, machine: Machine, execution_id: str) -> Execution:
-    """Return the first state of a job on one machine: queued, or refused with the reason."""
+    """Return the job on one machine in its first state: queued, refused with the reason, or done."""
     delay_s = DEFAULT_COUNTDOWN_S if job.delay_s is None else job.delay_s
     due_at = job.created_at + (job.delay_s or 0.0)
     expires_at = job.created_at + delay_s + job.valid_for_s
     if job.queue_for_s is not None and machine.presence.state not in ONLINE_STATES:
         expires_at = max(expires_at, job.created_at + job.queue_for_s)
-    refusal = _refusal(job, machine)
+    state, detail = _planned_state(job, machine)
     return Execution(
         id=execution_id,
         job_id=job.id,
         machine_id=machine.id,
         machine_name=machine.name,
-        state=ExecutionState.REFUSED if refusal else ExecutionState.QUEUED,
+        state=state,
         updated_at=job.created_at,
         due_at=due_at,
         expires_at=expires_at,
-        detail=refusal or "",
+        detail=detail,
     )
 
 
@@ -352,14 +352,21 @@ def _countdown_s(job: Job, execution: Execution) -> float:
     return min(job.delay_s, DEFAULT_COUNTDOWN_S)
 
 
+def _planned_state(job: Job, machine: Machine) -> tuple[ExecutionState, str]:
+    """Return the first state of a job on one machine, with its detail."""
+    if (reason := clones.refusal(machine)) is not None:
+        return ExecutionState.REFUSED, reason
+    if job.action is Action.WAKE and machine.presence.state in {PresenceState.ONLINE, PresenceState.SILENT}:
+        return ExecutionState.DONE, "it is on already"
+    if (reason := _refusal(job, machine)) is not None:
+        return ExecutionState.REFUSED, reason
+    return ExecutionState.QUEUED, ""
+
+
 def _refusal(job: Job, machine: Machine) -> str | None:
     """Return why the job is refused for a machine at once, or ``None``."""
-    if (reason := clones.refusal(machine)) is not None:
-        return reason
     is_on = machine.presence.state in ONLINE_STATES
     if job.action is Action.WAKE:
-        if machine.presence.state in {PresenceState.ONLINE, PresenceState.SILENT}:
-            return "it is on already"
         if not machine.facts.mac_addresses:
             return "its network address (MAC) is not known, so it cannot be woken"
         return None
