@@ -16,7 +16,7 @@ _EXPECTED: Final = {
     "landline.fleet.demo.demo": "DemoFailed",
     "landline.fleet.paths": "UnsafePath",
     "landline.fleet.api": "StorageError",
-    "landline.fleet.web.http_server": "CannotListen",
+    "landline.fleet.web.listeners": "CannotListen",
 }
 """Errors of the fleet whose text is a complete sentence, by the module that defines them."""
 

@@ -1,6 +1,7 @@
 """The API on real sockets, asked with a real HTTP client."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -12,8 +13,9 @@ import pytest
 
 from landline import AddressInUse
 from landline.fleet.paths import UnsafeDirectory
-from landline.fleet.web import http_server as serve
-from landline.fleet.web.http_server import ApiServer, CannotListen, tcp_listener
+from landline.fleet.web.http_server import ApiServer
+from landline.fleet.web.listeners import CannotListen, tcp_listener
+from landline.fleet.web.timed_connections import ConnectionLimits
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -156,12 +158,10 @@ async def test_signals_are_left_to_the_caller(operations, directory):
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-async def test_updates_stream_live_and_end_with_the_server(operations, directory, monkeypatch):
-    monkeypatch.setattr(
-        serve, "SHUTDOWN_S", 3600.0
-    )  # Nothing but the end of the stream itself ends the server.
+async def test_updates_stream_live_and_end_with_the_server(operations, directory):
     path = directory / "control.sock"
-    async with ApiServer(operations, unix_path=path):
+    # Only the end of the stream itself ends the server.
+    async with ApiServer(operations, unix_path=path, shutdown_s=3600.0):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
@@ -174,15 +174,14 @@ async def test_updates_stream_live_and_end_with_the_server(operations, directory
     writer.close()
 
 
-async def test_a_client_that_leaves_ends_its_stream(operations, directory):
+async def test_a_client_that_leaves_ends_its_stream(operations, directory, until):
     path = directory / "control.sock"
     async with ApiServer(operations, unix_path=path):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.readuntil(b'"type":"snapshot"')
         writer.close()
-        while operations.readers:
-            await asyncio.sleep(0.001)
+        await until(lambda: not operations.readers)
 
 
 def status_of(address):
@@ -197,44 +196,58 @@ def status_of(address):
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET /api/v1/status HTTP/1.1\r\nHo"], ids=["nothing", "half a request"]
+    "sent", [b"", b"GET /api/v1/status HTTP/1.1\r\nHo"], ids=["nothing", "half a request"]
 )
-async def test_strangers_that_say_nothing_lock_nobody_out(operations, monkeypatch, said):
-    """They know no token, and need none to open as many connections as there may be."""
-    monkeypatch.setattr(serve, "CONNECTIONS_MAX", 20)
-    monkeypatch.setattr(serve, "REQUEST_S_OF_MANY", 0.3)
-    async with ApiServer(operations, tcp=("127.0.0.1", 0), token="a token") as server:
+async def test_silent_connections_do_not_keep_others_out(operations, until, sent):
+    """Strangers without a token can open all connections that the server takes."""
+    limits = ConnectionLimits(connections_max=20, request_timeout_s=3600.0, crowded_request_timeout_s=0.3)
+    async with ApiServer(operations, tcp=("127.0.0.1", 0), token="a token", limits=limits) as server:
         strangers = []
         for _ in range(20):
             _, writer = await asyncio.open_connection(*server.tcp_address)
-            writer.write(said)
+            writer.write(sent)
             strangers.append(writer)
-        while await asyncio.to_thread(status_of, server.tcp_address) != 200:
-            await asyncio.sleep(0.05)
+
+        async def is_answered():
+            return await asyncio.to_thread(status_of, server.tcp_address) == 200
+
+        await until(is_answered)
         for writer in strangers:
             writer.close()
 
 
-async def test_a_stream_of_updates_is_not_taken_for_silence(operations, directory, monkeypatch):
-    monkeypatch.setattr(serve, "REQUEST_S", 0.0)
+async def test_a_connection_that_is_idle_after_a_request_is_closed(operations, directory):
     path = directory / "control.sock"
-    async with ApiServer(operations, unix_path=path, keep_alive_s=0.05):
+    async with ApiServer(operations, unix_path=path, limits=ConnectionLimits(request_timeout_s=0.05)):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        heard = b""
-        while heard.count(b": keep-alive") < 12:
-            piece = await reader.read(65536)
-            assert piece, "it was dropped"
-            heard += piece
+        writer.write(b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" not in head.lower()
+        async with asyncio.timeout(20):
+            with contextlib.suppress(ConnectionResetError):
+                await reader.read()
         writer.close()
 
 
-async def test_a_client_that_does_not_read_cannot_hold_the_server(operations, directory, caplog, monkeypatch):
-    # Its connection is cut, or the server never ends.
-    monkeypatch.setattr(serve, "SHUTDOWN_S", 0.1)
-    monkeypatch.setattr(serve, "OPERATION_S_MAX", 3600)
+async def test_a_stream_of_updates_is_not_taken_for_silence(operations, directory):
     path = directory / "control.sock"
-    async with ApiServer(operations, unix_path=path):
+    limits = ConnectionLimits(request_timeout_s=0.0)
+    async with ApiServer(operations, unix_path=path, keep_alive_s=0.05, limits=limits):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while received.count(b": keep-alive") < 12:
+            piece = await reader.read(65536)
+            assert piece, "the connection was closed"
+            received += piece
+        writer.close()
+
+
+async def test_a_client_that_does_not_read_cannot_hold_the_server(operations, directory, caplog, until):
+    path = directory / "control.sock"
+    # Its connection is closed, or the server never ends.
+    async with ApiServer(operations, unix_path=path, shutdown_s=0.1, operation_s_max=3600):
         _, writer = await asyncio.open_unix_connection(str(path), limit=1024)
         writer.write(b"GET /api/v1/updates HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await operations.first_reader.wait()
@@ -243,6 +256,5 @@ async def test_a_client_that_does_not_read_cannot_hold_the_server(operations, di
             if number % 100 == 0:
                 await asyncio.sleep(0)
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
-    while operations.readers:
-        await asyncio.sleep(0.001)
+    await until(lambda: not operations.readers)
     writer.close()

@@ -30,7 +30,8 @@ from landline.fleet.control.wake_on_lan import MagicPackets, Waker
 from landline.fleet.messages import MESSAGE_BYTES_MAX, WINDOW_BYTES
 from landline.fleet.paths import make_private_directory, open_to_all
 from landline.fleet.private_files import read_private_file, write_private_file
-from landline.fleet.web.http_server import ApiServer, CannotListen
+from landline.fleet.web.http_server import ApiServer
+from landline.fleet.web.listeners import CannotListen
 
 logger = guarded_logger("landline.control")
 
@@ -74,7 +75,7 @@ async def run_control_server(options: ControlServerOptions) -> AsyncIterator[Run
     """Runs a control server while it is entered.
 
     Raises :class:`StorageError`, :class:`landline.AddressInUse`, :class:`landline.ConfigurationError`,
-    :class:`landline.fleet.web.http_server.CannotListen` and :class:`landline.fleet.paths.UnsafeDirectory`; then nothing
+    :class:`landline.fleet.web.listeners.CannotListen` and :class:`landline.fleet.paths.UnsafeDirectory`; then nothing
     was started. Leaving closes in order: operators first, then agents, then the database.
     """
     make_private_directory(options.data)
