@@ -87,14 +87,14 @@ def test_every_job_is_done_once(fleet, machines, poll, moment):
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random(fleet, machines, seed):
     control = fleet.control
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     jobs = {}
     for round_number in range(2):
-        for number, machine in enumerate(dice.choices(machines, k=3)):
+        for number, machine in enumerate(rng.choices(machines, k=3)):
             message = f"{seed}-{round_number}-{number}"
-            delay_s = dice.choice((0.0, dice.uniform(0, 1.5)))
+            delay_s = rng.choice((0.0, rng.uniform(0, 1.5)))
             jobs[message] = control.order(Action.LOG_OFF, machine.name, message=message, delay_s=delay_s)
-        time.sleep(dice.uniform(0, 0.4))
+        time.sleep(rng.uniform(0, 0.4))
         control.program.kill()
         control.start()
     for job in jobs.values():
@@ -107,7 +107,7 @@ def test_killed_at_random(fleet, machines, seed):
 def test_killed_while_it_accepts_jobs(fleet, machines, poll, seed):
     """What was answered with success is there after the restart, and is done; what was not is done once or never."""
     control = fleet.control
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     accepted: dict[str, str] = {}
     sent: list[str] = []
 
@@ -123,9 +123,9 @@ def test_killed_while_it_accepts_jobs(fleet, machines, poll, seed):
     threads = [threading.Thread(target=order_until_it_dies, args=(machine,)) for machine in machines]
     for thread in threads:
         thread.start()
-    enough = dice.randrange(1, 15)
+    enough = rng.randrange(1, 15)
     poll(lambda: len(accepted) >= enough)
-    time.sleep(dice.uniform(0, 0.05))
+    time.sleep(rng.uniform(0, 0.05))
     control.program.kill()
     for thread in threads:
         thread.join()

@@ -19,11 +19,11 @@ WAYS = (
 )
 
 
-async def send_numbered(line: landline.Line, dice: random.Random, is_over) -> int:
+async def send_numbered(line: landline.Line, rng: random.Random, is_over) -> int:
     """Sends numbered messages of all sizes until it is over, waiting for room; returns how many there were."""
     number = 0
     while not is_over():
-        size = dice.choice((0, 10, 100, 1000, 5000, 40_000)) if dice.random() < 0.2 else 50
+        size = rng.choice((0, 10, 100, 1000, 5000, 40_000)) if rng.random() < 0.2 else 50
         await line.send([number, b"x" * size])
         number += 1
     await line.send_eof()
@@ -36,7 +36,7 @@ async def receive_numbered(line: landline.Line, seen: list[int]) -> None:
 
 
 async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(states):
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     server = landline.Server(send_buffer=ACROSS)
     changes = states()
     up: list[int] = []
@@ -55,8 +55,8 @@ async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(st
     def on_connection(connection) -> None:
         # Many budgets end inside a frame, some inside the handshake.
         if not is_over():
-            budget = int(200 * 200 ** dice.random()) if epochs else 5000
-            connection.end_after(budget, way=dice.choice(("up", "down")), **dice.choice(WAYS))
+            budget = int(200 * 200 ** rng.random()) if epochs else 5000
+            connection.end_after(budget, way=rng.choice(("up", "down")), **rng.choice(WAYS))
         connections.append(connection)
 
     async with (
@@ -91,7 +91,7 @@ async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(st
 
 async def test_cuts_from_either_side_s_own_hand(pair, until):
     """As above, but the ends drop the transport themselves, at any moment of their own work."""
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     up: list[int] = []
     down: list[int] = []
     done = False
@@ -104,10 +104,10 @@ async def test_cuts_from_either_side_s_own_hand(pair, until):
         async def cut() -> None:
             nonlocal done
             while line.epoch < 100:
-                for _ in range(dice.randrange(6)):
+                for _ in range(rng.randrange(6)):
                     await asyncio.sleep(0)
                 if line.state is landline.LineState.ONLINE and len(up) + len(down) > line.epoch:
-                    (line if dice.random() < 0.5 else other).break_link("cut")
+                    (line if rng.random() < 0.5 else other).break_link("cut")
                 else:
                     await asyncio.sleep(0.0005)
             done = True

@@ -1,4 +1,4 @@
-"""The UDP relay does what it is told, and nothing else."""
+"""The UDP relay has the faults that were set, and no others."""
 
 import asyncio
 import socket
@@ -133,7 +133,7 @@ async def test_a_black_hole_and_its_end(client, server, proxy, until):
 async def test_each_client_has_a_port_of_its_own_and_the_oldest_makes_room(
     client, server, proxy, until, monkeypatch
 ):
-    monkeypatch.setattr(module, "CLIENTS", 2)
+    monkeypatch.setattr(module, "CLIENTS_MAX", 2)
     loop = asyncio.get_running_loop()
     others = [
         (await loop.create_datagram_endpoint(Ends, remote_addr=("127.0.0.1", proxy.port)))[1]
@@ -150,7 +150,7 @@ async def test_each_client_has_a_port_of_its_own_and_the_oldest_makes_room(
 
 
 async def test_what_is_delayed_has_a_limit(client, server, proxy, until, monkeypatch):
-    monkeypatch.setattr(module, "WAITING", 5)
+    monkeypatch.setattr(module, "DELAYED_MAX", 5)
     proxy.up = DatagramFaults(latency_s=0.05)
     await send(client, numbers(20))
     await until(lambda: proxy.lost_datagrams + len(server.came) == 20)
@@ -173,17 +173,17 @@ async def test_nobody_behind_the_relay_is_a_loss_and_no_error(until):
 
 
 async def test_it_is_entered_once_at_a_time(proxy):
-    with pytest.raises(RuntimeError, match="once at a time"):
+    with pytest.raises(RuntimeError, match="already entered"):
         await proxy.__aenter__()
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"loss": 1.1}, "a share from 0 to 1 is possible"),
+        ({"loss": 1.1}, "must be from 0 to 1"),
         ({"duplicate": -0.1}, "duplicate=-0.1"),
         ({"reorder": float("nan")}, "reorder=nan"),
-        ({"latency_s": -1}, "zero or more seconds"),
+        ({"latency_s": -1}, "must be finite and at least 0"),
         ({"jitter_s": float("inf")}, "jitter_s=inf"),
     ],
 )

@@ -20,12 +20,12 @@ AEAD = Aead(b"a secret that both sides know")
 
 
 class World:
-    """A server, some calls, a stranger, and a network that does what the dice say."""
+    """A server, some calls, a stranger, and a network that does what the rng say."""
 
     def __init__(
-        self, dice: random.Random, *, calls=4, restarts=3, replays=40, calls_max=3, trouble=0.3, up_s=0.0
+        self, rng: random.Random, *, calls=4, restarts=3, replays=40, calls_max=3, trouble=0.3, up_s=0.0
     ) -> None:
-        self.dice = dice
+        self.rng = rng
         self.trouble = trouble
         self.calls_max = calls_max
         self.now = 0.0
@@ -40,12 +40,12 @@ class World:
         self.cookie = b""
         self.start_server(up_s)
         for _ in range(restarts):
-            self.at(dice.uniform(0, 40), self.stop_server)
-            self.at(dice.uniform(0, 40), self.sleep_server)
+            self.at(rng.uniform(0, 40), self.stop_server)
+            self.at(rng.uniform(0, 40), self.sleep_server)
         for number in range(calls):
-            self.at(dice.choice([0.0, dice.uniform(0, 40)]), lambda number=number: self.begin(number))
+            self.at(rng.choice([0.0, rng.uniform(0, 40)]), lambda number=number: self.begin(number))
         for _ in range(replays):
-            self.at(dice.uniform(0, 120), self.replay)
+            self.at(rng.uniform(0, 120), self.replay)
 
     def at(self, when: float, what) -> None:
         heapq.heappush(self.events, (when, next(self.order), what))
@@ -59,11 +59,11 @@ class World:
 
     def start_server(self, up_s: float = 0.0) -> None:
         self.awake_at = self.now
-        self.offset = self.dice.uniform(0, 1e6)
-        self.rate = self.dice.uniform(0.9995, 1.0005)
+        self.offset = self.rng.uniform(0, 1e6)
+        self.rate = self.rng.uniform(0.9995, 1.0005)
         self.server = CallServer(
             aead=AEAD,
-            random=self.dice,
+            random=self.rng,
             now=self.clock() - up_s,
             counts=CallCounts(),
             calls_max=self.calls_max,
@@ -75,13 +75,13 @@ class World:
     def stop_server(self) -> None:
         if self.server is not None:
             self.server = None
-            self.at(self.now + self.dice.choice([0.0, 0.001, 0.3, 5.0]), self.start_server)
+            self.at(self.now + self.rng.choice([0.0, 0.001, 0.3, 5.0]), self.start_server)
 
     def sleep_server(self) -> None:
         """The server's machine sleeps, and its clock with it; what arrives meanwhile is taken afterwards."""
         if self.server is None or self.now < self.awake_at:
             return
-        server, slept_s = self.server, self.dice.choice([1.0, 20.0])
+        server, slept_s = self.server, self.rng.choice([1.0, 20.0])
         self.awake_at = self.now + slept_s
 
         def wake() -> None:
@@ -108,7 +108,7 @@ class World:
                     reply = Reply(Operation.RESPONSE, decided.call.body[::-1], False)
                     self.send(server.answer(decided.call_id, reply, self.clock()), caller)
 
-            took = self.dice.choice([0.0, 0.0, self.dice.uniform(0, 10)])
+            took = self.rng.choice([0.0, 0.0, self.rng.uniform(0, 10)])
             self.at(self.now + took, finish)
         elif decided is not None:
             assert len(decided) <= 3 * len(datagram) or decided[1] == 2
@@ -121,20 +121,18 @@ class World:
             self.at(self.now + self.delay(), lambda: receive(datagram))
 
     def copies(self) -> int:
-        if self.dice.random() > self.trouble:
+        if self.rng.random() > self.trouble:
             return 1
-        return self.dice.choice([0, 0, 0, 2])
+        return self.rng.choice([0, 0, 0, 2])
 
     def delay(self) -> float:
-        return 0.001 if self.dice.random() > self.trouble else self.dice.choice([0.01, 1.0, 7.0, 25.0])
+        return 0.001 if self.rng.random() > self.trouble else self.rng.choice([0.01, 1.0, 7.0, 25.0])
 
     def replay(self) -> None:
         """The stranger says again what it heard, from an address of its own or of the caller's."""
         if self.recorded:
-            datagram, address, caller = self.dice.choice(self.recorded)
-            self.receive(
-                datagram, self.dice.choice([address, "10.6.6.6"]), self.dice.choice([caller, ignore])
-            )
+            datagram, address, caller = self.rng.choice(self.recorded)
+            self.receive(datagram, self.rng.choice([address, "10.6.6.6"]), self.rng.choice([caller, ignore]))
 
     # Callers.
 
@@ -142,12 +140,12 @@ class World:
         body = b"call %d" % number
         call = ClientCall(
             aead=AEAD,
-            random=self.dice,
+            random=self.rng,
             now=self.now,
             name="work",
             body=body,
             is_packed=False,
-            cookie=self.cookie if self.dice.random() < 0.7 else b"",
+            cookie=self.cookie if self.rng.random() < 0.7 else b"",
         )
         self.asked.append(call)
         deadline = self.now + TIMEOUT_S
@@ -172,8 +170,8 @@ class World:
                 self.ends.setdefault(number, "timeout" if call.exposed_at is not None else "unreachable")
                 return
             if self.now >= call.due:
-                if self.dice.random() < self.trouble / 4:
-                    address = self.dice.choice(["10.0.0.1", "10.0.0.2"])
+                if self.rng.random() < self.trouble / 4:
+                    address = self.rng.choice(["10.0.0.1", "10.0.0.2"])
                 datagram = call.data_to_send(self.now)
                 self.recorded.append((datagram, address, receive))
                 here = address

@@ -355,9 +355,9 @@ async def test_a_server_that_names_a_udp_alternative_is_not_followed(desk, until
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_network_that_loses_and_repeats(desk, seed, impatient):
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
-        relay = Relay(endpoint, lambda way, data: dice.choice([0, 0, 1, 1, 2, 3]))
+        relay = Relay(endpoint, lambda way, data: rng.choice([0, 0, 1, 1, 2, 3]))
         async with relay as url:
             answers = await asyncio.gather(*(call(url, "echo", number, timeout=20) for number in range(40)))
     assert answers == list(range(40))
@@ -475,13 +475,13 @@ async def test_an_address_that_is_not_proven_gets_less_than_three_times_what_it_
 
 
 async def test_garbage_gets_no_answer(desk, until):
-    dice = random.Random(4)
+    rng = random.Random(4)
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             for number in range(200):
-                head = b"\x01" + bytes((dice.randrange(5),)) if number % 2 else b""
-                sock.sendto(head + dice.randbytes(dice.randrange(1300)), ("127.0.0.1", endpoint.port))
+                head = b"\x01" + bytes((rng.randrange(5),)) if number % 2 else b""
+                sock.sendto(head + rng.randbytes(rng.randrange(1300)), ("127.0.0.1", endpoint.port))
                 await until(lambda number=number: desk.server.call_counts.unreadable == number + 1)
             assert receive_all(sock) == []
         assert await call(endpoint, "echo", 1) == 1

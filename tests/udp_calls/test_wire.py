@@ -86,11 +86,11 @@ def test_what_is_wrong_with_a_call_is_named(text, reason):
 def test_arbitrary_datagrams_do_nothing(datagram):
     with pytest.raises(ProtocolError):
         AEAD.open(datagram)
-    dice = random.Random(1)
+    rng = random.Random(1)
     counts = CallCounts()
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=counts)
     assert server.receive_datagram(datagram, "10.0.0.1", 1.0) is None
-    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    call = ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False)
     due = call.due
     assert not call.receive_datagram(datagram, 1.0)
     assert (call.due, call.reply, call.is_lost) == (due, None, False)
@@ -100,9 +100,9 @@ def test_arbitrary_datagrams_do_nothing(datagram):
 @given(st.sampled_from(DatagramKind), st.binary(max_size=300))
 def test_arbitrary_texts_under_the_right_seal_give_only_documented_errors(kind, text):
     """What somebody who knows the token could say."""
-    dice = random.Random(1)
+    rng = random.Random(1)
     datagram = AEAD.seal(kind, ID, NONCE, text)
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=CallCounts())
     decided = server.receive_datagram(datagram, "10.0.0.1", 1.0)
     assert decided is None or len(decided) <= 3 * len(datagram)
 
@@ -193,9 +193,9 @@ def test_names_that_cannot_be_are_refused(name, identity, text):
 
 
 def test_nothing_that_an_unproven_address_gets_is_three_times_what_came():
-    dice = random.Random(5)
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
-    smallest = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    rng = random.Random(5)
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=CallCounts())
+    smallest = ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False)
     datagram = smallest.data_to_send(0.0)
     answer = server.receive_datagram(datagram, "10.0.0.1", 0.0)
     assert isinstance(answer, bytes)
@@ -204,11 +204,11 @@ def test_nothing_that_an_unproven_address_gets_is_three_times_what_came():
 
 
 def test_a_cookie_is_good_for_one_address_and_some_time():
-    dice = random.Random(5)
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
+    rng = random.Random(5)
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=CallCounts())
 
     def ask(cookie=b""):
-        return ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
+        return ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
 
     first = ask()
     assert first.receive_datagram(server.receive_datagram(first.data_to_send(0.0), "10.0.0.1", 0.0), 0.0)
@@ -224,10 +224,10 @@ def test_a_cookie_is_good_for_one_address_and_some_time():
 
 
 def test_an_answer_is_repeated_but_not_for_ever():
-    dice = random.Random(5)
+    rng = random.Random(5)
     counts = CallCounts()
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
-    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=counts)
+    call = ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False)
     call.receive_datagram(server.receive_datagram(call.data_to_send(0.0), "10.0.0.1", 0.0), 0.0)
     datagram = call.data_to_send(0.0)
     new = server.receive_datagram(datagram, "10.0.0.1", 0.0)
@@ -239,14 +239,14 @@ def test_an_answer_is_repeated_but_not_for_ever():
 
 
 def test_what_is_remembered_has_limits():
-    dice = random.Random(5)
+    rng = random.Random(5)
     server = CallServer(
-        aead=AEAD, random=dice, now=0.0, counts=CallCounts(), calls_max=20, replies_bytes_max=10_000
+        aead=AEAD, random=rng, now=0.0, counts=CallCounts(), calls_max=20, replies_bytes_max=10_000
     )
     cookie = b""
     for number in range(200):
         now = number / 100
-        call = ClientCall(aead=AEAD, random=dice, now=now, name="n", body=b"", is_packed=False, cookie=cookie)
+        call = ClientCall(aead=AEAD, random=rng, now=now, name="n", body=b"", is_packed=False, cookie=cookie)
         decided = server.receive_datagram(call.data_to_send(now), "10.0.0.1", now)
         if isinstance(decided, bytes):
             call.receive_datagram(decided, now)
@@ -260,12 +260,12 @@ def test_what_is_remembered_has_limits():
 
 
 def test_handlers_at_work_are_bounded_for_one_address():
-    dice = random.Random(5)
+    rng = random.Random(5)
     counts = CallCounts()
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=counts)
 
     def arrive(address, cookie=b""):
-        call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
+        call = ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False, cookie=cookie)
         decided = server.receive_datagram(call.data_to_send(0.0), address, 0.0)
         if isinstance(decided, bytes):
             call.receive_datagram(decided, 0.0)
@@ -281,9 +281,9 @@ def test_handlers_at_work_are_bounded_for_one_address():
 
 
 def test_an_answer_too_large_is_an_error_that_names_the_way_out():
-    dice = random.Random(5)
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=CallCounts())
-    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="n", body=b"", is_packed=False)
+    rng = random.Random(5)
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=CallCounts())
+    call = ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False)
     call.receive_datagram(server.receive_datagram(call.data_to_send(0.0), "10.0.0.1", 0.0), 0.0)
     new = server.receive_datagram(call.data_to_send(0.0), "10.0.0.1", 0.0)
     datagram = server.answer(new.call_id, Reply(Operation.RESPONSE, bytes(1153), False), 0.0)

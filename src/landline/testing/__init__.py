@@ -1,7 +1,7 @@
-"""Test doubles: what our own tests use, for the tests of programs built on landline, and of others.
+"""Test doubles for programs built on landline, and for others; landline's own tests use them too.
 
-:mod:`landline.testing.pair` joins two sessions in memory under virtual time; :mod:`landline.testing.proxy` puts a
-network that fails between real sockets, and :mod:`landline.testing.udp_relay` does so for UDP.
+:mod:`landline.testing.pair` joins two sessions in memory under virtual time. :mod:`landline.testing.proxy` is a faulty
+network between real TCP sockets, and :mod:`landline.testing.udp_relay` is the same for UDP.
 """
 
 from __future__ import annotations

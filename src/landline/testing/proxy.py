@@ -1,6 +1,6 @@
-"""A TCP proxy that does to connections what networks do: delay, thin, slice, hold, cut, reset and refuse.
+"""A TCP proxy with the faults of networks: it delays, throttles, slices, holds, cuts, resets and refuses.
 
-It stands in front of any TCP server, of landline's or not, inside the event loop of the test::
+It is placed in front of any TCP server, landline's or another, in the event loop of the test::
 
     async with FaultProxy("127.0.0.1", port) as proxy:
         async with landline.connect(proxy.url) as line:
@@ -10,11 +10,11 @@ It stands in front of any TCP server, of landline's or not, inside the event loo
             proxy.heal()
             proxy.reset()
 
-*Up* is the way from clients to the server, *down* the way back. Faults may change at any moment, and count for the
-connections there are as for new ones, and for bytes that are under way.
+*Up* is the direction from clients to the server, *down* the opposite one. Faults may change at any time. They apply to
+existing connections as to new ones, and to bytes in flight.
 
-TCP delivers all bytes in order or breaks, and so does this proxy: what it holds back comes later, in order, and
-bytes are only lost together with their connection.
+TCP delivers all bytes in order or breaks the connection, and so does this proxy: held bytes arrive later, in order, and
+bytes are lost only together with their connection.
 """
 
 from __future__ import annotations
@@ -37,30 +37,31 @@ Way = Literal["up", "down"]
 Ending = Literal["cut", "reset", "abandon"]
 
 BUFFER_BYTES: Final = 64 * 1024
-"""What the proxy itself keeps of one direction of one connection; then it stops reading. Like the window of a plain
-TCP connection: with a latency it bounds the throughput."""
+"""How much the proxy buffers for one direction of one connection before it stops reading. With a latency it limits the
+throughput, like the window of a TCP connection."""
 SOCKET_BUFFER_BYTES: Final = 16 * 1024
-"""Asked of the kernel for each socket, so that its buffers do not hide a thin or held link from the sender. Smaller
-ones stall the loopback device, whose segments have 64 KiB."""
-THIN_SHARE_S: Final = 0.02
-"""On a thin link no more is read at once than it carries in this time, so that its bytes flow and do not burst."""
+"""The kernel buffers of each socket, so small that they do not hide a slow or held link from the sender. Smaller ones
+stall the loopback device, whose segments have 64 KiB."""
+SLOW_READ_S: Final = 0.02
+"""A read from a slow link is limited to what it carries in this time, so that its bytes flow instead of bursting."""
 CATCH_UP_S: Final = 0.05
-"""How far a thin link may catch up on wake-ups that came late."""
+"""How far a slow link may catch up after late wake-ups."""
 ACCEPT_RETRY_S: Final = 0.05
-"""When to accept again after the system could not give us a socket."""
+"""The delay before the next ``accept()`` after the system could not provide a socket."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Faults(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens to the bytes of one direction. The default is: nothing.
+    """The faults of one direction. By default there are none.
 
-    :param latency_s: how long every byte is under way, in seconds.
-    :param jitter_s: up to so many seconds more, drawn anew for each piece that is read; the order of bytes is kept.
-    :param bandwidth_bytes_per_s: no more than this goes through, for each connection; ``None`` is no limit.
-    :param slice_bytes: bytes arrive in pieces of at most this size; ``None`` leaves them together.
-    :param is_held: a black hole. Nothing arrives and nobody is told, while the sockets stay open; once this is over,
-        what was held arrives in order, as TCP's retransmissions would bring it.
-    :raises ConfigurationError: when a value makes no sense.
+    :param latency_s: the delay of every byte, in seconds.
+    :param jitter_s: the maximum of an additional delay, in seconds, random for each piece that is read; the order of
+        bytes is kept.
+    :param bandwidth_bytes_per_s: the limit for each connection; ``None`` means no limit.
+    :param slice_bytes: the size of the largest piece in which bytes arrive; ``None`` leaves them together.
+    :param is_held: a black hole: no byte arrives, and the sockets stay open. Afterwards the held bytes arrive in
+        order, as after retransmissions of TCP.
+    :raises ConfigurationError: if a value is invalid.
     """
 
     latency_s: float = 0.0
@@ -72,29 +73,29 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, seconds in (("latency_s", self.latency_s), ("jitter_s", self.jitter_s)):
             if not 0 <= seconds < float("inf"):
-                raise ConfigurationError(f"Faults({name}={seconds:g}): zero or more seconds are possible")
+                raise ConfigurationError(f"Faults({name}={seconds:g}): must be finite and at least 0")
         if self.bandwidth_bytes_per_s is not None and not self.bandwidth_bytes_per_s > 0:
             raise ConfigurationError(
-                f"Faults(bandwidth_bytes_per_s={self.bandwidth_bytes_per_s:g}): it must be more than nothing; "
-                "is_held=True lets nothing through"
+                f"Faults(bandwidth_bytes_per_s={self.bandwidth_bytes_per_s:g}): must be greater than 0; "
+                "use is_held=True to stop all bytes"
             )
         if self.slice_bytes is not None and self.slice_bytes < 1:
-            raise ConfigurationError(f"Faults(slice_bytes={self.slice_bytes}): one byte is the least")
+            raise ConfigurationError(f"Faults(slice_bytes={self.slice_bytes}): must be at least 1")
 
 
 class FaultProxy:
-    """Relays TCP connections to ``host:port`` while it is entered, with the faults it is told.
+    """Relays TCP connections to ``host:port`` with the given faults; an asynchronous context manager.
 
-    It listens on a free port of ``listen_host``. All chance comes out of ``seed``; what it meets, the segments of
-    real sockets, does not repeat. Memory is bounded: 64 KiB for each direction of a connection, and small buffers
-    in the kernel; then it stops reading, and the sender feels it. Leaving it resets all connections.
+    It listens on a free port of ``listen_host``. All random decisions come from ``seed``, but the segments of real
+    sockets differ from run to run. Memory is limited to 64 KiB for each direction of a connection, and small kernel
+    buffers; after that the proxy stops reading, which slows the sender down. Leaving it resets all connections.
     """
 
     def __init__(self, host: str, port: int, *, listen_host: str = "127.0.0.1", seed: int = 0) -> None:
         self.port = 0
-        """Where it listens, once entered."""
+        """The port on which it listens, after entering."""
         self.on_connection: Callable[[ProxiedConnection], None] | None = None
-        """Called with every connection that is accepted, before anything of it was relayed."""
+        """Called with every accepted connection, before any of its bytes are relayed."""
         self._target = (host, port)
         self._listen_host = listen_host
         self._seed = seed
@@ -107,16 +108,16 @@ class FaultProxy:
         self._accepted = 0
 
     async def __aenter__(self) -> Self:
-        """Listens. Raises :class:`OSError` when the target's name is not known or nothing can be listened on."""
+        """Listen. Raise :class:`OSError` if the name of the target is unknown, or listening fails."""
         if self._port_holder is not None:
-            raise RuntimeError("a FaultProxy can be entered once at a time")
+            raise RuntimeError("this FaultProxy is already entered")
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(*self._target, type=socket.SOCK_STREAM)
         self._address = (found[0][0], found[0][4])
         [family, _, _, _, listen_address], *_ = await loop.getaddrinfo(
             self._listen_host, 0, type=socket.SOCK_STREAM
         )
-        # This one keeps the port ours while nobody listens: then the kernel refuses connections to it.
+        # This socket reserves the port while the proxy does not listen; the kernel then refuses connections to it.
         self._port_holder = socket.socket(family, socket.SOCK_STREAM)
         try:
             self._port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -146,20 +147,20 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """For :func:`landline.connect`; programs with other URLs make their own of :attr:`port`."""
+        """The URL for :func:`landline.connect`. For other kinds of URLs, use :attr:`port`."""
         host = f"[{self._listen_host}]" if ":" in self._listen_host else self._listen_host
         return f"tcp://{host}:{self.port}"
 
     @property
     def connections(self) -> tuple[ProxiedConnection, ...]:
-        """Those with a socket that is still open, oldest first."""
+        """The connections with an open socket, oldest first."""
         return tuple(self._connections)
 
-    # Faults of all connections, old and new.
+    # Faults of all connections
 
     @property
     def up(self) -> Faults:
-        """What happens to bytes from clients to the server; assign another to change it."""
+        """The faults of the direction from clients to the server; assign others to change them."""
         return self._up
 
     @up.setter
@@ -169,7 +170,7 @@ class FaultProxy:
 
     @property
     def down(self) -> Faults:
-        """What happens to bytes from the server to clients; assign another to change it."""
+        """The faults of the direction from the server to clients; assign others to change them."""
         return self._down
 
     @down.setter
@@ -178,13 +179,13 @@ class FaultProxy:
         self._wake()
 
     def faults(self, way: Way) -> Faults:
-        """What happens to bytes in one direction."""
+        """Return the faults of one direction."""
         return self._up if way == "up" else self._down
 
     def hold(self, way: Way | None = None) -> None:
-        """Opens a black hole, in one direction or both: see :class:`Faults`.
+        """Start a black hole in one direction, or in both by default: see :class:`Faults`.
 
-        Connections that are opened meanwhile are accepted, and not relayed before both directions are open.
+        New connections are accepted, but not relayed before both directions are open.
         """
         if way != "down":
             self.up = msgspec.structs.replace(self._up, is_held=True)
@@ -192,12 +193,12 @@ class FaultProxy:
             self.down = msgspec.structs.replace(self._down, is_held=True)
 
     def heal(self) -> None:
-        """Ends the faults of both directions. Connections that were ended stay so, and so does a refusal."""
+        """Clear the faults of both directions. Ended connections stay ended, and a refusal stays in effect."""
         self._up = self._down = Faults()
         self._wake()
 
     async def refuse(self) -> None:
-        """From now on new connections are refused by the kernel, as where no program listens; old ones go on."""
+        """Let the kernel refuse new connections, as if no program listened. Existing connections continue."""
         accepting, self._accepting = self._accepting, None
         listener, self._listener = self._listener, None
         if accepting is not None and listener is not None:
@@ -206,21 +207,21 @@ class FaultProxy:
             listener.close()
 
     def accept(self) -> None:
-        """Accepts new connections again."""
+        """Accept new connections again, after :meth:`refuse`."""
         if self._listener is None:
             self._listen()
 
     def cut(self) -> None:
-        """Ends all connections in order: see :meth:`ProxiedConnection.cut`."""
+        """Close all connections properly: see :meth:`ProxiedConnection.cut`."""
         for connection in self.connections:
             connection.cut()
 
     def reset(self) -> None:
-        """Breaks all connections: see :meth:`ProxiedConnection.reset`."""
+        """Reset all connections: see :meth:`ProxiedConnection.reset`."""
         for connection in self.connections:
             connection.reset()
 
-    # Inside.
+    # Accepting connections
 
     def _listen(self) -> None:
         assert self._port_holder is not None
@@ -228,7 +229,7 @@ class FaultProxy:
         try:
             listener.setblocking(False)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _make_small(listener)
+            _use_small_buffers(listener)
             listener.bind(self._port_holder.getsockname())
             listener.listen(1024)
         except BaseException:
@@ -249,17 +250,17 @@ class FaultProxy:
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             assert self._address is not None
-            # It does not inherit that from the listener, and may be ended before it is relayed.
+            # It does not inherit this from the listener, and it may be ended before it is relayed.
             client.setblocking(False)
             self._accepted += 1
             connection = ProxiedConnection(self, client, self._address, f"{self._seed}/{self._accepted}")
             task = self._connections[connection] = loop.create_task(connection.run())
-            task.add_done_callback(partial(self._over, connection))
+            task.add_done_callback(partial(self._remove, connection))
             if self.on_connection is not None:
                 self.on_connection(connection)
 
-    def _over(self, connection: ProxiedConnection, task: asyncio.Task[None]) -> None:
-        # Not in its task, which may have been cancelled before its first step.
+    def _remove(self, connection: ProxiedConnection, task: asyncio.Task[None]) -> None:
+        # Not in its task, which may be cancelled before its first step.
         connection.close_sockets()
         del self._connections[connection]
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -273,21 +274,21 @@ class FaultProxy:
 
 
 class ProxiedConnection:
-    """One client's connection, and the one to the server behind it."""
+    """A connection of a client, with its connection to the server."""
 
     def __init__(self, proxy: FaultProxy, client: socket.socket, address: tuple[int, Any], seed: str) -> None:
         self._proxy = proxy
         self._address = address
         self._client = client
         self._server: socket.socket | None = None
-        self._up = _Flow(self, "up", Random(f"{seed}/up"))  # noqa: S311 - chance that repeats is what a test wants
+        self._up = _Flow(self, "up", Random(f"{seed}/up"))  # noqa: S311 - a test needs reproducible random numbers
         self._down = _Flow(self, "down", Random(f"{seed}/down"))  # noqa: S311
         self._woken = asyncio.Event()
         self._relaying: asyncio.Task[None] | None = None
         self._endings: tuple[Ending, Ending] | None = None
         self._closing: dict[socket.socket | None, asyncio.Task[None]] = {}
         self.is_spent = False
-        """Whether it was ended by the number of bytes given to :meth:`end_after`."""
+        """Whether it was ended because of :meth:`end_after`."""
 
     def __repr__(self) -> str:
         state = "over" if self.is_over else "open" if self._endings is None else "ended"
@@ -295,33 +296,34 @@ class ProxiedConnection:
 
     @property
     def up_bytes(self) -> int:
-        """Bytes from the client that were given to the server."""
+        """The number of bytes of the client that were delivered to the server."""
         return self._up.delivered_bytes
 
     @property
     def down_bytes(self) -> int:
-        """Bytes from the server that were given to the client."""
+        """The number of bytes of the server that were delivered to the client."""
         return self._down.delivered_bytes
 
     @property
     def is_over(self) -> bool:
-        """Whether both its sockets are closed."""
+        """Whether both sockets are closed."""
         return self not in self._proxy.connections
 
     def cut(self) -> None:
-        """Ends it in order: both sides read the end (FIN) behind what was relayed so far."""
+        """Close it properly: both sides read the end of the stream (FIN) after all data relayed so far."""
         self.end(client="cut", server="cut")
 
     def reset(self) -> None:
-        """Breaks it: both sides get a reset (RST)."""
+        """Break it: both sides get a reset (RST)."""
         self.end(client="reset", server="reset")
 
     def end(self, *, client: Ending, server: Ending) -> None:
-        """Ends each side in a way of its own; what was not delivered yet is lost.
+        """End the connection, each side in its own way. Undelivered bytes are lost.
 
-        ``"cut"`` lets that side read the end, ``"reset"`` breaks its connection, and to an ``"abandon"``-ed side it
-        looks alive, though what it sends vanishes. A side that was cut or abandoned is kept until it closes by
-        itself, or until it is reset. Takes effect in the next turns of the event loop.
+        ``"cut"`` lets that side read the end of the stream, and ``"reset"`` breaks its connection. To an
+        ``"abandon"``-ed side the connection looks alive, but all bytes it sends are lost. A side that was cut or
+        abandoned stays open until it closes by itself or is reset. This takes effect in the next iterations of the
+        event loop.
         """
         if self._endings is None:
             self._endings = (client, server)
@@ -335,19 +337,19 @@ class ProxiedConnection:
     def end_after(
         self, size_bytes: int, *, way: Way, client: Ending = "reset", server: Ending = "reset"
     ) -> None:
-        """As :meth:`end`, once ``size_bytes`` more have arrived in the direction ``way``; no byte more arrives.
+        """End it as :meth:`end` does, after exactly ``size_bytes`` more bytes in the direction ``way``.
 
-        :raises ConfigurationError: when the number is less than one.
+        :raises ConfigurationError: if the number is less than 1.
         """
         if size_bytes < 1:
-            raise ConfigurationError(f"end_after({size_bytes}): one byte is the least; end() ends at once")
+            raise ConfigurationError(f"end_after({size_bytes}): must be at least 1; end() ends at once")
         flow = self._up if way == "up" else self._down
         flow.end_after(size_bytes, (client, server))
 
-    # For the proxy and the flows.
+    # Called by the proxy and the flows
 
     async def run(self) -> None:
-        """From its acceptance until both sockets are closed. Cancelling leaves sockets to be closed."""
+        """Relay until both sockets are closed. After cancelling, call :meth:`close_sockets`."""
         loop = asyncio.get_running_loop()
         try:
             if self._endings is None:
@@ -370,13 +372,13 @@ class ProxiedConnection:
                 await asyncio.wait(tasks)
 
     def close_sockets(self) -> None:
-        """Resets what is still open."""
+        """Reset the sockets that are still open."""
         for sock in (self._client, self._server):
             if sock is not None and sock.fileno() >= 0:
                 _reset(sock)
 
     def wake(self) -> None:
-        """The faults have changed."""
+        """Apply changed faults."""
         self._woken.set()
         self._up.wake()
         self._down.wake()
@@ -384,27 +386,27 @@ class ProxiedConnection:
     def faults(self, way: Way) -> Faults:
         return self._proxy.faults(way)
 
-    def spent(self, endings: tuple[Ending, Ending]) -> None:
-        """So many bytes have arrived as there were to be."""
+    def end_spent(self, endings: tuple[Ending, Ending]) -> None:
+        """End the connection: the bytes of :meth:`end_after` have arrived."""
         self.is_spent = True
         client, server = endings
         self.end(client=client, server=server)
 
-    async def passes(self, *ways: Way) -> None:
-        """Returns when none of the directions is held."""
+    async def until_open(self, *ways: Way) -> None:
+        """Wait until none of the directions is held."""
         while any(self.faults(way).is_held for way in ways):
             self._woken.clear()
             await self._woken.wait()
 
     async def _relay(self) -> None:
         loop = asyncio.get_running_loop()
-        # Neither half of TCP's own greeting passes a black hole.
-        await self.passes("up", "down")
+        # The handshake of TCP needs both directions.
+        await self.until_open("up", "down")
         family, address = self._address
         server = self._server = socket.socket(family, socket.SOCK_STREAM)
         server.setblocking(False)
         for sock in (self._client, server):
-            _make_small(sock)
+            _use_small_buffers(sock)
         try:
             await loop.sock_connect(server, address)
         except OSError:
@@ -417,12 +419,12 @@ class ProxiedConnection:
             ):
                 group.create_task(flow.read(source))
                 group.create_task(flow.write(target))
-        # Both sides said that they send no more.
+        # Both sides have ended their stream.
         self._endings = self._endings or ("cut", "cut")
 
 
 class _Piece:
-    """Bytes of one read. An empty piece is the end of the stream; no bytes at all mean that it broke."""
+    """The bytes of one read. Empty bytes are the end of the stream; ``None`` means that the connection broke."""
 
     __slots__ = ("data", "jitter", "read_at")
 
@@ -433,7 +435,7 @@ class _Piece:
 
 
 class _Flow:
-    """One direction of a connection: what was read and is under way."""
+    """One direction of a connection, with the bytes that were read and not delivered."""
 
     def __init__(self, connection: ProxiedConnection, way: Way, random: Random) -> None:
         self.delivered_bytes = 0
@@ -462,13 +464,13 @@ class _Flow:
     def _faults(self) -> Faults:
         return self._connection.faults(self._way)
 
-    # Reading.
+    # Reading
 
     async def read(self, source: socket.socket) -> None:
-        """Reads while there is room, at the pace of the link."""
+        """Read while the buffer has space, at the speed of the link."""
         loop = asyncio.get_running_loop()
         while True:
-            while self._buffered_bytes >= self._room_bytes():
+            while self._buffered_bytes >= self._buffer_bytes_max():
                 await _next(self._reader_woken)
             try:
                 data = await self._receive(source)
@@ -482,41 +484,41 @@ class _Flow:
             await self._pace(len(data))
 
     async def _receive(self, source: socket.socket) -> bytes | None:
-        """As ``loop.sock_recv``, but how much is read is decided when there is something."""
+        """Receive as ``loop.sock_recv`` does, but choose the size when data is available."""
         while True:
             try:
                 return source.recv(self._read_bytes())
             except BlockingIOError:
                 await _readable(source)
 
-    def _room_bytes(self) -> int:
+    def _buffer_bytes_max(self) -> int:
         faults = self._faults
         if faults.bandwidth_bytes_per_s is None:
             return BUFFER_BYTES
-        under_way_s = faults.latency_s + faults.jitter_s + THIN_SHARE_S
-        return max(1, min(BUFFER_BYTES, int(faults.bandwidth_bytes_per_s * under_way_s)))
+        in_flight_s = faults.latency_s + faults.jitter_s + SLOW_READ_S
+        return max(1, min(BUFFER_BYTES, int(faults.bandwidth_bytes_per_s * in_flight_s)))
 
     def _read_bytes(self) -> int:
         bandwidth = self._faults.bandwidth_bytes_per_s
         if bandwidth is None:
             return BUFFER_BYTES
-        return max(1, min(BUFFER_BYTES, int(bandwidth * THIN_SHARE_S)))
+        return max(1, min(BUFFER_BYTES, int(bandwidth * SLOW_READ_S)))
 
     async def _pace(self, size_bytes: int) -> None:
-        """Waits while the link is taken by what was read last."""
+        """Wait while the link is busy with the last read."""
         loop = asyncio.get_running_loop()
         bandwidth = self._faults.bandwidth_bytes_per_s
         if bandwidth is None:
             return
         self._free_at = max(loop.time() - CATCH_UP_S, self._free_at) + size_bytes / bandwidth
-        # A change of the faults frees it at once.
+        # A change of the faults ends the wait at once.
         while (wait_s := self._free_at - loop.time()) > 0:
             await _next(self._reader_woken, wait_s)
 
-    # Writing.
+    # Writing
 
     async def write(self, target: socket.socket) -> None:
-        """Delivers what is due."""
+        """Deliver bytes when they are due."""
         loop = asyncio.get_running_loop()
         while True:
             await self._until_due()
@@ -528,23 +530,23 @@ class _Flow:
                 if not piece.data:
                     target.shutdown(socket.SHUT_WR)
                     return
-                slice_bytes, rest = self._next_slice(piece.data)
+                slice_bytes, remaining = self._next_slice(piece.data)
                 await loop.sock_sendall(target, slice_bytes)
             except OSError:
-                # The target is gone. The source hears of it once news from there come through.
-                await self._connection.passes(self._other_way)
+                # The target has gone. The source learns of it when the other direction is open.
+                await self._connection.until_open(self._other_way)
                 self._connection.reset()
                 return
-            if rest:
-                piece.data = rest
+            if remaining:
+                piece.data = remaining
             else:
                 self._pieces.popleft()
             self._delivered(len(slice_bytes))
             if self._left_bytes == 0:
-                self._connection.spent(self._endings)
+                self._connection.end_spent(self._endings)
                 return
-            if rest:
-                # A reader in this very process is to find one slice: its turn comes behind the next one of ours.
+            if remaining:
+                # A reader in the same process is to find a single slice: it runs after the next iteration.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
 
@@ -576,7 +578,7 @@ class _Flow:
 
 
 async def _next(woken: asyncio.Event, wait_s: float | None = None) -> None:
-    """Returns at the next wake-up, or after so many seconds."""
+    """Wait for the next wake-up, for at most ``wait_s`` seconds."""
     woken.clear()
     try:
         async with asyncio.timeout(wait_s):
@@ -586,14 +588,14 @@ async def _next(woken: asyncio.Event, wait_s: float | None = None) -> None:
 
 
 async def _close(sock: socket.socket, ending: Ending) -> None:
-    """Ends one side, and closes its socket when it may be."""
+    """End one side, and close its socket when that does not lose data."""
     if ending == "reset":
         _reset(sock)
         return
     try:
         if ending == "cut":
             sock.shutdown(socket.SHUT_WR)
-        # Closing a socket with bytes in it that nobody read would reset the connection.
+        # Closing a socket with unread input would reset the connection.
         while True:
             try:
                 if not sock.recv(BUFFER_BYTES):
@@ -602,7 +604,7 @@ async def _close(sock: socket.socket, ending: Ending) -> None:
             except BlockingIOError:
                 await _readable(sock)
     except OSError:
-        # It broke, or was never connected; either way it is over.
+        # The connection is broken, or was never open.
         sock.close()
     except asyncio.CancelledError:
         _reset(sock)
@@ -631,8 +633,8 @@ def _reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def _make_small(sock: socket.socket) -> None:
-    """Little is kept in the kernel, and nothing waits there to become more."""
+def _use_small_buffers(sock: socket.socket) -> None:
+    """Use small kernel buffers, and send without delay."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

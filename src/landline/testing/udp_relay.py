@@ -1,6 +1,7 @@
-"""A UDP relay that does to datagrams what networks do: lose, repeat, reorder, delay, hold, and change addresses.
+"""A UDP relay with the faults of networks: it loses, duplicates, reorders, delays and holds datagrams, and changes
+addresses.
 
-It stands in front of any UDP server, inside the event loop of the test::
+It is placed in front of any UDP server, in the event loop of the test::
 
     async with DatagramProxy("127.0.0.1", port) as proxy:
         async with landline.connect(proxy.url("quic"), options=options) as line:
@@ -8,8 +9,8 @@ It stands in front of any UDP server, inside the event loop of the test::
             proxy.rebind()
             ...
 
-*Up* is the way from clients to the server, *down* the way back. Like a router with address translation it has a socket
-of its own for each client, so that the server sees each of them as another address.
+*Up* is the direction from clients to the server, *down* the opposite one. Like a router with address translation, it
+has a separate socket for each client, so the server sees each client at another address.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ import msgspec
 
 from landline.errors import ConfigurationError
 
-Way = Literal["up", "down"]
+Direction = Literal["up", "down"]
 
-CLIENTS: Final = 1024
-"""Addresses that are relayed at once; the oldest makes room for one more."""
-WAITING: Final = 4096
-"""Datagrams of one client that are delayed at once; one more is lost, as a full router would."""
+CLIENTS_MAX: Final = 1024
+"""How many client addresses are relayed at the same time; a further one replaces the oldest."""
+DELAYED_MAX: Final = 4096
+"""How many datagrams of one client are delayed at the same time; further ones are lost, as in a full router."""
 REORDER_S: Final = 0.01
-"""How much later a reordered datagram arrives: behind those that follow it closely."""
+"""How much later a reordered datagram arrives: after those that follow it closely."""
 
 
 class DatagramFaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What happens to the datagrams of one direction. The default is: nothing.
+    """The faults of one direction. By default there are none.
 
-    :param loss: the share that is lost, 0 to 1.
+    :param loss: the share of datagrams that are lost, 0 to 1.
     :param duplicate: the share that arrives twice.
-    :param reorder: the share that arrives 10 ms later than it would, behind those that follow it.
-    :param latency_s: how long every datagram is under way, in seconds.
-    :param jitter_s: up to so many seconds more, drawn for each datagram; they overtake each other.
-    :raises ConfigurationError: when a value makes no sense.
+    :param reorder: the share that is delayed by another 10 ms, so that following datagrams overtake it.
+    :param latency_s: the delay of every datagram, in seconds.
+    :param jitter_s: the maximum of an additional delay, in seconds, random for each datagram; they overtake each other.
+    :raises ConfigurationError: if a value is invalid.
     """
 
     loss: float = 0.0
@@ -55,49 +56,47 @@ class DatagramFaults(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("loss", "duplicate", "reorder"):
             share = getattr(self, name)
             if not 0 <= share <= 1:
-                raise ConfigurationError(f"DatagramFaults({name}={share:g}): a share from 0 to 1 is possible")
+                raise ConfigurationError(f"DatagramFaults({name}={share:g}): must be from 0 to 1")
         for name in ("latency_s", "jitter_s"):
             seconds = getattr(self, name)
             if not 0 <= seconds < float("inf"):
-                raise ConfigurationError(
-                    f"DatagramFaults({name}={seconds:g}): zero or more seconds are possible"
-                )
+                raise ConfigurationError(f"DatagramFaults({name}={seconds:g}): must be finite and at least 0")
 
 
 class DatagramProxy:
-    """Relays UDP datagrams to ``host:port`` while it is entered, with the faults it is told.
+    """Relays UDP datagrams to ``host:port`` with the given faults; an asynchronous context manager.
 
-    It listens on a free port of ``listen_host``. All chance comes out of ``seed``; the order in which real datagrams
-    meet it does not repeat. Leaving it drops what is under way.
+    It listens on a free port of ``listen_host``. All random decisions come from ``seed``, but the order of real
+    datagrams differs from run to run. Leaving it drops delayed datagrams.
     """
 
     def __init__(self, host: str, port: int, *, listen_host: str = "127.0.0.1", seed: int = 0) -> None:
         self.port = 0
-        """Where it listens, once entered."""
+        """The port on which it listens, after entering."""
         self.up = DatagramFaults()
-        """What happens to datagrams from clients to the server; assign another to change it."""
+        """The faults of the direction from clients to the server; assign others to change them."""
         self.down = DatagramFaults()
-        """What happens to datagrams from the server to clients."""
+        """The faults of the direction from the server to clients."""
         self.up_datagrams = 0
-        """Datagrams that were given to the server, repetitions included."""
+        """The number of datagrams delivered to the server, duplicates included."""
         self.down_datagrams = 0
-        """Datagrams that were given to clients, repetitions included."""
+        """The number of datagrams delivered to clients, duplicates included."""
         self.lost_datagrams = 0
-        """Datagrams of both directions that were not."""
+        """The number of lost datagrams, of both directions."""
         self._target = (host, port)
         self._listen_host = listen_host
-        self._random = Random(seed)  # noqa: S311 - chance that repeats is what a test wants
-        self._is_dark = False
+        self._random = Random(seed)  # noqa: S311 - a test needs reproducible random numbers
+        self._is_held = False
         self._family = 0
         self._address: Any = None
         self._front: asyncio.DatagramTransport | None = None
-        self._ways: dict[Any, _ClientWay] = {}
+        self._paths: dict[Any, _ClientPath] = {}
         self._loop: asyncio.AbstractEventLoop
 
     async def __aenter__(self) -> Self:
-        """Listens. Raises :class:`OSError` when the target's name is not known or nothing can be listened on."""
+        """Listen. Raise :class:`OSError` if the name of the target is unknown, or listening fails."""
         if self._front is not None:
-            raise RuntimeError("a DatagramProxy can be entered once at a time")
+            raise RuntimeError("this DatagramProxy is already entered")
         self._loop = asyncio.get_running_loop()
         found = await self._loop.getaddrinfo(*self._target, type=socket.SOCK_DGRAM)
         self._family, self._address = found[0][0], found[0][4]
@@ -114,53 +113,53 @@ class DatagramProxy:
         front, self._front = self._front, None
         assert front is not None
         front.close()
-        for way in list(self._ways.values()):
-            way.close()
-        self._ways.clear()
+        for path in list(self._paths.values()):
+            path.close()
+        self._paths.clear()
 
     def url(self, scheme: str) -> str:
-        """For :func:`landline.connect`, with the scheme of a transport that uses datagrams."""
+        """Return the URL for :func:`landline.connect`, with the scheme of a transport over UDP."""
         host = f"[{self._listen_host}]" if ":" in self._listen_host else self._listen_host
         return f"{scheme}://{host}:{self.port}"
 
     @property
     def client_ports(self) -> tuple[int, ...]:
-        """The ports from which the server hears the clients at present, oldest client first."""
-        return tuple(way.port for way in self._ways.values())
+        """The current ports of the clients as the server sees them, oldest client first."""
+        return tuple(path.port for path in self._paths.values())
 
     def rebind(self) -> None:
-        """Gives every client another port towards the server, as a router does that has forgotten them.
+        """Give every client another port towards the server, like a router that has lost its address table.
 
-        What is on its way to the old ports is lost.
+        Datagrams in flight to the old ports are lost.
         """
-        for way in self._ways.values():
-            way.rebind()
+        for path in self._paths.values():
+            path.rebind()
 
     def hold(self) -> None:
-        """A black hole: every datagram is lost, and nobody is told."""
-        self._is_dark = True
+        """Start a black hole: every datagram is lost."""
+        self._is_held = True
 
     def heal(self) -> None:
-        """Ends the black hole and the faults of both directions."""
-        self._is_dark = False
+        """End the black hole, and clear the faults of both directions."""
+        self._is_held = False
         self.up = self.down = DatagramFaults()
 
-    # Inside.
+    # Relaying
 
     def receive_up(self, data: bytes, client: Any) -> None:
-        """A client's datagram."""
-        way = self._ways.get(client)
-        if way is None:
-            if len(self._ways) >= CLIENTS:
-                self._ways.pop(next(iter(self._ways))).close()
-            way = self._ways[client] = _ClientWay(self, client, self._loop)
-        self.relay("up", data, way)
+        """Receive a datagram of a client."""
+        path = self._paths.get(client)
+        if path is None:
+            if len(self._paths) >= CLIENTS_MAX:
+                self._paths.pop(next(iter(self._paths))).close()
+            path = self._paths[client] = _ClientPath(self, client, self._loop)
+        self.relay("up", data, path)
 
-    def relay(self, direction: Way, data: bytes, way: _ClientWay) -> None:
-        """Decides what becomes of a datagram, and when."""
+    def relay(self, direction: Direction, data: bytes, path: _ClientPath) -> None:
+        """Apply the faults of the direction to a datagram."""
         faults = self.up if direction == "up" else self.down
         random = self._random.random
-        if self._is_dark or random() < faults.loss:
+        if self._is_held or random() < faults.loss:
             self.lost_datagrams += 1
             return
         for _ in range(2 if random() < faults.duplicate else 1):
@@ -168,23 +167,23 @@ class DatagramProxy:
             if random() < faults.reorder:
                 delay_s += REORDER_S
             if delay_s <= 0:
-                self.deliver(direction, data, way)
-            elif not way.delay(direction, data, delay_s):
+                self.deliver(direction, data, path)
+            elif not path.delay(direction, data, delay_s):
                 self.lost_datagrams += 1
 
-    def deliver(self, direction: Way, data: bytes, way: _ClientWay) -> None:
-        """Sends a datagram on its last leg."""
+    def deliver(self, direction: Direction, data: bytes, path: _ClientPath) -> None:
+        """Deliver a datagram to its receiver."""
         if self._front is None:
             return
         if direction == "up":
             self.up_datagrams += 1
-            way.send(data)
+            path.send(data)
         else:
             self.down_datagrams += 1
-            self._front.sendto(data, way.client)
+            self._front.sendto(data, path.client)
 
-    def open_back(self) -> socket.socket:
-        """A socket towards the server."""
+    def open_socket(self) -> socket.socket:
+        """Return a new socket towards the server."""
         sock = socket.socket(self._family, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
@@ -196,7 +195,7 @@ class DatagramProxy:
 
 
 class _Front(asyncio.DatagramProtocol):
-    """The socket clients send to."""
+    """The protocol of the socket to which clients send."""
 
     def __init__(self, proxy: DatagramProxy) -> None:
         self._proxy = proxy
@@ -205,13 +204,13 @@ class _Front(asyncio.DatagramProtocol):
         self._proxy.receive_up(data, addr)
 
     def error_received(self, exc: Exception) -> None:
-        """A client is gone; UDP tells the relay, and the relay tells nobody."""
+        """Ignore that a client has gone: a network does not report it either."""
 
 
-class _ClientWay:
-    """One client, and the socket by which the server knows it.
+class _ClientPath:
+    """A client, and the socket that represents it towards the server.
 
-    The socket is used directly: an endpoint of the event loop could be opened only by waiting for it.
+    The socket is used directly, because opening an endpoint of the event loop is a coroutine.
     """
 
     def __init__(self, proxy: DatagramProxy, client: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -219,32 +218,32 @@ class _ClientWay:
         self._proxy = proxy
         self._loop = loop
         self._delayed: set[asyncio.TimerHandle] = set()
-        self._socket = proxy.open_back()
+        self._socket = proxy.open_socket()
         loop.add_reader(self._socket, self._read)
 
     @property
     def port(self) -> int:
-        """Of the socket."""
+        """The port of the socket."""
         return cast(int, self._socket.getsockname()[1])
 
     def rebind(self) -> None:
-        """Takes another socket; the new one is there before the old one goes, and so has another port."""
-        old, self._socket = self._socket, self._proxy.open_back()
+        """Replace the socket. The new one is opened before the old one is closed, so that it has another port."""
+        old, self._socket = self._socket, self._proxy.open_socket()
         self._loop.add_reader(self._socket, self._read)
         self._loop.remove_reader(old)
         old.close()
 
     def send(self, data: bytes) -> None:
-        """To the server."""
+        """Send a datagram to the server."""
         try:
             self._socket.send(data)
         except OSError:
-            # Nobody listens there, or the kernel's buffer is full: either way it is lost.
+            # No process listens there, or the buffer of the kernel is full: the datagram is lost.
             self._proxy.lost_datagrams += 1
 
-    def delay(self, direction: Way, data: bytes, delay_s: float) -> bool:
-        """Delivers a datagram later. Returns whether there was room for one more."""
-        if len(self._delayed) >= WAITING:
+    def delay(self, direction: Direction, data: bytes, delay_s: float) -> bool:
+        """Deliver a datagram later. Return ``False`` if too many are delayed already."""
+        if len(self._delayed) >= DELAYED_MAX:
             return False
 
         def deliver() -> None:
@@ -256,7 +255,7 @@ class _ClientWay:
         return True
 
     def close(self) -> None:
-        """Drops what is under way."""
+        """Drop delayed datagrams, and close the socket."""
         for handle in self._delayed:
             handle.cancel()
         self._delayed.clear()
@@ -267,6 +266,6 @@ class _ClientWay:
         try:
             data = self._socket.recv(65_535)
         except OSError:
-            # Nothing there after all, or nobody listens at the server's port: UDP tells the relay, which tells nobody.
+            # There is no data, or no process listens on the server's port, which a network does not report.
             return
         self._proxy.relay("down", data, self)
