@@ -1,15 +1,18 @@
 """Commands that act, as processes of their own against a real server."""
 
 import asyncio
+import io
 import json
 import re
 
 import pytest
+from tests.fleet.web.fake_operations import FakeOperations
 
+from landline.cli.api_client import ApiClient, ServerAddress
 from landline.cli.confirmation import confirmation_prompt
-from landline.cli.exit_codes import WrongUse
+from landline.cli.exit_codes import CommandFailed, WrongUse
 from landline.cli.job_commands import check_targets
-from landline.cli.job_progress import LineProgress, follow, progress_lines
+from landline.cli.job_progress import LineProgress, ServerLost, follow, progress_lines
 from landline.cli.terminal_text import width
 from landline.fleet.api import JobRequest, OperationError
 from landline.fleet.model import Action, ExecutionState
@@ -269,6 +272,24 @@ async def test_cancel(cli, fleet, server):
     assert [e["state"] for e in json.loads(ended.out)["executions"]] == ["acting", "cancelled"]
 
 
+async def test_the_cancellation_of_a_job_that_is_over_says_so(cli, fleet, server):
+    request = JobRequest(action=Action.RESTART, targets=("lab-[12]",))
+    done, expired, cancelled = [(await fleet.create_job(request)).job.id for _ in range(3)]
+    for name in ("lab-1", "lab-2"):
+        fleet.report(done, name, ExecutionState.DONE)
+        fleet.report(expired, name, ExecutionState.EXPIRED)
+    for job_id in (done, expired):
+        ended = await cli.run("cancel", job_id)
+        assert (ended.status, ended.err) == (
+            1,
+            f"Job {job_id} was over already; there was nothing to cancel.\n",
+        )
+        ended = await cli.run("cancel", job_id, "--json")
+        assert (ended.status, json.loads(ended.out)["job"]["id"]) == (1, job_id)
+    # A second cancellation has the same result as the first.
+    assert [(await cli.run("cancel", cancelled)).status for _ in range(2)] == [0, 0]
+
+
 async def test_json_passes_a_json_tool(cli, fleet, server):
     fleet.add("evil\x1b\u009b\u202e\u2028")
     fleet.outcome = DONE
@@ -325,12 +346,63 @@ async def test_progress_fits_the_screen(fleet):
     assert lines[-1] == "… 78 more. restart of 100 machines: 99 queued, 1 done."
 
 
-async def test_following_gives_up_when_the_server_stays_away(fleet, directory, capsys):
-    import sys
+async def followed_job(fleet, directory):
+    """Start to follow a job of ``fleet``, and wait until it is followed."""
+    view = await fleet.create_job(JobRequest(action=Action.RESTART, targets=("lab-1",), request_id="r-1"))
+    api = ApiClient(ServerAddress(unix_path=str(directory / "control.sock")))
+    said = io.StringIO()
+    following = asyncio.create_task(
+        asyncio.to_thread(follow, api, view, LineProgress(said), sleep=lambda _: None)
+    )
+    await fleet.first_reader.wait()
+    return view.job.id, following, said
 
-    from landline.cli.api_client import ApiClient, ServerAddress
-    from landline.cli.exit_codes import CommandFailed
 
+async def test_another_server_at_the_same_socket_ends_following(fleet, directory):
+    path = directory / "control.sock"
+    async with ApiServer(fleet, unix_path=path):
+        job_id, following, said = await followed_job(fleet, directory)
+    other = FakeOperations(server_id="other")
+    async with ApiServer(other, unix_path=path):
+        with pytest.raises(ServerLost) as caught:
+            await following
+    assert caught.value.status == 3
+    assert str(caught.value) == (
+        "Another control server answers at this address now, with other machines and jobs; the result of job "
+        f"{job_id}, which the first one accepted, is not known."
+    )
+    assert "done" not in said.getvalue()
+
+
+@pytest.mark.parametrize("request_id", ["r-2", None])
+async def test_a_job_that_the_server_does_not_know_is_not_over(fleet, directory, request_id):
+    """A server without an id: its jobs show that it is another one."""
+    path = directory / "control.sock"
+    fleet.server_id = ""
+    async with ApiServer(fleet, unix_path=path):
+        _, following, _ = await followed_job(fleet, directory)
+    other = FakeOperations(server_id="")
+    if request_id is not None:
+        # Its first job has the same id.
+        request = JobRequest(action=Action.WAKE, targets=("lab-1",), request_id=request_id)
+        other.report((await other.create_job(request)).job.id, "lab-1", ExecutionState.DONE)
+    async with ApiServer(other, unix_path=path):
+        with pytest.raises(ServerLost, match="Another control server answers at this address now"):
+            await following
+
+
+async def test_a_job_that_is_not_in_a_snapshot_is_looked_up(fleet, directory):
+    path = directory / "control.sock"
+    async with ApiServer(fleet, unix_path=path):
+        job_id, following, said = await followed_job(fleet, directory)
+    fleet.report(job_id, "lab-1", ExecutionState.DONE, "it is back")
+    async with ApiServer(fleet, unix_path=path):
+        view = await following
+    assert view.executions[0].state is ExecutionState.DONE
+    assert said.getvalue().endswith("lab-1: done (it is back)\n")
+
+
+async def test_following_gives_up_when_the_server_stays_away(fleet, directory):
     path = directory / "control.sock"
     view = await fleet.create_job(JobRequest(action=Action.RESTART, targets=("lab-1",)))
     api = ApiClient(ServerAddress(unix_path=str(path)))
@@ -338,7 +410,7 @@ async def test_following_gives_up_when_the_server_stays_away(fleet, directory, c
     async with ApiServer(fleet, unix_path=path):
         following = asyncio.create_task(
             asyncio.to_thread(
-                follow, api, view, LineProgress(sys.stdout), absence_s_max=-1.0, sleep=lambda _: None
+                follow, api, view, LineProgress(io.StringIO()), absence_s_max=-1.0, sleep=lambda _: None
             )
         )
         await fleet.first_reader.wait()

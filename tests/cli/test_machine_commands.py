@@ -6,6 +6,7 @@ import signal
 
 import msgspec
 import pytest
+from tests.fleet.web.fake_operations import FakeOperations
 
 from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Cause, Claimant, ExecutionState, PresenceState
@@ -222,6 +223,20 @@ async def test_watch_without_a_terminal_prints_changes(cli, fleet, directory):
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
         assert await process.stderr.read() == b""
+
+
+async def test_watch_ends_when_another_server_answers_at_the_same_socket(cli, fleet, directory):
+    path = directory / "control.sock"
+    async with ApiServer(fleet, unix_path=path):
+        process = await cli.start("watch")
+        await lines_of(process, "lab-3 online [ada]")
+    async with ApiServer(FakeOperations(server_id="other"), unix_path=path):
+        _, err = await process.communicate()
+    assert process.returncode == 3
+    assert err.decode() == (
+        "Another control server answers at this address now, with other machines and jobs; start the command again to "
+        "watch that one.\n"
+    )
 
 
 async def test_watch_on_a_terminal_is_live(cli, fleet, server, terminal):

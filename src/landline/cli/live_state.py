@@ -58,7 +58,7 @@ class LiveState:
         :raises OtherServer: when a snapshot is from another server than the one before; nothing changes.
         """
         if isinstance(update, Snapshot) and is_other_server(self._server_id, update):
-            raise OtherServer("'landline watch' shows those")
+            raise OtherServer("start the command again to watch that one")
         is_first = self.now_at is None
         self.now_at = update.now_at
         match update:

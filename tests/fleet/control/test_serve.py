@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import landline
-from landline.fleet.api import StorageError
+from landline.fleet.api import Snapshot, StorageError
 from landline.fleet.control.serve import ControlServerOptions, run_control_server, token_file
 from landline.fleet.control.storage import Storage
 from landline.fleet.paths import UnsafeDirectory
@@ -26,7 +28,7 @@ async def test_the_first_start_makes_what_it_needs(options: ControlServerOptions
     async with run_control_server(options) as running:
         assert running.http is None
         assert stat.S_IMODE(options.data.stat().st_mode) == 0o700
-        for name in ("agents.token", "operators.token", "landline.db"):
+        for name in ("agents.token", "operators.token", "landline.db", "server-id"):
             assert stat.S_IMODE((options.data / name).stat().st_mode) == 0o600
         assert running.agents_token != running.operators_token
         assert len(running.agents_token) >= 32
@@ -39,6 +41,23 @@ async def test_the_first_start_makes_what_it_needs(options: ControlServerOptions
         assert again.agents_token == running.agents_token
         assert again.operators_token == running.operators_token
         assert [machine.name for machine in again.control.machines()] == ["lab-1"]
+
+
+async def server_id_in_snapshot(options: ControlServerOptions) -> str:
+    async with run_control_server(options) as running:
+        updates = running.control.updates()
+        snapshot = await anext(updates)
+        await updates.aclose()
+        assert isinstance(snapshot, Snapshot)
+        return snapshot.server_id
+
+
+async def test_a_snapshot_names_the_data_of_its_server(options: ControlServerOptions, tmp_path: Path) -> None:
+    first = await server_id_in_snapshot(options)
+    assert re.fullmatch(r"[0-9a-f]{32}", first)
+    assert await server_id_in_snapshot(options) == first
+    other = msgspec.structs.replace(options, data=tmp_path / "other")
+    assert await server_id_in_snapshot(other) not in {first, ""}
 
 
 async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(options: ControlServerOptions) -> None:

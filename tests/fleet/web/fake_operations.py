@@ -39,7 +39,8 @@ NOW = 1_750_000_000.0
 class FakeOperations:
     """Carries out nothing; a test says what becomes of a job with :meth:`report`."""
 
-    def __init__(self, names: list[str] | None = None) -> None:
+    def __init__(self, names: list[str] | None = None, *, server_id: str = "fake") -> None:
+        self.server_id = server_id
         self.now = NOW
         self.by_id: dict[str, Machine] = {}
         self.views: dict[str, JobView] = {}
@@ -254,6 +255,7 @@ class FakeOperations:
                 jobs=tuple(
                     view for view in self.views.values() if not all(e.state.is_final for e in view.executions)
                 ),
+                server_id=self.server_id,
             )
             while True:
                 yield await queue.get()
