@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import uvicorn
@@ -92,11 +92,11 @@ class _Connection(asyncio.Protocol):
     # The transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio.Transport, but have all its methods.
+        self._transport = cast(asyncio.Transport, transport)
         self.silent_since = asyncio.get_running_loop().time()
         self._open.add(self)
-        self._uvicorn.connection_made(transport)
+        self._uvicorn.connection_made(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
