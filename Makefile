@@ -1,10 +1,13 @@
 # Everything runs from a virtual environment in this checkout, made from uv.lock. Only python3 and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate bench fuzz format clean system-programs
+.PHONY: help setup demo test simulate bench fuzz package format clean system-programs
 
 PYTHON ?= python3
 BIN := .venv/bin
 UV_VERSION := $(shell sed -n '/^name = "uv"$$/{n;s/version = "\(.*\)"/\1/p;}' uv.lock)
+SYNC = VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --inexact --quiet --python $(BIN)/python
+# Each stamp is newer than uv.lock when its packages are installed. The whole set-up includes the demo's.
+DEMO_STAMP := .venv/.landline-demo-set-up
 STAMP := .venv/.landline-set-up
 
 help:
@@ -13,12 +16,14 @@ help:
 	@echo "make simulate  whole systems under virtual time: crashes, cuts, silence; ARGS='--seeds 2000' or '--ablate'"
 	@echo "make bench   benchmarks beside peers"
 	@echo "make fuzz    ten minutes of random bytes at everything that reads a stranger's (ARGS=--help says more)"
+	@echo "make package the wheel and the source distribution, checked for a package index"
 	@echo "make setup   only the set-up: .venv in this checkout"
 	@echo "make format  format the code"
 
 setup: $(STAMP)
 
-$(STAMP): uv.lock pyproject.toml
+# pip installs uv, and uv everything else. Without pip and setuptools the demo needs 25 MB less.
+$(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "landline needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=..."; exit 1; }
 	@echo "[1/3] Making the virtual environment .venv"
@@ -26,12 +31,20 @@ $(STAMP): uv.lock pyproject.toml
 		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "[2/3] Installing uv $(UV_VERSION) into it"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
-	@echo "[3/3] Installing what uv.lock names"
-	@VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --all-extras --inexact --quiet --python $(BIN)/python
+	@$(BIN)/uv pip uninstall --quiet --python $(BIN)/python pip setuptools
+
+$(DEMO_STAMP): uv.lock pyproject.toml | $(BIN)/uv
+	@echo "[3/3] Installing the packages of the demo, as uv.lock names them"
+	@$(SYNC) --extra fleet --no-default-groups --group setup
 	@touch $@
+
+$(STAMP): uv.lock pyproject.toml | $(BIN)/uv
+	@echo "[3/3] Installing the packages of the project and of its tests, as uv.lock names them"
+	@$(SYNC) --all-extras
+	@touch $(DEMO_STAMP) $@
 	@echo "Ready."
 
-demo: setup
+demo: $(DEMO_STAMP)
 	@$(BIN)/landline demo
 
 simulate: setup
@@ -39,7 +52,7 @@ simulate: setup
 
 # Only the plots need more than the set-up: matplotlib, about 90 MB.
 bench: setup
-	@VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --all-extras --group plots --inexact --quiet --python $(BIN)/python
+	@$(SYNC) --all-extras --group plots
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: setup
@@ -64,7 +77,7 @@ system-programs: setup
 		fi; \
 	fi
 	@if [ "$$CI" = true ]; then \
-		VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --all-extras --group plots --inexact --quiet --python $(BIN)/python; \
+		$(SYNC) --all-extras --group plots; \
 	fi
 
 test: setup system-programs
@@ -77,6 +90,13 @@ test: setup system-programs
 	@$(BIN)/lint-imports --no-cache >.venv/import-linter.log || { cat .venv/import-linter.log; exit 1; }
 	@echo "Tests (pytest, four at a time), with branch coverage of landline.session; five to eight minutes"
 	@$(BIN)/python -m pytest --quiet -n 4 --dist worksteal --cov --cov-report=term
+
+# What is published: the wheel and the source distribution, and whether a package index accepts them.
+package: setup
+	@$(SYNC) --all-extras --group package
+	@rm -rf dist
+	@$(BIN)/uv build --quiet --system-certs
+	@$(BIN)/twine check --strict dist/*
 
 format: setup
 	@$(BIN)/ruff format .
