@@ -1,4 +1,4 @@
-"""One request without a line to keep: connect, ask, hang up."""
+"""A single request: connect, ask, disconnect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import SystemRandom
 from threading import get_ident
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
@@ -42,7 +42,41 @@ from landline.udp_calls.scheme import load_call_module
 
 CALL_TIMEOUT_S: Final = 10.0
 UNANSWERED_WAIT_S: Final = 0.5
-"""How long a call that was not answered waits for the server to read its BYE. A server that hangs would keep it."""
+"""How long an unanswered call waits for the server to read its BYE; a server that hangs would never read it."""
+
+Response = TypeVar("Response")
+
+
+@overload
+async def call(
+    url: str | Sequence[str],
+    name: str,
+    value: Any = ...,
+    *,
+    timeout: float | None = ...,
+    auth: ClientAuth | None = ...,
+    identity: str = ...,
+    options: TransportOptions | None = ...,
+    response_type: type[Response],
+    enc_hook: EncHook | None = ...,
+    dec_hook: DecHook | None = ...,
+) -> Response: ...
+
+
+@overload
+async def call(
+    url: str | Sequence[str],
+    name: str,
+    value: Any = ...,
+    *,
+    timeout: float | None = ...,
+    auth: ClientAuth | None = ...,
+    identity: str = ...,
+    options: TransportOptions | None = ...,
+    response_type: Any = ...,
+    enc_hook: EncHook | None = ...,
+    dec_hook: DecHook | None = ...,
+) -> Any: ...
 
 
 async def call(
@@ -58,44 +92,42 @@ async def call(
     enc_hook: EncHook | None = None,
     dec_hook: DecHook | None = None,
 ) -> Any:
-    """Asks a server's handler ``name`` and returns its answer, without keeping a line.
+    """Call a server's handler ``name`` and return its answer, without keeping a line.
 
-    Connects, shakes hands, asks, says goodbye and waits until the connection is closed. The handler runs at most once:
-    nothing is repeated after the request may have been received.
+    Connect, do the handshake, ask, say goodbye, and wait until the connection is closed. The handler runs at most once:
+    nothing is repeated after the request may have been received. Cancelling tells the server to cancel the handler, and
+    disconnects; over ``udp://`` it only stops asking, and a running handler continues.
 
-    :param url: one URL, or several that are tried in order. Only a failure to connect leads to the next one; each
-        may take an equal share of the time that is left.
-    :param timeout: seconds for everything; ``None`` waits as long as the server is alive once it is connected, and is
-        not for ``udp://``.
-    :param auth: proves who we are, such as :class:`landline.SharedToken`.
-    :param identity: who we say we are, 200 bytes at most.
-    :param response_type: what the answer is converted to, anything msgspec can check.
+    :param url: one URL, or several, which are tried in order. Only a failed connection leads to the next one; each may
+        take an equal share of the remaining time.
+    :param timeout: the time limit of everything, in seconds. ``None`` waits for the answer as long as the connected
+        server is alive; it is not possible for ``udp://``.
+    :param auth: proves the client's identity, such as :class:`landline.SharedToken`.
+    :param identity: the identity that the client claims, 200 bytes at most.
+    :param response_type: the type the answer is converted to, any type msgspec supports.
     :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; see :class:`Server`.
     :param dec_hook: called as ``dec_hook(type, value)`` for a type msgspec does not know; see :class:`Server`.
-    :raises ConnectFailed: no server could be reached in time: the handler did not run.
-    :raises Rejected: the server said no; one that may be asked again leads to the next URL first.
-    :raises NoHandler: nobody answers to that name.
-    :raises RequestError: the handler's own error; with the code ``bad_response`` when the answer does not fit.
-    :raises RequestTimeout: (a :class:`TimeoutError`) asked, and no answer in time: whether the handler ran is unknown.
-    :raises RequestLost: the connection or the server ended before the answer came: whether it ran is unknown.
-    :raises MessageTooLarge: the server takes no message of this size; nothing was asked.
-    :raises ConfigurationError: when an argument makes no sense; :class:`TypeError` for values MessagePack has no form
-        for.
-
-    Cancelling tells the server to cancel the handler, and hangs up. Over ``udp://`` it stops asking; a handler that
-    runs already goes on.
+    :raises ConnectFailed: no connection to a landline server could be made in time: the handler did not run.
+    :raises Rejected: the server refused the connection; if the client may return, the next URL is tried first.
+    :raises NoHandler: the server has no handler of that name.
+    :raises RequestError: the handler's own error; or the code ``bad_response`` when the answer does not fit its type.
+    :raises RequestTimeout: (a :class:`TimeoutError`) no answer in time: whether the handler ran is unknown.
+    :raises RequestLost: the connection or the server ended before the answer arrived: whether it ran is unknown.
+    :raises MessageTooLarge: the server accepts no message of this size; nothing was asked.
+    :raises MissingExtra: the URL needs packages that are not installed.
+    :raises ConfigurationError: when an argument is wrong; :class:`TypeError` for values that MessagePack cannot hold.
     """
     check_arguments("call", locals(), _ARGUMENTS)
     endpoints = [parse_url(one) for one in url_list(url, "call")]
     if timeout is None and any(endpoint.is_connectionless for endpoint in endpoints):
-        raise ConfigurationError("call() over udp:// needs a timeout: nothing else would ever end it")
+        raise ConfigurationError("call() over udp:// needs a timeout, because nothing else would end it")
     options = options or TransportOptions()
     check_client_options(options, {str(endpoint): endpoint.schemes for endpoint in endpoints})
     random = SystemRandom()
     dialer = Dialer(
         auth=client_auth(auth), identity=identity, limits=Limits(), clock=monotonic, random=random
     )
-    # Before anything is started, so that a value without a form, or a type nobody knows, costs no connection.
+    # Before anything is started, so that an invalid value or type costs no connection.
     handlers = Handlers(enc_hook=enc_hook, dec_hook=dec_hook)
     body, is_packed = handlers.encode(value)
     if response_type is not Any:
@@ -121,7 +153,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class _CallRunner:
-    """Owns the lines of one call: one for each URL that is tried, which ends with its first transport."""
+    """Runs one call; the host of its lines, one for each URL, each of which ends with its transport."""
 
     continues_lines = False
 
@@ -132,7 +164,7 @@ class _CallRunner:
         self._options = options
         self._random = random
         self.handlers = handlers
-        # A server may greet every line, or broadcast: unread messages would close the window for the answer.
+        # The server may send messages or broadcast. Unread ones would fill the window, and the answer could not arrive.
         self.handlers.on_message(_ignore)
         self.messages_dropped = 0
         self.loop = asyncio.get_running_loop()
@@ -144,11 +176,11 @@ class _CallRunner:
 
     @property
     def files(self) -> FileSender[Line]:
-        """A call sends no files."""
-        raise AssertionError("the line of a call has no user who could send a file")
+        """Not used: a call sends no files."""
+        raise AssertionError("the line of a call sends no files")
 
     async def ask(self, endpoints: Sequence[Endpoint], request: _Request) -> Any:
-        """The answer of the first server that can be reached."""
+        """Return the answer of the first server that can be reached."""
         now = self.loop.time()
         deadline = None if request.timeout_s is None else now + request.timeout_s
         try:
@@ -170,7 +202,7 @@ class _CallRunner:
     async def _ask_one(
         self, endpoint: Endpoint, request: _Request, deadline: float | None, share_s: float
     ) -> Any:
-        """Asks at one URL, which may take ``share_s`` to be reached, and until the deadline to answer."""
+        """Ask one URL: ``share_s`` seconds to connect, and until the deadline to answer."""
         if endpoint.is_connectionless:
             return await self._ask_datagram(endpoint, request, share_s)
         line = Line(self, identity=self._dialer.identity)
@@ -188,14 +220,14 @@ class _CallRunner:
             except TimeoutError as error:
                 raise outcome(RequestTimeout(request.name, request.timeout_s or 0.0)) from error
         finally:
-            # The answer itself shows that the request was taken; there is nothing to drain. After a cancellation or
-            # a time-out, the BYE cancels what still runs there.
+            # The answer acknowledges the request, so there is nothing to drain. After a cancellation or a time-out, the
+            # BYE cancels the handler.
             line.abort(Code.NORMAL)
-            # The program may end its event loop with this call.
+            # The program may end its event loop after this call.
             await self.closer.wait(patience_s)
 
     async def _connect_in_time(self, line: Line, endpoint: Endpoint, share_s: float) -> None:
-        """Raises :class:`ConnectFailed` for all that can go wrong before the server can have heard the request."""
+        """Connect. Raise :class:`ConnectFailed` for every failure: the server cannot have received the request."""
 
         def take_welcome(welcomed: Welcomed) -> None:
             session = welcomed.new_session(SendBuffer())
@@ -231,10 +263,10 @@ class _CallRunner:
             is_error=reply.operation is Operation.ERROR,
         )
 
-    # For the lines.
+    # Interface for the lines
 
     def line_changed(self, line: Line, change: StateChange) -> None:
-        """Nobody watches a line that is there for one answer."""
+        """Do nothing: a call reports no states."""
 
     def line_detached(self, line: Line, cause: DisconnectCause, detail: str) -> None:
         _finish(line, cause, detail, None)
@@ -250,21 +282,21 @@ class _CallRunner:
         raise AssertionError("a client's line does not expire by itself")
 
     async def wait_closed(self, line: Line) -> None:
-        """The call itself waits for its transports."""
+        """Return at once: the call itself waits for its transports."""
 
 
 def _share_s(deadline: float | None, now: float, urls_left: int) -> float:
-    """How long one URL may take: its share of what is left. Rounded, because messages name it."""
+    """Return how many seconds one URL may take: its share of the rest. Rounded, because error messages contain it."""
     if deadline is None:
         return CONNECT_TIMEOUT_S + HANDSHAKE_TIMEOUT_S
     return round(max(0.0, deadline - now) / urls_left, 3)
 
 
 def _finish(line: Line, cause: DisconnectCause, detail: str, code: Code | None) -> None:
-    # A request that was sent fails with RequestLost; the error is for one that was not, and may go to the next URL.
+    # A request that was sent fails with RequestLost. This error is for one that was not, and may go to the next URL.
     error = ConnectFailed(f"the connection ended before the request was sent: {detail}")
     line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)
 
 
 def _ignore(line: Line, message: Any) -> None:
-    """Nobody reads what a server sends unasked on a line that is there for one answer."""
+    """Drop a message: a call has no use for it."""
