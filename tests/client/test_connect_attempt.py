@@ -293,7 +293,7 @@ async def test_a_server_that_is_full_is_not_besieged_over_the_next_endpoint(stat
         server.listen("tcp://127.0.0.1:0") as two,
         landline.connect(str(one)),
     ):
-        connecting = asyncio.create_task(landline.connect([str(one), str(two)], on_state=seen).__aenter__())
+        connecting = asyncio.ensure_future(landline.connect([str(one), str(two)], on_state=seen))
         await until(lambda: seen.changes)
         assert seen.changes[0].cause is landline.DisconnectCause.REJECTED
         assert seen.changes[0].due_in_s >= 5
@@ -364,7 +364,7 @@ async def test_an_announced_server_that_refuses_is_obeyed(announced, states, unt
         landline.connect(str(one)),
     ):
         announced(str(one), str(two))
-        connecting = asyncio.create_task(landline.connect("mdns+tcp://lab", on_state=seen).__aenter__())
+        connecting = asyncio.ensure_future(landline.connect("mdns+tcp://lab", on_state=seen))
         await until(lambda: seen.changes)
         assert seen.changes[0].cause is landline.DisconnectCause.REJECTED
         assert seen.changes[0].due_in_s >= 5
@@ -475,7 +475,7 @@ async def test_cancelling_a_race_closes_every_endpoint(until):
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: noise.append(context))
     one, two = Strangers(), Strangers()
     async with one as first, two as second:
-        entering = asyncio.create_task(landline.connect([first, second], stagger_s=BESIDE_S).__aenter__())
+        entering = asyncio.ensure_future(landline.connect([first, second], stagger_s=BESIDE_S))
         await until(lambda: one.begun and two.begun)
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):

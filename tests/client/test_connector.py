@@ -53,7 +53,97 @@ async def test_a_connector_is_entered_once(quick):
         connector = landline.connect(str(endpoint), backoff=quick)
         async with connector:
             with pytest.raises(RuntimeError, match="used only once"):
-                await connector.__aenter__()
+                await connector
+
+
+async def test_an_awaited_connector_gives_a_line_whose_close_ends_it(quick, until):
+    server = landline.Server()
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        before = asyncio.all_tasks()
+        connector = landline.connect(str(endpoint), backoff=quick, identity="ada")
+        line = await connector
+        assert await line.ping() > 0
+        line.break_link()
+        await until(lambda: line.epoch == 2)
+        with pytest.raises(RuntimeError, match="used only once"):
+            await connector
+        await line.close()
+        # The goodbye has arrived, and nothing of the connector is left.
+        assert server.lines == []
+        assert asyncio.all_tasks() == before
+        await line.close()
+
+
+async def test_closing_an_awaited_line_ends_its_wait_for_the_next_attempt(quick, until):
+    server = landline.Server()
+    slow = landline.Backoff(first_s=600, cap_s=600)
+    async with (
+        server.listen("tcp://127.0.0.1:0") as endpoint,
+        FaultProxy("127.0.0.1", endpoint.port) as proxy,
+    ):
+        before = asyncio.all_tasks()
+        line = await landline.connect(proxy.url, backoff=slow)
+        await proxy.refuse()
+        proxy.reset()
+        await until(lambda: line.state is landline.LineState.RECONNECTING)
+        line.abort(landline.Code.NORMAL)
+        await line.close()
+        await until(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_callbacks_of_a_connector_are_registered_as_decorators(quick, until):
+    server = landline.Server()
+    seen = []
+    async with server.listen("tcp://127.0.0.1:0") as endpoint:
+        connector = landline.connect(str(endpoint), backoff=quick)
+
+        @connector.on_state
+        def changed(line, change):
+            seen.append(change.state.value)
+
+        @connector.on_session_lost
+        def lost(line, unconfirmed):
+            seen.append([entry.value for entry in unconfirmed])
+
+        line = await connector
+        await line.send("kept")
+        await line.ping()
+        await server.close(timeout=0, retry_after_s=600)
+        await until(lambda: "reconnecting" in seen)
+        assert seen == ["online", ["kept"], "reconnecting"]
+        await line.close()
+        assert seen[-1] == "closed"
+
+
+def test_the_callbacks_of_a_connector_are_checked():
+    connector = landline.connect("tcp://127.0.0.1:1")
+    with pytest.raises(landline.ConfigurationError, match=r"Connector\.on_state\(\).*\(line, change\)"):
+        connector.on_state(lambda line: None)
+    with pytest.raises(landline.ConfigurationError, match=r"on_session_lost\(\).*\(line, unconfirmed\)"):
+        connector.on_session_lost(lambda line: None)
+
+
+@pytest.mark.parametrize("urls", [1, 2])
+async def test_the_type_of_a_failed_connection_does_not_depend_on_the_number_of_urls(
+    fake_server, nowhere, urls
+):
+    async def answer(reader, writer):
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+
+    async with fake_server(answer) as url:
+        with pytest.raises(landline.ConnectFailed) as caught:
+            await landline.connect([url] * urls)
+        assert type(caught.value) is landline.ConnectFailed
+        assert isinstance(caught.value, ConnectionError)
+        assert isinstance(caught.value.__cause__, landline.ProtocolError)
+        with pytest.raises(landline.GaveUp) as caught:
+            await landline.connect([nowhere] * urls, backoff=ONCE)
+        assert isinstance(caught.value, ConnectionError)
+        assert type(caught.value.last) is landline.ConnectFailed
+        with pytest.raises(landline.ConnectFailed) as caught:
+            await landline.call([url] * urls, "add")
+        assert type(caught.value) is landline.ConnectFailed
 
 
 # The first connection.
@@ -81,7 +171,7 @@ async def test_the_first_connection_has_a_time_limit_that_names_the_last_failure
     seen = states()
     connector = landline.connect(nowhere, backoff=quick, connect_timeout_s=0.2, on_state=seen)
     with pytest.raises(landline.GaveUp) as caught:
-        await connector.__aenter__()
+        await connector
     assert isinstance(caught.value.last, landline.ConnectFailed)
     assert isinstance(caught.value.last.__cause__, ConnectionRefusedError)
     assert caught.value.__cause__ is caught.value.last
@@ -151,7 +241,7 @@ async def test_a_client_waits_for_a_server_that_starts_later(quick, until, state
 
 
 async def test_cancelling_the_first_connection_gives_up(nowhere):
-    entering = asyncio.create_task(landline.connect(nowhere, backoff=landline.Backoff()).__aenter__())
+    entering = asyncio.ensure_future(landline.connect(nowhere, backoff=landline.Backoff()))
     await asyncio.sleep(0)
     entering.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -380,7 +470,7 @@ async def test_clients_come_back_to_the_next_server_on_the_same_port(quick, unti
             on_state=seen,
             on_session_lost=lambda line, unconfirmed: lost.append([entry.body for entry in unconfirmed]),
         )
-        line = await connector.__aenter__()
+        line = await connector
         await line.send(b"never taken")
         await line.ping()
         pending = asyncio.create_task(line.request("who", timeout=None))
@@ -399,7 +489,7 @@ async def test_clients_come_back_to_the_next_server_on_the_same_port(quick, unti
         await sending
         [other] = second.lines
         assert await anext(other) == "for the second"
-        await connector.__aexit__(None, None, None)
+        await line.close()
     [change] = [
         change
         for change in seen.find(landline.LineState.RECONNECTING)
@@ -437,7 +527,7 @@ async def test_giving_up_later_names_what_is_unconfirmed(states, until):
             backoff=landline.Backoff(first_s=0.001, cap_s=0.002, attempts=3, stable_after_s=0),
             on_state=seen,
         )
-        line = await connector.__aenter__()
+        line = await connector
         [other] = server.lines
         await line.send(b"never taken")
         await line.ping()
@@ -450,7 +540,7 @@ async def test_giving_up_later_names_what_is_unconfirmed(states, until):
         assert [entry.body for entry in caught.value.unconfirmed] == [b"never taken"]
         assert isinstance(caught.value.__cause__, landline.GaveUp)
         assert seen.changes[-1].cause is landline.DisconnectCause.GAVE_UP
-        await connector.__aexit__(None, None, None)
+        await line.close()
 
 
 async def test_giving_up_later_tells_the_callback(states, until):
@@ -462,7 +552,7 @@ async def test_giving_up_later_tells_the_callback(states, until):
             backoff=landline.Backoff(first_s=0.001, cap_s=0.002, attempts=2, stable_after_s=0),
             on_session_lost=lambda line, unconfirmed: lost.extend(entry.body for entry in unconfirmed),
         )
-        line = await connector.__aenter__()
+        line = await connector
         [other] = server.lines
         await line.send(b"never taken")
         await line.ping()
@@ -472,7 +562,7 @@ async def test_giving_up_later_tells_the_callback(states, until):
         with pytest.raises(landline.GaveUp):
             await anext(line)
         assert lost == [b"never taken"]
-        await connector.__aexit__(None, None, None)
+        await line.close()
 
 
 async def test_closing_while_there_is_no_link_stays_closed(until, states):
@@ -610,7 +700,7 @@ async def test_who_sends_after_a_goodbye_may_say_how_long_to_wait(until):
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect(str(endpoint))
-        line = await connector.__aenter__()
+        line = await connector
         await server.close(retry_after_s=600)
         await until(lambda: line.state is landline.LineState.RECONNECTING)
         with pytest.raises(
@@ -627,4 +717,4 @@ async def test_who_sends_after_a_goodbye_may_say_how_long_to_wait(until):
         line.abort(landline.Code.NORMAL)
         with pytest.raises(landline.LineClosed):
             await line.send("later", timeout=5)
-        await connector.__aexit__(None, None, None)
+        await line.close()

@@ -641,10 +641,9 @@ async def test_a_broadcast_to_a_thousand_lines_of_which_ten_never_read(until):
             connector = landline.connect(str(endpoint))
             connector.on_message(take)
             received.append(0)
-            line = await connector.__aenter__()
+            line = await connector
             line.data = number
             stack.push_async_callback(line.close, timeout=0)
-            stack.push_async_callback(connector._host.stop)
         figures = [int(figure) for figure in (await process.stdout.readline()).split()]
         least, skipped, dropped, mute, held, grown = figures
         # The server has written them all; what is under way is still to be read here.

@@ -188,14 +188,14 @@ async def test_a_server_that_is_terminated_says_goodbye_to_its_lines(states, unt
     url = (await program.stdout.readline()).decode().strip()
     seen = states()
     connector = landline.connect(url, on_state=seen)
-    line = await connector.__aenter__()
+    line = await connector
     program.send_signal(signal.SIGTERM)
     assert await program.wait() == 143
     await until(lambda: seen.find(landline.LineState.RECONNECTING))
     [told, *_] = seen.find(landline.LineState.RECONNECTING)
     assert (told.cause, told.code) == (landline.DisconnectCause.CLOSED_BY_PEER, landline.Code.GOING_AWAY)
     line.abort(landline.Code.NORMAL)
-    await connector.__aexit__(None, None, None)
+    await line.close()
 
 
 def test_in_another_thread_and_beside_another_handler_no_signal_is_touched():

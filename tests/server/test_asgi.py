@@ -534,7 +534,7 @@ async def test_uvicorn_that_is_told_to_stop_lets_the_server_say_goodbye(
         backoff=landline.Backoff(first_s=0.05, cap_s=0.2),
         on_state=seen,
     )
-    line = await connector.__aenter__()
+    line = await connector
     program.send_signal(number)
     _, err = await program.communicate()
     # As uvicorn ends without lines.
@@ -544,7 +544,7 @@ async def test_uvicorn_that_is_told_to_stop_lets_the_server_say_goodbye(
     [change, *_] = seen.find(landline.LineState.RECONNECTING)
     assert (change.cause.value, change.code) == told
     line.abort(landline.Code.NORMAL)
-    await connector.__aexit__(None, None, None)
+    await line.close()
 
 
 async def test_a_second_signal_goes_through_at_once(until):

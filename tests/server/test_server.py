@@ -129,13 +129,13 @@ async def test_cancelling_serve_forever_closes_in_order(quick, until, states):
 
     serving = asyncio.create_task(serve())
     connector = landline.connect(str(await ready), backoff=quick, on_state=seen)
-    await connector.__aenter__()
+    line = await connector
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving
     await until(lambda: len(seen.changes) > 1)
     assert seen.changes[1].detail == "the server stops"
-    await connector.__aexit__(None, None, None)
+    await line.close()
 
 
 async def test_several_listeners_lead_to_one_server_that_ends_with_the_last(tmp_path, quick, certificates):

@@ -12,7 +12,7 @@ async def test_more_than_the_rate_are_told_when_to_come_back_and_do(states):
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         seen = [states() for _ in range(30)]
         connectors = [landline.connect(str(endpoint), on_state=each) for each in seen]
-        lines = await asyncio.gather(*(connector.__aenter__() for connector in connectors))
+        lines = await asyncio.gather(*connectors)
         assert len(server.lines) == 30
         assert server.connections_refused >= 10
         refused = [change for each in seen for change in each.find(landline.LineState.RECONNECTING)]
@@ -21,8 +21,6 @@ async def test_more_than_the_rate_are_told_when_to_come_back_and_do(states):
         # Places in a queue, not all the same one.
         assert len({round(change.due_in_s, 3) for change in refused}) > len(refused) / 2
         await asyncio.gather(*(line.close() for line in lines))
-        for connector in connectors:
-            await connector.__aexit__(None, None, None)
 
 
 async def test_unfinished_handshakes_are_limited(until, quick):
@@ -50,7 +48,7 @@ async def test_a_closing_server_sends_its_clients_to_another_one(over_s, until):
         # Their own policy would bring nobody back within the test.
         slow = landline.Backoff(first_s=600, cap_s=600)
         connectors = [landline.connect(str(here), backoff=slow) for _ in range(20)]
-        lines = [await connector.__aenter__() for connector in connectors]
+        lines = [await connector for connector in connectors]
         for line in first.lines:
             await line.send("last words")
         left: list[int] = []
@@ -62,9 +60,9 @@ async def test_a_closing_server_sends_its_clients_to_another_one(over_s, until):
         assert [await anext(line) for line in lines] == ["last words"] * 20
         assert first.lines == []
         assert len(left) == 20
-        for connector, line in zip(connectors, lines, strict=True):
+        for line in lines:
             line.abort(landline.Code.NORMAL)
-            await connector.__aexit__(None, None, None)
+            await line.close()
 
 
 async def test_a_paced_close_that_is_cancelled_ends_the_rest_at_once(pair):

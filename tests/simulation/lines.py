@@ -180,7 +180,7 @@ class LinesScenario:
         connector.on("double", int)(self._double)
         connector.on_datagram(self._datagrams.arrived)
         dice = Random(node.dice.random())
-        line = await connector.__aenter__()
+        line = await connector
         self._lines[node] = line
         try:
             await asyncio.gather(

@@ -37,10 +37,10 @@ async def test_an_address_that_is_taken_is_named():
 async def test_a_port_is_free_again_at_once(quick):
     async with landline.Server().listen(URL) as endpoint:
         connector = landline.connect(str(endpoint), backoff=quick)
-        await connector.__aenter__()
+        line = await connector
     async with landline.Server().listen(str(endpoint)) as again:
         assert again == endpoint
-        await connector.__aexit__(None, None, None)
+        await line.close()
 
 
 async def test_a_host_that_is_not_ours_is_another_error():

@@ -249,9 +249,10 @@ class Line(LineReader):
         """Ends the line in order: waits until the peer has taken everything (``timeout`` seconds at most), says BYE.
 
         Raises :class:`SessionLost` when messages stayed unconfirmed; the line is closed all the same. Cancelling
-        closes at once. Closing a closed line does nothing.
+        closes at once. Closing a closed line only waits, for what ``abort`` has left to end.
         """
         if self._state is LineState.CLOSED:
+            await self._owner.wait_closed(self)
             return
         try:
             await self.drain(timeout)

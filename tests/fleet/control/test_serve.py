@@ -70,7 +70,7 @@ async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(options: 
             identity="machine-1",
             on_state=lambda _, change: changes.append(change),
         )
-        line = await connector.__aenter__()
+        line = await connector
         updates = running.control.updates()
         await anext(updates)
 
@@ -88,7 +88,7 @@ async def test_a_stop_tells_agents_to_come_back_and_ends_subscriptions(options: 
     assert lost.due_in_s is not None
     assert 2.0 <= lost.due_in_s <= 10.0
     line.abort(landline.Code.NORMAL)
-    await connector.__aexit__(None, None, None)
+    await line.close()
 
 
 async def test_only_one_control_server_owns_a_database(options: ControlServerOptions, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ async def test_a_server_that_stops_is_missed_and_found_again(files, quick, until
         connector = landline.connect(
             str(endpoint), backoff=quick, options=files.client, on_session_lost=lambda line, lost: None
         )
-        line = await connector.__aenter__()
+        line = await connector
     await until(lambda: line.state is not landline.LineState.ONLINE)
 
     async def listen_again():
@@ -100,7 +100,7 @@ async def test_a_server_that_stops_is_missed_and_found_again(files, quick, until
     assert await listen_again() == endpoint
     await until(lambda: line.state is landline.LineState.ONLINE)
     assert await line.request("echo", 1, timeout=5) == 1
-    await connector.__aexit__(None, None, None)
+    await line.close()
     await quic_listening.__aexit__(None, None, None)
 
 

@@ -503,7 +503,7 @@ async def test_cancelling_closes_the_socket():
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         connector = landline.connect(url_of(server), options=DIRECT)
-        entering = asyncio.create_task(connector.__aenter__())
+        entering = asyncio.ensure_future(connector)
         await begun
         entering.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import landline
-from landline import Backoff, ClientAuth, Line, LineState, StateChange, guarded_logger
+from landline import Backoff, ClientAuth, Code, Line, LineState, StateChange, guarded_logger
 from landline.fleet.agent.boot_id import BootRecord
 from landline.fleet.agent.consent_process import ConsentProcess
 from landline.fleet.agent.control_link import ControlLink
@@ -173,8 +172,11 @@ class Agent:
                 goodbye = await self._shutdown_watcher.final_goodbye(goodbye)
                 await self._say_goodbye(line, goodbye)
                 return goodbye
+            except BaseException:
+                line.abort(Code.NORMAL)
+                raise
             finally:
-                await self.connector.__aexit__(*sys.exc_info())
+                await line.close()
         finally:
             await self._cancel_tasks()
             await self._power.release_shutdown()
@@ -187,7 +189,7 @@ class Agent:
 
     async def _connect(self) -> Line | None:
         """Return the line once it is connected for the first time; ``None`` if the agent is stopped before that."""
-        connecting = asyncio.get_running_loop().create_task(self.connector.__aenter__())
+        connecting = asyncio.ensure_future(self.connector)
         first: set[asyncio.Future[Any]] = {connecting, self._ending}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
