@@ -205,6 +205,37 @@ async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(fleet, mo
     assert machine.acted == []
 
 
+async def test_a_job_that_ends_while_its_order_is_unanswered_stays_as_it_ended(fleet, caplog) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    received, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(line, order) -> bool:
+        received.set()
+        await may_answer.wait()
+        return True
+
+    machine.agent.connector._host.handlers.find("execute").function = answer_late
+    job = await fleet.order(Action.LOG_OFF)
+    await received.wait()
+    await fleet.control.cancel_job(job.job.id, CancelRequest(cancelled_by="root"))
+    may_answer.set()
+    # The answer to the order and the answer to a ping take the same way: the first has been handled then.
+    await machine.line.ping()
+    await machine.line.ping()
+    assert await fleet.steps(job) == ["queued", "cancelled"]
+    assert "a task of the control server failed" not in caplog.text
+
+
+async def test_an_order_that_was_taken_is_delivered_without_a_detail(fleet) -> None:
+    await fleet.start()
+    await fleet.machine().boot()
+    job = await fleet.order(Action.LOG_OFF, delay_s=3600.0)
+    await fleet.passed(job, ExecutionState.DELIVERED)
+    delivered = (await fleet.control.job(job.job.id)).events[-1]
+    assert (delivered.state, delivered.detail) == (ExecutionState.DELIVERED, "")
+
+
 async def test_a_claim_records_acceptance_and_action_in_one_transaction(fleet, monkeypatch) -> None:
     await fleet.start()
     await fleet.machine().boot()

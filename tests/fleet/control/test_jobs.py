@@ -92,12 +92,19 @@ def test_values_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
     assert caught.value.code == "bad_request"
 
 
-def test_values_at_their_bounds_are_taken() -> None:
-    longest = jobs.DELAY_S_MAX
+def test_values_at_their_bounds_are_accepted() -> None:
+    days_30 = 30 * 86_400.0
     jobs.check_request(JobRequest(action=Action.RESTART, delay_s=0.0, valid_for_s=1.0, queue_for_s=0.0))
     jobs.check_request(
         JobRequest(
-            action=Action.WAKE, delay_s=longest, valid_for_s=longest, queue_for_s=longest, message="x" * 500
+            action=Action.WAKE,
+            delay_s=days_30,
+            valid_for_s=days_30,
+            queue_for_s=days_30,
+            message="x" * 500,
+            requested_by="x" * 200,
+            request_id="x" * 100,
+            targets=(*["x" * 200] * 980, *["x*"] * 20),
         )
     )
 
@@ -324,11 +331,26 @@ def test_a_postponement_moves_due_time_and_expiry() -> None:
 
 
 def test_postponements_are_bounded_together() -> None:
-    most = jobs.POSTPONED_S_MAX
-    execution = make_execution(S.PROMPTED, postponed_s=most - 300.0)
+    execution = make_execution(S.PROMPTED, postponed_s=8 * 3600.0 - 300.0)
     assert jobs.postpone(make_job(), execution, 300.0, T0, "")[0].granted
     reply, nothing = jobs.postpone(make_job(), execution, 300.1, T0, "")
     assert (reply.granted, reply.reason, nothing) == (False, "it can be postponed by 8 hours in total", None)
+
+
+def test_a_postponement_may_be_refused_only_because_it_ends_too_late() -> None:
+    job = make_job(delay_s=600.0, valid_for_s=120.0)
+    # Nothing was postponed so far, but questions without an answer took hours.
+    latest_at = T0 + 600 + 120 + 8 * 3600
+    execution = make_execution(S.PROMPTED, expires_at=latest_at + 3600)
+    assert jobs.postpone(job, execution, 300.0, latest_at - 300.0, "")[0].granted
+    reply, nothing = jobs.postpone(job, execution, 300.0, latest_at - 299.0, "")
+    assert (reply.granted, reply.reason, nothing) == (False, "it can be postponed by 8 hours in total", None)
+
+
+def test_a_state_without_a_detail_has_an_empty_one() -> None:
+    delivered = jobs.advance(make_execution(detail="before"), S.DELIVERED, T0)
+    assert delivered is not None
+    assert delivered.detail == ""
 
 
 def test_an_agent_that_postpones_by_an_instant_comes_to_an_end() -> None:

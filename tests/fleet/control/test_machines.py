@@ -10,8 +10,10 @@ import pytest
 import landline
 from landline import Heartbeat
 from landline.fleet.api import MachineChanged, Snapshot, StorageError
+from landline.fleet.control import presence
 from landline.fleet.control.fact_checks import check_facts
 from landline.fleet.control.request_rate import FACTS_EVERY_S
+from landline.fleet.messages import Goodbye
 from landline.fleet.model import Action, Cause, Facts, Machine, Person, PresenceState
 from landline.testing import FaultProxy
 
@@ -88,11 +90,27 @@ async def test_after_an_orderly_stop_machines_are_not_said_to_be_lost(fleet) -> 
     await fleet.stop()
     await machine.kill_agent()
     await fleet.start()
-    presence = machine.known.presence
-    assert (presence.state, presence.cause) == (PresenceState.RESUMING, Cause.SERVER_STARTED)
+    shown = machine.known.presence
+    assert (shown.state, shown.cause) == (PresenceState.RESUMING, Cause.SERVER_STARTED)
     assert gone.known.presence.cause is Cause.AGENT_STOPPED
     fleet.offset_s += 91.0
     assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is Cause.SERVER_STARTED
+
+
+async def test_a_goodbye_over_a_replaced_line_changes_nothing(fleet) -> None:
+    await fleet.start()
+    machine = await fleet.machine().boot()
+    registry = fleet.control._registry
+    line = registry.line_of(machine.id)
+    replaced_join = line.data.join
+    # As after a join of another agent with this identity over another line.
+    after = msgspec.structs.replace(
+        registry[machine.id], presence=presence.joined(fleet.now(), join="newer", address="10.0.0.9:1")
+    )
+    registry.put(after)
+    assert replaced_join != "newer"
+    fleet.control._machines.receive_goodbye(line, Goodbye(Cause.SHUT_DOWN, "", "j-1"))
+    assert registry[machine.id] is after
 
 
 async def test_facts_follow_the_machine_but_for_its_name_and_boot(fleet, ada, until) -> None:

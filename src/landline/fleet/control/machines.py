@@ -197,10 +197,11 @@ class Machines:
             self._registry.put(msgspec.structs.replace(machine, facts=kept))
 
     def receive_goodbye(self, line: Line, goodbye: Goodbye) -> None:
-        """Handle the goodbye of a machine that is about to go. Its next join takes the goodbye back."""
+        """Handle the goodbye of a machine that is about to go. Its next join takes the goodbye back.
+
+        A goodbye over a line that another join has replaced changes nothing: it belongs to an older join.
+        """
         machine = self.machine_of(line)
-        if self._registry.line_of(machine.id) is not line:
-            return  # Another agent has joined with this identity since: the machine has not gone.
         after = presence.said_goodbye(
             machine.presence,
             self._clock(),
