@@ -284,7 +284,8 @@ async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(fleet, unti
     job = await fleet.order(Action.WAKE)
     await until(lambda: len(card.packets) >= 3)
     assert set(card.packets) == {b"\xff" * 6 + bytes.fromhex("020000000001") * 16}
-    assert (await fleet.execution(job)).state is ExecutionState.ACTING
+    waking = await fleet.execution(job)
+    assert (waking.state, waking.detail) == (ExecutionState.ACTING, "")
     # Also across a restart of the control server.
     await fleet.stop()
     sent = len(card.packets)
