@@ -196,7 +196,7 @@ async def test_a_resumed_welcome_changes_no_timing_and_no_limits(fake_server, qu
     ):
         await until(lambda: line.epoch == 2)
         assert transports[1] is not None
-        assert line.session.next_timeout() - line._owner.wheel.time() < 100.0
+        assert line._driver.session.next_timeout() - line._driver.host.wheel.time() < 100.0
         # More than the second WELCOME allows.
         await line.send(bytes(100_000))
         line.abort(landline.Code.NORMAL)

@@ -81,9 +81,9 @@ def members(value):
 
 def implemented(value):
     """The protocols in which the methods of a class are described."""
-    from landline.line.line import LineOwner
+    from landline.line.interfaces import LineHost
 
-    return (landline.ClientAuth, landline.ServerAuth, LineOwner)
+    return (landline.ClientAuth, landline.ServerAuth, LineHost)
 
 
 def imports_of(path: Path):

@@ -29,8 +29,8 @@ async def misbehave(url: str, token: str, number: int) -> None:
         identity=f"{HOSTILE}{number}",
         backoff=landline.Backoff(attempts=1),
     ) as line:
-        assert line._link is not None
-        line._link.transport.write(encode_body(Kind.NOTICE, Notice(int(Code.PROTOCOL_ERROR), HOSTILE)))
+        assert line._driver.link is not None
+        line._driver.link.transport.write(encode_body(Kind.NOTICE, Notice(int(Code.PROTOCOL_ERROR), HOSTILE)))
         for _ in range(60):
             # A value that is quoted in the error, and a name that is nobody's.
             await line.send({"name": HOSTILE * 500}, name="facts")

@@ -173,7 +173,7 @@ async def test_a_short_silence_is_suspected_and_forgiven(states, until, quick):
             # Makes half a minute of what was not heard; a ping on its way when the hole opened may undo it.
             for end in (line, other):
                 if end.state is ONLINE:
-                    end.session._liveness.heard_at = end._owner.wheel.time() - 30
+                    end._driver.session._liveness.heard_at = end._driver.host.wheel.time() - 30
             return line.state is other.state is SUSPECT
 
         await until(are_suspect)

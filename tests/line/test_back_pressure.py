@@ -137,16 +137,16 @@ async def test_a_receiver_that_does_not_read_stops_its_own_sender_only(quick, un
                 )
             assert sent[stuck] == 128
             assert not stuck.is_closed
-            stuck.end(landline.Code.NORMAL)
+            stuck.abort(landline.Code.NORMAL)
 
 
 async def test_tiny_messages_nobody_takes_are_bounded_with_what_python_spends_on_them(pair, until):
     server = landline.Server(limits=landline.Limits(window_frames=1000))
     async with pair(server) as (line, other):
         sender = asyncio.create_task(send_many(line, 5000))
-        await until(lambda: other.session.received == 1000)
+        await until(lambda: other._driver.session.received == 1000)
         await line.ping()
-        assert other.session.received == 1000
+        assert other._driver.session.received == 1000
         assert 1000 * 100 <= server.memory_held_bytes <= 1000 * 250
         assert await read_number(other, 5000) == [b""] * 5000
         await sender
@@ -186,7 +186,7 @@ async def test_without_room_the_newest_or_the_oldest_is_dropped_and_counted(pair
         ]
         assert await other.drain()
         assert caplog.text.count("is too slow: its send buffer is full") == 1
-        assert caplog.text.count("takes messages again; 12 were dropped so far") == 1
+        assert caplog.text.count("accepts messages again; 12 were dropped so far") == 1
     assert server.messages_dropped == 12
 
 
@@ -241,7 +241,7 @@ async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
     seen = states()
     async with pair(server, on_state=seen) as (line, other):
         # The client stops reading, and what goes beyond the sockets' buffers stays with us.
-        line._link.transport.pause_reading()
+        line._driver.link.transport.pause_reading()
         assert await fill(other, bytes(1000)) >= 60
         held = len(lost)
         reader = asyncio.create_task(anext(other))
@@ -255,7 +255,7 @@ async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
         with pytest.raises(landline.LineClosed):
             await reader
         assert server.lines_too_slow == 1
-        line._link.transport.resume_reading()
+        line._driver.link.transport.resume_reading()
         # It is told why, and may come back.
         await until(lambda: [change for change in seen.changes if "send buffer is full" in change.detail])
         await until(lambda: line.state is landline.LineState.ONLINE and line.epoch == 1)
@@ -288,7 +288,7 @@ async def test_with_room_the_policies_are_all_the_same(pair):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"overflow": "wait"}, "overflow='wait' is no landline.OverflowPolicy"),
+        ({"overflow": "wait"}, "overflow='wait' is not a landline.OverflowPolicy"),
         ({"max_pending": 1}, "max_pending=1 with overflow=WAIT"),
         ({"overflow": DROP_NEWEST, "max_pending": 1}, "max_pending=1 with overflow=DROP_NEWEST"),
         ({"overflow": DROP_OLDEST, "max_pending": 0}, "max_pending=0"),
@@ -435,12 +435,12 @@ async def test_the_transport_before_is_aborted_if_nobody_reads_it(pair, until, m
     monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.1)
     server = landline.Server(heartbeat=PATIENT)
     async with pair(server) as (line, other):
-        abandoned = line._link.transport
+        abandoned = line._driver.link.transport
         abandoned.pause_reading()
         count = await fill(other, bytes(1000 * KIB))
         sockets = open_sockets()
         # The client gives its transport up without a word to the server.
-        line._link.transport = unheard_of = MuteTransport(abandoned)
+        line._driver.link.transport = unheard_of = MuteTransport(abandoned)
         line.break_link()
         assert unheard_of.is_aborted
         await until(lambda: other.epoch == 2)

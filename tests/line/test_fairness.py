@@ -9,7 +9,8 @@ from tests.raw_connections import raw_connection, read_frame, shake_hands
 
 import landline
 from landline.codes import Code, Operation
-from landline.line import line as line_module
+from landline.line import driver as driver_module
+from landline.line.driver import LineDriver
 from landline.runtime.turns import FRAMES_PER_STEP, FRAMES_PER_TURN
 from landline.session.auth import Anonymous
 from landline.session.datagram_queue import DATAGRAMS_REFUSED
@@ -131,15 +132,15 @@ class Numbers:
 def handled(monkeypatch):
     """How many numbered frames were handled in each turn of a connection."""
     counts = []
-    receive_data = landline.Line.receive_data
+    receive_data = LineDriver.receive_data
 
-    def count(line, link, data):
-        before = line.session.received
-        receive_data(line, link, data)
-        if line.session is not None:
-            counts.append(line.session.received - before)
+    def count(driver, data):
+        before = driver.session.received
+        receive_data(driver, data)
+        if driver.session is not None:
+            counts.append(driver.session.received - before)
 
-    monkeypatch.setattr(landline.Line, "receive_data", count)
+    monkeypatch.setattr(LineDriver, "receive_data", count)
     return counts
 
 
@@ -386,7 +387,7 @@ async def test_a_task_that_only_reads_lets_the_loop_go_on(pair, until, counter):
     async with pair() as (line, other):
         for number in range(5000):
             line.send_nowait(number)
-        await until(lambda: other._inbox is not None and len(other._inbox) == 5000)
+        await until(lambda: other._driver.inbox is not None and len(other._driver.inbox.messages) == 5000)
         turns = counter()
         await asyncio.sleep(0)
         before = turns.turns
@@ -433,7 +434,7 @@ async def test_requests_that_waited_for_room_are_answered_in_turns(until, counte
                 encode_data(number, 0, Operation.REQUEST, number, b"echo", b"") for number in range(1, count)
             )
         )
-        await until(lambda: line.session.received == count - 1)
+        await until(lambda: line._driver.session.received == count - 1)
         assert len(answered) == 2000
         writer.write(encode_ack(2000) + encode_ping(Kind.PING, 1, 0, 0))
         await until(lambda: len(answered) == 4000)
@@ -457,9 +458,9 @@ async def test_what_waits_for_a_turn_is_counted_as_memory(pair, until, monkeypat
         )
         peer.transport.write(stream)
         [line] = numbers.server.lines
-        await until(lambda: line.session.received == 8000)
+        await until(lambda: line._driver.session.received == 8000)
         assert FRAMES_PER_STEP * 30 < most <= 2 * 256 * 1024 + 200 * FRAMES_PER_STEP
-        assert line_module.FRAMES_PER_STEP == FRAMES_PER_STEP
+        assert driver_module.FRAMES_PER_STEP == FRAMES_PER_STEP
 
 
 @contextlib.asynccontextmanager

@@ -85,7 +85,7 @@ async def test_a_clients_handler_hears_that_another_session_may_follow(pair, qui
         async with connector as line:
             [other] = server.lines
             other.send_nowait("the last one")
-            other._flush()
+            other._driver._flush()
             other.abort(landline.Code.GOING_AWAY, "come back")
             await until(lambda: told and line.state is landline.LineState.ONLINE)
     assert [type(error) for error in told] == [landline.BufferFull]

@@ -14,7 +14,7 @@ async def test_ipv6_addresses_are_written_in_brackets(pair):
 
 async def test_what_an_older_transport_still_says_is_nothing_to_the_line(pair, until):
     async with pair() as (line, other):
-        old = line._link
+        old = line._driver.link
         line.break_link()
         await until(lambda: line.epoch == 2)
         old.pause_writing()

@@ -79,7 +79,7 @@ async def test_a_large_message_at_the_head_of_the_queue_is_not_overtaken(pair):
         large = asyncio.create_task(line.send(b"c" * 30_000))
         small = asyncio.create_task(line.send(b"d"))
         await asyncio.sleep(0)
-        with pytest.raises(landline.BufferFull, match="others wait"):
+        with pytest.raises(landline.BufferFull, match="other senders already wait"):
             line.send_nowait(b"e")
         await line.ping()
         assert not large.done()
@@ -120,7 +120,7 @@ async def test_a_sender_cancelled_at_the_moment_of_its_turn_passes_it_on(pair, m
             if future is turn:
                 first.cancel()
 
-        turn = line._room._senders[0]
+        turn = line._driver._flow._senders[0]
         monkeypatch.setattr("landline.line.flow_control.wake", wake_and_cancel)
         received = [await anext(other) for _ in range(129)]
         await second

@@ -305,7 +305,7 @@ async def test_lines_that_break_are_told_to_their_function(pair, until, caplog):
 
     async with pair(server) as (line, _):
         # As a client that crashes.
-        line._owner._task.cancel()
+        line._driver.host._task.cancel()
         line.break_link("cable pulled")
         await until(lambda: errors)
         assert errors[0].code is None, "nobody sent one"
@@ -382,7 +382,7 @@ async def test_a_broadcast_is_written_at_once_and_the_rest_of_the_turn_together(
     server = landline.Server()
     async with pair(server) as (line, other):
         written = []
-        transport = other._link.transport
+        transport = other._driver.link.transport
 
         class Watched:
             def write(self, data):
@@ -392,7 +392,7 @@ async def test_a_broadcast_is_written_at_once_and_the_rest_of_the_turn_together(
             def __getattr__(self, name):
                 return getattr(transport, name)
 
-        other._link.transport = Watched()
+        other._driver.link.transport = Watched()
         await asyncio.sleep(0)
         for number in range(5):
             server.broadcast(number, name="")

@@ -16,7 +16,7 @@ from landline.fleet.agent.executor import Executor
 from landline.fleet.control import cloned_identities, jobs, presence, reconciliation
 from landline.fleet.control.job_store import JobStore
 from landline.fleet.model import ExecutionState, Facts
-from landline.line.line import Line
+from landline.line.driver import LineDriver
 from landline.line.link import TransportLink
 from landline.session.heartbeat import Liveness
 from landline.session.inbound import SessionReceiving
@@ -51,21 +51,30 @@ def _frames(patch) -> None:
 
 
 def _epoch(patch) -> None:
-    # Three things keep an older transport out: it is given another protocol, its link is no longer the line's, and
-    # its bytes carry an older epoch. Each of them suffices.
-    attach = Line.attach
+    # Three things keep an older transport out: it is given another protocol, its link is detached, and its bytes carry
+    # an older epoch. Each of them is enough.
+    attach, detach = LineDriver.attach, TransportLink.detach
+    former: dict[TransportLink, LineDriver] = {}
 
     def attach_beside(self, *arguments, **options):
-        old = self._link
+        old = self.link
         if old is not None:
-            # It goes on as it was: neither told of its successor nor closed.
+            # It continues as before: it neither hears of its successor nor is closed.
             old.transport = _Mute()
         attach(self, *arguments, **options)
 
-    def data_received(self, data):
-        self.line.receive_data(self.line._link or self, data)
+    def detach_but_remember(self):
+        if self._driver is not None:
+            former[self] = self._driver
+        detach(self)
 
-    patch(Line, "attach", attach_beside)
+    def data_received(self, data):
+        driver = self._driver or former[self]
+        if driver.link is not None:
+            driver.receive_data(data)
+
+    patch(LineDriver, "attach", attach_beside)
+    patch(TransportLink, "detach", detach_but_remember)
     patch(TransportLink, "data_received", data_received)
 
 

@@ -261,7 +261,11 @@ class FleetScenario:
         agents = {node: agent for node, agent in self._agents.items() if node.is_running}
         live = {agent.line.session_id for agent in agents.values() if agent.line is not None}
         for line in server.lines:
-            if line.session is not None and not line.session.is_drained and line.session_id in live:
+            if (
+                line._driver.session is not None
+                and not line._driver.session.is_drained
+                and line.session_id in live
+            ):
                 self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")
         self.deliveries.check_rest(live)
 

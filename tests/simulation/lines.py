@@ -125,7 +125,7 @@ class LinesScenario:
         if {line.session_id for line in lines} != live:
             self.world.fail(f"the server knows {len(lines)} lines, the clients {len(live)}")
         for line in (*lines, *self._lines.values()):
-            if line.session is not None and not line.session.is_drained:
+            if line._driver.session is not None and not line._driver.session.is_drained:
                 self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")
         self.deliveries.check_rest(live)
         if not self.deliveries.count:
@@ -253,7 +253,7 @@ class LinesScenario:
 
     def _look_at_client(self, node: Node) -> None:
         line = self._lines.get(node)
-        if line is not None and line.session is not None:
+        if line is not None and line._driver.session is not None:
             self.watch.look(node, line, is_server=False)
             self._sessions[node].add(line.session_id)
 

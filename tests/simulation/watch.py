@@ -27,7 +27,7 @@ class LineWatch:
 
     def look(self, node: Node, line: Line, *, is_server: bool) -> None:
         """Called after every turn of a node, for its lines."""
-        session = line.session
+        session = line._driver.session
         if session is None:
             return
         if session.is_attached:

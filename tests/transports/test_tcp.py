@@ -12,7 +12,7 @@ URL = "tcp://127.0.0.1:0"
 
 
 def socket_of(line: landline.Line) -> socket.socket:
-    return line._link.transport.get_extra_info("socket")
+    return line._driver.link.transport.get_extra_info("socket")
 
 
 async def test_port_0_is_chosen_by_the_system_and_told(quick):

@@ -24,7 +24,7 @@ from landline.errors import (
 from landline.line.codec import DecHook, EncHook, decoder_of
 from landline.line.file_sender import FileSender
 from landline.line.handlers import Handlers
-from landline.line.line import Line
+from landline.line.line import Line, driver_of
 from landline.line.line_state import DisconnectCause, LineState, StateChange
 from landline.line.pending_requests import read_answer
 from landline.runtime.flush_queue import FlushQueue
@@ -295,7 +295,7 @@ def _share_s(deadline: float | None, now: float, urls_left: int) -> float:
 def _finish(line: Line, cause: DisconnectCause, detail: str, code: Code | None) -> None:
     # A request that was sent fails with RequestLost. This error is for one that was not, and may go to the next URL.
     error = ConnectFailed(f"the connection ended before the request was sent: {detail}")
-    line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)
+    driver_of(line).finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)
 
 
 def _ignore(line: Line, message: Any) -> None:

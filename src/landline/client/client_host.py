@@ -22,8 +22,8 @@ from landline.errors import (
     Unconfirmed,
 )
 from landline.files.exchange import FileExchange
-from landline.line.handlers import Handlers
-from landline.line.line import Line, StateCallback, call_back, unconfirmed_messages
+from landline.line.handlers import Handlers, call_back
+from landline.line.line import Line, StateCallback, driver_of
 from landline.line.line_state import DisconnectCause, LineState, StateChange
 from landline.runtime.flush_queue import FlushQueue
 from landline.runtime.guarded_log import guarded_logger
@@ -54,7 +54,7 @@ class _Setback(msgspec.Struct, frozen=True):
 
 
 class ClientHost:
-    """The host of one client's line; see :class:`landline.line.line.LineOwner`."""
+    """The host of one client's line; see :class:`landline.line.interfaces.LineHost`."""
 
     continues_lines = True
 
@@ -128,7 +128,7 @@ class ClientHost:
                 self._schedule.failures, self._last_failure, connect_timeout_s=self._connect_timeout_s
             )
             change = StateChange(state=LineState.CLOSED, cause=DisconnectCause.GAVE_UP, detail=str(gave_up))
-            line.finish(change, gave_up)
+            driver_of(line).finish(change, gave_up)
             raise gave_up from self._last_failure
         return line
 
@@ -182,7 +182,7 @@ class ClientHost:
         change = StateChange(
             state=LineState.CLOSED, cause=DisconnectCause.TOO_SLOW, detail=detail, code=Code.TOO_SLOW
         )
-        line.finish(change, error)
+        driver_of(line).finish(change, error)
 
     def line_expired(self, line: Line) -> None:
         raise AssertionError("a client's line does not expire by itself")
@@ -206,7 +206,7 @@ class ClientHost:
         except Exception as error:  # noqa: BLE001 - it closes the line, and is raised to the line's users
             code = error.code if isinstance(error, Rejected) else None
             change = StateChange(state=LineState.CLOSED, cause=_cause_of(error), detail=str(error), code=code)
-            line.finish(change, self._final_error(line, error))
+            driver_of(line).finish(change, self._final_error(line, error))
             if not online.done():
                 online.set_exception(error)
 
@@ -248,7 +248,7 @@ class ClientHost:
     def _take_welcome(self, line: Line, welcomed: Welcomed) -> None:
         if line.is_closed:
             raise ConnectFailed("the line was closed during the handshake")
-        session = line.session
+        session = driver_of(line).session
         if not welcomed.welcome.resumed:
             if session is not None:
                 self._lose_session(line, "the server no longer has the session")
@@ -292,7 +292,7 @@ class ClientHost:
             raise GaveUp(self._schedule.failures, self._last_failure)
         attempt = self._schedule.failures + 1
         logger.warning("%s; trying again in %.1f s (attempt %d)", setback.detail, delay_s, attempt)
-        line.change(
+        driver_of(line).change(
             StateChange(
                 state=LineState.RECONNECTING,
                 cause=setback.cause,
@@ -304,14 +304,16 @@ class ClientHost:
         )
         await asyncio.sleep(delay_s)
         if not line.is_closed:
-            line.change(StateChange(state=LineState.CONNECTING, cause=setback.cause, attempt=attempt))
+            driver_of(line).change(
+                StateChange(state=LineState.CONNECTING, cause=setback.cause, attempt=attempt)
+            )
 
     # Lost sessions
 
     def _lose_session(self, line: Line, why: str) -> None:
         """Report the messages lost with a session to the callback; without one, raise :class:`SessionLost`."""
-        lost = line.discard_session(why)
-        line.clear_session()
+        lost = driver_of(line).discard_session(why)
+        driver_of(line).clear_session()
         if self.on_session_lost is not None:
             call_back(self.on_session_lost, line, lost)
         elif lost:
@@ -321,7 +323,7 @@ class ClientHost:
         """Return the error that closes the line: ``error``, or a :class:`SessionLost` caused by it if messages were
         lost and there is no callback to report them to.
         """
-        lost = line.discard_session(str(error))
+        lost = driver_of(line).discard_session(str(error))
         if not lost:
             return error
         if self.on_session_lost is not None:
@@ -333,7 +335,7 @@ class ClientHost:
 
     def _close_ended(self, line: Line, cause: DisconnectCause, ended: Ended) -> None:
         """Close the line after a BYE that forbids returning, or after the server violated the protocol."""
-        lost = unconfirmed_messages(line.session) if line.session is not None else ()
+        lost = driver_of(line).unconfirmed_messages()
         text = f"the server closed the line: {ended.reason or ended.code.name}"
         error: Exception | None = None
         if not ended.by_peer:
@@ -343,7 +345,9 @@ class ClientHost:
             error = SessionLost(text, lost, ended.code)
         elif ended.code is not Code.NORMAL:
             error = LineClosed(text, ended.code)
-        line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=text, code=ended.code), error)
+        driver_of(line).finish(
+            StateChange(state=LineState.CLOSED, cause=cause, detail=text, code=ended.code), error
+        )
 
 
 def _is_running(task: asyncio.Task[None]) -> bool:

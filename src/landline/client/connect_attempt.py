@@ -19,7 +19,7 @@ from landline.client.happy_eyeballs import staggered_race
 from landline.codes import Code
 from landline.discovery.records import Discovery, MdnsTarget, load_discovery, select_server
 from landline.errors import ConfigurationError, ConnectFailed, MissingExtra, ProtocolError, Rejected
-from landline.line.line import Line
+from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger
 from landline.transports.base import ADDRESS_STAGGER_S
 from landline.transports.options import TransportOptions
@@ -199,7 +199,7 @@ class EndpointConnector:
             ) from failures[-1][1]
 
     async def _dial(self, endpoint: Endpoint, options: TransportOptions, attempt: _Attempt) -> None:
-        session = attempt.line.session
+        session = driver_of(attempt.line).session
         await self._dialer.dial(
             endpoint,
             options,

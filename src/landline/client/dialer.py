@@ -14,7 +14,7 @@ import msgspec
 
 from landline.discovery.records import SEARCH_S
 from landline.errors import ConfigurationError, ConnectFailed, LandlineError
-from landline.line.line import Line
+from landline.line.line import Line, driver_of
 from landline.session.auth import IDENTITY_BYTES_MAX, ClientAuth
 from landline.session.handshake import (
     HANDSHAKE_TIMEOUT_S,
@@ -71,8 +71,8 @@ class Welcomed(msgspec.Struct, frozen=True):
         )
 
     def attach(self, line: Line, session: Session, *, phase: float) -> None:
-        """Attach the line's session to the connection; see :meth:`landline.line.line.Line.attach`."""
-        line.attach(
+        """Attach the line's session to the connection; see :meth:`landline.line.driver.LineDriver.attach`."""
+        driver_of(line).attach(
             session,
             self.transport,
             epoch=self.welcome.epoch,
@@ -80,7 +80,7 @@ class Welcomed(msgspec.Struct, frozen=True):
             phase=phase,
             resumed=self.welcome.resumed,
             round_trip_s=self.round_trip_s,
-            rest=self.trailing_data,
+            trailing_data=self.trailing_data,
         )
 
 

@@ -43,7 +43,7 @@ from landline.files.stop_switch import StopSwitch
 from landline.files.transfer import protocol_violation
 from landline.files.wakeup import Keepalive, Wakeup
 from landline.line.file_sender import FileReceipt
-from landline.line.line import Line
+from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger
 
 logger = guarded_logger("landline")
@@ -303,7 +303,7 @@ class IncomingTransfer:
         raise partial_file.locked_by_another()
 
     def _accept(self, offset: int, prefix_hash: bytes | None) -> Accept:
-        session = self.line.session
+        session = driver_of(self.line).session
         assert session is not None
         chunk_bytes = session.limits.message_bytes - CHUNK_HEADER_BYTES - len(CHUNK)
         return Accept(

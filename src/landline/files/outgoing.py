@@ -43,7 +43,7 @@ from landline.files.source import Source
 from landline.files.transfer import SendWindow, protocol_violation
 from landline.files.wakeup import Keepalive, Wakeup
 from landline.line.file_sender import STALL_TIMEOUT_S, FileProgress, FileReceipt, ProgressCallback
-from landline.line.line import Line
+from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger
 from landline.session.state import State
 from landline.signatures import check_function
@@ -127,7 +127,7 @@ def _raise_unless_replaced(
     """Raise the reason why the file cannot be sent over the line; return if a new session replaced the lost one."""
     if line.is_closed:
         raise line.error or LineClosed(f"the line was closed while {name!r} was sent") from error
-    session = line.session
+    session = driver_of(line).session
     is_over = session is None or session.state is State.CLOSED
     if not is_over and line.session_id == session_id:
         raise FileError(f"cannot continue to send {name!r}: {error}") from error

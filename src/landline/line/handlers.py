@@ -199,6 +199,14 @@ def _check_name(name: str) -> None:
         )
 
 
+def call_back(function: Callable[..., object], *arguments: object) -> None:
+    """Call a callback of the user. Log what it raises: neither the line nor its host may fail with it."""
+    try:
+        function(*arguments)
+    except FAILURES:
+        logger.exception("the callback %r failed", function)
+
+
 def is_cancelled(error: BaseException) -> bool:
     """Whether an error in the running task is the task's own cancellation, which must go on."""
     task = asyncio.current_task()

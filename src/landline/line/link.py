@@ -1,10 +1,11 @@
-"""The seam between a line and its transport: what the transport calls, for as long as the line rides it."""
+"""The connection between a line and one of its transports: an :class:`asyncio.Protocol`."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final
 
+from landline.line.interfaces import LinkReceiver
 from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.turns import Turns
 from landline.transports.base import LinkProtocol, pause_reading_if_backlogged
@@ -13,62 +14,53 @@ from landline.transports.linger import read_arrived
 logger = guarded_logger("landline")
 
 PEER_ERRORS_LOGGED_MAX: Final = 50
-"""Messages that fit no handler, or are refused by one, that are logged of one transport."""
-
-
-class LinkReceiver(Protocol):
-    """What a link tells all it hears to. It compares the link: one it has left may still speak."""
-
-    def receive_data(self, link: TransportLink, data: bytes) -> None:
-        """Bytes of a transport."""
-
-    def receive_datagram(self, link: TransportLink, data: bytes) -> None:
-        """A datagram that the transport carried outside of its stream."""
-
-    def receive_link_lost(self, link: TransportLink, error: Exception | None) -> None:
-        """A transport ended."""
-
-    def pause_writing(self, link: TransportLink) -> None:
-        """The transport's buffer is full."""
-
-    def resume_writing(self, link: TransportLink) -> None:
-        """The transport takes data again."""
+"""Mistakes of a peer that are logged for one transport: messages that fit no handler, or that a handler refuses."""
 
 
 class TransportLink(LinkProtocol):
-    """One transport of a line."""
+    """One transport of a line.
+
+    It reports to the line's driver until :meth:`detach` is called. This is the fence that keeps an older transport away
+    from a session that has moved on (``docs/protocol.md`` §7.3).
+    """
 
     __slots__ = (
+        "_driver",
         "_error",
         "_peer",
+        "_peer_errors_logged",
         "epoch",
-        "has_left",
-        "has_warned",
+        "has_logged_notice",
         "is_lost",
         "is_waiting",
-        "line",
-        "peer_errors_logged",
         "transport",
     )
 
-    def __init__(self, line: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
-        self.line = line
+    def __init__(self, driver: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
+        self._driver: LinkReceiver | None = driver
         self.transport = transport
         self.epoch = epoch
-        self.peer_errors_logged = 0
-        self.has_warned = False
-        """Whether the peer has sent a NOTICE."""
+        self._peer_errors_logged = 0
+        self.has_logged_notice = False
+        """Whether a NOTICE of the peer was logged."""
         self.is_waiting = False
-        """Whether bytes of the transport wait for the line's next turn."""
-        self.has_left = False
-        """Whether the line has let the transport go, so that what is read of it is another's concern."""
+        """Whether received bytes wait for the line's next turn."""
         self.is_lost = False
-        """Whether the transport is gone, which the line hears behind the bytes that wait; nothing can be written."""
+        """Whether the transport is gone, so that nothing can be written. The driver is notified after the bytes that
+        wait."""
         self._error: Exception | None = None
         self._peer = ""
 
+    def detach(self) -> None:
+        """Stop reporting to the driver. Resume reading, for whoever reads the transport next."""
+        self._driver = None
+        if self.is_waiting and not self.is_lost:
+            self.transport.resume_reading()
+
     def wait(self, turns: Turns, held_bytes: int) -> None:
-        """Reads no more until the line had another turn; ``held_bytes`` are what waits for that."""
+        """Pause reading until the line's next turn; ``held_bytes`` wait for it already."""
+        if self._driver is None:
+            return
         if not self.is_waiting:
             self.is_waiting = True
             turns.wait(self)
@@ -76,41 +68,37 @@ class TransportLink(LinkProtocol):
             pause_reading_if_backlogged(self.transport, held_bytes)
 
     def read_on(self) -> None:
-        """The line's turn has come."""
+        """Handle what waits: the line's turn has come."""
         self.is_waiting = False
+        if self._driver is None:
+            return
         try:
-            self.line.receive_data(self, b"")
+            self._driver.receive_data(b"")
         except BaseException:
-            # As the event loops do where a protocol fails to read.
+            # As the event loops do when a protocol fails to read.
             if not self.is_lost:
                 self.transport.abort()
             raise
         if self.is_waiting:
             return
         if self.is_lost:
-            self.line.receive_link_lost(self, self._error)
-        elif not self.has_left:
-            # Also of one that is closing: the end of it is to be read.
-            self.transport.resume_reading()
-
-    def leave(self) -> None:
-        """The line lets the transport go: nothing more is read for it."""
-        self.has_left = True
-        if self.is_waiting and not self.is_lost:
+            self._report_lost()
+        elif self._driver is not None:
+            # Even when the transport is closing: its end is still to be read.
             self.transport.resume_reading()
 
     def log_peer_error(self, sentence: str, *arguments: object) -> None:
-        """Logs what the peer does wrong, :data:`PEER_ERRORS_LOGGED_MAX` times: the log is not the peer's to fill.
+        """Log a mistake of the peer, :data:`PEER_ERRORS_LOGGED_MAX` times: a peer must not be able to fill the log.
 
-        ``sentence`` begins with ``%r`` for the line.
+        :param sentence: begins with ``%r`` for the line.
         """
-        if self.peer_errors_logged < PEER_ERRORS_LOGGED_MAX:
-            logger.warning(sentence, self.line, *arguments)
-        elif self.peer_errors_logged == PEER_ERRORS_LOGGED_MAX:
-            logger.warning("%r goes on like that; no more is told of it on this connection", self.line)
+        if self._peer_errors_logged < PEER_ERRORS_LOGGED_MAX:
+            logger.warning(sentence, self._driver, *arguments)
+        elif self._peer_errors_logged == PEER_ERRORS_LOGGED_MAX:
+            logger.warning("%r: further errors of this connection are not logged", self._driver)
         else:
             return
-        self.peer_errors_logged += 1
+        self._peer_errors_logged += 1
 
     @property
     def peer(self) -> str:
@@ -123,14 +111,18 @@ class TransportLink(LinkProtocol):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return "local" if peername == "" else str(peername or "")
 
+    # Called by the transport
+
     def data_received(self, data: bytes) -> None:
-        self.line.receive_data(self, data)
+        if self._driver is not None:
+            self._driver.receive_data(data)
 
     def datagram_received(self, data: bytes) -> None:
-        self.line.receive_datagram(self, data)
+        if self._driver is not None:
+            self._driver.receive_datagram(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # uvloop knows it no longer once this has returned.
+        # uvloop no longer knows the address once this has returned.
         self._peer = self.peer
         self.is_lost = True
         self._error = exc
@@ -138,12 +130,18 @@ class TransportLink(LinkProtocol):
             # A write failed, perhaps before the peer's BYE was read.
             arrived = b"".join(read_arrived(self.transport))
             if arrived:
-                self.line.receive_data(self, arrived)
+                self.data_received(arrived)
         if not self.is_waiting:
-            self.line.receive_link_lost(self, exc)
+            self._report_lost()
+
+    def _report_lost(self) -> None:
+        if self._driver is not None:
+            self._driver.receive_link_lost(self._error)
 
     def pause_writing(self) -> None:
-        self.line.pause_writing(self)
+        if self._driver is not None:
+            self._driver.pause_writing()
 
     def resume_writing(self) -> None:
-        self.line.resume_writing(self)
+        if self._driver is not None:
+            self._driver.resume_writing()

@@ -1,4 +1,4 @@
-"""Requests of ours that wait for the peer's answer."""
+"""This side's requests that wait for the peer's answer."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ from landline.errors import (
 )
 from landline.line.codec import BodyDecoder, decode_value, decoder_of
 from landline.line.decoded_size import MESSAGE_OBJECTS
-from landline.line.writer import LineWriter
+from landline.line.interfaces import Driver
 from landline.session.events import MessageReceived
 from landline.texts import safe_text
 
 
 class PendingRequests:
-    """The requests of one line that are under way. Correlation ids are never used twice on one line."""
+    """The unanswered requests of one line. No correlation id is used twice on one line."""
 
-    __slots__ = ("_correlations", "_line", "_loop", "_objects_max", "_pending")
+    __slots__ = ("_correlations", "_driver", "_pending")
 
-    def __init__(self, line: LineWriter, loop: asyncio.AbstractEventLoop, objects_max: int) -> None:
-        self._objects_max = objects_max
-        self._line = line
-        self._loop = loop
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
         self._correlations = itertools.count(1)
         self._pending: dict[int, tuple[str, asyncio.Future[MessageReceived]]] = {}
 
-    async def ask(self, name: str, value: Any, timeout_s: float | None, response_type: Any) -> Any:
+    async def request(self, name: str, value: Any, timeout_s: float | None, response_type: Any) -> Any:
         """See :meth:`landline.Line.request`."""
-        handlers = self._line.handlers
-        # Before anything is asked.
+        driver = self._driver
+        handlers = driver.host.handlers
+        # First, so that a mistake in the call is raised before anything is sent.
         decoder = None if response_type is Any else decoder_of(response_type, handlers.dec_hook)
         body, is_packed = handlers.encode(value)
         correlation = next(self._correlations)
-        future: asyncio.Future[MessageReceived] = self._loop.create_future()
+        future: asyncio.Future[MessageReceived] = driver.host.loop.create_future()
         sent = False
         try:
             async with asyncio.timeout(timeout_s):
-                await self._line.transmit(
+                await driver.transmit(
                     Operation.REQUEST, name.encode(), body, correlation=correlation, is_packed=is_packed
                 )
                 sent = True
@@ -71,22 +70,22 @@ class PendingRequests:
         )
 
     def receive_answer(self, answer: MessageReceived) -> None:
-        """A response or an error. One to a request given up meanwhile is of no use to anybody."""
+        """Complete a request with a response or an error; ignore the answer to a request that was given up."""
         pending = self._pending.get(answer.correlation)
         if pending is not None and not pending[1].done():
             pending[1].set_result(answer)
 
     def fail(self, why: str) -> None:
-        """No answer will come any more."""
+        """Fail all requests with :class:`landline.RequestLost`: no answer will come."""
         pending, self._pending = self._pending, {}
         for name, future in pending.values():
             if not future.done():
                 future.set_exception(outcome(RequestLost(name, why)))
 
     def _send_cancel(self, correlation: int) -> None:
-        """Best effort: a peer that is gone, or behind a full buffer, has nothing to cancel for us any more."""
+        """Ask the peer to cancel its handler, if that can be sent at once: best effort."""
         try:
-            self._line.transmit_nowait(Operation.CANCEL, b"", b"", correlation=correlation, is_packed=False)
+            self._driver.transmit_nowait(Operation.CANCEL, b"", b"", correlation=correlation, is_packed=False)
         except (LineClosed, BufferFull):
             return
 
@@ -100,7 +99,7 @@ def read_answer(
     is_error: bool,
     objects_max: int = MESSAGE_OBJECTS,
 ) -> Any:
-    """The value of an answer, converted by ``decoder`` if there is one; or raises the error it is."""
+    """Return the value of an answer, converted by ``decoder`` if there is one. Raise the error if it is one."""
     if is_error:
         raise outcome(_decode_error(name, body))
     try:

@@ -10,7 +10,8 @@ from typing import Final, cast
 
 from landline.codes import Code
 from landline.errors import ProtocolError
-from landline.line.line import Line, LineOwner
+from landline.line.interfaces import LineHost
+from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger
 from landline.server.admission import RateLimiter
 from landline.server.settings import ServerSettings
@@ -55,7 +56,7 @@ class Acceptor:
 
     def __init__(
         self,
-        host: LineOwner,
+        host: LineHost[Line],
         lines: dict[bytes, Line],
         on_line: Callable[[Line], None],
         settings: ServerSettings,
@@ -134,7 +135,7 @@ class Acceptor:
             )
         line = self._find_resumable(hello.resume, identity, server_nonce)
         if line is not None and hello.resume is not None:
-            session = line.session
+            session = driver_of(line).session
             assert session is not None
             self._welcome(line, session, transport, hello.resume.received, proof, round_trip_s, resumed=True)
             return b""
@@ -190,19 +191,20 @@ class Acceptor:
         if resume is None:
             return None
         line = self._lines.get(resume.session)
-        if line is None or line.identity != identity or line.session is None:
+        session = None if line is None else driver_of(line).session
+        if line is None or line.identity != identity or session is None:
             return None
         expected = resume_proof(
-            line.session.secret,
+            session.secret,
             server_nonce=server_nonce,
             session=resume.session,
             epoch=resume.epoch,
             received=resume.received,
         )
-        if not proofs_equal(resume.proof, expected) or line.session.state is State.CLOSED:
+        if not proofs_equal(resume.proof, expected) or session.state is State.CLOSED:
             return None
         try:
-            line.session.check_resumable(resume.received)
+            session.check_resumable(resume.received)
         except ProtocolError as error:
             logger.warning("%r cannot resume: %s", line, error)
             return None
@@ -232,7 +234,7 @@ class Acceptor:
             proof=proof,
         )
         transport.write(encode_body(Kind.WELCOME, welcome))
-        line.attach(
+        driver_of(line).attach(
             session,
             transport,
             epoch=epoch,

@@ -10,7 +10,8 @@ import msgspec
 from landline.errors import ConfigurationError
 from landline.line.codec import Encode
 from landline.line.flow_control import OverflowPolicy, check_policy
-from landline.line.line import Line, call_back
+from landline.line.handlers import call_back
+from landline.line.line import Line, drivers_of
 from landline.line.line_state import LineState
 from landline.session.frames import encode_datagram
 from landline.signatures import check_function
@@ -190,8 +191,8 @@ def broadcast_datagram(lines: Iterable[Line], value: Any, name: str, encode: Enc
     body, is_packed = encode(value)
     frame = encode_datagram(name.encode(), body, is_packed=is_packed)
     sent = skipped = 0
-    for line in lines:
-        if line.state is not LineState.CLOSED and line.send_encoded_datagram(frame):
+    for driver in drivers_of(lines):
+        if not driver.is_closed and driver.send_encoded_datagram(frame):
             sent += 1
         else:
             skipped += 1

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from landline.line.line import Line, call_back
+from landline.line.handlers import call_back
+from landline.line.line import Line
 from landline.line.line_state import DisconnectCause, LineState, StateChange
 from landline.signatures import check_function
 

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Mapping
 from typing import Final
 
-from landline.line.line import Line
+from landline.line.line import Line, drivers_of
 from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.timer_wheel import TimerWheel
 from landline.session.outbound import WAITING_OVERHEAD_BYTES
@@ -37,7 +37,7 @@ class MemoryLimiter:
     @property
     def held_bytes(self) -> int:
         """The bytes held now."""
-        return sum([line.held_bytes for line in self._lines.values()])
+        return sum([driver.held_bytes for driver in drivers_of(self._lines.values())])
 
     def start(self, wheel: TimerWheel) -> None:
         """Start the periodic checks."""
@@ -62,19 +62,20 @@ class MemoryLimiter:
         held_bytes = self._estimate_bytes = self.held_bytes
         if held_bytes <= self._limit_bytes:
             return
-        for line in self._lines.values():
-            line.look_closely()
+        for driver in drivers_of(self._lines.values()):
+            driver.refine_held_bytes()
         held_bytes = self._estimate_bytes = self.held_bytes
         if held_bytes <= self._limit_bytes:
             return
         # A heap, because only a few of thousands of lines are ended.
-        largest = [(-line.held_bytes, number, line) for number, line in enumerate(self._lines.values())]
+        drivers = drivers_of(self._lines.values())
+        largest = [(-driver.held_bytes, number, driver) for number, driver in enumerate(drivers)]
         heapq.heapify(largest)
         ended = 0
         while self._estimate_bytes > self._limit_bytes:
-            size_bytes, _, line = heapq.heappop(largest)
+            size_bytes, _, driver = heapq.heappop(largest)
             self._estimate_bytes += size_bytes
-            line.end_too_slow(f"this line holds {-size_bytes} bytes, and all lines together hold too many")
+            driver.end_too_slow(f"this line holds {-size_bytes} bytes, and all lines together hold too many")
             ended += 1
         logger.warning(
             "the sessions held %d bytes of the %d allowed; the %d lines that held the most were ended",

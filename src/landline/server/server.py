@@ -16,8 +16,7 @@ from landline.line.codec import DecHook, EncHook
 from landline.line.decoded_size import MESSAGE_OBJECTS, check_message_objects
 from landline.line.flow_control import OverflowPolicy
 from landline.line.handlers import Function, Handlers
-from landline.line.line import Line, StateCallback
-from landline.line.writer import DRAIN_TIMEOUT_S
+from landline.line.line import DRAIN_TIMEOUT_S, Line, StateCallback
 from landline.runtime.loop_thread import check_thread
 from landline.server.admission import Admission
 from landline.server.groups import BroadcastResult, Group, broadcast_datagram

@@ -14,10 +14,9 @@ from landline.codes import Code
 from landline.errors import BufferFull, LineClosed, MessageTooLarge, Unconfirmed
 from landline.files.exchange import FileExchange
 from landline.line.flow_control import OverflowPolicy
-from landline.line.handlers import Handlers
-from landline.line.line import Line, StateCallback, call_back
+from landline.line.handlers import Handlers, call_back
+from landline.line.line import DRAIN_TIMEOUT_S, Line, StateCallback, driver_of, drivers_of
 from landline.line.line_state import DisconnectCause, LineState, StateChange
-from landline.line.writer import DRAIN_TIMEOUT_S
 from landline.runtime.flush_queue import FlushQueue
 from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.loop_thread import check_thread
@@ -57,7 +56,7 @@ class Goodbye(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerHost:
-    """The host of a server's lines; see :class:`landline.line.line.LineOwner`."""
+    """The host of a server's lines; see :class:`landline.line.interfaces.LineHost`."""
 
     continues_lines = False
 
@@ -105,9 +104,9 @@ class ServerHost:
             call_back(self.on_state, line, change)
 
     def line_detached(self, line: Line, cause: DisconnectCause, detail: str) -> None:
-        line.change(StateChange(state=LineState.RECONNECTING, cause=cause, detail=detail))
+        driver_of(line).change(StateChange(state=LineState.RECONNECTING, cause=cause, detail=detail))
         if line.state is not LineState.CLOSED:
-            line.expire_at(self.wheel.time() + self.settings.resume_window_s)
+            driver_of(line).expire_at(self.wheel.time() + self.settings.resume_window_s)
 
     def line_ended(self, line: Line, ended: Ended) -> None:
         cause = DisconnectCause.CLOSED_BY_PEER if ended.by_peer else DisconnectCause.PROTOCOL_ERROR
@@ -223,9 +222,9 @@ class ServerHost:
         encoded_name = name.encode()
         sent = skipped = disconnected = dropped = 0
         turn, now = (self.flush_queue.turn(), self.wheel.time()) if lines else (0, 0.0)
-        for line in lines:
+        for driver in drivers_of(lines):
             try:
-                dropped += line.send_encoded(
+                dropped += driver.send_encoded(
                     encoded_name,
                     body,
                     is_packed=is_packed,
@@ -237,7 +236,7 @@ class ServerHost:
                 )
                 sent += 1
             except BufferFull:
-                line.receive_full(overflow)
+                driver.apply_overflow(overflow)
                 if overflow is OverflowPolicy.DISCONNECT:
                     disconnected += 1
                 else:
@@ -250,10 +249,12 @@ class ServerHost:
     # End of a line
 
     def _end_line(self, line: Line, cause: DisconnectCause, detail: str, code: Code | None) -> None:
-        lost = line.discard_session(detail)
+        lost = driver_of(line).discard_session(detail)
         is_in_order = code is Code.NORMAL and cause is DisconnectCause.CLOSED_BY_PEER
         error = None if is_in_order else LineClosed(detail, code)
-        line.finish(StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error)
+        driver_of(line).finish(
+            StateChange(state=LineState.CLOSED, cause=cause, detail=detail, code=code), error
+        )
         self._report_lost(line, lost)
 
     def _report_lost(self, line: Line, lost: tuple[Unconfirmed, ...]) -> None:
@@ -328,7 +329,7 @@ class ServerHost:
         per_step = max(1, math.ceil(len(lines) / steps))
 
         async def drain_and_close(group: Sequence[Line]) -> None:
-            attached = [line for line in group if line.session is not None and line.session.is_attached]
+            attached = [line for line in group if driver_of(line).is_attached]
             drained = await asyncio.gather(*(line.drain(drain_timeout_s) for line in attached))
             if not all(drained):
                 logger.warning("closing with messages still unconfirmed after %s s", drain_timeout_s)

@@ -32,7 +32,7 @@ def echo_server(**arguments) -> landline.Server:
 
 
 def transport_of(line: landline.Line) -> QuicTransport:
-    return line._link.transport
+    return line._driver.link.transport
 
 
 async def test_requests_go_both_ways(opened):

@@ -109,7 +109,7 @@ async def test_bytes_are_cut_into_messages_that_fit(pair):
             def data_received(self, data):
                 received.extend(data)
 
-        there, here = other._link.transport, line._link.transport
+        there, here = other._driver.link.transport, line._driver.link.transport
         there.set_protocol(Protocol())
         assert isinstance(there.get_protocol(), Protocol)
         data = bytes(range(256)) * 2048
@@ -123,10 +123,10 @@ async def test_bytes_are_cut_into_messages_that_fit(pair):
 
 async def test_the_transport_is_one_of_asyncio(pair):
     async with pair(url=URL, options=DIRECT) as (line, _):
-        transport = line._link.transport
+        transport = line._driver.link.transport
         assert isinstance(transport, asyncio.Transport)
         assert not transport.can_write_eof()
-        assert transport.get_protocol() is line._link
+        assert transport.get_protocol() is line._driver.link
         assert transport.get_extra_info("peername")[0] == "127.0.0.1"
         assert transport.get_extra_info("nothing", 5) == 5
         assert transport.get_write_buffer_size() == 0
@@ -147,16 +147,16 @@ async def test_a_peer_that_does_not_read_stops_its_sender_only(until, quick):
         landline.connect(str(endpoint), backoff=quick, options=DIRECT) as line,
     ):
         [other] = server.lines
-        line._link.transport.pause_reading()
+        line._driver.link.transport.pause_reading()
         sending = asyncio.create_task(other.send(b"x" * 1_000_000))
         sent = [await sending]
         for _ in range(30):
             sent.append(other.send_nowait(b"x" * 500_000))
-            if other._link.transport.get_write_buffer_size() > 60_000:
+            if other._driver.link.transport.get_write_buffer_size() > 60_000:
                 break
             await asyncio.sleep(0)
         await until(lambda: not other._session._can_write)
-        line._link.transport.resume_reading()
+        line._driver.link.transport.resume_reading()
         assert [len(message) async for message in first(line, len(sent))] == [1_000_000] + [500_000] * (
             len(sent) - 1
         )
@@ -207,7 +207,7 @@ async def test_a_peer_that_does_not_answer_the_close_is_let_go_in_time(end, pair
     monkeypatch.setattr("landline.transports.websocket.stream.LINGER_TIMEOUT_S", 0.05)
     async with pair(url=URL, options=DIRECT) as (line, other):
         here, there = (line, other) if end == "client" else (other, line)
-        stubborn, leaving = there._link.transport, here._link.transport
+        stubborn, leaving = there._driver.link.transport, here._driver.link.transport
         stubborn.pause_reading()
         lost = asyncio.get_running_loop().create_future()
 
@@ -536,7 +536,7 @@ async def test_a_path_of_other_than_ascii_is_the_same_on_both_sides(quick):
 async def test_the_handshake_leaves_nothing_behind(pair):
     async with pair(url=URL, options=DIRECT) as (line, other):
         for end in (line, other):
-            transport = end._link.transport
+            transport = end._driver.link.transport
             assert not hasattr(transport, "__dict__")
             assert transport._linger_timer is None
             assert not hasattr(transport._frames, "key")

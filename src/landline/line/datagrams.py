@@ -1,13 +1,14 @@
-"""Datagrams of a line: through the transport's own where it has them, else in its stream; and to their handlers."""
+"""Datagrams of a line: sent by the transport's own datagrams or in its stream; received by their handlers."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from typing import Any, cast
 
 from landline.errors import BufferFull, LineClosed
 from landline.line.codec import BodyError
 from landline.line.handlers import FAILURES, Handlers
+from landline.line.interfaces import Driver
 from landline.runtime.guarded_log import guarded_logger
 from landline.session.frames import FRAME_HEADER_BYTES
 from landline.session.session import Session
@@ -18,9 +19,9 @@ logger = guarded_logger("landline")
 
 
 def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes, now: float) -> bool:
-    """Sends a DATAGRAM frame, or lets the session write it, or drops it. Returns whether it was taken.
+    """Send a DATAGRAM frame, let the session write it, or drop it. Return whether it was accepted.
 
-    Raises :class:`landline.LineClosed` when the session is over.
+    :raises LineClosed: when the session has ended.
     """
     if session.is_attached and not session.may_send_datagram(now):
         return False
@@ -28,7 +29,7 @@ def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes, 
         carrier = cast(DatagramTransport, transport)
         size = len(frame) - FRAME_HEADER_BYTES
         if size <= carrier.datagram_bytes_max:
-            # Of the stream's back-pressure it knows nothing: it is not in the stream.
+            # Outside the stream, its back-pressure does not apply.
             if carrier.send_datagram(frame[FRAME_HEADER_BYTES:]):
                 return True
             session.count_datagram_dropped()
@@ -36,15 +37,8 @@ def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes, 
     return session.send_datagram(frame)
 
 
-class DatagramLine(Protocol):
-    """What handlers of datagrams are called with."""
-
-    def log_peer_error(self, sentence: str, *arguments: object) -> None:
-        """Logs what the peer does wrong, a few times."""
-
-
-def handle_datagrams(line: DatagramLine, session: Session, handlers: Handlers) -> None:
-    """Calls the handlers of what came; a datagram without one is counted and forgotten."""
+def handle_datagrams(driver: Driver, line: Any, session: Session, handlers: Handlers) -> None:
+    """Call the handlers of the received datagrams. Count those that have none."""
     for datagram in session.next_datagrams():
         handler = handlers.find_datagram(datagram.name)
         if handler is None:
@@ -54,10 +48,10 @@ def handle_datagrams(line: DatagramLine, session: Session, handlers: Handlers) -
             handler.function(line, handler.decode_body(datagram.body, datagram.is_packed))
         except BodyError as error:
             session.count_datagram_ignored()
-            line.log_peer_error("%r sent a datagram %r that does not fit: %s", datagram.name, error)
+            driver.log_peer_error("%r sent a datagram %r that does not fit: %s", datagram.name, error)
         except FAILURES as error:
             if isinstance(error, LineClosed | BufferFull) and session.state is State.CLOSED:
-                # Peers must not write tracebacks by ending the session.
-                logger.info("%r ended while its handler for datagrams %r ran", line, datagram.name)
+                # A peer must not be able to cause tracebacks by ending the session.
+                logger.info("%r ended while its handler for datagrams %r ran", driver, datagram.name)
                 continue
-            logger.exception("the handler for datagrams %r of %r failed", datagram.name, line)
+            logger.exception("the handler for datagrams %r of %r failed", datagram.name, driver)
