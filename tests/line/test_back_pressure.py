@@ -315,7 +315,7 @@ async def test_a_broadcast_does_what_its_policy_says(pair, quick, until):
         async with MutePeer(endpoint):
             await until(lambda: len(server.lines) == 2)
             mute = server.lines[1]
-            mute.session.pause_writing()  # As its transport will, in the end.
+            mute._driver.session.pause_writing()  # As its transport will, in the end.
             for number in range(128):
                 assert server.broadcast(number, overflow=DROP_OLDEST) == landline.BroadcastResult(2, 0)
                 assert await anext(line) == number

@@ -51,7 +51,7 @@ def test_a_policy_is_said_once_or_the_same_again():
         ({"overflow": DISCONNECT}, "not with overflow=DISCONNECT"),
         ({"overflow": WAIT}, "a broadcast waits for nobody"),
         ({"overflow": "drop"}, "overflow='drop' is not a landline.OverflowPolicy"),
-        ({"max_pending": 3}, "it needs DROP_OLDEST"),
+        ({"max_pending": 3}, "and needs DROP_OLDEST"),
     ],
 )
 def test_another_policy_and_an_impossible_one_are_refused(policy, text):

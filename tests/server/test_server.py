@@ -467,7 +467,7 @@ async def test_a_client_that_sends_nonsense_without_end_does_not_fill_the_log(un
         await until(lambda: received)
         told = [record for record in caplog.records if "sent a " in record.message]
         assert len(told) == PEER_ERRORS_LOGGED_MAX
-        assert caplog.text.count("no more is told of it on this connection") == 1
+        assert caplog.text.count("further errors of this connection are not logged") == 1
         # Another connection is another peer.
         async with landline.connect(str(endpoint)) as other:
             await other.send("text", name="typed")
