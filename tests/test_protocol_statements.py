@@ -343,7 +343,7 @@ async def test_a_cancel_waits_for_the_window_which_running_handlers_may_fill(unt
         await read_ack(reader, REQUESTS_RUNNING_MAX)
         # They fill the window: one more frame, a CANCEL too, would overflow it, until a handler ends.
         writer.writelines(requests[REQUESTS_RUNNING_MAX:])
-        await until(lambda: server.lines[0].session.received == count)
+        await until(lambda: server.lines[0]._driver.session.received == count)
         assert len(begun) == REQUESTS_RUNNING_MAX
         release.set()
         await read_ack(reader, count)
