@@ -1,6 +1,6 @@
-"""Measures landline beside its peers on this machine: ``python -m benchmarks``.
+"""Measure landline beside its peers on this machine: ``python -m benchmarks``.
 
-Every figure is taken of a server in a process of its own, pinned to one core, under load from another process on
-another core that sends frames encoded beforehand, so that the load is not what is measured. Peers take turns in
-short rounds, so that a noisy minute hits all of them.
+The measured server is a separate process pinned to one core. The load is another process on another core, which sends
+frames that were encoded beforehand, so that the load itself is not measured. Peers take turns in short rounds, so that
+a disturbance of the machine affects all of them.
 """

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: runs the benchmarks and prints a table for each."""
+"""``python -m benchmarks``: run the benchmarks and print a table for each."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ LINES_MAX: Final = 19_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 when everything was measured, 1 when something failed, 2 for wrong use."""
+    """Return the exit status: 0 if everything was measured, 1 if something failed, 2 for invalid arguments."""
     options = _parser().parse_args(arguments)
     if options.list:
         print("\n".join(ROWS))
@@ -70,15 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(dict.fromkeys(options.only or ROWS))
     unknown = [name for name in names if name not in ROWS]
     if unknown:
-        print(f"no benchmark is called {unknown[0]!r}; there are: {', '.join(ROWS)}", file=sys.stderr)
+        print(f"unknown benchmark {unknown[0]!r}; use one of: {', '.join(ROWS)}", file=sys.stderr)
         return 2
-    strangers = [name for name in options.peers or () if name not in PEERS]
-    if strangers:
-        print(f"no peer is called {strangers[0]!r}; there are: {', '.join(PEERS)}", file=sys.stderr)
+    unknown_peers = [name for name in options.peers or () if name not in PEERS]
+    if unknown_peers:
+        print(f"unknown peer {unknown_peers[0]!r}; use one of: {', '.join(PEERS)}", file=sys.stderr)
         return 2
     wanted = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
     if any(value <= 0 for value in wanted.values()) or wanted.get("lines", 1) > LINES_MAX:
-        print("every number must be above zero, and --lines at most 19000", file=sys.stderr)
+        print("all numbers must be greater than 0, and --lines at most 19000", file=sys.stderr)
         return 2
     if options.plots is not None and document.missing_for_plots():
         print("the plots need matplotlib: uv sync --group plots", file=sys.stderr)
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(names: list[str], settings: Settings, options: argparse.Namespace) -> int:
-    begun, machine = time.monotonic(), describe_machine()
+    started, machine = time.monotonic(), describe_machine()
     rows: list[Row] = []
     status = 0
     for number, name in enumerate(names, 1):
@@ -104,7 +104,7 @@ def _run(names: list[str], settings: Settings, options: argparse.Namespace) -> i
         try:
             rows.append(ROWS[name](settings, progress))
         except ChildFailed as error:
-            # The other rows are still worth having.
+            # The other rows can still be measured.
             print(f"{name}: {error}", file=sys.stderr)
             status = 1
         except KeyboardInterrupt:
@@ -116,7 +116,7 @@ def _run(names: list[str], settings: Settings, options: argparse.Namespace) -> i
         machine=machine,
         versions=describe_versions(),
         date=datetime.now(UTC).date().isoformat(),
-        seconds=round(time.monotonic() - begun, 1),
+        seconds=round(time.monotonic() - started, 1),
         rows=rows,
     )
     if options.json is not None:
@@ -134,25 +134,27 @@ def _run(names: list[str], settings: Settings, options: argparse.Namespace) -> i
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures landline beside its peers, on this machine, over loopback.",
+        description="Measure landline beside its peers on this machine, over loopback.",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these benchmarks, not all")
-    parser.add_argument("--peers", nargs="+", metavar="NAME", help="beside landline measure these, not all")
-    parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
-    parser.add_argument("--quick", action="store_true", help="a short look at smaller sizes")
-    parser.add_argument("--quiet", action="store_true", help="say nothing of the progress")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found to FILE too")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw each table as an SVG file in DIR")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these benchmarks")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", help="measure only these peers and landline")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and exit")
+    parser.add_argument("--quick", action="store_true", help="run for a short time, at smaller sizes")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="also draw each table as an SVG file in DIR"
+    )
     parser.add_argument(
         "--render",
         type=Path,
         metavar="FILE",
-        help="write the tables of docs/benchmarks.md and docs/transports.md from FILE, and stop",
+        help="write the tables of docs/benchmarks.md and docs/transports.md from FILE, and exit",
     )
     parser.add_argument(
         "--load-sleeps",
         action="store_true",
-        help="let the load of echo sleep between answers, so that waking it is counted against the server",
+        help="let the load of echo sleep between responses; the server then pays for waking it",
     )
     defaults = Settings()
     for name, meaning in NUMBERS.items():

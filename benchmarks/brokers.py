@@ -1,4 +1,4 @@
-"""The message brokers among the peers: programs of their own, configured as their documents say."""
+"""The message brokers among the peers: separate programs, configured according to their documentation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from benchmarks.bulk_connect import connect
 from benchmarks.clients import MQTT_PUBLISH, NATS_PUBLISH
-from benchmarks.crowding import connect
 from benchmarks.peers import find_program
 
 START_TIMEOUT_S: Final = 10.0
@@ -37,7 +37,7 @@ max_connections -1
 
 
 class Broker:
-    """A broker that runs while it is entered."""
+    """A broker that runs while its context is active."""
 
     def __init__(
         self, kind: str, program: str, options: tuple[str, ...], config: str, message: bytes
@@ -52,7 +52,7 @@ class Broker:
         self._directory = tempfile.TemporaryDirectory()
         config_path = Path(self._directory.name, f"{program}.conf")
         config_path.write_text(config.replace("{port}", str(self.port)), encoding="utf-8")
-        # Debian's Mosquitto gives up root's rights before it reads this.
+        # Debian's Mosquitto drops root privileges before it reads this file.
         Path(self._directory.name).chmod(0o755)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
@@ -89,11 +89,11 @@ class Broker:
 
     @property
     def pid(self) -> int:
-        """The process that is measured."""
+        """Return the id of the measured process."""
         return self._process.pid
 
     def publish(self) -> None:
-        """Publishes one message to all who subscribed."""
+        """Publish one message to all subscribers."""
         assert self._publisher is not None
         self._publisher.sendall(self._message)
 
@@ -105,12 +105,12 @@ def nats_server(heartbeat_s: float) -> Broker:
 
 
 def mosquitto(heartbeat_s: float) -> Broker:
-    """Mosquitto. In MQTT the clients choose when to ping."""
+    """Mosquitto. In MQTT the client decides when to ping."""
     return Broker("mosquitto", "mosquitto", ("-c",), MOSQUITTO_CONFIG, MQTT_PUBLISH)
 
 
 def _end_with_parent() -> None:
-    """Lets the kernel end the broker should this process be killed (prctl(2), PR_SET_PDEATHSIG)."""
+    """Let the kernel end the broker if this process is killed (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 

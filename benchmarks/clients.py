@@ -1,4 +1,4 @@
-"""How the load speaks to each server: its handshake, and its frames encoded beforehand."""
+"""The client side of each protocol in the load: its handshake, and its frames encoded beforehand."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TEXT_PAYLOAD: Final = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTU
 ACK_EVERY: Final = 64
 """Frames of landline between two acknowledgements, as its own client would send them."""
 SUBJECT: Final = "news"
-"""What connections to a broker subscribe to."""
+"""The subject of the connections to a broker."""
 
-# What frames.h calls them.
+# The numbers of the formats in frames.h.
 PREFIXED: Final = 0
 LANDLINE: Final = 1
 WEBSOCKET: Final = 2
@@ -37,7 +37,7 @@ MQTT: Final = 5
 LANDLINE_WS: Final = 6
 
 Handshake = Generator[bytes, bytes, ResumeTicket | None]
-"""Yields what to write (perhaps nothing), is sent what was read, and returns when the server is ready."""
+"""Yields bytes to write (maybe none), receives the bytes that were read, and returns when the server is ready."""
 
 
 class Frames(msgspec.Struct, frozen=True):
@@ -48,19 +48,19 @@ class Frames(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of frames."""
         return len(self.offsets) - 1
 
 
 class Client(msgspec.Struct, frozen=True):
-    """How to speak to one kind of server."""
+    """The client side of one kind of server."""
 
     format: int
     shake_hands: Callable[[ResumeTicket | None], Handshake]
     encode: Callable[[int, int], Frames]
     """``encode(count, in_flight)``"""
     goodbye: Callable[[int], bytes]
-    """The last bytes of a connection on which so many messages were sent and came back."""
+    """The last bytes of a connection on which that many messages were sent and returned."""
     is_tls: bool = False
 
 
@@ -88,7 +88,7 @@ def _encode_landline(operation: Operation, name: bytes) -> Callable[[int, int], 
             correlation = sequence if operation is Operation.REQUEST else 0
             frame = encode_data(sequence, 0, operation, correlation, name, PAYLOAD)
             if sequence % ACK_EVERY == 0 and sequence > in_flight:
-                # When this one is sent, all but the last `in_flight` before it have come back.
+                # When this one is sent, all but the last `in_flight` before it have returned.
                 frame = encode_ack(sequence - in_flight) + frame
             frames.append(frame)
         return _join(frames)
@@ -101,7 +101,7 @@ def _landline_goodbye(messages: int) -> bytes:
 
 
 def _shake_prefixed(ticket: ResumeTicket | None) -> Handshake:
-    """A bare protocol begins at once; one frame that comes back shows that the connection was accepted."""
+    """A bare protocol has no handshake; one echoed frame shows that the connection was accepted."""
     frame = struct.pack(">I", len(PAYLOAD)) + PAYLOAD
     answer = yield frame
     while len(answer) < len(frame):
@@ -118,7 +118,7 @@ def _shake_websocket(path: str) -> Callable[[ResumeTicket | None], Handshake]:
 
 
 def _upgrade(path: str, more_headers: str = "") -> Generator[bytes, bytes, bytes]:
-    """Returns the bytes behind the answer's header."""
+    """Perform the upgrade. Return the bytes after the header of the response."""
     key = base64.b64encode(os.urandom(16)).decode()
     request = (
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -133,7 +133,7 @@ def _upgrade(path: str, more_headers: str = "") -> Generator[bytes, bytes, bytes
 
 
 def _shake_landline_ws(ticket: ResumeTicket | None) -> Handshake:
-    """The handshake of landline in messages of a WebSocket."""
+    """The handshake of landline in WebSocket messages."""
     from websockets.frames import Frame
     from websockets.protocol import Protocol, Side
 
@@ -152,7 +152,7 @@ def _shake_landline_ws(ticket: ResumeTicket | None) -> Handshake:
 
 
 def _message(payload: bytes) -> bytes:
-    """A binary message of a client's WebSocket, masked with zero."""
+    """Return a binary WebSocket message of a client, masked with zeros."""
     size = len(payload)
     length = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
     return b"\x82" + length + bytes(4) + payload
@@ -168,7 +168,7 @@ def _landline_ws_goodbye(messages: int) -> bytes:
 
 
 def _shake_socketio(ticket: ResumeTicket | None) -> Handshake:
-    """The upgrade, Engine.IO's open packet, and Socket.IO's connect packet both ways."""
+    """The upgrade, Engine.IO's open packet, and Socket.IO's connect packet in both directions."""
     received = yield from _upgrade("/socket.io/?EIO=4&transport=websocket")
     while b'0{"sid"' not in received or not received.endswith(b"}"):
         received += yield b""
@@ -208,7 +208,7 @@ def _shake_mqtt_publisher(ticket: ResumeTicket | None) -> Handshake:
 
 
 def _shake_mqtt(ticket: ResumeTicket | None) -> Handshake:
-    """The same, then SUBSCRIBE at QoS 0."""
+    """CONNECT, then SUBSCRIBE at QoS 0."""
     yield from _shake_mqtt_publisher(ticket)
     topic = SUBJECT.encode()
     received = yield _mqtt_packet(0x82, b"\x00\x01" + len(topic).to_bytes(2, "big") + topic + b"\x00")

@@ -1,4 +1,4 @@
-/* Many connections that mostly listen: they count the messages that reach them and answer the server's pings.
+/* Many connections that mostly listen: they count messages and answer the server's pings.
  *
  * Compiled with load.c. Python opens the connections and does the handshakes.
  */
@@ -155,8 +155,8 @@ static int64_t receive(struct crowd *crowd, struct member *m)
     return messages;
 }
 
-/* Listens for so long, or until so many messages are here (when `until` is not 0).
- * Returns how many came, or -1 when a connection broke. */
+/* Receives for that many seconds, or until that many messages (if `until` is not 0).
+ * Returns the number of messages, or -1 if a connection broke. */
 int64_t crowd_run(struct crowd *crowd, double seconds, int64_t until, int spin)
 {
     struct epoll_event events[MEMBER_EVENTS];
@@ -178,7 +178,7 @@ int64_t crowd_run(struct crowd *crowd, double seconds, int64_t until, int spin)
     return total;
 }
 
-/* Acknowledges what came, as a client of landline does within 100 ms. */
+/* Acknowledges the received messages, as a client of landline does within 100 ms. */
 int crowd_acknowledge(struct crowd *crowd)
 {
     uint8_t out[13];
@@ -208,7 +208,7 @@ int64_t crowd_pings(const struct crowd *crowd)
     return crowd->pings;
 }
 
-/* The fewest and the most messages that one member has. */
+/* The lowest and the highest number of messages of one connection. */
 void crowd_spread(const struct crowd *crowd, int64_t *fewest, int64_t *most)
 {
     *fewest = INT64_MAX;

@@ -12,16 +12,16 @@ from benchmarks.report import Report, Row, format_cost, format_details, format_n
 PATH: Final = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 TRANSPORTS_PATH: Final = PATH.with_name("transports.md")
 QUIET_LOAD: Final = 0.5
-"""A machine whose load average was below this when the run began did nothing else."""
+"""A load average below this at the start means that the machine was idle."""
 
 
 def missing_for_plots() -> bool:
-    """Whether plots cannot be drawn here."""
+    """Return whether matplotlib is missing."""
     return find_spec("matplotlib") is None
 
 
 def render(report: Report) -> None:
-    """Writes every row into docs/benchmarks.md, and that of the transports into docs/transports.md as well."""
+    """Write all rows into docs/benchmarks.md, and the one of the transports into docs/transports.md too."""
     PATH.write_text(rendered(report, PATH.read_text(encoding="utf-8")), encoding="utf-8")
     TRANSPORTS_PATH.write_text(
         with_transports(report, TRANSPORTS_PATH.read_text(encoding="utf-8")), encoding="utf-8"
@@ -29,7 +29,7 @@ def render(report: Report) -> None:
 
 
 def with_transports(report: Report, text: str) -> str:
-    """The document with the table of the transports."""
+    """Return the document with the table of the transports."""
     for row in report.rows:
         if row.name == "transports":
             text = filled(text, row.name, format_table(row))
@@ -37,7 +37,7 @@ def with_transports(report: Report, text: str) -> str:
 
 
 def rendered(report: Report, text: str) -> str:
-    """The document with the tables of the report. Raises :class:`ValueError` when a row has no place in it."""
+    """Return the document with the tables of the report. Raise :class:`ValueError` if a row has no markers in it."""
     for name, table in [
         ("machine", format_machine(report)),
         *((row.name, format_table(row)) for row in report.rows),
@@ -47,15 +47,15 @@ def rendered(report: Report, text: str) -> str:
 
 
 def filled(text: str, name: str, table: str) -> str:
-    """The document with a table between the markers of that name. Raises :class:`ValueError` without such a place."""
-    places = list(re.finditer(rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)", text, re.DOTALL))
-    if len(places) != 1:
-        raise ValueError(f"the document has {len(places)} places for the results of {name!r}; it needs one")
-    return text[: places[0].end(1)] + table + text[places[0].start(2) :]
+    """Return the document with a table between the markers of that name. Raise :class:`ValueError` without them."""
+    markers = list(re.finditer(rf"(<!-- results: {name} -->\n).*?(<!-- end of results -->)", text, re.DOTALL))
+    if len(markers) != 1:
+        raise ValueError(f"the document has {len(markers)} markers for the results of {name!r}; expected 1")
+    return text[: markers[0].end(1)] + table + text[markers[0].start(2) :]
 
 
 def format_machine(report: Report) -> str:
-    """Where, when and of what."""
+    """Return the machine, the date and the versions as Markdown."""
     machine, versions = report.machine, report.versions
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     text = (
@@ -71,7 +71,7 @@ def format_machine(report: Report) -> str:
 
 
 def format_table(row: Row) -> str:
-    """A row as a table of Markdown."""
+    """Return a row as a Markdown table."""
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.settings.items())
     lines = [
         f"{row.title[0].upper()}{row.title[1:]} ({settings}).",

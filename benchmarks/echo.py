@@ -28,15 +28,15 @@ TENTH_ROUNDS: Final = 2
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Rounds against each server in turn: A B C D A B C D …"""
+    """Measure rounds against each server in turn: A B C D A B C D …"""
     peers = settings.choose(PEERS)
     names = installed(peers)
     answers: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     small: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     with ExitStack() as stack:
         load = stack.enter_context(Child("load"))
-        begun = load.read()
-        sleeps = settings.load_sleeps or begun["language"] != "C" or begun["cores"] < 2
+        started = load.read()
+        sleeps = settings.load_sleeps or started["language"] != "C" or started["cores"] < 2
         servers = {peer: stack.enter_context(Child("servers", peer)) for peer in names}
         where = {peer: server.read() for peer, server in servers.items()}
 
@@ -72,8 +72,8 @@ def run(settings: Settings, progress: Progress) -> Row:
             "payload_bytes": len(PAYLOAD),
             "rounds": settings.rounds,
             "seconds": settings.seconds,
-            "load": f"{begun['language']}, {'sleeps' if sleeps else 'spins'}",
-            "cores": begun["cores"],
+            "load": f"{started['language']}, {'sleeps' if sleeps else 'spins'}",
+            "cores": started["cores"],
         },
         cost_title=f"µs of the server's CPU for one message, {few} → {settings.echo_connections} connections",
         figures=[
@@ -102,7 +102,7 @@ def _figure(peer: str, answers: list[dict[str, Any]], small: list[dict[str, Any]
 
 
 def limit_note(server_cpu: float, load_busy: float) -> str:
-    """What to think of a rate at which the server was not busy all the time."""
+    """Return a note for a rate at which the server was not busy all the time."""
     if server_cpu >= SATURATED:
         return ""
     return "load-bound" if load_busy > SATURATED else "neither side was busy: the machine was disturbed"

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import over
+from benchmarks import transport_processes
 from benchmarks.fairness_processes import ASK_EVERY_S, HEARTBEAT, KINDS
 from benchmarks.peers import installed
 from benchmarks.processes import Child
@@ -20,18 +20,18 @@ PEERS: Final = (OURS, "over_unix", "over_tls", "over_ws", "over_quic")
 BUDGET: Final = Budget(25.0, "less")
 QUIET: Final = "no flood"
 LEAD_S: Final = 0.2
-"""The flood begins this long before the honest client is measured, and ends this long after it."""
+"""The flood starts this long before the honest client is measured, and ends this long after it."""
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """One flood after the other over each transport, with the honest client on the same transport."""
+    """Measure each flood over each transport, with the honest client on the same transport."""
     peers = settings.choose(PEERS)
     figures: list[Figure] = []
     for peer in installed(peers):
         scheme = peer.removeprefix("over_") if peer != OURS else "tcp"
         with ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="landline-"))
-            over.write_certificates(Path(directory))
+            transport_processes.write_certificates(Path(directory))
             server = stack.enter_context(Child("fairness_processes", "serve", scheme, directory))
             arguments = (scheme, directory, server.read()["url"])
             honest = stack.enter_context(Child("fairness_processes", "ask", *arguments))

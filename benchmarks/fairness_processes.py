@@ -23,9 +23,9 @@ from typing import Any, Final
 
 import landline
 from benchmarks.clients import PAYLOAD
-from benchmarks.over import client_options, server_options
 from benchmarks.processes import LOAD_CORE, SERVER_CORE, begin_child, say
 from benchmarks.servers import HOST, UNLIMITED
+from benchmarks.transport_processes import client_options, server_options
 from landline.codes import Operation
 from landline.session.auth import Anonymous
 from landline.session.frames import (
@@ -41,7 +41,7 @@ from landline.session.handshake import ClientHandshake, Limits, Notice, encode_b
 from landline.transports.base import LinkProtocol, load_transport
 
 HEARTBEAT: Final = landline.Heartbeat(interval_s=0.5, timeout_s=0.5)
-"""Short, so that an honest line that is kept waiting for a second is lost."""
+"""Short, so that an honest line is lost if it waits for a second."""
 LOOK_EVERY_S: Final = 0.001
 ASK_EVERY_S: Final = 0.005
 BLOB_BYTES: Final = 256 * 1024
@@ -52,7 +52,7 @@ COME_BACK_S: Final = 0.01
 
 
 async def serve(scheme: str, directory: Path) -> None:
-    """Takes and answers everything until standard input ends."""
+    """Accept and answer everything until standard input ends."""
     server = landline.Server(heartbeat=HEARTBEAT, admission=UNLIMITED)
 
     @server.on("echo")
@@ -61,11 +61,11 @@ async def serve(scheme: str, directory: Path) -> None:
 
     @server.on_message
     def take(line: landline.Line, body: Any) -> None:
-        """Nothing is slower than taking it."""
+        """Accept any message."""
 
     @server.on_datagram
     def take_datagram(line: landline.Line, body: Any) -> None:
-        """The same."""
+        """Accept any datagram."""
 
     url = f"unix://{directory / 'socket'}" if scheme == "unix" else f"{scheme}://{HOST}:0"
     async with server.listen(url, options=server_options(scheme, directory)) as endpoint:
@@ -80,7 +80,7 @@ async def serve(scheme: str, directory: Path) -> None:
 
 
 class LongestTurn:
-    """The CPU time that went by between two looks of a task that wants to look every millisecond.
+    """The CPU time between two runs of a task that wants to run every millisecond.
 
     Unlike a delay it says nothing of who else used the core meanwhile.
     """
@@ -89,7 +89,7 @@ class LongestTurn:
         self._longest_s = 0.0
 
     async def watch(self) -> None:
-        """Looks until it is cancelled."""
+        """Measure until cancelled."""
         before = time.thread_time()
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
@@ -111,8 +111,8 @@ async def ask(scheme: str, directory: Path, url: str) -> None:
         while command := await loop.run_in_executor(None, sys.stdin.readline):
             seconds = json.loads(command)["seconds"]
             epoch, delays = line.epoch, []
-            begun = time.monotonic()
-            while (asked := time.monotonic()) - begun < seconds:
+            started = time.monotonic()
+            while (asked := time.monotonic()) - started < seconds:
                 if await line.request("echo", PAYLOAD) != PAYLOAD:
                     raise RuntimeError("an answer is not what was sent")
                 answered = time.monotonic()
@@ -122,7 +122,7 @@ async def ask(scheme: str, directory: Path, url: str) -> None:
 
 
 class Flooder(LinkProtocol):
-    """One connection that floods once it is welcomed."""
+    """A connection that floods after its handshake."""
 
     def __init__(self, blobs: Iterator[bytes], datagram: bytes, is_websocket: bool) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -164,14 +164,14 @@ class Flooder(LinkProtocol):
             self.ended.set_result(None)
 
     def stop(self) -> None:
-        """Is gone."""
+        """Note the end of the connection."""
         if self._transport is not None:
             self._transport.abort()
 
     def _flood(self) -> None:
         transport = self._transport
         if transport.is_closing():
-            # The server has said goodbye; a WebSocket may be read on until we answer.
+            # The server has sent BYE; a WebSocket may be read until the client responds.
             self._end()
         if self.ended.done():
             return
@@ -180,14 +180,14 @@ class Flooder(LinkProtocol):
                 for _ in range(64):
                     transport.send_datagram(self._datagram)
             else:
-                # The messages of a WebSocket are made here: one for each byte.
+                # Each byte becomes a WebSocket message.
                 target = transport._transport if self._is_websocket else transport
                 target.write(next(self._blobs))
         asyncio.get_running_loop().call_soon(self._flood)
 
 
 def numbered(frame: bytes, first: bytes = b"") -> Iterator[bytes]:
-    """A frame of DATA again and again, with its sequence number going up from 1; ``first`` takes the place of one."""
+    """Repeat a DATA frame with increasing sequence numbers from 1; ``first`` replaces the first one."""
     size = len(frame)
     number_end = struct.calcsize(">IBQ")
     blob = bytearray(frame * SEQUENCES)
@@ -201,14 +201,14 @@ def numbered(frame: bytes, first: bytes = b"") -> Iterator[bytes]:
 
 
 def same(frame: bytes, before: bytes = b"") -> Iterator[bytes]:
-    """A frame again and again."""
+    """Repeat a frame."""
     blob = frame * (BLOB_BYTES // len(frame))
     yield before + blob
     yield from repeat(blob)
 
 
 def garbage() -> Iterator[bytes]:
-    """Frames of every kind and of random bytes, and lengths that are none."""
+    """Generate frames of every kind with random bytes, and invalid lengths."""
     dice = random.Random(1)
     while True:
         yield dice.randbytes(BLOB_BYTES)
@@ -231,11 +231,11 @@ KINDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "requests": lambda: numbered(encode_data(0, 0, Operation.REQUEST, 1, b"echo", b"x")),
     "garbage": garbage,
 }
-"""What floods; each is what a connection sends behind its handshake."""
+"""The floods: what a connection sends after its handshake."""
 
 
 def in_websocket(blobs: Iterator[bytes]) -> Iterator[bytes]:
-    """Each byte in a message of its own."""
+    """Wrap each byte in a separate message."""
     size = len(WEBSOCKET_BYTE) + 1
     share = BLOB_BYTES // size
     for blob in blobs:
@@ -278,7 +278,7 @@ async def flood(scheme: str, directory: Path, url: str) -> None:
 
 
 def main() -> None:
-    """One of the three, as its arguments say."""
+    """Run the side that the arguments name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("side", choices=("serve", "ask", "flood"))
     parser.add_argument("scheme")

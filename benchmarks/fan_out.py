@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 60.0
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Holds all connections of all peers at once, and lets each send in turn. Each has a load process of its own."""
+    """Open the connections of all peers, and let each peer send in turn. Each has a separate load process."""
     peers = settings.choose(PEERS)
     names = installed(peers)
     few, many = tenth(settings.lines), settings.lines

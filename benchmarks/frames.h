@@ -1,4 +1,4 @@
-/* Whole frames in the bytes of a server, for every protocol the load speaks (clients.py has the same numbers). */
+/* Complete frames in the bytes of a server, for every protocol the load speaks (clients.py has the same numbers). */
 #ifndef FRAMES_H
 #define FRAMES_H
 
@@ -97,7 +97,7 @@ static inline int64_t mqtt_frame(const uint8_t *data, int64_t size, enum frame_k
     return -1;
 }
 
-/* The size of the first frame: 0 while it is not whole, -1 for something that cannot be. */
+/* The size of the first frame: 0 while it is incomplete, -1 for invalid data. */
 static inline int64_t next_frame(int format, const uint8_t *data, int64_t size, enum frame_kind *kind)
 {
     *kind = OTHER;

@@ -1,4 +1,4 @@
-"""Heartbeats: what it costs to keep very many idle connections proven alive."""
+"""Heartbeats: the cost of keeping very many idle connections alive."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BUDGET: Final = Budget(5, "less")
 PEERS: Final = ("landline", "bare_uvloop", "websockets", "picows", "nats")
 CONNECT_TIMEOUT_S: Final = 60.0
 WARM_UP_INTERVALS: Final = 1.1
-"""Every connection has had its first heartbeat before the measurement begins."""
+"""Wait for the first heartbeat of every connection before the measurement."""
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Holds the connections of all peers, and a tenth as many of each in a second server, through the same seconds.
+    """Open the connections of all peers, and a tenth of them at a second server of each, for the same period.
 
     What is measured is CPU time, which every process is charged for by itself.
     """
@@ -47,19 +47,19 @@ def run(settings: Settings, progress: Progress) -> Row:
                         connections=count,
                     )
                     loads[peer, count], pids[peer, count] = load, where["pid"]
-                    # Pings are answered from now on, while the others connect.
+                    # Answer pings from now on, while the other peers connect.
                     load.ask(do="answer_pings")
         with progress.step(f"the first {interval_s * WARM_UP_INTERVALS:g} s"):
             time.sleep(interval_s * WARM_UP_INTERVALS)
         with progress.step(f"{seconds:g} s of heartbeats every {interval_s:g} s with {', '.join(names)}"):
-            begun = {key: _look(load, pids[key]) for key, load in loads.items()}
+            started = {key: _look(load, pids[key]) for key, load in loads.items()}
             time.sleep(seconds)
             for key, load in loads.items():
                 now = _look(load, pids[key])
-                elapsed = now["at"] - begun[key]["at"]
+                elapsed = now["at"] - started[key]["at"]
                 found[key] = {
-                    "cpu": (now["cpu_s"] - begun[key]["cpu_s"]) / elapsed,
-                    "pings_per_s": (now["pings"] - begun[key]["pings"]) / elapsed,
+                    "cpu": (now["cpu_s"] - started[key]["cpu_s"]) / elapsed,
+                    "pings_per_s": (now["pings"] - started[key]["pings"]) / elapsed,
                 }
     return Row(
         name="heartbeats",

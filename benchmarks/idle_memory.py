@@ -1,4 +1,4 @@
-"""Idle memory: what a connected connection that says nothing costs its server."""
+"""Idle memory: what an idle connection costs its server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLAIN: Final = (
 )
 TLS: Final = ("landline_tls", "bare_uvloop_tls", "websockets_tls")
 FIRST_CONNECTIONS: Final = 100
-"""Opened before the first look, so that what a server loads once is not counted."""
+"""Connections before the first measurement, so that one-time costs of the server are not counted."""
 SETTLE_S: Final = 0.05
 SETTLE_EACH_S: Final = 50e-6
 """The server has no event for "nothing more comes": the last handshakes and acknowledgements get this long, and this
@@ -39,7 +39,7 @@ ROUNDS: Final = 1
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Opens connections and divides what the server grew by their number.
+    """Open connections and divide the growth of the server by their number.
 
     The kernel's own memory (socket buffers) is not in it.
     """
@@ -78,10 +78,10 @@ def run(settings: Settings, progress: Progress) -> Row:
 
 
 def _growth(load: Child, peer: str, count: int) -> Cost:
-    """Bytes for one connection when there are a tenth, and when there are all."""
+    """Return the bytes per connection with a tenth of the connections, and with all."""
     few = tenth(count)
     with ExitStack() as stack:
-        # Left after the server has ended, which so is not troubled by thousands of broken connections.
+        # Closed after the server has ended, so that it does not see thousands of broken connections.
         stack.callback(load.ask, do="release")
         server = stack.enter_context(Child("servers", peer))
         port = server.read()["port"]
@@ -90,7 +90,7 @@ def _growth(load: Child, peer: str, count: int) -> Cost:
             load.ask(timeout_s=120, do="hold", kind=peer, port=port, connections=connections)
 
         hold(min(FIRST_CONNECTIONS, count))
-        # What the start left free would hide what the first connections take.
+        # Memory that the start has freed would hide what the first connections use.
         before = _memory(server, count, "memory_trimmed")
         hold(few)
         at_tenth = _memory(server, count)

@@ -1,4 +1,4 @@
-/* The inner loop of the load: sends frames encoded beforehand, counts what returns, nothing else.
+/* The inner loop of the load: sends frames encoded beforehand and counts the returned ones.
  *
  * Compiled by load.py and called through ctypes. Python opens the connections and does the handshakes.
  */
@@ -32,7 +32,7 @@ struct load {
     double idle_s;           /* time in which nothing had come back */
 };
 
-/* Counts whole messages and returns the bytes they take, or -1 for something that cannot be. */
+/* Counts complete messages. Returns their size, or -1 for invalid data. */
 static int64_t parse(int format, const uint8_t *data, int64_t size, int64_t *messages)
 {
     int64_t at = 0;
@@ -102,9 +102,9 @@ int load_start(struct load *load, int in_flight)
     return 0;
 }
 
-/* Runs for so long; returns the messages that came back, or -1 when a connection broke.
- * With `refill`, each that came back sends the next one; without, it returns early when all are back.
- * With `spin` it never sleeps: waking us would cost the server time that a client on another machine would not. */
+/* Runs for that many seconds. Returns the number of returned messages, or -1 if a connection broke.
+ * With `refill`, each returned message sends the next one; without, it returns early when all have returned.
+ * With `spin` it never sleeps: waking it would cost the server time, which a client on another machine would not. */
 int64_t load_run(struct load *load, double seconds, int refill, int spin)
 {
     struct epoll_event events[EVENTS];
@@ -151,8 +151,8 @@ int64_t load_run(struct load *load, double seconds, int refill, int spin)
     return total;
 }
 
-/* One message at a time on the first connection, for so long (but at least twice), or `count_max` times. Notes how long each was away.
- * Returns how many, or -1 when the connection broke. */
+/* Sends one message at a time on the first connection, for that many seconds (but at least two), or `count_max`.
+ * Stores the round-trip time of each. Returns their number, or -1 if the connection broke. */
 int64_t load_round_trips(struct load *load, double seconds, int64_t count_max, double *away_s)
 {
     struct connection *c = load->each;
@@ -194,7 +194,7 @@ int64_t load_in_flight(const struct load *load)
     return in_flight;
 }
 
-/* Seconds of the last run in which there was nothing to do. */
+/* Idle seconds of the last run. */
 double load_idle_s(const struct load *load)
 {
     return load->idle_s;

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bulk_connect import Connection, connect, reconnect
 from benchmarks.clients import CLIENTS, Frames
-from benchmarks.crowding import Connection, connect, reconnect
 from benchmarks.loops import CLoop, Crowd, Loop, PythonLoop, compile_loops
 from benchmarks.processes import LOAD_CORE, begin_child, cpu_seconds, say
 
@@ -30,14 +30,14 @@ SETTLE_EACH_S = 20e-6
 """What a server still does with the last acknowledgements is counted as its CPU time, this long, and this more for
 each connection."""
 LISTEN_S = 0.2
-"""How soon a listener notices that it is over."""
+"""How soon a listener notices its end."""
 RATE_MAX = 3_000_000
-"""Messages a second for which frames are encoded: more than any server here reaches."""
+"""Messages per second for which frames are encoded: more than any measured server reaches."""
 FRAMES_MAX = 300_000
 
 
 class Load:
-    """Runs the commands of the parent."""
+    """Executes the commands of the parent."""
 
     def __init__(self, library: ctypes.CDLL | None, *, may_spin: bool) -> None:
         self._library = library
@@ -61,7 +61,7 @@ class Load:
         seconds: float,
         sleeps: bool,
     ) -> dict[str, Any]:
-        """One round against one server. Unless it ``sleeps`` between answers, the load spins on its core."""
+        """Measure one round against one server. Unless it ``sleeps`` between responses, the load spins on its core."""
         client = CLIENTS[kind]
         frames = self._frames_for(kind, connections, in_flight, seconds)
         opened = connect(kind, port, connections)
@@ -74,9 +74,9 @@ class Load:
         try:
             loop.start(in_flight)
             loop.run(seconds * WARM_UP_SHARE, refill=True)
-            server_cpu, begun = cpu_seconds(pid), time.monotonic()
+            server_cpu, started = cpu_seconds(pid), time.monotonic()
             messages = loop.run(seconds, refill=True)
-            elapsed = time.monotonic() - begun
+            elapsed = time.monotonic() - started
             server_cpu = cpu_seconds(pid) - server_cpu
             load_share = loop.busy_share()
             if any(loop.sent(index) == frames.count for index in range(connections)):
@@ -100,16 +100,16 @@ class Load:
         }
 
     def round_trip(self, *, kind: str, port: int, pid: int, seconds: float) -> dict[str, Any]:
-        """One message at a time on one connection."""
+        """Measure one message at a time on one connection."""
         client = CLIENTS[kind]
         frames = self._frames_for(kind, 30, 1, seconds)
         (connection,) = connect(kind, port, 1)
         loop = CLoop(self._needs_library(), [connection.sock], client, frames, spin=True)
         try:
             loop.round_trips(seconds * WARM_UP_SHARE)
-            server_cpu, begun = cpu_seconds(pid), time.monotonic()
+            server_cpu, started = cpu_seconds(pid), time.monotonic()
             away_s = loop.round_trips(seconds)
-            elapsed = time.monotonic() - begun
+            elapsed = time.monotonic() - started
             server_share = (cpu_seconds(pid) - server_cpu) / elapsed
             connection.sock.sendall(client.goodbye(loop.sent(0)))
         finally:
@@ -124,14 +124,14 @@ class Load:
         }
 
     def hold(self, *, kind: str, port: int, connections: int) -> dict[str, Any]:
-        """Opens so many more connections and keeps them, saying nothing."""
+        """Open more connections and keep them idle."""
         self._forget_crowd()
         self._held += connect(kind, port, connections)
         self._held_kind = kind
         return {"held": len(self._held)}
 
     def release(self) -> dict[str, Any]:
-        """Closes those again."""
+        """Close the held connections."""
         self._forget_crowd()
         for connection in self._held:
             connection.cut()
@@ -139,13 +139,13 @@ class Load:
         return {}
 
     def answer_pings(self) -> dict[str, Any]:
-        """Answers the pings on the connections held, in a thread, until they are released."""
+        """Answer the pings on the held connections in a thread, until they are released."""
         crowd = self._listeners()
 
         def listen() -> None:
             try:
                 while not self._is_over.is_set():
-                    # Without the GIL; commands are read meanwhile.
+                    # Without the GIL, so that commands are read meanwhile.
                     if crowd.run(LISTEN_S, spin=False):
                         raise ConnectionError("an idle connection got a message")
             except OSError as error:
@@ -157,13 +157,13 @@ class Load:
         return {}
 
     def count_pings(self) -> dict[str, Any]:
-        """How many have been answered so far."""
+        """Return the number of answered pings."""
         if self._broken:
             raise RuntimeError(self._broken)
         return {"pings": self._listeners().pings}
 
     def receive_one(self, *, pid: int) -> dict[str, Any]:
-        """Waits until one message has reached each connection held, and acknowledges it."""
+        """Wait until one message has reached each held connection, and acknowledge it."""
         crowd = self._listeners()
         server_cpu = cpu_seconds(pid)
         say(listening=True)
@@ -179,15 +179,15 @@ class Load:
         return {"last_at": last_at, "messages": count, "server_cpu_s": cpu_seconds(pid) - server_cpu}
 
     def reconnect(self, *, kind: str, port: int, pid: int) -> dict[str, Any]:
-        """Cuts all connections held at once, and comes back with each."""
+        """Cut all held connections at once, and reconnect each."""
         self._forget_crowd()
         tickets = [connection.ticket for connection in self._held]
-        server_cpu, load_cpu, begun = cpu_seconds(pid), time.process_time(), time.monotonic()
+        server_cpu, load_cpu, started = cpu_seconds(pid), time.process_time(), time.monotonic()
         for connection in self._held:
             connection.cut()
         self._held.clear()
         self._held += reconnect(kind, port, tickets)
-        elapsed = time.monotonic() - begun
+        elapsed = time.monotonic() - started
         return {
             "connections": len(self._held),
             "resumed": sum(connection.ticket is not None for connection in self._held),
@@ -230,11 +230,11 @@ class Load:
 
 
 def main() -> None:
-    """Answers one command a line until standard input ends."""
+    """Execute one command per line until standard input ends."""
     cores = begin_child(LOAD_CORE)
     with tempfile.TemporaryDirectory() as directory:
         library = compile_loops(Path(directory))
-        # Spinning on the server's own core would steal its time.
+        # Spinning on the server's own core would take its time.
         load = Load(library, may_spin=cores >= 2)
         say(language="Python" if library is None else "C", cores=cores)
         for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""The inner loops of the load: load.c and crowd.c through ctypes, and the first of them in Python."""
+"""The inner loops of the load: load.c and crowd.c through ctypes, and load.c's loop in Python."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class Loop(Protocol):
     """The inner loop on one set of connections."""
 
     def start(self, in_flight: int) -> None:
-        """Sends the first frames on every connection."""
+        """Send the first frames on every connection."""
 
     def run(self, seconds: float, *, refill: bool) -> int:
-        """Sends one frame for each that comes back; returns how many did. Without ``refill``, only waits for them."""
+        """Send one frame for each that returns, or none without ``refill``. Return how many returned."""
         ...
 
     def busy_share(self) -> float:
-        """The part of the last run in which it had something to do; near 1, it was the limit."""
+        """Return the part of the last run in which the loop was busy; near 1, it was the limit."""
         ...
 
     def in_flight(self) -> int:
-        """Frames sent that are not back."""
+        """Return the number of sent frames that have not returned."""
         ...
 
     def sent(self, index: int) -> int:
-        """Frames sent on one connection."""
+        """Return the number of frames sent on one connection."""
         ...
 
     def close(self) -> None:
-        """Frees what it holds."""
+        """Free the memory of the loop."""
 
 
 class CLoop:
@@ -72,7 +72,7 @@ class CLoop:
             ctypes.c_void_p(frames.offsets.buffer_info()[0]),
         )
         if handle is None:
-            raise OSError("the load could not be set up")
+            raise OSError("cannot create the load")
         self._load = ctypes.c_void_p(handle)
 
     def start(self, in_flight: int) -> None:
@@ -80,13 +80,13 @@ class CLoop:
             raise ConnectionError("a connection broke")
 
     def run(self, seconds: float, *, refill: bool) -> int:
-        begun = time.monotonic()
+        started = time.monotonic()
         count = int(
             self._library.load_run(self._load, ctypes.c_double(seconds), int(refill), int(self._spin))
         )
-        self._busy_share = 1 - self._library.load_idle_s(self._load) / (time.monotonic() - begun)
+        self._busy_share = 1 - self._library.load_idle_s(self._load) / (time.monotonic() - started)
         if count < 0:
-            raise ConnectionError("a connection broke, or its server sent what it cannot have meant")
+            raise ConnectionError("a connection broke, or its server sent invalid data")
         return count
 
     def busy_share(self) -> float:
@@ -99,22 +99,22 @@ class CLoop:
         return int(self._library.load_sent(self._load, index))
 
     def round_trips(self, seconds: float) -> array[float]:
-        """Seconds that each message was away, one at a time on the first connection."""
-        away_s = array("d", bytes(8 * ROUND_TRIPS_MAX))
-        address, _ = away_s.buffer_info()
+        """Return the round-trip time of each message in seconds, one at a time on the first connection."""
+        round_trip_s = array("d", bytes(8 * ROUND_TRIPS_MAX))
+        address, _ = round_trip_s.buffer_info()
         count = self._library.load_round_trips(
             self._load, ctypes.c_double(seconds), ctypes.c_int64(ROUND_TRIPS_MAX), ctypes.c_void_p(address)
         )
         if count < 0:
             raise ConnectionError("the connection broke, or its server did not answer")
-        return away_s[:count]
+        return round_trip_s[:count]
 
     def close(self) -> None:
         self._library.load_free(self._load)
 
 
 class PythonLoop:
-    """The same in Python, for machines without a compiler."""
+    """The loop of load.c in Python, for machines without a compiler."""
 
     def __init__(self, sockets: list[socket.socket], client: Client, frames: Frames) -> None:
         self._sockets = sockets
@@ -135,8 +135,8 @@ class PythonLoop:
 
     def run(self, seconds: float, *, refill: bool) -> int:
         total = 0
-        cpu_before, begun = time.process_time(), time.monotonic()
-        end = begun + seconds
+        cpu_before, started = time.process_time(), time.monotonic()
+        end = started + seconds
         while time.monotonic() < end and (refill or self._in_flight):
             for descriptor, _ in self._poll.poll(50):
                 index = self._index[descriptor]
@@ -148,7 +148,7 @@ class PythonLoop:
                 total += messages
                 if refill and messages:
                     self._send(index, messages)
-        self._busy_share = (time.process_time() - cpu_before) / (time.monotonic() - begun)
+        self._busy_share = (time.process_time() - cpu_before) / (time.monotonic() - started)
         return total
 
     def busy_share(self) -> float:
@@ -173,7 +173,7 @@ class PythonLoop:
 
 
 def count_messages(form: int, data: bytes) -> tuple[int, bytes]:
-    """How many whole messages there are in the bytes of a server, and the bytes behind the last whole frame."""
+    """Return the number of complete messages in the bytes of a server, and the bytes after the last complete frame."""
     messages = position = 0
     header = 5 if form in (PREFIXED, LANDLINE, LANDLINE_WS) else 2
     while len(data) - position >= header:
@@ -193,14 +193,14 @@ def count_messages(form: int, data: bytes) -> tuple[int, bytes]:
 
 
 def _websocket_prefix(data: bytes, position: int) -> int:
-    """The same as in frames.h: the header of a message, or a whole control frame."""
+    """Return the size of a message header or of a control frame, as in frames.h."""
     length = data[position + 1]
     header = 2 if length < 126 else 4 if length == 126 else 10
     return header if data[position] == 0x82 else header + length
 
 
 class Crowd:
-    """crowd.c: many connections that listen and answer the server's pings."""
+    """The loop of crowd.c: many connections that receive messages and answer the server's pings."""
 
     def __init__(self, library: ctypes.CDLL, sockets: list[socket.socket], form: int, *, spin: bool) -> None:
         self._library = library
@@ -209,11 +209,11 @@ class Crowd:
         self._descriptors = (ctypes.c_int * len(sockets))(*(sock.fileno() for sock in sockets))
         handle: int | None = library.crowd_new(len(sockets), self._descriptors, form)
         if handle is None:
-            raise OSError("the crowd could not be set up")
+            raise OSError("cannot create the connections")
         self._crowd = ctypes.c_void_p(handle)
 
     def run(self, seconds: float, *, until: int = 0, spin: bool | None = None) -> int:
-        """Listens for so long, or until so many messages came; returns how many did."""
+        """Receive for that many seconds, or until that many messages. Return the number of messages."""
         count = int(
             self._library.crowd_run(
                 self._crowd,
@@ -223,42 +223,42 @@ class Crowd:
             )
         )
         if count < 0:
-            raise ConnectionError("a connection broke, or its server sent what it cannot have meant")
+            raise ConnectionError("a connection broke, or its server sent invalid data")
         return count
 
     def acknowledge(self) -> None:
-        """Tells a server of landline what came."""
+        """Acknowledge the received messages to a server of landline."""
         if self._library.crowd_acknowledge(self._crowd) < 0:
             raise ConnectionError("a connection broke")
 
     @property
     def last_at(self) -> float:
-        """When the last message was here, on the monotonic clock of the machine."""
+        """Return the time of the last message on the monotonic clock."""
         return float(self._library.crowd_last_at(self._crowd))
 
     @property
     def pings(self) -> int:
-        """Pings of the server answered so far."""
+        """Return the number of answered pings."""
         return int(self._library.crowd_pings(self._crowd))
 
     def spread(self) -> tuple[int, int]:
-        """The fewest and the most messages that one connection got so far."""
+        """Return the lowest and the highest number of messages of one connection."""
         fewest, most = ctypes.c_int64(), ctypes.c_int64()
         self._library.crowd_spread(self._crowd, ctypes.byref(fewest), ctypes.byref(most))
         return fewest.value, most.value
 
     def close(self) -> None:
-        """Frees what it holds; the connections stay open."""
+        """Free the memory of the loop; the connections stay open."""
         self._library.crowd_free(self._crowd)
 
 
 def has_compiler() -> bool:
-    """Whether the loops in C can be compiled here."""
+    """Return whether a C compiler is installed."""
     return shutil.which("cc") is not None
 
 
 def compile_loops(directory: Path) -> ctypes.CDLL | None:
-    """The C files as a library, or ``None`` where they cannot be compiled."""
+    """Compile and load the C files. Return ``None`` if that is not possible."""
     compiler = shutil.which("cc")
     if compiler is None:
         return None

@@ -1,4 +1,4 @@
-"""Who is measured: the names, what has to be installed, and how each speaks."""
+"""The measured libraries and servers: their names, and what must be installed for them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import msgspec
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """One of those measured."""
+    """A measured library or server."""
 
     title: str
     modules: tuple[str, ...] = ()
-    """Python packages it needs, by their import names."""
+    """The import names of the Python packages it needs."""
     programs: tuple[str, ...] = ()
 
     def missing(self) -> str:
-        """What of it is not installed here, or an empty string."""
+        """Return what is not installed, or an empty string."""
         absent = [name for name in self.modules if find_spec(name) is None]
         absent += [name for name in self.programs if find_program(name) is None]
         return f"not installed ({', '.join(absent)})" if absent else ""
@@ -53,7 +53,7 @@ PEERS: Final = {
 
 
 def find_program(name: str) -> str | None:
-    """The path of a program: beside this Python, on the PATH, or where Debian puts servers."""
+    """Return the path of a program: beside this Python, on the PATH, or where Debian installs servers."""
     beside = Path(sys.executable).parent / name
     if beside.exists():
         return str(beside)
@@ -61,5 +61,5 @@ def find_program(name: str) -> str | None:
 
 
 def installed(names: tuple[str, ...]) -> list[str]:
-    """Those of the names that can be measured here, in order."""
+    """Return the installed ones of the peers, in order."""
     return [name for name in names if not PEERS[name].missing()]

@@ -1,4 +1,4 @@
-"""Rows and storms as plots. The same figures give the same bytes."""
+"""Plots of rows and reconnect curves. The same figures give the same bytes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
+from benchmarks.reconnect_curve import ReconnectCurve
 from benchmarks.report import Row, format_number
-from benchmarks.scale import Return
 
-# Readable on white and on black: the background is left transparent.
+# Readable on white and on black: the background is transparent.
 INK: Final = "#7a7f87"
 OURS: Final = "#2f81f7"
 PEER: Final = "#9aa4b1"
@@ -24,11 +24,11 @@ STYLE: Final[dict[str, Any]] = {
     "font.family": "sans-serif",
 }
 LOGARITHMIC_FROM: Final = 20.0
-"""How far the largest and the smallest figure must be apart for a logarithmic scale."""
+"""The ratio of the largest to the smallest figure above which the scale is logarithmic."""
 
 
 def plot(row: Row, path: Path) -> None:
-    """Draws the medians as bars, lowest and highest as a whisker, and the budget as a line."""
+    """Draw the medians as bars, the lowest and highest values as whiskers, and the budget as a line."""
     figures = [figure for figure in row.figures if figure.median]
     medians = [figure.median or 0.0 for figure in figures]
     errors = [
@@ -64,28 +64,28 @@ def plot(row: Row, path: Path) -> None:
                 fontsize=8,
             )
         axes.set_xlabel(f"{row.title}, {row.unit}", color=INK)
-        _tone(axes)
+        _style(axes)
         _save(canvas, path)
 
 
-def plot_curves(found: list[Return], path: Path) -> None:
-    """Draws attempts a second, and the share of the crowd that is back, over the seconds since the server's return."""
+def plot_curves(curves: list[ReconnectCurve], path: Path) -> None:
+    """Draw the attempts a second and the share of reconnected clients, over the seconds since the server's return."""
     with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=(8, 1.7 * len(found)), layout="constrained")
+        canvas = Canvas(figsize=(8, 1.7 * len(curves)), layout="constrained")
         FigureCanvasSVG(canvas)
-        end_s = max(each.share_back_s(1.0) for each in found) * 1.03
-        peak = max(max(each.attempts) / each.bin_s for each in found)
-        for each, axes in zip(found, canvas.subplots(len(found), sharex=True), strict=True):
-            edges = [each.bin_s * number for number in range(len(each.attempts) + 1)]
-            axes.stairs([count / each.bin_s for count in each.attempts], edges, fill=True, color=OURS)
+        end_s = max(curve.share_back_s(1.0) for curve in curves) * 1.03
+        peak = max(max(curve.attempts) / curve.bin_s for curve in curves)
+        for curve, axes in zip(curves, canvas.subplots(len(curves), sharex=True), strict=True):
+            edges = [curve.bin_s * number for number in range(len(curve.attempts) + 1)]
+            axes.stairs([count / curve.bin_s for count in curve.attempts], edges, fill=True, color=OURS)
             axes.set_yscale("symlog", linthresh=100)
             axes.set_ylim(0, peak * 3)
             axes.set_xlim(0, end_s)
             axes.set_ylabel("attempts/s", color=INK)
-            axes.set_title(each.title, color=INK, loc="left", fontsize=10)
+            axes.set_title(curve.title, color=INK, loc="left", fontsize=10)
             back = axes.twinx()
             total = 0
-            share = [100.0 * (total := total + count) / each.clients for count in each.returned]
+            share = [100.0 * (total := total + count) / curve.clients for count in curve.returned]
             back.plot(edges[1 : len(share) + 1], share, color=LIMIT, linewidth=1.2)
             back.set_ylim(0, 105)
             back.set_ylabel("% back", color=LIMIT)
@@ -94,11 +94,11 @@ def plot_curves(found: list[Return], path: Path) -> None:
                 spine.set_visible(False)
         axes.set_xlabel("seconds since the server is there again", color=INK)
         for axes in canvas.axes:
-            _tone(axes)
+            _style(axes)
         _save(canvas, path)
 
 
-def _tone(axes: Axes) -> None:
+def _style(axes: Axes) -> None:
     axes.tick_params(colors=INK, which="both")
     for name, spine in axes.spines.items():
         spine.set_visible(spine.get_visible() and name in {"left", "bottom"})

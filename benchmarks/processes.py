@@ -1,4 +1,4 @@
-"""Child processes: each pinned to a core, spoken to in lines of JSON, and ended whatever happens."""
+"""Child processes: each is pinned to a core, exchanges lines of JSON, and is ended in any case."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ COMPLAINT_CHARACTERS: Final = 2_000
 
 
 class ChildFailed(Exception):
-    """A child process ended, failed or did not answer in time."""
+    """A child process ended, failed or did not respond in time."""
 
 
 class Child:
-    """A module of this package run as a process. It ends when its standard input does, so it cannot outlive us."""
+    """A module of this package, run as a process. It ends with its standard input, so it cannot outlive its parent."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self.name = " ".join((module, *arguments))
@@ -56,7 +56,7 @@ class Child:
             assert process.stdout is not None
             process.stdin.close()
             process.stdout.close()
-            # One that still starts does not look at its input yet. There is nothing it could lose.
+            # A process that is still starting does not read its input yet, and has nothing to lose.
             with suppress(subprocess.TimeoutExpired):
                 process.wait(END_TIMEOUT_S)
         finally:
@@ -67,17 +67,17 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return the process id."""
         return self._process.pid
 
     def _complaint(self) -> str:
-        """The end of what it wrote to standard error."""
+        """Return the end of its standard error."""
         self._stderr.seek(0)
         text = self._stderr.read().decode(errors="replace").strip()
         return f"; it wrote:\n{text[-COMPLAINT_CHARACTERS:]}" if text else ""
 
     def read(self, timeout_s: float = 20.0) -> dict[str, Any]:
-        """The next line it says. Raises :class:`ChildFailed` when none comes in time, or when it reports a failure."""
+        """Read the next line. Raise :class:`ChildFailed` if none comes in time, or if it reports a failure."""
         stdout = self._process.stdout
         assert stdout is not None
         ready, _, _ = select.select([stdout], [], [], timeout_s)
@@ -91,12 +91,12 @@ class Child:
         return answer
 
     def ask(self, timeout_s: float = 30.0, **command: Any) -> dict[str, Any]:
-        """Sends a command and returns the answer."""
+        """Send a command and return the response."""
         self.tell(**command)
         return self.read(timeout_s)
 
     def tell(self, **command: Any) -> None:
-        """Sends a command; its answer is for :meth:`read`."""
+        """Send a command; :meth:`read` returns the response."""
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -106,7 +106,7 @@ class Child:
 
 
 def begin_child(core: int) -> int:
-    """What every child does first: pins itself, leaves Ctrl-C to its parent, and raises its limit of open files.
+    """Initialize a child: pin it to a core, ignore Ctrl-C, and raise its limit of open files.
 
     Returns how many cores there are for all children.
     """
@@ -119,12 +119,12 @@ def begin_child(core: int) -> int:
 
 
 def say(**answer: Any) -> None:
-    """Answers the parent."""
+    """Send a line to the parent."""
     print(json.dumps(answer), flush=True)
 
 
 def pin(core: int) -> int:
-    """Keeps this process on the ``core``-th of the cores it may use, where there are two or more; returns how many."""
+    """Pin this process to the ``core``-th of its cores, if there are at least two. Return the number of cores."""
     if not hasattr(os, "sched_getaffinity"):
         return 1
     cores = sorted(os.sched_getaffinity(0))
@@ -134,27 +134,27 @@ def pin(core: int) -> int:
 
 
 def connections_max() -> int:
-    """How many connections one process may hold here."""
+    """Return how many connections one process may hold."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)) - SPARE_FILES
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that the threads a process has now have used so far, in nanoseconds' steps (proc(5), schedstat)."""
+    """Return the CPU time of the current threads of a process, with a resolution of 1 ns (proc(5), schedstat)."""
     return (
         sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
     )
 
 
 def trim_heap() -> None:
-    """Gives free memory back to the system where the C library can (malloc_trim(3))."""
+    """Return free memory to the system if the C library can (malloc_trim(3))."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Memory of a process that is its own (anonymous pages)."""
+    """Return the private memory of a process (anonymous pages)."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Anonymous:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What is being done just now, and how long it takes, on standard error."""
+"""Progress on standard error: the current step and its duration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Progress:
-    """One line a step. ``is_shown=False`` says nothing."""
+    """Print one line per step, or nothing if ``is_shown`` is false."""
 
     def __init__(self, row: str, *, is_shown: bool = True) -> None:
         self._row = row
@@ -17,15 +17,15 @@ class Progress:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Names the step when it begins and its seconds when it is done."""
-        begun = time.monotonic()
+        """Print the name of the step at its start and its duration at its end."""
+        started = time.monotonic()
         self._write(f"  {self._row}: {what} … ")
         try:
             yield
         except BaseException:
             self._write("\n")
             raise
-        self._write(f"{time.monotonic() - begun:.1f} s\n")
+        self._write(f"{time.monotonic() - started:.1f} s\n")
 
     def _write(self, text: str) -> None:
         if self._is_shown:

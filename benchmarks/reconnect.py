@@ -1,4 +1,4 @@
-"""Reconnect: very many connections are cut at once and all come back."""
+"""Reconnect: very many connections are cut at once and all reconnect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from contextlib import ExitStack
 from typing import Any, Final
 
-from benchmarks.crowding import AT_ONCE
+from benchmarks.bulk_connect import AT_ONCE
 from benchmarks.echo import limit_note
 from benchmarks.peers import installed
 from benchmarks.processes import Child
@@ -20,7 +20,7 @@ TIMEOUT_S: Final = 90.0
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Rounds against each server in turn, first with a tenth of the connections."""
+    """Measure rounds against each server in turn, first with a tenth of the connections."""
     peers = settings.choose(PEERS)
     names = installed(peers)
     few, many = tenth(settings.lines), settings.lines

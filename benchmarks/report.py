@@ -1,4 +1,4 @@
-"""What a run found: as a table for people, and as JSON for machines."""
+"""The results of a run, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PACKAGES: Final = (
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What landline must reach."""
+    """The value that landline must reach."""
 
     value: float
     better: Literal["more", "less"]
 
     def is_met(self, figure: float) -> bool:
-        """Whether a figure reaches it."""
+        """Return whether a figure reaches the budget."""
         return figure >= self.value if self.better == "more" else figure <= self.value
 
     def __str__(self) -> str:
@@ -41,18 +41,18 @@ class Budget(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What one line or message costs at a tenth of the size, and at the whole."""
+    """The cost of one line or message at a tenth of the size, and at the full size."""
 
     tenth: float
     whole: float
 
 
 class Figure(msgspec.Struct, kw_only=True):
-    """One peer's figure: the median of several rounds. Without values it was not measured, and the note says why."""
+    """The figure of one peer: the median of several rounds. Without values it was not measured, see the note."""
 
     peer: str
     label: str = ""
-    """What of the peer this is, where a row has several figures of one."""
+    """Which figure of the peer this is, if a row has several."""
     values: list[float]
     median: float | None = None
     low: float | None = None
@@ -60,12 +60,12 @@ class Figure(msgspec.Struct, kw_only=True):
     budget: Budget | None = None
     met: bool | None = None
     details: dict[str, float] = msgspec.field(default_factory=dict)
-    """Further figures of the same rounds, by name."""
+    """Other figures of the same rounds, by name."""
     cost: Cost | None = None
     server_cpu: float | None = None
-    """CPU time of the server over the time measured: near 1, it was the limit."""
+    """CPU time of the server divided by the measured time: near 1, the server was the limit."""
     load_busy: float | None = None
-    """The part of the time in which the load had something to do: near 1, it was the limit."""
+    """The part of the time in which the load was busy: near 1, the load was the limit."""
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -77,13 +77,13 @@ class Figure(msgspec.Struct, kw_only=True):
 
     @property
     def title(self) -> str:
-        """The peer's name for people."""
+        """Return the name of the peer for people."""
         title = PEERS[self.peer].title
         return f"{title}, {self.label}" if self.label else title
 
 
 class Row(msgspec.Struct, kw_only=True):
-    """One benchmark: the same work done by landline and its peers."""
+    """One benchmark: landline and its peers do the same work."""
 
     name: str
     title: str
@@ -91,11 +91,11 @@ class Row(msgspec.Struct, kw_only=True):
     settings: dict[str, int | float | str]
     figures: list[Figure]
     cost_title: str = ""
-    """What :attr:`Figure.cost` is, at which two sizes."""
+    """What :attr:`Figure.cost` measures, and its two sizes."""
     ratios: dict[str, float] = msgspec.field(default_factory=dict)
-    """Landline's median over each peer's."""
+    """The median of landline divided by that of each peer."""
     compares: bool = True
-    """Whether those ratios say anything."""
+    """Whether the ratios are meaningful."""
 
     def __post_init__(self) -> None:
         ours = self.figures[0].median
@@ -106,7 +106,7 @@ class Row(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """A whole run."""
+    """The results of a whole run."""
 
     machine: dict[str, int | float | str]
     versions: dict[str, str]
@@ -116,14 +116,14 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 def missing_figures(names: tuple[str, ...]) -> list[Figure]:
-    """A figure without values for each peer that cannot be measured here."""
+    """Return a figure without values for each peer that is not installed."""
     return [
         Figure(peer=name, values=[], note=PEERS[name].missing()) for name in names if PEERS[name].missing()
     ]
 
 
 def describe_machine() -> dict[str, int | float | str]:
-    """Where this runs, and how busy it is already."""
+    """Return the processor, the system, and the load average before the run."""
     model = "unknown"
     cores = 0
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -139,7 +139,7 @@ def describe_machine() -> dict[str, int | float | str]:
 
 
 def describe_versions() -> dict[str, str]:
-    """What was measured, as far as it is installed."""
+    """Return the versions of the installed packages."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -150,12 +150,12 @@ def describe_versions() -> dict[str, str]:
 
 
 def format_number(value: float) -> str:
-    """With as many digits as mean something."""
+    """Format a number with its significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.3g}"
 
 
 def format_cost(cost: Cost | None) -> str:
-    """Both costs, and how the larger size compares."""
+    """Format both costs and their ratio."""
     if cost is None:
         return ""
     grown = f" (×{cost.whole / cost.tenth:.2f})" if cost.tenth > 0 else ""
@@ -163,12 +163,12 @@ def format_cost(cost: Cost | None) -> str:
 
 
 def format_details(figure: Figure) -> str:
-    """The further figures in one line."""
+    """Format the other figures in one line."""
     return ", ".join(f"{name} {format_number(value)}" for name, value in figure.details.items())
 
 
 def format_row(row: Row) -> str:
-    """A row as a table."""
+    """Format a row as a table."""
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.settings.items())
     lines = [
         f"{row.name}: {row.title} ({settings})",

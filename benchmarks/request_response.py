@@ -1,4 +1,4 @@
-"""Requests end to end: each library's own Python client asks its own server."""
+"""Requests end to end: each library's own Python client and server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from benchmarks.settings import Settings
 
 PEERS: Final = ("landline", "landline_quic", "websockets", "socketio", "nats_py")
 Answers = list[dict[str, Any]]
-"""What a client said of each of its rounds."""
+"""The results of the rounds of a client."""
 SERVERS: Final = {"nats_py": "nats"}
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Rounds with each in turn, with one request in flight and with many."""
+    """Measure rounds with each peer in turn, with one request in flight and with many."""
     peers = settings.choose(PEERS)
     names = installed(peers)
     many = settings.requests_in_flight
@@ -60,7 +60,7 @@ def run(settings: Settings, progress: Progress) -> Row:
 def ask_in_rounds(
     clients: Mapping[str, Child], pids: Mapping[str, Sequence[int]], settings: Settings, progress: Progress
 ) -> tuple[dict[str, Answers], dict[str, Answers]]:
-    """Lets the clients ask in turn: what they say with one request in flight, and with many.
+    """Let the clients send requests in turn. Return the results with one request in flight, and with many.
 
     ``pids`` are the processes that answer each of them.
     """
@@ -82,7 +82,7 @@ def ask_in_rounds(
 
 
 def figure_of(peer: str, single: list[dict[str, Any]], whole: list[dict[str, Any]]) -> Figure:
-    """What the rounds of one came to: with many in flight, and what one request costs alone and among many."""
+    """Return the figure of a peer: the rate with many requests in flight, and the cost of one alone and among many."""
     alone = statistics.median(answer["rate"] for answer in single)
     return Figure(
         peer=peer,

@@ -1,6 +1,8 @@
-"""Python clients that ask: ``python -m benchmarks.requesters KIND PORT [CA_FILE]``; the responder behind nats-server.
+"""Python clients that send requests, and the responder for nats-py.
 
-Each is the client of its own library, on uvloop, in a process of its own.
+Usage: ``python -m benchmarks.requesters KIND PORT [CA_FILE]``.
+
+Each is the client of its own library, on uvloop, in a separate process.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ async def landline_quic_client(port: int) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def websockets_client(port: int) -> AsyncIterator[Ask]:
-    """The asyncio client of ``websockets``, and answers found by the number in front of them."""
+    """The asyncio client of ``websockets``; responses are matched by a leading number."""
     from websockets.asyncio.client import connect
 
     waiting: dict[bytes, asyncio.Future[bytes]] = {}
@@ -106,7 +108,7 @@ CLIENTS: Final[dict[str, Callable[[int], AbstractAsyncContextManager[Ask]]]] = {
 
 
 async def respond(port: int) -> None:
-    """The other side of nats-py: answers until standard input ends."""
+    """Respond to the requests of nats-py until standard input ends."""
     import nats
 
     client = await nats.connect(f"nats://{HOST}:{port}")
@@ -122,7 +124,7 @@ async def respond(port: int) -> None:
 
 
 async def measure(ask: Ask, in_flight: int, seconds: float) -> dict[str, Any]:
-    """So many workers ask one question after the other; every answer is compared with what was sent."""
+    """Run workers that each send one request after the other, and compare every response with its request."""
     count = 0
     ended = False
 
@@ -137,18 +139,18 @@ async def measure(ask: Ask, in_flight: int, seconds: float) -> dict[str, Any]:
         for _ in range(in_flight):
             workers.create_task(work())
         await asyncio.sleep(seconds * WARM_UP_SHARE)
-        before, cpu, begun = count, time.process_time(), time.monotonic()
+        before, cpu, started = count, time.process_time(), time.monotonic()
         await asyncio.sleep(seconds)
         while count == before:
             await asyncio.sleep(seconds / 10)
-        elapsed, answered = time.monotonic() - begun, count - before
+        elapsed, answered = time.monotonic() - started, count - before
         cpu = time.process_time() - cpu
         ended = True
     return {"count": answered, "rate": answered / elapsed, "load_busy": cpu / elapsed}
 
 
 async def main(kind: str, port: int) -> None:
-    """Obeys the commands on standard input until it ends."""
+    """Execute the commands on standard input until it ends."""
     loop = asyncio.get_running_loop()
     async with CLIENTS[kind](port) as ask:
         say(ready=True)

@@ -25,12 +25,12 @@ PEERS: Final = (
     "mosquitto",
 )
 BROKERS: Final = ("nats", "mosquitto")
-"""A broker answers by delivering to its sender what that published; with thousands subscribed to the same subject
+"""A broker delivers to the sender what that published; with thousands subscribed to the same subject
 it would deliver to all of them, so brokers are not measured beside idle connections."""
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Rounds against each server in turn, then once more beside many idle connections."""
+    """Measure rounds against each server in turn, then once more beside many idle connections."""
     peers = settings.choose(PEERS)
     names = installed(peers)
     idle = settings.lines // 10
@@ -38,7 +38,7 @@ def run(settings: Settings, progress: Progress) -> Row:
     crowded: dict[str, list[dict[str, Any]]] = {peer: [] for peer in names}
     with ExitStack() as stack:
         load = stack.enter_context(Child("load"))
-        begun = load.read()
+        started = load.read()
         servers = {peer: stack.enter_context(Child("servers", peer)) for peer in names}
         where = {peer: server.read() for peer, server in servers.items()}
 
@@ -65,8 +65,8 @@ def run(settings: Settings, progress: Progress) -> Row:
             "payload_bytes": len(PAYLOAD),
             "rounds": settings.rounds,
             "seconds": settings.seconds,
-            "load": f"{begun['language']}, spins",
-            "cores": begun["cores"],
+            "load": f"{started['language']}, spins",
+            "cores": started["cores"],
         },
         cost_title=f"p50 in µs, alone → beside {idle:,} idle connections of the same server",
         figures=[

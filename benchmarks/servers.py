@@ -1,4 +1,4 @@
-"""The servers that are measured, each written as its users would write it: ``python -m benchmarks.servers KIND``.
+"""The measured servers, each written as its users would write it: ``python -m benchmarks.servers KIND``.
 
 All that are Python run on uvloop, which favours the peers that do not choose it by themselves.
 """
@@ -35,29 +35,29 @@ _length = struct.Struct(">I").unpack_from
 
 
 class Serving:
-    """A server that runs: where, in which process, and how to make it send one message to every connection."""
+    """A running server: its address, its process, and how to make it send one message to all connections."""
 
     def __init__(
         self, port: int, broadcast: Callable[[], object], *, pid: int | None = None, ca_file: str = ""
     ) -> None:
         self.port = port
         self.ca_file = ca_file
-        """What a client must trust, in a folder that is removed with the server."""
+        """The certificate authority for clients, in a directory that is removed with the server."""
         self.broadcast = broadcast
         self.pid = os.getpid() if pid is None else pid
 
 
 Kind = Callable[[float], AbstractAsyncContextManager[Serving]]
-"""Called with the seconds between two heartbeats."""
+"""Called with the heartbeat interval in seconds."""
 
 
 def make_landline_server(heartbeat_s: float) -> landline.Server:
-    """The only place in which a server of landline is made here. The peers let in everybody at once, and so does it."""
+    """Create a server of landline. Like the peers it admits all clients at once."""
     return landline.Server(heartbeat=landline.Heartbeat(interval_s=heartbeat_s), admission=UNLIMITED)
 
 
 def tls_context() -> ssl.SSLContext:
-    """A server's context with a certificate made for it."""
+    """Return a TLS context with a new certificate."""
     import trustme
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -66,7 +66,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def make_landline_echo(heartbeat_s: float) -> landline.Server:
-    """A message is answered with a message, a request with its response."""
+    """Answer a message with a message, and a request with a response."""
     server = make_landline_server(heartbeat_s)
 
     @server.on_message
@@ -92,7 +92,7 @@ async def landline_messages(
 
 @asynccontextmanager
 async def landline_quic(heartbeat_s: float) -> AsyncIterator[Serving]:
-    """Lines over QUIC, with a certificate made for it."""
+    """Lines over QUIC, with a new certificate."""
     import trustme
 
     server = make_landline_echo(heartbeat_s)
@@ -110,7 +110,7 @@ async def landline_quic(heartbeat_s: float) -> AsyncIterator[Serving]:
 
 
 class BareEcho(asyncio.Protocol):
-    """``u32 length · payload``: parses every frame, answers all of one read in one write, and does nothing else."""
+    """``u32 length · payload``: parses every frame and answers all frames of one read in one write."""
 
     transports: Final[set[asyncio.Transport]] = set()
 
@@ -140,7 +140,7 @@ class BareEcho(asyncio.Protocol):
 
 @asynccontextmanager
 async def bare_uvloop(heartbeat_s: float, tls: ssl.SSLContext | None = None) -> AsyncIterator[Serving]:
-    """What this language and loop can do at best. It has no heartbeats."""
+    """The upper limit of this language and event loop. It has no heartbeats."""
     server = await asyncio.get_running_loop().create_server(BareEcho, HOST, 0, ssl=tls, backlog=BACKLOG)
     frame = struct.pack(">I", len(PAYLOAD)) + PAYLOAD
 
@@ -180,7 +180,7 @@ async def websockets_server(heartbeat_s: float, tls: ssl.SSLContext | None = Non
 
 @asynccontextmanager
 async def picows_server(heartbeat_s: float) -> AsyncIterator[Serving]:
-    """A listener of ``picows`` that sends back what it gets."""
+    """A listener of ``picows`` that echoes messages."""
     import picows
 
     connected: set[Any] = set()
@@ -208,7 +208,7 @@ async def picows_server(heartbeat_s: float) -> AsyncIterator[Serving]:
         HOST,
         0,
         enable_auto_ping=True,
-        # It waits for both in turn, whether the answer has come or not: together they are the time between two pings.
+        # It waits for both in turn, also after the pong: their sum is the time between two pings.
         auto_ping_idle_timeout=heartbeat_s * 2 / 3,
         auto_ping_reply_timeout=heartbeat_s / 3,
         auto_ping_strategy=picows.WSAutoPingStrategy.PING_PERIODICALLY,
@@ -274,11 +274,11 @@ KINDS: Final[dict[str, Kind]] = {
 
 
 BY_LANDLINE: Final = ("landline", "landline_request", "landline_tls", "landline_ws", "landline_quic")
-"""Run by :func:`landline.run`, which is uvloop's with a word to the C library."""
+"""Run by :func:`landline.run`, which runs uvloop after configuring the C library's allocator."""
 
 
 async def main(kind: str, heartbeat_s: float) -> None:
-    """Obeys the commands on standard input until it ends."""
+    """Execute the commands on standard input until it ends."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     async with KINDS[kind](heartbeat_s) as serving:
@@ -307,7 +307,7 @@ async def main(kind: str, heartbeat_s: float) -> None:
         if serving.pid == os.getpid():
             if serving.ca_file:
                 shutil.rmtree(os.path.dirname(serving.ca_file))
-            # Nobody is left to be told goodbye.
+            # No client is left to close a line to.
             os._exit(0)
 
 
@@ -317,7 +317,7 @@ if __name__ == "__main__":
     parser.add_argument("--heartbeat", type=float, default=NEVER_S)
     arguments = parser.parse_args()
     begin_child(SERVER_CORE)
-    # Thousands of connections that are cut are what is measured here, not what went wrong.
+    # Thousands of cut connections are part of the measurement, not errors to log.
     logging.getLogger().setLevel(logging.CRITICAL)
     try:
         run = landline.run if arguments.kind in BY_LANDLINE else uvloop.run

@@ -10,29 +10,30 @@ OURS: Final = "landline"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The defaults take about eleven minutes for everything."""
+    """The sizes and durations. With the defaults all rows take about eleven minutes."""
 
     seconds: float = 1.0
-    """Measured in each round of echo, round_trip and request_response, after a quarter of it to warm up."""
+    """Duration of each round of echo, round_trip and request_response, after a warm-up of a quarter of it."""
     rounds: int = 5
     echo_connections: int = 100
     echo_in_flight: int = 16
     idle_connections: int = 5_000
     idle_tls_connections: int = 2_000
     lines: int = 10_000
-    """Of fan_out, heartbeats and reconnect."""
+    """Number of lines in fan_out, heartbeats and reconnect."""
     heartbeat_interval_s: float = 10.0
     heartbeat_seconds: float = 30.0
     requests_in_flight: int = 64
     fairness_seconds: float = 1.5
-    """Of each flood, over each transport."""
+    """Duration of each flood, over each transport."""
     peers: tuple[str, ...] = ()
-    """Those to measure beside landline; all when empty."""
+    """The peers to measure beside landline; empty for all."""
     load_sleeps: bool = False
-    """Let the load sleep between answers. Waking it then costs the server, as on no other machine it would."""
+    """Let the load sleep between responses. The server then pays for waking it, which it would not if the load ran on
+    another machine."""
 
     def choose(self, peers: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of a row's peers that were asked for, landline in front."""
+        """Return the requested peers of a row, and landline."""
         return tuple(name for name in peers if not self.peers or name in self.peers or name == OURS)
 
 
@@ -46,9 +47,9 @@ QUICK = Settings(
     heartbeat_seconds=4.0,
     fairness_seconds=0.5,
 )
-"""A short look, about a minute. The budgets are for the full size."""
+"""Takes about a minute. The budgets are for the full size."""
 
 
 def tenth(size: int) -> int:
-    """The smaller size at which a row is looked at too."""
+    """Return the smaller size at which a row is also measured."""
     return max(1, size // 10)

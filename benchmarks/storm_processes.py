@@ -1,4 +1,7 @@
-"""The two sides of a storm, a process on a core each: ``python -m benchmarks.storm_processes serve|crowd``."""
+"""The server and the clients of a storm, each a process on its own core.
+
+Usage: ``python -m benchmarks.storm_processes serve|crowd OPTIONS``.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,18 @@ from landline import Admission, Line, LineState, StateChange
 
 BIN_S: Final = 0.1
 AT_ONCE: Final = 100
-"""So many clients connect at a time while the crowd gathers."""
+"""Number of clients that connect at the same time at the start."""
 
 
 class Longest(Random):
-    """Dice without chance: every delay is as long as it may be, and the same for all."""
+    """A random generator without randomness: every delay is the longest possible one, and equal for all."""
 
     def random(self) -> float:
         return 1.0
 
 
 async def serve(port: int, per_s: float) -> None:
-    """A server that counts who comes, until standard input ends; a line on it asks for the counts."""
+    """Count connections until standard input ends. A line on it requests the counts."""
     admission = Admission(per_s=per_s, burst=max(1, int(per_s))) if per_s else UNLIMITED
     server = landline.Server(admission=admission)
     loop = asyncio.get_running_loop()
@@ -42,7 +45,7 @@ async def serve(port: int, per_s: float) -> None:
 
     def count() -> None:
         tried.append(server.connections_refused + welcomed)
-        loop.call_at(begun + BIN_S * (len(tried) + 1), count)
+        loop.call_at(started + BIN_S * (len(tried) + 1), count)
 
     @server.on_line
     async def take(line: Line) -> None:
@@ -50,17 +53,17 @@ async def serve(port: int, per_s: float) -> None:
         welcomed += 1
 
     async with server.listen(f"tcp://{HOST}:{port}"):
-        begun = loop.time()
-        loop.call_at(begun + BIN_S, count)
+        started = loop.time()
+        loop.call_at(started + BIN_S, count)
         say(pid=os.getpid(), listening_at=time.monotonic())
         while await loop.run_in_executor(None, sys.stdin.readline):
-            # The last bin is counted when it is over.
+            # The last bin is counted at its end.
             await asyncio.sleep(2 * BIN_S)
             say(tried=tried)
 
 
 async def crowd(port: int, clients: int, *, jitter: bool) -> None:
-    """So many clients, who say when all of them are there, and after each line on standard input when all are back."""
+    """Connect all clients and report that; after each line on standard input, report when all have reconnected."""
     loop = asyncio.get_running_loop()
     back = asyncio.Event()
     returned: list[float] = []
@@ -92,12 +95,12 @@ async def crowd(port: int, clients: int, *, jitter: bool) -> None:
             refused.clear()
             back.clear()
             if not await loop.run_in_executor(None, sys.stdin.readline):
-                os._exit(0)  # Thousands of goodbyes would only take time.
+                os._exit(0)  # Closing thousands of lines would only take time.
             await back.wait()
 
 
 def main() -> None:
-    """One side, as its arguments say."""
+    """Run the side that the arguments name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("side", choices=("serve", "crowd"))
     parser.add_argument("options", type=json.loads)

@@ -1,4 +1,4 @@
-"""Requests over each transport, asked by landline's own client."""
+"""Requests over each transport, sent by landline's own client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import over
+from benchmarks import transport_processes
 from benchmarks.clients import PAYLOAD
 from benchmarks.peers import installed
 from benchmarks.processes import Child
@@ -15,25 +15,27 @@ from benchmarks.report import Row, missing_figures
 from benchmarks.request_response import ask_in_rounds, figure_of
 from benchmarks.settings import OURS, Settings
 
-PEERS = tuple(OURS if scheme == "tcp" else f"over_{scheme}" for scheme in over.schemes())
+PEERS = tuple(OURS if scheme == "tcp" else f"over_{scheme}" for scheme in transport_processes.schemes())
 
 
 def run(settings: Settings, progress: Progress) -> Row:
-    """Rounds with each in turn, with one request in flight and with many."""
+    """Measure rounds over each transport in turn, with one request in flight and with many."""
     peers = settings.choose(PEERS)
     names = installed(peers)
     many = settings.requests_in_flight
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="landline-"))
-        over.write_certificates(Path(directory))
+        transport_processes.write_certificates(Path(directory))
         clients: dict[str, Child] = {}
         pids: dict[str, list[int]] = {}
         for peer in names:
             scheme = peer.removeprefix("over_") if peer != OURS else "tcp"
             with progress.step(f"{scheme}://: starting"):
-                server = stack.enter_context(Child("over", "serve", scheme, directory)).read()
+                server = stack.enter_context(Child("transport_processes", "serve", scheme, directory)).read()
                 pids[peer] = [server["pid"]]
-                clients[peer] = stack.enter_context(Child("over", "ask", server["url"], directory))
+                clients[peer] = stack.enter_context(
+                    Child("transport_processes", "ask", server["url"], directory)
+                )
                 clients[peer].read()
 
         single, whole = ask_in_rounds(clients, pids, settings, progress)

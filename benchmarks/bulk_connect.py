@@ -1,4 +1,4 @@
-"""Opens many connections at once, as a crowd of clients does after a cut."""
+"""Open many connections at the same time, as many clients do after a cut."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from landline.session.handshake import ResumeTicket
 
 HOST = "127.0.0.1"
 AT_ONCE = 64
-"""Handshakes under way at one time: enough to keep any server busy, below the backlog of each (100 is the least)."""
+"""Concurrent handshakes: enough to keep any server busy, and below the backlog of each (at least 100)."""
 CONNECT_TIMEOUT_S = 30.0
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """One open connection, and what its client keeps to resume."""
+    """One open connection, and what its client needs to resume."""
 
     __slots__ = ("sock", "ticket")
 
@@ -28,20 +28,20 @@ class Connection:
         self.ticket = ticket
 
     def cut(self) -> None:
-        """Ends it as a broken network would: by a reset, which leaves no port behind in TIME_WAIT."""
+        """End the connection as a broken network does: by a reset, which leaves no port in TIME_WAIT."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.sock.close()
 
 
 def connect(kind: str, port: int, count: int) -> list[Connection]:
-    """Opens so many connections with their handshakes done."""
+    """Open ``count`` connections and perform their handshakes."""
     return reconnect(kind, port, [None] * count)
 
 
 def reconnect(kind: str, port: int, tickets: list[ResumeTicket | None]) -> list[Connection]:
-    """Opens a connection for each ticket, at most :data:`AT_ONCE` handshakes at a time.
+    """Open a connection for each ticket, with at most :data:`AT_ONCE` concurrent handshakes.
 
-    Raises :class:`OSError` when one fails or nothing happens for long; all are closed then.
+    Raise :class:`OSError` if one fails or nothing happens for too long; then all are closed.
     """
     client = CLIENTS[kind]
     opened: list[Connection] = []
@@ -49,7 +49,7 @@ def reconnect(kind: str, port: int, tickets: list[ResumeTicket | None]) -> list[
         if client.is_tls:
             opened += [_connect_tls(client, port) for _ in tickets]
         else:
-            _Crowd(client, port, tickets, opened).run()
+            _BulkConnector(client, port, tickets, opened).run()
     except BaseException:
         for connection in opened:
             connection.sock.close()
@@ -57,7 +57,7 @@ def reconnect(kind: str, port: int, tickets: list[ResumeTicket | None]) -> list[
     return opened
 
 
-class _Crowd:
+class _BulkConnector:
     def __init__(
         self, client: Client, port: int, tickets: list[ResumeTicket | None], opened: list[Connection]
     ) -> None:
@@ -66,55 +66,55 @@ class _Crowd:
         self._waiting = iter(tickets)
         self._opened = opened
         self._poll = select.epoll()
-        self._shaking: dict[int, tuple[socket.socket, Handshake]] = {}
+        self._handshakes: dict[int, tuple[socket.socket, Handshake]] = {}
 
     def run(self) -> None:
         try:
             for _ in range(AT_ONCE):
-                self._begin()
+                self._start()
             deadline = time.monotonic() + CONNECT_TIMEOUT_S
-            while self._shaking:
+            while self._handshakes:
                 ready = self._poll.poll(1)
                 if ready:
                     deadline = time.monotonic() + CONNECT_TIMEOUT_S
                 elif time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"{len(self._shaking)} handshakes did not go on for {CONNECT_TIMEOUT_S:g} s"
+                        f"{len(self._handshakes)} handshakes made no progress for {CONNECT_TIMEOUT_S:g} s"
                     )
                 for descriptor, _ in ready:
-                    self._go_on(descriptor)
+                    self._continue(descriptor)
         finally:
             self._poll.close()
-            for sock, _ in self._shaking.values():
+            for sock, _ in self._handshakes.values():
                 sock.close()
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         try:
             ticket = next(self._waiting)
         except StopIteration:
             return
-        # Over loopback, connect() is done at once while there is room in the backlog.
+        # Over loopback, connect() finishes at once while the backlog has space.
         sock = socket.create_connection((HOST, self._port), timeout=CONNECT_TIMEOUT_S)
         handshake = self._client.shake_hands(ticket)
-        self._shaking[sock.fileno()] = sock, handshake
+        self._handshakes[sock.fileno()] = sock, handshake
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         output = next(handshake)
         if output:
             sock.sendall(output)
         self._poll.register(sock.fileno(), select.EPOLLIN)
 
-    def _go_on(self, descriptor: int) -> None:
-        sock, handshake = self._shaking[descriptor]
+    def _continue(self, descriptor: int) -> None:
+        sock, handshake = self._handshakes[descriptor]
         data = sock.recv(8192)
         if not data:
             raise ConnectionError("the server closed the connection during the handshake")
         try:
             output = handshake.send(data)
         except StopIteration as done:
-            del self._shaking[descriptor]
+            del self._handshakes[descriptor]
             self._poll.unregister(descriptor)
             self._opened.append(Connection(sock, done.value))
-            self._begin()
+            self._start()
         else:
             if output:
                 sock.sendall(output)

@@ -1,4 +1,7 @@
-"""A server and a client of landline over one transport: ``python -m benchmarks.over serve|ask OPTIONS``."""
+"""A server and a client of landline over one transport.
+
+Usage: ``python -m benchmarks.transport_processes serve|ask OPTIONS``.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,21 @@ from benchmarks.servers import HOST, UNLIMITED
 from landline.transports.urls import SCHEMES
 
 DATAGRAMS: Final = "udp"
-"""Calls without a line; the others are lines."""
+"""The scheme of calls without a line."""
 TOKEN: Final = landline.SharedToken("a token of the benchmarks, long enough")
 
 
 ENCRYPTED: Final = frozenset({"tls", "wss"})
-"""The schemes that take a context of TLS; QUIC takes files."""
+"""The schemes with a TLS context; QUIC takes files."""
 
 
 def schemes() -> list[str]:
-    """Every scheme over which requests can go, in the order of the table of schemes."""
+    """Return all schemes that can carry requests, in the order of the table of schemes."""
     return list(SCHEMES)
 
 
 def write_certificates(directory: Path) -> None:
-    """A certificate authority and a certificate of this host."""
+    """Write a certificate authority and a certificate for this host."""
     import trustme
 
     authority = trustme.CA()
@@ -41,7 +44,7 @@ def write_certificates(directory: Path) -> None:
 
 
 def server_options(scheme: str, directory: Path) -> landline.TransportOptions:
-    """How a server shows its certificate."""
+    """Return the options of a server with its certificate."""
     if scheme == "quic":
         return landline.TransportOptions(certificate_file=directory / "server.pem")
     if scheme not in ENCRYPTED:
@@ -52,7 +55,7 @@ def server_options(scheme: str, directory: Path) -> landline.TransportOptions:
 
 
 def client_options(scheme: str, directory: Path) -> landline.TransportOptions:
-    """How a client checks it."""
+    """Return the options of a client that verifies the certificate."""
     if scheme == "quic":
         return landline.TransportOptions(ca_file=directory / "ca.pem")
     if scheme not in ENCRYPTED:
@@ -61,7 +64,7 @@ def client_options(scheme: str, directory: Path) -> landline.TransportOptions:
 
 
 async def serve(scheme: str, directory: Path) -> None:
-    """Answers requests until standard input ends."""
+    """Serve requests until standard input ends."""
     server = landline.Server(auth=TOKEN, admission=UNLIMITED)
 
     @server.on("echo")
@@ -72,29 +75,29 @@ async def serve(scheme: str, directory: Path) -> None:
     async with server.listen(url, options=server_options(scheme, directory)) as endpoint:
         say(pid=os.getpid(), url=str(endpoint))
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        os._exit(0)  # Nobody is left to be told goodbye.
+        os._exit(0)  # No client is left to close a line to.
 
 
 async def ask(url: str, directory: Path) -> None:
-    """Obeys the commands on standard input until it ends."""
+    """Execute the commands on standard input until it ends."""
     loop = asyncio.get_running_loop()
     scheme = landline.parse_url(url).scheme
     options = client_options(scheme, directory)
 
-    async def obey(ask: Ask) -> None:
+    async def run_commands(ask: Ask) -> None:
         say(ready=True)
         while command := await loop.run_in_executor(None, sys.stdin.readline):
             say(**await measure(ask, **json.loads(command)))
 
     if scheme == DATAGRAMS:
-        await obey(lambda body: landline.call(url, "echo", body, auth=TOKEN, timeout=30.0))
+        await run_commands(lambda body: landline.call(url, "echo", body, auth=TOKEN, timeout=30.0))
     else:
         async with landline.connect(url, auth=TOKEN, options=options) as line:
-            await obey(lambda body: line.request("echo", body))
+            await run_commands(lambda body: line.request("echo", body))
 
 
 def main() -> None:
-    """One side, as its arguments say."""
+    """Run the side that the arguments name."""
     parser = argparse.ArgumentParser()
     parser.add_argument("side", choices=("serve", "ask"))
     parser.add_argument("what")
