@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import landline
 
 PACKAGE = Path(landline.__file__).parent
+REPOSITORY = Path(__file__).parent.parent
 ABOVE = {"fleet", "cli"}
 
 
@@ -70,6 +72,28 @@ def test_everything_public_says_what_it_is_for(name):
             continue
         inherited = any(getattr(base, name, None) for base in implemented(value)) and not protocol
         assert inspect.getdoc(function) or inherited, f"{value.__name__}.{name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable"),
+    [
+        (landline.Server, "server"),
+        (landline.Connector, "connector"),
+        (landline.Group, "group"),
+        (landline.IdentityTracker, "identities"),
+    ],
+)
+def test_a_public_object_shows_its_documented_names_only(kind, variable):
+    # dir() of an object, as auto-completion uses it.
+    made = {"server": landline.Server(), "connector": landline.connect("tcp://127.0.0.1:1")}
+    made |= {"group": made["server"].group("all"), "identities": made["server"].identities}
+    assert isinstance(made[variable], kind)
+    shown = {name for name in dir(made[variable]) if not name.startswith("_")}
+    pages = "".join((REPOSITORY / "docs" / page).read_text() for page in ("library.md", "files.md"))
+    documented = set(re.findall(rf"\b{variable}\.(\w+)", pages))
+    assert shown == documented & shown
+    # "server.pem" and "server.key" are files.
+    assert documented - shown <= {"pem", "key"}
 
 
 def members(value):
