@@ -139,7 +139,7 @@ def service(processes, control, agent, place):
     program = processes.start(*agent, "--name", "service", "--power", "command", "--config", str(config))
     processes.extra_environment = {}
     assert control.shows("service", PresenceState.ONLINE).facts.persons[0].name == "anna"
-    warning = r"WARNING landline\.agent: nobody at this machine can be asked: no display and no terminal .* jobs wait"
+    warning = r"WARNING landline\.agent: nobody at this machine can be asked: no display and no controlling terminal .* jobs wait"
     processes_module.until(lambda: re.search(warning, program.err), lambda: f"no warning: {program.err}")
     yield set_who
     assert program.ends(signal.SIGTERM) == ALL_DONE
@@ -148,11 +148,11 @@ def service(processes, control, agent, place):
 def test_a_service_that_can_ask_nobody_waits(processes, service, place):
     """It acted 0.6 s after the command, with a person on."""
     following = processes.start("logoff", "service", "--yes")
-    following.says(r"service: waiting \(anna cannot be asked: no display and no terminal")
+    following.says(r"service: waiting \(anna cannot be asked: no display and no controlling terminal")
     following.says("1 machine waits because no person can be asked; .*'landline cancel")
     listed = processes.run("ls").out
     assert re.search(r"service +online +anna +no ", listed)
-    assert "service cannot ask a person: no display and no terminal (runs as a service)" in listed
+    assert "service cannot ask a person: no display and no controlling terminal" in listed
     assert not (place / "acted").exists()
     # The person goes.
     service("true")

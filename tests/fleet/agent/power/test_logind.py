@@ -246,9 +246,9 @@ def test_a_session_that_is_closing() -> None:
 
 
 def test_a_session_that_is_not_understood() -> None:
-    with pytest.raises(PowerError, match="not understood"):
+    with pytest.raises(PowerError, match="unknown format"):
         person_from_logind({"Name": 3, "Class": "user", "State": "active"})
-    with pytest.raises(PowerError, match="not understood"):
+    with pytest.raises(PowerError, match="unknown format"):
         person_from_logind({})
 
 

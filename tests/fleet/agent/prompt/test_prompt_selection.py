@@ -55,14 +55,14 @@ def test_choosing() -> None:
 @pytest.mark.parametrize(
     ("environ", "platform", "has_tkinter", "has_terminal", "reason"),
     [
-        ({}, "linux", True, False, "no display and no terminal (runs as a service)"),
-        (WAYLAND, "linux", True, False, "no X display (only Wayland) and no terminal (runs as a service)"),
+        ({}, "linux", True, False, "no display and no controlling terminal"),
+        (WAYLAND, "linux", True, False, "no X display (only Wayland) and no controlling terminal"),
         (
             X11,
             "linux",
             False,
             False,
-            "no tkinter (on Debian: apt install python3-tk) and no terminal (runs as a service)",
+            "no tkinter (on Debian: apt install python3-tk) and no controlling terminal",
         ),
         ({}, "linux", True, True, None),
         (X11, "linux", True, False, None),

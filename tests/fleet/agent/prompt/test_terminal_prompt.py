@@ -219,8 +219,8 @@ def test_a_service_has_no_terminal() -> None:
         start_new_session=True,
     )
     assert done.stdout.splitlines() == [
-        "no terminal (runs as a service)",
-        "The question cannot be shown: no terminal (runs as a service).",
+        "no controlling terminal",
+        "The question cannot be shown: no controlling terminal.",
     ]
 
 

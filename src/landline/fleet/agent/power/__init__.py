@@ -1,4 +1,7 @@
-"""The power back end of a machine, behind one interface: :class:`PowerBackend`."""
+"""Power back ends: one module per way to log off, restart and shut down a machine.
+
+A back end implements :class:`PowerBackend`; ``landline agent --power`` chooses one.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,15 @@ class PowerError(Exception):
 
 
 class OutcomeUnknown(PowerError):
-    """The system was asked, and what became of it is not known: the action may still happen."""
+    """The system was asked, but its answer is not known: the action may still happen."""
 
 
 class PermitExpired(PowerError):
-    """The leave to act ended before the call that acts; nothing was done."""
+    """The permit expired before the call that acts; nothing was done."""
 
 
 class Permit:
-    """Permission to act until a moment: ``ends_at`` on ``clock``, which also counts time in suspend."""
+    """Permission of the control server to act until ``ends_at`` on ``clock``, which includes time in suspend."""
 
     __slots__ = ("_clock", "_ends_at")
 
@@ -32,74 +35,75 @@ class Permit:
         self._clock = clock
 
     def check(self) -> float:
-        """Return how many seconds are left; call it directly before the call that acts, and after everything slow.
+        """Return the seconds left. Call this directly before the call that acts, and after everything slow.
 
-        Raise :class:`PermitExpired` when none are.
+        :raises PermitExpired: if no time is left.
         """
         left_s = self._ends_at - self._clock()
         if left_s <= 0:
-            raise PermitExpired("nothing was done: the preparations took longer than the leave to act")
+            raise PermitExpired("nothing was done: the permission to act expired during the preparations")
         return left_s
 
 
 class SystemShutdown(msgspec.Struct, frozen=True):
-    """The system goes down, whoever asked for it."""
+    """The system is shutting down or restarting, whether a job or a person caused it."""
 
     action: Action | None = None
-    """Restart or shut down; ``None`` where the system does not say which."""
+    """Restart or shut down; ``None`` if the system does not tell which."""
 
 
 class PowerBackend(Protocol):
-    """Looks at who is on, and carries out log off, restart and shut down.
+    """Lists who is logged on, and carries out log off, restart and shut down.
 
-    Every method may be cancelled; a cancelled :meth:`act` may or may not have happened.
+    Every method may be cancelled; an action whose :meth:`act` was cancelled may or may not have happened.
     """
 
     name: str
-    """As in ``--power``: ``logind``, ``command``, ``simulated`` or ``dry-run``."""
+    """The name in ``--power``: ``logind``, ``command``, ``simulated`` or ``dry-run``."""
 
     async def open(self) -> None:
-        """Acquires what the switch needs (a bus connection, an inhibitor). Raises :class:`PowerError`."""
+        """Acquire what the back end needs (a bus connection, a delay lock). Raise :class:`PowerError`."""
 
     async def close(self) -> None:
-        """Releases everything; safe to call twice and before :meth:`open`."""
+        """Release everything. Idempotent, also before :meth:`open`."""
 
     async def persons(self) -> tuple[Person, ...]:
-        """Who is logged on now. Raises :class:`PowerError` when the system does not answer."""
+        """Return who is logged on now. Raise :class:`PowerError` if the system does not answer."""
         ...
 
     async def unsupported_reason(self, action: Action) -> str | None:
-        """Why ``action`` cannot be done here, as one sentence, or ``None`` when it can."""
+        """Return why ``action`` cannot be done here, as one sentence, or ``None`` if it can."""
         ...
 
     async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
-        """Carry out ``action``, and return when the system accepted it.
+        """Carry out ``action``, and return when the system has accepted it.
 
-        Everything slow comes first; ``permit`` is checked directly before each call that acts, and a call that can be
-        taken back is given no longer than what is left of it. Raise :class:`PowerError` when the system refused or
-        the leave ended (nothing was done), and :class:`OutcomeUnknown` when the answer did not come in time.
+        Everything slow comes first. The permit is checked directly before each call that acts, and a call that can be
+        taken back gets no more time than the permit has left.
+
+        :param reason: the operator's message.
+        :raises PowerError: if the system refused, or the permit expired; nothing was done.
+        :raises OutcomeUnknown: if the answer did not come in time.
         """
 
     async def wait_for_shutdown(self) -> SystemShutdown:
-        """Return when the system announces that it goes down, whoever asked; never, where it cannot tell.
+        """Return when the system announces a shutdown or restart; never, if it cannot announce one.
 
-        Raise :class:`PowerError` when it can no longer tell; :meth:`open` may help. The system waits (within its own
-        limit) until :meth:`release_shutdown`, so that a goodbye can be sent.
+        The system waits (within its own limit) until :meth:`release_shutdown`, so that a goodbye can be sent.
+
+        :raises PowerError: if announcements can no longer arrive; :meth:`open` may help.
         """
         ...
 
     async def release_shutdown(self) -> None:
-        """Lets the system go on with going down."""
+        """Stop delaying an announced shutdown."""
 
     async def wait_for_cancellation(self) -> None:
-        """Return when an announced shutdown was called off, so that the system stays up.
-
-        Raise as :meth:`wait_for_shutdown`.
-        """
+        """Return when an announced shutdown was cancelled. Raise as :meth:`wait_for_shutdown`."""
 
     async def pending_shutdown(self) -> SystemShutdown | None:
-        """Return what the system is doing now: going down, or (``None``) not. Bounded by a second or two.
+        """Return the shutdown that is in progress, or ``None``. Takes a second or two at most.
 
-        For an agent that is told to stop and wants to say why. Raise :class:`PowerError` where that cannot be told.
+        For an agent that is being stopped and reports why. Raise :class:`PowerError` if the system does not tell.
         """
         ...

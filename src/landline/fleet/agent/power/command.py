@@ -1,9 +1,8 @@
-"""The power back end for any machine: the commands its system brings along, or those the operator configured.
+"""The power back end that runs commands: those of the system, or those that the operator configured.
 
-Of the defaults, those for Linux are run by the tests up to the child process (which is a stand-in, as the
-machine of a test must stay up), and the output of the real ``who`` is parsed. The Windows and macOS commands
-were written from ``shutdown /?``, ``logoff /?``, ``query user /?``, shutdown(8) and launchctl(1), and were
-not run.
+The tests run the default commands of Linux with a substitute for the program, as the machine of a test must stay on,
+and parse the output of the real ``who``. The commands for Windows and macOS were written from ``shutdown /?``,
+``logoff /?``, ``query user /?``, shutdown(8) and launchctl(1), and were not run.
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ from landline.fleet.model import Action, Person
 log = guarded_logger(__name__)
 
 TIME_LIMIT_S: Final = 30.0
-"""How long a command may run. All the defaults only ask the system, which takes well under a second."""
+"""Time-out of a command. The default commands only send a request to the system, which takes under a second."""
 
 STATE_TIMEOUT_S: Final = 1.0
-"""How long the system may take to say whether it goes down: it is asked by an agent that is about to be killed."""
+"""Time-out for asking whether the system is shutting down: the agent that asks is about to be killed."""
 
 LOG_OFF_TIMEOUT_S: Final = 30.0
-"""How long persons may take to be gone after the commands that log them off; desktops that ask to save take longest."""
+"""Time in which the sessions must end after the log off commands; desktops that ask to save files take longest."""
 
 LOG_OFF_POLL_S: Final = 1.0
-"""How often persons are listed again while they are to go: each time starts a process."""
+"""Interval at which persons are listed while their sessions end; each list starts a process."""
 
 OUTPUT_BYTES_MAX: Final = 64 * 1024
-"""How much of the end of a command's output is read: over a thousand logged-on persons."""
+"""Bytes read from the end of a command's output: enough for over a thousand logged-on persons."""
 
 REASON_CHARACTERS_MAX: Final = 512
-"""The most that Windows' ``shutdown /c`` takes."""
+"""The limit of Windows' ``shutdown /c``."""
 
 _TARGETS: Final = {
     "poweroff.target": Action.SHUT_DOWN,
@@ -56,20 +55,20 @@ _TARGETS: Final = {
     "kexec.target": Action.RESTART,
     "soft-reboot.target": Action.RESTART,
 }
-"""What systemd is asked to start when it goes down."""
+"""The targets that systemd starts for a shutdown."""
 
-OPTION_SIGNS: Final = ("-", "/")
-"""What an option of a program begins with, on any system."""
+OPTION_PREFIXES: Final = ("-", "/")
+"""The first characters of a program's options, on any system."""
 
 _PLACEHOLDER: Final = re.compile(r"\{(reason|person|session)\}")
 
 
 def default_commands(platform: str) -> dict[Action, tuple[str, ...]]:
-    """The commands of ``platform`` (as in :data:`sys.platform`); empty for one that is not known.
+    """Return the commands of ``platform`` (as in :data:`sys.platform`); none for an unknown one.
 
     Linux: shutdown(8), loginctl(1). Windows: ``shutdown``, ``logoff``. macOS: shutdown(8), and ``launchctl
-    bootout`` of the person's domain, which ends everything of theirs without asking. All want an
-    administrator.
+    bootout`` of the person's domain, which ends all their programs without asking. All need administrator
+    rights.
     """
     match platform:
         case "linux":
@@ -95,24 +94,23 @@ def default_commands(platform: str) -> dict[Action, tuple[str, ...]]:
 
 
 def default_persons_command(platform: str) -> tuple[str, ...]:
-    """The command that lists who is logged on: ``query user`` on Windows, who(1) elsewhere."""
+    """Return the command that lists who is logged on: ``query user`` on Windows, who(1) elsewhere."""
     return ("query", "user") if platform == "win32" else ("who",)
 
 
 def default_state_command(platform: str) -> tuple[str, ...] | None:
-    """The command that lists what systemd is about to do; ``None`` where it does not run (sd_booted(3))."""
+    """Return the command that lists the jobs of systemd; ``None`` if systemd does not run (sd_booted(3))."""
     if platform == "linux" and os.path.isdir("/run/systemd/system"):
         return ("systemctl", "list-jobs", "--no-legend", "--plain")
     return None
 
 
 class CommandPower:
-    """Runs one command for each action: a list of arguments, never through a shell.
+    """Runs one command for each action: a list of arguments, never a shell.
 
-    In each argument ``{reason}`` stands for the operator's reason, ``{person}`` for an account name and
-    ``{session}`` for what the system calls that person's session: a terminal on Linux, a session number on
-    Windows, the user's number on macOS. A command with ``{person}`` or ``{session}`` is run once for each
-    logged-on person.
+    In each argument ``{reason}`` is replaced by the operator's message, ``{person}`` by an account name and
+    ``{session}`` by the system's identifier of that person's session: a terminal on Linux, a session number on Windows,
+    the user id on macOS. A command with ``{person}`` or ``{session}`` runs once for each logged-on person.
     """
 
     name = "command"
@@ -135,17 +133,17 @@ class CommandPower:
         self._state_command = tuple(state_command) if state_command else default_state_command(platform)
 
     async def open(self) -> None:
-        """Does nothing: a command is found when it is run."""
+        """Do nothing: a program is looked up when it is run."""
 
     async def close(self) -> None:
-        """Does nothing: no command outlives its call."""
+        """Do nothing: no command outlives its call."""
 
     async def persons(self) -> tuple[Person, ...]:
-        """Who is logged on now. Raises :class:`PowerError` when the list cannot be had."""
+        """Return who is logged on now. Raise :class:`PowerError` if the list is not available."""
         return tuple(entry.person for entry in await self._logged_on())
 
     async def unsupported_reason(self, action: Action) -> str | None:
-        """Why ``action`` cannot be done: no command is set for it, or its program is not on this machine."""
+        """Return why ``action`` cannot be done: it has no command, or the program is not installed."""
         command = self._commands.get(action)
         if not command:
             return f"No command is set for {action.value} on this machine."
@@ -154,17 +152,17 @@ class CommandPower:
         return None
 
     async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
-        """Runs the command of ``action`` and returns when it ended well, after a log off when who was on is gone.
+        """Run the command of ``action`` and return when it succeeded; after a log off, when the sessions have ended.
 
-        ``permit`` is checked directly before each start of a command; how long one runs is limited by the time limit
-        alone. Raises :class:`PowerError` with the last line it wrote to standard error when it failed. Raises
-        :class:`OutcomeUnknown` when a restart or shutdown was ended by a signal, as happens when the system that goes
-        down ends it with everything else, or ran longer than the time limit and was killed. When several persons are
-        logged off, one failure does not spare the others.
+        The permit is checked directly before each start of a command; the command itself is limited only by its
+        time-out. If several persons are logged off, a failure for one does not stop the others. The exit status 0 of a
+        log off command proves nothing, as it may only have sent a request: so the persons are listed until their
+        sessions have ended. Cancelling kills the command; its effect may have happened.
 
-        That a command for a log off ended well is no evidence, as it may only have asked. Raises :class:`PowerError`
-        naming who of those that were on is still on after ``log_off_timeout_s``, and :class:`OutcomeUnknown` when that
-        cannot be told. Cancelling kills the command; what it began may have happened.
+        :raises PowerError: if the command failed, with the last line that it wrote to standard error; or if sessions
+            have not ended after ``log_off_timeout_s``, with their persons.
+        :raises OutcomeUnknown: if a restart or shutdown was ended by a signal (a system that shuts down ends it with
+            all other processes) or by its time-out; or if it is not known whether sessions have ended.
         """
         refusal = await self.unsupported_reason(action)
         if refusal is not None:
@@ -190,21 +188,21 @@ class CommandPower:
             await self._wait_logged_off(logged_on)
 
     async def wait_for_shutdown(self) -> SystemShutdown:
-        """Never returns, as commands announce nothing; ends by being cancelled."""
+        """Never return, as commands announce nothing; ends by being cancelled."""
         await asyncio.Event().wait()
         raise AssertionError("nothing sets this event")
 
     async def release_shutdown(self) -> None:
-        """Does nothing: nothing is held up."""
+        """Do nothing: no shutdown is delayed."""
 
     async def wait_for_cancellation(self) -> None:
-        """Never returns, as commands announce nothing."""
+        """Never return, as commands announce nothing."""
         await asyncio.Event().wait()
 
     async def pending_shutdown(self) -> SystemShutdown | None:
-        """What systemd is about to do. Raises :class:`PowerError` where there is no systemd or it does not answer."""
+        """Return the shutdown that systemd has begun. Raise :class:`PowerError` without an answer of systemd."""
         if self._state_command is None:
-            raise PowerError("This system does not say whether it goes down.")
+            raise PowerError("This system does not tell whether it is shutting down.")
         output = await self._run_well(self._state_command, time_limit_s=STATE_TIMEOUT_S)
         return shutdown_from_jobs(output)
 
@@ -212,13 +210,13 @@ class CommandPower:
         try:
             return await self._logged_on()
         except PowerError as error:
-            log.warning("Who is to be logged off cannot be told: %s", error)
+            log.warning("The persons to log off cannot be listed: %s", error)
             return None
 
     async def _wait_logged_off(self, before: Iterable[LoginSession] | None) -> None:
-        """Return when nobody of ``before`` is on any more; where it is ``None`` (not known), when nobody is.
+        """Return when none of the sessions ``before`` is left; if that is ``None`` (not known), when no session is.
 
-        Raises as :meth:`act` says. A list that cannot be had is asked for again, as it may fail while sessions end.
+        Raise as :meth:`act`. A list that fails is requested again, as that may happen while sessions end.
         """
         problem: PowerError | None
         left: list[LoginSession]
@@ -228,7 +226,7 @@ class CommandPower:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._log_off_timeout_s
         while True:
-            # A look that has begun is not cut short: it is the evidence. The time limit of commands bounds it.
+            # The list is the evidence, so it is not interrupted. The time-out of commands limits it.
             problem, left = None, []
             try:
                 entries = await self._logged_on()
@@ -243,18 +241,20 @@ class CommandPower:
                 break
             await asyncio.sleep(min(left_s, LOG_OFF_POLL_S))
         if problem is not None:
-            raise OutcomeUnknown(f"Whether they are logged off cannot be told: {problem}") from problem
+            raise OutcomeUnknown(
+                f"It is not known whether the persons are logged off: {problem}"
+            ) from problem
         if targets is None:
-            raise OutcomeUnknown(f"{still_on(left)} Who was on before cannot be told.")
+            raise OutcomeUnknown(f"{still_on(left)} It is not known who was logged on before.")
         raise PowerError(still_on(left))
 
     async def _logged_on(self) -> tuple[LoginSession, ...]:
         if self._platform == "win32":
             status, output, errors = await self._run(self._persons_command)
             entries = sessions_from_query_user(output)
-            # `query user` ends with 1 both when it listed persons and when nobody is on. Its first line is a heading.
+            # `query user` ends with 1 both after a list and if no person is logged on. Its first line is a heading.
             if not entries:
-                _check_says_nobody(self._persons_command, output.splitlines()[1:])
+                _check_lists_no_person(self._persons_command, output.splitlines()[1:])
             if status not in (0, 1) or (not entries and last_line(errors) and "No User exists" not in errors):
                 raise PowerError(failure_sentence(self._persons_command, status, errors))
             return entries
@@ -263,7 +263,7 @@ class CommandPower:
         if not entries:
             is_mac = self._platform == "darwin"
             others = [line for line in output.splitlines() if not (is_mac and line.startswith("_"))]
-            _check_says_nobody(self._persons_command, others)
+            _check_lists_no_person(self._persons_command, others)
         return entries
 
     async def _run_well(
@@ -280,7 +280,7 @@ class CommandPower:
         self, argv: Sequence[str], permit: Permit | None = None, *, time_limit_s: float | None = None
     ) -> tuple[int, str, str]:
         time_limit_s = self._time_limit_s if time_limit_s is None else time_limit_s
-        # Files, not pipes: a daemon that the command leaves behind would hold a pipe open for ever.
+        # Files, not pipes: a daemon that the command starts would keep a pipe open.
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             if permit is not None:
                 permit.check()
@@ -290,7 +290,7 @@ class CommandPower:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=errors,
-                    # Texts are parsed: they must be in the language and the date format that is expected.
+                    # The output is parsed, so its language and date format must be fixed.
                     env={**os.environ, "LC_ALL": "C"},
                     start_new_session=sys.platform != "win32",
                 )
@@ -311,34 +311,33 @@ class CommandPower:
 
 
 def still_on(left: Iterable[LoginSession]) -> str:
-    """One sentence naming who is still logged on."""
+    """Return a sentence that names who is still logged on."""
     names = (f"{each.person.name} ({each.person.seat or f'session {each.session}'})" for each in left)
     return f"Still logged on: {', '.join(names)}."
 
 
 def _session_key(entry: LoginSession) -> tuple[str, str, float | None]:
-    """What stays the same while a session lasts: on Windows, one that is disconnected loses its seat."""
+    """Return what identifies a session: on Windows, a session that is disconnected loses its seat."""
     return entry.person.name, entry.session, entry.person.since_at
 
 
-def _check_says_nobody(argv: Sequence[str], lines: Iterable[str]) -> None:
-    """Raise :class:`PowerError` when ``lines`` say something: that nobody is understood is not that nobody is on."""
+def _check_lists_no_person(argv: Sequence[str], lines: Iterable[str]) -> None:
+    """Raise :class:`PowerError` for any text in ``lines``: an unknown format does not mean an empty list."""
     line = last_line("\n".join(lines))
     if line:
-        raise PowerError(f"{argv[0]} lists persons in a way that is not understood: {line[:100]}.")
+        raise PowerError(f"{argv[0]} printed its list of persons in an unknown format: {line[:100]}.")
 
 
 def is_per_person(command: Sequence[str]) -> bool:
-    """Whether ``command`` is to be run once for each person."""
+    """Return whether ``command`` runs once for each person."""
     return any("{person}" in argument or "{session}" in argument for argument in command)
 
 
 def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoginSession]) -> list[tuple[str, ...]]:
-    """The argument lists to run, each once: one, or one for each person where ``command`` names them.
+    """Return the argument lists to run, without duplicates: one, or one for each person if ``command`` names them.
 
-    Values are put in as they are and never looked at again, so a reason may contain ``{person}``. A reason that the
-    command would take for an option gets a space in front. Raises :class:`PowerError` for a person or session that
-    it would take for one.
+    Inserted values are not expanded again, so a reason may contain ``{person}``. A reason that the command would take
+    for an option gets a space in front. Raise :class:`PowerError` for a person or session that it would take for one.
     """
     reason = safe_text(reason, REASON_CHARACTERS_MAX)
     if not is_per_person(command):
@@ -347,14 +346,14 @@ def argv_for(command: Sequence[str], reason: str, logged_on: Iterable[LoginSessi
     for entry in logged_on:
         values = {"reason": reason, "person": entry.person.name, "session": entry.session}
         for value in (entry.person.name, entry.session):
-            if value.startswith(OPTION_SIGNS):
-                raise PowerError(f"{value!r} is no name that can be given to {command[0]}.")
+            if value.startswith(OPTION_PREFIXES):
+                raise PowerError(f"{value!r} cannot be passed to {command[0]}: it looks like an option.")
         argvs.append(_substituted(command, values))
     return list(dict.fromkeys(argvs))
 
 
 def shutdown_from_jobs(text: str) -> SystemShutdown | None:
-    """What ``systemctl list-jobs`` says of the system: it goes down when one of its targets for that is started."""
+    """Return the shutdown that the output of ``systemctl list-jobs`` shows: the start of one of its targets."""
     for line in text.splitlines():
         match line.split():
             case [_, unit, "start", *_] if unit in _TARGETS:
@@ -363,7 +362,7 @@ def shutdown_from_jobs(text: str) -> SystemShutdown | None:
 
 
 def failure_sentence(argv: Sequence[str], status: int, errors: str) -> str:
-    """One sentence: which command failed, and the last line it wrote to standard error."""
+    """Return a sentence with the command that failed and the last line that it wrote to standard error."""
     if status < 0:
         how = f"{argv[0]} was ended by {signal.Signals(-status).name}"
     else:
@@ -373,7 +372,7 @@ def failure_sentence(argv: Sequence[str], status: int, errors: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of ``text`` that is not blank, or an empty string."""
+    """Return the last line of ``text`` that is not blank, or an empty string."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
@@ -383,13 +382,13 @@ def _substituted(command: Sequence[str], values: Mapping[str, str]) -> tuple[str
 
 def _filled(argument: str, values: Mapping[str, str]) -> str:
     filled = _PLACEHOLDER.sub(lambda match: values[match[1]], argument)
-    # What begins with the operator's words. "--" in front of it would help only with programs that know it, and not
-    # on Windows.
-    return f" {filled}" if filled.startswith(OPTION_SIGNS) and _PLACEHOLDER.match(argument) else filled
+    # Only for an argument that begins with the operator's text. "--" in front of it would help only with programs that
+    # know it, and not on Windows.
+    return f" {filled}" if filled.startswith(OPTION_PREFIXES) and _PLACEHOLDER.match(argument) else filled
 
 
 def _kill_group(process: asyncio.subprocess.Process) -> None:
-    # It may have ended just now.
+    # The process may have ended just now.
     with contextlib.suppress(ProcessLookupError):
         if sys.platform == "win32":
             process.kill()
@@ -400,5 +399,5 @@ def _kill_group(process: asyncio.subprocess.Process) -> None:
 def _read_end(file: IO[bytes]) -> str:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - OUTPUT_BYTES_MAX))
-    # Windows' console programs write in the code page of the console, not of the desktop.
+    # Console programs of Windows use the code page of the console, not of the desktop.
     return file.read().decode("oem" if sys.platform == "win32" else "utf-8", errors="replace")

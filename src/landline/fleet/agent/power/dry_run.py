@@ -1,4 +1,4 @@
-"""A power back end that is connected to nothing: for trying a fleet out on machines that must stay up."""
+"""A power back end that only logs: for trying a fleet out on machines that must stay on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ log = guarded_logger(__name__)
 
 
 class DryRunPower:
-    """Accepts every action, logs it and remembers it in :attr:`acted` as ``(action, reason)``; no more.
+    """Accepts every action, logs it, and records it in :attr:`acted` as ``(action, reason)``.
 
-    ``persons`` are said to be logged on, and stay so.
+    :param persons: who is reported as logged on; they stay so.
     """
 
     name = "dry-run"
@@ -24,37 +24,37 @@ class DryRunPower:
         self.acted: list[tuple[Action, str]] = []
 
     async def open(self) -> None:
-        """Does nothing: there is nothing to acquire."""
+        """Do nothing: there is nothing to acquire."""
 
     async def close(self) -> None:
-        """Does nothing: there is nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     async def persons(self) -> tuple[Person, ...]:
-        """The persons given at the start."""
+        """Return the persons given to the constructor."""
         return self._persons
 
     async def unsupported_reason(self, action: Action) -> str | None:
-        """Always ``None``: a dry run can do everything."""
+        """Return ``None``: a dry run supports every action."""
         return None
 
     async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
-        """Log and remember ``action``; never waits. Raise :class:`PermitExpired` when it is too late."""
+        """Log and record ``action``, without waiting. Raise :class:`PermitExpired` if it is too late."""
         permit.check()
         self.acted.append((action, reason))
         log.info("Dry run: the machine would now be %s (%s)", action.past, reason or "no reason given")
 
     async def wait_for_shutdown(self) -> SystemShutdown:
-        """Never return, as nothing is announced here; ends by being cancelled."""
+        """Never return, as nothing is announced; ends by being cancelled."""
         await asyncio.Event().wait()
         raise AssertionError
 
     async def release_shutdown(self) -> None:
-        """Does nothing: nothing is held up."""
+        """Do nothing: no shutdown is delayed."""
 
     async def wait_for_cancellation(self) -> None:
-        """Never return, as nothing is announced here."""
+        """Never return, as nothing is announced."""
         await asyncio.Event().wait()
 
     async def pending_shutdown(self) -> SystemShutdown | None:
-        """Raise :class:`PowerError`: this switch is connected to nothing that could tell."""
-        raise PowerError("a dry run cannot tell whether the system goes down")
+        """Raise :class:`PowerError`: a dry run has no connection to the system."""
+        raise PowerError("a dry run cannot tell whether the system is shutting down")

@@ -1,4 +1,4 @@
-"""Reading who is logged on out of what ``who``, ``query user`` and logind say."""
+"""Parses the lists of logged-on persons that ``who``, ``query user`` and logind print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from landline.fleet.agent.power import PowerError
 from landline.fleet.model import Person
 
 PERSON_CLASSES: Final = frozenset({"user", "user-early", "user-light", "user-early-light"})
-"""Session classes behind which a person sits (pam_systemd(8)); since systemd 256 root's is ``user-early``."""
+"""Session classes that belong to a person (pam_systemd(8)); since systemd 256 root's is ``user-early``."""
 
 # anna     tty2         2024-05-01 10:00 (tty2)            GNU, LC_ALL=C
 # anna     ttys001      Oct  2 08:11     (10.0.0.5)        macOS
@@ -35,17 +35,19 @@ _QUERY_USER_LINE: Final = re.compile(
 
 
 class LoginSession(msgspec.Struct, frozen=True):
-    """A person, and what their system calls their session when it is to be ended."""
+    """A person and the system's identifier of their session."""
 
     person: Person
     session: str
 
 
 def sessions_from_who(text: str, platform: str, zone: tzinfo | None = None) -> tuple[LoginSession, ...]:
-    """The persons in the output of who(1) in the C locale; lines of another shape are skipped.
+    """Return the persons in the output of who(1) in the C locale; lines of another form are skipped.
 
-    ``zone`` is the time zone ``who`` printed in, the machine's own by default. macOS prints no year, so
-    ``since_at`` stays unknown there.
+    macOS prints no year, so ``since_at`` is unknown there.
+
+    :param platform: as in :data:`sys.platform`.
+    :param zone: the time zone in which ``who`` printed, by default the machine's own.
     """
     entries = []
     for line in text.splitlines():
@@ -65,10 +67,10 @@ def sessions_from_who(text: str, platform: str, zone: tzinfo | None = None) -> t
 
 
 def sessions_from_query_user(text: str) -> tuple[LoginSession, ...]:
-    """The persons in the output of Windows' ``query user``, in any language: only the shape is looked at.
+    """Return the persons in the output of Windows' ``query user``, in any language: only its form is parsed.
 
-    A disconnected session has no name, and its person is still logged on. ``since_at`` stays unknown, as the
-    date is in the format of the country.
+    A disconnected session has no name, but its person is still logged on. ``since_at`` is unknown, because the date has
+    the format of the country.
     """
     entries = []
     for line in text.splitlines():
@@ -82,10 +84,10 @@ def sessions_from_query_user(text: str) -> tuple[LoginSession, ...]:
 
 
 def person_from_logind(properties: Mapping[str, Any]) -> Person | None:
-    """The person behind the session with these properties; ``None`` for a greeter or a service.
+    """Return the person of a logind session with these properties; ``None`` for a greeter or a service.
 
-    The seat is the X display where there is one, else the terminal. Raises :class:`PowerError` when the
-    properties are not of the types that org.freedesktop.login1(5) documents.
+    The seat is the X display if there is one, otherwise the terminal. Raise :class:`PowerError` if the properties do
+    not have the types that org.freedesktop.login1(5) documents.
     """
     session = _session(properties)
     if session.class_ not in PERSON_CLASSES:
@@ -99,7 +101,7 @@ def person_from_logind(properties: Mapping[str, Any]) -> Person | None:
 
 
 def is_closing(properties: Mapping[str, Any]) -> bool:
-    """Whether the session is logged off and still has processes. Raises as :func:`person_from_logind`."""
+    """Return whether a session is logged off but still has processes. Raise as :func:`person_from_logind`."""
     return _session(properties).state == "closing"
 
 
@@ -107,7 +109,7 @@ def _session(properties: Mapping[str, Any]) -> _SessionProperties:
     try:
         return msgspec.convert(properties, _SessionProperties)
     except msgspec.ValidationError as error:
-        raise PowerError(f"logind describes a session in a way that is not understood: {error}") from error
+        raise PowerError(f"logind described a session in an unknown format: {error}") from error
 
 
 class _SessionProperties(msgspec.Struct):
@@ -123,7 +125,7 @@ class _SessionProperties(msgspec.Struct):
 
 
 def _is_remote_host(host: str) -> bool:
-    # Displays (":0") and terminal multiplexers ("tmux(812).%0") stand where a host name would.
+    # Displays (":0") and terminal multiplexers ("tmux(812).%0") take the place of a host name.
     return bool(host) and not host.startswith((":", "tmux(")) and not host.startswith(("tty", "login screen"))
 
 
@@ -139,7 +141,7 @@ def _seconds_from_when(when: str, zone: tzinfo | None) -> float | None:
 def _user_number(name: str) -> str:
     if sys.platform == "win32":
         return ""
-    import pwd  # there is none on Windows
+    import pwd  # Windows has no such module
 
     try:
         return str(pwd.getpwnam(name).pw_uid)

@@ -1,4 +1,4 @@
-"""The power back end of a Linux machine with systemd: logind on the system bus.
+"""The power back end for Linux with systemd: logind on the system bus.
 
 Method, property and signal names are those of org.freedesktop.login1(5); the delay lock is described under
 "Inhibitor Locks" of the systemd documentation. The bus is the system bus, or the one named by the environment
@@ -25,23 +25,23 @@ from landline.fleet.agent.power.login_sessions import is_closing, person_from_lo
 from landline.fleet.model import Action, Person
 
 CALL_TIMEOUT_S: Final = 10.0
-"""How long one call may take. logind answers in milliseconds; polkit, which it may ask, in a second."""
+"""Time-out of one call. logind answers in milliseconds; polkit, which it may ask, in a second."""
 
 LOG_OFF_TIMEOUT_S: Final = 30.0
-"""How long sessions may take to end; desktops that ask to save files take longest."""
+"""Time in which sessions must end; desktops that ask to save files take longest."""
 
 SESSIONS_POLL_S: Final = 1.0
-"""How often sessions are listed again while waiting for their end, in case a signal of it is lost."""
+"""Interval at which sessions are listed while they end, in case a signal is lost."""
 
 RECONNECT_TIMEOUT_S: Final = 15.0
-"""How long a job waits for a bus or a logind that is being restarted before it is refused; both take a few seconds."""
+"""Time that a job waits for a bus or a logind that restarts, before it is refused; both take a few seconds."""
 
 RECONNECT_FIRST_S: Final = 0.1
 RECONNECT_CAP_S: Final = 2.0
-"""The pause before the second attempt to reach the bus; it doubles up to the cap."""
+"""Pause before the second attempt to reach the bus; doubled up to the cap."""
 
 JOBS_TIMEOUT_S: Final = 1.0
-"""How long systemd may take to list its jobs: it is asked by an agent that is about to be killed."""
+"""Time-out for listing systemd's jobs: the agent that asks is about to be killed."""
 
 SERVICE: Final = "org.freedesktop.login1"
 MANAGER_PATH: Final = "/org/freedesktop/login1"
@@ -55,7 +55,7 @@ BUS: Final = "org.freedesktop.DBus"
 
 BLOCKING_MAX: Final = 3
 BLOCKING_CHARACTERS_MAX: Final = 100
-"""How many programs that block a shutdown are named to the operator, and how much of each."""
+"""How many programs that block a shutdown are named, and the length of each name."""
 
 INHIBIT_WHY: Final = "Say goodbye to the control server"
 
@@ -63,33 +63,34 @@ _GONE_ERRORS: Final = frozenset(
     {f"{SERVICE}.NoSuchSession", f"{BUS}.Error.UnknownObject", f"{BUS}.Error.UnknownMethod"}
 )
 
-_KINDS: Final = {
+_SHUTDOWN_TYPES: Final = {
     "poweroff": Action.SHUT_DOWN,
     "halt": Action.SHUT_DOWN,
     "reboot": Action.RESTART,
     "kexec": Action.RESTART,
     "soft-reboot": Action.RESTART,
 }
-"""What logind's ``PrepareForShutdownWithMetadata`` (since systemd 255) and systemd's targets call it."""
+"""The names in logind's ``PrepareForShutdownWithMetadata`` (since systemd 255) and of systemd's targets."""
 
 log = guarded_logger(__name__)
 
 
-class Session(msgspec.Struct, frozen=True):
-    """A logind session with a person behind it."""
+class LogindSession(msgspec.Struct, frozen=True):
+    """A logind session that belongs to a person."""
 
     id: str
     person: Person
     is_closing: bool = False
-    """Whether it is logged off already, and some of its processes still run."""
+    """Whether it is logged off, while some of its processes still run."""
 
 
 class LogindPower:
-    """Restart, shut down and log off through logind.
+    """Restarts, shuts down and logs off through logind.
 
-    ``bus_address`` replaces the system bus. A bus that was lost is connected to again by the next call that needs
-    it; :meth:`refusal` and the preparations of :meth:`act` wait ``reconnect_timeout_s`` for one that is being
-    restarted, all others try once.
+    If the bus connection is lost, the next call that needs it connects again. :meth:`unsupported_reason` and the
+    preparations of :meth:`act` wait ``reconnect_timeout_s`` for a bus that restarts; all other methods try once.
+
+    :param bus_address: replaces the address of the system bus.
     """
 
     name = "logind"
@@ -109,30 +110,32 @@ class LogindPower:
         self._opening = asyncio.Lock()
         self._bus: MessageBus | None = None
         self._lost: asyncio.Future[None] | None = None
-        """Done once the connection to the bus ended."""
+        """Done when the connection to the bus has ended."""
         self._owner: str | None = None
-        """The unique name of logind on the bus: signals are believed from it alone."""
+        """The unique name of logind on the bus: signals from other senders are ignored."""
         self._inhibitor: int | None = None
         self._asking: set[asyncio.Task[None]] = set()
-        """What a signal made necessary: taking the delay lock again, or asking a new logind."""
-        self._going: SystemShutdown | None = None
-        self._kind: Action | None = None
-        """What the newer signal said, which comes directly before the older one that everything waits for."""
+        """Calls that a signal made necessary: taking the delay lock again, or asking a new logind."""
+        self._shutdown: SystemShutdown | None = None
+        self._announced_type: Action | None = None
+        """The type from the newer signal, which comes directly before the older one that announces the shutdown."""
         self._announced = asyncio.Event()
-        self._called_off = asyncio.Event()
-        self._called_off.set()
+        self._cancelled = asyncio.Event()
+        self._cancelled.set()
         self._sessions_changed = asyncio.Event()
 
     async def open(self) -> None:
-        """Connects to the bus, listens to logind and takes the delay lock. Does nothing when already open.
+        """Connect to the bus, subscribe to logind's signals and take the delay lock. Do nothing when already open.
 
-        Raises :class:`PowerError` when there is no bus or no logind. A refused delay lock is only logged: the
-        machine can still be restarted, but a goodbye may come too late. Cancelling leaves it closed.
+        A refused delay lock is only logged: the machine can still be restarted, but a goodbye may come too late.
+        Cancelling leaves the back end closed.
+
+        :raises PowerError: if there is no bus or no logind.
         """
         async with self._opening:
             if self._bus is not None and self._bus.connected:
                 return
-            await self._let_go()
+            await self._release()
             bus = await self._connect()
             self._bus = bus
             self._lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
@@ -144,16 +147,16 @@ class LogindPower:
                     f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{SERVICE}'",
                 ):
                     await self._call(bus, BUS, "/org/freedesktop/DBus", BUS, "AddMatch", "s", [rule])
-                await self._look_at_logind(bus)
+                await self._ask_logind_state(bus)
             except BaseException:
-                await self._let_go()
+                await self._release()
                 raise
 
     async def close(self) -> None:
-        """Lets go of the delay lock and of the bus; safe to call twice and before :meth:`open`."""
-        await self._let_go()
+        """Release the delay lock and the bus. Idempotent, also before :meth:`open`."""
+        await self._release()
 
-    async def _let_go(self) -> None:
+    async def _release(self) -> None:
         for task in self._asking:
             task.cancel()
         self._drop_inhibitor()
@@ -162,21 +165,21 @@ class LogindPower:
         if bus is None or lost is None:
             return
         bus.disconnect()
-        # The library closes the socket when it reads its end, which a broken loop or bus might never deliver.
+        # The library closes the socket when it reads its end, which may never come from a broken loop or bus.
         await asyncio.wait({lost}, timeout=self._call_timeout_s)
         lost.cancel()
 
-    async def _look_at_logind(self, bus: MessageBus) -> None:
-        """Asks a logind that is new to us whether it goes down, and takes the delay lock if it does not.
+    async def _ask_logind_state(self, bus: MessageBus) -> None:
+        """Ask a new logind whether the system is shutting down; take the delay lock if it is not.
 
-        This also starts logind where the bus starts it on demand, and tells its unique name. What an earlier one
-        announced, or called off, while nobody listened is found out here.
+        This also starts logind where the bus does that on demand, and shows its unique name. It makes up for
+        announcements and cancellations that were missed.
         """
         is_preparing = await self._is_preparing(bus)
         if is_preparing:
-            self._set_going(self._going or SystemShutdown(self._kind))
+            self._set_shutdown(self._shutdown or SystemShutdown(self._announced_type))
         else:
-            self._set_going(None)
+            self._set_shutdown(None)
             await self._take_inhibitor(bus)
 
     async def _is_preparing(self, bus: MessageBus) -> bool:
@@ -186,17 +189,17 @@ class LogindPower:
         return bool(unpack_variants(reply.body) == [True])
 
     async def persons(self) -> tuple[Person, ...]:
-        """Who is logged on now: sessions of a person that are not closing. Raises :class:`PowerError`."""
+        """Return the persons of all sessions that are not closing. Raise :class:`PowerError`."""
         sessions = await self._sessions(await self._open_bus())
         return tuple(session.person for session in sessions if not session.is_closing)
 
     async def unsupported_reason(self, action: Action) -> str | None:
-        """Why ``action`` cannot be done here, ``None`` when it can; asks ``CanReboot`` and ``CanPowerOff``.
+        """Return why ``action`` cannot be done here, or ``None``; asks ``CanReboot`` and ``CanPowerOff``.
 
-        A logind that does not answer is a reason too, so this raises nothing.
+        If logind does not answer, that is the reason; so this raises no :class:`PowerError`.
         """
         if action is Action.LOG_OFF:
-            # logind has no "Can" for this; only trying tells.
+            # logind has no "Can" method for this.
             return None
         if action is Action.WAKE:
             return "A machine that is on cannot be woken."
@@ -211,12 +214,15 @@ class LogindPower:
         return unsupported_reason_from_can(action, answer, blocking)
 
     async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
-        """Carries out ``action``; ``reason`` is shown on terminals as the wall message.
+        """Carry out ``action``. Cancelling stops the waiting, not the action.
 
-        Restart and shut down return when logind accepted them. Log off returns when every person's session is
-        gone, local and remote. Raises :class:`PowerError` when logind refuses or ``permit`` ended before it was asked,
-        :class:`OutcomeUnknown` when it does not answer within the permit, and after ``log_off_timeout_s`` a
-        :class:`PowerError` naming who is still logged on. Cancelling stops the waiting, not the action.
+        Restart and shut down return when logind has accepted them. Log off returns when the sessions of all persons
+        have ended, local and remote.
+
+        :param reason: shown on terminals as the wall message.
+        :raises PowerError: if logind refuses, if the permit expired before logind was asked, or if persons are still
+            logged on after ``log_off_timeout_s``.
+        :raises OutcomeUnknown: if logind does not answer while the permit is valid.
         """
         match action:
             case Action.LOG_OFF:
@@ -229,18 +235,19 @@ class LogindPower:
                 raise PowerError("A machine that is on cannot be woken.")
 
     async def wait_for_shutdown(self) -> SystemShutdown:
-        """Returns after ``PrepareForShutdown(true)``, also one before the call, until that is called off.
+        """Return after ``PrepareForShutdown(true)``, also if it came before the call and was not cancelled since.
 
-        While the delay lock is held logind then waits, by default at most 5 s (``InhibitDelayMaxSec=``). A
-        shutdown that is called off takes the lock again. Raises :class:`PowerError` when the bus is lost or closed,
-        so that nothing waits for an announcement that cannot come. Cancelling is safe.
+        logind then waits while the delay lock is held, by default at most 5 s (``InhibitDelayMaxSec=``). When a
+        shutdown is cancelled, the lock is taken again. Cancelling this method is safe.
+
+        :raises PowerError: if the bus is lost or closed, as no announcement can arrive then.
         """
         await self._wait_for(self._announced)
-        return self._going or SystemShutdown()
+        return self._shutdown or SystemShutdown()
 
     async def wait_for_cancellation(self) -> None:
-        """Returns after ``PrepareForShutdown(false)``, or when logind says after its restart that it stays up."""
-        await self._wait_for(self._called_off)
+        """Return after ``PrepareForShutdown(false)``, or when a restarted logind reports no shutdown."""
+        await self._wait_for(self._cancelled)
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         if event.is_set():
@@ -258,15 +265,15 @@ class LogindPower:
             raise PowerError("The connection to the system bus was lost; shutdowns are no longer announced.")
 
     async def release_shutdown(self) -> None:
-        """Gives the delay lock back, so that the system goes on with going down; safe to call twice."""
+        """Release the delay lock, so that the shutdown continues. Idempotent."""
         self._drop_inhibitor()
 
     async def pending_shutdown(self) -> SystemShutdown | None:
-        """What logind announced; where it did not say whether it is a restart, what systemd has begun.
+        """Return the shutdown that logind announced; if it did not tell the type, the one that systemd has begun.
 
-        Raises :class:`PowerError` when neither can be asked.
+        :raises PowerError: if neither answers.
         """
-        going = self._going
+        going = self._shutdown
         if going is not None and going.action is not None:
             return going
         if self._bus is None or not self._bus.connected:
@@ -280,7 +287,7 @@ class LogindPower:
         except PowerError:
             return going
         for _, unit, kind, *_ in reply.body[0]:
-            action = _KINDS.get(str(unit).removesuffix(".target"))
+            action = _SHUTDOWN_TYPES.get(str(unit).removesuffix(".target"))
             if action is not None and kind == "start":
                 return SystemShutdown(action)
         return going
@@ -291,28 +298,28 @@ class LogindPower:
         bus = await self._bus_in_time()
         is_wall_set = bool(reason) and await self._set_wall_message(bus, reason)
         try:
-            # A logind that hangs is found here, where nothing is lost yet.
+            # Detects a logind that hangs before the call that matters.
             await self._is_preparing(bus)
             left_s = permit.check()
-            # False: polkit must not ask anybody for a password, there may be nobody.
+            # False: polkit must not ask for a password, as there may be no person to type it.
             await self._call_logind(
                 bus, MANAGER_PATH, MANAGER, member, "b", [False], timeout_s=min(left_s, self._call_timeout_s)
             )
         except OutcomeUnknown:
-            # logind asks the bus who a caller is before it acts. It refuses one that has gone, so hanging up takes
-            # back a request that it has not read yet.
-            await self._hang_up(bus)
+            # Before logind acts, it asks the bus who the caller is, and refuses a caller that has left. So
+            # disconnecting takes back a request that logind has not read yet.
+            await self._disconnect(bus)
             raise
         except PowerError:
             if is_wall_set:
-                # Left behind, it would be shown at somebody else's shutdown later.
+                # Otherwise the message would be shown at a later shutdown.
                 await self._set_wall_message(bus, "")
             raise
 
-    async def _hang_up(self, bus: MessageBus) -> None:
+    async def _disconnect(self, bus: MessageBus) -> None:
         async with self._opening:
             if self._bus is bus:
-                await self._let_go()
+                await self._release()
 
     async def _set_wall_message(self, bus: MessageBus, text: str) -> bool:
         try:
@@ -341,18 +348,18 @@ class LogindPower:
                 if error.error_name not in _GONE_ERRORS:
                     refusals[session_id] = str(error)
             except OutcomeUnknown:
-                await self._hang_up(bus)
+                await self._disconnect(bus)
                 raise
         left = await self._wait_logged_off(targets, refusals)
         if left:
             raise PowerError(still_on(left, refusals.values()))
 
     async def _wait_logged_off(
-        self, targets: Mapping[str, Session], refusals: Mapping[str, str]
-    ) -> list[Session]:
-        """Waits until the sessions are gone, and returns those that are not in time or were refused.
+        self, targets: Mapping[str, LogindSession], refusals: Mapping[str, str]
+    ) -> list[LogindSession]:
+        """Wait until the sessions have ended; return those that have not ended in time or were refused.
 
-        A session that is "closing" still has processes: it is gone when logind no longer knows it.
+        A session that is "closing" still has processes: it has ended when logind no longer lists it.
         """
         left = list(targets.values())
         with contextlib.suppress(TimeoutError):
@@ -367,8 +374,8 @@ class LogindPower:
                     self._sessions_changed.clear()
         return left
 
-    async def _sessions(self, bus: MessageBus) -> list[Session]:
-        """Every session of a person, those that are closing too."""
+    async def _sessions(self, bus: MessageBus) -> list[LogindSession]:
+        """Return all sessions of persons, also those that are closing."""
         reply = await self._call_logind(bus, MANAGER_PATH, MANAGER, "ListSessions")
         sessions = []
         for session_id, _uid, _user, _seat, path in reply.body[0]:
@@ -380,11 +387,11 @@ class LogindPower:
                 raise
             properties = unpack_variants(answer.body[0])
             if (person := person_from_logind(properties)) is not None:
-                sessions.append(Session(session_id, person, is_closing=is_closing(properties)))
+                sessions.append(LogindSession(session_id, person, is_closing=is_closing(properties)))
         return sessions
 
     async def _blocking(self, bus: MessageBus) -> tuple[str, ...]:
-        """Which programs block a shutdown, and why: ``Updates (installing)``."""
+        """Return the programs that block a shutdown, each with its reason: ``Updates (installing)``."""
         reply = await self._call_logind(bus, MANAGER_PATH, MANAGER, "ListInhibitors")
         return tuple(
             safe_text(f"{who} ({why})", BLOCKING_CHARACTERS_MAX)
@@ -430,14 +437,14 @@ class LogindPower:
             ) from error
 
     async def _open_bus(self) -> MessageBus:
-        """The connection, made again if it was lost. Raises :class:`PowerError`."""
+        """Return the connection; connect again if it was lost. Raise :class:`PowerError`."""
         await self.open()
         if self._bus is None:  # It was closed meanwhile.
             raise PowerError("There is no connection to the system bus.")
         return self._bus
 
     async def _bus_in_time(self) -> MessageBus:
-        """The connection; a bus or a logind that is being restarted is waited for."""
+        """Return the connection; wait for a bus or a logind that restarts."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._reconnect_timeout_s
         pause_s = RECONNECT_FIRST_S
@@ -457,35 +464,35 @@ class LogindPower:
             if message.body[0] == SERVICE:
                 self._owner = message.body[2] or None
                 if self._owner is not None and self._bus is not None:
-                    # A new logind knows nothing of our delay lock, and may not go down any more.
+                    # A new logind does not know this delay lock, and may have dropped the shutdown.
                     self._drop_inhibitor()
-                    self._ask(self._look_at_logind(self._bus))
-        # Anybody on the bus may send us a signal of this name; match rules filter broadcasts only.
+                    self._ask(self._ask_logind_state(self._bus))
+        # Any process on the bus may send a signal of this name; match rules filter broadcasts only.
         elif message.sender == self._owner and message.interface == MANAGER:
             self._handle_logind_signal(message)
 
     def _handle_logind_signal(self, message: Message) -> None:
         match (message.member, message.body):
             case ("PrepareForShutdownWithMetadata", [True, dict(metadata)]):
-                self._kind = _KINDS.get(str(unpack_variants(metadata).get("type", "")))
+                self._announced_type = _SHUTDOWN_TYPES.get(str(unpack_variants(metadata).get("type", "")))
             case ("PrepareForShutdown", [True]):
-                self._set_going(SystemShutdown(self._kind))
-                self._kind = None
+                self._set_shutdown(SystemShutdown(self._announced_type))
+                self._announced_type = None
             case ("PrepareForShutdown", [False]):
-                log.info("The shutdown was called off.")
-                self._set_going(None)
+                log.info("The shutdown was cancelled.")
+                self._set_shutdown(None)
                 if self._inhibitor is None and self._bus is not None:
                     self._ask(self._take_inhibitor(self._bus))
             case ("SessionRemoved", _):
                 self._sessions_changed.set()
 
-    def _set_going(self, going: SystemShutdown | None) -> None:
-        self._going = going
-        told, taken_back = (
-            (self._called_off, self._announced) if going is None else (self._announced, self._called_off)
+    def _set_shutdown(self, shutdown: SystemShutdown | None) -> None:
+        self._shutdown = shutdown
+        to_set, to_clear = (
+            (self._cancelled, self._announced) if shutdown is None else (self._announced, self._cancelled)
         )
-        taken_back.clear()
-        told.set()
+        to_clear.clear()
+        to_set.set()
 
     def _ask(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -497,7 +504,7 @@ class LogindPower:
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, PowerError):
                 raise error
-            log.warning("logind was started again and does not answer: %s", error)
+            log.warning("logind restarted and does not answer: %s", error)
 
     async def _call_logind(
         self,
@@ -560,14 +567,14 @@ class LogindPower:
 
 
 _BLOCKED: Final = frozenset({"inhibited", "inhibitor-blocked", "challenge-inhibitor-blocked"})
-"""Answers of newer versions: another program holds a lock. The caller may override it, may not, or may with a
-password; the agent never does."""
+"""Answers of newer versions: another program holds a lock. The caller may override it, may not, or may with a password;
+the agent never does."""
 
 
 def unsupported_reason_from_can(action: Action, answer: str, blocking: Iterable[str] = ()) -> str | None:
-    """What an answer of ``CanReboot``/``CanPowerOff`` means, as a sentence; ``None`` for "yes".
+    """Return what an answer of ``CanReboot`` or ``CanPowerOff`` means, as a sentence; ``None`` for "yes".
 
-    ``blocking`` are the programs that hold a lock against it.
+    :param blocking: the programs that hold a lock against it.
     """
     what = "restart" if action is Action.RESTART else "shut down"
     if answer in _BLOCKED:
@@ -577,19 +584,17 @@ def unsupported_reason_from_can(action: Action, answer: str, blocking: Iterable[
         case "yes":
             return None
         case "challenge":
-            return f"The agent may {what} this machine only after somebody typed a password; run it as root."
+            return f"The agent may {what} this machine only after a password was typed; run it as root."
         case "no":
             return f"The agent is not allowed to {what} this machine."
         case "na":
             return f"This machine cannot {what}: its system says that it is not supported."
         case _:
-            return (
-                f"logind gave an answer that is not understood when asked whether it can {what}: {answer!r}."
-            )
+            return f"logind gave an unknown answer when asked whether it can {what}: {answer!r}."
 
 
-def still_on(left: Iterable[Session], refusals: Iterable[str]) -> str:
-    """One sentence naming who is still logged on, and the first reason logind gave, if any."""
+def still_on(left: Iterable[LogindSession], refusals: Iterable[str]) -> str:
+    """Return a sentence with who is still logged on and the first reason that logind gave, if any."""
     names = ", ".join(
         f"{session.person.name} ({session.person.seat or f'session {session.id}'})"
         + (", whose session is closing" if session.is_closing else "")
@@ -609,7 +614,7 @@ class _CallRefused(PowerError):
 
 
 def _drop_late_reply(call: asyncio.Future[Message]) -> None:
-    # A descriptor in a reply nobody waits for would hold up every shutdown for as long as we live.
+    # A descriptor in an unexpected reply would delay every shutdown while this process runs.
     if call.cancelled() or call.exception() is not None:
         return
     reply: Message | None = call.result()

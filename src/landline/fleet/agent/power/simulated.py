@@ -1,4 +1,4 @@
-"""The power back end of a machine that does not exist."""
+"""The power back end of a machine that does not exist: for simulations and the demo."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from landline.fleet.model import Action, Person
 
 
 class SimulatedPower:
-    """Behaves as a machine's system does: logs its persons off, announces that it goes down, and goes.
+    """Behaves like a machine's system: logs persons off, announces a shutdown, and then ends the agent.
 
-    :param persons: who is on when the machine starts.
-    :param logged_off: called when everybody was logged off.
+    :param persons: who is logged on when the machine starts.
+    :param logged_off: called after all persons were logged off.
     """
 
     name = "simulated"
@@ -24,32 +24,32 @@ class SimulatedPower:
         self._persons = persons
         self._logged_off = logged_off
         self._announced = asyncio.Event()
-        self._called_off = asyncio.Event()
+        self._cancelled = asyncio.Event()
         self.terminate: Callable[[], None] | None = None
-        """What ends the agent, as the system does last of all when it goes down."""
+        """Ends the agent, as a system does at the end of its shutdown."""
         self.going: Action | None = None
-        """What the machine does next: restart or shut down; ``None`` while it stays on."""
+        """The shutdown in progress: restart or shut down; ``None`` while the machine stays on."""
 
     async def open(self) -> None:
-        """Nothing to acquire."""
+        """Do nothing: there is nothing to acquire."""
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
     async def persons(self) -> tuple[Person, ...]:
-        """Who is on."""
+        """Return who is logged on."""
         return self._persons
 
     def log_on(self, person: Person) -> None:
-        """Somebody sits down at the machine."""
+        """Log a person on."""
         self._persons = (*self._persons, person)
 
     async def unsupported_reason(self, action: Action) -> str | None:
-        """Everything but waking can be done."""
+        """Return ``None`` for every action but waking."""
         return "a machine that is on cannot be woken" if action is Action.WAKE else None
 
     async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
-        """Logs off at once; restart and shut down begin at once and are announced."""
+        """Log all persons off, or begin and announce a restart or shutdown; at once."""
         permit.check()
         if action is Action.LOG_OFF:
             self._persons = ()
@@ -59,31 +59,31 @@ class SimulatedPower:
             self.go_down(action)
 
     def go_down(self, action: Action) -> None:
-        """The system begins to go down; a person at the machine may have asked for it."""
+        """Begin a restart or shutdown, as a person at the machine might."""
         self.going = action
-        self._called_off.clear()
+        self._cancelled.clear()
         self._announced.set()
 
     def call_off(self) -> None:
-        """Somebody cancels the shutdown, and the machine stays up."""
+        """Cancel the shutdown; the machine stays on."""
         self.going = None
         self._announced.clear()
-        self._called_off.set()
+        self._cancelled.set()
 
     async def wait_for_shutdown(self) -> SystemShutdown:
-        """Returns when the machine goes down."""
+        """Return when the machine shuts down."""
         await self._announced.wait()
         return SystemShutdown(self.going)
 
     async def release_shutdown(self) -> None:
-        """The machine goes on with going down, if it does."""
+        """Let the shutdown continue, which ends the agent."""
         if self.going is not None and self.terminate is not None:
             self.terminate()
 
     async def wait_for_cancellation(self) -> None:
-        """Returns when the shutdown was called off."""
-        await self._called_off.wait()
+        """Return when the shutdown was cancelled."""
+        await self._cancelled.wait()
 
     async def pending_shutdown(self) -> SystemShutdown | None:
-        """What the machine is doing now."""
+        """Return the shutdown in progress, or ``None``."""
         return None if self.going is None else SystemShutdown(self.going)

@@ -57,7 +57,7 @@ def unavailable_reason(
 ) -> str | None:
     """Return why :func:`choose_prompt` finds no way to ask, or ``None`` when it finds one. Cheap.
 
-    The reason is a phrase to follow "cannot ask: ": ``no display and no terminal (runs as a service)``.
+    The reason is a phrase to follow "cannot ask: ": ``no display and no controlling terminal``.
     """
     reason = no_window_reason(os.environ if environ is None else environ, platform, has_tkinter=has_tkinter())
     if reason is None or platform == "win32":

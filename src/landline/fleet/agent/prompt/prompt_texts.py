@@ -19,8 +19,8 @@ MESSAGE_CHARACTERS_MAX: Final = 4000
 CHOICES_MAX: Final = 9
 """How many times to postpone by can be offered: each is chosen by one digit."""
 
-NO_TERMINAL: Final = "no terminal (runs as a service)"
-"""Why there is none where the process has no controlling terminal."""
+NO_TERMINAL: Final = "no controlling terminal"
+"""The reason where the process was not started from a terminal, such as a service."""
 
 SAVE_WORK: Final = "Save your work now."
 
