@@ -139,7 +139,7 @@ def service(processes, control, agent, place):
     program = processes.start(*agent, "--name", "service", "--power", "command", "--config", str(config))
     processes.extra_environment = {}
     assert control.shows("service", PresenceState.ONLINE).facts.persons[0].name == "anna"
-    warning = r"WARNING landline\.agent: nobody at this machine can be asked: no display and no controlling terminal .* jobs wait"
+    warning = r"WARNING landline\.agent: persons at this machine cannot be asked: no display .* jobs wait"
     processes_module.until(lambda: re.search(warning, program.err), lambda: f"no warning: {program.err}")
     yield set_who
     assert program.ends(signal.SIGTERM) == ALL_DONE
@@ -166,7 +166,7 @@ def test_a_service_that_cannot_tell_who_is_on_waits(processes, service, place):
     service("echo broken >&2; exit 1")
     following = processes.start("logoff", "service", "--yes")
     following.says(
-        r"service: waiting \(a person who may be on \(who failed with status 1: broken\) cannot be"
+        r"service: waiting \(a person who may be logged on \(who failed with status 1: broken\) cannot be"
     )
     listed = processes.run("ls").out
     assert re.search(r"service +online +unknown +no ", listed)
@@ -198,6 +198,7 @@ def test_simulated(processes, control, agent):
     view = msgspec.json.decode(shut_down.out, type=JobView)
     assert (shut_down.process.returncode, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
     assert program.ends() == ALL_DONE
+    assert "This machine is simulated: a restart or shutdown only ends this agent." in program.out
     assert "Said goodbye: shut down." in program.out
     assert control.shows("simulated", PresenceState.OFFLINE).presence.cause is Cause.SHUT_DOWN
 
@@ -473,7 +474,9 @@ def test_a_second_agent(processes, control, agent, place):
         "its own --data",
     )
     same_name = ("--data", str(place / "other"), "--power", "dry-run", "--name", "first")
-    refuses(processes.run(*agent, *same_name), SOME_NOT_DONE, "another --name")
+    refused = processes.run(*agent, *same_name)
+    refuses(refused, SOME_NOT_DONE, "another --name")
+    assert "online" not in refused.out
     assert control.shows("first", PresenceState.ONLINE)
     assert first.process.poll() is None
 

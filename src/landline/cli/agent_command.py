@@ -175,12 +175,15 @@ async def _agent(
             journal=journal,
             boot_record=boot_record,
             on_state=_print_state,
+            on_joined=_print_joined,
         )
         if power_kind == "simulated":
             from landline.fleet.agent.power.simulated import SimulatedPower
 
             if isinstance(power, SimulatedPower):
                 power.terminate = running.stop
+            sys.stdout.write("This machine is simulated: a restart or shutdown only ends this agent.\n")
+            sys.stdout.flush()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, running.stop)
         goodbye = await running.run()
@@ -192,12 +195,23 @@ async def _agent(
 
 def _print_state(line: Any, change: Any) -> None:
     """Print the state of the line to the control server."""
+    import landline
+
     del line
+    if change.state is landline.LineState.ONLINE and change.resumed is False:
+        return  # The control server may still refuse this machine: _print_joined() follows.
     text = f"{change.state.value}: {change.detail}" if change.detail else change.state.value
     if change.due_in_s is not None:
         text += f"; attempt {change.attempt} in {change.due_in_s:.1f} s"
     # The detail may be the server's text.
     sys.stdout.write(printable(text) + "\n")
+    sys.stdout.flush()
+
+
+def _print_joined(name: str) -> None:
+    """Print that the control server has accepted this machine."""
+    del name
+    sys.stdout.write("online\n")
     sys.stdout.flush()
 
 
