@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from landline.fleet.agent.journal import ENTRIES_KEPT, Entry, Journal, JournalError
+from landline.fleet.agent.journal import ENTRIES_MAX, Entry, Journal, JournalError
 from landline.fleet.model import Action, ExecutionState
 
 
@@ -257,11 +257,11 @@ def test_a_full_disk_leaves_it_readable(path: Path) -> None:
 
 def test_a_long_journal_is_shortened_to_the_newest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
-    lines = [msgspec.json.encode(entry(number)) + b"\n" for number in range(ENTRIES_KEPT + 1)]
+    lines = [msgspec.json.encode(entry(number)) + b"\n" for number in range(ENTRIES_MAX + 1)]
     path.write_bytes(b"".join(lines))
     journal = Journal.open(path)
     kept = [each.id for each in journal.entries()]
-    assert kept == [f"job-{number}" for number in range(ENTRIES_KEPT // 2 + 1, ENTRIES_KEPT + 1)]
+    assert kept == [f"job-{number}" for number in range(ENTRIES_MAX // 2 + 1, ENTRIES_MAX + 1)]
     assert [each.name for each in path.parent.iterdir()] == [path.name]
     # It is the new file that is locked and written.
     journal.record(entry(9999))
@@ -275,7 +275,7 @@ def test_a_long_journal_is_shortened_to_the_newest(path: Path, monkeypatch: pyte
 
 def test_a_shortening_that_fails_leaves_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.mkdir()
-    lines = [msgspec.json.encode(entry(number)) + b"\n" for number in range(ENTRIES_KEPT + 1)]
+    lines = [msgspec.json.encode(entry(number)) + b"\n" for number in range(ENTRIES_MAX + 1)]
     path.write_bytes(b"".join(lines))
 
     def fail(descriptor: int, data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from landline.fleet.agent.journal import ENTRIES_KEPT, Entry
+from landline.fleet.agent.journal import ENTRIES_MAX, Entry
 from landline.fleet.agent.report_limits import RECENT_ENTRIES, executions_to_report, persons_to_report
 from landline.fleet.control.machines import check_facts
 from landline.fleet.messages import (
@@ -47,7 +47,7 @@ def test_what_is_held_is_told_once_as_it_is_now() -> None:
 @pytest.mark.parametrize("detail", ["", "no person is logged on", LONGEST])
 def test_the_most_fits_a_join(detail: str) -> None:
     known = [held(number, detail=detail) for number in range(100)]
-    journal = [entry(number, detail) for number in range(2 * ENTRIES_KEPT)]
+    journal = [entry(number, detail) for number in range(2 * ENTRIES_MAX)]
     told = executions_to_report(known, journal)
     persons = persons_to_report(tuple(Person("ä" * 1000, "s" * 1000) for _ in range(500)))
     longest = dict.fromkeys(
@@ -61,7 +61,7 @@ def test_the_most_fits_a_join(detail: str) -> None:
     assert sum(len(msgspec.msgpack.encode(execution)) for execution in told) <= JOIN_BYTES_MAX
     assert len(told) <= EXECUTIONS_MAX
     # The last entries of the journal are told whatever else there is.
-    assert {f"done-{2 * ENTRIES_KEPT - 1 - number}" for number in range(RECENT_ENTRIES)} <= {
+    assert {f"done-{2 * ENTRIES_MAX - 1 - number}" for number in range(RECENT_ENTRIES)} <= {
         it.id for it in told
     }
 

@@ -31,7 +31,7 @@ def run(numbers: list[int], sent: int, unconfirmed: int = 0) -> tuple[int, int, 
     for number in numbers:
         there.receive(line, number)
     if unconfirmed:
-        here.lose(line, unconfirmed)
+        here.note_unconfirmed(line, unconfirmed)
     counted = compare_counts(here.sessions, there.sessions)
     assert counted.messages_unconfirmed == unconfirmed
     # Whichever end is named first.
@@ -83,11 +83,11 @@ def test_sessions_are_counted_apart() -> None:
 
 @pytest.mark.parametrize("error", [LineClosed("gone"), BufferFull("full")])
 def test_what_could_not_be_sent_is_not_counted(error: landline.LandlineError) -> None:
-    tally, line = MessageCount(), FakeLine()
-    tally.send(line)
+    counts, line = MessageCount(), FakeLine()
+    counts.send(line)
     line.error = error
-    tally.send(line)
+    counts.send(line)
     line.error = None
-    tally.send(line)
+    counts.send(line)
     assert line.sent == [1, 2]
-    assert tally.sessions["0102"].sent == 2
+    assert counts.sessions["0102"].sent == 2

@@ -53,15 +53,15 @@ async def test_a_small_fleet_lives(tmp_path: Path, until, monkeypatch: pytest.Mo
     control = await ControlServer.start(
         server, storage, waker=waker, timing=ControlTiming(gone_grace_s=0.1, wake_every_s=0.05)
     )
-    tally = MessageCount()
+    counts = MessageCount()
 
     def receive(line, number: int) -> None:
-        tally.receive(line, number)
+        counts.receive(line, number)
         if line.data is not None:
-            tally.send(line)
+            counts.send(line)
 
     def lost(line, unconfirmed) -> None:
-        tally.lose(line, sum(message.name == MESSAGE_NAME for message in unconfirmed))
+        counts.note_unconfirmed(line, sum(message.name == MESSAGE_NAME for message in unconfirmed))
 
     server.on(MESSAGE_NAME, int)(receive)
     server.on_session_lost(lost)
@@ -112,7 +112,7 @@ async def test_a_small_fleet_lives(tmp_path: Path, until, monkeypatch: pytest.Mo
     await control.stop()
     await storage.close()
     assert result.links_cut >= 5
-    counted = compare_counts(result.sessions, tally.sessions)
+    counted = compare_counts(result.sessions, counts.sessions)
     assert counted.messages_sent > 20
     assert (counted.messages_lost, counted.messages_duplicated) == (0, 0)
     assert all(
@@ -143,11 +143,11 @@ async def test_a_fleet_that_is_cancelled_ends(tmp_path: Path, until) -> None:
 
 
 def test_a_shy_person_can_be_asked_half_of_the_time() -> None:
-    def reason_at(seconds: float, *, is_shy: bool = True) -> str | None:
-        person = SimulatedPerson(random.Random(1), is_shy=is_shy, clock=lambda: seconds)
+    def reason_at(seconds: float, *, has_flaky_display: bool = True) -> str | None:
+        person = SimulatedPerson(random.Random(1), has_flaky_display=has_flaky_display, clock=lambda: seconds)
         assert person.seat() == simulated.SEAT
         return person.unavailable_reason()
 
-    shy_s = simulated.SHY_S
+    shy_s = simulated.FLAKY_DISPLAY_S
     assert reason_at(0.0) == reason_at(shy_s - 0.1) == reason_at(2 * shy_s) == "no display"
-    assert reason_at(shy_s) is reason_at(2 * shy_s - 0.1) is reason_at(0.0, is_shy=False) is None
+    assert reason_at(shy_s) is reason_at(2 * shy_s - 0.1) is reason_at(0.0, has_flaky_display=False) is None

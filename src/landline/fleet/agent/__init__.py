@@ -1,1 +1,1 @@
-"""What runs on a machine: the agent, its journal, the power back end and the person's prompt."""
+"""The program on each machine: the agent, its executor and journal, the power back ends and the prompts."""

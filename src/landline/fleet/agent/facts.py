@@ -1,4 +1,4 @@
-"""What an agent can tell of its machine without asking anybody."""
+"""Facts about the machine that need no privileges."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def machine_facts(name: str | None, *, power: str, version: str, boot_id: str | None = None) -> Facts:
-    """Host name, OS and network addresses of this machine.
+    """Return host name, OS and network addresses of this machine.
 
-    ``name`` defaults to the host name, ``boot_id`` to what Linux says.
+    :param name: by default the host name.
+    :param boot_id: by default that of Linux.
     """
     host_name = socket.gethostname()
     return Facts(
@@ -35,21 +36,23 @@ def machine_facts(name: str | None, *, power: str, version: str, boot_id: str | 
 
 
 def default_name(host_name: str) -> str:
-    """A machine name made of a host name: its first label, with only letters, digits, dots, dashes, underscores."""
+    """Return a machine name from a host name: its first label, with only letters, digits, dots, dashes, underscores."""
     return _NOT_IN_NAMES.sub("-", host_name.split(".")[0]).strip("-._")[:64] or "machine"
 
 
 def machine_id(path: Path) -> str:
-    """The machine's own id, made on first use and kept in ``path`` for its owner only.
+    """Return the machine's id; on first use, make one and store it in ``path`` for its owner only.
 
-    Raises :class:`OSError`, ValueError, or :class:`landline.fleet.paths.UnsafePath`.
+    :raises OSError: if the file cannot be read or written.
+    :raises ValueError: if it holds no machine id.
+    :raises landline.fleet.paths.UnsafePath: if another user could change it.
     """
     try:
         return str(uuid.UUID(read_private_file(path, repair=True).decode().strip()))
     except FileNotFoundError:
         make_private_directory(path.parent)
         new = str(uuid.uuid4())
-        # Whole or not there at all: half an id would keep the agent from starting.
+        # Atomic: half an id would prevent the agent from starting.
         write_private_file(path, f"{new}\n".encode())
         return new
 
@@ -62,7 +65,7 @@ def _os_name() -> str:
 
 
 def _mac_addresses(interfaces: Path) -> tuple[str, ...]:
-    """Hardware addresses of the interfaces that have a device behind them, which wake-on-LAN can reach."""
+    """Return the hardware addresses of physical interfaces, which wake-on-LAN can reach."""
     if not interfaces.is_dir():
         return ()
     found = []
@@ -73,7 +76,7 @@ def _mac_addresses(interfaces: Path) -> tuple[str, ...]:
             address = (interface / "address").read_text().strip().lower()
         except OSError:
             continue
-        # InfiniBand's are longer, a modem has none; neither takes a magic packet.
+        # InfiniBand addresses are longer, a modem has none; neither receives magic packets.
         if _MAC_ADDRESS.fullmatch(address) and address != "00:00:00:00:00:00":
             found.append(address)
     return tuple(found[:32])

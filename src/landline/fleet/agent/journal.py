@@ -1,7 +1,7 @@
-"""What an agent did, on disk before it does it: the reason a job runs at most once on a machine (P4).
+"""The agent's journal: every action is on disk before it begins, so a job runs at most once on a machine (P4).
 
-One JSON object a line. The beginning of an action is written and synced before the action; an agent that finds it
-there never acts on that execution again, whatever happened in between.
+One JSON object per line. The beginning of an action is written and synced before the action; an agent that finds it in
+the journal never acts on that execution again.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ import msgspec
 from landline.fleet.agent.journal_file import JournalError, JournalFile
 from landline.fleet.model import Action, ExecutionState
 
-ENTRIES_KEPT: Final = 2000
-"""Executions remembered. An older one has expired on the control server long ago."""
+ENTRIES_MAX: Final = 2000
+"""Executions in the journal. Older ones have expired on the control server long ago."""
 
 
 class JournalStore(Protocol):
-    """Where a journal is kept, for one process at a time; ``str()`` names it to people.
+    """Storage of a journal, for one process at a time; ``str()`` names it in messages.
 
-    Everything but ``close`` may raise :class:`OSError`.
+    All methods but ``close`` may raise :class:`OSError`.
     """
 
     def read(self) -> bytes:
-        """Everything in it."""
+        """Return the whole content."""
         ...
 
     def truncate(self, size_bytes: int) -> None:
-        """Drops what is behind the first ``size_bytes``."""
+        """Drop everything after the first ``size_bytes``."""
         ...
 
     def append(self, data: bytes) -> None:
-        """Adds to its end; it survives a power loss when this returns, and nothing of it is there when this raises."""
+        """Append ``data``. It is safe from a power loss when this returns; if this raises, none of it is stored."""
         ...
 
     def replace(self, data: bytes) -> None:
-        """Puts ``data`` in the place of everything: whole, or not at all."""
+        """Replace the whole content by ``data``, atomically."""
         ...
 
     def close(self) -> None:
-        """Lets it go; another process may have it then."""
+        """Release the storage; another process may open it then."""
         ...
 
 
@@ -56,10 +56,11 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Journal:
-    """The agent's record. Reads it, and shortens it to what is worth remembering.
+    """The agent's record of its executions. Reads the store and drops old entries.
 
-    A last line cut short by a crash was never acted on and is dropped. Raises :class:`JournalError` when the store
-    cannot be read, or is damaged elsewhere: guessing could repeat an action.
+    A last line that a crash cut short was never acted on, and is dropped.
+
+    :raises JournalError: if the store cannot be read or is damaged elsewhere: guessing could repeat an action.
     """
 
     def __init__(self, store: JournalStore) -> None:
@@ -67,14 +68,14 @@ class Journal:
         try:
             self._entries, size_bytes = _read(store)
             store.truncate(size_bytes)
-            if len(self._entries) > ENTRIES_KEPT:
+            if len(self._entries) > ENTRIES_MAX:
                 self._shorten()
         except OSError as error:
             raise JournalError(f"the journal {store} cannot be read: {error.strerror}") from error
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The journal in a file. Raises :class:`JournalError`, also when another agent has it open."""
+        """Open the journal in a file. Raise :class:`JournalError`, also if another agent has it open."""
         store = JournalFile.open(path)
         try:
             return cls(store)
@@ -83,22 +84,22 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Closes it; another agent may open it then."""
+        """Close the journal; another agent may open it then."""
         self._store.close()
 
     def find(self, execution_id: str) -> Entry | None:
-        """What is known of an execution."""
+        """Return the last entry of an execution."""
         return self._entries.get(execution_id)
 
     def entries(self) -> tuple[Entry, ...]:
-        """Everything remembered, oldest first."""
+        """Return the last entry of every execution, oldest first."""
         return tuple(self._entries.values())
 
     def record(self, entry: Entry) -> None:
-        """Writes a step; it is on disk when this returns. Raises :class:`JournalError` when it cannot be."""
+        """Write an entry; it is on disk when this returns. Raise :class:`JournalError` if that fails."""
         try:
-            if len(self._entries) > ENTRIES_KEPT:
-                # First, so that what fails here has recorded nothing.
+            if len(self._entries) > ENTRIES_MAX:
+                # First, so that a failure here has recorded nothing.
                 self._shorten()
             self._store.append(msgspec.json.encode(entry) + b"\n")
         except OSError as error:
@@ -106,13 +107,13 @@ class Journal:
         self._entries[entry.id] = entry
 
     def _shorten(self) -> None:
-        kept = dict(list(self._entries.items())[-ENTRIES_KEPT // 2 :])
+        kept = dict(list(self._entries.items())[-ENTRIES_MAX // 2 :])
         self._store.replace(b"".join(msgspec.json.encode(entry) + b"\n" for entry in kept.values()))
         self._entries = kept
 
 
 def _read(store: JournalStore) -> tuple[dict[str, Entry], int]:
-    """The entries by id, and the size of the whole lines."""
+    """Return the entries by id, and the size of the complete lines."""
     data = store.read()
     size_bytes = data.rfind(b"\n") + 1
     entries: dict[str, Entry] = {}

@@ -1,4 +1,4 @@
-"""The journal's file: what was appended is on disk, and one process at a time has it."""
+"""The journal's file: appended data is on disk, and one process at a time has the file open."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class JournalFile:
 
     @classmethod
     def open(cls, path: Path) -> JournalFile:
-        """Opens or creates the file, with mode 0600, in a directory that only this user may write to.
+        """Open or create the file, with mode 0600, in a directory that only this user may write to.
 
-        Raises :class:`JournalError` when it cannot, when it is a link, or when another agent has it.
+        :raises JournalError: if that fails, if the file is a link, or if another agent has it open.
         """
         try:
             make_private_directory(path.parent)
@@ -53,7 +53,7 @@ class JournalFile:
         return cls(path, descriptor)
 
     def close(self) -> None:
-        """Closes it; another agent may open it then."""
+        """Close the file; another agent may open it then."""
         os.close(self._descriptor)
 
     def read(self) -> bytes:
@@ -72,7 +72,7 @@ class JournalFile:
             write_all(self._descriptor, data)
             os.fsync(self._descriptor)
         except OSError:
-            # A line written in part would make the next one unreadable.
+            # A partial line would make the next one unreadable.
             os.truncate(self._descriptor, size_bytes)
             raise
 
@@ -98,7 +98,7 @@ def _lock(descriptor: int, directory: int, path: Path) -> None:
             f"another agent uses {path.parent}; stop it, or give this one its own --data directory"
         ) from error
     if not _is_named(descriptor, directory, path.name):
-        # Its name went to a shortened copy, which the other agent has locked.
+        # The name now belongs to a shortened copy, which the other agent has locked.
         raise JournalError(f"another agent uses {path.parent}; stop it first")
 
 

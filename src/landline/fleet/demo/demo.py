@@ -1,6 +1,6 @@
-"""A control server and a simulated fleet on this machine, with nothing else needed.
+"""Runs a control server and a simulated fleet on this machine; needs nothing more.
 
-The control server runs in this process, the machines in a child of it, with real connections in between.
+The control server runs in this process, the machines in a child of it, with real connections between them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from landline.fleet.model import Action, ExecutionState, PresenceState
 from landline.fleet.paths import control_socket
 
 HEARTBEAT: Final = Heartbeat(interval_s=3.0, timeout_s=2.0)
-"""Quicker than the default, so that there is something to see."""
+"""Faster than the default, so that changes are soon visible."""
 GONE_GRACE_S: Final = 1.0
-"""How long a machine must stay away for its shutdown to be done: here no agent is ever started again by itself."""
+"""Time that a machine must stay away for its shutdown to be done: here no service manager restarts an agent."""
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 30.0
 SETTLE_SHARE: Final = 0.35
-"""The last part of a self-driven demo, in which nothing new begins and everything under way comes to its end."""
+"""The last part of a self-driven demo: no job is created, and open jobs come to their end."""
 SETTLE_S_MAX: Final = 10.0
 OVERTIME_S_MAX: Final = 10.0
-"""How much longer than asked a self-driven demo may take, for executions that have begun to end."""
+"""Extra time of a self-driven demo for executions that have begun."""
 JOB_EVERY_S: Final = 1.0
 WAITING_STATES: Final = {
     ExecutionState.QUEUED,
@@ -52,46 +52,46 @@ _Message = TypeVar("_Message", FleetReady, FleetResult)
 
 
 class DemoFailed(Exception):
-    """The demo could not run; the text says why."""
+    """The demo cannot run; the text says why."""
 
 
 class DemoResult(msgspec.Struct, frozen=True):
-    """What a self-driven demo saw. Everything is counted: by the machines, by the control server, or on disk."""
+    """The result of a self-driven demo, counted by the machines, by the control server, and on disk."""
 
     machines: int
     machines_online: int
-    """The most seen online at once."""
+    """The largest number online at once."""
     jobs: dict[str, int]
-    """Executions by the state they ended in."""
+    """Executions by their final state."""
     reconnects: int
-    """How often a session went on over a new connection."""
+    """How often a session resumed over a new connection."""
     links_cut: int
     messages_sent: int
     messages_lost: int
     messages_duplicated: int
     messages_unconfirmed: int
-    """Messages in flight to a machine as it went down, reported to their sender as of unknown fate."""
+    """Messages in flight to a machine as it shut down, reported to their sender as unconfirmed."""
     seconds: float
 
 
 class Demo:
-    """A demo that runs; made by :func:`demo`."""
+    """A running demo; made by :func:`demo`."""
 
     def __init__(
-        self, running: RunningControlServer, socket: Path, machines: int, tally: MessageCount
+        self, running: RunningControlServer, socket: Path, machines: int, counts: MessageCount
     ) -> None:
         self.running = running
         self.socket = socket
-        """Where commands reach it."""
+        """The unix socket for commands."""
         self.machines = machines
-        self._tally = tally
+        self._counts = counts
         self._most_online = 0
         self._job_ids: list[str] = []
         self._finished_job_ids: set[str] = set()
         self._fleet: asyncio.subprocess.Process | None = None
 
     async def wait_online(self) -> None:
-        """Waits until every machine is on. Raises :class:`DemoFailed` when that takes too long."""
+        """Wait until every machine is online. Raise :class:`DemoFailed` if that takes too long."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while self.look() < self.machines:
@@ -102,7 +102,7 @@ class Demo:
             ) from error
 
     def look(self) -> int:
-        """How many machines are online now; remembers the most."""
+        """Return the number of machines online now; record the largest."""
         online = sum(
             machine.presence.state is PresenceState.ONLINE for machine in self.running.control.machines()
         )
@@ -110,17 +110,17 @@ class Demo:
         return online
 
     async def drive(self, seconds: float, *, seed: int) -> None:
-        """Issues jobs for most of the time, then lets what is under way come to its end."""
+        """Create jobs for most of the time, then let the open ones come to their end."""
         assert self._fleet is not None
         assert self._fleet.stdin is not None
         self._fleet.stdin.write(b"cut\n")
-        dice = random.Random(seed)  # noqa: S311 - a demo is to be repeatable
+        rng = random.Random(seed)  # noqa: S311 - a demo is to be repeatable
         ends_at = time.monotonic() + seconds
         settles_at = ends_at - min(SETTLE_S_MAX, seconds * SETTLE_SHARE)
         while time.monotonic() < settles_at:
-            await self._issue_job(dice)
+            await self._issue_job(rng)
             await self._look_until(min(settles_at, time.monotonic() + JOB_EVERY_S))
-        # What has begun ends by itself; a machine that restarts takes a few seconds. A person may still put it off.
+        # Jobs that have begun end by themselves; a restart takes a few seconds. A person may still postpone.
         while time.monotonic() < ends_at + OVERTIME_S_MAX:
             is_open = await self._cancel_waiting()
             if not is_open and time.monotonic() >= ends_at:
@@ -128,10 +128,10 @@ class Demo:
             await self._look_until(time.monotonic() + 0.5)
 
     async def finish(self) -> DemoResult:
-        """Ends the fleet in order and counts."""
+        """Stop the fleet and return the counts."""
         views = [await self.running.control.job(job_id) for job_id in self._job_ids]
         result = await self._end_fleet()
-        counted = compare_counts(result.sessions, self._tally.sessions)
+        counted = compare_counts(result.sessions, self._counts.sessions)
         states: Counter[str] = Counter(
             execution.state.value for view in views for execution in view.executions
         )
@@ -148,29 +148,29 @@ class Demo:
             seconds=0.0,
         )
 
-    async def _issue_job(self, dice: random.Random) -> None:
+    async def _issue_job(self, rng: random.Random) -> None:
         control = self.running.control
         away = [machine for machine in control.machines() if machine.presence.state is PresenceState.OFFLINE]
         online = [machine for machine in control.machines() if machine.presence.state is PresenceState.ONLINE]
-        action = dice.choice([Action.RESTART, Action.RESTART, Action.LOG_OFF, Action.SHUT_DOWN, Action.WAKE])
+        action = rng.choice([Action.RESTART, Action.RESTART, Action.LOG_OFF, Action.SHUT_DOWN, Action.WAKE])
         pool = away if action is Action.WAKE else online
         if not pool:
             return
-        targets = dice.sample(pool, min(len(pool), dice.randint(1, max(1, self.machines // 20))))
+        targets = rng.sample(pool, min(len(pool), rng.randint(1, max(1, self.machines // 20))))
         view: JobView = await control.create_job(
             JobRequest(
                 action=action,
                 targets=tuple(machine.name for machine in targets),
                 message="Updates",
                 requested_by="demo",
-                delay_s=dice.uniform(1.0, 3.0),
+                delay_s=rng.uniform(1.0, 3.0),
                 valid_for_s=30.0,
             )
         )
         self._job_ids.append(view.job.id)
 
     async def _cancel_waiting(self) -> bool:
-        """Stops what would outlast the demo: orders put off or not begun. Returns whether anything is under way."""
+        """Cancel jobs that would outlast the demo: postponed or not begun. Return whether a job is still open."""
         is_open = False
         for job_id in self._job_ids:
             if job_id in self._finished_job_ids:
@@ -192,7 +192,7 @@ class Demo:
             await asyncio.sleep(min(left, 0.1))
 
     async def start_fleet(self, plan: FleetPlan) -> FleetReady:
-        """Starts the machines in a child process."""
+        """Start the machines in a child process."""
         self._fleet = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -200,7 +200,7 @@ class Demo:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=256 * 1024 * 1024,
-            # Ctrl-C is for us: we end the fleet in order.
+            # Ctrl-C goes to this process only, which then stops the fleet.
             start_new_session=True,
         )
         assert self._fleet.stdin is not None
@@ -217,7 +217,7 @@ class Demo:
         return result
 
     async def stop_fleet(self) -> None:
-        """Ends the machines, however."""
+        """Stop the machines; kill them if necessary."""
         if self._fleet is None or self._fleet.returncode is not None:
             return
         assert self._fleet.stdin is not None
@@ -236,21 +236,21 @@ class Demo:
             async with asyncio.timeout(timeout_s):
                 line = await self._fleet.stdout.readline()
         except TimeoutError as error:
-            raise DemoFailed(f"the simulated fleet said nothing for {timeout_s:g} s") from error
+            raise DemoFailed(f"the simulated fleet did not answer for {timeout_s:g} s") from error
         if not line:
-            raise DemoFailed("the simulated fleet ended by itself; its error stands above")
+            raise DemoFailed("the simulated fleet ended; its error is printed above")
         return msgspec.json.decode(line, type=kind)
 
 
 @contextlib.asynccontextmanager
 async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncIterator[Demo]:
-    """Runs a control server and ``machines`` simulated machines while it is entered.
+    """Run a control server and ``machines`` simulated machines for the duration of the block.
 
     Commands find it by themselves, unless another control server of this user is there already: then it has a socket of
     its own, :attr:`Demo.socket`. ``self_driven``: links are cut now and then. Raises :class:`DemoFailed`, and what
     :func:`landline.fleet.control.serve.run_control_server` raises.
     """
-    tally = MessageCount()
+    counts = MessageCount()
     with tempfile.TemporaryDirectory(prefix="landline-demo-") as directory:
         waker = MagicPackets(host="127.0.0.1", port=9)
         plan = ControlServerOptions(
@@ -265,11 +265,11 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
             try:
                 running = await stack.enter_async_context(run_control_server(plan))
             except AddressInUse:
-                # Another demo, or a control server, is what commands find by themselves.
+                # Another demo or control server has the default socket.
                 plan.socket = Path(directory) / "control.sock"
                 running = await stack.enter_async_context(run_control_server(plan))
-            _count(running, tally)
-            shown = Demo(running, plan.socket, machines, tally)
+            _count(running, counts)
+            shown = Demo(running, plan.socket, machines, counts)
             try:
                 ready = await shown.start_fleet(
                     FleetPlan(
@@ -287,16 +287,16 @@ async def demo(machines: int, *, self_driven: bool, seed: int = 1) -> AsyncItera
                 await shown.stop_fleet()
 
 
-def _count(running: RunningControlServer, tally: MessageCount) -> None:
-    """Answers every number of a machine with a number of its own, and counts both."""
+def _count(running: RunningControlServer, counts: MessageCount) -> None:
+    """Answer every number of a machine with a number, and count both."""
 
     def receive(line: Line, number: int) -> None:
-        tally.receive(line, number)
+        counts.receive(line, number)
         if line.data is not None:
-            tally.send(line)
+            counts.send(line)
 
     def lost(line: Line, unconfirmed: tuple[Unconfirmed, ...]) -> None:
-        tally.lose(line, sum(message.name == MESSAGE_NAME for message in unconfirmed))
+        counts.note_unconfirmed(line, sum(message.name == MESSAGE_NAME for message in unconfirmed))
 
     running.server.on(MESSAGE_NAME, int)(receive)
     running.server.on_session_lost(lost)

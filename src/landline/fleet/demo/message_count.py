@@ -1,4 +1,4 @@
-"""Counting numbered messages on both ends, so that loss and repetition are measured and not assumed."""
+"""Counts numbered messages at both ends, so that loss and duplication are measured, not assumed."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ MESSAGE_NAME = "demo.count"
 
 
 class SessionCount(msgspec.Struct):
-    """One end's count of one session."""
+    """The counts of one end of one session."""
 
     sent: int = 0
     received: int = 0
     repeated: int = 0
     skipped: int = 0
     unconfirmed: int = 0
-    """Messages the session's end left unconfirmed, as it reported them: each arrived once or not at all."""
+    """Messages that the end of the session reported as unconfirmed: each arrived once or not at all."""
 
 
 class MessageCount:
-    """Numbers outgoing messages and checks the numbers of incoming ones, session by session."""
+    """Numbers outgoing messages and checks the numbers of incoming ones, per session."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, SessionCount] = {}
 
     def send(self, line: Line) -> None:
-        """Sends the next number, unless the line is over or its buffer is full."""
-        tally = self._of(line)
+        """Send the next number, unless the line is closed or its buffer is full."""
+        counts = self._of(line)
         try:
-            line.send_nowait(tally.sent + 1, name=MESSAGE_NAME)
+            line.send_nowait(counts.sent + 1, name=MESSAGE_NAME)
         except (LineClosed, BufferFull):
             return
-        tally.sent += 1
+        counts.sent += 1
 
     def receive(self, line: Line, number: Any) -> None:
-        """Checks a number that arrived: every one must be the one after the last."""
-        tally = self._of(line)
-        expected = tally.received + tally.skipped + 1
+        """Check a number that arrived: each must follow the one before."""
+        counts = self._of(line)
+        expected = counts.received + counts.skipped + 1
         if number < expected:
-            tally.repeated += 1
+            counts.repeated += 1
             return
-        tally.skipped += number - expected
-        tally.received += 1
+        counts.skipped += number - expected
+        counts.received += 1
 
-    def lose(self, line: Line, messages: int) -> None:
-        """Notes what the session's end reported as unconfirmed."""
+    def note_unconfirmed(self, line: Line, messages: int) -> None:
+        """Count messages that the end of the session reported as unconfirmed."""
         self._of(line).unconfirmed += messages
 
     def _of(self, line: Line) -> SessionCount:
@@ -56,7 +56,7 @@ class MessageCount:
 
 
 class MessageTotals(msgspec.Struct, frozen=True):
-    """What two ends' tallies say together."""
+    """The combined counts of two ends."""
 
     messages_sent: int
     messages_received: int
@@ -66,9 +66,9 @@ class MessageTotals(msgspec.Struct, frozen=True):
 
 
 def compare_counts(one: dict[str, SessionCount], other: dict[str, SessionCount]) -> MessageTotals:
-    """Compares what each end sent with what the other received.
+    """Compare what each end sent with what the other received.
 
-    Lost is what was sent, did not arrive, and was not reported as unconfirmed: a loss nobody was told of.
+    A message counts as lost if it was sent, did not arrive, and was not reported as unconfirmed.
     """
     sent = received = lost = duplicated = unconfirmed = 0
     empty = SessionCount()

@@ -1,9 +1,8 @@
-"""A fleet of machines that do not exist, each with a real agent, journal and connection of its own.
+"""Simulates machines, each with a real agent, journal and connection.
 
-Run as ``python -m landline.fleet.demo.simulated_machines`` by the demo: it reads its :class:`FleetPlan` as one line
-of JSON from
-standard input, begins to cut links when anything more comes, stays until that is closed, and then prints its
-:class:`FleetResult`.
+The demo runs it as ``python -m landline.fleet.demo.simulated_machines``. It reads its :class:`FleetPlan` as one line of
+JSON from standard input, begins to cut links when more input arrives, runs until the input is closed, and then prints
+its :class:`FleetResult`.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ logger = guarded_logger("landline.simulated")
 PERSONS: Final = ("ada", "grace", "edsger", "barbara", "alan", "margaret", "dennis", "frances")
 SYSTEMS: Final = ("Debian GNU/Linux 12", "Ubuntu 24.04 LTS", "Fedora Linux 41", "Windows 11 Education")
 RESTART_S: Final = (2.0, 4.0)
-"""How long a simulated machine takes to come back, at random."""
+"""The range of the random time that a simulated restart takes."""
 LOG_ON_AGAIN_S: Final = (5.0, 15.0)
 POSTPONE_S: Final = 15.0
 SEAT: Final = "seat0"
-SHY_EVERY: Final = 6
-"""Of so many machines one cannot always ask its person: sim-06, sim-12, ..."""
-SHY_S: Final = 8.0
-"""How long such a machine cannot ask, and then can: short, so that a job in the demo waits and still goes on."""
+FLAKY_DISPLAY_EVERY: Final = 6
+"""One in this number of machines cannot always ask its person: sim-06, sim-12, ..."""
+FLAKY_DISPLAY_S: Final = 8.0
+"""Time for which such a machine cannot ask, and then can: short, so that a job in the demo waits and continues."""
 MAGIC_HEADER: Final = b"\xff" * 6
 
 
@@ -56,43 +55,46 @@ class FleetPlan(msgspec.Struct):
     seed: int
     directory: str
     count_every_s: float = 1.0
-    """How often each machine sends a numbered message."""
+    """Mean interval at which each machine sends a numbered message."""
     cut_every_s: float | None = None
-    """How often the link of some machine is cut; ``None`` for never."""
+    """Interval at which the link of a random machine is cut; ``None`` for never."""
 
 
 class FleetReady(msgspec.Struct, tag="ready"):
-    """The machines are starting; wake-up packets are listened for on this UDP port of 127.0.0.1."""
+    """The machines are starting; they receive wake-up packets on this UDP port of 127.0.0.1."""
 
     wake_port: int
 
 
 class FleetResult(msgspec.Struct, tag="result"):
-    """What the machines counted."""
+    """The counts of the machines."""
 
     sessions: dict[str, SessionCount]
     links_cut: int
 
 
 class SimulatedPerson:
-    """Answers as people do: some at once, some not at all, some later, some never.
+    """Answers as persons do: at once, later, or not at all.
 
-    :param is_shy: whether the display comes and goes, so that a job waits for a while: for :data:`SHY_S`, then it can
-        be asked for as long.
+    :param has_flaky_display: whether the person alternately can and cannot be asked, each for :data:`FLAKY_DISPLAY_S`.
     """
 
     name = "simulated"
 
     def __init__(
-        self, dice: random.Random, *, is_shy: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        rng: random.Random,
+        *,
+        has_flaky_display: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._dice = dice
-        self._is_shy = is_shy
+        self._rng = rng
+        self._has_flaky_display = has_flaky_display
         self._clock = clock
 
     def unavailable_reason(self) -> str | None:
-        """Return why nobody can be asked at the moment: the simulated display of a shy person comes and goes."""
-        is_away = self._is_shy and self._clock() % (2 * SHY_S) < SHY_S
+        """Return why the person cannot be asked at the moment, or ``None``."""
+        is_away = self._has_flaky_display and self._clock() % (2 * FLAKY_DISPLAY_S) < FLAKY_DISPLAY_S
         return "no display" if is_away else None
 
     def seat(self) -> str:
@@ -100,9 +102,9 @@ class SimulatedPerson:
         return SEAT
 
     async def ask(self, question: Question) -> Answer:
-        """Thinks for a moment, then answers; or lets the countdown run out."""
-        mood = self._dice.random()
-        think_s = self._dice.uniform(0.5, 2.5)
+        """Answer after a moment, or let the countdown run out."""
+        mood = self._rng.random()
+        think_s = self._rng.uniform(0.5, 2.5)
         if mood < 0.4 or think_s >= question.countdown_s:
             await asyncio.sleep(question.countdown_s if mood >= 0.2 else min(think_s, question.countdown_s))
             return Answer(choice=Choice.TIMED_OUT if mood >= 0.2 else Choice.NOW)
@@ -115,7 +117,7 @@ class SimulatedPerson:
 
 
 class SimulatedMachine:
-    """A machine with a power back end, a person, an agent, and a disk that survives its restarts."""
+    """A machine with a power back end, a person, an agent, and a disk that survives restarts."""
 
     def __init__(
         self,
@@ -124,22 +126,22 @@ class SimulatedMachine:
         url: str,
         token: str,
         directory: Path,
-        dice: random.Random,
-        tally: MessageCount,
+        rng: random.Random,
+        counts: MessageCount,
         every_s: float,
     ) -> None:
         self.name = f"sim-{number:02d}"
         self.mac_address = "02:00:00:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(3, "big"))
-        self._id = str(uuid.UUID(bytes=dice.randbytes(16), version=4))
+        self._id = str(uuid.UUID(bytes=rng.randbytes(16), version=4))
         self._url = url
         self._auth = SharedToken(token)
         self._journal_path = directory / self.name / "journal.jsonl"
-        self._dice = dice
-        self._tally = tally
+        self._rng = rng
+        self._counts = counts
         self._every_s = every_s
-        self._os = dice.choice(SYSTEMS)
-        self._is_shy = number % SHY_EVERY == 0
-        self._person = dice.choice(PERSONS) if dice.random() < 0.7 or self._is_shy else None
+        self._os = rng.choice(SYSTEMS)
+        self._has_flaky_display = number % FLAKY_DISPLAY_EVERY == 0
+        self._person = rng.choice(PERSONS) if rng.random() < 0.7 or self._has_flaky_display else None
         self._on = asyncio.Event()
         self._on.set()
         self._stopping = False
@@ -147,12 +149,12 @@ class SimulatedMachine:
 
     @property
     def line(self) -> Line | None:
-        """The line of the agent that runs now."""
+        """The line of the running agent."""
         return self._agent.line if self._agent is not None else None
 
     async def run(self) -> None:
-        """Lives until :meth:`stop`: on, going down, coming back."""
-        await asyncio.sleep(self._dice.random() * 0.2)
+        """Run until :meth:`stop`: start, shut down, start again."""
+        await asyncio.sleep(self._rng.random() * 0.2)
         while not self._stopping:
             power = SimulatedPower(self._persons(), logged_off=self._person_returns_later)
             self._power = power
@@ -161,14 +163,14 @@ class SimulatedMachine:
                 self._on.clear()
                 await self._on.wait()
             elif power.going is Action.RESTART:
-                await asyncio.sleep(self._dice.uniform(*RESTART_S))
+                await asyncio.sleep(self._rng.uniform(*RESTART_S))
 
     def wake(self) -> None:
-        """The power button, or a magic packet."""
+        """Switch the machine on, as the power button or a magic packet does."""
         self._on.set()
 
     def stop(self) -> None:
-        """Lets the agent say goodbye, and :meth:`run` return."""
+        """Let the agent say goodbye, and :meth:`run` return."""
         self._stopping = True
         self._on.set()
         if self._agent is not None:
@@ -185,18 +187,18 @@ class SimulatedMachine:
                     name=self.name,
                     host_name=f"{self.name}.example",
                     os=self._os,
-                    boot_id=str(uuid.UUID(bytes=self._dice.randbytes(16), version=4)),
+                    boot_id=str(uuid.UUID(bytes=self._rng.randbytes(16), version=4)),
                     mac_addresses=(self.mac_address,),
                     agent_version=landline.__version__,
                     power=power.name,
                 ),
                 power=power,
-                prompt=SimulatedPerson(self._dice, is_shy=self._is_shy),
+                prompt=SimulatedPerson(self._rng, has_flaky_display=self._has_flaky_display),
                 journal=journal,
                 backoff=Backoff(first_s=0.5, cap_s=5.0),
             )
             power.terminate = agent.stop
-            agent.connector.on(MESSAGE_NAME)(self._tally.receive)
+            agent.connector.on(MESSAGE_NAME)(self._counts.receive)
             counting = asyncio.create_task(self._count(agent))
             try:
                 await agent.run()
@@ -208,9 +210,9 @@ class SimulatedMachine:
 
     async def _count(self, agent: Agent) -> None:
         while True:
-            await asyncio.sleep(self._every_s * self._dice.uniform(0.5, 1.5))
+            await asyncio.sleep(self._every_s * self._rng.uniform(0.5, 1.5))
             if agent.line is not None and not agent.is_ending:
-                self._tally.send(agent.line)
+                self._counts.send(agent.line)
 
     def _persons(self) -> tuple[Person, ...]:
         return (Person(self._person, SEAT),) if self._person else ()
@@ -219,12 +221,12 @@ class SimulatedMachine:
         if self._person is None:
             return
         power, person = self._power, self._person
-        delay_s = self._dice.uniform(*LOG_ON_AGAIN_S)
+        delay_s = self._rng.uniform(*LOG_ON_AGAIN_S)
         asyncio.get_running_loop().call_later(delay_s, power.log_on, Person(person, SEAT))
 
 
 class _NetworkCards(asyncio.DatagramProtocol):
-    """Listens for magic packets as the network cards of all machines would."""
+    """Receives magic packets for the network cards of all machines."""
 
     def __init__(self, machines: Sequence[SimulatedMachine]) -> None:
         self._machines = {
@@ -241,17 +243,17 @@ class _NetworkCards(asyncio.DatagramProtocol):
 async def run_fleet(
     plan: FleetPlan, ready: asyncio.Future[int], may_cut: asyncio.Event, until: asyncio.Event
 ) -> FleetResult:
-    """Runs the machines until ``until``; ``ready`` gets the UDP port for wake-up packets."""
-    dice = random.Random(plan.seed)  # noqa: S311 - a simulation is to be repeatable
-    tally = MessageCount()
+    """Run the machines until ``until``; ``ready`` gets the UDP port for wake-up packets."""
+    rng = random.Random(plan.seed)  # noqa: S311 - a simulation is to be repeatable
+    counts = MessageCount()
     machines = [
         SimulatedMachine(
             number,
             url=plan.url,
             token=plan.token,
             directory=Path(plan.directory),
-            dice=random.Random(dice.random()),  # noqa: S311
-            tally=tally,
+            rng=random.Random(rng.random()),  # noqa: S311
+            counts=counts,
             every_s=plan.count_every_s,
         )
         for number in range(1, plan.machines + 1)
@@ -261,7 +263,7 @@ async def run_fleet(
         lambda: _NetworkCards(machines), local_addr=("127.0.0.1", 0)
     )
     ready.set_result(cards.get_extra_info("sockname")[1])
-    cutter = _Cutter(plan.cut_every_s, dice)
+    cutter = _Cutter(plan.cut_every_s, rng)
     running = [asyncio.create_task(_run_machine(machine)) for machine in machines]
     try:
         cutting = asyncio.create_task(cutter.run(machines, may_cut))
@@ -275,22 +277,22 @@ async def run_fleet(
             task.cancel()
         await asyncio.wait(running)
         cards.close()
-    return FleetResult(tally.sessions, cutter.links_cut)
+    return FleetResult(counts.sessions, cutter.links_cut)
 
 
 class _Cutter:
-    """Cuts the link of some machine every now and then."""
+    """Cuts the link of a random machine at regular intervals."""
 
-    def __init__(self, every_s: float | None, dice: random.Random) -> None:
+    def __init__(self, every_s: float | None, rng: random.Random) -> None:
         self._every_s = every_s
-        self._dice = dice
+        self._rng = rng
         self.links_cut = 0
 
     async def run(self, machines: Sequence[SimulatedMachine], may_cut: asyncio.Event) -> None:
         await may_cut.wait()
         while self._every_s is not None:
             await asyncio.sleep(self._every_s)
-            line = self._dice.choice(machines).line
+            line = self._rng.choice(machines).line
             if line is not None and not line.is_closed:
                 line.break_link("the demo cut the link")
                 self.links_cut += 1
@@ -311,17 +313,17 @@ async def _main() -> None:
     may_cut, until = asyncio.Event(), asyncio.Event()
     ready: asyncio.Future[int] = loop.create_future()
     fleet = asyncio.create_task(run_fleet(plan, ready, may_cut, until))
-    _say(FleetReady(await ready))
+    _print_message(FleetReady(await ready))
     while await reader.read(65536):
         may_cut.set()
     until.set()
-    _say(await fleet)
+    _print_message(await fleet)
     pipe.close()
 
 
-def _say(message: msgspec.Struct) -> None:
+def _print_message(message: msgspec.Struct) -> None:
     data = msgspec.json.encode(message) + b"\n"
-    # Past the buffer of sys.stdout, which would complain again at exit when the demo was killed and nobody reads.
+    # Not through the buffer of sys.stdout: if the demo was killed, that would fail again at exit.
     with contextlib.suppress(BrokenPipeError):
         while data:
             data = data[os.write(sys.stdout.fileno(), data) :]

@@ -1,4 +1,4 @@
-"""Asking and telling the person at the machine: :class:`Prompt` brings back an answer, :class:`Notices` none."""
+"""Prompts and notices for the person at the machine: a :class:`Prompt` returns an answer, :class:`Notices` do not."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from landline.fleet.model import Action, Person
 
 
 class Choice(StrEnum):
-    """What the person chose.
+    """The answer to a question.
 
-    ``TIMED_OUT`` is no choice: the question was shown and the countdown ran out without an answer. That is not
-    consent; whether the action may happen then is decided by the one who asked.
+    ``TIMED_OUT`` means that the question was shown and the countdown ran out. That is not consent; the caller decides
+    whether the action may happen then.
     """
 
     NOW = "now"
@@ -25,7 +25,7 @@ class Choice(StrEnum):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What the person is asked: who asks, what for, and how long there is to answer."""
+    """A question for the person: who requests which action, why, and the time to answer."""
 
     action: Action
     requested_by: str
@@ -37,26 +37,26 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The person's choice; ``postpone_s`` is set when the choice is to postpone."""
+    """The person's choice; ``postpone_s`` is set if it is to postpone."""
 
     choice: Choice
     postpone_s: float = 0.0
     seat: str = ""
-    """Where the question was shown and the key came from, as in :attr:`Person.seat`: the X display (``:0``) or the
-    terminal (``pts/3``, ``tty2``); empty where that cannot be told."""
+    """Where the question was shown, as in :attr:`Person.seat`: the X display (``:0``) or the terminal (``pts/3``,
+    ``tty2``); empty if not known."""
 
 
 class PromptError(Exception):
-    """The person could not be asked; the text is one sentence for the operator."""
+    """The question could not be shown; the text is one sentence for the operator."""
 
 
 class Prompt(Protocol):
-    """Shows a question to the person and brings back the answer."""
+    """Shows a question to the person and returns the answer."""
 
     name: str
 
     def unavailable_reason(self) -> str | None:
-        """Return why nobody can be asked this way right now, or ``None`` when it can be tried.
+        """Return why no question can be shown at the moment, or ``None`` if it can be tried.
 
         The reason is a phrase to follow "cannot ask: ", without a full stop. Cheap, and shows nothing.
         """
@@ -69,30 +69,31 @@ class Prompt(Protocol):
     async def ask(self, question: Question) -> Answer:
         """Ask, and return the answer within ``question.countdown_s`` (plus the time to draw).
 
-        Cancelling takes the question off the screen. Raises :class:`PromptError` when nobody can be asked, at
-        once where :meth:`unavailable_reason` knows why.
+        Cancelling takes the question off the screen.
+
+        :raises PromptError: if the question cannot be shown; at once if :meth:`unavailable_reason` knows why.
         """
         ...
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """What persons are told where they are not asked: what happens, who wants it, why, and when."""
+    """A notice for persons who are not asked: what happens, who requested it, why, and when."""
 
     action: Action
     requested_by: str
     message: str
     due_in_s: float
     may_cancel: bool = False
-    """Whether the person may object; a notice takes no answer, so it says whom to turn to."""
+    """Whether the person may object; a notice takes no answer, so it says whom to contact."""
 
 
 class Notices(Protocol):
-    """Tells persons something and takes no answer; :func:`~.notices.send_notices` is the real one."""
+    """Sends notices to persons; :func:`~.notices.send_notices` is the real implementation."""
 
     async def __call__(self, notice: Notice, persons: Sequence[Person]) -> tuple[str, ...]:
-        """Tell ``persons``, and return the ways that worked (``wall``, ``notification to anna``).
+        """Send a notice to ``persons``, and return the ways that worked (``wall``, ``notification to anna``).
 
-        No persons means that it is not known who is on: then everybody who can be reached without a name is told.
-        Raises nothing for a way that fails. Takes a bounded time; cancelling leaves no child process.
+        No persons means that it is not known who is logged on: then the notice goes to all who can be reached without a
+        name. A way that fails raises nothing. Takes a limited time; cancelling leaves no child process.
         """
         ...

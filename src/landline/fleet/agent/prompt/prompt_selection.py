@@ -1,4 +1,4 @@
-"""Which way to ask there is on this machine."""
+"""Selects the prompt that works on this machine: a window, or the terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TERMINAL_PATH: Final = "/dev/tty"
 
 
 class PromptKind(StrEnum):
-    """A way to ask the person."""
+    """The kind of a prompt."""
 
     TK = "tk"
     TERMINAL = "terminal"
@@ -27,7 +27,7 @@ class PromptKind(StrEnum):
 def prompt_kind(
     environ: Mapping[str, str], platform: str, *, has_tkinter: bool, has_terminal: bool
 ) -> PromptKind | None:
-    """The best way to ask: a window where one can be shown, else the terminal, else ``None``.
+    """Return the best kind of prompt: a window if one can be shown, otherwise the terminal, otherwise ``None``.
 
     Windows has no terminal of this kind.
     """
@@ -39,7 +39,7 @@ def prompt_kind(
 
 
 def can_open_terminal() -> bool:
-    """Whether this process was started from a terminal."""
+    """Return whether this process has a controlling terminal."""
     try:
         descriptor = os.open(TERMINAL_PATH, os.O_RDWR | getattr(os, "O_NOCTTY", 0))
     except OSError:
@@ -55,7 +55,7 @@ def unavailable_reason(
     has_tkinter: Callable[[], bool] = can_import_tkinter,
     has_terminal: Callable[[], bool] = can_open_terminal,
 ) -> str | None:
-    """Return why :func:`choose_prompt` finds no way to ask, or ``None`` when it finds one. Cheap.
+    """Return why :func:`choose_prompt` finds no prompt, or ``None`` if it finds one. Cheap.
 
     The reason is a phrase to follow "cannot ask: ": ``no display and no controlling terminal``.
     """
@@ -72,11 +72,9 @@ def choose_prompt(
     has_tkinter: Callable[[], bool] = can_import_tkinter,
     has_terminal: Callable[[], bool] = can_open_terminal,
 ) -> Prompt | None:
-    """The prompt for this machine, or ``None`` when nobody can be asked (:func:`unavailable_reason` says why).
+    """Return the prompt for this machine, or ``None`` (:func:`unavailable_reason` returns why). Show nothing yet.
 
-    Shows nothing yet.
-
-    ``environ`` is the process's own environment by default; a window is shown on the display it names.
+    :param environ: by default the process's own environment; a window is shown on the display it names.
     """
     kind = prompt_kind(
         os.environ if environ is None else environ,

@@ -1,4 +1,4 @@
-"""Asking in a window: a child process shows it, so that no display can stall or end the agent.
+"""Asks in a window. A child process shows it, so that a display cannot block or end the agent.
 
 The child is ``python -m landline.fleet.agent.prompt.tk_dialog``. It takes the question as one line of JSON on
 its standard input. On its standard output it writes one line when the window is on the screen, and the answer
@@ -22,13 +22,13 @@ from landline.fleet.agent.prompt import Answer, PromptError, Question
 from landline.fleet.agent.prompt.prompt_texts import checked, plain
 
 START_TIMEOUT_S: Final = 20.0
-"""How long the window may take to appear and, at the end, to answer: a slow machine needs 5 s."""
+"""Time-out for the window to appear, and to answer at the end; a slow machine needs 5 s."""
 
 ERRORS_BYTES_MAX: Final = 4096
-"""How much of what the child wrote to standard error is looked at, for its last line."""
+"""Bytes read from the end of the child's standard error, for its last line."""
 
 SHOWN_LINE: Final = b"shown\n"
-"""What the child writes once the window is on the screen."""
+"""The child writes this when the window is on the screen."""
 
 # -P: a module called "tkinter" in the directory the agent happens to run in must not be imported.
 DIALOG_COMMAND: Final = (sys.executable, "-P", "-m", "landline.fleet.agent.prompt.tk_dialog")
@@ -51,19 +51,21 @@ class TkPrompt:
         self._start_timeout_s = start_timeout_s
 
     def unavailable_reason(self) -> str | None:
-        """Return why no window can be shown, or ``None``. Looks at the environment and for Tk, at no display."""
+        """Return why no window can be shown, or ``None``. Checks the environment and Tk, not the display."""
         return no_window_reason(self._current_environ(), sys.platform, has_tkinter=can_import_tkinter())
 
     def seat(self) -> str:
-        """Return the display, as logind names it; empty on Windows and macOS, which name none."""
+        """Return the display, as logind names it; empty on Windows and macOS."""
         return display_seat(self._current_environ())
 
     async def ask(self, question: Question) -> Answer:
-        """Show the window and return the answer. When this returns, window and child are gone.
+        """Show the window and return the answer. Cancelling closes the window.
 
-        Raises :class:`PromptError` at once when the window cannot be shown, ``start_timeout_s`` later when it
-        does not appear, and when it ends without an answer, gives one that was not on offer, or gives none
-        ``start_timeout_s`` after the countdown. Cancelling takes the window away.
+        When this returns, the window is closed and the child has ended.
+
+        :raises PromptError: at once if the window cannot be shown; after ``start_timeout_s`` if it does not appear; if
+            it ends without an answer, gives an answer that was not offered, or gives none ``start_timeout_s`` after the
+            countdown.
         """
         reason = self.unavailable_reason()
         if reason is not None:
@@ -85,14 +87,14 @@ class TkPrompt:
             finally:
                 await _end(process)
             if not line.strip():
-                raise PromptError(f"The window ended without an answer{_last_words(errors)}.")
+                raise PromptError(f"The window ended without an answer{_last_error(errors)}.")
             answer = parse_answer(line, question)
             return msgspec.structs.replace(answer, seat=display_seat(self._current_environ()))
 
     async def _exchange(self, process: asyncio.subprocess.Process, question: Question) -> bytes:
         assert process.stdin is not None
         assert process.stdout is not None
-        # A child that ended already is told by what it wrote, not by a broken pipe.
+        # If the child has ended already, its output says why, not the broken pipe.
         with contextlib.suppress(ConnectionError):
             process.stdin.write(msgspec.json.encode(question) + b"\n")
             await process.stdin.drain()
@@ -102,7 +104,7 @@ class TkPrompt:
         except TimeoutError as error:
             raise PromptError(f"The window did not appear within {self._start_timeout_s:g} s.") from error
         except ValueError as error:
-            raise PromptError("The window gave an answer that is far too long.") from error
+            raise PromptError("The answer of the window is too long.") from error
         if line != SHOWN_LINE:
             return line
         try:
@@ -111,7 +113,7 @@ class TkPrompt:
         except TimeoutError as error:
             raise PromptError("The window gave no answer, not even that time was up.") from error
         except ValueError as error:
-            raise PromptError("The window gave an answer that is far too long.") from error
+            raise PromptError("The answer of the window is too long.") from error
 
     def _current_environ(self) -> Mapping[str, str]:
         return os.environ if self._environ is None else self._environ
@@ -131,35 +133,35 @@ def no_window_reason(environ: Mapping[str, str], platform: str, *, has_tkinter: 
 
 
 def can_import_tkinter() -> bool:
-    """Whether this Python was built with Tk; Debian keeps it apart, in ``python3-tk``."""
+    """Return whether this Python has Tk; Debian has it in a package of its own, ``python3-tk``."""
     return all(importlib.util.find_spec(name) is not None for name in ("_tkinter", "tkinter"))
 
 
 def display_seat(environ: Mapping[str, str]) -> str:
-    """The display as logind names it: ``DISPLAY`` without the number of the screen, ``:0`` for ``:0.0``."""
+    """Return the display as logind names it: ``DISPLAY`` without the screen number, ``:0`` for ``:0.0``."""
     host, colon, number = environ.get("DISPLAY", "").rpartition(":")
     return f"{'' if host == 'unix' else host}{colon}{number.partition('.')[0]}" if colon else ""
 
 
 def parse_answer(line: bytes, question: Question) -> Answer:
-    """The answer in a line of JSON. Raises :class:`PromptError` when it is none, or was not on offer."""
+    """Return the answer in a line of JSON. Raise :class:`PromptError` if it is invalid or was not offered."""
     try:
         answer = msgspec.json.decode(line, type=Answer)
     except msgspec.DecodeError as error:
-        raise PromptError(f"The window gave an answer that is not understood: {error}.") from error
+        raise PromptError(f"The window gave an invalid answer: {error}.") from error
     return checked(answer, question)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     if process.stdin is not None:
         process.stdin.close()
-    # Its answer is here, or not wanted any more: there is nothing to be polite about.
+    # The answer has arrived or is no longer needed, so the child need not end in order.
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.communicate()
 
 
-def _last_words(errors: IO[bytes]) -> str:
+def _last_error(errors: IO[bytes]) -> str:
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - ERRORS_BYTES_MAX))
     lines = errors.read().decode(errors="replace").split("\n")
