@@ -1,4 +1,4 @@
-"""A network of our own: a namespace on the other end of a cable. For tests that need what only a kernel does."""
+"""A private network: a namespace at the other end of a virtual cable, for tests of effects that only a kernel has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def run(*command: str) -> None:
-    """Runs a program, and raises what it said when it failed."""
+    """Run a program; raise an error with its output if it fails."""
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
@@ -33,11 +33,11 @@ class Cable:
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """What a command that runs in the namespace begins with."""
+        """The prefix of a command that runs in the namespace."""
         return ("ip", "netns", "exec", self.name)
 
     def set_up(self) -> None:
-        """Lays the cable."""
+        """Create the cable."""
         run("ip", "netns", "add", self.name)
         run("ip", "link", "add", self.ours, "type", "veth", "peer", "name", self.theirs, "netns", self.name)
         run("ip", "address", "add", f"{self.first}/29", "dev", self.ours)
@@ -47,29 +47,29 @@ class Cable:
         run(*self.inside, "ip", "link", "set", "lo", "up")
 
     def take_down(self) -> None:
-        """Takes away what there is of it."""
+        """Remove what exists of it."""
         subprocess.run(("ip", "netns", "del", self.name), check=False, capture_output=True)
         subprocess.run(("ip", "link", "del", self.ours), check=False, capture_output=True)
 
     def move(self) -> None:
-        """Takes our address away, with which go the routes it brought, and gives us another one."""
+        """Replace the address of this machine, and with it its routes."""
         run("ip", "address", "del", f"{self.first}/29", "dev", self.ours)
         run("ip", "address", "add", f"{self.second}/29", "dev", self.ours)
 
     def drop(self) -> None:
-        """The namespace drops every packet, in both directions and without a word."""
+        """Drop every packet in the namespace, in both directions and without any notification."""
         run(*self.inside, "nft", "add", "table", "inet", "hole")
         for hook in ("input", "output"):
             rule = f"add chain inet hole {hook} {{ type filter hook {hook} priority 0; policy drop; }}"
             run(*self.inside, "nft", rule)
 
     def heal(self) -> None:
-        """Ends :meth:`drop`."""
+        """End :meth:`drop`."""
         run(*self.inside, "nft", "delete", "table", "inet", "hole")
 
 
 def laid(name: str, network: str, *programs: str) -> Iterator[Cable]:
-    """The body of a fixture. Skips without root, without one of these programs, and where there are no namespaces."""
+    """The body of a fixture. Skip without root, without one of these programs, or without namespaces."""
     missing = [program for program in ("ip", *programs) if not shutil.which(program)]
     if os.geteuid() != 0 or missing:
         pytest.skip(f"needs root, and {', '.join(('ip', *programs))}")

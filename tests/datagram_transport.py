@@ -1,4 +1,4 @@
-"""A transport within this process that carries datagrams beside its stream, as QUIC does: for ``loop://`` URLs."""
+"""A transport in memory with a stream and datagrams, as QUIC has them, for ``loop://`` URLs."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from landline.transports.urls import Endpoint, Scheme
 SCHEME = Scheme("tests.datagram_transport")
 accepting = {}
 ends = []
-"""Every end that was ever connected, the client's before the server's."""
+"""All connected ends, the client's before the server's."""
 
 
 class Listener:
@@ -19,7 +19,7 @@ class Listener:
 
 
 class End(asyncio.Transport):
-    """One end. Its ``sent`` are the datagrams it took; ``is_blocked`` makes it take none."""
+    """One end. ``sent`` has its datagrams; with ``is_blocked`` it accepts none."""
 
     def __init__(self, protocol) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class End(asyncio.Transport):
         self.close()
 
     def resume_reading(self) -> None:
-        """Nobody pauses it."""
+        """Do nothing: it is never paused."""
 
     def is_closing(self) -> bool:
         return self._is_closing

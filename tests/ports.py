@@ -1,4 +1,4 @@
-"""Ports that belong to a test from its beginning to its end, whether its programs listen on them or not."""
+"""Ports that stay reserved for a whole test, whether its programs listen on them or not."""
 
 import contextlib
 import socket
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def hold_tcp_port(host: str = "127.0.0.1") -> socket.socket:
-    """Bind a port on which programs of the test may listen, one after the other, and nobody else; close it at the end.
+    """Bind a port on which only programs of the test can listen, one after the other; close it at the end.
 
     While none listens, connections to it are refused. Two sockets may be bound to one port when both say SO_REUSEADDR
     and the first does not listen (Linux), which is what servers say.
@@ -24,7 +24,7 @@ def port_of(holder: socket.socket) -> int:
 
 @contextlib.contextmanager
 def refusing_udp_port() -> Iterator[int]:
-    """A UDP port of 127.0.0.1 that refuses datagrams, and that nobody else can take meanwhile.
+    """Yield a UDP port of 127.0.0.1 that refuses datagrams, and that no other process can bind.
 
     It is bound, and connected to itself: the kernel finds no socket for what comes from elsewhere.
     """

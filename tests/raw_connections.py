@@ -1,4 +1,4 @@
-"""Connections to a server without a client's help: the test says and reads each frame itself."""
+"""Raw connections to a server: the test writes and reads each frame itself."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ async def read_frame(reader) -> tuple[int, bytes]:
 
 
 async def read_refusal(reader) -> Reject:
-    """The REJECT behind the challenge, and the end of the connection."""
+    """Read the REJECT after the CHALLENGE, and the end of the connection."""
     kind, _ = await read_frame(reader)
     assert kind == Kind.CHALLENGE
     kind, body = await read_frame(reader)

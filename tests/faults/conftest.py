@@ -1,4 +1,4 @@
-"""What the tests of faults share: the processes of a fleet."""
+"""Fixtures of the fault tests: the processes of a fleet."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ from tests.faults import processes as processes_module
 
 @pytest.fixture(scope="session")
 def programs():
-    """The module processes.py, for tests that put together a fleet of their own."""
+    """The module processes.py, for tests that build their own fleet."""
     return processes_module
 
 
@@ -25,12 +25,12 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def fleet(directory) -> Iterator:
-    """A control server as a process, to which machines can be added; the tests of a file share it."""
+    """A control server as a process, to which machines can be added; the tests of a module share it."""
     with processes_module.run_fleet(directory) as running:
         yield running
 
 
 @pytest.fixture
 def poll():
-    """Waits for what other processes do; this one need not go on meanwhile."""
+    """Wait for events in other processes, without an event loop in this one."""
     return processes_module.until

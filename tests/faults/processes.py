@@ -1,6 +1,6 @@
-"""Control servers and agents as processes of their own, with machines whose acts are counted outside the product.
+"""Control servers and agents as separate processes, with machines whose acts are counted outside the product.
 
-Everything is synchronous: what is waited for is in other processes, and is polled.
+All functions are synchronous: they poll for events in other processes.
 """
 
 import contextlib
@@ -18,18 +18,28 @@ from typing import TypeVar
 
 from tests.ports import hold_tcp_port, port_of
 
+from landline import Heartbeat
 from landline.cli.api_client import ApiClient, ServerAddress
 from landline.cli.retry import Retries
 from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Execution, ExecutionState, Machine, PresenceState
 
 PATIENCE_S = 45.0
-"""Longer than anything here takes on a busy machine, and shorter than the time limit of a test."""
+"""Longer than any step takes on a busy machine, and shorter than the time limit of a test."""
+SERVE_WITH_HEARTBEAT = """
+from functools import partial
+import landline
+from landline.cli import main
+from landline.fleet.control import serve
+heartbeat = landline.Heartbeat(interval_s={interval_s}, timeout_s={timeout_s})
+serve.ControlServerOptions = partial(serve.ControlServerOptions, heartbeat=heartbeat)
+main()
+"""
 _Result = TypeVar("_Result")
 
 
 def until(condition: Callable[[], _Result], describe: Callable[[], object] = str) -> _Result:
-    """The first true value of ``condition``."""
+    """Return the first true value of ``condition``."""
     give_up_at = time.monotonic() + PATIENCE_S
     while not (result := condition()):
         assert time.monotonic() < give_up_at, describe()
@@ -64,7 +74,7 @@ class Program:
         return self.err_path.read_text()
 
     def says(self, pattern: str) -> re.Match[str]:
-        """Waits until it has written ``pattern`` to its standard output."""
+        """Wait until it has written ``pattern`` to its standard output."""
 
         def found() -> re.Match[str] | None:
             match = re.search(pattern, self.out)
@@ -76,12 +86,12 @@ class Program:
         return until(found, lambda: f"{pattern!r} was not said: {self.out} {self.err}")
 
     def kill(self) -> None:
-        """What ``kill -9`` does."""
+        """Kill it as ``kill -9`` does."""
         self.process.kill()
         self.process.wait()
 
     def freeze(self) -> None:
-        """Returns when it stands still."""
+        """Stop it; return when it has stopped."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
@@ -89,24 +99,24 @@ class Program:
         self.process.send_signal(signal.SIGCONT)
 
     def ends(self, number: signal.Signals | None = None) -> int:
-        """Its exit status, once it has ended; by itself, or for a signal."""
+        """Wait until it has ended, by itself or because of a signal. Return its exit status."""
         if number is not None:
             self.process.send_signal(number)
         return self.process.wait(timeout=PATIENCE_S)
 
 
 class Processes:
-    """Everything that was started; ended, and looked over, when the test is."""
+    """All programs of a test; they are ended and checked when the test ends."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.started: list[Program] = []
         self._ports: list[socket.socket] = []
         self.prefix: tuple[str, ...] = ()
-        """What starts a program, where it is not to be started as it is."""
+        """The command that starts a program, if it is not started directly."""
         self.extra_environment: dict[str, str] = {}
-        """For the programs started from now on."""
-        # Nobody is logged on at the machines, whoever sits at this one.
+        """Environment variables of programs started from now on."""
+        # No person is logged on at the machines, even if one is at this computer.
         bin_directory = directory / "bin"
         bin_directory.mkdir()
         (bin_directory / "who").symlink_to("/bin/true")
@@ -127,13 +137,13 @@ class Processes:
         return started
 
     def run(self, *arguments: str) -> Program:
-        """Starts a command that ends by itself, and returns when it has."""
+        """Start a command that ends by itself; return when it has ended."""
         program = self.start(*arguments)
         program.ends()
         return program
 
     def hold_port(self) -> int:
-        """A port of 127.0.0.1 for these processes, also while none of them listens."""
+        """Reserve a port of 127.0.0.1 for these processes, also while none of them listens."""
         self._ports.append(hold_tcp_port())
         return port_of(self._ports[-1])
 
@@ -149,15 +159,24 @@ class Processes:
 
 
 class ControlServer:
-    """A control server with a place of its own, in which it can be started again."""
+    """A control server with its own data directory and port, on which it can be restarted.
 
-    def __init__(self, processes: Processes, *options: str) -> None:
+    :param heartbeat: the heartbeat of its lines; by default that of ``landline serve``.
+    """
+
+    def __init__(self, processes: Processes, *options: str, heartbeat: Heartbeat | None = None) -> None:
         self.data = processes.directory / "control"
         self.url = f"tcp://127.0.0.1:{processes.hold_port()}"
         self._options = options
+        self._program: tuple[str, ...] = ("-m", "landline")
+        if heartbeat is not None:
+            source = SERVE_WITH_HEARTBEAT.format(
+                interval_s=heartbeat.interval_s, timeout_s=heartbeat.timeout_s
+            )
+            self._program = ("-c", source)
         self.processes = processes
         self.socket = Path(processes.environment["LANDLINE_RUNTIME_DIR"]) / "control.sock"
-        # What is killed in a test is not asked again by the test.
+        # A request that fails because the test has killed the server is not repeated.
         self.api = ApiClient(
             ServerAddress(unix_path=str(self.socket)),
             retries=Retries(answer_s=PATIENCE_S, change_s=0.0, read_s=0.0),
@@ -165,9 +184,11 @@ class ControlServer:
         self.start()
 
     def start(self) -> None:
-        """Starts it, again: on the same data and port."""
+        """Start it, with the same data and port as before."""
         self.program = self.processes.start(
-            "serve", "--data", str(self.data), "--listen", self.url, *self._options
+            *("serve", "--data", str(self.data), "--listen", self.url),
+            *self._options,
+            program=self._program,
         )
         self.program.says("Ctrl-C stops it")
 
@@ -179,7 +200,7 @@ class ControlServer:
         return next((machine for machine in self.api.machines() if machine.name == name), None)
 
     def shows(self, name: str, state: PresenceState) -> Machine:
-        """Waits until a machine is online, or whatever else."""
+        """Wait until a machine has the presence ``state``."""
 
         def found() -> Machine | None:
             machine = self.machine(name)
@@ -188,7 +209,7 @@ class ControlServer:
         return until(found, lambda: f"{name} did not become {state}: {self.machine(name)}")
 
     def order(self, action: Action, name: str, **options) -> str:
-        """A job for one machine, accepted: its id. The message is what the machine notes when it acts."""
+        """Order a job for one machine; return its id. The machine records the message when it acts."""
         options.setdefault("message", f"{action} of {name}")
         options.setdefault("delay_s", 0.0)
         options.setdefault("request_id", os.urandom(8).hex())
@@ -199,9 +220,9 @@ class ControlServer:
         return execution
 
     def reaches(self, job_id: str, state: ExecutionState) -> Execution:
-        """Waits until the only execution of a job has been in the state, and fails if it ends without.
+        """Wait until the only execution of a job has been in the state; fail if it ends without.
 
-        It may have left the state since: what passes quickly is seen on a busy machine too.
+        It may have left the state since, so short states are seen on a busy machine too.
         """
 
         def found() -> Execution | None:
@@ -209,7 +230,7 @@ class ControlServer:
             states = {event.state for event in view.events}
             if state in states:
                 return view.executions[0]
-            # The state is shown a moment before its event is on disk.
+            # The state is visible shortly before its event is on disk.
             last = view.executions[0].state
             assert not (last.is_final and last in states), self.life(job_id)
             return None
@@ -217,7 +238,7 @@ class ControlServer:
         return until(found, lambda: f"not {state}: {self.life(job_id)}")
 
     def ended(self, job_id: str) -> Execution:
-        """Waits until the only execution of a job is over."""
+        """Wait until the only execution of a job has ended."""
 
         def found() -> Execution | None:
             execution = self.execution(job_id)
@@ -231,7 +252,7 @@ class ControlServer:
 
 
 class CommandMachine:
-    """A machine whose acts are commands that write down the job's message; they wait while the gate is shut."""
+    """A machine whose acts are commands that record the message of the job; they wait while the gate is shut."""
 
     SCRIPT = (
         'echo "$1" >> acts; echo $$ >> pids; if [ -p gate ]; then read line < gate; fi; echo "$1" >> ended'
@@ -253,7 +274,7 @@ class CommandMachine:
         self.start()
 
     def start(self) -> None:
-        """Starts its agent, again: on the same data. Returns when it has joined."""
+        """Start its agent with the same data as before; return when it has joined."""
         self.begin_to_start()
         self.joins(1)
 
@@ -265,7 +286,7 @@ class CommandMachine:
         )
 
     def joins(self, times: int) -> None:
-        """Waits until the agent that runs now has joined so often."""
+        """Wait until the running agent has joined the given number of times."""
         until(
             lambda: self.agent.err.count(f"joined as {self.name}") >= times,
             lambda: f"{self.name} did not join: {self.agent.out} {self.agent.err}",
@@ -275,11 +296,11 @@ class CommandMachine:
         os.mkfifo(self.directory / "gate")
 
     def open_gate(self) -> None:
-        """Lets the command that waits go on, and those after it pass."""
+        """Release the waiting command, and let later ones pass."""
         gate = self.directory / "gate"
 
         def opened() -> bool:
-            # There is no reader before the command has come so far (ENXIO).
+            # There is no reader before the command waits at the gate (ENXIO).
             with contextlib.suppress(OSError):
                 os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
                 return True
@@ -289,7 +310,7 @@ class CommandMachine:
         gate.unlink()
 
     def open_gate_if_shut(self) -> None:
-        """Nothing waits at it any more."""
+        """Remove the gate: no command waits at it."""
         (self.directory / "gate").unlink(missing_ok=True)
 
     @property
@@ -299,16 +320,16 @@ class CommandMachine:
 
     @property
     def acts(self) -> list[str]:
-        """The messages of the jobs it began to carry out, in order."""
+        """The messages of the jobs whose command has started, in order."""
         return self._lines("acts")
 
     @property
     def ended(self) -> list[str]:
-        """The messages of the jobs whose command came to its end."""
+        """The messages of the jobs whose command has ended."""
         return self._lines("ended")
 
     def forget(self) -> None:
-        """Begins a new record of acts."""
+        """Clear the record of acts."""
         for name in ("acts", "ended", "pids"):
             (self.directory / name).unlink(missing_ok=True)
 
@@ -317,11 +338,11 @@ class CommandMachine:
         return path.read_text().splitlines() if path.exists() else []
 
     def end(self) -> None:
-        """Commands outlive an agent that was killed; none outlives the test."""
+        """End the agent and its commands, which may outlive a killed agent."""
         if self.agent.process.poll() is None:
             self.agent.kill()
         for pid in self._lines("pids"):
-            # The number may be another's by now, so only where it is the command.
+            # The pid may belong to another process now: kill it only if it is the command.
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(int(pid), signal.SIGKILL)
@@ -330,8 +351,8 @@ class CommandMachine:
 class Fleet:
     """A control server and its machines."""
 
-    def __init__(self, processes: Processes) -> None:
-        self.control = ControlServer(processes)
+    def __init__(self, processes: Processes, heartbeat: Heartbeat | None = None) -> None:
+        self.control = ControlServer(processes, heartbeat=heartbeat)
         self._processes = processes
         self._machines: list[CommandMachine] = []
 
@@ -355,11 +376,11 @@ def run_processes(directory: Path) -> Iterator[Processes]:
 
 
 @contextlib.contextmanager
-def run_fleet(directory: Path) -> Iterator[Fleet]:
+def run_fleet(directory: Path, heartbeat: Heartbeat | None = None) -> Iterator[Fleet]:
     with run_processes(directory) as processes:
         fleet = None
         try:
-            fleet = Fleet(processes)
+            fleet = Fleet(processes, heartbeat)
             yield fleet
         finally:
             if fleet is not None:

@@ -31,14 +31,14 @@ class AnswerRelay:
         self._threads: list[threading.Thread] = []
         self._open: list[socket.socket] = []
         self.requests: list[bytes] = []
-        """Those that matched, whole."""
+        """The complete requests that matched."""
 
     def __enter__(self) -> Self:
         self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Closing alone wakes nobody who waits in accept or recv.
+        # Closing alone does not wake a thread that waits in accept or recv.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         self._listener.close()
@@ -88,33 +88,33 @@ def _gone() -> bytes:
 
 
 def relay_all(client: socket.socket, server: socket.socket) -> None:
-    """Nothing happens to it."""
+    """Pass on request and response."""
     while data := server.recv(65_536):
         client.sendall(data)
 
 
 def never_arrives(client: socket.socket, server: socket.socket) -> None:
-    """The connection breaks before the server has read anything."""
+    """Break the connection before the server has read anything."""
 
 
 def loses_answer(client: socket.socket, server: socket.socket) -> None:
-    """The connection breaks when the server has answered, and before the client reads."""
+    """Break the connection after the server has answered, before the client reads."""
     server.recv(65_536)
 
 
 def cuts_answer(client: socket.socket, server: socket.socket) -> None:
-    """Of the answer, all but its last byte arrives."""
+    """Pass on all of the response but its last byte."""
     client.sendall(read_request(server)[:-1])
 
 
 def is_silent(client: socket.socket, server: socket.socket) -> None:
-    """The server has answered, and the client waits for it in vain."""
+    """Let the client wait in vain for a response that the server has sent."""
     server.recv(65_536)
     client.recv(1)
 
 
 def cuts_stream(text: bytes) -> Fault:
-    """A stream breaks in the middle of the event in which ``text`` appears."""
+    """Break a stream in the middle of the event in which ``text`` appears."""
 
     def cut(client: socket.socket, server: socket.socket) -> None:
         data = b""

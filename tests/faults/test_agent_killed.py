@@ -1,4 +1,4 @@
-"""Agents that are killed or frozen in the middle of a job: it is done at most once, and what is told is true."""
+"""Agents that are killed or frozen in the middle of a job: it is done at most once, and the report is true."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from landline.fleet.model import Action, ExecutionState, PresenceState
 
 @pytest.fixture
 def machine(fleet, request):
-    """A machine of the test's own."""
+    """A machine for one test."""
     machine = fleet.machine(re.sub(r"\W+", "-", request.node.name)[:60].strip("-").replace("_", "-"))
     fleet.control.shows(machine.name, PresenceState.ONLINE)
     yield machine
@@ -98,8 +98,8 @@ def test_restarted_by_a_command_that_restarts_nothing(fleet, machine, poll):
 
 
 @pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
-def test_ended_by_the_system_together_with_its_command(fleet, machine, poll, action):
-    """systemd sends SIGTERM to all of a service at once. Here the machine stays up, so that it did not happen."""
+def test_terminated_by_the_system_together_with_its_command(fleet, machine, poll, action):
+    """systemd sends SIGTERM to all processes of a service. Here the machine stays up, so the job did not happen."""
     machine.shut_gate()
     job = fleet.control.order(action, machine.name, message="once")
     poll(lambda: machine.acts)
@@ -145,7 +145,7 @@ def test_control_server_frozen_for_longer_than_the_job_is_valid(fleet, machine):
 
 
 def is_useful(fleet, machine) -> bool:
-    """Whether the machine carries out the next job; then whatever it would have done before has been done."""
+    """Check that the machine carries out the next job; then it has finished everything before."""
     job = fleet.control.order(Action.LOG_OFF, machine.name, message="another")
     return fleet.control.ended(job).state is ExecutionState.DONE
 

@@ -27,7 +27,7 @@ async def receive(line, count):
 
 
 async def exchange(line, other, messages):
-    """Sends the messages both ways at once; returns what arrived there, and here."""
+    """Send the messages in both directions at once; return what arrived on each side."""
     up, down, _, _ = await asyncio.gather(
         receive(other, len(messages)),
         receive(line, len(messages)),
@@ -43,9 +43,9 @@ async def exchange(line, other, messages):
     ids=["bytes", "late", "both"],
 )
 async def test_slices_and_delays_change_nothing(states, quick, faults):
-    """Everything arrives once and in order, and the line never leaves its first link."""
+    """All messages arrive once and in order, and the line keeps its first link."""
     here, there = states(), states()
-    # Short pings take part; so patient that a busy machine is not mistaken for a dead one.
+    # Frequent pings, with a long timeout: a busy machine is not taken for a dead one.
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.05, timeout_s=30))
     server.on_state(there)
     async with (
@@ -67,8 +67,8 @@ async def test_slices_and_delays_change_nothing(states, quick, faults):
 
 @pytest.mark.parametrize("way", ["up", "down"])
 async def test_a_black_hole_in_one_direction(states, until, quick, way):
-    """The deaf side notices the silence and drops the link; the other one hears of that. Both resume when the hole is
-    gone, and nothing is lost or doubled, though the old link delivers late what it had swallowed."""
+    """The side that receives nothing detects the silence and drops the link; the other one is notified of that. Both
+    resume after the hole, and no message is lost or duplicated, though the old link delivers its held bytes late."""
     here, there = states(), states()
     server = landline.Server(heartbeat=HEARTBEAT)
     server.on_state(there)
@@ -89,7 +89,7 @@ async def test_a_black_hole_in_one_direction(states, until, quick, way):
         loss = deaf.find(RECONNECTING)[0]
         assert loss.cause is landline.DisconnectCause.SILENT
         assert float(re.search(r"[\d.]+", loss.detail)[0]) >= SILENCE_S
-        # What told the other one: the end of the link, which still came through.
+        # The other side learned of it by the end of the link, which still arrived.
         assert hearing.find(RECONNECTING)[0].cause in {
             landline.DisconnectCause.LINK_LOST,
             landline.DisconnectCause.CLOSED_BY_PEER,
@@ -104,8 +104,7 @@ async def test_a_black_hole_in_one_direction(states, until, quick, way):
 
 
 async def test_a_long_queue_does_not_keep_a_dead_peer_alive(states, until, quick):
-    """With 8 MB queued towards a peer that is gone, its silence is noticed like any other, and all 8 MB arrive once
-    it is back."""
+    """With 8 MB queued for a dead peer, its silence is detected like any other, and all 8 MB arrive when it is back."""
     seen = states()
     server = landline.Server(heartbeat=HEARTBEAT)
     async with (
@@ -130,13 +129,13 @@ async def test_a_long_queue_does_not_keep_a_dead_peer_alive(states, until, quick
         assert line.session_id == other.session_id
 
 
-async def test_a_thin_link_is_alive_and_urgent_messages_overtake_bulk(states, quick):
+async def test_a_slow_link_stays_online_and_urgent_messages_overtake_bulk(states, quick):
     """A peer behind 64 kbit/s, with bulk queued for many heartbeats, is never declared dead, answers pings, and gets
     normal messages before the bulk that was sent earlier.
 
-    Sixteen times as fast as in life: 64 kbit/s with a heartbeat of 10 + 5 s become 128 KB/s with 0.625 + 0.3125 s. So
-    a heartbeat has as many bytes in front of it as it would have there, in buffers whose sizes do not scale; and
-    800 KB take six seconds, where they would take a hundred.
+    The test runs sixteen times faster than real time: 64 kbit/s with a heartbeat of 10 + 5 s become 128 KB/s with
+    0.625 + 0.3125 s. So as many bytes precede a heartbeat as in real time, in buffers whose sizes do not scale; and
+    800 KB take six seconds instead of a hundred.
     """
     here, there = states(), states()
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.625, timeout_s=0.3125))
@@ -155,7 +154,7 @@ async def test_a_thin_link_is_alive_and_urgent_messages_overtake_bulk(states, qu
         round_trip = asyncio.create_task(line.ping(timeout=None))
         seen = await receive(other, 80)
         assert [message[0] for message in seen if message != "urgent"] == list(range(1, 80))
-        # What the kernel already had could not be overtaken: 128 KiB of unsent bytes, and what is on the way.
+        # Bytes that the kernel already had cannot be overtaken: 128 KiB of unsent bytes, and those in flight.
         assert seen.index("urgent") < 60
         assert await round_trip > 0
         assert line.epoch == other.epoch == 1
@@ -193,8 +192,8 @@ async def test_a_flapping_link_loses_nothing(quick, states):
 
 
 async def test_the_old_link_of_a_resumed_line_changes_nothing(states, until, quick):
-    """A link whose bytes were held for longer than the timeout delivers them when the session already goes on over a
-    new one: they are fenced, so the application sees each message once, and the state is not disturbed."""
+    """A link whose bytes were held for longer than the timeout delivers them after the session has resumed over a new
+    link: they are fenced, so the application receives each message once, and the state stays the same."""
     there = states()
     server = landline.Server(heartbeat=HEARTBEAT)
     server.on_state(there)
@@ -210,7 +209,7 @@ async def test_the_old_link_of_a_resumed_line_changes_nothing(states, until, qui
         stale.hold("up")
         await stale.refuse()
         await send_all(line, range(50))
-        # To the server the old link stays as it is, with 50 messages still to come out of it.
+        # For the server the old link stays open, with 50 messages still to arrive on it.
         line.break_link("the address changed")
         await until(lambda: line.state is ONLINE and line.epoch == 2)
         there.changes.clear()

@@ -1,6 +1,6 @@
-"""The wall clock of a control server, or of an agent, is set by a day, forward or back: real processes, faked clocks.
+"""The wall clock of a control server, or of an agent, jumps by a day, forward or back: real processes, faked clocks.
 
-Only the time of day jumps, as it does when somebody sets it; libfaketime leaves the monotonic clock alone.
+Only the time of day jumps, as when a person sets it; libfaketime does not change the monotonic clock.
 """
 
 from pathlib import Path
@@ -30,15 +30,15 @@ class WallClock:
         }
 
     def set(self, days: int) -> None:
-        beside = self._path.with_suffix(".new")
-        beside.write_text(f"{days:+d}d\n")
-        # The processes read it every time they ask for the time, and must not find half of it.
-        beside.replace(self._path)
+        new = self._path.with_suffix(".new")
+        new.write_text(f"{days:+d}d\n")
+        # The processes read the file whenever they read the clock, and must never find half of it.
+        new.replace(self._path)
         self.days = days
 
 
-class House:
-    """A control server and a machine, each with a clock of its own."""
+class Site:
+    """A control server and a machine, each with its own clock."""
 
     def __init__(self, programs, directory: Path, processes) -> None:
         self.server_clock = WallClock(directory / "server.clock")
@@ -57,17 +57,17 @@ class House:
 @pytest.fixture(scope="module")
 def built(programs, directory):
     with programs.run_processes(directory) as processes:
-        house = None
+        site = None
         try:
-            house = House(programs, directory, processes)
-            yield house
+            site = Site(programs, directory, processes)
+            yield site
         finally:
-            if house is not None:
-                house.machine.end()
+            if site is not None:
+                site.machine.end()
 
 
 @pytest.fixture
-def house(built):
+def site(built):
     built.machine.forget()
     built.control.shows("box", PresenceState.ONLINE)
     yield built
@@ -76,88 +76,88 @@ def house(built):
     built.agent_clock.set(0)
 
 
-def join_of(house) -> str:
-    machine = house.control.shows("box", PresenceState.ONLINE)
+def join_of(site) -> str:
+    machine = site.control.shows("box", PresenceState.ONLINE)
     return machine.presence.join
 
 
-def is_useful(house) -> bool:
-    job = house.control.order(Action.LOG_OFF, "box", message="another")
-    return house.control.ended(job).state is ExecutionState.DONE
+def is_useful(site) -> bool:
+    job = site.control.order(Action.LOG_OFF, "box", message="another")
+    return site.control.ended(job).state is ExecutionState.DONE
 
 
-def test_forward_on_the_control_server(house):
-    """The line stays, and so does presence; a job that was pending expires, and is never done; the next one is done."""
-    before = join_of(house)
-    pending = house.control.order(Action.LOG_OFF, "box", message="too late", delay_s=20.0)
-    house.control.reaches(pending, ExecutionState.DELIVERED)
-    house.server_clock.set(+1)
-    assert house.control.ended(pending).state is ExecutionState.EXPIRED
-    assert is_useful(house)
-    assert join_of(house) == before
-    assert house.machine.acts == ["another"]
+def test_clock_set_forward_on_the_control_server(site):
+    """Line and presence stay; a pending job expires and is never done; the next job is done."""
+    before = join_of(site)
+    pending = site.control.order(Action.LOG_OFF, "box", message="too late", delay_s=20.0)
+    site.control.reaches(pending, ExecutionState.DELIVERED)
+    site.server_clock.set(+1)
+    assert site.control.ended(pending).state is ExecutionState.EXPIRED
+    assert is_useful(site)
+    assert join_of(site) == before
+    assert site.machine.acts == ["another"]
 
 
-def test_back_on_the_control_server(house, poll):
-    """A job does not stay valid for a day longer: while its machine is frozen it expires when it would have, and is
-    not done when the machine goes on. One that is in time is done, once. Then the server's clock is right again."""
-    before = join_of(house)
-    late = house.control.order(Action.LOG_OFF, "box", message="too late", delay_s=4.0, valid_for_s=1.0)
-    house.control.reaches(late, ExecutionState.DELIVERED)
-    house.machine.agent.freeze()
-    house.server_clock.set(-1)
-    assert house.control.ended(late).state is ExecutionState.EXPIRED
-    house.machine.agent.thaw()
-    assert is_useful(house)
-    house.server_clock.set(-2)
-    timely = house.control.order(Action.LOG_OFF, "box", message="in time", delay_s=1.5)
-    house.control.reaches(timely, ExecutionState.DELIVERED)
-    house.server_clock.set(-3)
-    assert house.control.ended(timely).state is ExecutionState.DONE
-    assert house.machine.acts == ["another", "in time"]
-    assert join_of(house) == before
-    poll(lambda: house.control.program.err.count("clock_set_back") >= 1)
+def test_clock_set_back_on_the_control_server(site, poll):
+    """A job does not stay valid for a day longer: it expires on time while its machine is frozen, and is not done when
+    the machine continues. A job that is in time is done once. Then the clock of the server is right again."""
+    before = join_of(site)
+    late = site.control.order(Action.LOG_OFF, "box", message="too late", delay_s=3.0, valid_for_s=1.0)
+    site.control.reaches(late, ExecutionState.DELIVERED)
+    site.machine.agent.freeze()
+    site.server_clock.set(-1)
+    assert site.control.ended(late).state is ExecutionState.EXPIRED
+    site.machine.agent.thaw()
+    assert is_useful(site)
+    site.server_clock.set(-2)
+    timely = site.control.order(Action.LOG_OFF, "box", message="in time", delay_s=1.5)
+    site.control.reaches(timely, ExecutionState.DELIVERED)
+    site.server_clock.set(-3)
+    assert site.control.ended(timely).state is ExecutionState.DONE
+    assert site.machine.acts == ["another", "in time"]
+    assert join_of(site) == before
+    poll(lambda: site.control.program.err.count("clock_set_back") >= 1)
 
 
-def test_back_on_the_control_server_while_it_is_down(house):
-    """What it said before counts on: a job that waits for a machine expires after the time it had, not a day later."""
-    house.machine.agent.freeze()
-    late = house.control.order(Action.LOG_OFF, "box", message="too late", delay_s=1.0, valid_for_s=1.0)
-    house.control.program.kill()
-    house.server_clock.set(-1)
-    house.start_control()
-    assert house.control.ended(late).state is ExecutionState.EXPIRED
-    house.machine.agent.thaw()
-    house.control.shows("box", PresenceState.ONLINE)
-    assert is_useful(house)
-    assert house.machine.acts == ["another"]
+def test_clock_set_back_while_the_control_server_is_down(site):
+    """Validity continues over a restart: a job that waits for a machine expires on time, not a day later."""
+    site.machine.agent.freeze()
+    late = site.control.order(Action.LOG_OFF, "box", message="too late", delay_s=1.0, valid_for_s=1.0)
+    site.control.program.kill()
+    site.server_clock.set(-1)
+    site.start_control()
+    assert site.control.ended(late).state is ExecutionState.EXPIRED
+    site.machine.agent.thaw()
+    site.control.shows("box", PresenceState.ONLINE)
+    assert is_useful(site)
+    assert site.machine.acts == ["another"]
 
 
 @pytest.mark.parametrize("days", [+1, -1])
-def test_on_the_agent(house, days):
-    """Its countdown is elapsed time: the job is done once, and not before it is due; the line stays."""
-    before = join_of(house)
-    job = house.control.order(Action.LOG_OFF, "box", message="once", delay_s=3.0)
-    due_at = house.control.reaches(job, ExecutionState.DELIVERED).due_at
-    house.agent_clock.set(days)
-    assert house.control.ended(job).state is ExecutionState.DONE
-    [acting] = [event for event in house.control.api.job(job).events if event.state is ExecutionState.ACTING]
+def test_clock_jump_on_the_agent(site, days):
+    """The countdown is elapsed time: the job is done once, and not before it is due; the line stays."""
+    before = join_of(site)
+    job = site.control.order(Action.LOG_OFF, "box", message="once", delay_s=2.0)
+    due_at = site.control.reaches(job, ExecutionState.DELIVERED).due_at
+    site.agent_clock.set(days)
+    assert site.control.ended(job).state is ExecutionState.DONE
+    [acting] = [event for event in site.control.api.job(job).events if event.state is ExecutionState.ACTING]
     assert acting.at >= due_at - 0.1
-    assert house.machine.acts == ["once"]
-    assert join_of(house) == before
+    assert site.machine.acts == ["once"]
+    assert join_of(site) == before
 
 
 @pytest.mark.parametrize("days", [+1, -1])
-def test_while_a_command_runs(house, poll, days):
-    """What has begun is not repeated, and its outcome is told as it was, though it may be called unknown meanwhile."""
-    house.machine.shut_gate()
-    job = house.control.order(Action.LOG_OFF, "box", message="once")
-    poll(lambda: house.machine.acts)
-    house.control.reaches(job, ExecutionState.ACTING)
-    house.server_clock.set(days)
-    house.agent_clock.set(days)
+def test_clock_jump_while_a_command_runs(site, poll, days):
+    """A started command is not repeated; its outcome is reported correctly, though it may be unknown for a while."""
+    site.machine.shut_gate()
+    job = site.control.order(Action.LOG_OFF, "box", message="once")
+    poll(lambda: site.machine.acts)
+    site.control.reaches(job, ExecutionState.ACTING)
+    site.server_clock.set(days)
+    site.agent_clock.set(days)
     if days > 0:
-        assert house.control.ended(job).state is ExecutionState.UNKNOWN
-    house.machine.open_gate()
-    poll(lambda: house.control.execution(job).state is ExecutionState.DONE)
-    assert house.machine.acts == ["once"]
+        assert site.control.ended(job).state is ExecutionState.UNKNOWN
+    site.machine.open_gate()
+    poll(lambda: site.control.execution(job).state is ExecutionState.DONE)
+    assert site.machine.acts == ["once"]

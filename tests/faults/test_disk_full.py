@@ -1,4 +1,4 @@
-"""Disks without room, of the control server and of an agent: what cannot be recorded is not done, and that is told."""
+"""Full disks of the control server and of an agent: jobs that cannot be recorded are not done, and this is reported."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ SIZE_BYTES = 2 * 1024 * 1024
 
 
 class SmallDisks:
-    """File systems of two megabytes that only the programs of one test see; gone when their holder is."""
+    """File systems of two megabytes, in a mount namespace of the programs of one test; they end with its holder."""
 
     def __init__(self, directory, *names):
         self.directory = directory
@@ -38,7 +38,7 @@ class SmallDisks:
         return ("nsenter", "--mount", f"--target={self._holder.pid}")
 
     def seen(self, path):
-        """The path under which this process finds what a program on the disks has under ``path``."""
+        """Return the path under which this process finds the ``path`` of a program in the namespace."""
         return os.path.join(f"/proc/{self._holder.pid}/root", str(path).lstrip("/"))
 
     def fill(self, name):
@@ -80,15 +80,15 @@ def house(programs, directory, request):
         disks.end()
 
 
-def test_of_the_control_server(house):
-    """Orders are refused with 503 and nothing of them is done; machines stay online; what was accepted is done, once,
-    when there is room, and the server goes on as if nothing had been."""
+def test_full_disk_of_the_control_server(house):
+    """Orders are refused with 503 and are not done; machines stay online; accepted jobs are done once when there is
+    space again, and the server continues normally."""
     control, machine = house.control, house.machine
     waiting = control.order(Action.LOG_OFF, "box", message="accepted before", delay_s=2.0)
     house.disks.fill("control")
     accepted, refusal = {"accepted before": waiting}, None
     for number in range(200):
-        # The database may have a little room of its own.
+        # The database may have some free space in its file.
         message = f"while full {number}"
         try:
             accepted[message] = control.order(Action.LOG_OFF, "box", message=message)
@@ -109,8 +109,8 @@ def test_of_the_control_server(house):
     assert control.program.err.count("the disk is full") > 0
 
 
-def test_of_the_control_server_that_is_killed_then(house):
-    """What it accepted before its disk was full and it was killed is there when it is started again."""
+def test_full_disk_of_a_control_server_that_is_killed(house):
+    """Jobs that were accepted before the disk was full and the server was killed exist after its restart."""
     control, machine = house.control, house.machine
     before = control.order(Action.LOG_OFF, "box", message="before", delay_s=3.0)
     house.disks.fill("control")
@@ -121,8 +121,8 @@ def test_of_the_control_server_that_is_killed_then(house):
     assert machine.acts == ["before"]
 
 
-def test_of_an_agent(house):
-    """What cannot be written down beforehand is not done, and the operator is told why; with room again the next
+def test_full_disk_of_an_agent(house):
+    """A job that cannot be recorded beforehand is not done, and the operator learns why. With free space, the next
     order is carried out, and the failed one never."""
     control, machine = house.control, house.machine
     house.disks.fill("box/data")

@@ -1,4 +1,4 @@
-"""What holders of the agents' token can do to the log of a control server: no line of their own, and not many."""
+"""Attacks of a holder of the agents' token on the log of a control server: no forged lines, and no flood."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE = f"evil\x1b[31m\u202e\n{FORGED}\n"
 
 
 async def misbehave(url: str, token: str, number: int) -> None:
-    """Comes as yet another machine, says a lot that does not fit, and goes without a goodbye."""
+    """Join as another machine, send many invalid messages, and leave without a goodbye."""
     async with landline.connect(
         url,
         auth=landline.SharedToken(token),
@@ -63,7 +63,7 @@ async def test_the_log_is_neither_forged_nor_filled(control) -> None:
         writer.write(f"GET /api/v1/jobs/%0a{FORGED}\n\n\x1b[31m\r\n\r\n".encode())
         await reader.read()
         writer.close()
-    # It has dealt with all of it, and serves the others.
+    # It has handled all of it, and serves other clients.
     assert control.api.status().machines == 0
     elapsed_s = time.monotonic() - begun_at
     text = control.program.err_path.read_bytes()
@@ -73,7 +73,7 @@ async def test_the_log_is_neither_forged_nor_filled(control) -> None:
     lines = text.decode().splitlines()
     assert not [line for line in lines if line.startswith(FORGED)]
     assert all(len(line) < LINE_CHARACTERS_MAX + 200 for line in lines)
-    # 60 messages of each kind in each round; one level logs so many lines, whoever causes them.
+    # 60 messages of each kind in each round; one level logs this many lines, whatever causes them.
     assert ROUNDS * 120 > LEVEL_LINES_AT_ONCE
     warnings = [line for line in lines if " WARNING " in line]
     assert len(warnings) <= LEVEL_LINES_AT_ONCE + LEVEL_LINES_PER_S * (elapsed_s + 1)

@@ -1,4 +1,4 @@
-"""Those who connect and do not get to the point: silent, slow, or in the middle of something. Real clients get in."""
+"""Peers that connect without completing a handshake: silent, slow or partial ones. Real clients can connect."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ STRANGERS = 500
 
 
 async def stranger(endpoint):
-    """A connection, and whether the server has ended it."""
+    """A connection, with the state whether the server has ended it."""
     reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
 
     async def read_to_the_end():
@@ -27,7 +27,7 @@ async def stranger(endpoint):
 
 
 async def say_one_byte_a_turn(writer, end):
-    """Slowloris: the length of a frame of 8 KiB, and a byte now and then, so that it never is over."""
+    """Slowloris: the length of a frame of 8 KiB, then an occasional byte, so that the frame never ends."""
     writer.write(b"\0\0\x1f\xf0\x02")
     while not end.done():
         writer.write(b"x")
@@ -47,14 +47,14 @@ def echo_server():
 
 @pytest.fixture
 def short_handshakes(monkeypatch):
-    """A handshake may take one second, not five: less to wait for, and still longer than a client needs."""
+    """Limit a handshake to one second instead of five: a shorter wait, and still longer than a client needs."""
     monkeypatch.setattr(handshake.ServerHandshake.__init__, "__kwdefaults__", {"timeout_s": 1.0})
     monkeypatch.setattr(tcp, "TLS_HANDSHAKE_TIMEOUT_S", 1.0)
 
 
-async def test_strangers_of_all_kinds_at_once(short_handshakes, until):
-    """Five hundred who say nothing, some with half a frame, some who say a byte now and then: a real client gets in
-    beside them, and after the handshake's time-out all of them are gone, with nothing left of them."""
+async def test_silent_and_slow_peers_are_disconnected(short_handshakes, until):
+    """Five hundred peers that send nothing, half a frame, or an occasional byte: a real client can connect, and after
+    the time-out of the handshake all of them are disconnected, without any remains."""
     server = echo_server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         opened = [await stranger(endpoint) for _ in range(STRANGERS)]
@@ -63,7 +63,7 @@ async def test_strangers_of_all_kinds_at_once(short_handshakes, until):
         slow = [asyncio.create_task(say_one_byte_a_turn(*each)) for each in opened[20:40]]
         assert await is_served(str(endpoint))
         ends = [end for _, end in opened]
-        # Each was greeted, and told why it had to go, where it still listened.
+        # Each got a CHALLENGE, and the reason of its refusal if it was still reading.
         said = await asyncio.gather(*ends)
         assert sum(b"the handshake took too long" in last for last in said) >= STRANGERS - 20
         await asyncio.gather(*slow)
@@ -75,9 +75,9 @@ async def test_strangers_of_all_kinds_at_once(short_handshakes, until):
         await asyncio.gather(*(writer.wait_closed() for writer, _ in opened), return_exceptions=True)
 
 
-async def test_half_a_tls_handshake(short_handshakes, certificates, until):
-    """Those who stop in the middle of TLS's own handshake, or never begin it, do not keep a real client out, and are
-    thrown out too."""
+async def test_incomplete_tls_handshakes(short_handshakes, certificates, until):
+    """Peers that stop during the handshake of TLS, or never start it, do not block a real client, and are disconnected
+    too."""
     server = echo_server()
     options = landline.TransportOptions(tls=certificates.server)
     async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
@@ -100,8 +100,8 @@ async def test_half_a_tls_handshake(short_handshakes, certificates, until):
         await asyncio.gather(*(writer.wait_closed() for writer, _ in opened), return_exceptions=True)
 
 
-async def test_connections_that_are_gone_before_they_are_accepted(until):
-    """A hundred that were reset while they waited in the kernel are no trouble."""
+async def test_connections_that_are_reset_before_they_are_accepted(until):
+    """A hundred connections that are reset in the accept queue of the kernel have no effect."""
     server = echo_server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         for _ in range(100):

@@ -63,7 +63,7 @@ def relay(fleet, place, matching: str, *faults) -> relays.AnswerRelay:
     [relays.never_arrives, relays.loses_answer, relays.cuts_answer, relays.is_silent],
     ids=lambda fault: fault.__name__,
 )
-def test_a_job_is_accepted_once_whatever_becomes_of_the_answer(fleet, machine, place, run, fault):
+def test_a_job_is_accepted_once_when_its_answer_is_lost(fleet, machine, place, run, fault):
     machine.forget()
     with relay(fleet, place, "POST /api/v1/jobs ", fault, fault) as lost:
         ended = run(place / "relay", "logoff", "busy", "--message", fault.__name__, "--yes", answer_s=1.0)
@@ -148,7 +148,7 @@ def test_a_job_is_accepted_once_when_its_server_is_killed_before_it_answers(flee
 @pytest.mark.parametrize(
     "fault", [relays.never_arrives, relays.cuts_answer], ids=lambda fault: fault.__name__
 )
-def test_a_job_is_cancelled_whatever_becomes_of_the_answer(fleet, machine, place, run, fault):
+def test_a_job_is_cancelled_when_the_answer_is_lost(fleet, machine, place, run, fault):
     machine.forget()
     job = fleet.control.order(Action.LOG_OFF, "busy", delay_s=600.0)
     with relay(fleet, place, "POST ", fault) as lost:
@@ -168,7 +168,7 @@ def test_a_job_is_cancelled_whatever_becomes_of_the_answer(fleet, machine, place
     fleet.control.api.cancel_job(job, CancelRequest())
 
 
-def test_following_goes_on_from_the_job_when_its_updates_break(fleet, machine, place, run):
+def test_following_continues_after_its_updates_break(fleet, machine, place, run):
     machine.forget()
     breaks = [relays.cuts_stream(b'"type":"job"'), relays.cuts_stream(b'"type":"snapshot"')]
     with relay(fleet, place, "GET /api/v1/updates", *breaks) as lost:

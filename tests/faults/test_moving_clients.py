@@ -54,7 +54,7 @@ def transports(monkeypatch):
     return made
 
 
-async def test_a_quic_line_goes_on_from_another_address(cable, states, quick, tmp_path, until, transports):
+async def test_a_quic_line_continues_from_another_address(cable, states, quick, tmp_path, until, transports):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     issued = authority.issue_cert(cable.server)

@@ -1,4 +1,4 @@
-"""A server without a free file descriptor: its lines go on, newcomers wait, and it is well again when some are free."""
+"""A server without a free file descriptor: its lines continue, new ones wait, and it recovers when some are free."""
 
 import asyncio
 import contextlib
@@ -63,8 +63,8 @@ async def serving(loop: str):
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_a_server_without_descriptors(loop, states, until):
-    """Lines go on working. Whoever is new fails cleanly, tries again, and gets in when there are descriptors. The
-    server neither crashes, nor spins, nor floods its log."""
+    """Lines keep working. A new client fails cleanly, retries, and connects when descriptors are free. The server
+    neither crashes, nor runs a busy loop, nor floods its log."""
     # Connections wait in the kernel's queue without a greeting; the default time limit would take too long.
     timeouts = DialTimeouts(handshake_s=0.5)
     seen = states()

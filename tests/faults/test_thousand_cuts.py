@@ -35,7 +35,7 @@ async def receive_numbered(line: landline.Line, seen: list[int]) -> None:
         seen.append(number)
 
 
-async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(states):
+async def test_a_thousand_cuts_neither_lose_nor_duplicate_nor_reorder_messages(states):
     rng = random.Random(SEED)
     server = landline.Server(send_buffer=ACROSS)
     changes = states()
@@ -89,7 +89,7 @@ async def test_a_thousand_cuts_lose_nothing_double_nothing_and_keep_the_order(st
     assert min(sent_up, sent_down) > CUTS
 
 
-async def test_cuts_from_either_side_s_own_hand(pair, until):
+async def test_cuts_by_both_sides_themselves(pair, until):
     """As above, but the ends drop the transport themselves, at any moment of their own work."""
     rng = random.Random(SEED)
     up: list[int] = []

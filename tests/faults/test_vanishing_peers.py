@@ -1,6 +1,7 @@
-"""Peers that vanish without a word: stopped programs, dropped packets. Both sides notice, and nothing is lost.
+"""Peers that vanish without notice: stopped programs, dropped packets. Both sides detect it, and no message is lost.
 
-No test here says how fast: only that silence is called silence, that it was as long as promised, and what follows.
+No test asserts a duration of its own: only that silence is the reported cause, that the reported silence is as long as
+the heartbeat allows, and what follows.
 """
 
 import asyncio
@@ -21,12 +22,12 @@ SILENCE_S = HEARTBEAT.interval_s + HEARTBEAT.timeout_s
 SUSPECT, ONLINE = landline.LineState.SUSPECT, landline.LineState.ONLINE
 RECONNECTING = landline.LineState.RECONNECTING
 
-# Sends every message back, and prints each change of state.
+# Echoes every message, and prints each change of state.
 CHILD = """
 import sys
 import landline
 
-def told(line, change):
+def report(line, change):
     print(change.state.value, change.cause.value, change.detail, change.resumed, sep="|", flush=True)
 
 def echo(line, message):
@@ -35,13 +36,13 @@ def echo(line, message):
 async def serve(url):
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.7))
     server.on_message(echo)
-    server.on_state(told)
+    server.on_state(report)
     async with server.listen(url) as endpoint:
         print(endpoint, flush=True)
         await server.serve_forever()
 
 async def connect(url):
-    connector = landline.connect(url, backoff=landline.Backoff(first_s=0.01, cap_s=0.05), on_state=told)
+    connector = landline.connect(url, backoff=landline.Backoff(first_s=0.01, cap_s=0.05), on_state=report)
     connector.on_message(echo)
     async with connector as line:
         async for _ in line:
@@ -69,7 +70,7 @@ def silence_of(change: landline.StateChange) -> float:
 
 
 def check_silence(changes: list[landline.StateChange]) -> None:
-    """The loss, and the suspicion right before it, are told as silence, and as long as was promised."""
+    """Check that the loss, and the suspicion before it, report silence, and for at least as long as the heartbeat."""
     index = next(i for i, change in enumerate(changes) if change.state is RECONNECTING)
     assert index > 0
     loss, suspicion = changes[index], changes[index - 1]
@@ -84,6 +85,23 @@ async def read_numbers(line: landline.Line, count: int) -> list[int]:
     return [await anext(line) for _ in range(count)]
 
 
+async def pause_and_resume(process: asyncio.subprocess.Process, line: landline.Line, seen, until) -> None:
+    """Stop an echoing process for longer than the heartbeat, and continue it: its line loses nothing, and resumes."""
+    await line.send(0)
+    assert await anext(line) == 0
+    process.send_signal(signal.SIGSTOP)
+    seen.changes.clear()
+    for number in range(1, 6):
+        await line.send(number)
+    await until(lambda: seen.find(RECONNECTING))
+    for number in range(6, 11):
+        await line.send(number)
+    process.send_signal(signal.SIGCONT)
+    assert await read_numbers(line, 10) == list(range(1, 11))
+    check_silence(seen.changes)
+    assert all(change.resumed for change in seen.find(ONLINE))
+
+
 async def test_a_client_that_is_stopped(states, until):
     server = landline.Server(heartbeat=HEARTBEAT)
     seen = states()
@@ -91,19 +109,7 @@ async def test_a_client_that_is_stopped(states, until):
     async with server.listen("tcp://127.0.0.1:0") as endpoint, child("connect", str(endpoint)) as process:
         await until(lambda: server.lines)
         [line] = server.lines
-        await line.send(0)
-        assert await anext(line) == 0
-        process.send_signal(signal.SIGSTOP)
-        seen.changes.clear()
-        for number in range(1, 6):
-            await line.send(number)
-        await until(lambda: seen.find(RECONNECTING))
-        for number in range(6, 11):
-            await line.send(number)
-        process.send_signal(signal.SIGCONT)
-        assert await read_numbers(line, 10) == list(range(1, 11))
-        check_silence(seen.changes)
-        assert all(change.resumed for change in seen.find(ONLINE))
+        await pause_and_resume(process, line, seen, until)
 
 
 async def test_a_server_that_is_stopped(states, until, quick):
@@ -111,22 +117,10 @@ async def test_a_server_that_is_stopped(states, until, quick):
     async with child("serve", "tcp://127.0.0.1:0") as process:
         url = (await process.stdout.readline()).decode().strip()
         async with landline.connect(url, backoff=quick, on_state=seen) as line:
-            await line.send(0)
-            assert await anext(line) == 0
-            process.send_signal(signal.SIGSTOP)
-            seen.changes.clear()
-            for number in range(1, 6):
-                await line.send(number)
-            await until(lambda: seen.find(RECONNECTING))
-            for number in range(6, 11):
-                await line.send(number)
-            process.send_signal(signal.SIGCONT)
-            assert await read_numbers(line, 10) == list(range(1, 11))
-            check_silence(seen.changes)
-            assert all(change.resumed for change in seen.find(ONLINE))
+            await pause_and_resume(process, line, seen, until)
 
 
-async def test_packets_that_are_dropped_on_the_way(states, until, quick):
+async def test_packets_that_a_proxy_holds(states, until, quick):
     server = landline.Server(heartbeat=HEARTBEAT)
     here, there = states(), states()
     server.on_state(there)
@@ -156,7 +150,7 @@ async def test_packets_that_are_dropped_on_the_way(states, until, quick):
         assert all(change.resumed for change in here.find(ONLINE) + there.find(ONLINE))
 
 
-async def test_a_short_silence_is_suspected_and_forgiven(states, until, quick):
+async def test_a_short_silence_makes_both_sides_suspect_and_then_online_again(states, until, quick):
     heartbeat = landline.Heartbeat(interval_s=0.1, timeout_s=60)
     server = landline.Server(heartbeat=heartbeat)
     here, there = states(), states()
@@ -170,7 +164,7 @@ async def test_a_short_silence_is_suspected_and_forgiven(states, until, quick):
         between.hold()
 
         def are_suspect() -> bool:
-            # Makes half a minute of what was not heard; a ping on its way when the hole opened may undo it.
+            # Pretend half a minute of silence; a ping in flight when the hole opened may undo it.
             for end in (line, other):
                 if end.state is ONLINE:
                     end._driver.session._liveness.heard_at = end._driver.host.wheel.time() - 30
@@ -192,7 +186,7 @@ def cable():
 
 
 async def test_packets_that_the_kernel_drops(cable, states, until, quick):
-    # The first packet of a connection is dropped too; its repetition by the kernel is not waited for.
+    # The first packet of a connection is dropped too; the test does not wait for the kernel to repeat it.
     timeouts = DialTimeouts(connect_s=0.5)
     seen = states()
     async with child("serve", f"tcp://{cable.server}:0", prefix=cable.inside) as process:
@@ -206,7 +200,7 @@ async def test_packets_that_the_kernel_drops(cable, states, until, quick):
             for number in range(1, 6):
                 await line.send(number)
             await until(lambda: seen.find(RECONNECTING))
-            # The server notices by itself as well.
+            # The server detects it by itself too.
             told = []
             while not told or not told[-1].startswith("reconnecting"):
                 told.append((await process.stdout.readline()).decode().strip())

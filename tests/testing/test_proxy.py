@@ -113,7 +113,7 @@ async def test_slices_are_read_one_by_one(echo):
     assert len(echo.reads) > 50
 
 
-async def test_bytes_are_under_way_for_the_latency(echo):
+async def test_bytes_are_delayed_by_the_latency(echo):
     loop = asyncio.get_running_loop()
     async with proxied(echo) as (proxy, reader, writer):
         await exchange(reader, writer, b"connected")
@@ -130,7 +130,7 @@ async def test_bytes_are_under_way_for_the_latency(echo):
         assert await reader.readexactly(1) == b"y"
 
 
-async def test_a_thin_link_is_felt_by_the_sender(echo, until):
+async def test_a_slow_link_slows_the_sender_down(echo, until):
     echo.is_mute = True
     async with proxied(echo) as (proxy, _, writer):
         await until(lambda: echo.writers)
@@ -146,7 +146,7 @@ async def test_a_thin_link_is_felt_by_the_sender(echo, until):
         assert writer.transport.get_write_buffer_size() > 3_500_000
 
 
-async def test_what_a_proxy_keeps_is_bounded(echo, until):
+async def test_the_buffer_of_a_proxy_is_limited(echo, until):
     echo.is_mute = True
     async with proxied(echo) as (proxy, _, writer):
         await until(lambda: echo.writers)
@@ -163,7 +163,7 @@ async def test_what_a_proxy_keeps_is_bounded(echo, until):
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-async def test_a_black_hole_in_one_direction_keeps_what_it_swallows(echo, until, way):
+async def test_a_black_hole_in_one_direction_delivers_its_bytes_afterwards(echo, until, way):
     async with proxied(echo) as (proxy, reader, writer):
         await exchange(reader, writer, b"before")
         proxy.hold(way)
@@ -192,7 +192,7 @@ async def test_a_connection_into_a_black_hole_is_relayed_when_it_is_gone(echo):
         writer.close()
 
 
-async def test_the_end_passes_and_the_other_direction_goes_on(echo, until):
+async def test_the_end_of_one_direction_is_relayed_and_the_other_continues(echo, until):
     async def count(reader, writer):
         data = await reader.read()
         writer.write(b"%d" % len(data))
@@ -229,7 +229,7 @@ async def read_to_the_end(reader):
 
 @pytest.mark.parametrize("server_side", ["cut", "reset"])
 @pytest.mark.parametrize("client_side", ["cut", "reset"])
-async def test_a_connection_ends_on_each_side_as_told(echo, until, client_side, server_side):
+async def test_a_connection_ends_in_the_chosen_way_on_each_side(echo, until, client_side, server_side):
     async with proxied(echo) as (proxy, reader, writer):
         await exchange(reader, writer, b"x")
         [connection] = proxy.connections
@@ -241,7 +241,7 @@ async def test_a_connection_ends_on_each_side_as_told(echo, until, client_side, 
         await until(lambda: connection.is_over)
 
 
-async def test_an_abandoned_side_hears_nothing_and_what_it_sends_vanishes(echo, until):
+async def test_an_abandoned_side_receives_nothing_and_its_bytes_are_lost(echo, until):
     async with proxied(echo) as (proxy, reader, writer):
         await exchange(reader, writer, b"x")
         [connection] = proxy.connections
@@ -260,7 +260,7 @@ async def test_an_abandoned_side_hears_nothing_and_what_it_sends_vanishes(echo, 
 
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("slice_bytes", [None, 3])
-async def test_a_connection_ends_behind_a_number_of_bytes(echo, until, way, slice_bytes):
+async def test_a_connection_ends_after_a_number_of_bytes(echo, until, way, slice_bytes):
     async with FaultProxy("127.0.0.1", echo.port) as proxy:
         proxy.up = Faults(slice_bytes=slice_bytes)
         seen = []
@@ -300,7 +300,7 @@ async def test_connections_are_refused_and_accepted_again_on_the_same_port(echo)
             new_writer.close()
 
 
-async def test_where_no_server_is_connections_are_reset(echo, until):
+async def test_without_a_server_connections_are_reset(echo, until):
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         async with FaultProxy("127.0.0.1", nobody.getsockname()[1]) as proxy:
@@ -327,7 +327,7 @@ async def test_all_connections_fail_at_once_or_a_single_one_does(echo, until):
 
 
 @pytest.mark.parametrize("state", ["idle", "busy", "held", "connecting", "cut", "abandoned", "refusing"])
-async def test_leaving_it_leaves_nothing_behind(echo, state):
+async def test_leaving_it_closes_everything(echo, state):
     loop = asyncio.get_running_loop()
     troubles = []
     loop.set_exception_handler(lambda loop, context: troubles.append(context))
@@ -386,13 +386,13 @@ async def test_it_is_entered_once(echo):
         {"slice_bytes": 0},
     ],
 )
-def test_faults_that_make_no_sense_are_refused(wrong):
+def test_invalid_faults_are_refused(wrong):
     [name] = wrong
     with pytest.raises(landline.ConfigurationError, match=name):
         Faults(**wrong)
 
 
-async def test_an_end_behind_no_bytes_is_refused(echo, until):
+async def test_an_end_after_zero_bytes_is_refused(echo, until):
     async with proxied(echo) as (proxy, _, _):
         await until(lambda: proxy.connections)
         with pytest.raises(landline.ConfigurationError, match="must be at least 1"):
@@ -424,7 +424,7 @@ def test_what_it_offers_is_in_the_library_document(name):
     assert re.search(rf"\b{name}\b", text)
 
 
-async def test_a_connection_that_is_ended_before_it_is_relayed_holds_nobody_up(until):
+async def test_a_connection_that_ends_before_it_is_relayed_does_not_block(until):
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
     async with server, FaultProxy(host, port) as proxy:

@@ -77,7 +77,7 @@ async def test_without_faults_everything_arrives(client, server, proxy, until):
     assert set(server.senders) == set(proxy.client_ports)
 
 
-async def test_a_share_is_lost_in_the_direction_that_is_told(client, server, proxy, until):
+async def test_a_share_is_lost_in_the_chosen_direction(client, server, proxy, until):
     proxy.up = DatagramFaults(loss=0.3)
     await send(client, numbers(400))
     await until(lambda: proxy.up_datagrams + proxy.lost_datagrams == 400)
@@ -101,7 +101,7 @@ async def test_a_share_is_overtaken(client, server, proxy, until):
     assert sorted(server.came) == numbers(100) != server.came
 
 
-async def test_latency_and_jitter_put_off_and_mix(client, server, proxy, until):
+async def test_latency_and_jitter_delay_and_reorder(client, server, proxy, until):
     proxy.up = DatagramFaults(latency_s=0.01, jitter_s=0.02)
     await send(client, numbers(100))
     await until(lambda: len(server.came) == 100)
@@ -130,7 +130,7 @@ async def test_a_black_hole_and_its_end(client, server, proxy, until):
     assert server.came == client.came == numbers(1)
 
 
-async def test_each_client_has_a_port_of_its_own_and_the_oldest_makes_room(
+async def test_each_client_has_its_own_port_and_a_further_client_replaces_the_oldest(
     client, server, proxy, until, monkeypatch
 ):
     monkeypatch.setattr(module, "CLIENTS_MAX", 2)
@@ -149,7 +149,7 @@ async def test_each_client_has_a_port_of_its_own_and_the_oldest_makes_room(
     await asyncio.sleep(0)
 
 
-async def test_what_is_delayed_has_a_limit(client, server, proxy, until, monkeypatch):
+async def test_the_number_of_delayed_datagrams_is_limited(client, server, proxy, until, monkeypatch):
     monkeypatch.setattr(module, "DELAYED_MAX", 5)
     proxy.up = DatagramFaults(latency_s=0.05)
     await send(client, numbers(20))
@@ -157,7 +157,7 @@ async def test_what_is_delayed_has_a_limit(client, server, proxy, until, monkeyp
     assert proxy.lost_datagrams >= 10
 
 
-async def test_nobody_behind_the_relay_is_a_loss_and_no_error(until):
+async def test_a_missing_server_is_a_loss_without_an_error(until):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -187,6 +187,6 @@ async def test_it_is_entered_once_at_a_time(proxy):
         ({"jitter_s": float("inf")}, "jitter_s=inf"),
     ],
 )
-def test_faults_that_make_no_sense_are_refused(arguments, text):
+def test_invalid_faults_are_refused(arguments, text):
     with pytest.raises(ConfigurationError, match=text):
         DatagramFaults(**arguments)

@@ -3,7 +3,7 @@
     python -m tests.transports.autobahn wstest
 
 The arguments are the command that runs the suite's ``wstest`` (``pip install autobahntestsuite`` under Python 2.7,
-which is all it runs on; that is why no test of ours needs it). The exit status is 1 when a case fails with ours alone.
+the only version it supports; so no test of the suite needs it). The exit status is 1 when a case fails with ours alone.
 """
 
 import asyncio

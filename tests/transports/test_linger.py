@@ -1,4 +1,4 @@
-"""Lingering close: the last frame arrives, the wait for the peer is bounded, and nothing stays open."""
+"""Lingering close: the last frame arrives, the wait for the peer is limited, and no socket stays open."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ def open_sockets() -> int:
 
 @pytest.fixture
 def listen(certificates, tmp_path):
-    """Listens on a URL of that scheme."""
+    """Listen on a URL of the scheme."""
 
     def enter(server, scheme):
         url = f"unix://{tmp_path}/line" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
@@ -52,7 +52,7 @@ def listen(certificates, tmp_path):
 
 @pytest.fixture
 def raw(certificates):
-    """Opens a connection to an endpoint without a client's help."""
+    """Open a raw connection to an endpoint."""
 
     @contextlib.asynccontextmanager
     async def open_raw(endpoint):
@@ -97,7 +97,7 @@ async def test_a_reject_arrives_whole_at_a_peer_that_still_sends(scheme, listen,
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "tls"])
-async def test_one_that_comes_too_early_reads_when_to_come_back_though_it_sends(scheme, listen, raw):
+async def test_a_client_that_reconnects_too_early_reads_the_retry_time_while_it_sends(scheme, listen, raw):
     server = landline.Server(admission=landline.Admission(per_s=0.01, burst=1))
     async with listen(server, scheme) as endpoint, raw(endpoint) as (first, _):
         await read_until(first, Kind.CHALLENGE)
@@ -142,7 +142,7 @@ async def test_a_peer_that_floods_after_the_last_frame_is_cut_off(scheme, listen
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "tls", "ws"])
-async def test_a_peer_that_never_closes_is_let_go_in_time(scheme, listen, raw, until, monkeypatch):
+async def test_a_peer_that_never_closes_is_aborted_in_time(scheme, listen, raw, until, monkeypatch):
     for module in ("linger", "websocket.stream"):
         monkeypatch.setattr(f"landline.transports.{module}.LINGER_TIMEOUT_S", 0.05)
     async with listen(landline.Server(), scheme) as endpoint:
@@ -159,9 +159,7 @@ async def test_a_peer_that_never_closes_is_let_go_in_time(scheme, listen, raw, u
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "tls", "ws", "wss"])
-async def test_two_byes_that_cross_keep_nobody_waiting(
-    scheme, pair, certificates, tmp_path, until, monkeypatch
-):
+async def test_two_byes_that_cross_do_not_block(scheme, pair, certificates, tmp_path, until, monkeypatch):
     for module in ("linger", "websocket.stream"):
         monkeypatch.setattr(f"landline.transports.{module}.LINGER_TIMEOUT_S", FOR_A_LONG_TIME_S)
     url = f"unix://{tmp_path}/line" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
@@ -181,7 +179,7 @@ async def test_two_byes_that_cross_keep_nobody_waiting(
 
 
 class Greeter:
-    """The handshake of a server that authenticates nobody."""
+    """A server's handshake without authentication."""
 
     def __init__(self) -> None:
         self._handshake = ServerHandshake(random=random.SystemRandom(), now=0.0)
@@ -195,8 +193,8 @@ class Greeter:
         return encode_body(Kind.WELCOME, welcome)
 
 
-async def test_what_had_arrived_is_read_before_a_failed_write_loses_the_line(quick):
-    """A peer that closes with unread input, as one of another make may, resets the connection behind its BYE."""
+async def test_arrived_data_is_read_before_a_failed_write_loses_the_line(quick):
+    """A peer that closes with unread input, as other implementations may, resets the connection after its BYE."""
     wants_to_close, has_closed = threading.Event(), threading.Event()
 
     def serve(listening: socket.socket) -> None:

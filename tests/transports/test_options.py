@@ -1,4 +1,4 @@
-"""Options of transports: one set for all that is encrypted, and none of them is left out in silence."""
+"""Options of transports: one set for all encrypted schemes, and no option is ignored silently."""
 
 import ssl
 from types import SimpleNamespace
@@ -127,7 +127,7 @@ async def test_the_same_files_serve_every_encrypted_scheme(scheme, pems, quick, 
         ("wss://h", {"ca_file": "/"}, "(ca_file=): '/' cannot be used: is a directory"),
     ],
 )
-async def test_what_a_client_could_not_use_is_refused_before_anything_is_started(urls, options, text):
+async def test_invalid_options_of_a_client_are_refused_at_once(urls, options, text):
     with pytest.raises(landline.ConfigurationError) as caught:
         landline.connect(urls, options=make_options(**options))
     assert text in str(caught.value)
@@ -141,7 +141,7 @@ async def test_what_a_client_could_not_use_is_refused_before_anything_is_started
 @pytest.mark.parametrize(
     ("name", "text"), [("text", "it contains no certificate in PEM format"), ("bad", "cannot be used: ")]
 )
-def test_a_file_that_holds_no_authority_is_one_error_at_once(scheme, name, text, pems):
+def test_a_file_without_an_authority_raises_at_once(scheme, name, text, pems):
     path = getattr(pems, name)
     with pytest.raises(landline.ConfigurationError, match=text) as caught:
         landline.connect(f"{scheme}://host", options=make_options(ca_file=path))
@@ -212,7 +212,7 @@ def test_a_file_that_holds_no_authority_is_one_error_at_once(scheme, name, text,
         ),
     ],
 )
-def test_what_a_server_could_not_use_is_refused_before_anything_is_started(url, options, text, pems):
+def test_invalid_options_of_a_server_are_refused_at_once(url, options, text, pems):
     given = {
         name: getattr(pems, value) if isinstance(value, str) else value for name, value in options.items()
     }
@@ -222,11 +222,11 @@ def test_what_a_server_could_not_use_is_refused_before_anything_is_started(url, 
     assert "\n" not in str(caught.value)
 
 
-def test_options_for_several_urls_need_one_that_takes_them(pems):
+def test_options_for_several_urls_must_apply_to_one_of_them(pems):
     landline.connect(["tcp://h", "tls://h"], options=make_options(ca_file=pems.ca))
     landline.connect(["tls://h", "quic://h"], options=make_options(tls=CONTEXT, ca_file=pems.ca))
     landline.connect("mdns://lab", options=make_options(tls=CONTEXT, ca_file=pems.ca, server_name="lab"))
-    # To go through no proxy is no wish where there is none.
+    # proxy=False is allowed for schemes without proxies.
     landline.connect("tcp://h", options=make_options(proxy=False))
 
 
@@ -252,7 +252,7 @@ def test_options_of_the_wrong_type_are_refused_where_they_are_made(options, text
     assert text in str(caught.value)
 
 
-async def test_a_file_that_is_being_replaced_costs_an_attempt_and_not_the_line(
+async def test_a_file_that_is_being_replaced_fails_one_attempt_but_not_the_line(
     pems, tmp_path, quick, states, until
 ):
     ca_file = tmp_path / "ca.pem"

@@ -1,4 +1,4 @@
-"""TCP and TLS: addresses, and what is set on their sockets."""
+"""TCP and TLS: addresses, handshakes, and the options of sockets."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ def socket_of(line: landline.Line) -> socket.socket:
     return line._driver.link.transport.get_extra_info("socket")
 
 
-async def test_port_0_is_chosen_by_the_system_and_told(quick):
+async def test_the_endpoint_has_the_port_that_the_system_chose(quick):
     server = landline.Server()
     async with server.listen(URL) as endpoint:
         assert endpoint.scheme == "tcp"
@@ -24,7 +24,7 @@ async def test_port_0_is_chosen_by_the_system_and_told(quick):
             pass
 
 
-async def test_an_address_that_is_taken_is_named():
+async def test_an_address_in_use_is_named():
     async with landline.Server().listen(URL) as endpoint:
         with pytest.raises(
             landline.AddressInUse, match=f"^{endpoint} is already in use by another program"
@@ -43,7 +43,7 @@ async def test_a_port_is_free_again_at_once(quick):
         await line.close()
 
 
-async def test_a_host_that_is_not_ours_is_another_error():
+async def test_a_foreign_host_is_another_error():
     with pytest.raises(OSError) as caught:
         async with landline.Server().listen("tcp://192.0.2.1:0"):
             pytest.fail("listens elsewhere")
@@ -60,7 +60,7 @@ async def test_tls_needs_a_certificate():
 
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
 @pytest.mark.parametrize("end", ["client", "server"])
-async def test_the_kernel_is_the_second_line_of_defence(scheme, end, quick, certificates):
+async def test_the_options_of_sockets(scheme, end, quick, certificates):
     server = landline.Server()
     is_encrypted = scheme == "tls"
     there = landline.TransportOptions(tls=certificates.server if is_encrypted else None, user_timeout_s=7)
@@ -83,13 +83,13 @@ async def test_the_kernel_is_the_second_line_of_defence(scheme, end, quick, cert
             assert sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value, name
 
 
-async def test_options_a_platform_lacks_are_left_out(pair, monkeypatch):
+async def test_options_that_the_platform_lacks_are_skipped(pair, monkeypatch):
     monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")
     async with pair() as (line, _):
         assert socket_of(line).getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
-async def test_half_a_tls_handshake_is_not_waited_for(certificates, monkeypatch):
+async def test_an_incomplete_tls_handshake_times_out(certificates, monkeypatch):
     monkeypatch.setattr("landline.transports.tcp.TLS_HANDSHAKE_TIMEOUT_S", 0.05)
     # The event loops report it; that is not what is tested.
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
@@ -107,7 +107,7 @@ async def test_half_a_tls_handshake_is_not_waited_for(certificates, monkeypatch)
         assert not server._host.acceptor.unfinished
 
 
-async def test_plain_text_to_a_tls_server_is_refused_and_harms_nobody(certificates, quick):
+async def test_plain_text_to_a_tls_server_is_refused_and_other_lines_continue(certificates, quick):
     server = landline.Server()
     once = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
     options = landline.TransportOptions(tls=certificates.server)

@@ -1,4 +1,4 @@
-"""What a client is told when TLS does not come about."""
+"""The errors of a client when TLS fails."""
 
 import datetime
 import ssl
@@ -41,7 +41,7 @@ async def listening(request):
     return listen, trusting
 
 
-async def test_nobody_vouches_for_the_server(listening):
+async def test_an_unknown_authority(listening):
     listen, _ = listening
     async with listen() as endpoint:
         text = await reason_of_failure(str(endpoint), ssl.create_default_context())
@@ -65,7 +65,7 @@ async def test_a_certificate_for_another_name(listening):
 
 
 @pytest.mark.parametrize("scheme", ["tls", "wss"])
-async def test_what_answers_speaks_no_tls(scheme):
+async def test_a_server_without_tls(scheme):
     async with landline.Server().listen("tcp://127.0.0.1:0") as endpoint:
         text = await reason_of_failure(f"{scheme}://127.0.0.1:{endpoint.port}", ssl.create_default_context())
     assert text == "the server does not speak TLS; check the scheme of the URL"

@@ -1,4 +1,4 @@
-"""Unix sockets: whose they are, and what happens to files that are there already."""
+"""Unix sockets: permissions of their files, and files that already exist."""
 
 import os
 import socket
@@ -15,7 +15,7 @@ def path(tmp_path) -> Path:
     return tmp_path / "line.sock"
 
 
-async def test_the_socket_is_for_its_owner_only_and_goes_with_the_listener(path, quick):
+async def test_the_socket_file_is_private_and_is_removed_with_the_listener(path, quick):
     previous = os.umask(0)
     try:
         async with landline.Server().listen(f"unix://{path}") as endpoint:
@@ -28,7 +28,7 @@ async def test_the_socket_is_for_its_owner_only_and_goes_with_the_listener(path,
     assert not path.exists()
 
 
-async def test_the_socket_of_a_server_that_died_is_replaced(path, quick):
+async def test_the_socket_of_a_dead_server_is_replaced(path, quick):
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     assert path.exists()
@@ -39,7 +39,7 @@ async def test_the_socket_of_a_server_that_died_is_replaced(path, quick):
         assert await line.ping() > 0
 
 
-async def test_the_socket_of_a_server_that_lives_is_left_alone(path, quick):
+async def test_the_socket_of_a_running_server_is_kept(path, quick):
     async with landline.Server().listen(f"unix://{path}") as endpoint:
         with pytest.raises(landline.AddressInUse, match=f"a server already answers on {path}"):
             async with landline.Server().listen(f"unix://{path}"):
@@ -48,7 +48,7 @@ async def test_the_socket_of_a_server_that_lives_is_left_alone(path, quick):
             assert await line.ping() > 0
 
 
-async def test_a_server_too_busy_to_answer_lives_too(path):
+async def test_a_busy_server_is_not_taken_for_a_dead_one(path):
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
         busy.bind(str(path))
         busy.listen(0)
@@ -60,7 +60,7 @@ async def test_a_server_too_busy_to_answer_lives_too(path):
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
-async def test_what_is_no_socket_is_left_alone(path, make):
+async def test_another_kind_of_file_is_kept(path, make):
     make(path)
     with pytest.raises(landline.AddressInUse, match="exists and is not a socket"):
         async with landline.Server().listen(f"unix://{path}"):
@@ -68,15 +68,15 @@ async def test_what_is_no_socket_is_left_alone(path, make):
     assert path.exists()
 
 
-async def test_a_folder_that_is_not_there_is_another_error(tmp_path):
+async def test_a_missing_directory_is_another_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         async with landline.Server().listen(f"unix://{tmp_path}/missing/line.sock"):
             pytest.fail("listens nowhere")
 
 
-async def test_the_socket_of_a_successor_is_left_alone(path):
+async def test_the_socket_of_a_successor_is_kept(path):
     async with landline.Server().listen(f"unix://{path}"):
-        # Somebody removed the file, and another server made its own.
+        # The file is removed, and another server creates its own.
         path.rename(path.with_suffix(".old"))
         with socket.socket(socket.AF_UNIX) as successor:
             successor.bind(str(path))

@@ -1,4 +1,4 @@
-"""URLs of servers, and what is said of wrong ones: one sentence each."""
+"""URLs of servers; each invalid one is explained in one sentence."""
 
 import re
 
@@ -67,7 +67,7 @@ def test_urls_become_endpoints_and_back(url, endpoint, text):
         ("unix:///" + "é" * 54, "longer than 107 bytes"),
     ],
 )
-def test_wrong_urls_are_explained_in_one_sentence(url, text):
+def test_invalid_urls_are_explained_in_one_sentence(url, text):
     with pytest.raises(landline.ConfigurationError) as caught:
         parse_url(url)
     assert text in str(caught.value)

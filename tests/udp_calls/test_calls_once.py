@@ -1,5 +1,6 @@
-"""No handler runs twice, and every call ends: on a network that loses, repeats, delays and reorders, with servers that
-restart and forget, callers that move, and a stranger who records everything and says it again. Virtual time."""
+"""No handler runs twice, and every call ends: on a network that loses, repeats, delays and reorders datagrams, with
+servers that restart and drop records, clients that change their address, and an attacker who replays recorded
+datagrams. Virtual time."""
 
 import heapq
 import itertools
@@ -20,7 +21,7 @@ AEAD = Aead(b"a secret that both sides know")
 
 
 class World:
-    """A server, some calls, a stranger, and a network that does what the rng say."""
+    """A server, some calls, an attacker, and a network whose faults come from the random generator."""
 
     def __init__(
         self, rng: random.Random, *, calls=4, restarts=3, replays=40, calls_max=3, trouble=0.3, up_s=0.0
@@ -78,7 +79,7 @@ class World:
             self.at(self.now + self.rng.choice([0.0, 0.001, 0.3, 5.0]), self.start_server)
 
     def sleep_server(self) -> None:
-        """The server's machine sleeps, and its clock with it; what arrives meanwhile is taken afterwards."""
+        """Let the machine of the server sleep, with its clock. Datagrams that arrive are handled afterwards."""
         if self.server is None or self.now < self.awake_at:
             return
         server, slept_s = self.server, self.rng.choice([1.0, 20.0])
@@ -129,7 +130,7 @@ class World:
         return 0.001 if self.rng.random() > self.trouble else self.rng.choice([0.01, 1.0, 7.0, 25.0])
 
     def replay(self) -> None:
-        """The stranger says again what it heard, from an address of its own or of the caller's."""
+        """Replay a recorded datagram, from the attacker's address or from that of the client."""
         if self.recorded:
             datagram, address, caller = self.rng.choice(self.recorded)
             self.receive(datagram, self.rng.choice([address, "10.6.6.6"]), self.rng.choice([caller, ignore]))
@@ -182,7 +183,7 @@ class World:
 
 
 def ignore(datagram: bytes) -> None:
-    """A stranger cannot read what it gets."""
+    """The attacker cannot read the replies."""
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

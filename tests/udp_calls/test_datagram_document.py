@@ -162,12 +162,12 @@ def document_bytes() -> dict[str, bytes]:
     return found
 
 
-def test_the_example_is_what_the_code_says() -> None:
+def test_the_code_creates_the_bytes_of_the_example() -> None:
     rendered = "\n\n".join(render(title, data) for title, data in example()) + "\n"
     assert document_example() == rendered, f"docs/protocol.md §13.9 should be:\n\n{rendered}"
 
 
-def test_the_bytes_of_the_example_are_taken_by_the_code() -> None:
+def test_the_code_accepts_the_bytes_of_the_example() -> None:
     found = document_bytes()
     for title, datagram in example():
         assert found[title] == datagram

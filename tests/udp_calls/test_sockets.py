@@ -1,4 +1,4 @@
-"""Calls over real UDP sockets, both event loops."""
+"""Calls over real UDP sockets, on both event loops."""
 
 import asyncio
 import itertools
@@ -21,12 +21,12 @@ TOKEN = landline.SharedToken("a secret of sixteen bytes or more")
 
 @pytest.fixture(autouse=True)
 def no_cookies(monkeypatch):
-    """Every test begins as a new process would."""
+    """Start every test without cookies, like a new process."""
     udp._cookies.clear()
 
 
 class Desk:
-    """A server with handlers that tell what became of them."""
+    """A server with handlers that record their calls."""
 
     def __init__(self, **arguments) -> None:
         self.server = landline.Server(**({"auth": TOKEN} | arguments))
@@ -65,7 +65,7 @@ def desk():
 
 
 class Relay(asyncio.DatagramProtocol):
-    """Stands between callers and a server; ``fate(way, datagram)`` says how many copies of each arrive."""
+    """A relay between clients and a server; ``fate(way, datagram)`` returns how many copies of each arrive."""
 
     def __init__(self, target, fate=lambda way, datagram: 1) -> None:
         self.target = (target.host, target.port)
@@ -108,7 +108,7 @@ class Relay(asyncio.DatagramProtocol):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Callers who repeat after some milliseconds instead of half a second."""
+    """Clients that repeat a call after some milliseconds instead of half a second."""
     monkeypatch.setattr("landline.udp_calls.call_client.RESEND_FIRST_S", 0.01)
     monkeypatch.setattr("landline.udp_calls.call_client.RESEND_CAP_S", 0.05)
 
@@ -117,7 +117,7 @@ async def call(url, name, value=None, **arguments):
     return await landline.call(str(url), name, value, **({"auth": TOKEN, "timeout": 10} | arguments))
 
 
-# Ordinary days.
+# Successful calls
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -164,16 +164,16 @@ async def test_many_at_once(desk):
 async def test_anonymous_calls():
     desk = Desk(auth=None)
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
-        assert await landline.call(str(endpoint), "echo", 1, identity="whoever") == 1
+        assert await landline.call(str(endpoint), "echo", 1, identity="anyone") == 1
         with pytest.raises(landline.ConnectFailed, match="no landline server answered"):
             await call(endpoint, "echo", timeout=0.2)
-    assert desk.callers[0].identity == "whoever"
+    assert desk.callers[0].identity == "anyone"
 
 
-# Errors.
+# Errors
 
 
-async def test_what_the_server_answers_with_is_raised(desk, caplog):
+async def test_error_replies_are_raised(desk, caplog):
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with pytest.raises(landline.NoHandler, match="nonsense"):
             await call(endpoint, "nonsense")
@@ -195,7 +195,7 @@ async def test_what_the_server_answers_with_is_raised(desk, caplog):
 
 
 @pytest.mark.parametrize("name", ["plain", "async"])
-async def test_a_handler_that_asks_for_what_somebody_else_cancelled_is_answered_for(desk, name):
+async def test_a_handler_that_awaits_a_cancelled_task_gets_an_answer(desk, name):
     def cancelled():
         future = asyncio.get_running_loop().create_future()
         future.cancel()
@@ -221,7 +221,7 @@ async def test_a_call_too_large_is_not_sent(desk):
     assert desk.server.call_counts == landline.CallCounts()
 
 
-async def test_nobody_there_is_no_unknown_fate(desk):
+async def test_without_a_server_the_handler_has_not_run(desk):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))
         nowhere = f"udp://127.0.0.1:{mute.getsockname()[1]}"
@@ -242,7 +242,7 @@ async def test_another_token_gets_no_answer(desk):
     assert desk.server.call_counts.unreadable >= 1
 
 
-async def test_no_answer_in_time_is_an_unknown_fate(desk, until, impatient):
+async def test_without_an_answer_in_time_the_outcome_is_unknown(desk, until, impatient):
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with pytest.raises(landline.RequestTimeout, match=r"within 0\.3 s"):
             await call(endpoint, "wait", timeout=0.3)
@@ -333,7 +333,7 @@ async def test_wrong_uses_are_named(desk):
                 pytest.fail("listens without a key")
 
 
-async def test_what_is_not_installed_is_named(monkeypatch):
+async def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "landline.udp_calls.sockets", None)
     with pytest.raises(landline.MissingExtra, match=r"pip install 'landline\[udp\]'"):
         await call("udp://127.0.0.1", "echo")
@@ -350,7 +350,7 @@ async def test_a_server_that_names_a_udp_alternative_is_not_followed(desk, until
     assert "carries single calls" in caplog.text
 
 
-# Bad networks.
+# Faulty networks
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -382,15 +382,15 @@ async def test_an_answer_that_is_lost_is_repeated_and_the_handler_is_not(desk, i
     assert desk.started == 1
 
 
-async def test_a_server_that_restarts_is_asked_again_only_when_that_is_safe(desk, until, impatient):
-    """The process that comes after has another key for its cookies, and remembers nothing."""
+async def test_a_call_is_repeated_to_a_restarted_server_only_if_safe(desk, until, impatient):
+    """The next process has another key for its cookies, and remembers nothing."""
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         assert await call(endpoint, "echo", 1) == 1
     port = endpoint.port
     up_s = 0.0
     after = Desk(clock=lambda: time.monotonic() + up_s)
     async with after.server.listen(f"udp://127.0.0.1:{port}"):
-        # A call that began long after its start was certainly not run before it.
+        # A call that started long after the server cannot have run before its start.
         up_s = 60.0
         assert await call(f"udp://127.0.0.1:{port}", "echo", 2) == 2
         waiting = asyncio.create_task(call(f"udp://127.0.0.1:{port}", "wait"))
@@ -442,7 +442,7 @@ async def test_recorded_datagrams_do_nothing_also_after_a_restart(desk, until):
     assert after.server.call_counts.accepted == 0
 
 
-async def test_an_address_that_is_not_proven_gets_less_than_three_times_what_it_sent(desk, until):
+async def test_an_unproven_address_gets_less_than_three_times_its_bytes(desk, until):
     """Measured on the wire: each datagram gets one answer, and no other comes behind it."""
     aead = Aead(TOKEN.seal_secret())
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
@@ -487,7 +487,7 @@ async def test_garbage_gets_no_answer(desk, until):
         assert await call(endpoint, "echo", 1) == 1
 
 
-async def test_a_server_that_talks_nonsense_under_the_right_seal_is_named():
+async def test_an_authenticated_server_that_violates_the_protocol_is_named():
     aead = Aead(TOKEN.seal_secret())
 
     class Nonsense(asyncio.DatagramProtocol):

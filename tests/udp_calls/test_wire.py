@@ -1,4 +1,4 @@
-"""Layout and seal of datagrams: what goes in comes out, and whatever else arrives is refused in a documented way."""
+"""Layout and encryption of datagrams: valid ones survive a round trip, all others raise documented errors."""
 
 import random
 
@@ -32,7 +32,7 @@ calls = st.builds(
 
 
 @given(calls)
-def test_calls_come_out_as_they_went_in(call):
+def test_calls_survive_a_round_trip(call):
     assert wire.decode_call(wire.encode_call(call)) == call
 
 
@@ -41,12 +41,12 @@ def test_calls_come_out_as_they_went_in(call):
         Reply, st.sampled_from([Operation.RESPONSE, Operation.ERROR]), st.binary(max_size=200), st.booleans()
     )
 )
-def test_replies_come_out_as_they_went_in(reply):
+def test_replies_survive_a_round_trip(reply):
     assert wire.decode_reply(wire.encode_reply(reply)) == reply
 
 
 @given(st.integers(0, 10**15))
-def test_retries_come_out_as_they_went_in(remembered_us):
+def test_retries_survive_a_round_trip(remembered_us):
     retry = Retry(NONCE, remembered_us / 1_000_000, bytes(24))
     decoded = wire.decode_retry(wire.encode_retry(retry))
     assert (decoded.answered, decoded.cookie) == (retry.answered, retry.cookie)
@@ -76,7 +76,7 @@ def test_arbitrary_texts_are_only_refused(text):
         (b"\x00\x00\x01\xff\x01n", "of a CALL is not UTF-8"),
     ],
 )
-def test_what_is_wrong_with_a_call_is_named(text, reason):
+def test_invalid_calls_are_explained(text, reason):
     with pytest.raises(ProtocolError, match=reason):
         wire.decode_call(text)
     assert wire.decode_call(b"\x00\x00\x00\x04name") == Call("name", b"", False, "", b"")
@@ -98,8 +98,8 @@ def test_arbitrary_datagrams_do_nothing(datagram):
 
 
 @given(st.sampled_from(DatagramKind), st.binary(max_size=300))
-def test_arbitrary_texts_under_the_right_seal_give_only_documented_errors(kind, text):
-    """What somebody who knows the token could say."""
+def test_arbitrary_authenticated_plaintexts_raise_only_documented_errors(kind, text):
+    """A peer that knows the token could send any of these."""
     rng = random.Random(1)
     datagram = AEAD.seal(kind, ID, NONCE, text)
     server = CallServer(aead=AEAD, random=rng, now=0.0, counts=CallCounts())
@@ -118,7 +118,7 @@ def test_arbitrary_texts_under_the_right_seal_give_only_documented_errors(kind, 
 
 
 @given(st.integers(0, 8 * 120 - 1))
-def test_every_bit_is_under_the_seal(bit):
+def test_every_bit_is_authenticated(bit):
     datagram = bytearray(AEAD.seal(DatagramKind.CALL, ID, NONCE, bytes(120 - wire.HEADER_BYTES - 16)))
     assert len(datagram) == 120
     datagram[bit // 8] ^= 1 << bit % 8
@@ -184,7 +184,7 @@ def test_a_call_fits_or_is_refused():
         ("n", "é" * 101, "the identity has 202 bytes"),
     ],
 )
-def test_names_that_cannot_be_are_refused(name, identity, text):
+def test_invalid_names_are_refused(name, identity, text):
     with pytest.raises(ConfigurationError, match=text):
         wire.check_call(name, b"", identity)
 
@@ -192,7 +192,7 @@ def test_names_that_cannot_be_are_refused(name, identity, text):
 # Amplification.
 
 
-def test_nothing_that_an_unproven_address_gets_is_three_times_what_came():
+def test_answers_to_an_unproven_address_are_less_than_three_times_the_request():
     rng = random.Random(5)
     server = CallServer(aead=AEAD, random=rng, now=0.0, counts=CallCounts())
     smallest = ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False)
@@ -223,7 +223,7 @@ def test_a_cookie_is_good_for_one_address_and_some_time():
         assert isinstance(decided, NewCall) is is_taken, (address, now)
 
 
-def test_an_answer_is_repeated_but_not_for_ever():
+def test_an_answer_is_repeated_a_limited_number_of_times():
     rng = random.Random(5)
     counts = CallCounts()
     server = CallServer(aead=AEAD, random=rng, now=0.0, counts=counts)
@@ -238,7 +238,7 @@ def test_an_answer_is_repeated_but_not_for_ever():
     assert counts == CallCounts(accepted=1, answered=1, repeated=16, ignored=5, retried=1)
 
 
-def test_what_is_remembered_has_limits():
+def test_the_records_have_limits():
     rng = random.Random(5)
     server = CallServer(
         aead=AEAD, random=rng, now=0.0, counts=CallCounts(), calls_max=20, replies_bytes_max=10_000
@@ -259,7 +259,7 @@ def test_what_is_remembered_has_limits():
     assert server.remembered > 5
 
 
-def test_handlers_at_work_are_bounded_for_one_address():
+def test_running_handlers_are_limited_per_address():
     rng = random.Random(5)
     counts = CallCounts()
     server = CallServer(aead=AEAD, random=rng, now=0.0, counts=counts)
@@ -280,7 +280,7 @@ def test_handlers_at_work_are_bounded_for_one_address():
     assert counts.refused == 6
 
 
-def test_an_answer_too_large_is_an_error_that_names_the_way_out():
+def test_a_reply_that_is_too_large_becomes_an_error_with_a_hint():
     rng = random.Random(5)
     server = CallServer(aead=AEAD, random=rng, now=0.0, counts=CallCounts())
     call = ClientCall(aead=AEAD, random=rng, now=0.0, name="n", body=b"", is_packed=False)

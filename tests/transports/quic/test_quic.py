@@ -1,4 +1,4 @@
-"""QUIC: lines over it, what bounds them, and what they survive."""
+"""Lines over QUIC: their limits, changes of address, faulty networks, and ends."""
 
 import asyncio
 import os
@@ -56,7 +56,7 @@ async def test_ten_megabytes_arrive_intact_both_ways(opened):
             assert await line.request("echo", piece, timeout=40) == piece
 
 
-async def test_a_line_goes_on_after_each_cut(opened, until):
+async def test_a_line_continues_after_each_cut(opened, until):
     received = []
     server = landline.Server()
 
@@ -78,7 +78,7 @@ async def test_a_line_goes_on_after_each_cut(opened, until):
         assert line.epoch == 6
 
 
-async def test_a_server_that_stops_is_missed_and_found_again(files, quick, until):
+async def test_a_line_reconnects_to_a_restarted_server(files, quick, until):
     server = landline.Server()
     connector = None
     async with server.listen(URL, options=files.server) as endpoint:
@@ -104,14 +104,14 @@ async def test_a_server_that_stops_is_missed_and_found_again(files, quick, until
     await quic_listening.__aexit__(None, None, None)
 
 
-async def test_an_address_that_is_taken_is_named(files):
+async def test_an_address_in_use_is_named(files):
     async with landline.Server().listen(URL, options=files.server) as endpoint:
         with pytest.raises(landline.AddressInUse, match=f"{endpoint} is already in use by another program"):
             async with landline.Server().listen(str(endpoint), options=files.server):
                 pytest.fail("listens twice")
 
 
-async def test_nobody_there_is_known_at_once(files, unused_port):
+async def test_a_missing_server_is_detected_at_once(files, unused_port):
     with pytest.raises(landline.GaveUp, match="connection refused"):
         async with landline.connect(f"quic://127.0.0.1:{unused_port}", backoff=ONCE, options=files.client):
             pytest.fail("connected to nothing")
@@ -126,7 +126,7 @@ def unused_port():
 # Certificates.
 
 
-async def test_a_stranger_is_not_trusted(files):
+async def test_an_unknown_authority_is_not_trusted(files):
     async with landline.Server().listen(URL, options=files.server) as endpoint:
         for options in (
             landline.TransportOptions(ca_file=files.folder / "stranger.pem"),
@@ -158,7 +158,7 @@ def make_options(files, name):
 
 
 @pytest.mark.parametrize("parts", [("certificate", "key"), ("key", "certificate")])
-async def test_certificate_and_key_may_stand_in_one_file(tmp_path, parts):
+async def test_certificate_and_key_may_be_in_one_file(tmp_path, parts):
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
     pems = {
@@ -204,7 +204,7 @@ async def test_a_client_without_usable_authorities_does_not_start(name, files):
             pytest.fail("trusted nobody")
 
 
-async def test_a_context_for_tls_is_not_left_out_in_silence(certificates):
+async def test_an_ssl_context_is_refused(certificates):
     options = landline.TransportOptions(tls=certificates.client)
     with pytest.raises(landline.ConfigurationError, match=r"pass TransportOptions\(ca_file="):
         async with landline.connect("quic://127.0.0.1:1", backoff=ONCE, options=options):
@@ -222,7 +222,7 @@ async def test_a_receiver_that_does_not_read_stops_its_sender_and_costs_bounded_
     def receive(line, message):
         received.append(len(message))
 
-    # Neither the session's window nor the send buffer is what bounds it here.
+    # Neither the window of the session nor the send buffer is the limit here.
     huge = landline.Limits(window_bytes=1 << 30, window_frames=1_000_000)
     server._host.acceptor._settings = msgspec.structs.replace(server._host.settings, limits=huge)
     buffer = landline.SendBuffer(size_bytes=1 << 28, messages=1_000_000)
@@ -237,7 +237,7 @@ async def test_a_receiver_that_does_not_read_stops_its_sender_and_costs_bounded_
         held = sum(map(len, there._held))
         assert held <= WINDOW_BYTES
         assert not received
-        # One write may go beyond the mark; everything else waits in the session.
+        # One write may exceed the limit; all other data waits in the session.
         assert here.get_write_buffer_size() <= quic_transport.UNACKNOWLEDGED_BYTES_HIGH + 2 * 65_536
         assert line.buffered_bytes > 5_000_000
         there.resume_reading()
@@ -273,14 +273,14 @@ async def test_keys_are_changed_while_data_goes_both_ways(opened, monkeypatch):
         monkeypatch.setattr(here, "request_key_update", lambda: (phases.append(here.key_phase), request()))
         proxy.up = proxy.down = DatagramFaults(reorder=0.02, loss=0.01)
         body = os.urandom(200_000)
-        # How many packets a body takes is the network's affair.
+        # The number of packets of a body depends on the network.
         while len(phases) < 4:
             assert await line.request("echo", body, timeout=20) == body
         # One after the other, each seen by the server.
         assert phases == [0, 1] * (len(phases) // 2) + [0] * (len(phases) % 2)
         await line.ping()
         if there.key_phase != here.key_phase:
-            # The very last packet changed them: the next one tells the server.
+            # The last packet updated the keys: the next one notifies the server.
             await line.ping()
         assert there.key_phase == here.key_phase
         assert line.epoch == 1
@@ -292,7 +292,7 @@ async def test_an_acknowledgement_goes_with_the_answer(opened):
         before = proxy.up_datagrams + proxy.down_datagrams
         for number in range(100):
             await line.request("echo", number, timeout=5)
-        # Each in a packet of its own would be four for a request.
+        # In separate packets a request would take four.
         assert proxy.up_datagrams + proxy.down_datagrams - before < 350
 
 
@@ -342,7 +342,7 @@ async def test_addresses_change_in_the_middle_of_megabytes(opened, until):
         assert line.epoch == 1
 
 
-async def test_a_client_goes_on_over_a_new_socket(opened, until):
+async def test_a_client_continues_over_a_new_socket(opened, until):
     received = []
     server = landline.Server()
 
@@ -356,14 +356,14 @@ async def test_a_client_goes_on_over_a_new_socket(opened, until):
         for number in range(200):
             await line.send(number)
             if number == 100:
-                # What the kernel says when the address of the socket is gone with its network.
+                # The error of the kernel if the address of the socket has gone with its network.
                 transport._socket.receive_error(OSError(22, "Invalid argument"))
         await until(lambda: len(received) == 200)
         assert received == list(range(200))
         await until(lambda: other.peer != before)
         assert transport_of(line) is transport
         assert line.epoch == 1
-        # A new socket that fails at once as well was no help: the session goes on over a new connection.
+        # A new socket that fails at once is not replaced again: the session resumes over a new connection.
         transport._socket.receive_error(OSError(101, "Network is unreachable"))
         await until(lambda: line.epoch == 2)
         await line.send(200)
@@ -386,7 +386,7 @@ async def test_a_server_that_vanished_is_noticed_by_the_heartbeat(opened, until,
 
 
 @pytest.mark.parametrize("loss", [0.1, 0.25])
-async def test_nothing_is_lost_on_a_network_that_loses(opened, until, loss):
+async def test_no_message_is_lost_on_a_lossy_network(opened, until, loss):
     received = []
     server = landline.Server()
 
@@ -423,7 +423,7 @@ async def test_a_line_is_opened_through_losses(files, quick, until, nothing_is_l
 
 
 class Recorder(asyncio.Protocol):
-    """A protocol that takes datagrams as well."""
+    """A protocol that accepts datagrams too."""
 
     def __init__(self):
         self.data = b""
@@ -446,7 +446,7 @@ class Recorder(asyncio.Protocol):
 
 @pytest.fixture
 async def recorders(files, until):
-    """A bare client and server, without lines."""
+    """A client and a server without lines."""
     here, there = Recorder(), Recorder()
     listener = await quic.listen(landline.parse_url(URL), lambda: there, files.server)
     await quic.connect(listener.endpoint, lambda: here, files.client)
@@ -469,7 +469,7 @@ async def test_datagrams_go_both_ways_and_arrive_whole(recorders, until):
         assert receiver.datagrams == [b"", bytes(longest)]
 
 
-async def test_datagrams_that_congestion_holds_back_are_dropped_at_a_limit(recorders, until):
+async def test_datagrams_that_wait_for_congestion_control_are_dropped_at_a_limit(recorders, until):
     here, there, _ = recorders
     longest = here.transport.datagram_bytes_max
     taken = sum(here.transport.send_datagram(bytes(longest)) for _ in range(100))
@@ -493,7 +493,7 @@ async def test_a_peer_without_datagrams_is_sent_none(files, until, stranger):
     listener.close()
 
 
-async def test_datagrams_do_not_upset_a_line_that_takes_none(opened):
+async def test_a_line_ignores_datagrams_without_a_handler(opened):
     async with opened(echo_server()) as (line, _):
         assert transport_of(line).send_datagram(bytes([0, 0]) + b"?")
         assert await line.request("echo", 1, timeout=5) == 1
@@ -516,7 +516,7 @@ async def test_what_was_written_arrives_before_the_end(recorders, until):
     assert listener.connection_ids == 0
 
 
-async def test_an_abort_is_told_in_one_datagram(recorders, until):
+async def test_an_abort_sends_one_datagram(recorders, until):
     here, there, _ = recorders
     here.transport.write(bytes(500_000))
     here.transport.abort()
@@ -526,7 +526,7 @@ async def test_an_abort_is_told_in_one_datagram(recorders, until):
     assert len(there.data) < 500_000
 
 
-async def test_what_a_peer_says_when_it_closes_stays_on_one_line(files, until, stranger):
+async def test_the_reason_of_a_closing_peer_stays_on_one_line(files, until, stranger):
     there = Recorder()
     listener = await quic.listen(landline.parse_url(URL), lambda: there, files.server)
     one = stranger()
@@ -546,7 +546,7 @@ async def test_what_a_peer_says_when_it_closes_stays_on_one_line(files, until, s
     listener.close()
 
 
-async def test_a_closed_listener_takes_nobody_and_keeps_those_it_has(recorders, files, until):
+async def test_a_closed_listener_accepts_no_new_connections_and_keeps_open_ones(recorders, files, until):
     here, there, listener = recorders
     listener.close()
     with pytest.raises(OSError):
@@ -559,7 +559,7 @@ async def test_a_closed_listener_takes_nobody_and_keeps_those_it_has(recorders, 
     await until(lambda: not listener.is_open)
 
 
-async def test_a_goodbye_arrives_when_the_loop_ends_right_behind_it(opened, until):
+async def test_a_goodbye_arrives_when_the_loop_ends_right_after_it(opened, until):
     async with opened(echo_server()) as (line, server):
         [other] = server.lines
         await line.close()

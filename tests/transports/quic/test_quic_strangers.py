@@ -1,4 +1,4 @@
-"""QUIC: what those can do who are no clients of ours, or do not behave like one."""
+"""QUIC peers that are not landline clients, or violate the protocol."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def listener_of(server: landline.Server) -> QuicListener:
     return listener
 
 
-async def test_garbage_costs_nothing_and_is_not_answered(files, quick, until, stranger):
+async def test_garbage_is_ignored(files, quick, until, stranger):
     server = echo_server()
     async with server.listen(URL, options=files.server) as endpoint:
         listener = listener_of(server)
@@ -64,13 +64,13 @@ async def test_garbage_costs_nothing_and_is_not_answered(files, quick, until, st
             assert await line.request("echo", 1, timeout=5) == 1
             assert listener.handshakes == 1
             assert listener.connections == 2
-        # The server repeats its own handshake to the mute one; nothing else is answered, but one unknown version.
+        # The server repeats its handshake to the mute client; it answers nothing else except one unknown version.
         versions = [answer for answer in one.answers[heard:] if answer[1:5] == bytes(4)]
         assert len(versions) <= 3
         assert len(server.lines) == 0
 
 
-async def test_first_packets_that_were_changed_on_the_way_upset_nothing(files, stranger, monkeypatch):
+async def test_modified_first_packets_have_no_effect(files, stranger, monkeypatch):
     monkeypatch.setattr(quic, "RETRY_ABOVE_HANDSHAKES", 6)
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
@@ -100,7 +100,7 @@ async def test_first_packets_that_were_changed_on_the_way_upset_nothing(files, s
     assert listener.connection_ids == 0
 
 
-async def test_an_unknown_version_is_answered_with_those_known(files, until, stranger):
+async def test_an_unknown_version_is_answered_with_the_supported_ones(files, until, stranger):
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
         one = stranger()
@@ -117,13 +117,13 @@ async def test_an_unknown_version_is_answered_with_those_known(files, until, str
         assert b"12345678" in answer
 
 
-async def test_an_address_that_proves_nothing_gets_three_times_its_bytes_and_no_more(
+async def test_an_unproven_address_gets_at_most_three_times_its_bytes(
     files, tmp_path, until, stranger, monkeypatch
 ):
-    """The goodbye to a handshake given up included: an address may be somebody else's."""
+    """The packet that closes an unfinished handshake counts too: the source address may be forged."""
     monkeypatch.setattr(quic_transport, "HANDSHAKE_TIMEOUT_S", 1.0)
     authority = trustme.CA()
-    # A chain that fills all that may be sent.
+    # A certificate chain longer than what may be sent.
     for _ in range(8):
         authority = authority.create_child_ca()
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "chain.pem")
@@ -142,7 +142,7 @@ async def test_an_address_that_proves_nothing_gets_three_times_its_bytes_and_no_
         assert sum(map(len, one.answers)) <= 3 * one.sent_bytes
 
 
-async def test_half_a_handshake_is_not_waited_for(files, until, stranger, monkeypatch):
+async def test_an_incomplete_handshake_times_out(files, until, stranger, monkeypatch):
     monkeypatch.setattr(quic_transport, "HANDSHAKE_TIMEOUT_S", 0.5)
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
@@ -159,7 +159,7 @@ async def test_half_a_handshake_is_not_waited_for(files, until, stranger, monkey
         assert not server.lines
 
 
-async def test_with_many_unfinished_handshakes_clients_prove_their_address(
+async def test_with_many_unfinished_handshakes_clients_must_prove_their_address(
     files, quick, until, stranger, monkeypatch
 ):
     monkeypatch.setattr(quic, "RETRY_ABOVE_HANDSHAKES", 2)
@@ -172,12 +172,12 @@ async def test_with_many_unfinished_handshakes_clients_prove_their_address(
             one.is_mute = True
             await one.open(endpoint)
             await until(lambda one=one: one.answers)
-        # Nothing is kept of the third and fourth; they got a Retry (type 3 of a long header).
+        # The listener stores nothing for the third and fourth; they got a Retry (type 3 of a long header).
         assert listener.handshakes == 2
         assert [one.answers[0][0] & 0xF0 == 0xF0 for one in mute] == [False, False, True, True]
         async with landline.connect(str(endpoint), backoff=quick, options=files.client) as line:
             assert await line.request("echo", 1, timeout=5) == 1
-        # A token that was made for another address.
+        # A token that was issued for another address.
         other = stranger()
         other.is_mute = True
         await other.open(endpoint)
@@ -190,7 +190,7 @@ async def test_with_many_unfinished_handshakes_clients_prove_their_address(
         thief.quic.receive_datagram(thief.answers[0], thief.address, now=time.monotonic())
         thief.quic._peer_token = retry[-200:]
         thief.flush()
-        # Proven addresses have a limit as well.
+        # There is a limit for proven addresses too.
         proven = [stranger(), stranger()]
         for one in proven:
             await one.open(endpoint)
@@ -199,7 +199,7 @@ async def test_with_many_unfinished_handshakes_clients_prove_their_address(
         assert listener.connections == 3
 
 
-async def test_a_crowd_gets_in_by_proving_its_addresses(files, quick, monkeypatch):
+async def test_many_clients_connect_by_proving_their_addresses(files, quick, monkeypatch):
     monkeypatch.setattr(quic, "RETRY_ABOVE_HANDSHAKES", 4)
     tokens = []
     validate = QuicRetryTokenHandler.validate_token
@@ -216,7 +216,7 @@ async def test_a_crowd_gets_in_by_proving_its_addresses(files, quick, monkeypatc
         assert len({line.session_id for line in lines}) == 30
 
 
-async def test_admission_counts_for_quic_as_for_every_transport(files, quick, states, until):
+async def test_admission_limits_apply_to_quic_too(files, quick, states, until):
     server = echo_server(admission=landline.Admission(per_s=0.5, burst=1))
     seen = states()
     async with server.listen(URL, options=files.server) as endpoint:
@@ -235,7 +235,7 @@ async def test_admission_counts_for_quic_as_for_every_transport(files, quick, st
         (b"GET / HTTP/1.1", 2, "the byte 1"),
     ],
 )
-async def test_a_stream_that_begins_otherwise_is_refused(files, until, stranger, first, code, text):
+async def test_a_stream_with_another_first_byte_is_refused(files, until, stranger, first, code, text):
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
         one = stranger()
@@ -259,7 +259,7 @@ async def test_another_protocol_is_refused(files, until, stranger):
         assert not server.lines
 
 
-async def test_a_client_of_another_library_is_heard_behind_its_first_byte(files, until, stranger):
+async def test_a_client_of_another_library_is_served_after_its_first_byte(files, until, stranger):
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
         one = stranger()
@@ -279,7 +279,7 @@ async def test_a_client_of_another_library_is_heard_behind_its_first_byte(files,
         assert one.closed.error_code == 4  # STREAM_LIMIT_ERROR, RFC 9000 §20.1
 
 
-async def test_a_hole_in_the_stream_is_kept_no_longer_than_the_window(files, until, stranger):
+async def test_data_after_a_gap_is_limited_to_the_window(files, until, stranger):
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
         one = stranger()
@@ -329,12 +329,12 @@ def in_pieces(one, count, *, of_handshake):
 
 @pytest.mark.parametrize("of_handshake", [True, False], ids=["handshake", "line"])
 async def test_a_stream_in_a_thousand_pieces_ends_the_connection(files, until, stranger, of_handshake):
-    """Whoever opens a connection may send them; to keep 100,000 in order would hold up the server for minutes."""
+    """Any peer that opens a connection can send them; keeping 100,000 in order would block the server for minutes."""
     async with landline.Server().listen(URL, options=files.server) as endpoint:
         one = stranger()
         await one.open(endpoint)
         if of_handshake:
-            # The handshake is not gone on with: its keys are those of the first packet.
+            # The handshake does not continue: its keys are those of the first packet.
             one.is_mute = True
             await until(lambda: one.answers)
             one.is_mute = False
@@ -356,7 +356,7 @@ async def test_a_stream_in_a_thousand_pieces_ends_the_connection(files, until, s
 
 
 @pytest.mark.parametrize("how", ["reset", "stop"])
-async def test_a_stream_that_is_given_up_ends_the_connection(files, until, stranger, how):
+async def test_a_reset_stream_ends_the_connection(files, until, stranger, how):
     server = landline.Server()
     async with server.listen(URL, options=files.server) as endpoint:
         one = stranger()

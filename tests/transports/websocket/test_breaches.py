@@ -1,4 +1,4 @@
-"""What a peer can do to the framing of WebSocket: the most telling cases of the Autobahn test suite, by hand.
+"""Violations of the framing of WebSocket: the most important cases of the Autobahn test suite, written by hand.
 
 The whole suite is run with ``tests/transports/autobahn.py`` where it can be.
 """
@@ -77,7 +77,7 @@ class Stranger:
         return first, await self._reader.readexactly(size)
 
     async def read_close(self) -> tuple[int, str]:
-        """Code and reason of the server's close frame, behind which TCP ends."""
+        """Return code and reason of the server's close frame, after which TCP ends."""
         first, payload = await self.read()
         while first != FIN | CLOSE:
             first, payload = await self.read()
@@ -148,7 +148,7 @@ async def test_a_close_without_a_code_is_echoed(stranger):
     assert await stranger.read_close() == (0, "")
 
 
-async def test_too_much_in_fragments_is_too_much(stranger):
+async def test_the_size_limit_applies_to_fragmented_messages(stranger):
     stranger.write(frame(BINARY, b"\0\0\x1f\xff" + b"x" * 7000))
     for _ in range(MESSAGE_BYTES_MAX // 7000):
         stranger.write(frame(CONTINUATION, b"x" * 7000))
@@ -177,14 +177,14 @@ async def test_frames_may_be_cut_anywhere(stranger):
     [frame(FIN | PING), frame(FIN | PONG), frame(FIN | BINARY), frame(BINARY) + frame(FIN | CONTINUATION)],
     ids=["pings", "pongs", "messages", "fragments"],
 )
-async def test_frames_that_carry_nothing_are_not_read_without_end(stranger, nothing):
-    """They cost a stranger six bytes each, and kept the server from all others for a second for each megabyte."""
+async def test_the_number_of_frames_without_payload_is_limited(stranger, nothing):
+    """Each takes an attacker six bytes; a megabyte of them used to block the server for a second."""
     # Less than the server discards after its close frame.
     stranger.write(nothing * (DISCARD_BYTES_MAX // len(nothing) - 1))
     assert await stranger.read_close() == (1008, "too many frames without payload")
 
 
-async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until, monkeypatch):
+async def test_pongs_for_a_peer_that_does_not_read_are_dropped(until, monkeypatch):
     # On a busy machine the pings take longer than a handshake may.
     monkeypatch.setitem(ServerHandshake.__init__.__kwdefaults__, "timeout_s", 600.0)
     server = landline.Server()
@@ -213,7 +213,7 @@ async def test_pongs_do_not_pile_up_for_one_who_does_not_read(until, monkeypatch
         assert first == FIN | PONG
 
 
-async def test_what_comes_in_one_read_with_the_close_was_said_before_it(until):
+async def test_payload_before_a_close_frame_in_the_same_read_is_delivered(until):
     server = landline.Server()
     async with server.listen(URL) as endpoint, Stranger(endpoint) as stranger:
         stranger.write(frame(FIN | BINARY, stranger.handshake.data_to_send()))
@@ -248,7 +248,7 @@ async def test_a_close_without_a_bye_is_a_lost_link(until):
     ],
 )
 async def test_a_client_answers_breaches_of_the_server(data, code, quick, until):
-    """The link is given up in time even if the server never ends it, and the line comes back."""
+    """The link is aborted in time even if the server never closes it, and the line reconnects."""
     answers = []
     server = landline.Server()
     async with server.listen(URL) as endpoint:

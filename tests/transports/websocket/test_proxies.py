@@ -1,4 +1,4 @@
-"""WebSocket through HTTP proxies: a small real one that makes tunnels (CONNECT), and some that do not."""
+"""WebSocket through HTTP proxies: a small real one that opens tunnels (CONNECT), and some that refuse."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ NAMES = [f"{scheme}_proxy" for scheme in ("http", "https", "ws", "wss", "socks",
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """No proxy but those a test names."""
+    """Remove all proxies from the environment."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -25,7 +25,7 @@ def environment(monkeypatch):
 
 
 class Proxy:
-    """Makes tunnels to where it is asked, or answers something else."""
+    """A proxy that opens tunnels, or sends another response."""
 
     def __init__(self, answer: bytes = b"", tls: ssl.SSLContext | None = None):
         self.requests: list[list[str]] = []
@@ -110,7 +110,7 @@ async def test_a_line_goes_through_a_proxy(scheme, is_encrypted, certificates, e
         assert proxy.requests[0][0] == f"CONNECT 127.0.0.1:{endpoint.port} HTTP/1.1"
 
 
-async def test_the_proxy_of_the_environment_is_used_unless_told_otherwise(environment):
+async def test_the_proxy_of_the_environment_is_the_default(environment):
     async with Proxy() as proxy, make_server().listen("ws://127.0.0.1:0") as endpoint:
         environment.setenv("http_proxy", proxy.url)
         await use(str(endpoint), landline.TransportOptions())
@@ -121,7 +121,7 @@ async def test_the_proxy_of_the_environment_is_used_unless_told_otherwise(enviro
         assert len(proxy.requests) == 2
 
 
-async def test_the_proxy_is_told_who_we_are():
+async def test_the_credentials_of_a_proxy_are_sent():
     async with Proxy() as proxy, make_server().listen("ws://127.0.0.1:0") as endpoint:
         address = proxy.url.replace("http://", "http://one:t%77o@")
         await use(
@@ -145,7 +145,7 @@ async def test_the_proxy_is_told_who_we_are():
         (b"HTTP/1.1 200", "refused the tunnel: connection closed while reading HTTP status line"),
     ],
 )
-async def test_a_proxy_that_says_no_is_asked_again(answer, text):
+async def test_a_refusing_proxy_is_retried(answer, text):
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
     async with Proxy(answer) as proxy:
@@ -159,7 +159,7 @@ async def test_a_proxy_that_says_no_is_asked_again(answer, text):
     assert reported == []
 
 
-async def test_a_proxy_that_is_not_there():
+async def test_a_missing_proxy():
     async with Proxy() as proxy:
         pass
     with pytest.raises(landline.GaveUp, match=f"proxy 127.0.0.1:{proxy.port} cannot be reached"):
@@ -191,7 +191,7 @@ async def test_a_server_behind_a_proxy_that_is_not_trusted(certificates):
         ("http://host/path", "path is meaningless"),
     ],
 )
-async def test_proxies_that_cannot_be_used_are_explained(proxy, text, environment):
+async def test_invalid_proxies_are_explained(proxy, text, environment):
     for options in (landline.TransportOptions(proxy=proxy), landline.TransportOptions()):
         environment.setenv("http_proxy", proxy)
         with pytest.raises(landline.ConfigurationError, match=text):

@@ -1,4 +1,4 @@
-"""Lines over WebSocket: opened by our client and by others, closed in order, and what strangers are told."""
+"""Lines over WebSocket: opened by landline's client and by others, closed properly, and refused with a reason."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ REQUEST = (
 
 
 async def ask(endpoint: landline.Endpoint, request: str | bytes) -> str:
-    """What a stranger is told, until the server ends the connection."""
+    """Send a request, and return all that the server sends until it ends the connection."""
     reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     writer.write(request.encode() if isinstance(request, str) else request)
     try:
@@ -34,7 +34,7 @@ async def ask(endpoint: landline.Endpoint, request: str | bytes) -> str:
 
 
 async def answer_with(answer: bytes, *, ends: bool = True) -> asyncio.Server:
-    """A server that says this to whoever asks."""
+    """A server that sends this response to every request."""
 
     async def serve(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
@@ -53,7 +53,7 @@ def url_of(server: asyncio.Server) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-async def test_a_line_is_asked_broken_and_resumed(scheme, quick, certificates, until):
+async def test_a_line_answers_breaks_and_resumes(scheme, quick, certificates, until):
     server = landline.Server(auth=landline.SharedToken("a secret of sixteen bytes"))
     server.on("add")(lambda line, numbers: sum(numbers))
     is_encrypted = scheme == "wss"
@@ -91,7 +91,7 @@ async def first(line, count=1):
             break
 
 
-async def test_what_is_longer_than_a_message_goes_in_several(pair):
+async def test_data_longer_than_a_message_is_sent_in_several(pair):
     async with pair(url=URL, options=DIRECT) as (line, other):
         body = bytes(range(256)) * 8192
         assert len(body) > 8 * websocket_stream.MESSAGE_BYTES_MAX
@@ -100,8 +100,8 @@ async def test_what_is_longer_than_a_message_goes_in_several(pair):
             assert [message async for message in first(receiver)] == [body]
 
 
-async def test_bytes_are_cut_into_messages_that_fit(pair):
-    """A write larger than any the library makes by itself."""
+async def test_bytes_are_split_into_messages_within_the_limit(pair):
+    """A write larger than those of the library itself."""
     async with pair(url=URL, options=DIRECT) as (line, other):
         received = bytearray()
 
@@ -180,7 +180,7 @@ async def test_a_line_that_closes_says_bye_then_closes_the_websocket_then_tcp(qu
         await websocket.close()
 
 
-async def test_a_network_that_breaks_and_cuts_everything_to_pieces(quick):
+async def test_a_network_that_breaks_and_slices(quick):
     server = landline.Server()
     async with (
         server.listen(URL) as endpoint,
@@ -202,7 +202,7 @@ async def test_a_network_that_breaks_and_cuts_everything_to_pieces(quick):
 
 
 @pytest.mark.parametrize("end", ["client", "server"])
-async def test_a_peer_that_does_not_answer_the_close_is_let_go_in_time(end, pair, until, monkeypatch):
+async def test_a_peer_that_does_not_answer_the_close_is_aborted_in_time(end, pair, until, monkeypatch):
     monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.05)
     monkeypatch.setattr("landline.transports.websocket.stream.LINGER_TIMEOUT_S", 0.05)
     async with pair(url=URL, options=DIRECT) as (line, other):
@@ -291,13 +291,13 @@ async def test_a_wrong_request_is_answered_with_a_sentence(request_text, status,
 
 
 @pytest.mark.parametrize("request_text", [b"", b"GET /li", REQUEST.encode(), REQUEST.encode() + b"A: b"])
-async def test_an_opening_that_is_never_finished_is_ended(request_text, monkeypatch):
+async def test_an_unfinished_handshake_times_out(request_text, monkeypatch):
     monkeypatch.setattr(websocket_handshake, "OPENING_HANDSHAKE_TIMEOUT_S", 0.05)
     async with landline.Server().listen(URL) as endpoint:
         assert "no complete request within 0.05 s" in await ask(endpoint, request_text)
 
 
-async def test_only_so_many_may_be_unfinished(quick, until, monkeypatch):
+async def test_the_number_of_unfinished_handshakes_is_limited(quick, until, monkeypatch):
     monkeypatch.setattr(websocket_handshake, "OPENING_HANDSHAKES_MAX", 3)
     async with landline.Server().listen(URL) as endpoint:
         waiting = [await asyncio.open_connection(endpoint.host, endpoint.port) for _ in range(3)]
@@ -306,13 +306,13 @@ async def test_only_so_many_may_be_unfinished(quick, until, monkeypatch):
         assert "too many handshakes at the same time; try again later" in answer
         for _, writer in waiting:
             writer.close()
-        # Those who failed and those who succeeded make room again.
+        # Failed and successful handshakes no longer count.
         for _ in range(5):
             async with landline.connect(str(endpoint), backoff=quick, options=DIRECT) as line:
                 assert await line.ping() > 0
 
 
-async def test_a_server_that_stops_lets_nobody_in_who_came_before():
+async def test_a_stopping_server_refuses_unfinished_handshakes():
     server = landline.Server()
     async with server.listen(URL) as endpoint:
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
@@ -328,12 +328,12 @@ async def test_a_server_that_stops_lets_nobody_in_who_came_before():
 
 
 async def test_bytes_that_are_not_http_are_refused_at_once():
-    """A program that speaks TLS, or anything else, to the wrong port."""
+    """A program that speaks TLS, or another protocol, to the wrong port."""
     async with landline.Server().listen(URL) as endpoint:
         assert "this is not an HTTP/1.1 request" in await ask(endpoint, b"\x16\x03\x01\x02\x00\n")
 
 
-async def test_a_stranger_who_leaves_early_leaves_nothing(until):
+async def test_a_client_that_leaves_during_the_handshake_is_forgotten(until):
     server = landline.Server()
     async with server.listen(URL) as endpoint:
         _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
@@ -344,7 +344,7 @@ async def test_a_stranger_who_leaves_early_leaves_nothing(until):
 
 
 @pytest.mark.parametrize("slice_bytes", [1, 7, 1000])
-async def test_a_request_may_come_in_pieces_and_ask_for_more_than_is_given(slice_bytes):
+async def test_a_request_may_arrive_in_pieces_and_offer_unsupported_extensions(slice_bytes):
     async with landline.Server().listen(URL) as endpoint:
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
         request = (
@@ -372,7 +372,7 @@ async def test_a_request_may_come_in_pieces_and_ask_for_more_than_is_given(slice
         (("https://pages.example",), "https://pages.example", True),
         (("https://pages.example",), "http://127.0.0.1", True),
         (("https://pages.example",), "http://pages.example", False),
-        (("*",), "https://anybody.example", True),
+        (("*",), "https://any.example", True),
     ],
 )
 async def test_which_web_pages_may_connect(origins, origin, allowed):
@@ -419,7 +419,7 @@ async def test_headers_are_sent_with_the_request(quick):
     "headers",
     [{"Bad Name": "x"}, {"X": "a\r\nB: c"}, {"Host": "x"}, {"sec-websocket-key": "x"}, {"": "x"}, {"X": "ü"}],
 )
-async def test_headers_that_cannot_be_are_refused_before_anything_is_sent(headers):
+async def test_invalid_headers_are_refused_before_anything_is_sent(headers):
     options = landline.TransportOptions(proxy=False, headers=headers)
     with pytest.raises(landline.ConfigurationError, match=r"TransportOptions\(headers=\)"):
         async with landline.connect("ws://127.0.0.1:1/", backoff=ONCE, options=options):
@@ -446,14 +446,14 @@ async def test_headers_that_cannot_be_are_refused_before_anything_is_sent(header
         (b"HTTP/1.1 404 No\r\n" + b"A: bcdefg\r\n" * 100, landline.GaveUp, "the connection was closed"),
     ],
 )
-async def test_answers_that_open_nothing(answer, error, text):
+async def test_responses_that_do_not_open_a_websocket(answer, error, text):
     async with await answer_with(answer) as server:
         with pytest.raises(error, match=text):
             async with landline.connect(url_of(server), backoff=ONCE, options=DIRECT):
                 pytest.fail("connected")
 
 
-async def test_the_text_of_an_answer_may_come_in_pieces():
+async def test_the_body_of_a_response_may_arrive_in_pieces():
     opening = websocket_handshake.WebSocketClientHandshake(parse_uri("ws://host/"), {}, asyncio.Protocol)
 
     class Below(asyncio.Transport):
@@ -467,7 +467,7 @@ async def test_the_text_of_an_answer_may_come_in_pieces():
         await opening.opened
 
 
-async def test_a_websocket_server_of_another_kind_is_told_from_ours():
+async def test_another_websocket_server_is_recognized():
     from websockets.asyncio.server import serve
 
     async def echo(websocket):
@@ -480,7 +480,7 @@ async def test_a_websocket_server_of_another_kind_is_told_from_ours():
                 pytest.fail("connected")
 
 
-async def test_a_server_that_never_answers_is_not_waited_for(monkeypatch):
+async def test_a_server_that_never_answers_times_out(monkeypatch):
     monkeypatch.setattr("landline.transports.websocket.sockets.OPENING_HANDSHAKE_TIMEOUT_S", 0.05)
     async with await answer_with(b"", ends=False) as server:
         with pytest.raises(landline.GaveUp, match=r"no WebSocket handshake within 0\.05 s; check"):
@@ -524,7 +524,7 @@ async def test_text_is_refused(quick):
             await websocket.recv()
 
 
-async def test_a_path_of_other_than_ascii_is_the_same_on_both_sides(quick):
+async def test_a_non_ascii_path_is_the_same_on_both_sides(quick):
     server = landline.Server()
     async with (
         server.listen("ws://127.0.0.1:0/Zürich") as endpoint,
@@ -533,7 +533,7 @@ async def test_a_path_of_other_than_ascii_is_the_same_on_both_sides(quick):
         assert await line.ping() > 0
 
 
-async def test_the_handshake_leaves_nothing_behind(pair):
+async def test_the_handshake_releases_its_objects(pair):
     async with pair(url=URL, options=DIRECT) as (line, other):
         for end in (line, other):
             transport = end._driver.link.transport
