@@ -102,7 +102,7 @@ def test_clock_set_back_on_the_control_server(site, poll):
     """A job does not stay valid for a day longer: it expires on time while its machine is frozen, and is not done when
     the machine continues. A job that is in time is done once. Then the clock of the server is right again."""
     before = join_of(site)
-    late = site.control.order(Action.LOG_OFF, "box", message="too late", delay_s=3.0, valid_for_s=1.0)
+    late = site.control.order(Action.LOG_OFF, "box", message="too late", delay_s=4.0, valid_for_s=1.0)
     site.control.reaches(late, ExecutionState.DELIVERED)
     site.machine.agent.freeze()
     site.server_clock.set(-1)
@@ -137,7 +137,7 @@ def test_clock_set_back_while_the_control_server_is_down(site):
 def test_clock_jump_on_the_agent(site, days):
     """The countdown is elapsed time: the job is done once, and not before it is due; the line stays."""
     before = join_of(site)
-    job = site.control.order(Action.LOG_OFF, "box", message="once", delay_s=2.0)
+    job = site.control.order(Action.LOG_OFF, "box", message="once", delay_s=3.0)
     due_at = site.control.reaches(job, ExecutionState.DELIVERED).due_at
     site.agent_clock.set(days)
     assert site.control.ended(job).state is ExecutionState.DONE

@@ -297,10 +297,11 @@ async def test_a_handler_may_close_the_server(desk):
         closed.append(caller)
 
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
-        # Nobody is left to send the answer.
+        serving = asyncio.create_task(desk.server.serve_forever())
+        # The closed server sends no answer.
         with pytest.raises(landline.RequestTimeout):
             await call(endpoint, "close", timeout=0.5)
-        await desk.server.serve_forever()
+        await serving
     assert len(closed) == 1
 
 
