@@ -184,6 +184,7 @@ class Machine:
         self.fails_before_acting: Exception | None = None
         self.fails_after_acting: Exception | None = None
         self.on_logged_off: Callable[[], Any] = lambda: None
+        self.on_state: Callable[..., None] | None = None
         self.facts: dict[str, Any] = {}
         self.power: Any = None
         self.task: asyncio.Task[Goodbye] | None = None
@@ -213,6 +214,7 @@ class Machine:
             notices=self.notices,
             journal=self.journal,
             backoff=QUICK,
+            on_state=self.on_state,
             timing=self.fleet.timing,
             orders_max=self.fleet.orders_max,
         )
