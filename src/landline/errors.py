@@ -143,7 +143,7 @@ class SessionLost(LineClosed):
 
     def __init__(self, message: str, unconfirmed: Sequence[Unconfirmed], code: Code | None = None) -> None:
         super().__init__(f"{message}; {len(unconfirmed)} messages were not acknowledged", code)
-        self.unconfirmed = tuple(unconfirmed)
+        self.unconfirmed: tuple[Unconfirmed, ...] = tuple(unconfirmed)
 
 
 class MessageTooLarge(LandlineError, ValueError):

@@ -53,7 +53,7 @@ class Schedule:
         self._backoff = backoff
         self._connected_at: float | None = None
         self._delays = 0
-        self.failures = 0
+        self.failures: int = 0
         """Attempts in a row without a stable link."""
 
     def receive_connected(self, now: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from threading import get_ident
+from typing import Final
 
 import msgspec
 
@@ -36,7 +37,7 @@ from landline.transports.linger import TransportCloser
 from landline.transports.urls import Endpoint
 
 # A logger of its own: a program that displays the states of its line does not need its attempts in the log as well.
-logger = guarded_logger("landline.client")
+logger: Final = guarded_logger("landline.client")
 
 SessionLostCallback = Callable[[Line, tuple[Unconfirmed, ...]], None]
 
@@ -70,7 +71,7 @@ class ClientHost:
         random: RandomSource,
     ) -> None:
         self.handlers = handlers
-        self.files = FileExchange(handlers)
+        self.files: FileExchange = FileExchange(handlers)
         self.dialer = dialer
         self.endpoint_connector = endpoint_connector
         self.on_state: StateCallback | None = None

@@ -25,7 +25,7 @@ from landline.transports.base import ADDRESS_STAGGER_S
 from landline.transports.options import TransportOptions
 from landline.transports.urls import Endpoint, parse_url
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 AnyEndpoint: TypeAlias = Endpoint | MdnsTarget
 """An address, or a name to look up with multicast DNS."""
@@ -53,7 +53,7 @@ class EndpointConnector:
         stable_after_s: float,
         discovery: Discovery | None = None,
     ) -> None:
-        self.endpoints = endpoints
+        self.endpoints: Sequence[AnyEndpoint] = endpoints
         """The endpoints of the next attempt, the preferred one first."""
         self._configured = endpoints
         self._dialer = dialer

@@ -111,7 +111,7 @@ class Dialer:
         self.auth = auth
         self.identity = identity
         self.clock = clock
-        self.timeouts = timeouts or DialTimeouts()
+        self.timeouts: DialTimeouts = timeouts or DialTimeouts()
         self._limits = limits
         self._random = random
         self.server_name = ""

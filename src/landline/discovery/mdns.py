@@ -38,7 +38,7 @@ from landline.errors import AddressInUse
 from landline.runtime.guarded_log import guarded_logger
 from landline.transports.urls import Endpoint
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 SETTLE_S: Final = 0.5
 """How long others may take to speak up after the one that is looked for: a responder whose answer others may have too

@@ -15,8 +15,8 @@ class ChunkQueue:
     """
 
     def __init__(self, size_bytes: int, limits: FileLimits, wakeup: Wakeup) -> None:
-        self.window = ReceiveWindow(size_bytes, limits.window_bytes)
-        self.hash = b""
+        self.window: ReceiveWindow = ReceiveWindow(size_bytes, limits.window_bytes)
+        self.hash: bytes = b""
         """The hash of the whole file, from END."""
         self._limits = limits
         self._wakeup = wakeup

@@ -11,7 +11,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from landline.runtime.guarded_log import guarded_logger
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 THREADS: Final = 4
 """Reads, writes and hashes at the same time. The event loop's own threads remain free for name resolution."""

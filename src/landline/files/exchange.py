@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from landline.errors import ConfigurationError, FileRefused
 from landline.files.incoming import Inbox, IncomingTransfer, IncomingTransfers
@@ -35,7 +35,7 @@ from landline.line.line import Line
 from landline.runtime.guarded_log import guarded_logger
 from landline.signatures import check_function
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 
 class FileExchange:

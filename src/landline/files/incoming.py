@@ -46,7 +46,7 @@ from landline.line.file_sender import FileReceipt
 from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 LOCK_RETRY_S: Final = 0.05
 LOCK_ATTEMPTS: Final = 100
@@ -83,7 +83,7 @@ class Inbox:
         self.overwrite = overwrite
         self.received: ReceivedFunction | None = None
         self.active: dict[str, IncomingTransfer] = {}
-        self.space_lock = asyncio.Lock()
+        self.space_lock: asyncio.Lock = asyncio.Lock()
         """One transfer at a time checks the space, and reserves its part before the next one checks."""
 
     def obstacle_of(self, key: str, peer: str) -> tuple[IncomingTransfer, FileRefused] | None:
@@ -119,8 +119,8 @@ class IncomingTransfer:
         self, transfers: IncomingTransfers, call: CallUser, inbox: Inbox, line: Line, offer: Offer
     ) -> None:
         self.line = line
-        self.peer = _peer_of(line)
-        self.promised_bytes = 0
+        self.peer: str = _peer_of(line)
+        self.promised_bytes: int = 0
         """Bytes that the transfer has still to write."""
         self._transfers = transfers
         self._call = call

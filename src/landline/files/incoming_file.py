@@ -24,14 +24,14 @@ class IncomingFile:
 
     def __init__(self, line: Line, offer: Offer, stop: StopFunction) -> None:
         self._stop = stop
-        self.line = line
+        self.line: Line = line
         """The line over which it comes."""
-        self.name = offer.name
+        self.name: str = offer.name
         """The sender's name for the file. It is valid (``docs/files.md``)."""
-        self.to = offer.to
+        self.to: str = offer.to
         """The label of the directory, as in ``on_file(to=...)``."""
-        self.size_bytes = offer.size_bytes
-        self.modified_ns = offer.modified_ns
+        self.size_bytes: int = offer.size_bytes
+        self.modified_ns: int = offer.modified_ns
         """Time of the last modification of the sender's file, in ns since 1970."""
 
     def __repr__(self) -> str:

@@ -48,7 +48,7 @@ from landline.runtime.guarded_log import guarded_logger
 from landline.session.state import State
 from landline.signatures import check_function
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 CONCURRENCY: Final = 8
 """Default number of lines a file is sent to at the same time: each opens the file and fills a window of its own."""

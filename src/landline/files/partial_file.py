@@ -26,7 +26,7 @@ from landline.files.limits import DirectoryUsage, FileLimits
 from landline.files.messages import KEY_BYTES, new_hash
 from landline.runtime.guarded_log import guarded_logger
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 PREFIX: Final = ".landline-"
 PART: Final = ".part"

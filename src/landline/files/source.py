@@ -36,7 +36,7 @@ class Source:
             os.close(descriptor)
             raise ConfigurationError(f"{path} is not a regular file; only regular files can be sent")
         self._file = open(descriptor, "rb", buffering=0)  # noqa: SIM115 - close() closes it
-        self.size_bytes = found.st_size
+        self.size_bytes: int = found.st_size
         self._modified_ns = found.st_mtime_ns
         self._hash = new_hash()
         self._lock = threading.Lock()

@@ -60,9 +60,9 @@ class ReceiveWindow:
     )
 
     def __init__(self, size_bytes: int, window_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self.window_bytes = window_bytes
-        self.stage = Stage.OFFERED
+        self.size_bytes: int = size_bytes
+        self.window_bytes: int = window_bytes
+        self.stage: Stage = Stage.OFFERED
         self.resumed_from = 0
         self.received_bytes = 0
         self.written_bytes = 0
@@ -138,9 +138,9 @@ class SendWindow:
         """
         if accept.offset > size_bytes:
             raise protocol_violation(f"the receiver has {accept.offset} bytes of a file of {size_bytes}")
-        self.size_bytes = size_bytes
-        self.chunk_bytes = min(chunk_bytes, accept.chunk_bytes)
-        self.window_bytes = min(accept.window_bytes, WINDOW_BYTES_MAX)
+        self.size_bytes: int = size_bytes
+        self.chunk_bytes: int = min(chunk_bytes, accept.chunk_bytes)
+        self.window_bytes: int = min(accept.window_bytes, WINDOW_BYTES_MAX)
         self.resumed_from = self.sent_bytes = self.written_bytes = accept.offset if is_same else 0
 
     @property

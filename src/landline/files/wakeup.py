@@ -13,7 +13,7 @@ from landline.line.line import Line
 from landline.line.line_state import LineState
 from landline.runtime.guarded_log import guarded_logger
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 ALIVE_INTERVAL_S: Final = 5.0
 """How often the peer is told that a disk operation still runs."""

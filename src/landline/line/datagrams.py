@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from landline.errors import BufferFull, LineClosed
 from landline.line.codec import BodyError
@@ -15,7 +15,7 @@ from landline.session.session import Session
 from landline.session.state import State
 from landline.transports.base import DatagramTransport
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 
 def send_datagram(session: Session, transport: asyncio.Transport, frame: bytes, now: float) -> bool:

@@ -25,7 +25,7 @@ from landline.runtime.turns import FRAMES_PER_TURN
 from landline.session.events import MessageReceived
 from landline.texts import safe_text
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 REQUESTS_RUNNING_MAX: Final = 64
 """Requests of one peer that are handled at the same time. More wait unacknowledged, which in the end stops the peer."""
@@ -47,7 +47,7 @@ class _Running:
 
     def __init__(self, task: asyncio.Task[None], held_bytes: int, body: bytes | None) -> None:
         self.task = task
-        self.held_bytes = held_bytes
+        self.held_bytes: int = held_bytes
         self.body = body
         """The body, while it is counted at the maximum that it can take in memory; it can be counted exactly."""
         self.is_cancelled = False

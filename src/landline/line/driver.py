@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from landline.codes import Code, Operation
 from landline.errors import BufferFull, LineClosed, Unconfirmed
@@ -46,7 +46,7 @@ from landline.session.state import State
 from landline.texts import safe_text
 from landline.transports.linger import DISCARD_BYTES_MAX, SCAN_BYTES
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 # Looked up once: an enum's attribute costs as much as a function call.
 _CLOSED = LineState.CLOSED
@@ -92,11 +92,11 @@ class LineDriver:
     def __init__(self, line: Any, host: LineHost[Any], *, identity: str, state: LineState) -> None:
         self.line = line
         """``None`` once the line is closed, so that a closed line is freed when its user lets go of it."""
-        self.host = host
-        self.identity = identity
+        self.host: LineHost[Any] = host
+        self.identity: str = identity
         self.session: Session | None = None
         self.link: TransportLink | None = None
-        self.state = state
+        self.state: LineState = state
         self.last_change: StateChange | None = None
         self.error: Exception | None = None
         self.callback: Callable[[Any, StateChange], None] | None = None

@@ -6,13 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Final
 
 from landline.errors import ConfigurationError
 from landline.line.interfaces import Driver
 from landline.runtime.guarded_log import guarded_logger
 from landline.session.session import Session
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 
 class OverflowPolicy(StrEnum):
@@ -49,7 +50,7 @@ class SendFlowControl:
         self._driver = driver
         self._senders: deque[asyncio.Future[None]] = deque()
         self._drained: asyncio.Future[None] | None = None
-        self.messages_dropped = 0
+        self.messages_dropped: int = 0
         self._is_dropping = False
         """Whether messages were dropped since the buffer was last half empty: logged once, not for each message."""
 

@@ -12,6 +12,7 @@ from landline.line.codec import (
     BodyError,
     DecHook,
     EncHook,
+    Encode,
     check_hooks,
     decoder_of,
     encode_with,
@@ -21,7 +22,7 @@ from landline.runtime.guarded_log import guarded_logger
 from landline.signatures import check_function, is_coroutine_function
 from landline.texts import safe_text
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 HandlerFunction = Callable[[Any, Any], Any]
 """Takes the sender, a :class:`landline.Line` or over ``udp://`` a :class:`landline.CallPeer`, and the value."""
@@ -54,11 +55,11 @@ class Handler:
         is_reserved: bool = False,
         objects_max: int = MESSAGE_OBJECTS,
     ) -> None:
-        self.function = function
-        self.is_reserved = is_reserved
+        self.function: HandlerFunction = function
+        self.is_reserved: bool = is_reserved
         """One of the library's own: its messages do not wait for those of the application, whose handlers may be
         waiting for them."""
-        self.is_async = is_coroutine_function(function)
+        self.is_async: bool = is_coroutine_function(function)
         self.decode_body: Callable[[bytes, bool], Any] = BodyDecoder(
             body_type, dec_hook, objects_max
         ).decode_body
@@ -90,10 +91,10 @@ class Handlers:
         dec_hook: DecHook | None = None,
     ) -> None:
         check_hooks(enc_hook, dec_hook)
-        self.encode = encode_with(enc_hook)
+        self.encode: Encode = encode_with(enc_hook)
         """Encodes every value that is sent."""
-        self.dec_hook = dec_hook
-        self.message_objects = message_objects
+        self.dec_hook: DecHook | None = dec_hook
+        self.message_objects: int = message_objects
         self._by_name: dict[str, Handler] = {}
         self._datagrams: dict[str, Handler] = {}
         self.message: Handler | None = None

@@ -22,7 +22,7 @@ class Inbox:
         self._driver = driver
         self._objects_max = driver.host.handlers.message_objects
         self.messages: deque[MessageReceived] = deque()
-        self.is_at_eof = False
+        self.is_at_eof: bool = False
         """Whether the peer has sent EOF: no message will follow those that wait."""
         self._reads = 0
         """Messages read since the reader last let other tasks run."""

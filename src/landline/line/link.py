@@ -11,7 +11,7 @@ from landline.runtime.turns import Turns
 from landline.transports.base import LinkProtocol, pause_reading_if_backlogged
 from landline.transports.linger import read_arrived
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 PEER_ERRORS_LOGGED_MAX: Final = 50
 """Mistakes of a peer that are logged for one transport: messages that fit no handler, or that a handler refuses."""
@@ -38,14 +38,14 @@ class TransportLink(LinkProtocol):
 
     def __init__(self, driver: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
         self._driver: LinkReceiver | None = driver
-        self.transport = transport
-        self.epoch = epoch
+        self.transport: asyncio.Transport = transport
+        self.epoch: int = epoch
         self._peer_errors_logged = 0
-        self.has_logged_notice = False
+        self.has_logged_notice: bool = False
         """Whether a NOTICE of the peer was logged."""
-        self.is_waiting = False
+        self.is_waiting: bool = False
         """Whether received bytes wait for the line's next turn."""
-        self.is_lost = False
+        self.is_lost: bool = False
         """Whether the transport is gone, so that nothing can be written. The driver is notified after the bytes that
         wait."""
         self._error: Exception | None = None

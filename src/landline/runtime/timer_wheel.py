@@ -35,7 +35,7 @@ class TimerWheel:
     __slots__ = ("_buckets", "_handle", "_handle_tick", "_loop", "_ticks", "time")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, time: Callable[[], float] = monotonic) -> None:
-        self.time = time
+        self.time: Callable[[], float] = time
         self._loop = loop
         self._buckets: dict[int, list[Timed]] = {}
         self._ticks: list[int] = []

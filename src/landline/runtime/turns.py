@@ -50,7 +50,7 @@ class Turns:
         self._waiting: deque[Reader] = deque()
         self._is_armed = False
         self._began = 0.0
-        self.number = 0
+        self.number: int = 0
         """Of turns in which somebody had more to say than a step."""
 
     def has_time(self) -> bool:

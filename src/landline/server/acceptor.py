@@ -38,7 +38,7 @@ from landline.session.session import Session
 from landline.session.state import State
 from landline.transports.base import LinkProtocol
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 RETRY_SPREAD_SHARE: Final = 0.1
 """The random part of the delay for clients that connect too early, as a share of the delay."""

@@ -60,7 +60,7 @@ class RateLimiter:
         self._tolerance_s = (admission.burst - 1) * self._interval_s
         self._admitted_until = 0.0
         self._promised_until = 0.0
-        self.refused = 0
+        self.refused: int = 0
         """The number of connections refused so far."""
 
     def admit(self, now: float) -> float | None:

@@ -23,7 +23,7 @@ from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_TIMEOUT_S
 from landline.transports.options import TransportOptions
 from landline.transports.urls import Endpoint
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """What waits for the ASGI server above this makes the line pause; as much as asyncio's own transports let wait."""

@@ -52,9 +52,9 @@ class Group:
         overflow: OverflowPolicy,
         max_pending: int | None,
     ) -> None:
-        self.name = name
-        self.overflow = overflow
-        self.max_pending = max_pending
+        self.name: str = name
+        self.overflow: OverflowPolicy = overflow
+        self.max_pending: int | None = max_pending
         self._groups = groups
         self._broadcast = broadcast
         self._callback: ChangeCallback | None = None
@@ -136,8 +136,8 @@ class Groups:
 
     def __init__(self, broadcast: Broadcast, encode: Encode, check_thread: Callable[[str], None]) -> None:
         self._broadcast = broadcast
-        self.encode = encode
-        self.check_thread = check_thread
+        self.encode: Encode = encode
+        self.check_thread: Callable[[str], None] = check_thread
         """Called with the name of a method before it changes anything."""
         self._by_name: dict[str, Group] = {}
         self._of_line: dict[Line, dict[Group, None]] = {}

@@ -11,7 +11,7 @@ from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.timer_wheel import TimerWheel
 from landline.session.outbound import WAITING_OVERHEAD_BYTES
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 MEMORY_BYTES: Final = 1024 * 1024 * 1024
 MEMORY_BYTES_MIN: Final = 1024 * 1024

@@ -36,7 +36,7 @@ from landline.transports.urls import Endpoint
 from landline.udp_calls import CallCounts
 from landline.udp_calls.scheme import load_call_module
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 CLOSE_STEP_S: Final = 0.05
 """The interval between the groups of lines that a server closes one after the other."""
@@ -63,26 +63,26 @@ class ServerHost:
     def __init__(self, settings: ServerSettings, handlers: Handlers) -> None:
         self.settings = settings
         self.handlers = handlers
-        self.files = FileExchange(handlers)
+        self.files: FileExchange = FileExchange(handlers)
         self.lines: dict[bytes, Line] = {}
         """The lines that are not closed, by session id."""
         self.messages_dropped = 0
-        self.lines_too_slow = 0
-        self.call_counts = CallCounts()
+        self.lines_too_slow: int = 0
+        self.call_counts: CallCounts = CallCounts()
         self.on_line: LineFunction | None = None
         self.on_state: StateCallback | None = None
         self.on_session_lost: LostCallback | None = None
         self.identities: IdentityTracker | None = None
         self.loop: asyncio.AbstractEventLoop
-        self.thread = 0  # Set when the server starts.
+        self.thread: int = 0  # Set when the server starts.
         self.wheel: TimerWheel
         self.flush_queue: FlushQueue
         self.closer: TransportCloser
         self.turns: Turns
-        self.acceptor = Acceptor(self, self.lines, self._start_line_function, settings)
-        self.listeners = Listeners(self._open_listener, self.close)
-        self.memory = MemoryLimiter(settings.memory_bytes, self.lines)
-        self.groups = Groups(
+        self.acceptor: Acceptor = Acceptor(self, self.lines, self._start_line_function, settings)
+        self.listeners: Listeners = Listeners(self._open_listener, self.close)
+        self.memory: MemoryLimiter = MemoryLimiter(settings.memory_bytes, self.lines)
+        self.groups: Groups = Groups(
             self.broadcast, handlers.encode, lambda method: check_thread(self.thread, method)
         )
         self._datagrams_dropped = 0  # On closed lines.

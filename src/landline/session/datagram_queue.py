@@ -49,9 +49,9 @@ class DatagramQueue:
         # How many in the window that began then.
         self._sent = self._received = 0
         self._sent_from = self._received_from = 0.0
-        self.dropped = 0
+        self.dropped: int = 0
         """Datagrams to the peer that were not sent."""
-        self.ignored = 0
+        self.ignored: int = 0
         """Datagrams of the peer that nobody took."""
 
     @property

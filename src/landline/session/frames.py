@@ -203,7 +203,7 @@ class ByeFinder:
         self._is_bye = False
         # Of the body of the frame that has begun.
         self._left_bytes = 0
-        self.is_found = self.feed(rest)
+        self.is_found: bool = self.feed(rest)
         """Whether there was one in ``rest``."""
 
     def feed(self, data: bytes) -> bool:

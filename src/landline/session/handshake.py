@@ -193,9 +193,9 @@ class ClientHandshake:
         self._reader = FrameReader()
         self._challenge: Challenge | None = None
         self._output = b""
-        self.limits = limits
+        self.limits: Limits = limits
         self.welcome: Welcome | None = None
-        self.server_name = ""
+        self.server_name: str = ""
         """What the server calls itself, before anything is proven."""
 
     def feed(self, data: bytes) -> bytes:
@@ -281,8 +281,8 @@ class ServerHandshake:
     __slots__ = ("_begun_at", "_reader", "deadline", "nonce")
 
     def __init__(self, *, random: RandomSource, now: float, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> None:
-        self.nonce = random.randbytes(NONCE_BYTES)
-        self.deadline = now + timeout_s
+        self.nonce: bytes = random.randbytes(NONCE_BYTES)
+        self.deadline: float = now + timeout_s
         self._begun_at = now
         self._reader = FrameReader()
 

@@ -100,10 +100,10 @@ class Liveness:
     def start(self, now: float, *, phase: float, round_trip_s: float | None = None) -> None:
         """A new transport carries the session. ``phase`` in [0, 1) spreads first pings over [interval/2, interval)."""
         self.round_trip_s = round_trip_s
-        self.heard_at = now
-        self.said_at = now
+        self.heard_at: float = now
+        self.said_at: float = now
         self._pinged_at = now - self._interval_s * (0.5 - phase / 2)
-        self.is_suspect = False
+        self.is_suspect: bool = False
         self._awaits_pong = False
         self._excused_until = 0.0
         self._excused_for: float | None = None

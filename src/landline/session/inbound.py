@@ -94,8 +94,8 @@ class SessionReceiving(SessionSending, ABC):
 
     def __init__(self, *, limits: Limits, peer_limits: Limits, send_buffer: SendBuffer) -> None:
         super().__init__(peer_limits=peer_limits, send_buffer=send_buffer)
-        self.limits = limits
-        self.duplicates_dropped = 0
+        self.limits: Limits = limits
+        self.duplicates_dropped: int = 0
         self.ack_due: float | None = None
         """When what was taken is to be acknowledged, at the latest; part of ``Session.next_timeout``."""
         self._events: list[Event] = []

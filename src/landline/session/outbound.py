@@ -83,7 +83,7 @@ class SessionSending:
     )
 
     def __init__(self, *, peer_limits: Limits, send_buffer: SendBuffer) -> None:
-        self.state = State.DETACHED
+        self.state: State = State.DETACHED
         self._peer_limits = peer_limits
         self._send_buffer = send_buffer
         self._window_bytes = min(peer_limits.window_bytes, send_buffer.size_bytes)

@@ -20,7 +20,7 @@ class Reassembly:
         self, operation: Operation, flags: int, correlation: int, name: str, payload: bytes, limit_bytes: int
     ) -> None:
         _check_adds(payload)
-        self.size_bytes = len(name.encode()) + len(payload)
+        self.size_bytes: int = len(name.encode()) + len(payload)
         """What is here of name and body."""
         check_message_size(self.size_bytes, limit_bytes)
         self._operation = operation

@@ -16,11 +16,11 @@ class ReplayBuffer:
     __slots__ = ("_rewound_from", "acknowledged", "frames", "size_bytes", "unwritten_bytes", "written")
 
     def __init__(self) -> None:
-        self.acknowledged = 0
+        self.acknowledged: int = 0
         self.frames: list[bytes] = []
-        self.size_bytes = 0
-        self.written = 0
-        self.unwritten_bytes = 0
+        self.size_bytes: int = 0
+        self.written: int = 0
+        self.unwritten_bytes: int = 0
         # The highest number written to any earlier transport.
         self._rewound_from = 0
 

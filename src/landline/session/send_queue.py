@@ -60,8 +60,8 @@ class SendQueue:
         self._normal: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
         self._droppable: Droppable | None = None
-        self.count = 0
-        self.size_bytes = 0
+        self.count: int = 0
+        self.size_bytes: int = 0
 
     def __iter__(self) -> Iterator[Outgoing]:
         yield from self._normal
@@ -148,7 +148,7 @@ class Droppable:
     def __init__(self) -> None:
         self.all: _Queue = OrderedDict()
         self.by_name: dict[bytes, _Queue] = {}
-        self.size_bytes = 0
+        self.size_bytes: int = 0
 
     def append(self, message: Outgoing) -> None:
         self.all[message] = None

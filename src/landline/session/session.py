@@ -60,9 +60,9 @@ class Session(SessionReceiving):
         send_buffer: SendBuffer,
     ) -> None:
         super().__init__(limits=limits, peer_limits=peer_limits, send_buffer=send_buffer)
-        self.session_id = session_id
-        self.secret = secret
-        self.epoch = 0
+        self.session_id: bytes = session_id
+        self.secret: bytes = secret
+        self.epoch: int = 0
         self._liveness = Liveness(heartbeat, dictates=is_server)
         self._datagrams: DatagramQueue | None = None
         self._paused_frames = 0
@@ -428,7 +428,7 @@ class Session(SessionReceiving):
         self._events.append(Ended(code, reason, by_peer=False))
 
     def _end(self) -> None:
-        self.state = next_state(self.state, Trigger.END)
+        self.state: State = next_state(self.state, Trigger.END)
         self._drop_datagrams()
         self._set_writable(False)
         # The bytes stay for pop_trailing_data().

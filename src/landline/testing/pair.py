@@ -45,7 +45,7 @@ class Clock:
     """Virtual time in seconds: stands still until it is moved."""
 
     def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
+        self.now: float = now
 
     def __call__(self) -> float:
         return self.now
@@ -75,9 +75,9 @@ class Link:
         self._random = random
         self.segment_bytes_max = segment_bytes_max
         self.cut_after_bytes = cut_after_bytes
-        self.silent_after_bytes = silent_after_bytes
-        self.carried_bytes = 0
-        self.is_cut = False
+        self.silent_after_bytes: float = silent_after_bytes
+        self.carried_bytes: int = 0
+        self.is_cut: bool = False
 
     @classmethod
     def lossy(cls, random: Random, *, bytes_max: int = 4096) -> Link:
@@ -175,13 +175,13 @@ class Pair:
         send_buffer: SendBuffer | None = None,
         auto_ack: bool = True,
     ) -> None:
-        self.clock = Clock()
-        self.random = Random(seed)  # noqa: S311 - a test repeats itself
-        self.heartbeat = heartbeat or Heartbeat()
-        self.client = Side(client_limits or Limits(), send_buffer or SendBuffer(), auto_ack=auto_ack)
-        self.server = Side(server_limits or Limits(), send_buffer or SendBuffer(), auto_ack=auto_ack)
-        self.link = Link(self.random)
-        self.epoch = 0
+        self.clock: Clock = Clock()
+        self.random: Random = Random(seed)  # noqa: S311 - a test repeats itself
+        self.heartbeat: Heartbeat = heartbeat or Heartbeat()
+        self.client: Side = Side(client_limits or Limits(), send_buffer or SendBuffer(), auto_ack=auto_ack)
+        self.server: Side = Side(server_limits or Limits(), send_buffer or SendBuffer(), auto_ack=auto_ack)
+        self.link: Link = Link(self.random)
+        self.epoch: int = 0
 
     def connect(self, link: Link | None = None) -> bool:
         """Joins the two over a new transport by a real handshake, and says whether a session was resumed.
@@ -189,7 +189,8 @@ class Pair:
         The client leaves its old transport; the server is not told of that and is taken over. Raises
         :class:`ConnectFailed` when the link does not carry the handshake through. Carries nothing else yet.
         """
-        self.link = link = link or Link(self.random)
+        self.link = link or Link(self.random)
+        link = self.link
         now, ticket = self.clock.now, None
         if hasattr(self.client, "session"):
             self.client.session.receive_link_lost()

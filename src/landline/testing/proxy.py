@@ -92,7 +92,7 @@ class FaultProxy:
     """
 
     def __init__(self, host: str, port: int, *, listen_host: str = "127.0.0.1", seed: int = 0) -> None:
-        self.port = 0
+        self.port: int = 0
         """The port on which it listens, after entering."""
         self.on_connection: Callable[[ProxiedConnection], None] | None = None
         """Called with every accepted connection, before any of its bytes are relayed."""
@@ -287,7 +287,7 @@ class ProxiedConnection:
         self._relaying: asyncio.Task[None] | None = None
         self._endings: tuple[Ending, Ending] | None = None
         self._closing: dict[socket.socket | None, asyncio.Task[None]] = {}
-        self.is_spent = False
+        self.is_spent: bool = False
         """Whether it was ended because of :meth:`end_after`."""
 
     def __repr__(self) -> str:

@@ -71,17 +71,17 @@ class DatagramProxy:
     """
 
     def __init__(self, host: str, port: int, *, listen_host: str = "127.0.0.1", seed: int = 0) -> None:
-        self.port = 0
+        self.port: Any = 0
         """The port on which it listens, after entering."""
-        self.up = DatagramFaults()
+        self.up: DatagramFaults = DatagramFaults()
         """The faults of the direction from clients to the server; assign others to change them."""
-        self.down = DatagramFaults()
+        self.down: DatagramFaults = DatagramFaults()
         """The faults of the direction from the server to clients."""
-        self.up_datagrams = 0
+        self.up_datagrams: int = 0
         """The number of datagrams delivered to the server, duplicates included."""
-        self.down_datagrams = 0
+        self.down_datagrams: int = 0
         """The number of datagrams delivered to clients, duplicates included."""
-        self.lost_datagrams = 0
+        self.lost_datagrams: int = 0
         """The number of lost datagrams, of both directions."""
         self._target = (host, port)
         self._listen_host = listen_host
@@ -142,7 +142,8 @@ class DatagramProxy:
     def heal(self) -> None:
         """End the black hole, and clear the faults of both directions."""
         self._is_held = False
-        self.up = self.down = DatagramFaults()
+        self.up = DatagramFaults()
+        self.down = self.up
 
     # Relaying
 

@@ -77,13 +77,13 @@ class ClientCall:
         self._call_id = random.randbytes(CALL_ID_BYTES)
         self._request = (name, body, is_packed, identity)
         self._cookies_left = COOKIES_MAX
-        self.due = now
+        self.due: float = now
         """The time of the next datagram."""
         self.exposed_at: float | None = None
         """The time when it was first sent with a cookie. Before that, no server can have run it."""
         self.reply: Reply | None = None
         """The reply of the server, or ``None``."""
-        self.is_lost = False
+        self.is_lost: bool = False
         """Whether the server may have run the call and lost its record, so that a repetition could run it twice."""
         self._use_cookie(cookie, now)
 
@@ -131,7 +131,7 @@ class ClientCall:
 
     def _use_cookie(self, cookie: bytes, now: float) -> None:
         name, body, is_packed, identity = self._request
-        self.cookie = cookie
+        self.cookie: bytes = cookie
         self._nonce = self._random.randbytes(NONCE_BYTES)
         text = encode_call(Call(name, body, is_packed, identity, cookie))
         self._datagram = self._aead.seal(DatagramKind.CALL, self._call_id, self._nonce, text)

@@ -225,7 +225,7 @@ class UdpListener(asyncio.DatagramProtocol):
         clock: Callable[[], float],
         tasks: set[asyncio.Task[None]],
     ) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._endpoint = endpoint
         self._calls = calls
         self._handlers = handlers

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 import landline
-from landline import Backoff, ClientAuth, Code, Line, LineState, StateChange, guarded_logger
+from landline import Backoff, ClientAuth, Code, Connector, Line, LineState, StateChange, guarded_logger
 from landline.fleet.agent.boot_id import BootRecord
 from landline.fleet.agent.consent_process import ConsentProcess
 from landline.fleet.agent.control_link import ControlLink
@@ -39,7 +39,7 @@ from landline.fleet.messages import (
 )
 from landline.fleet.model import Cause, Facts
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 
 class AgentRefused(Exception):
@@ -115,7 +115,7 @@ class Agent:
             timing=timing,
             orders_max=orders_max,
         )
-        self.connector = connect(
+        self.connector: Connector = connect(
             urls,
             auth=auth,
             identity=machine_id,

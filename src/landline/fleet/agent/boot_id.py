@@ -20,7 +20,7 @@ from landline import guarded_logger
 from landline.fleet.paths import UnsafePath, make_private_directory
 from landline.fleet.private_files import read_private_file, write_private_file
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 TOLERANCE_S: Final = 30.0
 """How much two boot times computed in one boot may differ: clocks drift, and time servers set them."""

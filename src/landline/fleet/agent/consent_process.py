@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 from landline import guarded_logger
 from landline.fleet.agent import consent
@@ -20,7 +21,7 @@ from landline.fleet.agent.timing import AgentTiming
 from landline.fleet.messages import Order
 from landline.fleet.model import ExecutionState, Facts, Person
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 
 class _Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -11,7 +11,7 @@ import landline
 from landline import Line, LineState, guarded_logger
 from landline.fleet.messages import NOT_JOINED, STORAGE_FAILED
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 
 class ControlLink:
@@ -24,7 +24,7 @@ class ControlLink:
         self._retry_s = retry_s
         self.line: Line | None = None
         """The line, once it was connected for the first time."""
-        self.joined = asyncio.Event()
+        self.joined: asyncio.Event = asyncio.Event()
         """Set while the control server knows this machine in the current session."""
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 import landline
@@ -12,7 +14,7 @@ from landline.fleet.agent.report_limits import bounded
 from landline.fleet.messages import Claim, Grant, KnownExecution, Order, Postpone, Postponed, Report
 from landline.fleet.model import ExecutionState
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 
 class ConsentRecord(msgspec.Struct):

@@ -31,7 +31,7 @@ from landline.fleet.agent.timing import AgentTiming
 from landline.fleet.messages import TOO_MANY_ORDERS, KnownExecution, Order
 from landline.fleet.model import Action, ExecutionState
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 ORDERS_MAX: Final = 100
 """Jobs that an agent holds at a time, including those whose end is not reported yet. More are refused: a control server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Final
 
 import msgspec
 
@@ -15,7 +16,7 @@ from landline.fleet.agent.prompt_status import PromptStatus
 from landline.fleet.agent.report_limits import bounded, persons_to_report
 from landline.fleet.model import Facts
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 
 class FactsReporter:
@@ -30,7 +31,7 @@ class FactsReporter:
         self._link = link
         self._changed = asyncio.Event()
         self._reported: Facts | None = None
-        self.current = facts
+        self.current: Facts = facts
         """The facts as they were read last."""
 
     async def read(self) -> Facts:

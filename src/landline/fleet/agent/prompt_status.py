@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import msgspec
 
@@ -11,7 +12,7 @@ from landline.fleet.agent.prompt import Prompt
 from landline.fleet.agent.timing import AgentTiming
 from landline.fleet.model import Facts
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 
 class PromptStatus:
@@ -23,7 +24,7 @@ class PromptStatus:
 
     def __init__(self, prompt: Prompt | None, no_prompt: str, timing: AgentTiming) -> None:
         self.prompt = prompt
-        self.seat = ""
+        self.seat: str = ""
         """The display or terminal of the prompt, as of the last :meth:`add_to`."""
         self._no_prompt = no_prompt
         self._retry_first_s = timing.prompt_retry_first_s

@@ -12,7 +12,7 @@ from landline.fleet.agent.timing import AgentTiming
 from landline.fleet.messages import Goodbye
 from landline.fleet.model import Action, Cause
 
-logger = guarded_logger("landline.agent")
+logger: Final = guarded_logger("landline.agent")
 
 _CAUSES: Final[dict[Action | None, Cause]] = {
     Action.RESTART: Cause.RESTARTING,

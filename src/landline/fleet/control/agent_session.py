@@ -11,12 +11,12 @@ class AgentSession:
     __slots__ = ("facts_at", "is_join_completed", "join", "late_facts", "machine_id")
 
     def __init__(self, machine_id: str, join: str) -> None:
-        self.machine_id = machine_id
-        self.join = join
+        self.machine_id: str = machine_id
+        self.join: str = join
         """The join that made the machine's presence; see :attr:`landline.fleet.model.Presence.join`."""
-        self.is_join_completed = False
+        self.is_join_completed: bool = False
         """Whether the join was answered, so that the next one may come."""
-        self.facts_at = float("-inf")
+        self.facts_at: float = float("-inf")
         """When facts were taken last, on the event loop's clock."""
         self.late_facts: Facts | None = None
         """The facts that arrived since then and are taken later."""
@@ -28,5 +28,5 @@ class RefusedClone:
     __slots__ = ("claimant", "machine_id")
 
     def __init__(self, machine_id: str, claimant: Claimant) -> None:
-        self.machine_id = machine_id
-        self.claimant = claimant
+        self.machine_id: str = machine_id
+        self.claimant: Claimant = claimant

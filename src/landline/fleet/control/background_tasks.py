@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from landline import guarded_logger
 
-logger = guarded_logger("landline.control")
+logger: Final = guarded_logger("landline.control")
 
 
 class BackgroundTasks:

@@ -20,7 +20,7 @@ from landline.fleet.control.machine_registry import MachineRegistry
 from landline.fleet.messages import CLONED_IDENTITY, Join
 from landline.fleet.model import Claimant, Facts, Machine
 
-logger = guarded_logger("landline.control")
+logger: Final = guarded_logger("landline.control")
 
 PROBE_TIMEOUT_S: Final = 5.0
 """How long an older line may take to answer when another agent joins with its identity."""

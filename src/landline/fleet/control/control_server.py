@@ -114,7 +114,7 @@ class ControlServer:
         self._timing = timing
         self._background_tasks = BackgroundTasks()
         self._writes = ShieldedTasks()
-        self.events = EventLog()
+        self.events: EventLog = EventLog()
         self._registry = MachineRegistry(storage, self._machine_changed, self.events)
         self._cloned = ClonedIdentities(self._registry, clock=clock, probe_timeout_s=timing.probe_timeout_s)
         self._machines = Machines(

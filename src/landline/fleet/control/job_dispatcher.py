@@ -35,7 +35,7 @@ from landline.fleet.messages import (
 )
 from landline.fleet.model import Action, Execution, ExecutionState, Job, Machine, PresenceState
 
-logger = guarded_logger("landline.control")
+logger: Final = guarded_logger("landline.control")
 
 WAKE_EVERY_S: Final = 5.0
 """Interval between magic packets. They are datagrams, and network cards miss some while they power up."""

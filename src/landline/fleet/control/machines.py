@@ -50,7 +50,7 @@ class Machines:
         self._clock = clock
         self._random = random
         self._gone_grace_s = gone_grace_s
-        self.resumes = 0
+        self.resumes: int = 0
         """How often a machine's session continued over a new connection."""
 
     def after_server_start(self, machine: Machine, now: float) -> Machine:

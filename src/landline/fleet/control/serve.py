@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -33,7 +34,7 @@ from landline.fleet.private_files import read_private_file, write_private_file
 from landline.fleet.web.http_server import ApiServer
 from landline.fleet.web.listeners import CannotListen
 
-logger = guarded_logger("landline.control")
+logger: Final = guarded_logger("landline.control")
 
 RESUME_WINDOW_S = 60.0
 """How long a machine may be without a connection before it counts as offline."""

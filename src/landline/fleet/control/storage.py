@@ -258,7 +258,7 @@ _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 # The schema. A change here needs a migration beside it; a test compares the two.
 
-metadata = sa.MetaData(
+metadata: sa.MetaData = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",

@@ -54,8 +54,8 @@ class Subscriber:
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Update | None] = asyncio.Queue()
-        self.needs_snapshot = True
-        self.is_closed = False
+        self.needs_snapshot: bool = True
+        self.is_closed: bool = False
 
     def restart(self) -> None:
         """Forgets what waits: a snapshot is about to say it all."""

@@ -49,7 +49,7 @@ JOB_BODY_BYTES_MAX: Final = 1024 * 1024
 JOBS_MAX: Final = 1000
 """Most jobs listed in one answer."""
 
-logger = guarded_logger(__name__)
+logger: Final = guarded_logger(__name__)
 
 Ops = NamedDependency[SkipValidation[Operations]]
 

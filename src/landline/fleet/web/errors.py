@@ -45,7 +45,7 @@ class RequestRefused(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status = status
-        self.problem = Problem(code=code, message=message)
+        self.problem: Problem = Problem(code=code, message=message)
 
 
 INTERNAL: Final = Problem(

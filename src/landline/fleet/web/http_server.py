@@ -30,7 +30,7 @@ OPERATION_S_MAX: Final = 3
 STARTED_POLL_S: Final = 0.001
 """How often to check whether uvicorn has started; it has no event for that."""
 
-logger = guarded_logger(__name__)
+logger: Final = guarded_logger(__name__)
 
 
 class ApiServer:

@@ -35,7 +35,7 @@ from landline.transports.quic.connection import (
 from landline.transports.quic.transport import QuicTransport
 from landline.transports.urls import Endpoint
 
-logger = guarded_logger("landline")
+logger: Final = guarded_logger("landline")
 
 HANDSHAKES_MAX: Final = 2000
 """How many handshakes a listener has at once. Further first packets are dropped; their senders repeat them."""

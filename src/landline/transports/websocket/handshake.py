@@ -51,7 +51,7 @@ class HeaderSplitter:
 
     def __init__(self) -> None:
         self._tail = b""
-        self.size_bytes = 0
+        self.size_bytes: int = 0
 
     def split(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Return the part of ``data`` that belongs to the headers, and the part after them, ``None`` if they go on."""
@@ -79,11 +79,11 @@ class HandshakePolicy:
     def __init__(
         self, path: str, allowed_origins: tuple[str, ...], protocol_factory: ProtocolFactory
     ) -> None:
-        self.path = path
-        self.allowed_origins = allowed_origins
-        self.protocol_factory = protocol_factory
-        self.unfinished = 0
-        self.is_closed = False
+        self.path: str = path
+        self.allowed_origins: tuple[str, ...] = allowed_origins
+        self.protocol_factory: ProtocolFactory = protocol_factory
+        self.unfinished: int = 0
+        self.is_closed: bool = False
 
     def decide(self, handshake: ServerProtocol, request: Request) -> Response:
         """Return the response to a request: 101, or a refusal with its reason."""

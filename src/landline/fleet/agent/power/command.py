@@ -28,7 +28,7 @@ from landline.fleet.agent.power.login_sessions import (
 )
 from landline.fleet.model import Action, Person
 
-log = guarded_logger(__name__)
+log: Final = guarded_logger(__name__)
 
 TIME_LIMIT_S: Final = 30.0
 """Time-out of a command. The default commands only send a request to the system, which takes under a second."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from landline import guarded_logger
 from landline.fleet.agent.power import Permit, PowerError, SystemShutdown
 from landline.fleet.model import Action, Person
 
-log = guarded_logger(__name__)
+log: Final = guarded_logger(__name__)
 
 
 class DryRunPower:

@@ -72,7 +72,7 @@ _SHUTDOWN_TYPES: Final = {
 }
 """The names in logind's ``PrepareForShutdownWithMetadata`` (since systemd 255) and of systemd's targets."""
 
-log = guarded_logger(__name__)
+log: Final = guarded_logger(__name__)
 
 
 class LogindSession(msgspec.Struct, frozen=True):

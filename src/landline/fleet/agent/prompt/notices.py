@@ -49,7 +49,7 @@ NOTIFICATION_COMMAND: Final = (
 # A terminal as logind and who(1) name it. Nothing else is opened: the name comes from outside.
 _TERMINAL: Final = re.compile(r"(?:tty|pts/|ttyS|ttyUSB|ttyAMA)[0-9]{1,6}")
 
-log = guarded_logger(__name__)
+log: Final = guarded_logger(__name__)
 
 
 class NotificationTask(msgspec.Struct, frozen=True):

@@ -59,14 +59,14 @@ class Page:
         self._width = min(self._px(layout.WIDTH_PX), usable[0])
         self.buttons: dict[str, ttk.Button] = {}
         self.texts: dict[str, tkinter.Misc] = {}
-        self.scrolls = False
+        self.scrolls: bool = False
         """Whether the message is longer than its place."""
         self._style()
         self._frame = ttk.Frame(root, padding=self._px(20))
         self._frame.grid(sticky="nsew")
         self._frame.columnconfigure(0, weight=1)
         self._draw()
-        self.fits = self._fit(usable[1])
+        self.fits: bool = self._fit(usable[1])
 
     @property
     def size(self) -> tuple[int, int]:
