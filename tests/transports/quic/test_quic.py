@@ -264,7 +264,7 @@ async def test_windows_slide_and_do_not_grow(opened):
 
 
 async def test_keys_are_changed_while_data_goes_both_ways(opened, monkeypatch):
-    monkeypatch.setattr(quic_transport, "PACKETS_PER_KEY", 300)
+    monkeypatch.setattr("landline.transports.quic.connection.PACKETS_PER_KEY", 300)
     phases = []
     async with opened(echo_server(), relayed=True) as (line, server, proxy):
         here = transport_of(line)._connection

@@ -72,6 +72,9 @@ DATAGRAM_FRAME_BYTES: Final = 65_535
 """The longest DATAGRAM frame that is accepted: RFC 9221 section 3 recommends to accept whatever fits into a packet."""
 IDLE_TIMEOUT_S: Final = 180_000.0
 """Longer than the longest heartbeat of a session (two days): detecting a dead peer is the task of the session."""
+PACKETS_PER_KEY: Final = 1 << 20
+"""After this number of packets a client updates the keys, a server after twice as many. RFC 9001 section 6.6 allows
+eight times as many with AES-GCM, about 10 GB; aioquic does not do it by itself."""
 _PACKET_OVERHEAD_BYTES: Final = 1 + 20 + 2 + 16
 """The overhead of a packet with a short header (RFC 9000 section 17.3.1): flags, the longest connection id, the packet
 number as aioquic writes it, and the tag of the cipher."""
@@ -97,6 +100,10 @@ class LineConnection(QuicConnection):
         """How many bytes of the stream the protocol has read; the windows end :data:`WINDOW_BYTES` after them."""
         self._written_bytes = 0
         self._line_stream: QuicStream | None = None
+        self._counted_key_phase = 0
+        self._key_packets = 0
+        # If both sides updated the keys at the same time, the packets in flight would have to be sent again.
+        self._key_packets_max = PACKETS_PER_KEY * (1 if configuration.is_client else 2)
         for limit, count in (
             (self._local_max_streams_bidi, 0 if configuration.is_client else 1),
             (self._local_max_streams_uni, 0),
@@ -191,13 +198,15 @@ class LineConnection(QuicConnection):
     # Overridden methods
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        """Return datagrams as aioquic does, with two differences.
+        """Return datagrams as aioquic does, with three differences.
 
         An acknowledgement that is due soon is sent with waiting data, not in a packet of its own a millisecond later
         (RFC 9000 section 13.2.1): a request and its response take two packets instead of four.
 
         An unproven address gets at most :data:`AMPLIFICATION_MAX` times the bytes received from it (section 8.1). The
         packet that closes the connection is no exception; aioquic sends that one in any case.
+
+        The keys are updated after :data:`PACKETS_PER_KEY` packets.
         """
         space = self._spaces.get(Epoch.ONE_RTT)
         if space is not None and space.ack_at is not None and space.ack_at > now and self.unsent_bytes:
@@ -205,6 +214,7 @@ class LineConnection(QuicConnection):
         path = self._network_paths[0]
         sent_bytes = path.bytes_sent
         datagrams = super().datagrams_to_send(now)
+        self._count_packets(len(datagrams))
         if path.is_validated:
             return datagrams
         allowed = []
@@ -214,6 +224,16 @@ class LineConnection(QuicConnection):
                 allowed.append((data, address))
         path.bytes_sent -= sum(len(data) for data, _ in datagrams) - sum(len(data) for data, _ in allowed)
         return allowed
+
+    def _count_packets(self, count: int) -> None:
+        """Count the packets of the current keys, and update the keys when they have been used often enough."""
+        phase = self.key_phase
+        if phase != self._counted_key_phase:
+            self._counted_key_phase, self._key_packets = phase, 0
+        self._key_packets += count
+        if self._key_packets >= self._key_packets_max:
+            self._key_packets = 0
+            self.request_key_update()
 
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         super()._handle_crypto_frame(context, frame_type, buf)

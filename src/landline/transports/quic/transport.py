@@ -54,9 +54,6 @@ DATAGRAMS_WAITING_MAX: Final = 32
 """How many datagrams may wait for congestion control; more are dropped."""
 REASON_CHARACTERS_MAX: Final = 200
 """How many characters of a peer's reason become part of an error."""
-PACKETS_PER_KEY: Final = 1 << 20
-"""After this number of packets a client updates the keys, a server after twice as many. RFC 9001 section 6.6 allows
-eight times as many with AES-GCM, about 10 GB; aioquic does not do it by itself."""
 TIMER_MIN_S: Final = 0.001
 """The shortest timer: event loops are not more precise, and bursts of the pacing compensate for it."""
 
@@ -109,9 +106,6 @@ class QuicTransport(asyncio.Transport):
         "_is_scheduled",
         "_is_waiting",
         "_is_writing_paused",
-        "_key_packets",
-        "_key_packets_max",
-        "_key_phase",
         "_loop",
         "_on_handshake",
         "_packets_in_turn",
@@ -146,10 +140,6 @@ class QuicTransport(asyncio.Transport):
         self._is_writing_paused = False
         self._is_reading_paused = False
         self._has_received_end = False
-        self._key_phase = 0
-        self._key_packets = 0
-        # If both sides updated the keys at the same time, the packets in flight would have to be sent again.
-        self._key_packets_max = PACKETS_PER_KEY * (1 if connection.configuration.is_client else 2)
         self._held: deque[bytes] = deque()
         # What waits until the line resumes, or for the next iteration of the event loop. Created on first use.
         self._held_datagrams: deque[bytes] | None = None
@@ -392,20 +382,8 @@ class QuicTransport(asyncio.Transport):
         self._check_write_buffer()
 
     def _send_datagrams(self) -> None:
-        datagrams = self._connection.datagrams_to_send(now=monotonic())
-        for data, address in datagrams:
+        for data, address in self._connection.datagrams_to_send(now=monotonic()):
             self._socket.send(data, address)
-        self._count_packets(len(datagrams))
-
-    def _count_packets(self, count: int) -> None:
-        """Count the packets of the current keys, and update the keys when they have been used often enough."""
-        phase = self._connection.key_phase
-        if phase != self._key_phase:
-            self._key_phase, self._key_packets = phase, 0
-        self._key_packets += count
-        if self._key_packets >= self._key_packets_max:
-            self._key_packets = 0
-            self._connection.request_key_update()
 
     def _arm(self) -> None:
         """Set a timer that fires when aioquic is due, or earlier; then it is set again."""
