@@ -173,7 +173,7 @@ async def test_a_failing_server(cli, fleet, server):
     ended = await cli.run("ls")
     assert (ended.status, ended.err) == (
         3,
-        "The control server failed to answer this request; its log says why.\n",
+        "The control server failed while it handled this request; its log says why.\n",
     )
 
 

@@ -98,7 +98,7 @@ def test_a_link_with_the_name_of_a_temporary_file_is_not_followed(
 
 def test_what_is_no_regular_file_is_refused(directory: Path) -> None:
     os.mkfifo(directory / "pipe")
-    with pytest.raises(UnsafeFile, match="is no regular file"):
+    with pytest.raises(UnsafeFile, match="is not a regular file"):
         read_private_file(directory / "pipe")
     (directory / "endless").symlink_to("/dev/zero")
     with pytest.raises(UnsafeFile):
@@ -154,11 +154,11 @@ def test_a_link_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
     for name, leads_to in (("link", target), ("dangling", tmp_path / "nothing")):
         link = tmp_path / name
         link.symlink_to(leads_to)
-        with pytest.raises(UnsafeDirectory, match="is a link or no directory"):
+        with pytest.raises(UnsafeDirectory, match="is a link or not a directory"):
             make_private_directory(link)
         with pytest.raises(UnsafePath):
             machine_id(link / "machine-id")
-        with pytest.raises(JournalError, match="is a link or no directory"):
+        with pytest.raises(JournalError, match="is a link or not a directory"):
             Journal.open(link / "journal.jsonl")
     assert names(target) == []
     assert not (tmp_path / "nothing").exists()

@@ -1,9 +1,8 @@
-"""What the control server offers its operators: the operations, what goes in, what comes out, what can go wrong.
+"""The operations that the control server offers to operators: their requests, results and errors.
 
 The HTTP API (:mod:`landline.fleet.web`) publishes :class:`Operations`,
-:class:`landline.fleet.control.control_server.ControlServer`
-carries them out, and the command line speaks to them with the same structs. Nothing here is server code, so
-that the command line starts fast.
+:class:`landline.fleet.control.control_server.ControlServer` implements them, and the command line uses the same
+structs. This module contains no server code, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ class AnswerUnavailable(Exception):
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request for a job. Targets are machine names, globs or, with ``all_machines``, none."""
+    """A request for a job. Targets are machine names and patterns; with ``all_machines`` there are none."""
 
     action: Action
     targets: tuple[str, ...] = ()
     all_machines: bool = False
     machine_ids: tuple[str, ...] | None = None
-    """The frozen list of a preview: the job goes to exactly these, whatever the targets match by then."""
+    """The list of a preview. The job goes to exactly these machines, and the targets are only recorded."""
     message: str = ""
     requested_by: str = ""
     delay_s: float | None = None
@@ -54,12 +53,12 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     may_cancel: bool = True
     may_postpone: bool = True
     unasked: Unasked = Unasked.WAIT
-    """What happens on a machine where a person is on, or may be, and nobody can be asked."""
+    """What happens on a machine where a person is or may be logged on and none can be asked."""
     request_id: str | None = None
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine a job would go to, as it is now."""
+    """One machine that a job would go to, with its current state."""
 
     machine_id: str
     name: str
@@ -74,20 +73,20 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """The machines that targets match now, in order of name."""
+    """The machines that the targets match now, in order of name."""
 
     machines: tuple[Target, ...]
 
 
 class PreviewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks which machines targets match."""
+    """Ask which machines the targets match."""
 
     targets: tuple[str, ...] = ()
     all_machines: bool = False
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job with its executions, in order of machine name; with their events where one job was asked for."""
+    """A job with its executions in order of machine name. The view of a single job also has their events."""
 
     job: Job
     executions: tuple[Execution, ...]
@@ -95,13 +94,13 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CancelRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Says who stops a job."""
+    """A request to cancel a job."""
 
     cancelled_by: str = ""
 
 
 class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What the control server says of itself."""
+    """The state of the control server."""
 
     version: str
     started_at: float
@@ -109,37 +108,36 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     machines: int
     online: int
     agents_url: str
-    wake_supported: bool = True
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of every error answer: a stable code and one sentence that says what was wrong and what to do."""
+    """The body of every error answer: a stable code, and a sentence that says what was wrong and what to do."""
 
     code: str
     message: str
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
-    """The first update of a subscription: everything as it is now."""
+    """The first update of a subscription: the complete current state."""
 
     now_at: float
     machines: tuple[Machine, ...]
     jobs: tuple[JobView, ...]
-    """The jobs that are not over yet."""
+    """The unfinished jobs."""
     server_id: str = ""
     """Identifies the control server's data: the same after a restart, another one for another server at the same
     address. Empty when it is not known."""
 
 
 class MachineChanged(msgspec.Struct, frozen=True, kw_only=True, tag="machine"):
-    """A machine is new or changed."""
+    """A machine was added or changed."""
 
     now_at: float
     machine: Machine
 
 
 class JobChanged(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
-    """A job is new or changed."""
+    """A job was added or changed."""
 
     now_at: float
     job: JobView
@@ -164,43 +162,48 @@ class OperationError(Exception):
 
 
 class Operations(Protocol):
-    """The operations. Each raises :class:`OperationError` when it refuses; then nothing was done."""
+    """The operations.
+
+    Each raises :class:`OperationError` if it is refused and :class:`StorageError` if the database fails; then nothing
+    was done. :class:`AnswerUnavailable` says that it was carried out.
+    """
 
     def status(self) -> ServerStatus:
-        """What the server says of itself."""
+        """Return the state of the control server."""
         ...
 
     def machines(self) -> tuple[Machine, ...]:
-        """Every machine known, in order of name."""
+        """Return all known machines in order of name."""
         ...
 
     def preview(self, request: PreviewRequest) -> Preview:
-        """Which machines the targets match; errors as :meth:`create_job`."""
+        """Return the machines that the targets match now."""
         ...
 
     async def create_job(self, request: JobRequest) -> JobView:
         """Accept a job. It is on disk when this returns.
 
-        A ``request_id`` that was accepted before returns the job of that time, whatever has changed since.
+        A request that was accepted before, with the same ``request_id``, returns the job of that time, whatever has
+        changed since. A different request with that ``request_id`` is refused.
         """
         ...
 
     async def jobs(self, limit: int, request_id: str | None = None) -> tuple[JobView, ...]:
-        """The newest jobs, newest first; with ``request_id``, only the job that was accepted for it, if any."""
+        """Return the newest jobs, newest first; with ``request_id``, only the job accepted for it, if any."""
         ...
 
     async def job(self, job_id: str) -> JobView:
-        """One job with its events. ``job_id`` may be shortened to any prefix that names one job."""
+        """Return one job with its events. ``job_id`` may be any prefix that matches only one job."""
         ...
 
     async def cancel_job(self, job_id: str, request: CancelRequest) -> JobView:
-        """Stops what has not begun; what has begun stays as it is."""
+        """Cancel the executions that have not started; the others continue. Return the job."""
         ...
 
     async def resolve_machine(self, name: str) -> Machine:
-        """Ends the mark that a machine's identity is cloned; refused while several machines with it are connected."""
+        """End the mark of a cloned identity. Refused while several machines with it are connected."""
         ...
 
     def updates(self) -> AsyncIterator[Update]:
-        """A snapshot, then every change as it happens. A reader too slow to follow gets a new snapshot."""
+        """Yield a snapshot, then every change. A subscriber that is too slow gets a new snapshot."""
         ...

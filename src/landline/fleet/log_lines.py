@@ -1,8 +1,8 @@
-"""The lines of a log: text for people, JSON for programs, or what journald takes.
+"""The lines of a log: text for people, JSON for programs, or the format of journald.
 
-An event is a name with fields, logged through structlog; a message is a sentence, logged by the library through
-:mod:`logging`. Both become lines here and nowhere else. What peers say of themselves is in fields and messages, so
-every character that is not printable is escaped, and a line is one line in every format.
+An event is a name with fields, logged through structlog. A message is a sentence, logged by the library through
+:mod:`logging`. Both become lines here and nowhere else. Fields and messages contain text of peers, so every character
+that is not printable is escaped, and an entry is one line in every format.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-# structlog imports rich for tracebacks in colour, which no line here has; that would take two thirds of its start.
+# structlog imports rich for coloured tracebacks, which are not used here; rich takes two thirds of the import time.
 _had_rich = "rich" in sys.modules
 if not _had_rich:
     sys.modules["rich"] = None  # type: ignore[assignment]
@@ -29,9 +29,9 @@ finally:
         del sys.modules["rich"]
 
 VALUE_CHARACTERS_MAX: Final = 300
-"""Longer values are cut: one field must not hide the others."""
+"""Longer values are truncated: one field must not hide the others."""
 MESSAGE_CHARACTERS_MAX: Final = 2_000
-"""Longer messages of the library are cut."""
+"""Longer messages of the library are truncated."""
 TRACEBACK_LINES_MAX: Final = 60
 """Longer tracebacks keep their end."""
 
@@ -48,18 +48,18 @@ _COLOURS: Final = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL:
 
 
 class LogFormat(StrEnum):
-    """How a log is written."""
+    """The format of a log."""
 
     TEXT = "text"
-    """For people: time, level, and the rest in one line."""
+    """For people: time, level, and the event with its fields or the message, in one line."""
     JSON = "json"
-    """One object a line."""
+    """One object per line."""
     JOURNAL = "journal"
-    """For systemd's journal: a priority in front, and no time, which the journal adds."""
+    """For systemd's journal: prefixed with a priority, and without the time, which the journal adds."""
 
 
 class Fields(dict[str, Any]):
-    """An event with its fields. As text it can be read too, for a program that has a log format of its own."""
+    """An event with its fields. Its text is readable too, for programs with a log format of their own."""
 
     def __str__(self) -> str:
         return _event_text(self)
@@ -71,8 +71,8 @@ class Fields(dict[str, Any]):
 def event_logger(name: str) -> Any:
     """Return a logger for events: ``log.info("name", field=value)``, passed on to the logger ``name``.
 
-    It is not one of :func:`landline.guarded_logger`, which would take all events for one place in the program: the
-    values are made harmless when the line is, and who logs events bounds their rate.
+    It is not a :func:`landline.guarded_logger`, which would treat all events as one place in the program. The values
+    are escaped when the line is made, and the code that logs events limits their rate.
     """
     return structlog.wrap_logger(
         logging.getLogger(name),
@@ -83,7 +83,7 @@ def event_logger(name: str) -> Any:
 
 
 def goes_to_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether systemd's journal reads what is written to ``descriptor`` (systemd.exec(5), JOURNAL_STREAM)."""
+    """Return whether ``descriptor`` is connected to systemd's journal (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         status = os.fstat(descriptor)
     except OSError:
@@ -92,9 +92,9 @@ def goes_to_journal(descriptor: int, environment: Mapping[str, str] = os.environ
 
 
 def line_formatter(kind: LogFormat, *, colours: bool = False, priorities: bool = False) -> logging.Formatter:
-    """Return the formatter that makes lines of that kind out of events and messages.
+    """Return the formatter that renders events and messages in a format.
 
-    ``priorities`` puts journald's priority in front of every line of :data:`LogFormat.JSON` too.
+    :param priorities: prefix every line of :data:`LogFormat.JSON` with journald's priority too.
     """
     if kind is LogFormat.JSON:
         render: Any = _JsonLines(priorities=priorities)
@@ -134,7 +134,7 @@ class _JsonLines:
         }
         if lines:
             document["exception"] = "\n".join(lines)
-        # ASCII alone, and DEL is the only control character that JSON leaves as it is.
+        # The text is ASCII, and DEL is the only control character that JSON does not escape.
         text = json.dumps(document, default=str).replace("\x7f", "\\u007f")
         return f"<{_priority(record)}>{text}" if self._priorities else text
 
@@ -181,11 +181,11 @@ def escaped(text: str) -> str:
     """Return ``text`` with every character that is not printable as a backslash escape."""
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _trace(event: dict[str, Any]) -> list[str]:
-    """The lines of the traceback, if there is one."""
+    """Return the lines of the traceback, if there is one."""
     info = event.pop("exc_info", None)
     if isinstance(info, BaseException):
         info = (type(info), info, info.__traceback__)

@@ -1,16 +1,16 @@
-"""What agent and control server say to each other over a line: the bodies of their requests and messages.
+"""The requests and messages between agents and the control server, and the bodies they carry.
 
 =============  ==========  =====================  ==========================================================
 name           from        body → answer          purpose
 =============  ==========  =====================  ==========================================================
-``join``       agent       Join → Joined          who I am, and what I know of my executions
-``facts``      agent       Facts (message)        something about the machine changed
-``report``     agent       Report → bool          an execution's state; stored when the answer comes
+``join``       agent       Join → Joined          this machine, and the executions that its agent knows
+``facts``      agent       Facts (message)        a fact about the machine has changed
+``report``     agent       Report → bool          an execution's state; stored when the answer arrives
 ``claim``      agent       Claim → Grant          it was accepted; may I act now?
-``postpone``   agent       Postpone → Postponed   the person wants it later
-``goodbye``    agent       Goodbye → None         I go, and this is why; the next join takes it back
+``postpone``   agent       Postpone → Postponed   a person postpones it
+``goodbye``    agent       Goodbye → None         the machine goes, and why; the next join takes it back
 ``execute``    control     Order → bool           an execution for this machine
-``withdraw``   control     Withdraw → bool        do not begin that execution any more
+``withdraw``   control     Withdraw → bool        do not begin that execution
 =============  ==========  =====================  ==========================================================
 """
 
@@ -23,29 +23,29 @@ from msgspec import Meta
 
 from landline.fleet.model import Action, Cause, ExecutionState, Facts, Person, Unasked
 
-# "\Z", not "$", which also matches in front of a line end at the end.
+# "\Z" instead of "$", which also matches before a final line end.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 Identifier = Annotated[str, Meta(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9_:-]+\Z")]
 NOT_JOINED: Final = "not_joined"
-"""The code of a request's error: the session has not joined yet."""
+"""Error code: the session has not joined yet."""
 CLONED_IDENTITY: Final = "cloned_identity"
-"""The code of a request's error: another machine with the same identity is connected; ask again later."""
+"""Error code: another machine with the same identity is connected; retry later."""
 TOO_MANY_ORDERS: Final = "too_many_orders"
-"""The code of a request's error: the agent holds as many orders as it may."""
+"""Error code: the agent holds its maximum number of orders."""
 STORAGE_FAILED: Final = "storage_failed"
-"""The code of a request's error: nothing was recorded, and it may be asked again."""
+"""Error code: nothing was recorded; the request may be repeated."""
 
 DEFAULT_COUNTDOWN_S: Final = 60.0
-"""How long a person has to answer where the operator gave no delay."""
+"""How long a person has to answer if the operator gave no delay."""
 MESSAGE_BYTES_MAX: Final = 256 * 1024
-"""The largest message either side takes; a larger one ends the session before anything is decoded. A join with all that
-an agent may tell has less (:data:`JOIN_BYTES_MAX`), and the loop is held for some milliseconds at most."""
+"""The largest message that either side accepts. A larger one ends the session before it is decoded. The largest join
+is smaller (:data:`JOIN_BYTES_MAX`), and decoding blocks the event loop for some milliseconds at most."""
 WINDOW_BYTES: Final = 1024 * 1024
-"""What either side holds of the other's messages that are not dealt with yet."""
+"""How many bytes of unprocessed messages either side holds."""
 EXECUTIONS_MAX: Final = 1000
-"""Executions that one join may name."""
+"""Executions in one join."""
 JOIN_BYTES_MAX: Final = 192 * 1024
-"""What the executions of one join take at most; the rest of the message is for the facts."""
+"""Size of the executions in one join. The rest of the message is for the facts."""
 PERSONS_MAX: Final = 100
 PERSON_CHARACTERS_MAX: Final = 300
 """A person's name and seat together."""
@@ -55,19 +55,19 @@ Seconds = Annotated[float, Meta(ge=0, le=31_622_400)]
 
 
 class KnownExecution(msgspec.Struct, frozen=True):
-    """What an agent knows of one execution, from its memory or its journal."""
+    """What an agent knows about one execution, from its memory or its journal."""
 
     id: Identifier
     state: ExecutionState
     detail: Text = ""
     boot_id: Text = ""
-    """The boot in which it began to act, if it did."""
+    """The boot in which it started to act, if it did."""
     is_running: bool = False
-    """Whether this very agent process is at it; otherwise it only read of it in its journal."""
+    """Whether this agent process is working on it. If not, it is known from the journal only."""
     asked: Text = ""
     answered_by: Text = ""
     notices: Text = ""
-    """As in :class:`landline.fleet.model.Execution`; empty where there is nothing new to say."""
+    """As in :class:`landline.fleet.model.Execution`; empty if unchanged."""
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -75,22 +75,22 @@ class Join(msgspec.Struct, frozen=True):
 
     facts: Facts
     executions: Annotated[tuple[KnownExecution, ...], Meta(max_length=EXECUTIONS_MAX)] = ()
-    """The most important first: what the agent is at, then the newest of its journal."""
+    """The most important first: running ones, then the newest of the journal."""
 
 
 class Withdraw(msgspec.Struct, frozen=True):
-    """An execution is not wanted any more."""
+    """Ask the agent not to begin an execution."""
 
     execution_id: Identifier
     reason: Text
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The answer to :class:`Join`: the name the machine goes by."""
+    """The answer to :class:`Join`: the machine's name."""
 
     name: Name
     over: Annotated[tuple[Withdraw, ...], Meta(max_length=EXECUTIONS_MAX)] = ()
-    """Of what the agent said it is at, what ended while it was away."""
+    """Executions that the agent reported as running and that ended while it was away."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The answer to :class:`Claim`. A grant is worthless ``valid_s`` seconds after it was asked for."""
+    """The answer to :class:`Claim`. A grant expires ``valid_s`` seconds after the claim was sent."""
 
     granted: bool
     reason: Text = ""
@@ -124,7 +124,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Postpone(msgspec.Struct, frozen=True):
-    """The person wants it later, by this much from now."""
+    """A person postpones an execution, by ``postpone_s`` from now."""
 
     execution_id: Identifier
     postpone_s: Seconds
@@ -143,37 +143,37 @@ class Postponed(msgspec.Struct, frozen=True):
 
 
 class Goodbye(msgspec.Struct, frozen=True):
-    """An agent leaves in order, or its machine goes down. One that ends sends it as a message, without an answer."""
+    """An agent stops, or its machine goes down. An agent that stops sends it as a message, without an answer."""
 
     cause: Cause
     detail: Text = ""
     execution_id: Annotated[str, Meta(max_length=80)] = ""
-    """The execution that makes it go, if one does."""
+    """The execution that causes it, if any."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """An execution for a machine. Times count from the moment the control server sent it."""
+    """An execution for a machine. Times count from when the control server sent it."""
 
     execution_id: Identifier
     action: Action
     requested_by: Text
     message: Text
     due_in_s: Seconds
-    """Seconds until it is to be done, where the operator gave a delay."""
+    """Seconds until it is due, if the operator gave a delay."""
     has_delay: bool
-    """Whether the operator gave a delay; if not, and nobody is on, it is done at once."""
+    """Whether the operator gave a delay. If not, it runs at once where no person is logged on."""
     expires_in_s: Seconds
     may_cancel: bool
     may_postpone: bool
     countdown_s: Seconds = DEFAULT_COUNTDOWN_S
-    """How long a person has to answer at least, counted from the question."""
+    """How long a person has at least to answer, from the question on."""
     is_postponed: bool = False
-    """Whether a person put it off until ``due_in_s`` is over: nobody is asked before."""
+    """Whether a person postponed it until ``due_in_s`` is over. No person is asked before that."""
     unasked: Unasked = Unasked.WAIT
 
 
 class FactsChecked(Facts, frozen=True, kw_only=True):
-    """:class:`Facts` as they may come from outside: every field bounded."""
+    """:class:`Facts` from outside: every field is bounded."""
 
     name: Name
     host_name: Text = ""

@@ -1,7 +1,7 @@
-"""The words of the fleet: machines, presence, jobs, executions, and the life cycle of an execution.
+"""The values of the fleet: machines, presence, jobs, executions, and the life cycle of an execution.
 
-Everything here is a value. Times ending in ``_at`` are seconds since the Unix epoch on the control server's
-clock; durations end in ``_s``. This module imports nothing else of the project, so every other room may use it.
+Times ending in ``_at`` are seconds since 1970 on the control server's clock; durations end in ``_s``. This module
+imports nothing else of the project, so every other module may use it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 
 class Action(StrEnum):
-    """What an operator can ask of a machine."""
+    """What an operator can order a machine to do."""
 
     LOG_OFF = "logoff"
     RESTART = "restart"
@@ -22,30 +22,30 @@ class Action(StrEnum):
 
     @property
     def past(self) -> str:
-        """The action as it reads once it happened: ``restarted``."""
+        """The past participle: ``restarted``."""
         return {"logoff": "logged off", "restart": "restarted", "shutdown": "shut down", "wake": "woken"}[
             self.value
         ]
 
 
 class Unasked(StrEnum):
-    """What becomes of a job on a machine where a person is on, or may be, and nobody can be asked."""
+    """What happens to a job on a machine where a person is or may be logged on and no person can be asked."""
 
     WAIT = "wait"
-    """It waits until a person can be asked or nobody is on; if neither happens in time, it expires."""
+    """It waits until a person can be asked or none is logged on. If neither happens in time, it expires."""
     REFUSE = "refuse"
     """The machine refuses it at once, with the reason."""
     ACT = "act"
-    """It is done after the full countdown, and recorded as one for which nobody could be asked."""
+    """It runs after the full countdown, and is recorded as one for which no person could be asked."""
 
 
 class ExecutionState(StrEnum):
-    """Where one job stands on one machine. :data:`LIFE_CYCLE` says what may follow what."""
+    """The state of one job on one machine. :data:`LIFE_CYCLE` lists the allowed transitions."""
 
     QUEUED = "queued"
     DELIVERED = "delivered"
     WAITING = "waiting"
-    """Nobody can be asked at the moment, though a person is on or may be; the detail says why."""
+    """No person can be asked at the moment, though one is or may be logged on. The detail says why."""
     PROMPTED = "prompted"
     POSTPONED = "postponed"
     ACCEPTED = "accepted"
@@ -59,12 +59,12 @@ class ExecutionState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more is expected to happen. ``unknown`` is final too, but evidence may still mend it."""
+        """Whether no further state is expected. ``unknown`` is final too, but later evidence may still resolve it."""
         return self in FINAL_STATES
 
     @property
     def has_started(self) -> bool:
-        """Whether the action itself may have been carried out; such an execution can no longer be cancelled."""
+        """Whether the action may have been carried out. Such an execution can no longer be cancelled."""
         return self in {ExecutionState.ACTING, ExecutionState.DONE, ExecutionState.UNKNOWN}
 
 
@@ -76,8 +76,8 @@ _BEFORE_CONSENT: Final = frozenset({_S.WAITING, _S.PROMPTED, _S.POSTPONED})
 _AFTER_BEING_DELIVERED: Final = _BEFORE_CONSENT | {_S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN} | _STOPPED
 
 LIFE_CYCLE: Final[dict[ExecutionState, frozenset[ExecutionState]]] = {
-    # A report may be overtaken by a later one while a machine is away, so states may be skipped, never revisited
-    # (but among waiting, prompted and postponed).
+    # A later report may overtake an earlier one while a machine is away. So states may be skipped, but never revisited,
+    # except among waiting, prompted and postponed.
     _S.QUEUED: frozenset({_S.DELIVERED, *_BEFORE_CONSENT, _S.ACCEPTED, _S.ACTING, _S.DONE}) | _STOPPED,
     _S.DELIVERED: frozenset({*_BEFORE_CONSENT, _S.ACCEPTED, _S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
     _S.WAITING: _AFTER_BEING_DELIVERED - {_S.WAITING},
@@ -85,7 +85,7 @@ LIFE_CYCLE: Final[dict[ExecutionState, frozenset[ExecutionState]]] = {
     _S.POSTPONED: _AFTER_BEING_DELIVERED - {_S.POSTPONED},
     _S.ACCEPTED: frozenset({_S.ACTING, _S.DONE, _S.UNKNOWN}) | _STOPPED,
     _S.ACTING: frozenset({_S.DONE, _S.FAILED, _S.UNKNOWN}),
-    # Evidence that arrives late (the machine comes back with another boot id) settles an unknown outcome.
+    # Later evidence, such as a join with another boot id, resolves an unknown outcome.
     _S.UNKNOWN: frozenset({_S.DONE, _S.FAILED}),
     _S.DONE: frozenset(),
     _S.CANCELLED: frozenset(),
@@ -96,22 +96,22 @@ LIFE_CYCLE: Final[dict[ExecutionState, frozenset[ExecutionState]]] = {
 
 
 class PresenceState(StrEnum):
-    """What the control server knows of a machine right now."""
+    """What the control server knows about a machine at the moment."""
 
     ONLINE = "online"
     """A line is open and bytes arrive on time."""
     SILENT = "silent"
-    """A line is open, but nothing has been heard for longer than the heartbeat interval."""
+    """A line is open, but no byte has arrived for longer than the heartbeat allows."""
     RESUMING = "resuming"
-    """The link is gone; the session is kept, and the machine may still come back to it."""
+    """The connection is lost. The session is kept, and the machine may still resume it."""
     AWAY = "away"
-    """It said that it goes down; after a restart it is expected back."""
+    """It announced that it goes down. After a restart it is expected back."""
     OFFLINE = "offline"
-    """It is gone; the cause says why."""
+    """It is gone. The cause says why."""
 
 
 class Cause(StrEnum):
-    """Why a machine is not online, or how it came to be."""
+    """Why a machine is not online."""
 
     NONE = ""
     LINK_LOST = "link lost"
@@ -119,16 +119,15 @@ class Cause(StrEnum):
     RESTARTING = "restarting"
     SHUT_DOWN = "shut down"
     GOING_DOWN = "going down"
-    """The system goes down, and does not say whether it comes back."""
+    """The system goes down and does not say whether it comes back."""
     AGENT_STOPPED = "agent stopped"
     DID_NOT_RETURN = "did not return"
     SERVER_STARTED = "control server started"
     REPLACED = "replaced"
-    REMOVED = "removed"
 
 
 class Person(msgspec.Struct, frozen=True):
-    """A person logged on at a machine: account name, the display or terminal, and whether from afar."""
+    """A person logged on at a machine: account name, display or terminal, and whether remotely."""
 
     name: str
     seat: str = ""
@@ -137,7 +136,7 @@ class Person(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent says of its machine. Every field comes from outside and is checked before it is stored."""
+    """What an agent reports about its machine. Every field comes from outside and is checked before it is stored."""
 
     name: str
     host_name: str = ""
@@ -145,41 +144,41 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str = ""
     persons: tuple[Person, ...] = ()
     knows_persons: bool = False
-    """Whether the agent could tell who is on. Without that, no persons does not mean that nobody is."""
+    """Whether the agent knows who is logged on. If not, an empty ``persons`` does not mean that no person is."""
     persons_problem: str = ""
-    """Why it could not tell, as one sentence."""
+    """Why it does not know, as one sentence."""
     asks_by: str = ""
-    """The way in which a person can be asked here, such as ``tk``; empty when nobody can, or it is not known."""
+    """How a person can be asked here, such as ``tk``; empty if none can be asked, or it is not known."""
     asking_problem: str = ""
-    """Why nobody can be asked here, as one sentence."""
+    """Why no person can be asked here, as one sentence."""
     mac_addresses: tuple[str, ...] = ()
     agent_version: str = ""
     power: str = ""
 
     @property
     def is_free(self) -> bool:
-        """Whether it is known that nobody is on."""
+        """Whether it is known that no person is logged on."""
         return self.knows_persons and not self.persons
 
     @property
     def says_how_it_asks(self) -> bool:
-        """Whether the agent told how it asks, or why it cannot. One that did not is older than this question."""
+        """Whether the agent reports how it asks, or why it cannot. Agents of older versions do neither."""
         return bool(self.asks_by or self.asking_problem)
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine's presence: the state, its cause in one word and one sentence, and since when (server's clock)."""
+    """A machine's presence: the state, its cause as a word and as a sentence, and its start."""
 
     state: PresenceState
     since_at: float
     cause: Cause = Cause.NONE
     detail: str = ""
     address: str = ""
-    """Where the line comes from, as ``IP:port`` or a socket path; empty when there is none."""
+    """The peer of the line, as ``IP:port`` or a socket path; empty if there is no line."""
     gone_at: float | None = None
-    """Since when no line leads to a machine that said goodbye; ``None`` while its goodbye can still be taken back."""
+    """Since when a machine that said goodbye has no line; ``None`` while it can still take its goodbye back."""
     execution_id: str = ""
-    """The execution that made it say goodbye, if one did."""
+    """The execution that made it say goodbye, if any."""
     join: str = ""
     """Names the join that made this presence. News of an earlier join is ignored."""
 
@@ -195,11 +194,11 @@ class Claimant(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     host_name: str
     address: str
-    """Where its line comes from, or came from last."""
+    """The peer address of its line, or of its last one."""
     boot_id: str
     mac_addresses: tuple[str, ...] = ()
     is_live: bool = True
-    """Whether a line leads to it."""
+    """Whether it has a line."""
     since_at: float
 
     @property
@@ -217,7 +216,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     presence: Presence
     first_seen_at: float
     claimants: tuple[Claimant, ...] = ()
-    """Those that use its identity, where it was cloned; empty where it is its own."""
+    """The machines that use its identity, if it was cloned; otherwise empty."""
     round_trip_s: float | None = None
 
     @property
@@ -226,7 +225,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One operator request: an action, its targets as typed, and what the persons at the machines may do."""
+    """One operator request: an action, its targets as typed, and what the persons at the machines may decide."""
 
     id: str
     action: Action
@@ -235,17 +234,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     requested_by: str = ""
     message: str = ""
     delay_s: float | None = None
-    """Countdown before acting. ``None``: none where it is known that nobody is on, elsewhere the default countdown."""
+    """Countdown before acting. ``None``: none where it is known that no person is logged on, otherwise the default."""
     valid_for_s: float = 120.0
-    """How long after it became due the job may still begin on a machine."""
+    """How long after its due time the job may still begin on a machine."""
     queue_for_s: float | None = None
     """How long a job waits for a machine that is offline. ``None``: offline machines are refused."""
     may_cancel: bool = True
     may_postpone: bool = True
     unasked: Unasked = Unasked.WAIT
-    """What happens where a person is on, or may be, and nobody can be asked."""
+    """What happens where a person is or may be logged on and none can be asked."""
     request_id: str | None = None
-    """Chosen by the caller; a second request with the same value returns the first job instead of a new one."""
+    """Chosen by the caller. Repeating a request with the same value returns the first job instead of a new one."""
 
 
 class Execution(msgspec.Struct, frozen=True, kw_only=True):
@@ -262,25 +261,25 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
     """The action never begins after this moment."""
     detail: str = ""
-    """One sentence for people: why it was refused, what failed, who cancelled."""
+    """One sentence for people: why it was refused, what failed, who cancelled it."""
     boot_id_before: str = ""
     """The machine's boot id when the action began: another one afterwards proves a restart."""
     hardware_before: str = ""
-    """The network addresses of the machine that was given leave, joined by commas: a copy of its disk has others."""
+    """The MAC addresses of the machine that received the grant, joined by commas: a clone has others."""
     postponed_s: float = 0.0
-    """All postponements together; each counts a minute at least."""
+    """Total of all postponements. Each counts at least a minute."""
     asked: str = ""
-    """The persons who were asked last, each with the display or terminal: ``anna (:0), bob (tty3)``."""
+    """The persons asked last, each with display or terminal: ``anna (:0), bob (tty3)``."""
     answered_by: str = ""
-    """Who gave the last answer, as far as the display or terminal it came from tells; empty while nobody did."""
+    """Who gave the last answer, as far as its display or terminal shows; empty if there is none."""
     notices: str = ""
-    """In which ways persons who could not be asked were told: ``wall, notification to anna``."""
+    """How persons who could not be asked were notified: ``wall, notification to anna``."""
     rounds: int = 0
-    """How often it began to wait or to ask, or did so for another reason."""
+    """How often it began to wait or to prompt, or did so for another reason."""
 
 
 class ExecutionEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One step in the life of an execution, kept for ever."""
+    """One step in the life of an execution. Never deleted."""
 
     execution_id: str
     at: float

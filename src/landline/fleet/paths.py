@@ -1,4 +1,4 @@
-"""Where a control server and its commands find each other on one machine."""
+"""The paths by which a control server and its commands find each other on one machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONTROL_SOCKET: Final = "control.sock"
 
 
 class UnsafePath(Exception):
-    """Another user could change what is at a path; the text names it and says what to do."""
+    """Another user could change what is at a path. The text names it and says what to do."""
 
 
 class UnsafeDirectory(UnsafePath):
@@ -31,11 +31,11 @@ SERVICE_DIRECTORY: Final = Path("/run/landline")
 
 
 def runtime_directories() -> tuple[Path, ...]:
-    """The directories in which a control server of this user may have its socket; it makes it in the first one.
+    """Return the directories where a control server of this user may have its socket. It uses the first one.
 
-    That of LANDLINE_RUNTIME_DIR, and no other when it is set. For root :data:`SERVICE_DIRECTORY`, however root came to
-    be: a service and a login shell have different variables. For others that of XDG_RUNTIME_DIR, the one of
-    systemd-logind, and one in ``/tmp``.
+    If LANDLINE_RUNTIME_DIR is set, only that one. For root :data:`SERVICE_DIRECTORY`, because the environment variables
+    of a service and of a login shell differ. For other users the one in XDG_RUNTIME_DIR, the one of systemd-logind, and
+    one in ``/tmp``.
     """
     if explicit := os.environ.get("LANDLINE_RUNTIME_DIR"):
         return (Path(explicit),)
@@ -52,9 +52,9 @@ def runtime_directories() -> tuple[Path, ...]:
 
 
 def control_socket() -> Path:
-    """The unix socket on which a control server of this user answers its operators.
+    """Return the path of the unix socket on which a control server of this user serves operators.
 
-    A service has it where its RuntimeDirectory= says (systemd.exec(5)).
+    For a service it is in the directory of ``RuntimeDirectory=`` (systemd.exec(5)).
     """
     if "LANDLINE_RUNTIME_DIR" not in os.environ and (given := os.environ.get("RUNTIME_DIRECTORY")):
         return Path(given.partition(":")[0]) / CONTROL_SOCKET
@@ -62,7 +62,7 @@ def control_socket() -> Path:
 
 
 def control_sockets() -> tuple[Path, ...]:
-    """Where a command looks for the control server, in this order: this user's, then the system's."""
+    """Return the paths where a command looks for a control server, in order: this user's, then the system's."""
     found = runtime_directories()
     if "LANDLINE_RUNTIME_DIR" not in os.environ:
         found = (*found, SERVICE_DIRECTORY)
@@ -70,7 +70,7 @@ def control_sockets() -> tuple[Path, ...]:
 
 
 def is_there(socket: Path) -> bool:
-    """Whether there is something at the path, or in a directory that keeps this user out."""
+    """Return whether a file is at the path, or may be there in a directory that this user cannot read."""
     try:
         socket.lstat()
     except PermissionError:
@@ -81,7 +81,7 @@ def is_there(socket: Path) -> bool:
 
 
 def data_directory() -> Path:
-    """Where the control server keeps its database and the agent its journal unless told otherwise."""
+    """Return the default directory of the control server's database and the agent's journal."""
     if explicit := os.environ.get("LANDLINE_DATA_DIR"):
         return Path(explicit)
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
@@ -89,12 +89,11 @@ def data_directory() -> Path:
 
 
 def make_private_directory(path: Path) -> None:
-    """Makes ``path`` readable by its owner only, or checks that it is.
+    """Create the directory for its owner only, or check that no other user can write to it.
 
-    Raises :class:`UnsafeDirectory` when somebody else owns it or may write to it: a file in there could be
-    replaced by another.
+    :raises UnsafeDirectory: if another user owns it or may write to it, and so could replace files in it.
     """
-    # What is there and is no directory is told below.
+    # A file that is not a directory is reported below.
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if sys.platform != "win32":
@@ -102,19 +101,17 @@ def make_private_directory(path: Path) -> None:
 
 
 def open_private_directory(path: Path) -> int:
-    """Returns a descriptor of ``path``; what was opened has been checked.
+    """Return a descriptor of a checked directory.
 
-    Raises :class:`UnsafeDirectory` unless it is a real directory that only this user may write to, and
-    :class:`OSError`.
+    :raises UnsafeDirectory: unless it is a real directory that only this user may write to.
+    :raises OSError: if it cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
             raise
-        raise UnsafeDirectory(
-            f"{path} is a link or no directory; name a real directory of your own."
-        ) from error
+        raise UnsafeDirectory(f"{path} is a link or not a directory; use a directory of your own.") from error
     try:
         status = os.fstat(descriptor)
         if status.st_uid != os.getuid():
@@ -134,7 +131,7 @@ def open_private_directory(path: Path) -> int:
 
 
 def open_to_all(path: Path | str, mode: int) -> str | None:
-    """Returns a sentence on a secret's file of this mode that every user of the machine can read or change."""
+    """Return a warning if every user of the machine can read or change a secret's file of this mode, or ``None``."""
     if not mode & (stat.S_IROTH | stat.S_IWOTH):
         return None
     return (

@@ -1,7 +1,7 @@
 """Files that only this user may read or change: secrets, the machine's id, the journal.
 
-A process of root that writes into a directory must not be led elsewhere. So the directory is checked, files are opened
-in it by descriptor, no link is followed, and nothing that is there already is written to unless it is this user's own.
+Another user must not be able to redirect what a process of root writes. So the directory is checked, files in it are
+opened by descriptor, links are not followed, and an existing file is written to only if it belongs to this user.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from landline.fleet.file_lock import lock_file
 from landline.fleet.paths import UnsafeFile, open_private_directory
 
 PRIVATE_FILE_BYTES_MAX: Final = 64 * 1024
-"""How much :func:`read_private_file` reads: ids and tokens have less than a hundred bytes."""
+"""The most that :func:`read_private_file` reads. Ids and tokens have less than a hundred bytes."""
 
 _MODE: Final = 0o600
 
 
 def read_private_file(path: Path, *, repair: bool = False) -> bytes:
-    """Return what the file holds; with ``repair``, one that others may read or change is made private (0600).
+    """Return the content of a private file.
 
-    Raise :class:`FileNotFoundError` when there is none, :class:`landline.fleet.paths.UnsafeFile` for a link or what
-    belongs to another user, :class:`landline.fleet.paths.UnsafeDirectory`, and :class:`OSError`.
+    :param repair: make a file private (0600) that other users may read or change.
+    :raises FileNotFoundError: if there is none.
+    :raises landline.fleet.paths.UnsafeFile: if it is a link, too large, or belongs to another user.
+    :raises landline.fleet.paths.UnsafeDirectory: if another user could change the directory.
+    :raises OSError: if it cannot be read.
     """
     if sys.platform == "win32":
         with path.open("rb") as file:
@@ -42,16 +45,16 @@ def read_private_file(path: Path, *, repair: bool = False) -> bytes:
             data = file.read(PRIVATE_FILE_BYTES_MAX + 1)
     if len(data) > PRIVATE_FILE_BYTES_MAX:
         raise UnsafeFile(
-            f"{path} has more than {PRIVATE_FILE_BYTES_MAX} bytes; it is not what belongs there."
+            f"{path} has more than {PRIVATE_FILE_BYTES_MAX} bytes, so it is another file; remove it."
         )
     return data
 
 
 def write_private_file(path: Path, data: bytes) -> None:
-    """Put ``data`` in the place of the file: all of it or nothing, whatever happens to the machine. Mode 0600.
+    """Replace the file by ``data`` with mode 0600: completely or not at all, also if the machine loses power.
 
-    Raise :class:`landline.fleet.paths.UnsafeDirectory` and
-    :class:`OSError`.
+    :raises landline.fleet.paths.UnsafeDirectory: if another user could change the directory.
+    :raises OSError: if it cannot be written.
     """
     if sys.platform == "win32":
         # The directory's access list, which the file inherits, keeps other users out.
@@ -70,9 +73,10 @@ def write_private_file(path: Path, data: bytes) -> None:
 
 
 def open_private_file(directory: int, path: Path, flags: int) -> int:
-    """Open the file called ``path.name`` in an open directory; with ``O_CREAT`` it is made with mode 0600.
+    """Open the file ``path.name`` in an open directory. With ``O_CREAT`` it is created with mode 0600.
 
-    Raise :class:`landline.fleet.paths.UnsafeFile` for what is no regular file of this user, and :class:`OSError`.
+    :raises landline.fleet.paths.UnsafeFile: if it is not a regular file of this user.
+    :raises OSError: if it cannot be opened.
     """
     try:
         descriptor = os.open(path.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE, dir_fd=directory)
@@ -83,7 +87,7 @@ def open_private_file(directory: int, path: Path, flags: int) -> int:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UnsafeFile(f"{path} is no regular file; remove it.")
+            raise UnsafeFile(f"{path} is not a regular file; remove it.")
         if status.st_uid != os.getuid():
             raise UnsafeFile(f"{path} belongs to another user; remove it, or choose another directory.")
     except BaseException:
@@ -95,12 +99,13 @@ def open_private_file(directory: int, path: Path, flags: int) -> int:
 def replace_private_file(
     directory: int, path: Path, data: bytes, flags: int = os.O_WRONLY, *, lock: bool = False
 ) -> int:
-    """Write a new file and give it the name ``path.name``; return its descriptor, open with ``flags``.
+    """Write a new file, rename it to ``path.name``, and return its descriptor, opened with ``flags``.
 
-    It is on disk, with its name, when this returns; when this raises, the earlier file is as it was. With ``lock``
-    it is locked (flock(2)) before it has its name.
+    When this returns, the file is on disk under its name. When this raises, the earlier file is unchanged.
+
+    :param lock: lock the file (flock(2)) before it gets its name.
     """
-    # A name nobody can foresee, and a file that did not exist before.
+    # An unpredictable name, and a file that did not exist before.
     new_name = f".{path.name}.{secrets.token_hex(8)}.new"
     flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(new_name, flags, _MODE, dir_fd=directory)
@@ -123,7 +128,8 @@ def replace_private_file(
 def private_directory(path: Path) -> Iterator[int]:
     """The descriptor of a directory that only this user may write to.
 
-    Raise :class:`landline.fleet.paths.UnsafeDirectory` and :class:`OSError`.
+    :raises landline.fleet.paths.UnsafeDirectory: if another user could change it.
+    :raises OSError: if it cannot be opened.
     """
     descriptor = open_private_directory(path)
     try:
@@ -133,7 +139,7 @@ def private_directory(path: Path) -> Iterator[int]:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``, in as many steps as the system takes."""
+    """Write all of ``data``, in as many calls as it takes."""
     while data:
         data = data[os.write(descriptor, data) :]
 

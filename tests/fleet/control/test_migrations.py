@@ -71,6 +71,8 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     execute(path, "UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
     for _ in range(2):
-        with pytest.raises(StorageError, match="was made by a newer landline; upgrade this program"):
+        with pytest.raises(
+            StorageError, match="was created by a newer version of landline; upgrade this program"
+        ):
             await Storage.open(path)
     assert path.read_bytes() == before

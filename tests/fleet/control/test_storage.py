@@ -335,20 +335,6 @@ async def test_executions_of_many_jobs_in_order_of_machine_name(storage: Storage
     assert await storage.executions_of([]) == ()
 
 
-async def test_a_machine_with_work_is_not_forgotten(storage: Storage) -> None:
-    await storage.save_machines([make_machine("m1"), make_machine("m2", "lab-2")])
-    await storage.add_job(make_job(), [make_execution()])
-    with pytest.raises(StorageError, match="'m1' has 1 unfinished job;"):
-        await storage.forget_machine("m1")
-    await storage.forget_machine("m2")
-    await storage.forget_machine("never there")
-    assert await storage.load_machines() == (make_machine("m1"),)
-    await storage.record([make_execution(state=ExecutionState.DONE)])
-    await storage.forget_machine("m1")
-    assert await storage.load_machines() == ()
-    assert len(await storage.executions_of(["j1"])) == 1
-
-
 @pytest.mark.parametrize(
     ("statement", "named"),
     [

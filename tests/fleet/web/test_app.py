@@ -106,20 +106,20 @@ async def test_a_refusal_keeps_its_code_and_sentence(http, operations, code, sta
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ("", "The request body must be one JSON object; send one, {} if there is nothing to say."),
-        ("[]", "The request body must be one JSON object; send one, {} if there is nothing to say."),
+        ("", "The request body must be a JSON object; send {} if it has no fields."),
+        ("[]", "The request body must be a JSON object; send {} if it has no fields."),
         ("{", "The request body is not valid JSON: Input data was truncated."),
         ("{}", "The field 'action' is missing; add it."),
         (
             '{"action":"explode"}',
-            "The field 'action' is wrong: invalid enum value 'explode'; "
+            "The field 'action' is invalid: invalid enum value 'explode'; "
             "choose one of logoff, restart, shutdown, wake.",
         ),
         (
             '{"action":"restart","targets":[1]}',
-            "The field 'targets[0]' is wrong: expected `str`, got `int`.",
+            "The field 'targets[0]' is invalid: expected `str`, got `int`.",
         ),
-        ('{"action":"restart","forse":true}', "There is no field 'forse'; leave it out."),
+        ('{"action":"restart","forse":true}', "The field 'forse' does not exist; leave it out."),
     ],
 )
 async def test_a_wrong_body_is_named_in_one_sentence(http, operations, body, sentence):
@@ -145,7 +145,7 @@ async def test_what_was_sent_is_not_echoed_at_length(http):
 async def test_a_wrong_limit_is_named(http, limit):
     response = await http.get(f"/jobs?limit={limit}")
     assert response.status_code == 400
-    assert problem(response).message.startswith("The field 'limit' is wrong: expected `int`")
+    assert problem(response).message.startswith("The field 'limit' is invalid: expected `int`")
 
 
 async def test_large_bodies_are_refused(http, operations):

@@ -1,9 +1,8 @@
-"""The control server's clock: the time of day, on which time never runs slower than it passes.
+"""The control server's clock: the time of day, but never slower than elapsed time.
 
-Deadlines are kept as times of day, because they must outlive the process. But the time of day can be set. Set
-forward, deadlines pass early: a job expires that need not have, which is safe. Set back, a job would stay valid for
-longer than the operator allowed, which is not (P4). So this clock does not go back with it while anybody waits for a
-deadline.
+Deadlines are times of day, because they must outlive the process. But the time of day can be set. If it is set
+forward, deadlines pass early, and a job expires too soon, which is safe. If it is set back, a job would stay valid for
+longer than the operator allowed, which is not (promise P4). So this clock does not go back while a deadline is pending.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from landline.fleet.boot_clock import boot_time
 
 
 class SteadyClock:
-    """Called, it tells the time in seconds since 1970.
+    """Return the time in seconds since 1970 when called.
 
-    It follows ``wall`` forward, and where that was set back, it goes on from where it was with what has ``elapsed``,
-    until :meth:`follow_wall` is called.
+    It follows ``wall`` forward. If ``wall`` is set back, it continues from its last value by ``elapsed`` time, until
+    :meth:`follow_wall` is called.
     """
 
     def __init__(
@@ -37,14 +36,14 @@ class SteadyClock:
 
     @property
     def ahead_s(self) -> float:
-        """How far this clock is ahead of the time of day, because that was set back."""
+        """By how many seconds this clock is ahead of the time of day, because that was set back."""
         return self() - self._wall()
 
     def begin_at(self, moment: float) -> None:
-        """Does not tell an earlier time than this one: it was told before, by the process before this one."""
+        """Never return an earlier time than ``moment``, which the previous process has returned."""
         self._now = max(self(), moment)
 
     def follow_wall(self) -> None:
-        """Goes back to the time of day. Only for when nobody waits for a deadline."""
+        """Go back to the time of day. Call it only when no deadline is pending."""
         self._read_at = self._elapsed()
         self._now = self._wall()

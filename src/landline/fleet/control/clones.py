@@ -1,7 +1,7 @@
-"""Machines that share one identity, because a disk with an agent on it was copied.
+"""Decisions about machines that share one identity because a disk with an agent was copied. Pure.
 
-Pure. Each has an agent of its own, and what is sent to one may be carried out by another: from the moment two of them
-are seen alive at once, none gets a job until an operator has decided.
+Each of them runs an agent, and an order sent to one may be carried out by another. From the moment two of them are
+connected at once, none gets a job until an operator has decided.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import msgspec
 from landline.fleet.model import Claimant, Facts, Machine
 
 CLAIMANTS_MAX: Final = 16
-"""How many of one identity are remembered; the oldest that are not alive are forgotten first."""
+"""How many claimants of one identity are remembered. The oldest that are not connected are forgotten first."""
 
 
 def claimant(facts: Facts, *, address: str, now: float) -> Claimant:
-    """Return the machine with these facts, alive at ``address``."""
+    """Return the machine with these facts, connected from ``address``."""
     return Claimant(
         name=facts.name,
         host_name=facts.host_name,
@@ -30,7 +30,7 @@ def claimant(facts: Facts, *, address: str, now: float) -> Claimant:
 
 
 def arrived(known: Sequence[Claimant], new: Claimant) -> tuple[Claimant, ...]:
-    """Return who claims the identity, now that ``new`` does: in place of what it was before, or as one more."""
+    """Return the claimants after ``new`` has connected. It replaces its earlier entry, if there is one."""
     same = next((each for each in known if is_same(each, new)), None)
     others = [each for each in known if each is not same]
     while len(others) >= CLAIMANTS_MAX:
@@ -39,27 +39,27 @@ def arrived(known: Sequence[Claimant], new: Claimant) -> tuple[Claimant, ...]:
 
 
 def is_same(known: Claimant, new: Claimant) -> bool:
-    """Whether both are one machine: the same boot, or the same hardware in a later boot."""
+    """Return whether both are one machine: the same boot, or the same hardware in a later boot."""
     if known.boot_id and known.boot_id == new.boot_id:
         return known.host_name == new.host_name and known.mac_addresses == new.mac_addresses
-    # One that is alive is in no other boot.
+    # A connected machine cannot be in another boot.
     if known.is_live:
         return False
     return known.host_name == new.host_name and known.mac_addresses == new.mac_addresses
 
 
 def hardware(facts: Facts) -> str:
-    """Return what a machine's hardware is recognised by, to be stored; empty where it says nothing of it."""
+    """Return what identifies a machine's hardware, to be stored; empty if it reports nothing about it."""
     return ",".join(sorted(facts.mac_addresses))
 
 
 def is_same_hardware(before: str, after: str) -> bool:
-    """Whether nothing speaks against both being one machine: its network cards are not all others."""
+    """Return whether both may be one machine: they have a network card in common, or one has none."""
     return not before or not after or not set(before.split(",")).isdisjoint(after.split(","))
 
 
 def left(known: Sequence[Claimant], gone: Claimant, now: float) -> tuple[Claimant, ...]:
-    """Return who claims the identity when the line of one has ended: it may come back."""
+    """Return the claimants after the line of one has ended. It may come back."""
     return tuple(
         msgspec.structs.replace(each, is_live=False, since_at=now) if is_same(each, gone) else each
         for each in known
@@ -67,9 +67,10 @@ def left(known: Sequence[Claimant], gone: Claimant, now: float) -> tuple[Claiman
 
 
 def identified(known: Sequence[Claimant], facts: Facts) -> tuple[Claimant, ...]:
-    """Return who claims the identity when a machine has joined under another one: it no longer does.
+    """Return the claimants after a machine has joined with an identity of its own.
 
-    Only the same boot proves that it is the same machine. The last that is left has the identity for itself.
+    It is removed if it is in the same boot as a claimant: only that proves that it is the same machine. The last
+    remaining claimant owns the identity, so that there are none.
     """
     if not facts.boot_id:
         return tuple(known)
@@ -78,7 +79,7 @@ def identified(known: Sequence[Claimant], facts: Facts) -> tuple[Claimant, ...]:
 
 
 def refusal(machine: Machine) -> str | None:
-    """Return why a machine with a cloned identity gets no job, as one sentence; ``None`` for any other."""
+    """Return why a machine gets no job because its identity is cloned, or ``None`` if it is not."""
     if not machine.claimants:
         return None
     return (
@@ -87,12 +88,12 @@ def refusal(machine: Machine) -> str | None:
 
 
 def describe(claimants: Sequence[Claimant]) -> str:
-    """``pc1 at 10.0.0.1:4711, pc2 at 10.0.0.2:4711``."""
+    """Return the claimants as text: ``pc1 at 10.0.0.1:4711, pc2 at 10.0.0.2:4711``."""
     return ", ".join(each.description for each in claimants)
 
 
 def advice(machine: Machine) -> str:
-    """Return what an operator is to do, for the log and for refusals."""
+    """Return what an operator should do, for the log and for refusals."""
     return (
         f"{len(machine.claimants)} machines use the identity of {machine.name}: {describe(machine.claimants)}. "
         "None of them gets a job. On all but one, remove the file machine-id in the agent's --data directory and "

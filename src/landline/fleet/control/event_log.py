@@ -1,7 +1,6 @@
 """What the control server logs: one line for each event of a machine, a job or the server itself.
 
-Everything here is fed by what the control server publishes or answers. :data:`EVENTS` is the whole list; the table in
-``docs/fleet.md`` is the same.
+:data:`EVENTS` is the complete list; the table in ``docs/fleet.md`` is the same.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from landline.fleet.log_lines import event_logger
 from landline.fleet.model import Execution, ExecutionState, Job, Machine, Presence, PresenceState
 
 PEERS_LINES_PER_S: Final = 100.0
-"""Lines a second that machines cause by coming and going, in the long run: an agent may lie about who it is."""
+"""Lines per second that machines may cause in the long run: an agent may pretend to be many machines."""
 PEERS_LINES_AT_ONCE: Final = 20_000
-"""Such lines after a quiet time: the largest fleet comes back at once."""
+"""Such lines at once after a quiet time: the largest fleet may return at once."""
 STORAGE_AGAIN_S: Final = 10.0
-"""A disk that keeps failing in the same way is logged so often: it is tried twice a second."""
+"""Interval at which a repeated storage failure is logged. Writes are retried twice a second."""
 
 
 class Event(NamedTuple):
-    """An event that is logged: its level, and the names of its fields, all of which it always has."""
+    """An event that is logged: its level and the names of its fields, which it always has."""
 
     level: int
     fields: tuple[str, ...]
@@ -80,10 +79,10 @@ _CONNECTED: Final = frozenset({PresenceState.ONLINE, PresenceState.SILENT})
 
 
 class EventLog:
-    """Logs what happens under :data:`LOGGER`.
+    """Logs events to :data:`LOGGER`.
 
-    What machines cause is bounded by :data:`PEERS_LINES_PER_S` and :data:`PEERS_LINES_AT_ONCE`; the number of lines
-    that were left out is logged as soon as there is room. What operators and the server do is never left out.
+    Events caused by machines are limited by :data:`PEERS_LINES_PER_S` and :data:`PEERS_LINES_AT_ONCE`; the number of
+    omitted ones is logged with the next one. Events caused by operators and the server are never omitted.
     """
 
     def __init__(self) -> None:
@@ -101,7 +100,7 @@ class EventLog:
             self._log.log(level, name, **fields)
 
     def _peers_event(self, name: str, **fields: Any) -> None:
-        """Log an event that a machine caused, if there is room (the generic cell rate algorithm)."""
+        """Log an event caused by a machine, unless there are too many (generic cell rate algorithm)."""
         now = monotonic()
         until = max(self._peers_until, now) + 1.0 / PEERS_LINES_PER_S
         if until - now > PEERS_LINES_AT_ONCE / PEERS_LINES_PER_S + 1e-9:
@@ -113,10 +112,10 @@ class EventLog:
             self.event("events_left_out", count=left_out)
         self.event(name, **fields)
 
-    # Machines.
+    # Machines
 
     def machine_changed(self, before: Machine | None, after: Machine) -> None:
-        """Log what the change of a machine means, if it means anything."""
+        """Log the events that the change of a machine stands for, if any."""
         if before is not None and before.name != after.name:
             self._peers_event("machine_renamed", machine=after.name, id=after.id, before=before.name)
         change = presence_event(None if before is None else before.presence, after.presence)
@@ -129,15 +128,15 @@ class EventLog:
         self._peers_event(name, machine=after.name, **fields)
 
     def join_refused(self, machine_id: str, address: str, error: RequestError) -> None:
-        """Log that a machine was not let in."""
+        """Log that a join was refused."""
         self._peers_event(
             "join_refused", id=machine_id, address=address, code=error.code, detail=error.message
         )
 
-    # Jobs.
+    # Jobs
 
     def job_accepted(self, job: Job, executions: Sequence[Execution]) -> None:
-        """Log a job that is on disk, and those of its executions that are over at once."""
+        """Log a stored job, and those of its executions that are already final."""
         self.event(
             "job_accepted",
             job=job.id,
@@ -150,7 +149,7 @@ class EventLog:
         self.executions_changed(execution for execution in executions if execution.state.is_final)
 
     def job_refused(self, request: JobRequest, error: OperationError) -> None:
-        """Log an order that was refused."""
+        """Log a refused job request."""
         self.event(
             "job_refused",
             action=request.action.value,
@@ -161,11 +160,11 @@ class EventLog:
         )
 
     def job_cancelled(self, job: Job, cancelled_by: str, machines: int) -> None:
-        """Log that an operator cancelled a job on so many machines."""
+        """Log that an operator cancelled a job, and on how many machines."""
         self.event("job_cancelled", job=job.id, by=cancelled_by, machines=machines)
 
     def executions_changed(self, executions: Iterable[Execution]) -> None:
-        """Log states that are on disk."""
+        """Log stored states."""
         for execution in executions:
             self.event(
                 _EXECUTION_EVENTS[execution.state],
@@ -175,10 +174,10 @@ class EventLog:
                 detail=execution.detail,
             )
 
-    # The server.
+    # The server
 
     def storage_failed(self, error: Exception) -> None:
-        """Log that the database failed; the same failure again within :data:`STORAGE_AGAIN_S` is counted only."""
+        """Log that the database failed. The same failure within :data:`STORAGE_AGAIN_S` is only counted."""
         now, detail = monotonic(), str(error)
         self._storage_times += 1
         if detail == self._storage_detail and now - self._storage_logged_at < STORAGE_AGAIN_S:
@@ -189,7 +188,7 @@ class EventLog:
 
 
 def presence_event(before: Presence | None, after: Presence) -> tuple[str, dict[str, Any]] | None:
-    """Return the event that a change of presence is, with its fields; ``None`` for none."""
+    """Return the event for a change of presence, with its fields, or ``None`` if there is none."""
     if before is after:
         return None
     was = "new" if before is None else before.description

@@ -1,7 +1,7 @@
-"""Who is on, since when, and why not. Pure: every function takes a presence and ``now``, and returns the next one.
+"""Decisions about presence. Pure: each function takes a presence and ``now``, and returns the next presence.
 
-A presence belongs to a *join*: the arrival that made it. News of an older join changes nothing, so a connection
-whose loss is noticed late cannot take a machine offline that is back already.
+A presence belongs to the *join* that made it. News of an older join changes nothing. So a connection whose loss is
+noticed late cannot take a machine offline that is already back.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import msgspec
 from landline.fleet.model import Cause, Presence, PresenceState
 
 AWAY_MAX_S: Final = 15 * 60.0
-"""A restarting machine that is not back after this did not return."""
+"""A restarting machine that is not back after this time did not return."""
 GONE_GRACE_S: Final = 20.0
-"""A machine that said goodbye is taken as gone when its line has ended and it did not come back for this long: an
-agent that was restarted while the machine stayed up is back by then (systemd waits five seconds)."""
+"""A machine that said goodbye counts as gone if its line has ended and it did not return for this long. An agent that
+was restarted while the machine stayed up is back by then (systemd waits five seconds)."""
 SERVER_START_GRACE_S: Final = 90.0
-"""After a start of the control server, machines that were on have this long to come back: longer than the longest
-reconnect delay of an agent and the handshake after it."""
+"""How long machines that were connected have to return after a start of the control server: longer than the longest
+reconnect delay of an agent and its handshake."""
 
 
 def joined(now: float, *, join: str, address: str) -> Presence:
-    """A machine arrived."""
+    """A machine joined."""
     return Presence(state=PresenceState.ONLINE, since_at=now, address=address, join=join)
 
 
 def suspected(presence: Presence, now: float, *, join: str, detail: str) -> Presence:
-    """Nothing has been heard from a machine that is on."""
+    """No byte has arrived from a connected machine for too long."""
     if presence.join != join or presence.state is not PresenceState.ONLINE:
         return presence
     return msgspec.structs.replace(
@@ -37,14 +37,14 @@ def suspected(presence: Presence, now: float, *, join: str, detail: str) -> Pres
 
 
 def recovered(presence: Presence, now: float, *, join: str, address: str) -> Presence:
-    """A silent or resuming machine was heard again, perhaps from another address."""
+    """Bytes arrived again from a silent or resuming machine, perhaps from another address."""
     if presence.join != join or presence.state not in {PresenceState.SILENT, PresenceState.RESUMING}:
         return presence
     return joined(now, join=join, address=address or presence.address)
 
 
 def link_lost(presence: Presence, now: float, *, join: str, cause: Cause, detail: str) -> Presence:
-    """The connection of a machine ended without a goodbye; it may still resume."""
+    """The connection of a machine ended without a goodbye. It may still resume."""
     if presence.join != join or presence.state not in {PresenceState.ONLINE, PresenceState.SILENT}:
         return presence
     return msgspec.structs.replace(
@@ -55,9 +55,9 @@ def link_lost(presence: Presence, now: float, *, join: str, cause: Cause, detail
 def said_goodbye(
     presence: Presence, now: float, *, join: str, cause: Cause, detail: str, execution_id: str = ""
 ) -> Presence:
-    """A machine announced that it goes down, which makes it away until its line ends; an agent stops: offline.
+    """A machine announced that it goes down (away until its line ends) or that its agent stops (offline).
 
-    The machine takes it back when it joins again.
+    The next join takes it back.
     """
     if presence.join != join:
         return presence
@@ -68,7 +68,7 @@ def said_goodbye(
 
 
 def left(presence: Presence, now: float, *, join: str, cause: Cause, detail: str) -> Presence:
-    """A machine's session is over. What it said in its goodbye stands; without one, the cause is the loss."""
+    """A machine's session ended. The cause is the one of its goodbye, or else the loss of the connection."""
     if presence.join != join or presence.state is PresenceState.OFFLINE:
         return presence
     if presence.state is PresenceState.AWAY:
@@ -85,28 +85,28 @@ def left(presence: Presence, now: float, *, join: str, cause: Cause, detail: str
 
 
 def is_gone(presence: Presence, now: float, *, grace_s: float = GONE_GRACE_S) -> bool:
-    """Whether a machine that said it goes down is gone for certain, so that its goodbye was true.
+    """Return whether a machine that said goodbye is certainly gone, so that its goodbye was true.
 
     ============================================  ============================================
-    what was seen after the goodbye               the machine
+    what happened after the goodbye               the machine
     ============================================  ============================================
     nothing, or its line broke and may resume     is still going down
     its line was closed, or did not resume        is gone after ``grace_s``
-    it joined again, same boot id or none         never went: the goodbye is forgotten
-    it joined again, another boot id              went, and is on again
-    the control server was started again          is gone after :data:`SERVER_START_GRACE_S`
+    it joined again, same boot id or none         did not go: the goodbye is forgotten
+    it joined again, another boot id              went, and is up again
+    the control server was restarted              is gone after :data:`SERVER_START_GRACE_S`
     ============================================  ============================================
 
-    A join is a new presence without a goodbye; what it proves of a job is decided by
-    :func:`landline.fleet.control.jobs.reconcile_on_join`.
+    A join is a new presence without a goodbye. What it proves about a job is decided by
+    :func:`landline.fleet.control.reconciliation.reconcile_on_join`.
     """
     return presence.gone_at is not None and now - presence.gone_at >= grace_s
 
 
 def after_server_start(presence: Presence, now: float, *, grace_s: float = GONE_GRACE_S) -> Presence:
-    """What a stored presence means to a control server that has just started."""
+    """Return a stored presence as it is for a control server that has just started."""
     if presence.state is PresenceState.AWAY and presence.gone_at is None:
-        # Its line ended with the server's last life, and if it is still up it needs as long as any other to return.
+        # Its line ended with the earlier server process. If it is still up, it needs as long as any other to return.
         return msgspec.structs.replace(presence, gone_at=now + SERVER_START_GRACE_S - grace_s)
     if presence.state in {PresenceState.AWAY, PresenceState.OFFLINE}:
         return presence
@@ -114,15 +114,15 @@ def after_server_start(presence: Presence, now: float, *, grace_s: float = GONE_
         state=PresenceState.RESUMING,
         since_at=now,
         cause=Cause.SERVER_STARTED,
-        detail="was on when the control server stopped; not back yet",
+        detail="was connected when the control server stopped; not back yet",
     )
 
 
 def overdue(presence: Presence, now: float, *, grace_s: float = GONE_GRACE_S) -> Presence:
-    """Ends a wait that took too long: a restart, or the return after a start of the control server."""
+    """End a wait that took too long: for a restart, or for the return after a start of the control server."""
     waited_s = now - presence.since_at
     if presence.state is PresenceState.AWAY and presence.cause is not Cause.RESTARTING:
-        # Its line ended with an earlier life of the control server.
+        # Its line ended with an earlier process of the control server.
         if not is_gone(presence, now, grace_s=grace_s):
             return presence
         return msgspec.structs.replace(presence, state=PresenceState.OFFLINE, since_at=now)

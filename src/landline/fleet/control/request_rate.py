@@ -1,6 +1,6 @@
-"""How fast what one agent asks is worked on: each request may be a write to disk and news for all who watch.
+"""The rate at which requests of one agent are handled: each may cause a write to disk and updates for subscribers.
 
-Nothing is refused or lost: what comes faster waits, and in the end makes the agent wait.
+No request is refused or lost. Requests that arrive faster wait, and flow control slows the agent down.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Final
 
 REQUEST_EVERY_S: Final = 0.02
-"""One agent's requests are worked on this far apart, on average: fifty a second. An execution takes fewer than ten."""
+"""Average interval between the requests of one agent: fifty per second. An execution needs fewer than ten."""
 REQUESTS_AT_ONCE: Final = 200
-"""... but so many without a pause, as when it returns with many executions."""
+"""Requests without a pause, as when an agent returns with many executions."""
 FACTS_EVERY_S: Final = 0.25
-"""What a machine says of itself is taken this far apart; of what comes faster, the latest."""
+"""Minimum interval between changes of facts. Of those that arrive faster, the latest counts."""
 
 
 class RequestThrottle:
-    """The pace of one agent. Sans-I/O; times are in seconds on a clock that only goes forward."""
+    """The request rate of one agent. Sans-I/O; times are in seconds on a monotonic clock."""
 
     __slots__ = ("_next_at",)
 
@@ -24,7 +24,7 @@ class RequestThrottle:
         self._next_at = float("-inf")
 
     def wait_s(self, now: float) -> float:
-        """How long the request that comes now is to wait, which counts it."""
+        """Count a request that arrives now, and return how long it must wait."""
         at = max(self._next_at, now - (REQUESTS_AT_ONCE - 1) * REQUEST_EVERY_S)
         self._next_at = at + REQUEST_EVERY_S
         return max(0.0, at - now)

@@ -1,4 +1,4 @@
-"""A whole control server: storage, the lines of the agents, the API for the operators, put together."""
+"""Runs a complete control server: storage, the listener for agents, and the API for operators."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ from landline.fleet.web.listeners import CannotListen
 logger: Final = guarded_logger("landline.control")
 
 RESUME_WINDOW_S = 60.0
-"""How long a machine may be without a connection before it counts as offline."""
+"""How long a session outlives its connection. After that the machine counts as offline."""
 TOKEN_CHARACTERS_MIN = 16
-"""A shorter token is no secret; the one made here has 43."""
+"""A shorter token could be guessed. Generated ones have 43 characters."""
 STOP_RETRY_AFTER_S = 2.0
 STOP_SPREAD_S = 8.0
-"""When the control server stops, agents come back after this: it may just be restarting."""
+"""When the control server stops, agents reconnect after these times: it may only be restarting."""
 
 
 class ControlServerOptions(msgspec.Struct, kw_only=True):
-    """How to run a control server."""
+    """Options of a control server."""
 
     data: Path
     listen: str
     socket: Path
     announce: str | None = None
-    """The name by which to announce it on the local network."""
+    """The name to announce on the local network, if any."""
     http: tuple[str, int] | None = None
     heartbeat: Heartbeat = Heartbeat()
     waker: Waker = MagicPackets()
@@ -61,7 +61,7 @@ class ControlServerOptions(msgspec.Struct, kw_only=True):
 
 
 class RunningControlServer(msgspec.Struct):
-    """A control server that runs."""
+    """A running control server."""
 
     control: ControlServer
     server: Server
@@ -73,7 +73,7 @@ class RunningControlServer(msgspec.Struct):
 
 @contextlib.asynccontextmanager
 async def run_control_server(options: ControlServerOptions) -> AsyncIterator[RunningControlServer]:
-    """Runs a control server while it is entered.
+    """Run a control server while the context is entered.
 
     Raises :class:`StorageError`, :class:`landline.AddressInUse`, :class:`landline.ConfigurationError`,
     :class:`landline.fleet.web.listeners.CannotListen` and :class:`landline.fleet.paths.UnsafeDirectory`; then nothing
@@ -81,9 +81,9 @@ async def run_control_server(options: ControlServerOptions) -> AsyncIterator[Run
     """
     make_private_directory(options.data)
     async with contextlib.AsyncExitStack() as stack:
-        # Called last: only a server that had started is said to have stopped.
+        # Called last, and only for a server that has started.
         after_all = stack.enter_context(contextlib.ExitStack())
-        # The database first: it admits one control server, so that nobody else makes these tokens now.
+        # The database first: it admits only one control server, so that no other process creates these tokens.
         storage = await Storage.open(options.data / "landline.db")
         stack.push_async_callback(storage.close)
         agents_token = token_file(options.data / "agents.token")
@@ -131,7 +131,10 @@ async def run_control_server(options: ControlServerOptions) -> AsyncIterator[Run
 
 @contextlib.asynccontextmanager
 async def _listening(server: Server, url: str, announce: str | None) -> AsyncIterator[Endpoint]:
-    """Listens for agents while it is entered. Raises :class:`CannotListen` for what the system does not allow."""
+    """Listen for agents while the context is entered.
+
+    :raises CannotListen: if the system does not allow it.
+    """
     listening = server.listen(url, announce=announce)
     try:
         endpoint = await listening.__aenter__()
@@ -163,10 +166,11 @@ def read_server_id(path: Path) -> str:
 
 
 def token_file(path: Path) -> str:
-    """The secret kept in a file for its owner only; made on first use, whole or not at all.
+    """Return the secret in a private file. Create the file on first use, completely or not at all.
 
-    Raises :class:`OSError` when it cannot be read or written, :class:`landline.fleet.paths.UnsafePath` when another
-    user could change it, :class:`landline.ConfigurationError` when what it holds is no secret.
+    :raises OSError: if it cannot be read or written.
+    :raises landline.fleet.paths.UnsafePath: if another user could change it.
+    :raises landline.ConfigurationError: if it does not contain a secret.
     """
     try:
         token = read_private_file(path).decode().strip()
@@ -175,11 +179,11 @@ def token_file(path: Path) -> str:
         write_private_file(path, f"{token}\n".encode())
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{path} holds no token: it is not text; remove it to get a new one"
+            f"{path} does not contain a token: it is not text; remove it to get a new one"
         ) from error
     if len(token) < TOKEN_CHARACTERS_MIN:
         raise ConfigurationError(
-            f"{path} holds a token of less than {TOKEN_CHARACTERS_MIN} characters, which could be guessed; "
+            f"{path} contains a token of less than {TOKEN_CHARACTERS_MIN} characters, which could be guessed; "
             "remove it to get a new one"
         )
     if warning := open_to_all(path, path.lstat().st_mode):

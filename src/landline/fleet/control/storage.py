@@ -1,10 +1,10 @@
-"""What the control server remembers: machines, jobs, executions, events. The only SQL of the project.
+"""The control server's database: machines, jobs, executions, events. The only SQL of the project.
 
 One control server owns a database. Every call is one transaction, and a call that writes returns only after
 the transaction is on disk (promise P4).
 
-Cancelling a call is safe. A call that still waits for its turn has not happened; one that has begun goes on
-to its end behind the scenes before the next one writes. So a cancelled call happened entirely or not at all.
+Cancelling a call is safe. A call that waits for its turn has no effect; a transaction that has begun finishes in the
+background before the next one writes. So a cancelled call happened completely or not at all.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from landline.fleet.model import (
 )
 
 READERS_MAX: Final = 3
-"""Reads at one time, beside the one writer. Each holds a connection, and with SQLite a thread."""
+"""Concurrent reads, in addition to the one writer. Each uses a connection, and with SQLite a thread."""
 
 BUSY_TIMEOUT_MS: Final = 5_000
-"""How long SQLite waits for a lock. No control server competes for it, but a backup may."""
+"""How long SQLite waits for a lock. No other control server competes for it, but a backup may."""
 
 VALUES_PER_LIST_MAX: Final = 500
 """Values in one ``IN`` list. SQLite before 3.32 refuses more than 999 in a statement."""
@@ -56,9 +56,9 @@ class NameTaken(StorageError):
 
 
 class Storage:
-    """The open database. Make one with :meth:`open`, end it with :meth:`close`.
+    """The open database. Create it with :meth:`open`, end it with :meth:`close`.
 
-    Every method may raise :class:`StorageError`, and is safe to cancel as the module says.
+    Every method may raise :class:`StorageError`, and is safe to cancel as described above.
     """
 
     def __init__(self, engine: AsyncEngine, label: str, lock_descriptor: int | None) -> None:
@@ -72,12 +72,13 @@ class Storage:
 
     @classmethod
     async def open(cls, url_or_path: str | Path) -> Storage:
-        """Opens the database, makes it where there is none (mode 0600), brings its schema up to date.
+        """Open the database, create it if it does not exist (mode 0600), and bring its schema up to date.
 
-        A path means SQLite in that file; its directory must exist. A URL (with ``://``) is SQLAlchemy's.
-        Raises :class:`StorageError` when the database cannot be opened, is in use by another control
-        server, was made by a newer version of this program, or is something else. Cancelling closes it
-        again; a migration that has begun is finished first.
+        A path means SQLite in that file; its directory must exist. A URL (with ``://``) is one of SQLAlchemy.
+        Cancelling closes the database again; a migration that has begun is finished first.
+
+        :raises StorageError: if the database cannot be opened, is in use by another control server, was created by a
+            newer version of this program, or belongs to another program.
         """
         label = str(url_or_path)
         with _storage_errors(label):
@@ -102,59 +103,58 @@ class Storage:
         return storage
 
     async def close(self) -> None:
-        """Finishes what has begun, refuses what waits, and closes. A second call waits for the first.
+        """Finish running transactions, refuse waiting ones, and close. A second call waits for the first.
 
-        Cancelling it stops the waiting, not the closing.
+        Cancelling stops the waiting, not the closing.
         """
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def load_machines(self) -> tuple[Machine, ...]:
-        """Every machine, in order of name. Round-trip times are not stored and come back as ``None``."""
+        """Return all machines in order of name. Round-trip times are not stored: they are ``None``."""
         return tuple(self._machine(row) for row in await self._read(_ALL_MACHINES))
 
     async def save_machine(self, machine: Machine) -> None:
-        """Stores a machine, new or changed. Raises :class:`NameTaken` when another one has its name."""
+        """Store a new or changed machine.
+
+        :raises NameTaken: if another machine has its name.
+        """
         await self.save_machines((machine,))
 
     async def save_machines(self, machines: Sequence[Machine]) -> None:
-        """Stores machines, new or changed, all or none. Raises as :meth:`save_machine`."""
+        """Store new or changed machines, all or none.
+
+        :raises NameTaken: if another machine has one of their names.
+        """
         if machines:
             await self._write(functools.partial(_save_machines, machines))
 
-    async def forget_machine(self, machine_id: str) -> None:
-        """Removes a machine; its executions stay. A machine that is not there is no error.
-
-        Raises :class:`StorageError` when it has executions that are not final.
-        """
-        await self._write(functools.partial(_forget_machine, machine_id))
-
     async def add_job(self, job: Job, executions: Sequence[Execution]) -> Job:
-        """Stores a job, its executions and the first event of each, all or none, and returns the job.
+        """Store a job, its executions and the first event of each, all or none, and return the job.
 
-        When the job's ``request_id`` was used before, nothing is stored and the earlier job is returned.
+        If the job's ``request_id`` was used before, store nothing and return the earlier job.
         """
         earlier = await self._write(functools.partial(_add_job, job, executions))
         return job if earlier is None else self._job(earlier)
 
     async def record(self, executions: Sequence[Execution]) -> None:
-        """Stores the state of executions and an event (``updated_at``, state, detail) for each, all or none.
+        """Store states of executions in this order, and an event (``updated_at``, state, detail) for each, all or none.
 
-        Raises :class:`StorageError` when one of them was never added.
+        :raises StorageError: if one of them was never added.
         """
         if executions:
             await self._write(functools.partial(_record, executions))
 
     async def open_executions(self, since_at: float) -> tuple[Execution, ...]:
-        """The executions that are not final or became unknown at ``since_at`` or later, soonest due first."""
+        """Return the executions that are not final or became unknown at ``since_at`` or later, in order of due time."""
         rows = await self._read(_OPEN_EXECUTIONS, since_at=since_at)
         return tuple(self._execution(row) for row in rows)
 
     async def job(self, job_id_prefix: str) -> tuple[Job, ...]:
-        """The jobs whose id begins with the prefix: none, the one, or two, which means ambiguous.
+        """Return the jobs whose id begins with the prefix: none, one, or two if it is ambiguous.
 
-        An id given in full always finds its own job only; an empty prefix finds none.
+        A complete id matches only its own job; an empty prefix matches none.
         """
         rows = await self._read(_JOBS_BY_PREFIX, prefix=job_id_prefix, length=len(job_id_prefix))
         if rows and rows[0]["id"] == job_id_prefix:
@@ -162,16 +162,16 @@ class Storage:
         return tuple(self._job(row) for row in rows) if job_id_prefix else ()
 
     async def jobs(self, limit: int) -> tuple[Job, ...]:
-        """The newest jobs, newest first, at most ``limit``."""
+        """Return at most ``limit`` of the newest jobs, newest first."""
         return tuple(self._job(row) for row in await self._read(_NEWEST_JOBS, count=max(limit, 0)))
 
     async def job_by_request(self, request_id: str) -> Job | None:
-        """The job that was made with this ``request_id``, if any."""
+        """Return the job that was stored with this ``request_id``, if any."""
         rows = await self._read(_JOB_BY_REQUEST, request_id=request_id)
         return self._job(rows[0]) if rows else None
 
     async def executions_of(self, job_ids: Sequence[str]) -> tuple[Execution, ...]:
-        """The executions of these jobs, in order of machine name."""
+        """Return the executions of these jobs in order of machine name."""
         query = sa.select(_executions)
         rows = await self._in_turn(
             self._readers, lambda connection: _select_in(connection, query, _executions.c.job_id, job_ids)
@@ -180,7 +180,7 @@ class Storage:
         return tuple(sorted(executions, key=lambda execution: (execution.machine_name, execution.id)))
 
     async def events_of(self, job_id: str) -> tuple[ExecutionEvent, ...]:
-        """Every event of a job's executions, in the order in which they were stored."""
+        """Return all events of a job's executions in the order in which they were stored."""
         rows = await self._read(_EVENTS_OF_JOB, job_id=job_id)
         return tuple(self._read_back(ExecutionEvent, row) for row in rows)
 
@@ -195,7 +195,7 @@ class Storage:
 
     def _read_back(self, struct: type[_Struct], row: _Row, json: tuple[str, ...] = ()) -> _Struct:
         try:
-            # SQLAlchemy's column names are a subclass of str, which msgspec does not take.
+            # SQLAlchemy's column names are a subclass of str, which msgspec does not accept.
             values = {str(column): value for column, value in row.items()}
             values.update((column, msgspec.json.decode(values[column])) for column in json)
             return msgspec.convert(values, struct)
@@ -211,8 +211,8 @@ class Storage:
         )
 
     async def _write(self, work: Callable[[Connection], _Result]) -> _Result:
-        # SQLite's plain BEGIN takes the write lock at the first change only, and fails then, without waiting,
-        # if anything else wrote since the first read.
+        # SQLite's plain BEGIN takes the write lock only at the first change, and then fails without waiting if another
+        # connection has written since the first read.
         return await self._in_turn(self._writer, work, begin="BEGIN IMMEDIATE")
 
     async def _in_turn(
@@ -222,8 +222,8 @@ class Storage:
         if self._closing is not None:
             turns.release()
             raise StorageError(f"the database {self._label} was closed")
-        # The turn belongs to the transaction: a cancelled caller leaves, the turn ends with the transaction.
-        # By callback, because a task that is cancelled before its first step runs no ``finally``.
+        # The turn belongs to the transaction: it ends with the transaction even if the caller is cancelled. It ends by
+        # callback, because a task that is cancelled before its first step runs no ``finally``.
         transaction = asyncio.create_task(self._transact(work, begin))
         self._transactions.add(transaction)
         transaction.add_done_callback(self._transactions.discard)
@@ -256,7 +256,7 @@ _Row = Mapping[Any, Any]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
-# The schema. A change here needs a migration beside it; a test compares the two.
+# The schema. A change here needs a migration; a test compares the two.
 
 metadata: sa.MetaData = sa.MetaData(
     naming_convention={
@@ -301,7 +301,7 @@ _executions = sa.Table(
     metadata,
     sa.Column("id", sa.String, primary_key=True),
     sa.Column("job_id", sa.String, sa.ForeignKey("jobs.id"), nullable=False),
-    # Not a foreign key: what was done on a machine outlives the machine.
+    # Not a foreign key: executions outlive their machine.
     sa.Column("machine_id", sa.String, nullable=False, index=True),
     sa.Column("machine_name", sa.String, nullable=False),
     sa.Column("state", sa.String, nullable=False, index=True),
@@ -316,14 +316,14 @@ _executions = sa.Table(
     sa.Column("answered_by", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("notices", sa.Text, nullable=False, server_default=sa.text("''")),
     sa.Column("rounds", sa.Integer, nullable=False, server_default="0"),
-    # A job runs at most once on a machine (promise P4). Its index also finds the executions of a job.
+    # A job runs at most once on a machine (promise P4). The index also serves to find the executions of a job.
     sa.UniqueConstraint("job_id", "machine_id"),
 )
 
 _execution_events = sa.Table(
     "execution_events",
     metadata,
-    # SQLite counts up by itself only in a column that is exactly INTEGER.
+    # SQLite numbers rows only in a column whose type is exactly INTEGER.
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
     sa.Column("execution_id", sa.String, sa.ForeignKey("executions.id"), nullable=False, index=True),
     sa.Column("at", sa.Double, nullable=False),
@@ -343,7 +343,7 @@ _NEWEST_JOBS = (
     sa.select(_jobs).order_by(_jobs.c.created_at.desc(), _jobs.c.id.desc()).limit(sa.bindparam("count"))
 )
 _JOB_BY_REQUEST = sa.select(_jobs).where(_jobs.c.request_id == sa.bindparam("request_id"))
-# Not LIKE: SQLite's takes A for a, and an underscore for anything.
+# Not LIKE: in SQLite it ignores case, and an underscore matches any character.
 _JOBS_BY_PREFIX = (
     sa.select(_jobs)
     .where(sa.func.substr(_jobs.c.id, 1, sa.bindparam("length")) == sa.bindparam("prefix"))
@@ -371,7 +371,7 @@ def _save_machines(machines: Sequence[Machine], connection: Connection) -> None:
     }
     names = [str(row["name"]) for row in rows.values()]
     query = sa.select(_machines.c.id, _machines.c.name)
-    # What is saved now may itself give up a name.
+    # One of the saved machines may give up a name.
     stored = _select_in(connection, query, _machines.c.name, names)
     owners = {row["name"]: row["id"] for row in stored if row["id"] not in rows}
     for machine_id, row in rows.items():
@@ -379,7 +379,7 @@ def _save_machines(machines: Sequence[Machine], connection: Connection) -> None:
             raise NameTaken(f"the name {row['name']!r} belongs to another machine; choose another name")
     known = {row["id"]: row["name"] for row in _select_in(connection, query, _machines.c.id, list(rows))}
     if renamed := [
-        # No machine may be called that, so it is free, and another machine may take the name given up.
+        # No machine may have such a name, so it is free. Another machine may then take the old name.
         {"row_id": machine_id, "name": f"?{machine_id}"}
         for machine_id, name in known.items()
         if name != rows[machine_id]["name"]
@@ -389,16 +389,6 @@ def _save_machines(machines: Sequence[Machine], connection: Connection) -> None:
         connection.execute(sa.update(_machines).where(_machines.c.id == sa.bindparam("row_id")), changed)
     if new := [{"id": machine_id, **row} for machine_id, row in rows.items() if machine_id not in known]:
         connection.execute(sa.insert(_machines), new)
-
-
-def _forget_machine(machine_id: str, connection: Connection) -> None:
-    unfinished = sa.select(sa.func.count()).where(_executions.c.machine_id == machine_id, _NOT_FINAL)
-    if count := connection.execute(unfinished).scalar_one():
-        raise StorageError(
-            f"the machine {machine_id!r} has {count} unfinished {'job' if count == 1 else 'jobs'}; "
-            "cancel what is open before it is removed"
-        )
-    connection.execute(sa.delete(_machines).where(_machines.c.id == machine_id))
 
 
 def _add_job(job: Job, executions: Sequence[Execution], connection: Connection) -> _Row | None:
@@ -422,7 +412,7 @@ def _record(executions: Sequence[Execution], connection: Connection) -> None:
         row = msgspec.to_builtins(execution)
         rows.append({"row_id": row.pop("id"), **row})
     connection.execute(sa.update(_executions).where(_executions.c.id == sa.bindparam("row_id")), rows)
-    # Its foreign key also refuses what the update silently passed over: an execution that was never added.
+    # The foreign key also refuses what the update silently skipped: an execution that was never added.
     _append_events(executions, connection)
 
 
@@ -445,7 +435,7 @@ def _select_in(
     return rows
 
 
-# Opening.
+# Opening
 
 
 def _locate(url_or_path: str | Path) -> tuple[URL, Path | None]:
@@ -457,17 +447,15 @@ def _locate(url_or_path: str | Path) -> tuple[URL, Path | None]:
     else:
         name = str(url_or_path)
     if ":memory:" in name:
-        raise StorageError(
-            "a database in memory would forget every job with the process; name a file instead"
-        )
-    # Resolved, so that two names of one file share one lock.
+        raise StorageError("a database in memory would lose every job with the process; name a file instead")
+    # Resolved, so that two paths of one file share one lock.
     path = Path(os.path.realpath(name))
     return URL.create("sqlite+aiosqlite", database=str(path)), path
 
 
 def _take_lock(path: Path) -> int:
-    # Before anything opens the database file: closing any descriptor of it drops the locks that SQLite
-    # holds on it elsewhere in this process.
+    # Before the database file is opened: closing any descriptor of it drops the locks that SQLite holds on it elsewhere
+    # in this process.
     if path.is_dir():
         raise StorageError(f"the database {path} cannot be opened: it is a directory")
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -484,12 +472,12 @@ def _take_lock(path: Path) -> int:
     except BaseException:
         os.close(descriptor)
         raise
-    # The lock file is never removed: whoever waits on a removed one would hold a lock that nobody else sees.
+    # The lock file is never removed: a process waiting on a removed one would hold a lock that no other one sees.
     return descriptor
 
 
 def _make_private_file(path: Path) -> None:
-    # SQLite gives its other files (-wal, -shm) the mode of this one.
+    # SQLite gives its other files (-wal, -shm) the mode of this file.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
@@ -510,15 +498,15 @@ def _make_engine(url: URL) -> AsyncEngine:
 
     @sa.event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
-        # Left to itself, Python's module would begin at the first change to a row: too late for a consistent
-        # read, and for a migration, whose changes are to tables.
+        # By default, Python's module begins at the first change to a row. That is too late for a consistent read, and
+        # for a migration, which changes tables.
         connection.exec_driver_sql(connection.get_execution_options().get("landline_begin", "BEGIN"))
 
     return engine
 
 
 def _migrate(connection: Connection, label: str) -> None:
-    # Importing by package finds the scripts in an installed wheel too.
+    # By package, so that the scripts are found in an installed wheel too.
     config = Config()
     config.set_main_option("script_location", "landline.fleet.control:migrations")
     config.attributes["connection"] = connection
@@ -527,7 +515,9 @@ def _migrate(connection: Connection, label: str) -> None:
     if present == set(scripts.get_heads()):
         return
     if not present <= {script.revision for script in scripts.walk_revisions()}:
-        raise StorageError(f"the database {label} was made by a newer landline; upgrade this program")
+        raise StorageError(
+            f"the database {label} was created by a newer version of landline; upgrade this program"
+        )
     if not present and sa.inspect(connection).get_table_names():
         raise StorageError(f"the database {label} belongs to another program; name another file")
     alembic.command.upgrade(config, "head")
@@ -535,7 +525,7 @@ def _migrate(connection: Connection, label: str) -> None:
 
 @contextlib.contextmanager
 def _storage_errors(label: str) -> Iterator[None]:
-    """Turns every error of the layers below into a :class:`StorageError` of one sentence."""
+    """Translate every error of the layers below into a :class:`StorageError` of one sentence."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, CommandError, OSError, ImportError) as error:
@@ -545,7 +535,7 @@ def _storage_errors(label: str) -> Iterator[None]:
 def _explain(error: Exception) -> str:
     origin = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(origin, sqlite3.Error):
-        # The low byte is the kind; the rest tells variants of it apart.
+        # The low byte is the primary code; the rest are its variants.
         kind = getattr(origin, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if kind in _SQLITE_SENTENCES:
             return f"{_SQLITE_SENTENCES[kind]} ({origin})"
@@ -555,11 +545,11 @@ def _explain(error: Exception) -> str:
 
 
 _SQLITE_SENTENCES: Final = {
-    sqlite3.SQLITE_BUSY: "is held locked by another program",
+    sqlite3.SQLITE_BUSY: "is locked by another program",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
-    sqlite3.SQLITE_CONSTRAINT: "refuses what contradicts its other rows",
+    sqlite3.SQLITE_CONSTRAINT: "refuses a row that contradicts others",
     sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup",
-    sqlite3.SQLITE_FULL: "has no room: the disk is full",
+    sqlite3.SQLITE_FULL: "is out of space: the disk is full",
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk is full or failing",
     sqlite3.SQLITE_NOTADB: "is not a database; name another file",
     sqlite3.SQLITE_PERM: "may not be opened",

@@ -1,4 +1,4 @@
-"""Telling everybody who watches what changes."""
+"""The feed of changes for subscribers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Final
 from landline.fleet.api import Snapshot, Update
 
 UPDATES_WAITING_MAX: Final = 1000
-"""Updates kept for one subscriber; a slower one gets a new snapshot instead."""
+"""Updates queued for one subscriber. One that is slower gets a new snapshot instead."""
 
 
 class Subscriptions:
-    """The readers of updates."""
+    """The subscribers to updates.
+
+    :param snapshot: returns the complete current state.
+    """
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
         self._subscribers: set[Subscriber] = set()
 
     def __bool__(self) -> bool:
-        """Whether anybody reads."""
+        """Return whether there are subscribers."""
         return bool(self._subscribers)
 
     async def updates(self) -> AsyncIterator[Update]:
-        """A snapshot, then every change; a subscriber too slow to follow gets a new snapshot."""
+        """Yield a snapshot, then every change. A subscriber that is too slow gets a new snapshot."""
         subscriber = Subscriber()
         self._subscribers.add(subscriber)
         try:
@@ -39,18 +42,18 @@ class Subscriptions:
             self._subscribers.discard(subscriber)
 
     def publish(self, update: Update) -> None:
-        """Tells every subscriber."""
+        """Queue an update for every subscriber."""
         for subscriber in self._subscribers:
             subscriber.put(update)
 
     def close(self) -> None:
-        """Ends every subscription."""
+        """End every subscription."""
         for subscriber in list(self._subscribers):
             subscriber.close()
 
 
 class Subscriber:
-    """What one subscriber has not read yet."""
+    """The queue of one subscriber."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Update | None] = asyncio.Queue()
@@ -58,22 +61,22 @@ class Subscriber:
         self.is_closed: bool = False
 
     def restart(self) -> None:
-        """Forgets what waits: a snapshot is about to say it all."""
+        """Drop the queued updates: the subscriber is about to get a snapshot."""
         self._queue = asyncio.Queue()
         self.needs_snapshot = False
 
     def put(self, update: Update) -> None:
-        """Adds an update; a subscriber too far behind is to start over."""
+        """Queue an update. If the queue is full, the subscriber needs a new snapshot."""
         if self._queue.qsize() >= UPDATES_WAITING_MAX:
             self.needs_snapshot = True
         else:
             self._queue.put_nowait(update)
 
     async def next_update(self) -> Update | None:
-        """The next update, or ``None`` to look again."""
+        """Return the next update, or ``None`` if the state of the subscription has changed."""
         return None if self.needs_snapshot else await self._queue.get()
 
     def close(self) -> None:
-        """Ends the subscription."""
+        """End the subscription."""
         self.is_closed = True
         self._queue.put_nowait(None)

@@ -12,14 +12,17 @@ class Waker(Protocol):
     """Sends wake-up packets."""
 
     def wake(self, mac_addresses: Sequence[str]) -> None:
-        """Sends one to every address. Raises :class:`OSError` when the network refuses."""
+        """Send a packet to every address.
+
+        :raises OSError: if the network refuses.
+        """
 
 
 class MagicPackets:
     """Wake-on-LAN: a UDP datagram with the machine's hardware address, to the broadcast address of a network.
 
     :param host: the broadcast address; the default reaches the networks this machine is on.
-    :param port: 9 by custom; network cards do not look at it.
+    :param port: 9 by convention; network cards ignore it.
     """
 
     def __init__(self, host: str = "255.255.255.255", port: int = 9) -> None:

@@ -41,13 +41,13 @@ from landline.fleet.web.errors import ANSWER_UNAVAILABLE, STORAGE_FAILURE, Reque
 from landline.fleet.web.sse import KEEP_ALIVE_S, event_stream
 
 BODY_BYTES_MAX: Final = 64 * 1024
-"""Largest request body, but for :data:`JOB_BODY_BYTES_MAX`."""
+"""The largest request body, except for :data:`JOB_BODY_BYTES_MAX`."""
 
 JOB_BODY_BYTES_MAX: Final = 1024 * 1024
-"""Largest body of a job: the frozen list of some 20,000 machines."""
+"""The largest body of a job request: a list of about 20,000 machines."""
 
 JOBS_MAX: Final = 1000
-"""Most jobs listed in one answer."""
+"""The most jobs in one answer."""
 
 logger: Final = guarded_logger(__name__)
 
@@ -55,7 +55,7 @@ Ops = NamedDependency[SkipValidation[Operations]]
 
 
 class Streaming(msgspec.Struct, frozen=True):
-    """How long update streams live, and how often they speak."""
+    """When update streams end, and how often they send a comment."""
 
     closing: asyncio.Event
     keep_alive_s: float
@@ -70,12 +70,15 @@ def build_app(
     keep_alive_s: float = KEEP_ALIVE_S,
     log: logging.Logger = logger,
 ) -> Litestar:
-    """The application that publishes ``operations``.
+    """Return the application that publishes ``operations``.
 
-    ``token``: the bearer token every request must carry; then requests from pages of other sites and under
-    host names other than ``allowed_hosts`` (lower case), ``localhost`` and IP addresses are refused as well.
-    ``None`` is for a unix socket only: whoever may open the socket may do everything.
-    ``closing``: when set, update streams end. Unexpected exceptions go to ``log`` and are answered with 500.
+    Unexpected exceptions are logged and answered with 500.
+
+    :param token: the bearer token that every request must carry. With a token, requests from pages of other sites are
+        refused too, and those under host names other than ``allowed_hosts``, ``localhost`` and IP addresses. ``None``
+        is for a unix socket only: any process that may open it may do everything.
+    :param allowed_hosts: host names in lower case.
+    :param closing: ends the update streams when it is set.
     """
     if token is not None and not token.strip():
         raise ValueError("The token is empty; give one that nobody can guess.")
@@ -84,7 +87,7 @@ def build_app(
     def answer(request: Request[Any, Any, Any], exception: Exception) -> Response[Problem]:
         status, problem = describe(exception)
         if status >= 500:
-            # Whoever asks chose the path, line ends included.
+            # The client chose the path, which may contain line ends.
             asked = f"{request.method} {safe_text(request.url.path)}"
             if problem in {STORAGE_FAILURE, ANSWER_UNAVAILABLE}:
                 log.error("%s: %s", asked, exception)
@@ -102,13 +105,13 @@ def build_app(
         request_class=_Request,
         middleware=[] if token is None else [_guard(token, allowed_hosts)],
         exception_handlers={Exception: answer},
-        # Answers are the state of this moment; a cached one would lie.
+        # Answers show the current state; a cached one would be wrong.
         cache_control=CacheControlHeader(no_store=True),
         request_max_body_size=BODY_BYTES_MAX,
         openapi_config=OpenAPIConfig(
             title="landline control server",
             version="1",
-            # Litestar answers everything else under this path with an HTML page, so it is out of the way.
+            # Litestar answers every other request below this path with an HTML page, so it gets a path of its own.
             path="/schema",
             render_plugins=[JsonRenderPlugin()],
         ),
@@ -118,7 +121,7 @@ def build_app(
 
 
 class _Request(Request[Any, Any, Any]):
-    """A request whose body may be nested without end, which is the client's fault."""
+    """A request whose body may be nested too deeply."""
 
     async def json(self) -> Any:
         try:
@@ -144,20 +147,22 @@ def _guard(token: str, allowed_hosts: Set[str]) -> Any:
 
 def _problems(*statuses: int) -> dict[int, ResponseSpec]:
     return {
-        status: ResponseSpec(Problem, generate_examples=False, description="Refused; nothing was done.")
+        status: ResponseSpec(
+            Problem, generate_examples=False, description="The request was refused; nothing was done."
+        )
         for status in statuses
     }
 
 
 @get("/status", operation_id="status", responses=_problems(401, 403))
 async def status(operations: Ops) -> ServerStatus:
-    """What the server says of itself."""
+    """The state of the control server."""
     return operations.status()
 
 
 @get("/machines", operation_id="machines", responses=_problems(401, 403))
 async def machines(operations: Ops) -> tuple[Machine, ...]:
-    """Every machine known, in order of name."""
+    """All known machines in order of name."""
     return operations.machines()
 
 
@@ -168,13 +173,13 @@ async def machines(operations: Ops) -> tuple[Machine, ...]:
     responses=_problems(401, 403, 404, 409),
 )
 async def resolve_machine(operations: Ops, name: FromPath[str]) -> Machine:
-    """Ends the mark that a machine's identity is cloned; refused while several machines with it are connected."""
+    """End the mark of a cloned identity. Refused while several machines with it are connected."""
     return await operations.resolve_machine(name)
 
 
 @post("/jobs/preview", operation_id="preview", status_code=200, responses=_problems(400, 401, 403, 404, 413))
 async def preview(operations: Ops, data: JSONBody[PreviewRequest]) -> Preview:
-    """The machines that targets match now; nothing is sent to them."""
+    """The machines that the targets match now. Nothing is sent to them."""
     return operations.preview(data)
 
 
@@ -185,7 +190,7 @@ async def preview(operations: Ops, data: JSONBody[PreviewRequest]) -> Preview:
     responses=_problems(400, 401, 403, 404, 409, 413),
 )
 async def create_job(operations: Ops, data: JSONBody[JobRequest]) -> JobView:
-    """Accepts a job. It is on disk when this answers; the same ``request_id`` again gives the same job."""
+    """Accept a job. It is on disk when this answers. A repeated request with its ``request_id`` gets the same job."""
     return await operations.create_job(data)
 
 
@@ -195,13 +200,13 @@ async def jobs(
     limit: Annotated[int, QueryParameter(ge=1, le=JOBS_MAX)] = 50,
     request_id: Annotated[str | None, QueryParameter(max_length=REQUEST_ID_CHARACTERS_MAX)] = None,
 ) -> tuple[JobView, ...]:
-    """The newest jobs, newest first; with ``request_id``, only the job that was accepted for it, if any."""
+    """The newest jobs, newest first; with ``request_id``, only the job accepted for it, if any."""
     return await operations.jobs(limit, request_id)
 
 
 @get("/jobs/{job_id:str}", operation_id="job", responses=_problems(401, 403, 404, 409))
 async def job(operations: Ops, job_id: FromPath[str]) -> JobView:
-    """One job with its events. The id may be shortened to any prefix that names one job."""
+    """One job with its events. The id may be any prefix that matches only one job."""
     return await operations.job(job_id)
 
 
@@ -212,7 +217,7 @@ async def job(operations: Ops, job_id: FromPath[str]) -> JobView:
     responses=_problems(400, 401, 403, 404, 409, 413),
 )
 async def cancel_job(operations: Ops, job_id: FromPath[str], data: JSONBody[CancelRequest]) -> JobView:
-    """Stops what has not begun; what has begun stays as it is."""
+    """Cancel the executions that have not started; the others continue."""
     return await operations.cancel_job(job_id, data)
 
 
@@ -231,7 +236,7 @@ async def cancel_job(operations: Ops, job_id: FromPath[str], data: JSONBody[Canc
     | _problems(401, 403),
 )
 async def updates(operations: Ops, streaming: NamedDependency[SkipValidation[Streaming]]) -> Stream:
-    """A snapshot, then every change as it happens, until the client or the server goes."""
+    """A snapshot, then every change, until the client or the server closes the stream."""
     stream = event_stream(
         operations.updates(), closing=streaming.closing, keep_alive_s=streaming.keep_alive_s
     )

@@ -1,8 +1,7 @@
-"""Who may speak to the API over TCP: a bearer token always, and never a page of another site.
+"""Authentication of requests over TCP: a bearer token, and no requests from pages of other sites. Pure.
 
-Pure decisions on headers. A browser can be made to send requests to an address of this machine by any page it
-shows; such a request carries a foreign ``Origin``, or, after the page's own name was pointed at this machine
-(DNS rebinding), a ``Host`` that is a foreign name.
+Any page can make the browser send requests to an address of this machine. Such a request carries a foreign ``Origin``
+or, if the page's own name was pointed at this machine (DNS rebinding), a foreign name as ``Host``.
 """
 
 from __future__ import annotations
@@ -18,18 +17,20 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def refusal(headers: Headers, *, token: str, allowed_hosts: Set[str]) -> RequestRefused | None:
-    """Why a request with these headers (names in lower case) is turned away, or ``None``: let it in."""
+    """Return why a request with these headers (names in lower case) is refused, or ``None`` if it is admitted."""
     pairs = list(headers)
     hosts, origins = _values(pairs, b"host"), _values(pairs, b"origin")
     if len(hosts) != 1 or not is_allowed_host(hosts[0], allowed_hosts):
         return RequestRefused(
             403,
             "foreign_host",
-            "The server does not answer under this host name; use its IP address, or allow the name.",
+            "The server does not answer requests under this host name; use its IP address, or allow the name.",
         )
     if any(origin not in {f"http://{hosts[0]}", f"https://{hosts[0]}"} for origin in origins):
         return RequestRefused(
-            403, "foreign_origin", "The server does not answer pages of other sites; open its own address."
+            403,
+            "foreign_origin",
+            "The server does not answer requests from pages of other sites; open its own address.",
         )
     if not is_bearer(_values(pairs, b"authorization"), token):
         return RequestRefused(
@@ -39,9 +40,9 @@ def refusal(headers: Headers, *, token: str, allowed_hosts: Set[str]) -> Request
 
 
 def is_allowed_host(host: str, allowed_hosts: Set[str]) -> bool:
-    """Whether a ``Host`` header names this server: an IP address, ``localhost``, or one of ``allowed_hosts``.
+    """Return whether a ``Host`` header names this server: an IP address, ``localhost``, or one of ``allowed_hosts``.
 
-    An address is always right: rebinding works with names only.
+    Addresses are always allowed: DNS rebinding works only with names.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -57,7 +58,7 @@ def is_allowed_host(host: str, allowed_hosts: Set[str]) -> bool:
 
 
 def is_bearer(authorizations: list[str], token: str) -> bool:
-    """Whether the one ``Authorization`` header carries ``token``; any guess takes equally long."""
+    """Return whether the only ``Authorization`` header carries ``token``. The comparison takes constant time."""
     if len(authorizations) != 1:
         return False
     scheme, _, given = authorizations[0].partition(" ")

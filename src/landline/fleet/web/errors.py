@@ -1,7 +1,6 @@
-"""What an error answer says: every exception that can leave a handler becomes a status and a
-:class:`Problem`.
+"""The error answers: every exception that can leave a handler becomes a status and a :class:`Problem`. Pure.
 
-All of it is decided here, without I/O, so that no answer shows more than one clear sentence.
+Storage errors are translated for HTTP here and nowhere else.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ STATUS_BY_CODE: Final = {
     "empty_target": 400,
     "bad_request": 400,
 }
-"""A refusal with a code that is not listed is the caller's fault too, and answered with 400."""
+"""Refusals with a code that is not listed are answered with 400."""
 
 QUOTED_CHARACTERS_MAX: Final = 200
-"""How much of what a client sent is repeated to it: enough to recognise, too little to be used as an echo."""
+"""How much of a client's own text an answer repeats: enough to recognise it, too little to abuse it."""
 
 
 class RequestRefused(Exception):
-    """A request was turned away before it reached an operation; carries the status and the answer."""
+    """A request was refused before it reached an operation."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -49,7 +48,7 @@ class RequestRefused(Exception):
 
 
 INTERNAL: Final = Problem(
-    code="internal", message="The control server failed to answer this request; its log says why."
+    code="internal", message="The control server failed while it handled this request; its log says why."
 )
 
 STORAGE_FAILURE: Final = Problem(
@@ -65,7 +64,7 @@ ANSWER_UNAVAILABLE: Final = Problem(
 
 
 def describe(exception: Exception) -> tuple[int, Problem]:
-    """The status and the body that answer ``exception``. Unexpected ones reveal nothing of themselves."""
+    """Return the status and the body that answer ``exception``. Unexpected exceptions reveal nothing."""
     match exception:
         case RequestRefused():
             return exception.status, exception.problem
@@ -84,12 +83,12 @@ def describe(exception: Exception) -> tuple[int, Problem]:
         case NotFoundException():
             return 404, Problem(
                 code="not_found",
-                message="There is nothing at this path; /api/v1/openapi.json lists what there is.",
+                message="There is nothing at this path; /api/v1/openapi.json lists the paths.",
             )
         case MethodNotAllowedException():
             return 405, Problem(
                 code="method_not_allowed",
-                message="This path does not take this method; /api/v1/openapi.json lists what it takes.",
+                message="This path does not support this method; /api/v1/openapi.json lists the methods.",
             )
         case ValidationException():
             return 400, Problem(code="bad_request", message=_validation_sentence(exception.extra))
@@ -107,17 +106,17 @@ def describe(exception: Exception) -> tuple[int, Problem]:
 
 
 def _validation_sentence(extra: Mapping[str, Any] | Sequence[Any] | None) -> str:
-    """One sentence on the first field that is wrong, from Litestar's list of ``{key, message, source}``."""
+    """Return a sentence on the first invalid field, from Litestar's list of ``{key, message, source}``."""
     first = extra[0] if isinstance(extra, Sequence) and extra else {}
     key, message = str(first.get("key", "")), str(first.get("message", ""))
     if match := re.fullmatch(r"Object missing required field `(.+)`", message):
         return f"The field '{_inside(key, match[1])}' is missing; add it."
     if match := re.fullmatch(r"Object contains unknown field `(.+)`", message):
-        return f"There is no field '{_quoted(_inside(key, match[1]))}'; leave it out."
+        return f"The field '{_quoted(_inside(key, match[1]))}' does not exist; leave it out."
     if key == "data":
-        return "The request body must be one JSON object; send one, {} if there is nothing to say."
+        return "The request body must be a JSON object; send {} if it has no fields."
     hint = f"; choose one of {', '.join(Action)}" if key == "action" else ""
-    return f"The field '{_quoted(key)}' is wrong: {_quoted(message[:1].lower() + message[1:])}{hint}."
+    return f"The field '{_quoted(key)}' is invalid: {_quoted(message[:1].lower() + message[1:])}{hint}."
 
 
 def _inside(key: str, field: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from landline.fleet.api import Update
 
 KEEP_ALIVE_S: Final = 8.0
-"""A comment is sent after this long without an update: clients may count on a byte every 10 s."""
+"""A comment is sent after this time without an update. Clients may rely on a byte every 10 s."""
 
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
@@ -21,14 +21,14 @@ _encode = msgspec.json.Encoder().encode
 async def event_stream(
     updates: AsyncIterator[Update], *, closing: asyncio.Event, keep_alive_s: float = KEEP_ALIVE_S
 ) -> AsyncGenerator[bytes, None]:
-    """``updates`` as the bytes of an event stream, until they end or ``closing`` is set.
+    """Yield ``updates`` as the bytes of an event stream, until they end or ``closing`` is set.
 
-    Cancelling or closing the stream closes ``updates``. At most one update waits for a slow reader; the rest
-    is up to ``updates``. An exception of ``updates`` comes out here.
+    Cancelling or closing the stream closes ``updates``. At most one update is buffered for a slow reader; ``updates``
+    handles the others. An exception of ``updates`` is raised here.
     """
     slot: asyncio.Queue[Update] = asyncio.Queue(maxsize=1)
-    # The source is read by a task of its own: a keep-alive must not cancel the read that is under way, and
-    # the source must be closed in peace even when this generator is being cancelled.
+    # A task reads the source: a keep-alive must not cancel a pending read, and the source must be closed completely
+    # even if this generator is cancelled.
     pump = asyncio.create_task(_pump(updates, slot))
     closed = asyncio.create_task(closing.wait())
     arriving: asyncio.Task[Update] | None = None
