@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from tests.protocol_document import DOCUMENT, rows_under
 from tests.raw_connections import raw_connection, read_frame, read_refusal, shake_hands
+from tests.reserved_handlers import handle_reserved
 
 import landline
 from landline.codes import Code, Operation
@@ -402,8 +403,8 @@ async def test_the_hash_of_an_accept_at_offset_0_is_that_of_no_bytes(tmp_path):
     server.on_file(tmp_path)
     async with server.listen(URL) as endpoint:
         connector = landline.connect(str(endpoint))
-        connector._host.handlers.reserve(
-            words.ACCEPT, lambda line, accept: accepted.put_nowait(accept), words.Accept
+        handle_reserved(
+            connector, words.ACCEPT, lambda line, accept: accepted.put_nowait(accept), words.Accept
         )
         async with connector as line:
             offer = words.Offer(transfer=bytes(8), key=bytes(16), name="a", size_bytes=5, modified_ns=0)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
+from tests.reserved_handlers import handle_reserved
 
 import landline
 from landline.files import disk_pool, messages, partial_file
@@ -54,11 +55,9 @@ class RawSender:
 async def open_raw_sender(endpoint, **arguments):
     accepted = asyncio.Queue()
     connector = landline.connect(str(endpoint), **arguments)
-    connector._host.handlers.reserve(
-        messages.ACCEPT, lambda line, body: accepted.put_nowait(body), messages.Accept
-    )
-    connector._host.handlers.reserve(messages.CREDIT, lambda line, body: None, messages.Credit)
-    connector._host.handlers.reserve(messages.ALIVE, lambda line, body: None, bytes)
+    handle_reserved(connector, messages.ACCEPT, lambda line, body: accepted.put_nowait(body), messages.Accept)
+    handle_reserved(connector, messages.CREDIT, lambda line, body: None, messages.Credit)
+    handle_reserved(connector, messages.ALIVE, lambda line, body: None, bytes)
     async with connector as line:
         yield RawSender(line, accepted)
 
@@ -339,7 +338,7 @@ async def test_a_malformed_accept_ends_or_stalls_the_transfer(pair, write, chang
         await line.send({"transfer": offer["transfer"], **accept}, name=messages.ACCEPT)
         await asyncio.Event().wait()
 
-    server._host.handlers.reserve(messages.OFFER, receive, dict)
+    handle_reserved(server, messages.OFFER, receive, dict)
     async with pair(server) as (line, _):
         with pytest.raises((landline.FileRefused, landline.FileStalled)):
             await line.send_file(write(1000), stall_timeout_s=0.2)
@@ -354,8 +353,8 @@ async def test_credit_for_unsent_bytes_ends_the_transfer(pair, write):
         await line.send({"transfer": offer["transfer"], "written_bytes": 10**12}, name=messages.CREDIT)
         await asyncio.Event().wait()
 
-    server._host.handlers.reserve(messages.OFFER, receive, dict)
-    server._host.handlers.reserve(messages.CHUNK, lambda line, body: None, bytes)
+    handle_reserved(server, messages.OFFER, receive, dict)
+    handle_reserved(server, messages.CHUNK, lambda line, body: None, bytes)
     async with pair(server) as (line, _):
         with pytest.raises(landline.FileRefused, match="protocol violation"):
             await line.send_file(write(MIB))
@@ -367,7 +366,7 @@ async def test_a_silent_receiver_stalls_the_transfer(pair, write):
     async def receive(line, offer):
         await asyncio.Event().wait()
 
-    server._host.handlers.reserve(messages.OFFER, receive, dict)
+    handle_reserved(server, messages.OFFER, receive, dict)
     async with pair(server) as (line, _):
         with pytest.raises(landline.FileStalled, match=r"for 0.2 s"):
             await line.send_file(write(10), stall_timeout_s=0.2)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import landline
-from landline.files import wakeup
+from landline.files import keepalive
 from landline.files.partial_file import PartialFile
 from landline.testing import FaultProxy, Faults
 
@@ -112,7 +112,7 @@ async def test_a_server_resumes_over_the_next_line_of_the_same_client(quick, inb
 @pytest.mark.parametrize("slow", ["store", "resume"])
 async def test_a_slow_disk_is_not_a_stalled_transfer(pair, inbox, write, monkeypatch, slow):
     """ALIVE messages keep the sender waiting longer than its stall time-out."""
-    monkeypatch.setattr(wakeup, "ALIVE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(keepalive, "ALIVE_INTERVAL_S", 0.05)
     plain = getattr(PartialFile, slow)
 
     def slowly(self, *arguments, **named):
@@ -127,7 +127,7 @@ async def test_a_slow_disk_is_not_a_stalled_transfer(pair, inbox, write, monkeyp
 
 
 async def test_a_slow_accept_function_is_not_a_stalled_transfer(pair, inbox, write, monkeypatch):
-    monkeypatch.setattr(wakeup, "ALIVE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(keepalive, "ALIVE_INTERVAL_S", 0.05)
 
     async def accept(file):
         await asyncio.sleep(LONGER_S)

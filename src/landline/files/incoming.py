@@ -16,6 +16,7 @@ from landline.files import partial_file
 from landline.files.chunk_queue import ChunkQueue
 from landline.files.disk_pool import submit
 from landline.files.incoming_file import AcceptFunction, IncomingFile, ProgressFunction, ReceivedFunction
+from landline.files.keepalive import Keepalive
 from landline.files.limits import (
     ActiveTransfer,
     FileLimits,
@@ -41,7 +42,7 @@ from landline.files.names import name_problem
 from landline.files.progress import ProgressTracker
 from landline.files.stop_switch import StopSwitch
 from landline.files.transfer import protocol_violation
-from landline.files.wakeup import Keepalive, Wakeup
+from landline.files.wakeup import Wakeup
 from landline.line.file_sender import FileReceipt
 from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger

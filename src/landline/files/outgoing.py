@@ -23,6 +23,7 @@ from landline.errors import (
     outcome,
 )
 from landline.files.disk_pool import in_thread, submit
+from landline.files.keepalive import Keepalive
 from landline.files.messages import (
     CHUNK,
     CHUNK_BYTES,
@@ -41,7 +42,7 @@ from landline.files.names import name_problem
 from landline.files.progress import ProgressTracker
 from landline.files.source import Source
 from landline.files.transfer import SendWindow, protocol_violation
-from landline.files.wakeup import Keepalive, Wakeup
+from landline.files.wakeup import Wakeup
 from landline.line.file_sender import STALL_TIMEOUT_S, FileProgress, FileReceipt, ProgressCallback
 from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger
