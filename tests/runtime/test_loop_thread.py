@@ -31,6 +31,7 @@ METHODS = {
     "line.request": lambda line, server: run_to_its_first_wait(line.request("add")),
     "line.drain": lambda line, server: run_to_its_first_wait(line.drain()),
     "line.ping": lambda line, server: run_to_its_first_wait(line.ping()),
+    "line.recv": lambda line, server: run_to_its_first_wait(line.recv()),
     "line.__anext__": lambda line, server: run_to_its_first_wait(line.__anext__()),
     "line.abort": lambda line, server: line.abort(landline.Code.NORMAL),
     "line.break_link": lambda line, server: line.break_link(),

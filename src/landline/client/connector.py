@@ -19,7 +19,7 @@ from landline.files.incoming_file import AcceptFunction, ProgressFunction, Recei
 from landline.files.limits import FileLimits
 from landline.line.codec import DecHook, EncHook
 from landline.line.decoded_size import MESSAGE_OBJECTS, check_message_objects
-from landline.line.handlers import Function, Handlers
+from landline.line.handlers import Body, Function, HandlerDecorator, Handlers
 from landline.line.line import Line, StateCallback
 from landline.session.auth import ClientAuth, client_auth
 from landline.session.handshake import Limits, RandomSource
@@ -49,7 +49,13 @@ class Connector:
 
     # Handlers
 
-    def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
+    @overload
+    def on(self, name: str, body_type: type[Body]) -> HandlerDecorator[Body]: ...
+
+    @overload
+    def on(self, name: str, body_type: Any = ...) -> Callable[[Function], Function]: ...
+
+    def on(self, name: str, body_type: Any = Any) -> Any:
         """Register a handler for the server's requests and messages called ``name``; see :meth:`Server.on`."""
         return self._host.handlers.on(name, body_type)
 
@@ -59,6 +65,9 @@ class Connector:
 
     @overload
     def on_datagram(self, name: Function, /) -> Function: ...
+
+    @overload
+    def on_datagram(self, name: str, body_type: type[Body], /) -> HandlerDecorator[Body]: ...
 
     @overload
     def on_datagram(self, name: str, body_type: Any = ..., /) -> Callable[[Function], Function]: ...

@@ -1,10 +1,10 @@
-"""Which function answers which message, and how bodies become values."""
+"""The registered handlers of a server or client, and the types of their bodies."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, TypeGuard, TypeVar
+from typing import Any, Final, Protocol, TypeGuard, TypeVar
 
 from landline.errors import ConfigurationError, RequestError
 from landline.line.codec import (
@@ -27,21 +27,30 @@ logger: Final = guarded_logger("landline")
 HandlerFunction = Callable[[Any, Any], Any]
 """Takes the sender, a :class:`landline.Line` or over ``udp://`` a :class:`landline.CallPeer`, and the value."""
 Function = TypeVar("Function", bound=Callable[..., Any])
+Body = TypeVar("Body")
+Result = TypeVar("Result")
+
+
+class HandlerDecorator(Protocol[Body]):
+    """Registers a function whose second parameter takes a value of one type; returns the function."""
+
+    def __call__(self, function: Callable[[Any, Body], Result], /) -> Callable[[Any, Body], Result]: ...
+
 
 HANDLER_ARGUMENTS: Final = ("line", "value")
 RESERVED_PREFIX: Final = "landline."
-"""Names that begin so are the library's own (``docs/protocol.md`` §5.8)."""
+"""The prefix of the library's own names (``docs/protocol.md`` §5.8)."""
 
 FAILURES: Final = (Exception, asyncio.CancelledError)
-"""What a function of the user's can fail with. The cancellation is somebody else's, whose result it asked for: nobody
-has cancelled a plain function, and a coroutine only if :func:`is_cancelled` says so."""
+"""What a user's function can fail with. A cancellation may come from something that the function awaited or asked for
+its result: only if :func:`is_cancelled` says so was the handler itself cancelled."""
 
 
 class Handler:
-    """A function for one name, and the type its bodies are converted to.
+    """A function for one name, and the type to which its bodies are converted.
 
-    A plain function is called at once inside the event loop, which is the fast path: it must not block. A
-    coroutine function runs as a task where it answers requests, and one after the other where it takes messages.
+    A plain function is called inside the event loop, which is fast; it must not block. A coroutine function runs as a
+    task for each request, and for messages one after the other.
     """
 
     __slots__ = ("decode_body", "function", "is_async", "is_reserved")
@@ -57,8 +66,8 @@ class Handler:
     ) -> None:
         self.function: HandlerFunction = function
         self.is_reserved: bool = is_reserved
-        """One of the library's own: its messages do not wait for those of the application, whose handlers may be
-        waiting for them."""
+        """Whether this is one of the library's own handlers: its messages do not wait for those of the application,
+        whose handlers may be waiting for them."""
         self.is_async: bool = is_coroutine_function(function)
         self.decode_body: Callable[[bytes, bool], Any] = BodyDecoder(
             body_type, dec_hook, objects_max
@@ -98,23 +107,24 @@ class Handlers:
         self._by_name: dict[str, Handler] = {}
         self._datagrams: dict[str, Handler] = {}
         self.message: Handler | None = None
-        """Takes messages without a name; without it they wait for ``async for``."""
+        """The handler for messages without a name; without it they wait for the reader of the line."""
         self.plain_message: HandlerFunction | None = None
-        """The function of :attr:`message` where it is a plain one."""
+        """The function of :attr:`message`, if it is a plain one."""
 
     def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
-        """Registers a function for requests and messages called ``name`` (1 to 255 bytes of UTF-8).
+        """Register a function for requests and messages called ``name`` (1 to 255 bytes of UTF-8).
 
-        What it returns answers a request; what a message's handler returns is dropped. With ``body_type``, bodies
-        are checked and converted by msgspec, and a request whose body does not fit is answered with an error.
-        Raises :class:`ConfigurationError` for a name that is taken, too long, or reserved, for a type msgspec does not
-        know, and for a function that cannot be called with ``(line, value)``.
+        Its result answers a request, and is discarded for a message. With ``body_type``, msgspec checks and converts
+        the bodies; a request whose body does not fit is answered with an error.
+
+        :raises ConfigurationError: for a name that is taken, too long, or reserved, for a type that msgspec does not
+            know, and for a function that cannot be called with ``(line, value)``.
         """
         _check_name(name)
         if name in self._by_name:
             raise ConfigurationError(f"there is a handler for {name!r} already")
 
-        # Here, so that a type which cannot be checked is named even where the decorator's function is not.
+        # Here, so that an invalid type is reported where it is given, before the decorator is applied.
         decoder_of(body_type, self.dec_hook)
 
         def register(function: Function) -> Function:
@@ -125,16 +135,16 @@ class Handlers:
         return register
 
     def reserve(self, name: str, function: HandlerFunction, body_type: Any) -> None:
-        """Registers one of the library's own functions for a name that begins with :data:`RESERVED_PREFIX`.
+        """Register one of the library's own functions, for a name with :data:`RESERVED_PREFIX`.
 
-        They are only called for lines.
+        It is called only for lines, not for calls over ``udp://``.
         """
         assert name.startswith(RESERVED_PREFIX)
         assert name not in self._by_name
         self._by_name[name] = self._handler(function, body_type, is_reserved=True)
 
     def on_message(self, function: Function) -> Function:
-        """Registers a function for messages without a name. Raises :class:`ConfigurationError` for a second one."""
+        """Register the function for messages without a name. Raise :class:`ConfigurationError` for a second one."""
         if self.message is not None:
             raise ConfigurationError("there is a handler for messages already")
         check_function(function, "the handler for messages", HANDLER_ARGUMENTS)
@@ -143,9 +153,9 @@ class Handlers:
         return function
 
     def on_datagram(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
-        """Registers a plain function for datagrams called ``name``, or for those without one where it is empty.
+        """Register a plain function for datagrams called ``name``, or with an empty name for those without one.
 
-        Raises :class:`ConfigurationError` for a name that is taken or too long, and for a coroutine function.
+        :raises ConfigurationError: for a name that is taken or too long, and for a coroutine function.
         """
         if name:
             _check_name(name)
@@ -177,11 +187,11 @@ class Handlers:
         )
 
     def find_datagram(self, name: str) -> Handler | None:
-        """The handler for datagrams of a name, or for those without one."""
+        """Return the handler for datagrams of a name, or for those without one."""
         return self._datagrams.get(name)
 
     def find(self, name: str) -> Handler | None:
-        """The handler for a name, or for messages without one."""
+        """Return the handler for a name, or for messages without one."""
         return self._by_name.get(name) if name else self.message
 
 
@@ -209,25 +219,25 @@ def call_back(function: Callable[..., object], *arguments: object) -> None:
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Whether an error in the running task is the task's own cancellation, which must go on."""
+    """Return whether an error is the cancellation of the running task itself, which must not be caught."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def is_refusal(error: BaseException) -> TypeGuard[RequestError]:
-    """Whether a handler raised an error for the peer to see, and not what a request of its own ended with."""
+    """Return whether a handler raised this error for the peer; not the outcome of a request that it sent itself."""
     return isinstance(error, RequestError) and not error.is_outcome
 
 
 def describe_failure(error: BaseException, name: str, asker: object) -> tuple[str, str]:
-    """The code and the text the peer is told of a handler's exception; anything unexpected stays in our own log."""
+    """Return the code and text that the peer receives for a handler's exception. Log an unexpected one."""
     if is_refusal(error):
         return error.code, error.message
     if isinstance(error, BodyError):
-        # It may quote a value of the body, which may have megabytes.
+        # It may quote a value of the body, which may be megabytes long.
         return "bad_request", f"the body of {name!r} does not fit: {safe_text(str(error))}"
     if isinstance(error, RequestError):
-        # No traceback: whoever was asked chose how it ended, and it may be the peer itself.
+        # No traceback: the answering side chose this error, and it may be the peer itself.
         logger.warning(
             "the handler for %r of %r failed: a request of its own ended with: %s",
             name,

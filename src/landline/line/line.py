@@ -105,6 +105,11 @@ class Line:
         return session.buffered_bytes if session is not None else 0
 
     @property
+    def held_bytes(self) -> int:
+        """About how much memory the line holds: messages in both directions, and those that handlers work on."""
+        return self._driver.held_bytes
+
+    @property
     def messages_dropped(self) -> int:
         """Messages to the peer that were dropped for lack of room, or replaced by newer ones."""
         return self._driver.messages_dropped

@@ -15,7 +15,7 @@ from landline.files.limits import FileLimits
 from landline.line.codec import DecHook, EncHook
 from landline.line.decoded_size import MESSAGE_OBJECTS, check_message_objects
 from landline.line.flow_control import OverflowPolicy
-from landline.line.handlers import Function, Handlers
+from landline.line.handlers import Body, Function, HandlerDecorator, Handlers
 from landline.line.line import DRAIN_TIMEOUT_S, Line, StateCallback
 from landline.runtime.loop_thread import check_thread
 from landline.server.admission import Admission
@@ -109,7 +109,13 @@ class Server:
 
     # Handlers
 
-    def on(self, name: str, body_type: Any = Any) -> Callable[[Function], Function]:
+    @overload
+    def on(self, name: str, body_type: type[Body]) -> HandlerDecorator[Body]: ...
+
+    @overload
+    def on(self, name: str, body_type: Any = ...) -> Callable[[Function], Function]: ...
+
+    def on(self, name: str, body_type: Any = Any) -> Any:
         """Register ``function(line, body)`` for requests and messages called ``name``.
 
         A coroutine function runs as its own task for each request (64 at once per line), and for messages one after
@@ -126,6 +132,9 @@ class Server:
 
     @overload
     def on_datagram(self, name: Function, /) -> Function: ...
+
+    @overload
+    def on_datagram(self, name: str, body_type: type[Body], /) -> HandlerDecorator[Body]: ...
 
     @overload
     def on_datagram(self, name: str, body_type: Any = ..., /) -> Callable[[Function], Function]: ...

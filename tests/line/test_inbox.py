@@ -1,7 +1,9 @@
-"""What users of a line wait for: messages, answers, round trips. Real sockets, both event loops."""
+"""Messages, answers and round trips that users of a line wait for. Real sockets, both event loops."""
 
 import asyncio
 import contextlib
+import gc
+import weakref
 
 import pytest
 
@@ -114,3 +116,75 @@ async def test_far_too_many_pings_are_warned_of_and_then_end_the_line(pair, unti
                 await line.ping()
         await until(lambda: other.is_closed)
         assert other.last_change.code is landline.Code.TOO_MANY_PINGS
+
+
+# recv()
+
+
+async def test_recv_returns_messages_in_order_and_raises_after_eof(pair):
+    async with pair() as (line, other):
+        for number in range(3):
+            await line.send(number)
+        await line.send_eof()
+        assert [await other.recv() for _ in range(3)] == [0, 1, 2]
+        for _ in range(2):
+            with pytest.raises(landline.LineClosed, match=r"^no more messages: the peer has sent EOF$"):
+                await other.recv()
+        assert not other.is_closed
+
+
+async def test_recv_reads_what_arrived_before_the_close_and_then_raises(pair, until):
+    async with pair() as (line, other):
+        await line.send("the last one")
+        await line.drain(0.0)
+        await line.ping()
+        line.abort(landline.Code.NORMAL, "enough")
+        await until(lambda: other.is_closed)
+        assert await other.recv() == "the last one"
+        with pytest.raises(landline.LineClosed, match=r"^the line is closed: enough$") as closed:
+            await other.recv()
+        assert closed.value.code is landline.Code.NORMAL
+
+
+async def test_recv_raises_the_error_that_closed_the_line(pair, until):
+    async with pair() as (line, other):
+        reader = asyncio.create_task(other.recv())
+        await asyncio.sleep(0)
+        line.abort(landline.Code.FORBIDDEN, "go away")
+        with pytest.raises(landline.LineClosed, match="go away"):
+            await reader
+        with pytest.raises(landline.LineClosed, match="go away"):
+            await other.recv()
+
+
+async def test_a_cancelled_recv_loses_nothing_and_only_one_task_may_read(pair):
+    async with pair() as (line, other):
+        reader = asyncio.create_task(other.recv())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="two tasks read"):
+            await other.recv()
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        await line.send("kept")
+        assert await other.recv() == "kept"
+
+
+async def test_a_closed_line_is_freed_when_its_user_lets_go_of_it(pair, until):
+    """Without the garbage collector: the buffers of lines that come and go must not pile up."""
+    seen = []
+    server = landline.Server()
+    server.on_state(lambda line, change: None)
+    gc.collect()
+    gc.disable()
+    try:
+        async with pair(server) as (line, other):
+            seen.append(weakref.ref(other))
+            await line.send(b"x" * 1000)
+            await other.recv()
+            del other
+            line.abort(landline.Code.NORMAL)
+            await until(lambda: not server.lines)
+        await until(lambda: seen[0]() is None)
+    finally:
+        gc.enable()
