@@ -176,7 +176,7 @@ def test_who_is_on_and_why_is_said() -> None:
     assert held == Hold("anna cannot be asked: no display", is_asking_impossible=True)
 
 
-def test_the_countdown_without_a_question_begins_when_somebody_comes_and_again_when_they_come_back() -> None:
+def test_the_countdown_without_a_question_begins_again_with_each_log_on() -> None:
     since = consent.countdown_since
     assert since(None, NOBODY, 1.0) is None
     assert since(None, ANNA_ON, 2.0) == 2.0

@@ -1,4 +1,4 @@
-"""Who is asked before a machine acts, and what happens where nobody can be: a real agent and control server."""
+"""Who is asked before a machine acts, and what happens if asking is impossible: a real agent and control server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def said(fleet, job, detail: str) -> None:
     await wait_until(is_there, detail)
 
 
-# Nobody can be asked.
+# Asking is impossible
 
 
 async def test_a_machine_that_cannot_ask_its_person_waits_until_the_job_expires(fleet, ada) -> None:
@@ -119,7 +119,7 @@ async def test_it_goes_on_when_the_person_has_left(fleet, ada) -> None:
     ]
 
 
-async def test_it_goes_on_when_somebody_can_be_asked(fleet, person, ada, until) -> None:
+async def test_a_waiting_job_continues_when_a_person_can_be_asked(fleet, person, ada, until) -> None:
     await fleet.start()
     prompt = person()
     prompt.problem = "the display :0 does not answer"
@@ -171,7 +171,7 @@ async def test_a_machine_that_cannot_tell_who_is_on_does_not_act(fleet, until) -
     assert machine.acted == [Action.RESTART]
 
 
-async def test_nobody_was_on_is_said_only_where_that_is_known(fleet) -> None:
+async def test_that_no_person_was_logged_on_is_reported_only_if_known(fleet) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     assert (await fleet.over(await fleet.order(Action.LOG_OFF))).detail == "no person was logged on"
@@ -294,7 +294,9 @@ async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
     assert "waiting" in await fleet.steps(waiting)
 
 
-async def test_every_new_countdown_without_a_question_is_told(fleet, person, ada, until, monkeypatch) -> None:
+async def test_every_new_countdown_without_a_question_sends_notices(
+    fleet, person, ada, until, monkeypatch
+) -> None:
     """One shorter than the last reminder was not: the person had been told of an earlier one."""
     fleet.set_timing(prompt_retry_first_s=600.0)
     await fleet.start()
@@ -310,7 +312,7 @@ async def test_every_new_countdown_without_a_question_is_told(fleet, person, ada
     assert machine.acted == []
 
 
-# What is refused to a person costs them no time.
+# Refused postponements
 
 
 @pytest.mark.parametrize(("delay_s", "countdown_s"), [(0.1, 15.0), (600.0, 600.0)])
@@ -443,7 +445,7 @@ async def test_an_answer_belongs_to_its_question(fleet, person, ada) -> None:
 # Persons come while it is under way.
 
 
-async def test_somebody_who_logs_on_during_the_delay_is_asked(fleet, person, ada, until) -> None:
+async def test_a_person_who_logs_on_during_the_delay_is_asked(fleet, person, ada, until) -> None:
     fleet.set_timing(persons_poll_s=0.02)
     await fleet.start()
     machine = await fleet.machine(prompt=person()).boot()
@@ -457,7 +459,7 @@ async def test_somebody_who_logs_on_during_the_delay_is_asked(fleet, person, ada
     assert (await fleet.over(job)).state is S.DONE
 
 
-async def test_somebody_who_logs_on_while_another_job_acts_is_asked(fleet, person, ada, until) -> None:
+async def test_a_person_who_logs_on_while_another_job_acts_is_asked(fleet, person, ada, until) -> None:
     await fleet.start()
     machine = fleet.machine(prompt=person())
     machine.may_act.clear()
@@ -466,7 +468,7 @@ async def test_somebody_who_logs_on_while_another_job_acts_is_asked(fleet, perso
     await fleet.reached(first, S.ACTING)
     second = await fleet.order(Action.RESTART)
     await fleet.reached(second, S.DELIVERED)
-    # Logged on after the first one logged everybody off.
+    # Logged on after the first job logged all persons off.
     machine.on_logged_off = lambda: machine.power.log_on(ada)
     machine.may_act.set()
     await fleet.reached(first, S.DONE)
@@ -546,11 +548,11 @@ async def test_nothing_is_done_when_the_last_list_of_persons_fails(fleet) -> Non
     assert (await fleet.over(await fleet.order(Action.LOG_OFF))).state is S.DONE
 
 
-# A postponement outlives everybody's restart.
+# Postponements and restarts
 
 
 @pytest.mark.parametrize("restarts_server", [False, True])
-async def test_who_postponed_is_not_asked_again_by_a_new_agent(
+async def test_a_person_who_postponed_is_not_asked_again_by_a_new_agent(
     fleet, person, ada, until, caplog, restarts_server: bool
 ) -> None:
     """It asked again at once."""
@@ -592,7 +594,7 @@ async def test_a_new_agent_gives_the_full_countdown_again(fleet, person, ada, un
     assert (await fleet.over(job)).state is S.DONE
 
 
-# What the agent's log says.
+# Log
 
 
 async def test_the_log_tells_a_job_from_beginning_to_end(fleet, person, ada, caplog) -> None:

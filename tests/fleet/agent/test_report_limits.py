@@ -60,7 +60,7 @@ def test_the_most_fits_a_join(detail: str) -> None:
     assert check_facts(facts) == facts
     assert sum(len(msgspec.msgpack.encode(execution)) for execution in told) <= JOIN_BYTES_MAX
     assert len(told) <= EXECUTIONS_MAX
-    # The last entries of the journal are told whatever else there is.
+    # The last entries of the journal are always reported.
     assert {f"done-{2 * ENTRIES_MAX - 1 - number}" for number in range(RECENT_ENTRIES)} <= {
         it.id for it in told
     }

@@ -1,4 +1,4 @@
-"""A small simulated fleet in this process: everybody comes, obeys, and the counts agree."""
+"""A small simulated fleet in this process: all machines come online and act, and the counts agree."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_a_small_fleet_lives(tmp_path: Path, until, monkeypatch: pytest.Mo
         )
         fleet = asyncio.create_task(run_fleet(plan, ready, may_cut, the_end))
         waker.port = await ready
-        await until(lambda: online() == MACHINES, "everybody")
+        await until(lambda: online() == MACHINES, "all machines")
         boots = {machine.id: machine.facts.boot_id for machine in control.machines()}
         await done(Action.LOG_OFF, "sim-01")
         await done(Action.RESTART, "sim-02")

@@ -331,7 +331,9 @@ async def test_a_log_off_returns_when_who_was_on_is_gone(
 
 
 @COMMANDS_FOR_LOG_OFF
-async def test_a_log_off_fails_while_somebody_stays_on(tmp_path: Path, command: tuple[str, ...]) -> None:
+async def test_a_log_off_fails_while_a_person_stays_logged_on(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
     """The command ended well, and was taken for the end of the sessions."""
     left = "".join(line + "\n" for line in WHO_LINUX.splitlines() if line.startswith("bob"))
     power = CommandPower(

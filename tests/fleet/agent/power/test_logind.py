@@ -343,7 +343,7 @@ async def test_log_off_ends_every_persons_session(login1: FakeLogin1, power: Log
 
 
 async def test_log_off_is_not_done_while_a_session_is_closing(login1: FakeLogin1, power: LogindPower) -> None:
-    """Nobody is on any more, and their programs still run: whoever restarts now loses their work."""
+    """No person is logged on any more, but their programs still run: a restart now would lose their work."""
     login1.sessions |= {"1": session("anna"), "2": session("bob", State="closing")}
     login1.lingering.add("1")
     closing = asyncio.Event()
@@ -608,7 +608,7 @@ async def test_cancelled_waiting_can_be_taken_up_again(login1: FakeLogin1, power
     await power.wait_for_shutdown()
 
 
-async def test_a_signal_from_somebody_else_is_not_believed(
+async def test_a_signal_from_another_sender_is_ignored(
     bus: Any, login1: FakeLogin1, power: LogindPower
 ) -> None:
     (agent,) = await unique_names_but(login1.bus, {login1.bus.unique_name})

@@ -35,7 +35,7 @@ NOTICE = Notice(
 NO_WALL = ("/nowhere/wall",)
 
 ACCOUNT = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-"""As root the notification is shown as somebody else, as by the agent of a machine."""
+"""As root the notification is shown by another account, as by the agent of a machine."""
 
 BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -54,7 +54,7 @@ BUS_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Config
 
 
 class Terminal:
-    """A pseudo-terminal that somebody looks at."""
+    """A pseudo-terminal that a person looks at."""
 
     def __init__(self) -> None:
         self._end, self._terminal = os.openpty()
@@ -249,7 +249,7 @@ async def test_persons_without_a_desktop(tmp_path: Path, caplog: pytest.LogCaptu
     }
 
 
-async def test_where_it_is_not_known_who_is_on_wall_tells_everybody(tmp_path: Path) -> None:
+async def test_where_it_is_not_known_who_is_on_wall_reaches_all(tmp_path: Path) -> None:
     out = tmp_path / "out"
     wall = (sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write(sys.stdin.read())", str(out))
     assert await send_notices(NOTICE, [], wall=wall) == (WALL_TO_UNKNOWN,)

@@ -163,9 +163,9 @@ def test_an_answer_that_was_not_on_offer_is_refused() -> None:
     postpone = Answer(choice=Choice.POSTPONE, postpone_s=300.0)
     assert checked(cancel, question()) is cancel
     assert checked(postpone, question()) is postpone
-    with pytest.raises(PromptError, match="not on offer"):
+    with pytest.raises(PromptError, match="not offered"):
         checked(cancel, question(may_cancel=False))
-    with pytest.raises(PromptError, match="not on offer"):
+    with pytest.raises(PromptError, match="not offered"):
         checked(postpone, question(may_postpone=False))
-    with pytest.raises(PromptError, match="not on offer"):
+    with pytest.raises(PromptError, match="not offered"):
         checked(Answer(choice=Choice.POSTPONE, postpone_s=1e9), question())

@@ -30,7 +30,7 @@ QUESTION = Question(
 
 
 class Person:
-    """Somebody at a terminal: sees what is written, and types."""
+    """A person at a terminal, who reads and types."""
 
     def __init__(self) -> None:
         self._end, self._terminal = os.openpty()
@@ -152,7 +152,7 @@ async def test_what_is_typed_as_the_question_appears_is_ignored(person: Person) 
     assert await asking == Answer(choice=Choice.CANCEL, seat=person.seat)
 
 
-async def test_somebody_who_keeps_typing_answers_nothing(person: Person) -> None:
+async def test_a_person_who_keeps_typing_answers_nothing(person: Person) -> None:
     asking = asyncio.create_task(TerminalPrompt(person.path, grace_s=30).ask(QUESTION))
     await person.sees("10:00")
     for second in range(59, 55, -1):

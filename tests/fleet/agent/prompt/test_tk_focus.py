@@ -1,4 +1,4 @@
-"""The window appears while somebody types into another one, with and without a window manager."""
+"""The window appears while a person types into another one, with and without a window manager."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Keyboard:
 
 
 class Editor(Keyboard):
-    """A window with a text in it, and somebody who types."""
+    """A window with a text in it, and a person who types."""
 
     def __init__(self, process: asyncio.subprocess.Process, environ: dict[str, str]) -> None:
         super().__init__(environ)
@@ -140,7 +140,7 @@ def manager(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def test_somebody_who_types_loses_no_key_and_answers_nothing(manager: str, tmp_path: Path) -> None:
+async def test_a_person_who_types_loses_no_key_and_answers_nothing(manager: str, tmp_path: Path) -> None:
     file = tmp_path / "geometry.json"
     with screen("1280x900") as display, window_manager(manager, display):
         environ = {**os.environ, "DISPLAY": display, GEOMETRY_VARIABLE: str(file)}

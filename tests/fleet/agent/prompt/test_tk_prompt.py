@@ -225,7 +225,7 @@ def test_the_seat_of_a_display() -> None:
         ("import sys; sys.exit('Tk broke.')", r"^The window ended without an answer: Tk broke\.$"),
         ("print('no')", "invalid answer"),
         ('print(\'{"choice": "maybe"}\')', "invalid answer"),
-        ('print(\'{"choice": "postpone", "postpone_s": 7}\')', "not on offer"),
+        ('print(\'{"choice": "postpone", "postpone_s": 7}\')', "not offered"),
         ("print('x' * 1_000_000)", "too long"),
         ("import sys; sys.stdin.close(); print()", "without an answer"),
     ],
@@ -275,7 +275,7 @@ async def test_a_question_that_is_not_understood_is_refused(desk: Desk, line: by
     process = await start_dialog(desk)
     output, errors = await process.communicate(line)
     assert (process.returncode, output) == (2, b"")
-    assert errors.startswith(b"The question is not understood: ")
+    assert errors.startswith(b"The question is invalid: ")
     assert errors.count(b"\n") == 1
 
 

@@ -1,10 +1,10 @@
-"""Shows one desktop notification to one person: a program of its own, run by :func:`~.notices.send_notices`.
+"""Shows one desktop notification to one person; a program that :func:`~.notices.send_notices` runs.
 
-Standard input: a :class:`NotificationTask` in JSON. Exit status: 0 when the person's notification service took
-it; else 1, and the reason is the last line on standard error. Run as root, it first becomes that person for
-good, and only then connects: the message bus belongs to them, and what answers there may be anything.
+Standard input: a :class:`NotificationTask` in JSON. Exit status: 0 if the person's notification service accepted it;
+otherwise 1, with the reason as the last line on standard error. Run as root, it first changes permanently to that
+person's account, and only then connects: the message bus belongs to the person and is not trusted.
 
-Modules are imported before that, as the person need not be able to read them.
+Modules are imported before that, as the person may not be able to read them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ SERVICE: Final = "org.freedesktop.Notifications"
 PATH: Final = "/org/freedesktop/Notifications"
 
 CRITICAL: Final = 2
-"""The urgency that stays on the screen until the person takes it away (Desktop Notifications Specification)."""
+"""The urgency that stays on the screen until the person closes it (Desktop Notifications Specification)."""
 
 NEVER: Final = 0
-"""The time-out of a notification that does not go by itself."""
+"""The time-out of a notification that does not close by itself."""
 
 
 class NotShown(Exception):
-    """The notification was not taken; the text is the reason."""
+    """The notification was not accepted; the text is the reason."""
 
 
 def main() -> int:
-    """Read the task, become the person, show the notification; return the exit status."""
+    """Read the task, change to the person's account, show the notification; return the exit status."""
     try:
         task = msgspec.json.decode(sys.stdin.buffer.read(), type=NotificationTask)
         become(task.uid, task.gid)
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def become(uid: int, gid: int) -> None:
-    """Give up every right but those of ``uid``, for good. Raises :class:`PermissionError` when not allowed."""
+    """Change permanently to the account ``uid``. Raise :class:`PermissionError` if that is not allowed."""
     if os.geteuid() == 0 and uid != 0:
         os.setgroups([gid])
         os.setresgid(gid, gid, gid)
@@ -60,10 +60,10 @@ def become(uid: int, gid: int) -> None:
 
 
 async def show(task: NotificationTask) -> None:
-    """Connect to the person's message bus and show the notification there. Raises :class:`NotShown`."""
+    """Connect to the person's message bus and show the notification. Raise :class:`NotShown`."""
     bus = await MessageBus(task.address).connect()
     try:
-        # Some services show a body as it is, others read it as a kind of HTML.
+        # Some services show the body unchanged, others parse it as a subset of HTML.
         capabilities = await call(bus, "GetCapabilities", "", [])
         body = html.escape(task.body, quote=False) if "body-markup" in capabilities[0] else task.body
         hints = {"urgency": Variant("y", CRITICAL), "category": Variant("s", "device")}
@@ -74,7 +74,7 @@ async def show(task: NotificationTask) -> None:
 
 
 async def call(bus: MessageBus, member: str, signature: str, body: list[Any]) -> list[Any]:
-    """Call the notification service and return what it answered. Raises :class:`NotShown` for an error."""
+    """Call the notification service and return its answer. Raise :class:`NotShown` for an error."""
     request = Message(
         destination=SERVICE,
         path=PATH,

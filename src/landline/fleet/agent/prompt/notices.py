@@ -1,6 +1,6 @@
-"""Telling persons what happens where they cannot be asked: wall(1), their terminals, a desktop notification.
+"""Sends notices to persons who cannot be asked: by wall(1), on their terminals, as desktop notifications.
 
-On Linux. Nothing here takes an answer. The ways run at the same time, each for at most :data:`WAY_LIMIT_S`.
+On Linux only. A notice takes no answer. The ways run at the same time, each for at most :data:`WAY_LIMIT_S`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from landline.fleet.agent.prompt.prompt_texts import notice_body, notice_title, 
 from landline.fleet.model import Person
 
 WAY_LIMIT_S: Final = 10.0
-"""How long one way may take. wall needs milliseconds; a desktop that starts its notification service, seconds."""
+"""Time-out of one way. wall needs milliseconds; a desktop that starts its notification service needs seconds."""
 
 PERSONS_MAX: Final = 32
-"""How many persons get a notification of their own: each costs a process. wall reaches the others."""
+"""Persons who get a desktop notification: each costs a process. wall reaches the others."""
 
 ERRORS_BYTES_MAX: Final = 4096
-"""How much of what a program wrote to standard error is looked at, for its last line."""
+"""Bytes read from the end of a program's standard error, for its last line."""
 
 WALL: Final = ("wall",)
 
 WALL_TO_UNKNOWN: Final = "wall (it is not known to whom)"
-"""The way that is reported when wall ran and it is not known who is on."""
+"""The way that is reported if wall ran and it is not known who is logged on."""
 
 # -P: a module called "dbus_fast" in the directory the agent happens to run in must not be imported.
 NOTIFICATION_COMMAND: Final = (
@@ -46,14 +46,14 @@ NOTIFICATION_COMMAND: Final = (
     "landline.fleet.agent.prompt.desktop_notification",
 )
 
-# A terminal as logind and who(1) name it. Nothing else is opened: the name comes from outside.
+# A terminal as logind and who(1) name it. No other file is opened: the name comes from outside.
 _TERMINAL: Final = re.compile(r"(?:tty|pts/|ttyS|ttyUSB|ttyAMA)[0-9]{1,6}")
 
 log: Final = guarded_logger(__name__)
 
 
 class NotificationTask(msgspec.Struct, frozen=True):
-    """What the program that shows one notification is given: as whom to run, where, and what to say."""
+    """The input of the program that shows one notification: the account, the message bus, and the text."""
 
     uid: int
     gid: int
@@ -63,7 +63,7 @@ class NotificationTask(msgspec.Struct, frozen=True):
 
 
 class _WayFailed(Exception):
-    """One way did not work; the text is the reason."""
+    """One way failed; the text is the reason."""
 
 
 async def send_notices(
@@ -74,13 +74,13 @@ async def send_notices(
     runtime_directory: str = "/run/user",
     limit_s: float = WAY_LIMIT_S,
 ) -> tuple[str, ...]:
-    """Tell ``persons`` what happens, in every way there is, and return the ways that worked.
+    """Send a notice to ``persons`` in all ways, and return the ways that worked.
 
-    ``wall``: wall(1) ran, and one of ``persons`` is at a terminal. ``terminal pts/3``: written there directly,
-    as wall is missing or failed. ``notification to anna``: the person's desktop took it and shows it when it
-    likes. No ``persons`` means that it is not known who is on: then only wall is tried, and
-    :data:`WALL_TO_UNKNOWN` says so. A way that fails is logged at INFO with the reason and raises nothing. Takes
-    little longer than ``limit_s``. Cancelling ends the child processes.
+    ``wall``: wall(1) ran, and one of ``persons`` is at a terminal. ``terminal pts/3``: written there directly, because
+    wall is missing or failed. ``notification to anna``: the person's desktop accepted it. No ``persons`` means that it
+    is not known who is logged on: then only wall is tried, and the result is :data:`WALL_TO_UNKNOWN`. A way that fails
+    is logged at INFO with the reason and raises nothing. Takes little longer than ``limit_s``. Cancelling ends the
+    child processes.
 
     :param wall: the command to run; the text goes to its standard input.
     :param runtime_directory: where each person's message bus is, as ``UID/bus``.
@@ -98,7 +98,7 @@ async def send_notices(
 
 
 def terminal_text(notice: Notice) -> str:
-    """What is written to terminals."""
+    """Return the text for terminals."""
     return f"*** {notice_title(notice)} ***\n\n{notice_body(notice)}\n"
 
 
@@ -109,8 +109,8 @@ async def _tell_terminals(
     try:
         if shutil.which(wall[0]) is None:
             raise _WayFailed(f"{wall[0]} is not on this machine")
-        # On standard input no text can be taken for an option or for the name of a file. In a UTF-8 locale wall
-        # writes more than ASCII as it is.
+        # On standard input, text cannot be taken for an option or a file name. In a UTF-8 locale, wall writes
+        # characters beyond ASCII unchanged.
         await _run(wall, text.encode(), {**os.environ, "LC_ALL": "C.UTF-8"}, limit_s)
     except _WayFailed as error:
         _log_failure("wall", error)
@@ -147,7 +147,7 @@ async def _notify(notice: Notice, name: str, runtime_directory: str, limit_s: fl
     way = f"notification to {name}"
     try:
         task = notification_task(notice, name, runtime_directory)
-        # Nothing of our environment: the program changes to the person's account.
+        # Not this environment: the program changes to the person's account.
         await _run(NOTIFICATION_COMMAND, msgspec.json.encode(task), {"PATH": os.defpath}, limit_s)
     except _WayFailed as error:
         _log_failure(way, error)
@@ -156,8 +156,8 @@ async def _notify(notice: Notice, name: str, runtime_directory: str, limit_s: fl
 
 
 def notification_task(notice: Notice, name: str, runtime_directory: str) -> NotificationTask:
-    """As whom and where to show the notification to the account ``name``."""
-    import pwd  # there is none on Windows
+    """Return the task for a notification to the account ``name``."""
+    import pwd  # Windows has no such module
 
     try:
         account = pwd.getpwnam(name)
@@ -178,7 +178,7 @@ def notification_task(notice: Notice, name: str, runtime_directory: str) -> Noti
 
 
 async def _run(argv: Sequence[str], stdin: bytes, environ: Mapping[str, str], limit_s: float) -> None:
-    """Run a program and whatever it starts to its end; raises :class:`_WayFailed` unless it ends well."""
+    """Run a program and the processes it starts; raise :class:`_WayFailed` unless it succeeds."""
     with tempfile.TemporaryFile() as words, tempfile.TemporaryFile() as errors:
         words.write(stdin)
         words.seek(0)

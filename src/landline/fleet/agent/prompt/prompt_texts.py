@@ -1,4 +1,4 @@
-"""The words of a question and of a notice, the same on a terminal, in a window and in a notification. Pure."""
+"""The texts of questions and notices, the same on a terminal, in a window and in a notification. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from landline.fleet.agent.prompt import Answer, Choice, Notice, PromptError, Que
 from landline.fleet.model import Action
 
 NAME_CHARACTERS_MAX: Final = 100
-"""How much of who asks is shown: one line, two on a small screen."""
+"""Characters shown of the operator's name: one line, two on a small screen."""
 
 MESSAGE_CHARACTERS_MAX: Final = 4000
-"""How much of the operator's message is shown: two printed pages."""
+"""Characters shown of the operator's message: two printed pages."""
 
 CHOICES_MAX: Final = 9
-"""How many times to postpone by can be offered: each is chosen by one digit."""
+"""Postponements that can be offered: each is chosen by one digit."""
 
 NO_TERMINAL: Final = "no controlling terminal"
 """The reason where the process was not started from a terminal, such as a service."""
@@ -41,7 +41,7 @@ _Shown = TypeVar("_Shown", Question, Notice)
 
 
 def title(question: Question) -> str:
-    """What is about to happen: ``This computer is about to restart``."""
+    """Return what is about to happen: ``This computer is about to restart``."""
     return {
         Action.LOG_OFF: "You are about to be logged off",
         Action.RESTART: "This computer is about to restart",
@@ -51,14 +51,14 @@ def title(question: Question) -> str:
 
 
 def notice_title(notice: Notice) -> str:
-    """What happens, and when: ``This computer restarts in 5 minutes``."""
+    """Return what happens, and when: ``This computer restarts in 5 minutes``."""
     happens = _AT_END[notice.action]
     when = f"in {rough_duration(notice.due_in_s)}" if notice.due_in_s > 0 else "now"
     return f"{happens[0].upper()}{happens[1:]} {when}"
 
 
 def now_label(question: Question) -> str:
-    """The button that agrees: ``Restart now``."""
+    """Return the label of the button that agrees: ``Restart now``."""
     verb = {
         Action.LOG_OFF: "Log off",
         Action.RESTART: "Restart",
@@ -69,7 +69,7 @@ def now_label(question: Question) -> str:
 
 
 def cancel_label(question: Question) -> str:
-    """The button that stops it, so that nobody can take it for closing the window: ``Do not restart``."""
+    """Return the label of the button that cancels: ``Do not restart``. It must not be taken for closing the window."""
     return {
         Action.LOG_OFF: "Stay logged on",
         Action.RESTART: "Do not restart",
@@ -79,9 +79,9 @@ def cancel_label(question: Question) -> str:
 
 
 def asked_by(shown: Question | Notice) -> str:
-    """Who asks for what, as a sentence.
+    """Return who asks for what, as a sentence.
 
-    A command line gives the operator as ``user@host``; ``root@vm`` means nothing to a person.
+    The command line names the operator as ``user@host``; a person does not understand ``root@vm``.
     """
     user, _, host = shown.requested_by.partition("@")
     if not shown.requested_by:
@@ -94,7 +94,7 @@ def asked_by(shown: Question | Notice) -> str:
 
 
 def at_end(question: Question) -> str:
-    """What happens when the countdown has run out, and whether the person can do something about it."""
+    """Return what happens at the end of the countdown, and whether the person can stop it."""
     sentence = f"At 0:00 {_AT_END[question.action]}."
     if can_postpone(question) or question.may_cancel:
         return sentence
@@ -102,12 +102,12 @@ def at_end(question: Question) -> str:
 
 
 def can_postpone(question: Question) -> bool:
-    """Whether there is a time to postpone by."""
+    """Return whether a postponement is offered."""
     return question.may_postpone and bool(question.postpone_choices_s)
 
 
 def notice_body(notice: Notice) -> str:
-    """Everything a notice says after its title: who, why, and what to do."""
+    """Return the text of a notice after its title: who, why, and what to do."""
     parts = [asked_by(notice)]
     if notice.message:
         parts.append(notice.message)
@@ -119,14 +119,14 @@ def notice_body(notice: Notice) -> str:
 
 
 def countdown(seconds: float) -> str:
-    """Time left as ``4:59``, or ``1:00:00`` from an hour on; a begun second counts as a whole one."""
+    """Return the time left as ``4:59``, from an hour on as ``1:00:00``, rounded up to a second."""
     whole = max(0, math.ceil(seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
 def duration(seconds: float) -> str:
-    """A span of time as ``15 minutes`` or ``1 hour``, in the largest unit that is not broken."""
+    """Return a duration as ``15 minutes`` or ``1 hour``, in the largest unit that needs no fraction."""
     whole = max(1, round(seconds))
     size, unit = next(
         (size, unit) for size, unit in ((3600, "hour"), (60, "minute"), (1, "second")) if whole % size == 0
@@ -135,12 +135,12 @@ def duration(seconds: float) -> str:
 
 
 def rough_duration(seconds: float) -> str:
-    """A span of time to the second below two minutes, else to the minute: ``45 seconds``, ``5 minutes``."""
+    """Return a duration rounded to seconds below two minutes, otherwise to minutes: ``45 seconds``, ``5 minutes``."""
     return duration(seconds if seconds < 120 else round(seconds / 60) * 60)
 
 
 def plain(shown: _Shown) -> _Shown:
-    """The question or notice with its texts made harmless to show: no control characters, no endless lengths."""
+    """Return the question or notice with texts that are safe to show: no control characters, limited length."""
     clean: _Shown = msgspec.structs.replace(
         shown,
         requested_by=plain_text(shown.requested_by.replace("\n", " "))[:NAME_CHARACTERS_MAX].strip(),
@@ -152,22 +152,22 @@ def plain(shown: _Shown) -> _Shown:
 
 
 def plain_text(text: str) -> str:
-    """``text`` without anything but printable characters and line ends.
+    """Return only the printable characters and line ends of ``text``.
 
-    What steers a terminal (escape sequences) or turns the reading direction (Unicode's format characters)
-    goes.
+    Control characters (escape sequences of a terminal) and Unicode's format characters (which turn the reading
+    direction) are removed. :func:`landline.safe_text` makes one line instead and leaves a mark for each of them.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
     return "".join(character for character in text if character.isprintable() or character == "\n")
 
 
 def checked(answer: Answer, question: Question) -> Answer:
-    """``answer`` when ``question`` allows it; raises :class:`PromptError` otherwise."""
+    """Return ``answer`` if ``question`` allows it. Raise :class:`PromptError` otherwise."""
     match answer.choice:
         case Choice.CANCEL if not question.may_cancel:
-            raise PromptError("The prompt answered with a cancellation, which was not on offer.")
+            raise PromptError("The prompt answered with a cancellation, which was not offered.")
         case Choice.POSTPONE if (
             not question.may_postpone or answer.postpone_s not in question.postpone_choices_s
         ):
-            raise PromptError("The prompt answered with a postponement that was not on offer.")
+            raise PromptError("The prompt answered with a postponement that was not offered.")
     return answer

@@ -1,4 +1,4 @@
-"""Asking on a terminal: the question, a live countdown, and one key for an answer. POSIX only."""
+"""Asks on a terminal: shows the question and a countdown, and takes one key as the answer. POSIX only."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from landline.fleet.agent.prompt.prompt_texts import (
 )
 
 GRACE_S: Final = 1.5
-"""How long no key may have come before one is an answer: a person who types when the question appears is still
-typing something else."""
+"""Time without any key before a key counts as an answer: a person who types when the question appears is typing
+something else."""
 
 COLUMNS_DEFAULT: Final = 80
-"""The width of a terminal that does not tell."""
+"""The assumed width of a terminal that does not report it."""
 
 READ_BYTES_MAX: Final = 256
-"""How much is read at a time; a key is at most a dozen bytes."""
+"""Bytes read at a time; a key is at most a dozen bytes."""
 
 _REDRAW_S: Final = 1.0
 _TIOCGDEV: Final = 0x80045432
-"""Asks Linux for the number of the real terminal, also of one opened as ``/dev/tty`` (ioctl_tty(2))."""
+"""The ioctl of Linux for the device number of the real terminal, also if opened as ``/dev/tty`` (ioctl_tty(2))."""
 
 _ESCAPE_SEQUENCE: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]?|O.?|.?)", re.DOTALL)
 
 
 class View(Enum):
-    """What the keys mean right now."""
+    """The current meaning of the keys."""
 
     MAIN = "main"
     POSTPONE = "postpone"
 
 
 class TerminalPrompt:
-    """Asks on the terminal ``path``, which is left as it was found, whatever happens."""
+    """Asks on the terminal ``path``, and always restores its settings."""
 
     name = "terminal"
 
@@ -63,7 +63,7 @@ class TerminalPrompt:
         self._grace_s = grace_s
 
     def unavailable_reason(self) -> str | None:
-        """Return why this terminal cannot be used right now, or ``None``. Opens it, and writes nothing."""
+        """Return why this terminal cannot be used at the moment, or ``None``. Open it, and write nothing."""
         try:
             os.close(_opened(self._path))
         except _Unavailable as error:
@@ -71,7 +71,7 @@ class TerminalPrompt:
         return None
 
     def seat(self) -> str:
-        """Return the terminal's name; empty where it cannot be opened or told. Writes nothing."""
+        """Return the terminal's name; empty if it is not available. Write nothing."""
         try:
             descriptor = _opened(self._path)
         except _Unavailable:
@@ -82,12 +82,12 @@ class TerminalPrompt:
             os.close(descriptor)
 
     async def ask(self, question: Question) -> Answer:
-        """Show the question and return the answer; without one :attr:`Choice.TIMED_OUT` when time is up.
+        """Show the question and return the answer, or :attr:`Choice.TIMED_OUT` at the end of the countdown.
 
-        A key is an answer only when none came for ``grace_s`` before it.
+        A key counts as an answer only if no key came in the ``grace_s`` before it. Cancelling writes to the terminal
+        that no answer is needed any more, and restores its settings.
 
-        Raises :class:`PromptError` when the terminal cannot be opened, is lost, or belongs to another job.
-        Cancelling says on the terminal that no answer is needed any more, and restores it.
+        :raises PromptError: if the terminal cannot be opened, is lost, or belongs to another job.
         """
         # Not at the top of the module: Windows has neither.
         import termios
@@ -105,10 +105,10 @@ class TerminalPrompt:
                 answer = await self._ask(descriptor, question)
                 return msgspec.structs.replace(answer, seat=seat(descriptor))
             finally:
-                # Not TCSADRAIN: it would wait for ever on a terminal stopped with Ctrl-S.
+                # Not TCSADRAIN: it would never return on a terminal stopped with Ctrl-S.
                 with contextlib.suppress(
                     termios.error
-                ):  # the terminal was closed; nothing is left to restore
+                ):  # the terminal was closed; there is nothing to restore
                     termios.tcsetattr(descriptor, termios.TCSANOW, before)
         finally:
             os.close(descriptor)
@@ -165,7 +165,7 @@ class TerminalPrompt:
 
 
 def next_step(question: Question, view: View, key: str) -> Answer | View:
-    """What a key leads to: an answer, or what is shown next. Other keys lead back to the start."""
+    """Return the answer for a key, or the view to show next. Unknown keys lead to the main view."""
     if view is View.POSTPONE:
         choices = question.postpone_choices_s
         if key in "123456789"[: len(choices)]:
@@ -182,17 +182,17 @@ def next_step(question: Question, view: View, key: str) -> Answer | View:
 
 
 def cancel_key(question: Question) -> str:
-    """The key that stops it: the first letter of its words, ``d`` for ``Do not restart``."""
+    """Return the key that cancels: the first letter of its label, ``d`` for ``Do not restart``."""
     return cancel_label(question)[0].lower()
 
 
 def keys_in(data: bytes) -> str:
-    """The characters typed, without the escape sequences that arrow keys and the like send (``ESC [ C``)."""
+    """Return the typed characters, without the escape sequences of arrow keys and others (``ESC [ C``)."""
     return _ESCAPE_SEQUENCE.sub("", data.decode("utf-8", errors="ignore"))
 
 
 def heading(question: Question) -> str:
-    """What is written once: a bell, what happens, who asks and why, what happens at the end, and what to do."""
+    """Return the text that is written once: a bell, what happens, who asks and why, what to do."""
     lines = [f"\a\n*** {title(question)} ***", asked_by(question)]
     if question.message:
         lines += [f"  {line}" for line in question.message.split("\n")]
@@ -201,7 +201,7 @@ def heading(question: Question) -> str:
 
 
 def choices_line(question: Question, view: View, left_s: float) -> str:
-    """The line that is drawn again every second: the time left, and the keys.
+    """Return the line that is drawn every second: the time left, and the keys.
 
     The time comes first, as a narrow terminal cuts the end.
     """
@@ -217,7 +217,7 @@ def choices_line(question: Question, view: View, left_s: float) -> str:
 
 
 def outcome(question: Question, answer: Answer) -> str:
-    """What is written at the end: what was chosen. What becomes of it is not known here."""
+    """Return the text that is written at the end: the choice. Its effect is not known here."""
     match answer.choice:
         case Choice.POSTPONE:
             return f"You chose: Postpone by {duration(answer.postpone_s)}."
@@ -230,7 +230,7 @@ def outcome(question: Question, answer: Answer) -> str:
 
 
 def seat(descriptor: int) -> str:
-    """The terminal's name as logind and who(1) have it (``pts/3``, ``tty2``); empty where that cannot be told."""
+    """Return the terminal's name as in logind and who(1) (``pts/3``, ``tty2``); empty if not known."""
     if sys.platform == "linux":
         import fcntl
 
@@ -246,7 +246,7 @@ def seat(descriptor: int) -> str:
 
 
 def device_name(major: int, minor: int) -> str:
-    """The name of a Linux terminal by its numbers (the kernel's ``devices.txt``); empty for other devices."""
+    """Return the name of a Linux terminal by its numbers (the kernel's ``devices.txt``); empty for other devices."""
     if 136 <= major <= 143:
         return f"pts/{(major - 136) * 256 + minor}"
     if major == 4:
@@ -255,12 +255,12 @@ def device_name(major: int, minor: int) -> str:
 
 
 class _Unavailable(Exception):
-    """The terminal cannot be used; the text says why, as a phrase."""
+    """The terminal cannot be used; the text is a phrase that says why."""
 
 
 def _opened(path: str) -> int:
     try:
-        # A description of our own: not blocking here must not make the shell's terminal non-blocking.
+        # A file description of its own: O_NONBLOCK must not affect the shell that shares the terminal.
         descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ENXIO:
@@ -269,7 +269,7 @@ def _opened(path: str) -> int:
     try:
         is_background = os.tcgetpgrp(descriptor) != os.getpgrp()
     except OSError:
-        is_background = False  # It is a terminal, but not the one that controls us.
+        is_background = False  # It is a terminal, but not the controlling one.
     if is_background:
         # Changing its settings would stop the whole process (SIGTTOU, termios(3)).
         os.close(descriptor)
@@ -287,7 +287,7 @@ def _settings(descriptor: int) -> list[int | list[bytes | int]]:
 
 
 def _read(descriptor: int) -> bytes | None:
-    """What was typed; ``None`` when there is nothing after all, empty when the terminal is gone."""
+    """Return what was typed; ``None`` if nothing was, empty if the terminal is lost."""
     try:
         return os.read(descriptor, READ_BYTES_MAX)
     except BlockingIOError:
@@ -297,7 +297,7 @@ def _read(descriptor: int) -> bytes | None:
 
 
 def _write(descriptor: int, text: str) -> None:
-    # On a stopped terminal a drawing is lost, and the next one follows; _read tells of one that is gone.
+    # On a stopped terminal a line is lost, and the next one follows; _read() detects a lost terminal.
     with contextlib.suppress(OSError):
         os.write(descriptor, text.encode())
 

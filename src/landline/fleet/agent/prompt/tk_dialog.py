@@ -1,18 +1,18 @@
-"""The window that asks the person: a program of its own, run by :class:`~.tk_prompt.TkPrompt`.
+"""The window that asks the person; a program that :class:`~.tk_prompt.TkPrompt` runs.
 
-Standard input: one line of JSON, a :class:`Question`; its end takes the window away. Standard output: the line
+Standard input: one line of JSON, a :class:`Question`; its end closes the window. Standard output: the line
 ``shown`` when the window is on the screen, then one line of JSON, an :class:`Answer`. Exit status: 0 answered,
-1 the window cannot be shown, 2 the question is not understood, 3 nobody waits for the answer any more. The one
-argument there may be is the grace period in seconds, for tests.
+1 the window cannot be shown, 2 the question is invalid, 3 standard input ended before an answer. The one optional
+argument is the grace period in seconds, for tests.
 
 The window appears while a person works, so it must neither take what they type nor act on it:
 
 * It asks the window manager not to focus it, and takes the focus only when it is clicked or chosen.
 * Its buttons are disabled for the first :data:`GRACE_S`.
-* Keys do nothing in a window that has the focus without the person's own act (:class:`InputGuard`).
+* Keys do nothing in a window that got the focus without an action of the person (:class:`InputGuard`).
 
-Closing the window, Escape and Alt+F4 answer nothing: a person who sweeps a window away has not decided to
-stop a restart, and must not have stopped it. The window says so and stays.
+Closing the window, Escape and Alt+F4 give no answer: a person who closes a window out of habit has not decided to stop
+a restart. The window says so and stays.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from landline.fleet.agent.prompt.tk_widgets import Page
 from landline.fleet.agent.prompt.x11 import X11
 
 LINE_BYTES_MAX: Final = 64 * 1024
-"""The longest question that is read: 4000 characters of message, escaped, and the rest."""
+"""The longest question that is read: a message of 4000 escaped characters, and the rest."""
 
 COUNTDOWN_S_MAX: Final = 7 * 24 * 3600.0
-"""The longest countdown that is believed."""
+"""The longest countdown that is accepted."""
 
 GRACE_S: Final = 1.5
-"""How long buttons are disabled at first, and keys dead after the window got the focus by other means than a click:
-a person who types or clicks needs about a second to notice that the window in front changed."""
+"""Time for which buttons are disabled at first, and keys ignored after the window got the focus without a click: a
+person who types or clicks needs about a second to notice that another window is in front."""
 
 GEOMETRY_VARIABLE: Final = "LANDLINE_PROMPT_GEOMETRY"
-"""Names a file to write the place of every button to, and whether it can be pressed yet: for tests."""
+"""Names a file that gets the position of every button, and whether it is enabled: for tests."""
 
 TICK_MS: Final = 200
 URGENT_S: Final = 10.0
@@ -57,7 +57,7 @@ def main() -> int:
         grace_s = float(sys.argv[1]) if len(sys.argv) > 1 else GRACE_S
         question = parse_question(sys.stdin.buffer.readline(LINE_BYTES_MAX + 1))
     except ValueError as error:
-        sys.stderr.write(f"The question is not understood: {error}\n")
+        sys.stderr.write(f"The question is invalid: {error}\n")
         return 2
     try:
         dialog = Dialog(question, grace_s)
@@ -72,10 +72,10 @@ def main() -> int:
 
 
 def parse_question(line: bytes) -> Question:
-    """The question in a line of JSON, its texts made harmless. Raises :class:`ValueError` otherwise."""
+    """Return the question in a line of JSON, with texts that are safe to show. Raise :class:`ValueError`."""
     if len(line) > LINE_BYTES_MAX:
         raise ValueError("it is longer than 64 KiB")
-    # msgspec's errors are ValueErrors; unknown fields are refused, as both ends are of one version.
+    # msgspec's errors are ValueErrors. Unknown fields are refused, as both ends have the same version.
     question = msgspec.json.decode(line, type=_StrictQuestion)
     if not 0 < question.countdown_s <= COUNTDOWN_S_MAX:
         raise ValueError("the countdown must be between 0 seconds and 7 days")
@@ -85,11 +85,11 @@ def parse_question(line: bytes) -> Question:
 
 
 class InputGuard:
-    """Whether the person means the window, so that its buttons and keys may act. Pure: times are given, in seconds.
+    """Decides whether clicks and keys are meant for the window. Pure: times are arguments, in seconds.
 
-    Buttons may be pressed ``grace_s`` after the window appeared. Keys count when the person clicked into the
-    window, or when it got the focus later than that and has had it for ``grace_s``. The focus that a window gets
-    as it appears is nobody's act.
+    Buttons work ``grace_s`` after the window appeared. Keys work after a click into the window, or if the window got
+    the focus after that time and has had it for ``grace_s``. A focus that comes as the window appears does not count:
+    the person did not choose it.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -99,12 +99,12 @@ class InputGuard:
         self._has_focus = False
 
     def show(self, now: float) -> None:
-        """The window is on the screen, for the first time or again."""
+        """Note that the window appeared, for the first time or again."""
         self._shown_at = now
         self._keys_from = None
 
     def set_focus(self, has_focus: bool, now: float) -> None:
-        """The window has the focus, or has it no longer."""
+        """Note that the window got or lost the focus."""
         if self._has_focus and not has_focus:
             self._keys_from = None
         elif has_focus and not self._has_focus and self._keys_from is None and self.takes_clicks(now):
@@ -112,16 +112,16 @@ class InputGuard:
         self._has_focus = has_focus
 
     def click(self, now: float) -> None:
-        """The person pressed a mouse button in the window."""
+        """Note a mouse click in the window."""
         if self.takes_clicks(now):
             self._keys_from = now
 
     def takes_clicks(self, now: float) -> bool:
-        """Whether a button may be pressed with the mouse."""
+        """Return whether clicks work."""
         return self._shown_at is not None and now >= self._shown_at + self._grace_s
 
     def takes_keys(self, now: float) -> bool:
-        """Whether a key may do something."""
+        """Return whether keys work."""
         return self.takes_clicks(now) and self._keys_from is not None and now >= self._keys_from
 
 
@@ -131,7 +131,7 @@ class Dialog:
     def __init__(self, question: Question, grace_s: float = GRACE_S) -> None:
         self._question = question
         self._grace_s = grace_s
-        self._attention = InputGuard(grace_s)
+        self._guard = InputGuard(grace_s)
         self._answer: Answer | None = None
         self._was_shown = False
         self._geometry_file = os.environ.get(GEOMETRY_VARIABLE)
@@ -146,7 +146,7 @@ class Dialog:
         self._bind()
 
     def run(self) -> Answer | None:
-        """Show the window until there is an answer; ``None`` when the one who asked is gone."""
+        """Show the window until there is an answer; return ``None`` if standard input ended first."""
         self._deadline = time.monotonic() + self._question.countdown_s
         self._tick()
         self._show()
@@ -161,8 +161,8 @@ class Dialog:
         try:
             return X11(self._root.winfo_screen())
         except OSError as error:
-            # The window can do without: it may be given the focus then, and still acts on no key.
-            sys.stderr.write(f"The window manager cannot be told about the window: {error}\n")
+            # Not essential: the window may get the focus then, but still ignores keys.
+            sys.stderr.write(f"The hints for the window manager cannot be set: {error}\n")
             return None
 
     def _find_monitor(self) -> Rectangle:
@@ -172,7 +172,7 @@ class Dialog:
         return monitor_at(monitors or [whole], *root.winfo_pointerxy())
 
     def _fitting_page(self) -> Page:
-        """The page, as large as the screen's resolution asks for, or as much smaller as its size asks for."""
+        """Return the page, scaled for the resolution of the screen, and smaller if it does not fit."""
         root = self._root
         screen_dpi = root.winfo_fpixels("1i")
         dpi = (self._x11.dpi() if self._x11 else None) or screen_dpi
@@ -203,7 +203,7 @@ class Dialog:
 
     def _bind(self) -> None:
         root, buttons = self._root, self._page.buttons
-        # No button has the focus at first and every shortcut needs Alt: they may be typing something else.
+        # No button has the focus at first, and every shortcut needs Alt: the person may be typing something else.
         root.bind("<Alt-n>", lambda _event: buttons["now"].invoke())
         if "cancel" in buttons:
             key = cancel_label(self._question)[0].lower()
@@ -215,7 +215,7 @@ class Dialog:
         root.bind("<Map>", self._handle_map)
         root.bind("<Button-1>", lambda _event: self._handle_click())
         for name in ("<FocusIn>", "<FocusOut>"):
-            # Later: between two widgets of the window nothing has the focus for a moment.
+            # Deferred: while the focus moves between two widgets, no widget has it.
             root.bind(name, lambda _event: root.after_idle(self._look_for_focus))
         root.protocol("WM_DELETE_WINDOW", self._stay)
         root.protocol("WM_TAKE_FOCUS", self._handle_take_focus)
@@ -224,23 +224,23 @@ class Dialog:
             root.createfilehandler(sys.stdin, tkinter.READABLE, self._handle_stdin)
 
     def _guard_keys(self, widget: tkinter.Misc) -> None:
-        """Let no key through to ``widget`` and what is in it while the person does not mean the window."""
+        """Block keys to ``widget`` and its children while they may not be meant for the window."""
         widget.bind_class("Guard", "<Key>", self._handle_key)
         widget.bindtags(("Guard", *widget.bindtags()))
         for child in widget.winfo_children():
             self._guard_keys(child)
 
     def _handle_key(self, _event: object) -> str | None:
-        return None if self._attention.takes_keys(time.monotonic()) else "break"
+        return None if self._guard.takes_keys(time.monotonic()) else "break"
 
     def _handle_map(self, event: tkinter.Event[tkinter.Misc]) -> None:
         if event.widget is not self._root:
             return
-        self._attention.show(time.monotonic())
+        self._guard.show(time.monotonic())
         self._page.enable(False)
         self._root.after(round(self._grace_s * 1000) + 1, self._enable_when_due)
         if self._x11 is not None:
-            # Not before: Tk sets the hints as it maps a window.
+            # Not earlier: Tk sets the hints when it maps a window.
             self._x11.call_attention(self._x11.parent(self._root.winfo_id()))
         if not self._was_shown:
             self._was_shown = True
@@ -248,24 +248,24 @@ class Dialog:
         self._root.after_idle(self._write_geometry, False)
 
     def _enable_when_due(self) -> None:
-        # Not yet, when the window went from the screen and came back meanwhile.
-        if self._attention.takes_clicks(time.monotonic()):
+        # Not yet, if the window was hidden and shown again in the meantime.
+        if self._guard.takes_clicks(time.monotonic()):
             self._page.enable(True)
             self._write_geometry(True)
 
     def _handle_click(self) -> None:
         now = time.monotonic()
-        self._attention.click(now)
-        if self._attention.takes_clicks(now):
+        self._guard.click(now)
+        if self._guard.takes_clicks(now):
             self._root.focus_force()
 
     def _handle_take_focus(self) -> None:
-        # A window manager sends this when the person chose the window, some also when it appears.
-        if self._attention.takes_clicks(time.monotonic()):
+        # Sent when the person selected the window; some window managers also send it when the window appears.
+        if self._guard.takes_clicks(time.monotonic()):
             self._root.focus_force()
 
     def _look_for_focus(self) -> None:
-        self._attention.set_focus(self._root.focus_displayof() is not None, time.monotonic())
+        self._guard.set_focus(self._root.focus_displayof() is not None, time.monotonic())
 
     def _stay(self) -> None:
         if self._question.may_cancel:
@@ -312,7 +312,7 @@ class Dialog:
 
 
 class _StrictQuestion(Question, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question that may have no field this version does not know."""
+    """A question without unknown fields."""
 
 
 def _rectangle(widget: tkinter.Misc) -> Rectangle:

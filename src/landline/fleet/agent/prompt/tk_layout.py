@@ -1,4 +1,4 @@
-"""Where the window goes, how large it is drawn, and its colours. Pure."""
+"""Position, size and colours of the window. Pure."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 DPI_NORMAL: Final = 96.0
-"""The dots per inch for which sizes are given, as in CSS."""
+"""The resolution for which sizes are given, as in CSS."""
 
 SCALE_MAX: Final = 4.0
-"""The most that is believed: screens of a projector or a virtual machine give any number of millimetres."""
+"""The largest accepted scale: projectors and virtual machines report arbitrary sizes in millimetres."""
 
 SCALE_MIN: Final = 0.7
-"""The smallest that is drawn, with text of 10 px."""
+"""The smallest scale, with text of 10 px."""
 
 SCALE_STEP: Final = 0.92
-"""By how much the window is drawn smaller each time it does not fit."""
+"""The factor by which the window gets smaller each time it does not fit."""
 
 WIDTH_PX: Final = 600
-"""How wide the window is, at scale 1: lines of about 75 characters, as books have."""
+"""The width of the window at scale 1: lines of about 75 characters, as in books."""
 
 EDGE_PX: Final = 16
-"""How far the window stays from the edges of the monitor."""
+"""The distance of the window from the edges of the monitor."""
 
 FRAME_PX: Final = 48
-"""How much height is left for the frame that a window manager draws, and for a panel, at scale 1."""
+"""The height reserved for the window manager's frame and for a panel, at scale 1."""
 
 BUTTON_PX_MIN: Final = 44
 """The least height of a button: as large as a finger (WCAG 2.2, target size)."""
@@ -54,11 +54,11 @@ TEXT_COLOURS: Final = (
     (PAPER, ACCENT_DARK),
     (OFF_INK, OFF),
 )
-"""Every colour of text with what it stands on."""
+"""Every colour of text with its background."""
 
 
 class Rectangle(NamedTuple):
-    """A part of the screen, in pixels."""
+    """A rectangle on the screen, in pixels."""
 
     x: int
     y: int
@@ -70,31 +70,31 @@ class Rectangle(NamedTuple):
 
 
 def scale_of(dpi: float) -> float:
-    """How much larger than at 96 dpi to draw; never smaller."""
+    """Return the scale for a resolution, relative to 96 dpi; at least 1."""
     return min(max(dpi / DPI_NORMAL, 1.0), SCALE_MAX)
 
 
 def smaller(scale: float) -> float:
-    """The next scale to try when the window does not fit."""
+    """Return the next smaller scale to try when the window does not fit."""
     return max(scale * SCALE_STEP, SCALE_MIN)
 
 
 def monitor_at(monitors: Sequence[Rectangle], x: int, y: int) -> Rectangle:
-    """The monitor with that point, where the person looks; the first where there is none."""
+    """Return the monitor that contains a point (the pointer, where the person looks); by default the first."""
     return next((monitor for monitor in monitors if monitor.contains(x, y)), monitors[0])
 
 
 def usable_size(monitor: Rectangle, scale: float) -> tuple[int, int]:
-    """The largest width and height that a window may have on ``monitor``."""
+    """Return the largest width and height of a window on ``monitor``."""
     height = monitor.height - 2 * EDGE_PX - round(FRAME_PX * scale)
     return monitor.width - 2 * EDGE_PX, height
 
 
 def place(monitor: Rectangle, width: int, height: int, pointer: tuple[int, int]) -> tuple[int, int]:
-    """Where to put the window: in the middle, but not under the pointer.
+    """Return the position of the window: the centre, but not under the pointer.
 
-    Under the pointer it would get the next click or, where the focus follows the pointer, the next keys. Then
-    it goes to a corner, bottom right first; into the middle after all where it is too large for that.
+    Under the pointer it would get the next click or, if the focus follows the pointer, the next keys. So it goes to a
+    corner then, bottom right first; to the centre after all if it is too large for that.
     """
     left, top = monitor.x + EDGE_PX, monitor.y + EDGE_PX
     right = max(left, monitor.x + monitor.width - EDGE_PX - width)
@@ -109,7 +109,7 @@ def place(monitor: Rectangle, width: int, height: int, pointer: tuple[int, int])
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of two colours (``#rrggbb``) as WCAG defines it, from 1 to 21."""
+    """Return the contrast of two colours (``#rrggbb``) as WCAG defines it, from 1 to 21."""
     darker, lighter = sorted((_luminance(one), _luminance(other)))
     return (lighter + 0.05) / (darker + 0.05)
 

@@ -1,4 +1,4 @@
-"""What the window shows: the question, its countdown and its buttons, laid out for one size of screen."""
+"""The widgets of the window: the question, its countdown and its buttons, laid out for one screen size."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from landline.fleet.agent.prompt.prompt_texts import (
 )
 
 MESSAGE_PX_MIN: Final = 84
-"""The least height of a message that does not fit: three lines at scale 1, the last one cut to show there is more."""
+"""The least height of a message that does not fit: three lines at scale 1, the last one cut to show that it scrolls."""
 
 MESSAGE_PX_MAX: Final = 300
-"""The most height of a message, at scale 1; longer ones are scrolled."""
+"""The largest height of a message at scale 1; longer ones scroll."""
 
 POSTPONE_COLUMNS: Final = 3
 
@@ -34,11 +34,11 @@ TIME_PX: Final = 42
 
 
 class Page:
-    """The widgets, at ``scale``, in a window that may be as large as ``usable``.
+    """The widgets, at ``scale``, in a window of at most the size ``usable``.
 
-    ``font_scale`` is what sizes of fonts are multiplied with beside that: Tk reckons pixels into points with the
-    resolution of the screen, and Xft points into pixels with the one that the person set. ``finish`` is called
-    with the answer of a button that is pressed.
+    :param font_scale: another factor for font sizes: Tk converts pixels to points with the resolution of the screen,
+        and Xft points to pixels with the resolution that the person has set.
+    :param finish: called with the answer of a button that is pressed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Page:
         self.buttons: dict[str, ttk.Button] = {}
         self.texts: dict[str, tkinter.Misc] = {}
         self.scrolls: bool = False
-        """Whether the message is longer than its place."""
+        """Whether the message is longer than its box."""
         self._style()
         self._frame = ttk.Frame(root, padding=self._px(20))
         self._frame.grid(sticky="nsew")
@@ -70,27 +70,27 @@ class Page:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
+        """The width and height in pixels."""
         return self._width, self._frame.winfo_reqheight()
 
     def destroy(self) -> None:
-        """Take everything away."""
+        """Remove all widgets."""
         self._frame.destroy()
 
     def enable(self, is_enabled: bool) -> None:
-        """Let the buttons be pressed, or not."""
+        """Enable or disable the buttons."""
         for button in self.buttons.values():
             button.state(["!disabled" if is_enabled else "disabled"])
 
     def show_time(self, text: str, left_s: float, *, is_urgent: bool) -> None:
-        """Show the time left. Draws only what changed, so nothing flickers."""
+        """Show the time left. Redraw only what changed, so that nothing flickers."""
         if self._time.cget("text") != text:
             style = "Urgent.Countdown.TLabel" if is_urgent else "Countdown.TLabel"
             self._time.configure(text=text, style=style)
         self._bar.configure(value=left_s)
 
     def show_note(self, text: str) -> None:
-        """Show a sentence above the buttons; its place is kept free, so that nothing moves."""
+        """Show a sentence above the buttons, in a place that is reserved, so that nothing moves."""
         self._note.configure(text=text)
 
     # Drawing
@@ -99,7 +99,7 @@ class Page:
         return round(pixels * self._scale)
 
     def _font(self, pixels: float) -> tuple[str, int]:
-        # Negative sizes are pixels: the scale is ours, not the one Tk derives from the screen's millimetres.
+        # Negative sizes are pixels: not scaled by the size in millimetres that the screen reports.
         return self._family, -round(pixels * self._scale * self._font_scale)
 
     @property
@@ -179,8 +179,8 @@ class Page:
         return label
 
     def _draw_message(self) -> tkinter.Frame:
-        """The message in a box that is as wide as the page; :meth:`_fit` gives it its height."""
-        # The darker ground shows through as a line at the left, as beside a quotation.
+        """Return the message in a box as wide as the page; :meth:`_fit` sets its height."""
+        # The darker background shows as a line at the left, as beside a quotation.
         box = tkinter.Frame(self._frame, background=layout.ACCENT, width=self._inner_px)
         text = tkinter.Text(
             box,
@@ -200,7 +200,7 @@ class Page:
         )
         text.insert("1.0", self._question.message)
         text.configure(state="disabled")
-        # What only reads text needs no cursor to move: arrows scroll.
+        # Read-only text needs no cursor: the arrow keys scroll.
         text.bind("<Up>", lambda _event: text.yview_scroll(-1, "units"))
         text.bind("<Down>", lambda _event: text.yview_scroll(1, "units"))
         bar = ttk.Scrollbar(box, command=text.yview)
@@ -213,7 +213,7 @@ class Page:
         row = ttk.Frame(self._frame)
         row.columnconfigure(1, weight=1)
         self._time = ttk.Label(row, style="Countdown.TLabel")
-        # As wide as the longest time, so that the sentences beside it do not move.
+        # As wide as the longest time, so that the text beside it does not move.
         digits = "0:00:00" if self._question.countdown_s >= 3600 else "00:00"
         measure = font.Font(font=ttk.Style(self._root).lookup("Countdown.TLabel", "font")).measure(digits)
         row.columnconfigure(0, minsize=measure + self._px(16))
@@ -270,7 +270,7 @@ class Page:
     # Sizes
 
     def _fit(self, height_px: int) -> bool:
-        """Give the message its height; return whether everything fits into ``height_px`` and the page's width."""
+        """Set the height of the message; return whether all widgets fit into ``height_px`` and the page's width."""
         if self._question.message:
             self._lay_out_message(MESSAGE_PX_MIN)
             self._root.update_idletasks()
@@ -296,7 +296,7 @@ class Page:
             self._scroll_bar.place_forget()
 
     def _text_height(self, width_px: int) -> int:
-        """How high the message is when it is ``width_px`` wide: the text is laid out, not its characters counted."""
+        """Return the height of the message at the width ``width_px``, measured on the laid-out text."""
         self._text.place(x=0, y=0, width=width_px, height=100)
         self._root.update_idletasks()
         text = str(self._text)

@@ -1,7 +1,7 @@
-"""What Tk cannot say to an X server: do not give a new window the focus, and how the screen is made up.
+"""Requests to an X server that Tk does not offer: focus hints for a new window, monitors, resolution.
 
-Through Xlib, which Tk uses itself, on a connection of its own. Property names are those of the Extended Window
-Manager Hints (EWMH) and of ICCCM.
+Uses Xlib, as Tk does, on a separate connection. Property names are those of the Extended Window Manager Hints (EWMH)
+and of ICCCM.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, Final
 from landline.fleet.agent.prompt.tk_layout import Rectangle
 
 ALL_DESKTOPS: Final = 0xFFFFFFFF
-"""The number of no desktop, for a window that is on every one (EWMH, ``_NET_WM_DESKTOP``)."""
+"""The desktop number of a window that is on every desktop (EWMH, ``_NET_WM_DESKTOP``)."""
 
 DPI_MIN: Final = 20.0
 DPI_MAX: Final = 2000.0
-"""What is believed of a resolution that somebody set; no screen has less or more."""
+"""The accepted range of a configured resolution; no screen has less or more."""
 
 _CARDINAL: Final = 6
 _REPLACE: Final = 0
@@ -53,7 +53,7 @@ class _ScreenInfo(ctypes.Structure):
 
 
 class X11:
-    """A connection to the X server ``display``. Raises :class:`OSError` when there is no Xlib or no server."""
+    """A connection to the X server ``display``. Raises :class:`OSError` without Xlib or a server."""
 
     def __init__(self, display: str) -> None:
         xlib: Any = ctypes.CDLL("libX11.so.6")
@@ -89,7 +89,7 @@ class X11:
     def keep_from_focus(self, window: int) -> None:
         """Ask the window manager to show ``window``, not mapped yet, without the focus and on every desktop.
 
-        A user time of zero says that nobody asked for this window (EWMH, ``_NET_WM_USER_TIME``).
+        A user time of zero means that no action of the user opened this window (EWMH, ``_NET_WM_USER_TIME``).
         """
         self._set_number(window, b"_NET_WM_USER_TIME", 0)
         self._set_number(window, b"_NET_WM_DESKTOP", ALL_DESKTOPS)
@@ -105,7 +105,7 @@ class X11:
         self._xlib.XSync(self._display, 0)
 
     def parent(self, window: int) -> int:
-        """The window that holds ``window``."""
+        """Return the parent of ``window``."""
         root, parent, count = ctypes.c_ulong(), ctypes.c_ulong(), ctypes.c_uint()
         children = ctypes.c_void_p()
         out = (ctypes.byref(root), ctypes.byref(parent), ctypes.byref(children), ctypes.byref(count))
@@ -114,7 +114,7 @@ class X11:
         return parent.value
 
     def dpi(self) -> float | None:
-        """The dots per inch that the person set (the resource ``Xft.dpi``), or ``None``."""
+        """Return the dots per inch that the person has set (the resource ``Xft.dpi``), or ``None``."""
         text = self._xlib.XGetDefault(self._display, b"Xft", b"dpi")
         try:
             dpi = float(text or "nan")
@@ -123,7 +123,7 @@ class X11:
         return dpi if DPI_MIN <= dpi <= DPI_MAX else None
 
     def monitors(self) -> list[Rectangle]:
-        """The monitors, the first one first; none where the server or its library does not tell."""
+        """Return the monitors in their order; none if the server or its library does not list them."""
         try:
             xinerama: Any = ctypes.CDLL("libXinerama.so.1")
         except OSError:
