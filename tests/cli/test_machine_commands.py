@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.fleet.web.fake_operations import FakeOperations
 
+import landline
 from landline.fleet.api import JobRequest
 from landline.fleet.model import Action, Cause, Claimant, ExecutionState, PresenceState
 from landline.fleet.web.http_server import ApiServer
@@ -166,6 +167,16 @@ async def test_over_tcp_with_a_token(cli, fleet, directory):
 async def test_wrong_use(cli, arguments, sentence):
     ended = await cli.run("ls", *arguments)
     assert (ended.status, ended.err) == (2, sentence + "\n")
+
+
+async def test_the_port_of_the_agents_is_not_the_api(cli):
+    async with landline.Server().listen("tcp://127.0.0.1:0") as endpoint:
+        ended = await cli.run("ls", "--server", f"http://127.0.0.1:{endpoint.port}")
+    assert ended.status == 3
+    assert ended.err.endswith(
+        "does not answer as the API of a landline control server of this version; check the address: it is the one of "
+        "'landline serve --http', not the one where agents connect.\n"
+    )
 
 
 async def test_a_failing_server(cli, fleet, server):

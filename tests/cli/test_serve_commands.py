@@ -250,7 +250,13 @@ def test_listening_where_somebody_else_does(processes, control, place):
 
 def test_a_second_control_server_of_the_same_user(processes, control, place):
     second = ("serve", "--data", str(place), "--listen", "tcp://127.0.0.1:0")
-    refuses(processes.run(*second), SOME_NOT_DONE, "control.sock", "already answers")
+    refuses(
+        processes.run(*second),
+        SOME_NOT_DONE,
+        "control.sock",
+        "already answers",
+        "another path with --socket.",
+    )
     # A demo is no rival: it has a socket of its own.
     demo = processes.start("demo", "--machines", "2")
     demo.says(r"export LANDLINE_SERVER=unix://\S+")
@@ -426,7 +432,11 @@ def test_agent_with_a_bad_config(processes, agent, place, content, words):
         (["--power", "dry-run", "--name", ""], "--name"),
         (["--power", "command", "--config", ""], "--config"),
         (["--power", "dry-run", "--data", ""], "--data"),
-        (["--power", "dry-run", "--server", "http://127.0.0.1:1"], "'http://127.0.0.1:1'"),
+        (
+            ["--power", "dry-run", "--server", "http://127.0.0.1:1"],
+            "--server: invalid URL 'http://127.0.0.1:1'",
+        ),
+        (["--power", "dry-run", "--server", "foo"], "--server: invalid URL 'foo'"),
     ],
     ids=option_text,
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from landline.cli.command_runner import needs_fleet, run_command
-from landline.cli.exit_codes import ALL_DONE, WrongUse
+from landline.cli.exit_codes import ALL_DONE, SOME_NOT_DONE, CommandFailed, WrongUse, sentence
 from landline.cli.log_output import log_options, show_logs
 from landline.cli.parameter_types import NonEmptyPath
 from landline.cli.shared_options import listen_endpoint
@@ -92,6 +92,18 @@ def serve(
 
 
 async def _serve(options: ControlServerOptions) -> int:
+    import landline
+
+    try:
+        return await _serve_until_stopped(options)
+    except landline.AddressInUse as error:
+        if str(options.socket) not in str(error):
+            raise
+        # Often a demo: it has the socket where commands look first.
+        raise CommandFailed(sentence(f"{str(error).rstrip('.')} with --socket"), SOME_NOT_DONE) from error
+
+
+async def _serve_until_stopped(options: ControlServerOptions) -> int:
     import asyncio
     import signal
 
