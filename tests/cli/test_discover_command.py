@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tests.cli.in_process import run_in_process
 from tests.faults import processes as processes_module
 
 from landline.cli.exit_codes import ALL_DONE, SOME_NOT_DONE, WRONG_USE
@@ -70,10 +71,10 @@ def test_an_agent_finds_the_control_server_by_its_name(processes, multicast):
 
 
 @pytest.mark.parametrize("seconds", ["0", "61", "1.5", "-1", "x", "", "9" * 30])
-def test_wrong_seconds_are_named(processes, seconds):
-    program = processes.run("discover", f"--seconds={seconds}")
-    assert program.process.returncode == WRONG_USE
-    assert program.err == f"--seconds takes a whole number from 1 to 60, not '{seconds}'.\n"
+async def test_wrong_seconds_are_named(cli, seconds):
+    ended = await cli.run("discover", f"--seconds={seconds}")
+    assert ended.status == WRONG_USE
+    assert ended.err == f"--seconds takes a whole number from 1 to 60, not '{seconds}'.\n"
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,11 @@ def test_wrong_seconds_are_named(processes, seconds):
     ],
 )
 def test_what_cannot_be_announced_is_refused(processes, options, text):
-    program = processes.run("serve", "--data", str(processes.directory / "control"), *options)
-    assert program.process.returncode == WRONG_USE
-    assert text in program.err
-    assert program.err.count("\n") == 1
+    arguments = ["serve", "--data", str(processes.directory / "control"), *options]
+    ended = run_in_process(arguments, processes.environment)
+    assert ended.status == WRONG_USE
+    assert text in ended.err
+    assert ended.err.count("\n") == 1
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_without_a_network_it_is_the_announcement_that_failed(processes):
     assert program.process.returncode == SOME_NOT_DONE
     assert program.err == (
         "The server cannot be announced as 'lab' on the local network: this machine has no address that others can "
-        "reach; connect this machine to a network, or do without announcing.\n"
+        "reach; connect this machine to a network, or do not announce it.\n"
     )
     assert program.out == ""
 

@@ -107,10 +107,10 @@ def test_the_level_is_the_least_that_is_logged(processes):
         (("--log-level", "LOUD"), "--log-level takes debug, info, warning or error, not 'LOUD'.\n"),
     ],
 )
-def test_other_formats_and_levels_are_wrong_use(processes, command, option, sentence):
+async def test_other_formats_and_levels_are_wrong_use(cli, command, option, sentence):
     server = ("--server", "tcp://127.0.0.1:1") if command == "agent" else ()
-    program = processes.run(command, *server, *option)
-    assert (program.process.returncode, program.err) == (WRONG_USE, sentence)
+    ended = await cli.run(command, *server, *option)
+    assert (ended.status, ended.err) == (WRONG_USE, sentence)
 
 
 # The thread that writes.

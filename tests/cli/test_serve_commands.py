@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.cli.in_process import Ended, run_in_process
 from tests.faults import processes as processes_module
 
 from landline.cli.exit_codes import ALL_DONE, INTERRUPTED, NO_SERVER, SOME_NOT_DONE, WRONG_USE
@@ -52,15 +53,21 @@ def agent(processes, control, place):
     )
 
 
+@pytest.fixture
+def run(processes):
+    """Run a command in this process, with the environment of the programs."""
+    return lambda *arguments: run_in_process(arguments, processes.environment)
+
+
 def option_text(value: object) -> str | None:
     """What names a case."""
     return " ".join(value) if isinstance(value, list) else ""
 
 
-def refuses(program, status: int, *words: str) -> None:
-    """It ended with the status and said why, in one sentence on standard error."""
-    err = program.err
-    assert program.process.returncode == status, err
+def refuses(ended: Ended, status: int, *words: str) -> None:
+    """Check that a command ended with the status and wrote why, in one sentence, to standard error."""
+    err = ended.err
+    assert ended.status == status, err
     assert err.count("\n") == 1, err
     assert err.endswith(".\n"), err
     assert "Errno" not in err
@@ -72,51 +79,51 @@ def refuses(program, status: int, *words: str) -> None:
 # Working together.
 
 
-def test_dry_run(processes, control, agent):
+def test_dry_run(run, processes, control, agent):
     program = processes.start(*agent, "--name", "dry", "--power", "dry-run")
     program.says("online")
     machine = control.shows("dry", PresenceState.ONLINE)
     assert re.fullmatch(r"127\.0\.0\.1:\d+", machine.presence.address)
     assert machine.facts.power == "dry-run"
 
-    listed = processes.run("ls", "--json")
+    listed = run("ls", "--json")
     [shown] = [each for each in msgspec.json.decode(listed.out)["machines"] if each["facts"]["name"] == "dry"]
     assert shown["presence"]["state"] == "online"
     assert shown["presence"]["address"] == machine.presence.address
 
-    restarted = processes.run("restart", "dry", "--yes", "--json")
+    restarted = run("restart", "dry", "--yes", "--json")
     view = msgspec.json.decode(restarted.out, type=JobView)
-    assert (restarted.process.returncode, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
+    assert (restarted.status, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
     assert "nothing was done" in view.executions[0].detail
 
     assert program.ends(signal.SIGTERM) == ALL_DONE
     assert "Said goodbye: agent stopped." in program.out
     machine = control.shows("dry", PresenceState.OFFLINE)
     assert machine.presence.cause is Cause.AGENT_STOPPED
-    assert "offline (agent stopped)" in processes.run("ls").out
+    assert "offline (agent stopped)" in run("ls").out
 
 
-def test_commands(processes, control):
+def test_commands(run, processes, control):
     machine = processes_module.CommandMachine(processes, control, "commands")
-    logged_off = processes.run("logoff", "commands", "--message", "Go home", "--yes", "--json")
+    logged_off = run("logoff", "commands", "--message", "Go home", "--yes", "--json")
     view = msgspec.json.decode(logged_off.out, type=JobView)
-    assert (logged_off.process.returncode, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
+    assert (logged_off.status, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
     assert machine.acts == machine.ended == ["Go home"]
     assert machine.agent.ends(signal.SIGINT) == ALL_DONE
 
 
-def test_command_that_fails(processes, control, agent, place):
+def test_command_that_fails(run, processes, control, agent, place):
     config = place / "commands.toml"
     config.write_text("""[commands]\nlogoff = ["sh", "-c", "echo no such person >&2; exit 3"]\n""")
     processes.start(
         *agent, "--name", "failing", "--power", "command", "--config", str(config), "--prompt", "none"
     )
     control.shows("failing", PresenceState.ONLINE)
-    failed = processes.run("logoff", "failing", "--yes")
-    assert failed.process.returncode == SOME_NOT_DONE
+    failed = run("logoff", "failing", "--yes")
+    assert failed.status == SOME_NOT_DONE
     assert "failing: failed (sh failed with status 3: no such person.)" in failed.out
-    refused = processes.run("restart", "failing", "--yes")
-    assert refused.process.returncode == SOME_NOT_DONE
+    refused = run("restart", "failing", "--yes")
+    assert refused.status == SOME_NOT_DONE
     assert "failing: refused (No command is set for restart on this machine.)" in refused.out
 
 
@@ -145,12 +152,12 @@ def service(processes, control, agent, place):
     assert program.ends(signal.SIGTERM) == ALL_DONE
 
 
-def test_a_service_that_can_ask_nobody_waits(processes, service, place):
+def test_a_service_that_can_ask_nobody_waits(run, processes, service, place):
     """It acted 0.6 s after the command, with a person on."""
     following = processes.start("logoff", "service", "--yes")
     following.says(r"service: waiting \(anna cannot be asked: no display and no controlling terminal")
     following.says("1 machine waits because no person can be asked; .*'landline cancel")
-    listed = processes.run("ls").out
+    listed = run("ls").out
     assert re.search(r"service +online +anna +no ", listed)
     assert "service cannot ask a person: no display and no controlling terminal" in listed
     assert not (place / "acted").exists()
@@ -161,14 +168,14 @@ def test_a_service_that_can_ask_nobody_waits(processes, service, place):
     assert (place / "acted").exists()
 
 
-def test_a_service_that_cannot_tell_who_is_on_waits(processes, service, place):
+def test_a_service_that_cannot_tell_who_is_on_waits(run, processes, service, place):
     """It took that for "nobody is on"."""
     service("echo broken >&2; exit 1")
     following = processes.start("logoff", "service", "--yes")
     following.says(
         r"service: waiting \(a person who may be logged on \(who failed with status 1: broken\) cannot be"
     )
-    listed = processes.run("ls").out
+    listed = run("ls").out
     assert re.search(r"service +online +unknown +no ", listed)
     assert "service cannot tell who is logged on: who failed with status 1: broken" in listed
     assert not (place / "acted").exists()
@@ -176,40 +183,40 @@ def test_a_service_that_cannot_tell_who_is_on_waits(processes, service, place):
     assert following.ends() == ALL_DONE
 
 
-def test_a_service_that_is_to_act_or_to_refuse_where_it_can_ask_nobody(processes, service, place):
-    refused = processes.run("logoff", "service", "--yes", "--unasked", "refuse")
-    assert refused.process.returncode == SOME_NOT_DONE
+def test_a_service_that_is_to_act_or_to_refuse_where_it_can_ask_nobody(run, service, place):
+    refused = run("logoff", "service", "--yes", "--unasked", "refuse")
+    assert refused.status == SOME_NOT_DONE
     assert "service: refused (anna cannot be asked: " in refused.out
     assert not (place / "acted").exists()
     told = ("--message", "Exam at noon", "--in", "2s", "--unasked", "act")
-    acted = processes.run("logoff", "service", "--yes", *told)
-    assert acted.process.returncode == ALL_DONE
+    acted = run("logoff", "service", "--yes", *told)
+    assert acted.status == ALL_DONE
     [job_id] = re.findall("landline cancel ([a-z0-9]+)", acted.out)
-    assert "anna could not be asked: " in processes.run("jobs", job_id, "--json").out
+    assert "anna could not be asked: " in run("jobs", job_id, "--json").out
     assert "Exam at noon" in (place / "told").read_text()
     assert (place / "acted").exists()
 
 
-def test_simulated(processes, control, agent):
+def test_simulated(run, processes, control, agent):
     """The agent goes down with its machine, which nobody starts again here."""
     program = processes.start(*agent, "--name", "simulated", "--power", "simulated")
     control.shows("simulated", PresenceState.ONLINE)
-    shut_down = processes.run("shutdown", "simulated", "--yes", "--json")
+    shut_down = run("shutdown", "simulated", "--yes", "--json")
     view = msgspec.json.decode(shut_down.out, type=JobView)
-    assert (shut_down.process.returncode, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
+    assert (shut_down.status, view.executions[0].state) == (ALL_DONE, ExecutionState.DONE)
     assert program.ends() == ALL_DONE
     assert "This machine is simulated: a restart or shutdown only ends this agent." in program.out
     assert "Said goodbye: shut down." in program.out
     assert control.shows("simulated", PresenceState.OFFLINE).presence.cause is Cause.SHUT_DOWN
 
 
-def test_api_on_tcp_wants_the_token(processes, control, place):
+def test_api_on_tcp_wants_the_token(run, control, place):
     [url] = re.findall(r"http://127\.0\.0\.1:\d+", control.program.out)
     tokens = str(control.data / "operators.token")
-    assert processes.run("ls", "--server", url, "--token-file", tokens).process.returncode == ALL_DONE
-    refuses(processes.run("ls", "--server", url), WRONG_USE, "needs a token")
+    assert run("ls", "--server", url, "--token-file", tokens).status == ALL_DONE
+    refuses(run("ls", "--server", url), WRONG_USE, "needs a token")
     refuses(
-        processes.run("ls", "--server", url, "--token-file", control.token_file),
+        run("ls", "--server", url, "--token-file", control.token_file),
         WRONG_USE,
         "does not accept this token",
     )
@@ -234,24 +241,24 @@ def test_control_server_stops_in_order_and_starts_again(directory):
         assert machine.acts == ["meanwhile"]
 
 
-# Refusing.
+# Refusals, in this process.
 
 
-def test_listening_where_somebody_else_does(processes, control, place):
+def test_listening_where_somebody_else_does(run, control, place):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         own = ("serve", "--data", str(place / "data"), "--socket", str(place / "socket"))
         url = f"tcp://127.0.0.1:{port}"
-        refuses(processes.run(*own, "--listen", url), SOME_NOT_DONE, url, "already in use")
-        http = processes.run(*own, "--listen", "tcp://127.0.0.1:0", "--http", f"127.0.0.1:{port}")
+        refuses(run(*own, "--listen", url), SOME_NOT_DONE, url, "already in use")
+        http = run(*own, "--listen", "tcp://127.0.0.1:0", "--http", f"127.0.0.1:{port}")
         refuses(http, SOME_NOT_DONE, f"127.0.0.1:{port}")
     assert not (place / "socket").exists()
 
 
-def test_a_second_control_server_of_the_same_user(processes, control, place):
+def test_a_second_control_server_of_the_same_user(run, processes, control, place):
     second = ("serve", "--data", str(place), "--listen", "tcp://127.0.0.1:0")
     refuses(
-        processes.run(*second),
+        run(*second),
         SOME_NOT_DONE,
         "control.sock",
         "already answers",
@@ -262,7 +269,7 @@ def test_a_second_control_server_of_the_same_user(processes, control, place):
     demo.says(r"export LANDLINE_SERVER=unix://\S+")
     assert demo.ends(signal.SIGTERM) == ALL_DONE
     same_data = ("serve", "--data", str(control.data), "--listen", "tcp://127.0.0.1:0")
-    refused = processes.run(*same_data, "--socket", str(place / "socket"))
+    refused = run(*same_data, "--socket", str(place / "socket"))
     refuses(refused, SOME_NOT_DONE, "in use by another control server", str(control.program.process.pid))
     assert control.api.status().version
 
@@ -290,7 +297,7 @@ def test_a_second_control_server_of_the_same_user(processes, control, place):
     ],
     ids=option_text,
 )
-def test_serve_refuses(processes, place, options, status, words):
+def test_serve_refuses(run, place, options, status, words):
     defaults = {
         "--data": str(place / "data"),
         "--listen": "tcp://127.0.0.1:0",
@@ -298,7 +305,7 @@ def test_serve_refuses(processes, place, options, status, words):
     }
     given = defaults | dict(zip(options[::2], options[1::2], strict=True))
     arguments = [part for option in given.items() for part in option]
-    refuses(processes.run("serve", *arguments), status, words)
+    refuses(run("serve", *arguments), status, words)
     assert not (place / "run" / "socket").exists()
 
 
@@ -345,14 +352,14 @@ def test_an_agent_tells_an_attempt_once(processes, control, place):
 
 @pytest.mark.parametrize("command", ["serve", "agent"])
 @pytest.mark.parametrize("below", ["", "below"])
-def test_a_file_where_the_data_should_be(processes, agent, place, command, below):
+def test_a_file_where_the_data_should_be(run, agent, place, command, below):
     (place / "file").write_text("precious")
     data = ("--data", str(place / "file" / below))
     if command == "serve":
         own = ("--listen", "tcp://127.0.0.1:0", "--socket", str(place / "socket"))
-        refused = processes.run("serve", *data, *own)
+        refused = run("serve", *data, *own)
     else:
-        refused = processes.run(*agent[:-2], *data, "--power", "dry-run")
+        refused = run(*agent[:-2], *data, "--power", "dry-run")
     refuses(refused, SOME_NOT_DONE, str(place / "file"))
     assert (place / "file").read_text() == "precious"
 
@@ -362,13 +369,11 @@ def test_a_file_where_the_data_should_be(processes, agent, place, command, below
     [("agents.token", b""), ("operators.token", b"short\n"), ("operators.token", b"\xff" * 40)],
     ids=["empty", "short", "binary"],
 )
-def test_a_token_that_is_none(processes, place, name, content):
+def test_a_token_that_is_none(run, place, name, content):
     (place / "data").mkdir()
     (place / "data" / name).write_bytes(content)
     own = ("--listen", "tcp://127.0.0.1:0", "--socket", str(place / "socket"), "--http", "127.0.0.1:0")
-    refuses(
-        processes.run("serve", "--data", str(place / "data"), *own), WRONG_USE, str(place / "data" / name)
-    )
+    refuses(run("serve", "--data", str(place / "data"), *own), WRONG_USE, str(place / "data" / name))
     assert (place / "data" / name).read_bytes() == content
 
 
@@ -387,16 +392,16 @@ def test_a_token_that_is_none(processes, place, name, content):
     ],
     ids=["wrong", "short", "empty", "binary", "missing"],
 )
-def test_agent_without_the_right_token(processes, control, agent, place, content, status, words):
+def test_agent_without_the_right_token(run, control, agent, place, content, status, words):
     if content is not None:
         (place / "token").write_bytes(content)
         (place / "token").chmod(0o600)
-    given = processes.run(*agent, "--power", "dry-run", "--token-file", str(place / "token"))
+    given = run(*agent, "--power", "dry-run", "--token-file", str(place / "token"))
     refuses(given, status, words)
 
 
-def test_agent_without_any_token(processes, control):
-    refuses(processes.run("agent", "--server", control.url), WRONG_USE, "--token-file", "LANDLINE_TOKEN")
+def test_agent_without_any_token(run, control):
+    refuses(run("agent", "--server", control.url), WRONG_USE, "--token-file", "LANDLINE_TOKEN")
 
 
 @pytest.mark.parametrize(
@@ -414,10 +419,10 @@ def test_agent_without_any_token(processes, control):
     ],
     ids=["syntax", "action", "no list", "no text", "nothing to run", "table", "empty", "binary", "missing"],
 )
-def test_agent_with_a_bad_config(processes, agent, place, content, words):
+def test_agent_with_a_bad_config(run, agent, place, content, words):
     if content is not None:
         (place / "commands.toml").write_bytes(content)
-    refused = processes.run(*agent, "--power", "command", "--config", str(place / "commands.toml"))
+    refused = run(*agent, "--power", "command", "--config", str(place / "commands.toml"))
     refuses(refused, WRONG_USE, str(place / "commands.toml"), words)
     assert not (place / "agent").exists()
 
@@ -440,33 +445,33 @@ def test_agent_with_a_bad_config(processes, agent, place, content, words):
     ],
     ids=option_text,
 )
-def test_agent_refuses(processes, agent, place, options, words):
-    refuses(processes.run(*agent, *options), WRONG_USE, words)
+def test_agent_refuses(run, agent, place, options, words):
+    refuses(run(*agent, *options), WRONG_USE, words)
 
 
-def test_agent_without_a_system_bus(processes, agent, place):
+def test_agent_without_a_system_bus(run, processes, agent, place):
     processes.environment["DBUS_SYSTEM_BUS_ADDRESS"] = f"unix:path={place}/nothing"
     try:
-        refuses(processes.run(*agent, "--power", "logind"), SOME_NOT_DONE, "system bus")
+        refuses(run(*agent, "--power", "logind"), SOME_NOT_DONE, "system bus")
     finally:
         del processes.environment["DBUS_SYSTEM_BUS_ADDRESS"]
 
 
 @pytest.mark.parametrize("content", [b"nonsense\n", b"", b"\xff\xfe"], ids=["nonsense", "empty", "binary"])
-def test_agent_with_a_bad_machine_id(processes, agent, place, content):
+def test_agent_with_a_bad_machine_id(run, agent, place, content):
     (place / "agent").mkdir()
     (place / "agent" / "machine-id").write_bytes(content)
-    refuses(processes.run(*agent, "--power", "dry-run"), SOME_NOT_DONE, "machine-id", "remove the file")
+    refuses(run(*agent, "--power", "dry-run"), SOME_NOT_DONE, "machine-id", "remove the file")
     assert (place / "agent" / "machine-id").read_bytes() == content
 
 
-def test_agent_with_a_damaged_journal(processes, control, agent, place):
+def test_agent_with_a_damaged_journal(run, processes, control, agent, place):
     whole = msgspec.json.encode(Entry("a-1", Action.RESTART, ExecutionState.ACTING, "boot"))
     (place / "agent").mkdir()
     journal = place / "agent" / "journal.jsonl"
     damaged = whole + b"\n" + whole[:20] + b"\n" + whole + b"\n"
     journal.write_bytes(damaged)
-    refuses(processes.run(*agent, "--power", "dry-run"), SOME_NOT_DONE, str(journal), "line 2")
+    refuses(run(*agent, "--power", "dry-run"), SOME_NOT_DONE, str(journal), "line 2")
     assert journal.read_bytes() == damaged
     # Cut short by a crash, a last line tells of nothing that was done.
     journal.write_bytes(whole + b"\n" + whole[:20])
@@ -475,16 +480,16 @@ def test_agent_with_a_damaged_journal(processes, control, agent, place):
     assert journal.read_bytes() == whole + b"\n"
 
 
-def test_a_second_agent(processes, control, agent, place):
+def test_a_second_agent(run, processes, control, agent, place):
     first = processes.start(*agent, "--power", "dry-run", "--name", "first")
     control.shows("first", PresenceState.ONLINE)
     refuses(
-        processes.run(*agent, "--power", "dry-run", "--name", "second"),
+        run(*agent, "--power", "dry-run", "--name", "second"),
         SOME_NOT_DONE,
         "its own --data",
     )
     same_name = ("--data", str(place / "other"), "--power", "dry-run", "--name", "first")
-    refused = processes.run(*agent, *same_name)
+    refused = run(*agent, *same_name)
     refuses(refused, SOME_NOT_DONE, "another --name")
     assert "online" not in refused.out
     assert control.shows("first", PresenceState.ONLINE)
@@ -504,11 +509,9 @@ def test_a_second_agent(processes, control, agent, place):
     ],
     ids=option_text,
 )
-def test_demo_refuses(processes, options, words):
-    refuses(processes.run("demo", *options), WRONG_USE, words)
+def test_demo_refuses(run, options, words):
+    refuses(run("demo", *options), WRONG_USE, words)
 
 
-def test_nobody_answers(processes, place):
-    refuses(
-        processes.run("ls", "--server", f"unix://{place}/nothing"), NO_SERVER, "No control server answers"
-    )
+def test_nobody_answers(run, place):
+    refuses(run("ls", "--server", f"unix://{place}/nothing"), NO_SERVER, "No control server answers")
