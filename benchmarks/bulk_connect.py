@@ -9,7 +9,7 @@ import struct
 import time
 
 from benchmarks.clients import CLIENTS, Client, Handshake
-from landline.session.handshake import ResumeTicket
+from landline.session.bodies import ResumeTicket
 
 HOST = "127.0.0.1"
 AT_ONCE = 64

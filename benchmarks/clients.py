@@ -16,8 +16,11 @@ import msgspec
 
 from landline.codes import Code, Operation
 from landline.session.auth import Anonymous
-from landline.session.frames import Kind, encode_ack, encode_data
-from landline.session.handshake import Bye, ClientHandshake, Limits, ResumeTicket, encode_body
+from landline.session.bodies import Bye, ResumeTicket, encode_body
+from landline.session.constants import Kind
+from landline.session.frames import encode_ack, encode_data
+from landline.session.handshake import ClientHandshake
+from landline.session.settings import Limits
 from landline.transports.base import SUBPROTOCOL
 
 PAYLOAD: Final = bytes(range(64))

@@ -28,16 +28,11 @@ from benchmarks.servers import HOST, UNLIMITED
 from benchmarks.transport_processes import client_options, server_options
 from landline.codes import Operation
 from landline.session.auth import Anonymous
-from landline.session.frames import (
-    FLAG_MORE,
-    Kind,
-    encode_ack,
-    encode_data,
-    encode_datagram,
-    encode_eof,
-    encode_ping,
-)
-from landline.session.handshake import ClientHandshake, Limits, Notice, encode_body
+from landline.session.bodies import Notice, encode_body
+from landline.session.constants import FLAG_MORE, Kind
+from landline.session.frames import encode_ack, encode_data, encode_datagram, encode_eof, encode_ping
+from landline.session.handshake import ClientHandshake
+from landline.session.settings import Limits
 from landline.transports.base import LinkProtocol, load_transport
 
 HEARTBEAT: Final = landline.Heartbeat(interval_s=0.5, timeout_s=0.5)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from benchmarks.clients import LANDLINE, LANDLINE_WS, PREFIXED, WEBSOCKET, Client, Frames
-from landline.session.frames import Kind
+from landline.session.constants import Kind
 
 ROUND_TRIPS_MAX: Final = 500_000
 SOURCES: Final = ("load.c", "crowd.c")

@@ -1,4 +1,4 @@
-"""``docs/protocol.md`` as tests read it."""
+"""Reads ``docs/protocol.md`` for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DOCUMENT: Final = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text
 
 
 def rows_under(heading: str) -> list[tuple[str, ...]]:
-    """The rows of all tables in the section of that number, without their header rows."""
+    """Return the rows of all tables in the section of that number, without their header rows."""
     match = re.search(rf"^#+ {re.escape(heading)} .*?(?=^#)", DOCUMENT + "\n#", re.MULTILINE | re.DOTALL)
     assert match is not None, f"the document has no section {heading}"
     rows = [

@@ -5,8 +5,9 @@ import contextlib
 import random
 
 import landline
-from landline.session.frames import Kind
-from landline.session.handshake import ClientHandshake, Reject, decode_body
+from landline.session.bodies import Reject, decode_body
+from landline.session.constants import Kind
+from landline.session.handshake import ClientHandshake
 
 
 @contextlib.asynccontextmanager

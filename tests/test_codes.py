@@ -2,26 +2,30 @@ import pytest
 
 from landline.codes import Code, code_from_wire
 
-
-@pytest.mark.parametrize("code", list(Code))
-def test_codes_below_200_invite_back_and_the_others_do_not(code):
-    assert code.may_return is (code < 200)
+RETRY = {"GOING_AWAY", "OVERLOADED", "HANDSHAKE_TIMEOUT", "TOO_SLOW", "LINK_REPLACED"}
+"""The codes after which a client connects again; see the table of docs/protocol.md §8.1."""
 
 
-@pytest.mark.parametrize("code", list(Code))
-def test_a_known_code_comes_back_from_the_wire(code):
-    assert code_from_wire(int(code)) is code
+def test_which_codes_invite_the_peer_back() -> None:
+    assert {code.name for code in Code if code.may_return} == RETRY
 
 
 @pytest.mark.parametrize(
-    ("number", "stands_for"),
+    ("number", "code"),
     [
+        (100, Code.GOING_AWAY),
+        (105, Code.LINK_REPLACED),
+        (200, Code.NORMAL),
+        (207, Code.LIMIT_EXCEEDED),
+        # Unknown numbers stand for their range.
         (-1, Code.GOING_AWAY),
         (0, Code.GOING_AWAY),
+        (102, Code.GOING_AWAY),
         (199, Code.GOING_AWAY),
+        (208, Code.NORMAL),
         (299, Code.NORMAL),
         (2**64, Code.NORMAL),
     ],
 )
-def test_an_unknown_code_stands_for_its_range(number, stands_for):
-    assert code_from_wire(number) is stands_for
+def test_a_number_becomes_a_known_code(number: int, code: Code) -> None:
+    assert code_from_wire(number) is code

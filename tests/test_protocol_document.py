@@ -1,4 +1,4 @@
-"""``docs/protocol.md`` says what the code does: its tables, its headings, and its worked example, byte by byte."""
+"""``docs/protocol.md`` matches the code: its tables, its headings, and its worked example, byte by byte."""
 
 from __future__ import annotations
 
@@ -14,25 +14,14 @@ import pytest
 from tests.protocol_document import DOCUMENT, rows_under
 
 from landline.codes import Code, Operation
-from landline.session import datagram_queue as datagrams
-from landline.session import frames as wire
-from landline.session import handshake
-from landline.session import heartbeat as liveness
-from landline.session import inbound as receiving
-from landline.session.auth import IDENTITY_BYTES_MAX, SharedToken
+from landline.session import bodies, constants
+from landline.session.auth import SharedToken
+from landline.session.bodies import Welcome, encode_body
+from landline.session.constants import Kind
 from landline.session.events import Ended, MessageReceived
-from landline.session.frames import Kind
-from landline.session.handshake import (
-    ClientHandshake,
-    Limits,
-    ServerHandshake,
-    Welcome,
-    decode_hello,
-    encode_body,
-)
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import SendBuffer
+from landline.session.handshake import ClientHandshake, ServerHandshake, decode_hello
 from landline.session.session import Session
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import TRANSITIONS, State
 from landline.transports import linger as lingering
 
@@ -59,30 +48,34 @@ def test_tables_of_numbers_are_the_enumerations(heading: str, kinds: type[IntEnu
 
 def test_the_table_of_flags() -> None:
     found = {row[1]: int(row[0], 16) for row in rows_under("5.1") if row[0].startswith("0x")}
-    assert found == {"MORE": wire.FLAG_MORE, "BULK": wire.FLAG_BULK, "PACKED": wire.FLAG_PACKED}
-    assert sum(found.values()) == wire.FLAGS_KNOWN
+    assert found == {
+        "MORE": constants.FLAG_MORE,
+        "BULK": constants.FLAG_BULK,
+        "PACKED": constants.FLAG_PACKED,
+    }
+    assert sum(found.values()) == constants.FLAGS_KNOWN
 
 
 def test_the_table_of_limits() -> None:
     found = {row[0]: float(row[1].replace(",", "")) for row in rows_under("3.1")[1:]}
     assert found == {
-        "frame during the handshake": wire.HANDSHAKE_BYTES_MAX,
-        "frame in a session": wire.FRAME_BYTES_MAX,
-        "payload of a DATA frame": wire.FRAGMENT_BYTES,
-        "name": wire.NAME_BYTES_MAX,
-        "datagram": wire.DATAGRAM_BYTES_MAX,
-        "reason": handshake.REASON_CHARACTERS_MAX,
-        "identity": IDENTITY_BYTES_MAX,
-        "handshake": handshake.HANDSHAKE_TIMEOUT_S,
+        "frame during the handshake": constants.HANDSHAKE_BYTES_MAX,
+        "frame in a session": constants.FRAME_BYTES_MAX,
+        "payload of a DATA frame": constants.FRAGMENT_BYTES,
+        "name": constants.NAME_BYTES_MAX,
+        "datagram": constants.DATAGRAM_BYTES_MAX,
+        "reason": constants.REASON_CHARACTERS_MAX,
+        "identity": constants.IDENTITY_BYTES_MAX,
+        "handshake": constants.HANDSHAKE_TIMEOUT_S,
         "wait after BYE or REJECT": lingering.LINGER_TIMEOUT_S,
-        "acknowledgement delay": receiving.ACK_DELAY_S,
-        "frames between acknowledgements": receiving.ACK_FRAMES,
-        "share of the window between acknowledgements": receiving.ACK_WINDOW_SHARE,
-        "pings before a warning": liveness.PINGS_PER_INTERVAL_WARN,
-        "pings tolerated": liveness.PINGS_PER_INTERVAL_MAX,
-        "frames that say nothing new": receiving.USELESS_FRAMES_MAX,
-        "payload of a fragment that is not the last": receiving.FRAGMENT_BYTES_LEAST,
-        "datagrams": datagrams.DATAGRAMS_MAX,
+        "acknowledgement delay": constants.ACK_DELAY_S,
+        "frames between acknowledgements": constants.ACK_FRAMES,
+        "share of the window between acknowledgements": constants.ACK_WINDOW_SHARE,
+        "pings before a warning": constants.PINGS_PER_INTERVAL_WARN,
+        "pings tolerated": constants.PINGS_PER_INTERVAL_MAX,
+        "redundant frames": constants.REDUNDANT_FRAMES_MAX,
+        "payload of a fragment that is not the last": constants.SMALL_FRAGMENT_BYTES,
+        "datagrams": constants.DATAGRAMS_MAX,
     }
 
 
@@ -100,12 +93,12 @@ def test_the_table_of_negotiated_limits() -> None:
 @pytest.mark.parametrize(
     ("heading", "body"),
     [
-        ("4.1", handshake.Challenge),
-        ("4.2", handshake.Hello),
-        ("4.3", handshake.Welcome),
-        ("4.4", handshake.Reject),
-        ("8.2", handshake.Bye),
-        ("8.3", handshake.Notice),
+        ("4.1", bodies.Challenge),
+        ("4.2", bodies.Hello),
+        ("4.3", bodies.Welcome),
+        ("4.4", bodies.Reject),
+        ("8.2", bodies.Bye),
+        ("8.3", bodies.Notice),
     ],
 )
 def test_the_tables_of_bodies_name_every_field(heading: str, body: type[msgspec.Struct]) -> None:
@@ -180,7 +173,7 @@ def make_welcome(*, epoch: int, resumed: bool, received: int, server_nonce: byte
 
 
 def example_frames() -> Iterator[tuple[str, bytes]]:
-    """What the two sides say in the example, in order, by the code itself."""
+    """Yield the frames of the example, in order, as the code produces them."""
     server = ServerHandshake(random=FixedBytes(SERVER_NONCE), now=0.0)
     client = ClientHandshake(
         random=FixedBytes(CLIENT_NONCE), auth=SharedToken(TOKEN), identity=IDENTITY, limits=Limits()
@@ -201,22 +194,22 @@ def example_frames() -> Iterator[tuple[str, bytes]]:
     ours, theirs = make_session(is_server=False), make_session(is_server=True)
     ours.attach(0.0, epoch=1, peer_received=0, phase=0.5)
     theirs.attach(0.0, epoch=1, peer_received=0, phase=0.5)
-    ours.send(
+    ours.outbound.send(
         Operation.REQUEST, b"echo", msgspec.msgpack.encode({"hello": "world"}), correlation=1, is_packed=True
     )
     yield "client: DATA 1, a request", pass_on(ours, theirs, 0.001)
-    theirs.send(
+    theirs.outbound.send(
         Operation.RESPONSE, b"", msgspec.msgpack.encode({"hello": "world"}), correlation=1, is_packed=True
     )
     yield "server: DATA 1, its response", pass_on(theirs, ours, 0.002)
-    theirs.send(Operation.MESSAGE, b"", b"raw bytes")
+    theirs.outbound.send(Operation.MESSAGE, b"", b"raw bytes")
     yield "server: DATA 2, a message without a name, of raw bytes", pass_on(theirs, ours, 0.003)
     theirs.handle_timeout(7.5)
     yield "server: PING, which acknowledges the request as well", pass_on(theirs, ours, 7.5)
     yield "client: PONG", pass_on(ours, theirs, 7.501)
 
     # The transport is lost, with one more message of the server's written to it.
-    theirs.send(Operation.MESSAGE, b"", b"again")
+    theirs.outbound.send(Operation.MESSAGE, b"", b"again")
     theirs.data_to_send(7.6)
     theirs.receive_link_lost()
     ours.receive_link_lost()
@@ -239,30 +232,30 @@ def example_frames() -> Iterator[tuple[str, bytes]]:
     welcome = make_welcome(
         epoch=2,
         resumed=True,
-        received=theirs.received,
+        received=theirs.inbound.received,
         server_nonce=SECOND_SERVER_NONCE,
         nonce=received.nonce,
     )
     yield "server: WELCOME, resumed", welcome
     client.feed(welcome)
     theirs.attach(8.0, epoch=2, peer_received=received.resume.received, phase=0.5)
-    ours.attach(8.0, epoch=2, peer_received=theirs.received, phase=0.5)
+    ours.attach(8.0, epoch=2, peer_received=theirs.inbound.received, phase=0.5)
     yield "server: DATA 3, replayed", pass_on(theirs, ours, 8.001)
     assert pass_on(ours, theirs, 8.001) == b"", "an acknowledgement waits for more"
     yield "client: ACK", pass_on(ours, theirs, 8.102)
     ours.close(Code.NORMAL, "done")
     yield "client: BYE", pass_on(ours, theirs, 8.2)
     assert theirs.state is State.CLOSED
-    assert theirs.is_drained
+    assert theirs.outbound.is_drained
 
 
 def pass_on(sender: Session, receiver: Session, now: float) -> bytes:
-    """Passes on what a session wants to write; the receiver's application takes every message at once."""
+    """Transfer what a session has to send; the receiving application acknowledges every message at once."""
     data = sender.data_to_send(now)
-    receiver.receive_data(data, now, epoch=receiver.epoch)
+    receiver.receive_data(data, now)
     for event in receiver.next_events():
         if isinstance(event, MessageReceived):
-            receiver.ack(event)
+            receiver.inbound.ack(event)
         else:
             assert not isinstance(event, Ended) or event.by_peer
     return data
@@ -295,13 +288,13 @@ def _parts(frame: bytes) -> Iterator[tuple[bytes, str]]:
         if body[18]:
             yield body[19:name_end], f"name {str(body[19:name_end], 'utf-8')!r}"
         value: Any = (
-            msgspec.msgpack.decode(body[name_end:]) if body[8] & wire.FLAG_PACKED else body[name_end:]
+            msgspec.msgpack.decode(body[name_end:]) if body[8] & constants.FLAG_PACKED else body[name_end:]
         )
         yield body[name_end:], f"payload {value!r}"
     elif kind is Kind.ACK:
-        yield body, f"taken {int.from_bytes(body, 'big')}"
+        yield body, f"acked {int.from_bytes(body, 'big')}"
     elif kind in {Kind.PING, Kind.PONG}:
-        for name, part in (("number", body[:8]), ("time", body[8:16]), ("taken", body[16:24])):
+        for name, part in (("number", body[:8]), ("time", body[8:16]), ("acked", body[16:24])):
             yield part, f"{name} {int.from_bytes(part, 'big')}"
         yield body[24:], "CRC-32 of the 24 bytes before"
     else:
@@ -338,12 +331,12 @@ def document_frames() -> dict[str, bytes]:
     return frames
 
 
-def test_the_example_is_what_the_code_says() -> None:
+def test_the_example_is_produced_by_the_code() -> None:
     rendered = "\n\n".join(render(title, data) for title, data in example_frames()) + "\n"
     assert document_example() == rendered, f"docs/protocol.md §11 should be:\n\n{rendered}"
 
 
-def test_the_bytes_of_the_example_are_taken_by_the_code() -> None:
+def test_the_bytes_of_the_example_are_accepted_by_the_code() -> None:
     frames = document_frames()
     assert frames == dict(example_frames())
     server = ServerHandshake(random=FixedBytes(SERVER_NONCE), now=0.0)
@@ -358,7 +351,7 @@ def test_the_bytes_of_the_example_are_taken_by_the_code() -> None:
 
     line = make_session(is_server=False)
     line.attach(0.0, epoch=1, peer_received=0, phase=0.5)
-    line.send(
+    line.outbound.send(
         Operation.REQUEST, b"echo", msgspec.msgpack.encode({"hello": "world"}), correlation=1, is_packed=True
     )
     line.data_to_send(0.0)
@@ -366,14 +359,14 @@ def test_the_bytes_of_the_example_are_taken_by_the_code() -> None:
         if "CHALLENGE of the second" in title:
             break
         if title.startswith(("server: DATA", "server: PING")):
-            line.receive_data(data, 1.0, epoch=1)
+            line.receive_data(data, 1.0)
     messages = [event for event in line.next_events() if isinstance(event, MessageReceived)]
     assert [message.body for message in messages] == [b"\x81\xa5hello\xa5world", b"raw bytes"]
-    assert line.is_drained
+    assert line.outbound.is_drained
     assert line.is_attached
 
 
-def test_the_vectors_of_the_document_are_right() -> None:
+def test_the_test_vectors_are_correct() -> None:
     frames = document_frames()
     hello = decode_hello(frames["client: HELLO"][5:])
     again = decode_hello(frames["client: HELLO, which asks to resume"][5:])

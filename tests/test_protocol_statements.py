@@ -1,4 +1,4 @@
-"""Sentences of ``docs/protocol.md`` that no table holds: each stands on the page, and the code does what it says."""
+"""Sentences of ``docs/protocol.md`` outside of its tables: each is on the page, and the code complies with it."""
 
 import asyncio
 import hashlib
@@ -18,35 +18,23 @@ from landline.files import messages as words
 from landline.files.names import NAME_BYTES_MAX as FILE_NAME_BYTES_MAX
 from landline.files.names import name_problem
 from landline.line.dispatcher import REQUESTS_RUNNING_MAX
-from landline.session.auth import IDENTITY_BYTES_MAX, SharedToken
-from landline.session.events import Ended, NoticeReceived
-from landline.session.frames import (
+from landline.session.auth import SharedToken
+from landline.session.bodies import Bye, Notice, ResumeTicket, Welcome, encode_body
+from landline.session.constants import (
     FLAG_BULK,
     FLAG_MORE,
     FLAG_PACKED,
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
-    Kind,
-    encode_ack,
-    encode_data,
-    encode_datagram,
-    encode_eof,
-    encode_frame,
-)
-from landline.session.handshake import (
     HANDSHAKE_TIMEOUT_S,
-    Bye,
-    ClientHandshake,
-    Limits,
-    Notice,
-    ResumeTicket,
-    ServerHandshake,
-    Welcome,
-    encode_body,
+    IDENTITY_BYTES_MAX,
+    Kind,
 )
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import SendBuffer
+from landline.session.events import Ended, NoticeReceived
+from landline.session.frames import encode_ack, encode_data, encode_datagram, encode_eof, encode_frame
+from landline.session.handshake import ClientHandshake, ServerHandshake
 from landline.session.session import Session
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import State
 from landline.transports.linger import DISCARD_BYTES_MAX, LINGER_TIMEOUT_S
 
@@ -56,7 +44,7 @@ PACKED_NIL = b"\xc0"
 
 
 def says(heading: str, sentence: str) -> None:
-    """The section of that number says so."""
+    """Assert that the section of that number contains the sentence."""
     match = re.search(rf"^#+ {re.escape(heading)} .*?(?=^#)", DOCUMENT + "\n#", re.MULTILINE | re.DOTALL)
     assert match is not None, f"the document has no section {heading}"
     assert " ".join(sentence.split()) in " ".join(match[0].split())
@@ -78,7 +66,7 @@ def session():
 
 
 def feed(session, *frames):
-    session.receive_data(b"".join(frames), 0.0, epoch=1)
+    session.receive_data(b"".join(frames), 0.0)
     return session.next_events()
 
 
@@ -102,11 +90,11 @@ HELLO = {"version": 1, "nonce": bytes(32), "limits": {}}
 
 
 async def test_unknown_values_may_be_deep_and_of_two_equal_keys_the_last_one_counts():
-    says("1.2", "Values nested more than 200 deep may be refused.")
+    says("1.2", "Values nested more than 200 levels deep may be refused.")
     assert await answer_to({**HELLO, "later": nested(200)}) is None
     deep = b"\x84" + msgspec.msgpack.encode(HELLO)[1:] + b"\xa5later" + b"\x91" * 7000 + b"\xc0"
     assert await answer_to(deep) == Code.PROTOCOL_ERROR
-    says("1.2", "A sender must not write a key twice; a receiver takes the last one.")
+    says("1.2", "A sender must not write a key twice; a receiver uses the last one.")
     twice = b"\x84" + b"\xa7version\x02" + msgspec.msgpack.encode(HELLO)[1:]
     assert await answer_to(twice) is None
     assert await answer_to(b"\x84" + msgspec.msgpack.encode(HELLO)[1:] + b"\xa7version\x02") == 202
@@ -136,14 +124,14 @@ async def test_a_handshake_that_takes_too_long_gets_a_reject():
 async def test_a_version_that_is_missing_or_of_another_type(version, code):
     says(
         "4.2",
-        "A missing `version`, or nil, is another version. One of another type, and bytes behind the map",
+        "A missing `version`, or nil, is another version. One of another type, and bytes after the map",
     )
     hello = {key: value for key, value in HELLO.items() if key != "version"}
     assert await answer_to({**hello, **version}) == code
 
 
-async def test_bytes_behind_the_map_of_a_hello():
-    says("4.2", "bytes behind the map, are a `PROTOCOL_ERROR`.")
+async def test_bytes_after_the_map_of_a_hello():
+    says("4.2", "bytes after the map, are a `PROTOCOL_ERROR`.")
     assert await answer_to(msgspec.msgpack.encode(HELLO) + b"\xc0") == Code.PROTOCOL_ERROR
 
 
@@ -157,21 +145,21 @@ async def test_bytes_behind_the_map_of_a_hello():
         ({"method": "other", "identity": "a", "proof": b""}, False),
     ],
 )
-async def test_what_a_server_that_authenticates_nobody_takes(auth, is_welcome):
+async def test_claims_accepted_by_a_server_without_authentication(auth, is_welcome):
     says("4.5", "It answers a `proof` that is not empty, and any other method, with REJECT `UNAUTHENTICATED`")
     code = await answer_to({**HELLO, "auth": auth})
     assert code == (None if is_welcome else Code.UNAUTHENTICATED)
 
 
-async def test_a_server_that_authenticates_takes_no_none():
-    says("4.5", "A server that authenticates answers `none` with REJECT `UNAUTHENTICATED`.")
+async def test_a_server_with_authentication_refuses_the_method_none():
+    says("4.5", "A server with authentication answers `none` with REJECT `UNAUTHENTICATED`.")
     server = landline.Server(auth=SharedToken(bytes(16)))
     auth = {"method": "none", "identity": "a", "proof": b""}
     assert await answer_to({**HELLO, "auth": auth}, server) == Code.UNAUTHENTICATED
 
 
 async def test_a_resumed_welcome_changes_no_timing_and_no_limits(fake_server, quick, until):
-    says("4.3", "otherwise ignores them: those of the session's first WELCOME hold.")
+    says("4.3", "otherwise ignores them: those of the first WELCOME of the session are valid.")
     transports = []
 
     async def serve(reader, writer):
@@ -215,14 +203,14 @@ def test_receivers_accept_any_payload_that_fits_a_frame(session):
     assert message.body == payload
 
 
-def test_of_a_frame_it_has_a_receiver_looks_at_the_number_only(session):
-    says("5.2", "dropped without looking further than its number, and is no error;")
+def test_a_receiver_checks_only_the_number_of_a_repeated_frame(session):
+    says("5.2", "dropped, without looking at anything after the number, and is no error.")
     says("5.2", "Number 0 counts as already received.")
     first = encode_data(1, 0, Operation.MESSAGE, 0, b"", b"x")
     impossible = [encode_data(number, 0xFF, 99, 0, b"", b"")[:-1] + b"\xff" for number in (0, 1)]
     assert len(feed(session, first, *impossible)) == 1
-    assert (session.is_attached, session.duplicates_dropped) == (True, 2)
-    says("5.1", "A frame with less than its 24 bytes of header is refused.")
+    assert (session.is_attached, session.inbound.duplicates_dropped) == (True, 2)
+    says("5.1", "A frame that is shorter than its header of 24 bytes is refused.")
     [ended] = feed(session, encode_frame(Kind.DATA, (1).to_bytes(8, "big")))
     assert ended.code is Code.PROTOCOL_ERROR
 
@@ -230,14 +218,14 @@ def test_of_a_frame_it_has_a_receiver_looks_at_the_number_only(session):
 @pytest.mark.parametrize("size", [0, 7, 9])
 @pytest.mark.parametrize(("kind", "heading"), [(Kind.ACK, "5.3"), (Kind.EOF, "5.4")])
 def test_an_ack_or_eof_of_another_length_is_refused(session, kind, heading, size):
-    says(heading, f"So is an {kind.name} of another length.")
+    says(heading, f"An {kind.name} of another length is refused too.")
     [ended] = feed(session, encode_frame(kind, bytes(size)))
     assert (type(ended), ended.code) == (Ended, Code.PROTOCOL_ERROR)
 
 
 def test_eof_from_both_sides_does_not_end_the_session(session):
     says("5.4", "EOF from both sides does not end the session.")
-    session.send_eof()
+    session.outbound.send_eof()
     session.data_to_send(0.0)
     feed(session, encode_ack(1), encode_eof(1))
     assert session.state is State.ATTACHED
@@ -257,8 +245,11 @@ async def read_data(reader) -> tuple[int, int, int, int, bytes]:
             )
 
 
-async def test_a_side_that_sent_eof_begins_no_request():
-    says("5.4", "A REQUEST that arrives at a side that has sent EOF is taken, and no handler runs for it.")
+async def test_a_side_that_sent_eof_runs_no_handler():
+    says(
+        "5.4",
+        "A REQUEST that arrives at a side that has sent EOF is acknowledged, and no handler runs for it.",
+    )
     server, begun = landline.Server(), []
     server.on("work")(lambda line, _: begun.append(line))
     async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
@@ -324,7 +315,7 @@ async def test_a_cancel_may_have_a_body_and_fragments(is_fragmented):
 
 async def test_a_cancel_waits_for_the_window_which_running_handlers_may_fill(until):
     says("5.6", "It is DATA and waits for the window: while that is full, a request cannot be cancelled.")
-    says("5.6", f"ours runs {REQUESTS_RUNNING_MAX} that may wait for something for each session")
+    says("5.6", f"this implementation runs {REQUESTS_RUNNING_MAX} handlers that may wait, for each session")
     server = landline.Server(limits=Limits(window_frames=128))
     begun, release = [], asyncio.Event()
 
@@ -344,34 +335,34 @@ async def test_a_cancel_waits_for_the_window_which_running_handlers_may_fill(unt
         await read_ack(reader, REQUESTS_RUNNING_MAX)
         # They fill the window: one more frame, a CANCEL too, would overflow it, until a handler ends.
         writer.writelines(requests[REQUESTS_RUNNING_MAX:])
-        await until(lambda: server.lines[0]._driver.session.received == count)
+        await until(lambda: server.lines[0]._driver.session.inbound.received == count)
         assert len(begun) == REQUESTS_RUNNING_MAX
         release.set()
         await read_ack(reader, count)
 
 
-async def read_ack(reader, taken: int) -> None:
+async def read_ack(reader, acked: int) -> None:
     kind, body = await read_frame(reader)
-    while kind != Kind.ACK or int.from_bytes(body, "big") < taken:
+    while kind != Kind.ACK or int.from_bytes(body, "big") < acked:
         kind, body = await read_frame(reader)
 
 
 async def test_a_packed_datagram_that_cannot_be_read_is_dropped(until):
     says("5.7", "A PACKED one whose body is not one MessagePack value is dropped.")
-    server, taken = landline.Server(), []
-    server.on_datagram("position")(lambda line, value: taken.append(value))
+    server, received = landline.Server(), []
+    server.on_datagram("position")(lambda line, value: received.append(value))
     async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
         await shake_hands(reader, writer)
         [line] = server.lines
         for body in (b"\xc1", b"", b"\x01\x02", b"\x07"):
             writer.write(encode_datagram(b"position", body, is_packed=True))
-        await until(lambda: taken)
-        assert (taken, line.datagrams_ignored) == ([7], 3)
+        await until(lambda: received)
+        assert (received, line.datagrams_ignored) == ([7], 3)
         assert line.state is landline.LineState.ONLINE
 
 
 def test_the_section_on_files_has_all_codes_and_names():
-    says("5.8", "what follows here is all that the other side needs")
+    says("5.8", "this section is all that the other side needs")
     page = {row[0] for row in rows_under("5.8") if row[0].islower() and len(row) == 2}
     files = (FILES_DOCUMENT.split("## Errors")[1]).split("##")[0]
     told = {
@@ -396,7 +387,7 @@ def test_the_names_of_files_that_should_be_refused(name):
     assert name_problem(name) is not None
 
 
-async def test_the_hash_of_an_accept_at_offset_0_is_that_of_no_bytes(tmp_path):
+async def test_the_hash_of_an_accept_at_offset_0_is_that_of_empty_input(tmp_path):
     row = next(row for row in rows_under("5.8") if row[0] == "hash (accept)")
     assert "at `offset` 0 that of no bytes" in row[3]
     server, accepted = landline.Server(), asyncio.Queue()
@@ -417,8 +408,8 @@ async def test_the_hash_of_an_accept_at_offset_0_is_that_of_no_bytes(tmp_path):
 # §7: resume.
 
 
-async def test_an_attempt_that_cannot_resume_does_the_session_no_harm(quick, until):
-    says("7.4", "An attempt that fails so does the old session no harm")
+async def test_a_failed_resume_does_not_harm_the_session(quick, until):
+    says("7.4", "Such an attempt does not harm the old session")
     server = landline.Server()
     async with server.listen(URL) as endpoint, landline.connect(str(endpoint), backoff=quick) as line:
         [other] = server.lines
@@ -441,8 +432,8 @@ async def test_an_attempt_that_cannot_resume_does_the_session_no_harm(quick, unt
         assert other.epoch == 2
 
 
-async def test_a_server_that_gets_link_replaced_takes_it_as_a_loss(until):
-    says("7.3", "A client must not send it; a server that gets it does the same.")
+async def test_a_server_treats_link_replaced_as_a_loss(until):
+    says("7.3", "A client must not send it; a server that receives it does the same.")
     server = landline.Server()
     async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
         await shake_hands(reader, writer)
@@ -453,18 +444,18 @@ async def test_a_server_that_gets_link_replaced_takes_it_as_a_loss(until):
 
 
 def test_messages_that_were_never_written_are_reported_with_the_others(session):
-    says("7.4", "ours reports them with the others.")
-    session.send(Operation.MESSAGE, b"", b"written")
+    says("7.4", "this implementation reports them with the others.")
+    session.outbound.send(Operation.MESSAGE, b"", b"written")
     session.data_to_send(0.0)
     session.receive_link_lost()
-    session.send(Operation.MESSAGE, b"", b"never written")
-    assert [message.body for message in session.unconfirmed()] == [b"written", b"never written"]
+    session.outbound.send(Operation.MESSAGE, b"", b"never written")
+    assert [message.body for message in session.outbound.unconfirmed()] == [b"written", b"never written"]
 
 
 # §8: the end.
 
 
-def test_every_code_has_one_who_sends_it():
+def test_every_code_has_a_sender():
     rows = [row for row in rows_under("8.1") if row[0].isdigit()]
     assert all(len(row) == 4 and re.search(r"\b(server|both|application)\b", row[3]) for row in rows)
     says("8.1", "102 and 208 are not used.")

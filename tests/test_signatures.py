@@ -15,7 +15,7 @@ import pydantic
 import pytest
 
 import landline
-from landline.session.handshake import Limits
+from landline.session.settings import Limits
 
 URL = "tcp://127.0.0.1:1"
 
@@ -67,7 +67,7 @@ def registry(request):
         lambda *_: None,
     ],
 )
-def test_handlers_that_can_be_called_are_taken(registry, function):
+def test_valid_handlers_are_accepted(registry, function):
     assert registry.on("name")(function) is function
     assert registry.on_message(function) is function
 
@@ -90,7 +90,7 @@ def test_handlers_that_can_be_called_are_taken(registry, function):
         ("two", " is a str, not a function"),
     ],
 )
-def test_handlers_that_cannot_are_refused_by_name(registry, function, text):
+def test_invalid_handlers_are_refused_by_name(registry, function, text):
     for register, what in (
         (registry.on("add"), "the handler for 'add'"),
         (registry.on_message, "the handler for messages"),
@@ -114,7 +114,7 @@ def test_handlers_that_cannot_are_refused_by_name(registry, function, text):
         ("Missing", "msgspec cannot check bodies against 'Missing'"),
     ],
 )
-async def test_types_nobody_can_check_are_refused_where_they_are_named(registry, body_type, text):
+async def test_unsupported_types_are_refused_at_once(registry, body_type, text):
     for register in (registry.on, registry.on_datagram):
         with pytest.raises(landline.ConfigurationError) as caught:
             register("name", body_type)
@@ -123,7 +123,7 @@ async def test_types_nobody_can_check_are_refused_where_they_are_named(registry,
         await landline.call(URL, "name", response_type=body_type)
 
 
-async def test_the_type_of_an_answer_is_looked_at_before_anything_is_asked(pair):
+async def test_the_response_type_is_checked_before_the_request(pair):
     server = landline.Server()
     asked = []
     server.on("name")(lambda line, value: asked.append(value))
@@ -146,7 +146,7 @@ class Node(msgspec.Struct):
 @pytest.mark.parametrize(
     "body_type", [Attrs, Node, object, int | str | None, list[Attrs], "dict[str, int]", bytes]
 )
-def test_types_msgspec_knows_are_taken(registry, body_type):
+def test_types_that_msgspec_supports_are_accepted(registry, body_type):
     registry.on("name", eval(body_type) if isinstance(body_type, str) else body_type)(two)
 
 
@@ -173,7 +173,7 @@ def test_callbacks_are_plain_functions_with_the_right_parameters(register, good,
             register(bad)
 
 
-async def test_the_callback_of_a_line_is_looked_at_too(pair):
+async def test_the_callback_of_a_line_is_checked_too(pair):
     async with pair() as (line, _):
         with pytest.raises(
             landline.ConfigurationError, match=r"Line\.on_state\(\), coroutine, is a coroutine"
@@ -192,7 +192,7 @@ def test_the_function_of_a_line_is_a_coroutine_function():
         server.on_line(coroutine)
 
 
-async def test_the_functions_for_files_are_looked_at(registry, tmp_path, pair):
+async def test_the_functions_for_files_are_checked(registry, tmp_path, pair):
     with pytest.raises(landline.ConfigurationError, match=r"on_file\(accept=\), nothing, cannot be called"):
         registry.on_file(tmp_path, accept=nothing)
     with pytest.raises(
@@ -303,7 +303,7 @@ HOOKS = {"enc_hook": enc_hook, "dec_hook": dec_hook}
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "udp"])
-async def test_hooks_carry_types_msgspec_does_not_know(scheme):
+async def test_hooks_support_types_unknown_to_msgspec(scheme):
     server = landline.Server(**HOOKS)
 
     @server.on("warmer", Reading)
@@ -362,7 +362,7 @@ async def test_hooks_are_used_wherever_values_are_sent(until):
     assert heard == [reading] * 7
 
 
-async def test_without_hooks_a_value_nobody_knows_is_a_type_error(pair):
+async def test_without_hooks_an_unsupported_value_is_a_type_error(pair):
     async with pair() as (line, _):
         with pytest.raises(TypeError, match="Reading"):
             await line.send(Reading(celsius=1))

@@ -9,7 +9,7 @@ from landline import safe_text
 from landline.texts import SAFE_CHARACTERS_MAX
 
 
-def test_harmless_text_stays_as_it_is():
+def test_harmless_text_is_unchanged():
     for text in (
         "",
         "lab-1",
@@ -21,7 +21,7 @@ def test_harmless_text_stays_as_it_is():
         assert safe_text(text) == text
 
 
-def test_what_steers_a_terminal_or_begins_a_line_is_replaced():
+def test_characters_that_control_a_terminal_or_start_a_line_are_replaced():
     assert safe_text("a\nb\r\nc\td") == "a b  c d"
     assert safe_text("\x1b[2J\x9b1m\x07\x00") == "\ufffd[2J\ufffd1m\ufffd\ufffd"
     # Right-to-left override, isolate, zero-width joiner, byte order mark, line separator.
@@ -37,7 +37,7 @@ def test_a_long_text_is_cut():
 
 @given(st.text(), st.integers(1, 50))
 @example("\U000e0001tag", 50)
-def test_nothing_harmful_is_left(text, characters_max):
+def test_no_harmful_character_is_left(text, characters_max):
     safe = safe_text(text, characters_max)
     assert len(safe) <= characters_max
     assert not {unicodedata.category(character) for character in safe} & {"Cc", "Cf", "Cs", "Zl", "Zp"}

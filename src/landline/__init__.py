@@ -63,9 +63,7 @@ if TYPE_CHECKING:
         ServerAuth,
         SharedToken,
     )
-    from landline.session.handshake import Limits
-    from landline.session.heartbeat import Heartbeat
-    from landline.session.outbound import SendBuffer
+    from landline.session.settings import Heartbeat, Limits, SendBuffer
     from landline.texts import safe_text
     from landline.transports.options import TransportOptions
     from landline.transports.unix import bind_private_socket
@@ -130,9 +128,7 @@ _HOMES = {
         "SharedToken",
     ),
     "landline.codes": ("Code",),
-    "landline.session.handshake": ("Limits",),
-    "landline.session.heartbeat": ("Heartbeat",),
-    "landline.session.outbound": ("SendBuffer",),
+    "landline.session.settings": ("Heartbeat", "Limits", "SendBuffer"),
     "landline.texts": ("safe_text",),
     "landline.transports.options": ("TransportOptions",),
     "landline.transports.unix": ("bind_private_socket",),

@@ -1,4 +1,4 @@
-"""Numbers of the protocol that users see: why a line ended, and what a message is (``docs/protocol.md`` §8, §5.1)."""
+"""Public numbers of the protocol: why a line ended, and the kind of a message (``docs/protocol.md`` §8, §5.1)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """Why a line was refused or ended. Below 200: come back. From 200: do not, nothing would change."""
+    """Why a line was refused or ended.
+
+    Below 200 the peer may retry; from 200 on it should not, because nothing would change.
+    """
 
     GOING_AWAY = 100
     """The server stops or restarts."""
     OVERLOADED = 101
-    """No room for another line just now."""
+    """The server has no capacity for another line at the moment."""
     HANDSHAKE_TIMEOUT = 103
     """The handshake took too long."""
     TOO_SLOW = 104
-    """The peer does not read what is sent to it."""
+    """The peer does not read the data sent to it."""
     LINK_REPLACED = 105
-    """The session goes on over a newer transport; said on the older one."""
+    """The session continues over a newer transport; sent on the older one."""
 
     NORMAL = 200
-    """The work is done."""
+    """Orderly end."""
     PROTOCOL_ERROR = 201
     """The peer broke the protocol."""
     UNSUPPORTED_VERSION = 202
@@ -32,9 +35,9 @@ class Code(IntEnum):
     REPLACED = 205
     """Another peer took over this identity."""
     TOO_MANY_PINGS = 206
-    """The peer pings far more often than it was told to."""
+    """The peer pings far more often than the heartbeat requires."""
     LIMIT_EXCEEDED = 207
-    """The peer sent more than it was allowed: a frame, a message or a window too large."""
+    """The peer exceeded a limit: a frame, a message or a window is too large."""
 
     @property
     def may_return(self) -> bool:
@@ -43,7 +46,10 @@ class Code(IntEnum):
 
 
 def code_from_wire(number: int) -> Code:
-    """The code with that number; an unknown one stands for its range (§8), so that later versions may add codes."""
+    """Return the code of that number.
+
+    An unknown number stands for its range (§8), so that later versions may add codes.
+    """
     try:
         return Code(number)
     except ValueError:
@@ -51,10 +57,10 @@ def code_from_wire(number: int) -> Code:
 
 
 class Operation(IntEnum):
-    """What a DATA frame carries."""
+    """The kind of message that a DATA frame carries."""
 
     CONTINUE = 0
-    """The next fragment of the message begun on the same lane."""
+    """The next fragment of the message started on the same lane."""
     MESSAGE = 1
     REQUEST = 2
     RESPONSE = 3

@@ -1,4 +1,4 @@
-"""Checks of the functions that users register: what is wrong with one is said where it is registered."""
+"""Checks of functions and arguments that users pass: a mistake raises where it is made, not when it is used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 from landline.errors import ConfigurationError
 
 Expected: TypeAlias = Mapping[str, tuple[type | tuple[type, ...], str]]
-"""By argument: what it must be, and how that is said."""
+"""By argument: its type, and the words for it in an error."""
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Return whether calling ``function`` gives a coroutine, as far as that can be seen without calling it."""
+    """Return whether calling ``function`` returns a coroutine, as far as can be seen without a call."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is a coroutine function
     )
@@ -27,12 +27,12 @@ def check_function(
     may_be_async: bool = True,
     must_be_async: bool = False,
 ) -> None:
-    """Raise :class:`ConfigurationError` for what cannot be called with these arguments, or gives the wrong thing.
+    """Raise :class:`ConfigurationError` unless ``function`` accepts these arguments and is of the right kind.
 
-    :param what: what it is registered as, the beginning of the sentence, such as ``"the handler for 'add'"``.
-    :param arguments: what it is called with, positionally.
-    :param may_be_async: whether a coroutine function will do.
-    :param must_be_async: whether nothing else will.
+    :param what: the subject of the error, such as ``"the handler for 'add'"``.
+    :param arguments: the positional arguments of the call.
+    :param may_be_async: whether a coroutine function is allowed.
+    :param must_be_async: whether a coroutine function is required.
     """
     name = function_name(function)
     if not callable(function):
@@ -62,7 +62,7 @@ def check_type(what: str, value: object, kind: type | tuple[type, ...], example:
     :param what: the call and the argument, such as ``"Server(heartbeat=)"``.
     :param example: what to give in its place.
     """
-    # To Python True is a number; to whoever wrote it, it is a mistake.
+    # For Python, True is a number; as an argument it is a mistake.
     is_mistaken_bool = isinstance(value, bool) and kind is not bool
     if value is not None and (is_mistaken_bool or not isinstance(value, kind)):
         raise ConfigurationError(f"{what} takes {example}, not a value of the type {type(value).__name__}")
@@ -75,7 +75,7 @@ def check_arguments(function: str, given: Mapping[str, object], expected: Expect
 
 
 def takes(function: Any, *arguments: str, **keywords: str) -> bool:
-    """Return whether ``function`` can be called so; ``True`` where Python does not know."""
+    """Return whether ``function`` accepts these arguments; ``True`` if its signature is unknown."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
@@ -88,22 +88,22 @@ def takes(function: Any, *arguments: str, **keywords: str) -> bool:
 
 
 def function_name(function: object) -> str:
-    """Return the name of a function as its author knows it."""
+    """Return the name of a function as it appears in the source."""
     name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
     return name.rpartition("<locals>.")[2] if isinstance(name, str) else type(function).__name__
 
 
 def discard_awaitable(result: Any) -> None:
-    """Close a coroutine, or cancel a future, whose result nobody will wait for."""
+    """Close a coroutine, or cancel a future, whose result is not awaited."""
     end = getattr(result, "close", None) if inspect.iscoroutine(result) else getattr(result, "cancel", None)
     if end is not None and inspect.isawaitable(result):
         end()
 
 
 def describe_result(result: Any) -> str:
-    """Return what a function returned, for a sentence: its type, and its value only where that tells no secret."""
+    """Describe the result of a function for an error: its type, and its value only if it cannot be a secret."""
     if inspect.iscoroutine(result):
-        return "a coroutine, which nobody awaits"
+        return "a coroutine, which is never awaited"
     if result is None or isinstance(result, bool) or result == "":
         return repr(result)
     return f"a value of the type {type(result).__name__}"

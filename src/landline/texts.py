@@ -1,4 +1,4 @@
-"""Texts from outside on their way into a log or a sentence."""
+"""Makes texts from outside safe for logs and messages."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import unicodedata
 from typing import Final
 
 SAFE_CHARACTERS_MAX: Final = 200
-"""How much of a peer's text a log or a sentence repeats: enough to recognise it, too little to fill a disk with."""
+"""The part of a peer's text that a log or a message repeats: enough to recognise it, too little to fill a disk."""
 
 _HARMFUL: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def safe_text(text: str, characters_max: int | None = SAFE_CHARACTERS_MAX) -> str:
-    """Return ``text`` in one line that cannot move a cursor, colour, hide or reorder anything, and is not long.
+    """Return ``text`` as one short line that cannot move the cursor, change colours, or hide or reorder characters.
 
-    Line ends and tabs become spaces. Other control characters, Unicode's formatting characters (those that turn the
-    reading direction are among them) and halves of surrogate pairs become ``\N{REPLACEMENT CHARACTER}``. A longer text
-    is cut to ``characters_max`` code points, the last of which is then ``…``; ``None`` cuts nothing.
+    Line ends and tabs become spaces. Other control characters, formatting characters of Unicode (including those that
+    change the reading direction) and lone surrogates become ``\N{REPLACEMENT CHARACTER}``. A longer text
+    is cut to ``characters_max`` code points, the last of which is then ``…``; ``None`` means no limit.
     """
     if characters_max is not None and len(text) > characters_max:
-        # Before anything looks at each character of it.
+        # Cut first, because the checks below look at each character.
         text = text[: characters_max - 1] + "…"
     if text.isprintable():
         return text
     return "".join(
-        character if unicodedata.category(character) not in _HARMFUL else _stand_in(character)
+        character if unicodedata.category(character) not in _HARMFUL else _replacement(character)
         for character in text
     )
 
 
-def _stand_in(character: str) -> str:
+def _replacement(character: str) -> str:
     return " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"

@@ -10,7 +10,8 @@ import pytest
 import uvloop
 
 import landline
-from landline.session.frames import FrameReader, Kind
+from landline.session.constants import Kind
+from landline.session.frames import FrameReader
 from landline.testing import FaultProxy
 
 TOKEN = "a secret of sixteen bytes or more"

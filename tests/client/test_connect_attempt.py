@@ -9,8 +9,8 @@ import trustme
 
 import landline
 from landline.client.dialer import DialTimeouts
-from landline.session.frames import Kind
-from landline.session.handshake import Challenge, encode_body
+from landline.session.bodies import Challenge, encode_body
+from landline.session.constants import Kind
 from landline.testing import FaultProxy, Faults
 from landline.transports.urls import SCHEMES, Scheme
 

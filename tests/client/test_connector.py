@@ -8,8 +8,9 @@ import random
 import pytest
 
 import landline
-from landline.session.frames import Kind
-from landline.session.handshake import Challenge, ClientHandshake, ResumeTicket, Welcome, encode_body
+from landline.session.bodies import Challenge, ResumeTicket, Welcome, encode_body
+from landline.session.constants import Kind
+from landline.session.handshake import ClientHandshake
 from landline.testing import FaultProxy
 
 ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)

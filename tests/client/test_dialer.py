@@ -6,8 +6,8 @@ import pytest
 
 import landline
 from landline.client.dialer import DialTimeouts
-from landline.session.frames import Kind
-from landline.session.handshake import Challenge, encode_body
+from landline.session.bodies import Challenge, encode_body
+from landline.session.constants import Kind
 
 ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 
@@ -67,7 +67,9 @@ async def test_a_server_of_another_version_is_named(fake_server):
         await reader.read()
 
     async with fake_server(other_version) as url:
-        with pytest.raises(landline.ConnectFailed, match="version 9 of the protocol, this is version 1"):
+        with pytest.raises(
+            landline.ConnectFailed, match="version 9 of the protocol, this client uses version 1"
+        ):
             async with landline.connect(url):
                 pytest.fail("connected to nobody")
 
@@ -148,13 +150,13 @@ async def late(*_, **__):
 @pytest.mark.parametrize(
     ("auth", "told"),
     [
-        (Checking(accepts_server=late), r"accepts_server\(\) returned a coroutine, which nobody awaits"),
+        (Checking(accepts_server=late), r"accepts_server\(\) returned a coroutine, which is never awaited"),
         (
             Checking(accepts_server=lambda *_, **__: "yes"),
             r"accepts_server\(\) returned a value of the type str",
         ),
         (Checking(accepts_server=lambda *_, **__: None), r"accepts_server\(\) returned None"),
-        (Checking(claim=late), r"claim\(\) returned a coroutine, which nobody awaits"),
+        (Checking(claim=late), r"claim\(\) returned a coroutine, which is never awaited"),
     ],
 )
 async def test_a_server_that_is_not_clearly_accepted_is_left(auth, told):

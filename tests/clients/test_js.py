@@ -33,9 +33,10 @@ from websockets.asyncio.server import serve
 
 import landline
 from landline.codes import Operation
-from landline.session.frames import FLAG_PACKED, Kind, encode_data
-from landline.session.handshake import Bye, Challenge, Limits, Notice, Welcome, encode_body
-from landline.session.heartbeat import Heartbeat
+from landline.session.bodies import Bye, Challenge, Notice, Welcome, encode_body
+from landline.session.constants import FLAG_PACKED, Kind
+from landline.session.frames import encode_data
+from landline.session.settings import Heartbeat, Limits
 from landline.testing import FaultProxy, Faults
 
 HERE = Path(__file__).parent

@@ -13,8 +13,8 @@ import pytest
 import landline
 from landline.codes import Code
 from landline.runtime.guarded_log import LEVEL_LINES_AT_ONCE, LEVEL_LINES_PER_S, LINE_CHARACTERS_MAX
-from landline.session.frames import Kind
-from landline.session.handshake import Notice, encode_body
+from landline.session.bodies import Notice, encode_body
+from landline.session.constants import Kind
 
 FORGED = "2030-01-01 00:00:00,000 ERROR forged"
 ROUNDS = 30

@@ -11,16 +11,18 @@ import pytest
 
 from landline.codes import Code, Operation
 from landline.errors import BufferFull, ConnectFailed, ProtocolError
-from landline.session.events import Ended, EofReceived, MessageReceived
-from landline.session.frames import (
-    DATA_HEADER,
+from landline.session.constants import (
     FLAG_BULK,
     FLAG_MORE,
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
     LENGTH_BYTES,
-    FrameReader,
     Kind,
+)
+from landline.session.events import Ended, EofReceived, MessageReceived
+from landline.session.frames import (
+    DATA_HEADER,
+    FrameReader,
     decode_ping,
     encode_ack,
     encode_data,
@@ -28,10 +30,8 @@ from landline.session.frames import (
     encode_eof,
     encode_ping,
 )
-from landline.session.handshake import Limits
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import SendBuffer
 from landline.session.session import Session
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import State
 from landline.testing import Link, Pair, Side
 
@@ -54,7 +54,7 @@ class TappedLink(Link):
 
 
 class Ear:
-    """What the wire says of one side: the frames it wrote, and what it heard to be taken."""
+    """The view of one side from the wire: the frames it wrote, and the acknowledgements it received."""
 
     def __init__(self) -> None:
         self.reader = FrameReader(FRAME_BYTES_MAX)
@@ -100,7 +100,7 @@ class TappedPair(Pair):
 
     def begin_listening(self) -> None:
         self.ears = {self.client: Ear(), self.server: Ear()}
-        self.old_pieces: list[tuple[Side, int, bytes]] = []
+        self.old_pieces: list[tuple[Side, bytes]] = []
 
     def transfer(self, sender: Side) -> int:
         self.speaker = sender
@@ -114,7 +114,7 @@ class TappedPair(Pair):
             return
         hearer = self.server if self.speaker is self.client else self.client
         self.ears[self.speaker].hear_written(data)
-        self.old_pieces += [(hearer, self.epoch, piece) for piece in pieces]
+        self.old_pieces += [(hearer, piece) for piece in pieces]
         del self.old_pieces[:-OLD_PIECES_MAX]
         if hearer.session.is_attached and hearer.session.epoch == self.epoch:
             self.ears[hearer].hear_arrived(b"".join(pieces))
@@ -127,7 +127,7 @@ class Story:
         self.sent: dict[bool, list[bytes]] = {False: [], True: []}
         self.received: dict[bool, list[bytes]] = {False: [], True: []}
         self.untaken: list[MessageReceived] = []
-        self.taken: set[bytes] = set()
+        self.acked: set[bytes] = set()
         self.has_finished = False
         self.eofs = 0
         self.ended: list[Ended] = []
@@ -173,7 +173,7 @@ class Conversation:
             try:
                 side.send(body, bulk=bulk)
             except BufferFull:
-                assert not side.session.has_space(len(body))
+                assert not side.session.outbound.has_space(len(body))
                 return
             story.sent[bulk].append(body)
 
@@ -191,11 +191,11 @@ class Conversation:
 
     def finish(self, which: int) -> None:
         side = self.sides[which]
-        side.session.send_eof()
+        side.session.outbound.send_eof()
         self.stories[side].has_finished = True
 
-    def take(self, which: int, how: str) -> None:
-        """The application takes all that came, or some of it in any order."""
+    def ack(self, which: int, how: str) -> None:
+        """The application acknowledges all messages that arrived, or some of them in any order."""
         side = self.sides[which]
         self._notice(side)
         story = self.stories[side]
@@ -203,8 +203,8 @@ class Conversation:
         if how == "some":
             chosen = self.random.sample(chosen, self.random.randint(0, len(chosen)))
         for message in chosen:
-            side.session.ack(message)
-            story.taken.add(mark_of(message.body))
+            side.session.inbound.ack(message)
+            story.acked.add(mark_of(message.body))
         gone = {message.sequence for message in chosen}
         story.untaken = [message for message in story.untaken if message.sequence not in gone]
 
@@ -251,21 +251,25 @@ class Conversation:
         self._check_deadlines()
 
     def repeat_old_bytes(self) -> None:
-        """Bytes and datagrams of an older transport arrive after all: they change nothing."""
+        """Bytes and datagrams of an older transport arrive while there is none: they change nothing.
+
+        While there is one, the line keeps them from the session: it detaches from an older transport.
+        """
+        late = encode_datagram(b"", b"-1 ", is_packed=False)
         for side in self.sides:
-            before = outside_of(side.session)
-            late = encode_datagram(b"", b"-1 ", is_packed=False)
-            side.session.receive_datagram(late[5:], self.pair.clock(), epoch=side.session.epoch - 1)
-            assert outside_of(side.session) == before
-        for hearer, epoch, piece in self.pair.old_pieces:
-            if epoch < hearer.session.epoch:
-                before = outside_of(hearer.session)
-                hearer.session.receive_data(piece, self.pair.clock(), epoch=epoch)
-                assert outside_of(hearer.session) == before
-                assert hearer.session.next_events() == []
+            if not side.session.is_attached:
+                before = outside_of(side.session)
+                side.session.receive_datagram(late[5:], self.pair.clock())
+                assert outside_of(side.session) == before
+        for receiver, piece in self.pair.old_pieces:
+            if not receiver.session.is_attached:
+                before = outside_of(receiver.session)
+                receiver.session.receive_data(piece, self.pair.clock())
+                assert outside_of(receiver.session) == before
+                assert receiver.session.next_events() == []
 
     def resume_with_an_impossible_number(self, which: int) -> None:
-        """A peer that says it received what was never written is found out, and nothing changes."""
+        """A peer that claims to have received an unwritten frame is refused, and nothing changes."""
         session = self.sides[which].session
         before = outside_of(session)
         for received in (self.pair.ears[self.sides[which]].last_written + 1, 2**63 - 1):
@@ -278,52 +282,52 @@ class Conversation:
         assert outside_of(session) == before
 
     def close(self, which: int) -> None:
-        """One side says goodbye, which may get lost; both begin anew."""
+        """One side sends BYE, which may be lost; both start again."""
         self.sides[which].session.close(Code.NORMAL)
         self.pair.deliver()
-        self._begin_anew()
+        self._start_again()
 
     def forget(self) -> None:
-        """The server loses its session; both begin anew."""
-        self.pair.forget()
-        self._begin_anew()
+        """The server loses its session; both start again."""
+        self.pair.lose_server_session()
+        self._start_again()
 
     def lie(self, which: int, what: str) -> None:
-        """One side hears what its peer cannot mean: the session ends, and no message counts as confirmed by it."""
+        """One side receives an impossible frame: the session ends, and the frame confirms no message."""
         assert self._connect(self._whole_link()) is True
         side = self.sides[which]
         session, written = side.session, self.pair.ears[side].last_written
         lie = {
             "ack": encode_ack(written + 1),
             "ping": encode_ping(Kind.PING, 1, 0, 2**64 - 1),
-            "gap": encode_data(session.received + 2, 0, Operation.MESSAGE, 0, b"", b"n"),
-            "eof": encode_eof(session.received + 2),
+            "gap": encode_data(session.inbound.received + 2, 0, Operation.MESSAGE, 0, b"", b"n"),
+            "eof": encode_eof(session.inbound.received + 2),
             "checksum": encode_ping(Kind.PONG, 1, 0, 0)[:-1] + b"?",
-            "continue": encode_data(session.received + 1, 0, 99, 0, b"", b"n"),
+            "continue": encode_data(session.inbound.received + 1, 0, 99, 0, b"", b"n"),
         }[what]
-        session.receive_data(lie, self.pair.clock(), epoch=session.epoch)
+        session.receive_data(lie, self.pair.clock())
         side.collect()
         self._notice(side)
         [ended] = self.stories[side].ended
         assert not ended.by_peer
         assert ended.code is Code.PROTOCOL_ERROR
         self.pair.deliver()
-        self._begin_anew()
+        self._start_again()
 
     def end(self) -> None:
-        """Over a transport that works, with applications that take, everything arrives and nothing is left."""
+        """Over a working transport, with applications that acknowledge, every message arrives and none is left."""
         self._connect(self._whole_link())
         for _ in range(300):
             for which in (0, 1):
-                self.take(which, "all")
+                self.ack(which, "all")
             self.pair.advance(0.2)
-            if all(side.session.is_drained for side in self.sides):
+            if all(side.session.outbound.is_drained for side in self.sides):
                 break
         self.check()
         for side, story in self.stories.items():
             assert story.received == self.stories[self.peer(side)].sent
-            assert side.session.unconfirmed() == ()
-            assert side.session.buffered_bytes == side.session.buffered_messages == 0
+            assert side.session.outbound.unconfirmed() == ()
+            assert side.session.outbound.buffered_bytes == side.session.outbound.buffered_messages == 0
             assert story.eofs == self.stories[self.peer(side)].has_finished
 
     # What must hold.
@@ -336,13 +340,13 @@ class Conversation:
             self._check_datagrams(side)
             self._check_unconfirmed(side)
             session = side.session
-            assert session.buffered_messages <= SEND_BUFFER.messages + 8
-            assert session.buffered_bytes <= SEND_BUFFER.size_bytes + 4096
+            assert session.outbound.buffered_messages <= SEND_BUFFER.messages + 8
+            assert session.outbound.buffered_bytes <= SEND_BUFFER.size_bytes + 4096
             assert session.is_attached == (session.next_timeout() is not None)
-            assert session.state is not State.CLOSED, "nobody broke the protocol"
+            assert session.state is not State.CLOSED, "neither side broke the protocol"
 
     def _check_received(self, side: Side) -> None:
-        """A beginning of what was sent, in order, without duplicates; EOF behind all of it."""
+        """Received messages are a prefix of the sent ones, in order, without duplicates; EOF is the last."""
         story, peers = self.stories[side], self.stories[self.peer(side)]
         for bulk in (False, True):
             assert story.received[bulk] == peers.sent[bulk][: len(story.received[bulk])]
@@ -351,17 +355,17 @@ class Conversation:
             assert story.received == peers.sent
 
     def _check_datagrams(self, side: Side) -> None:
-        """At most once, in order while they travel in the stream, and none that was not taken."""
+        """Datagrams arrive at most once, in order while they travel in the stream, and only if they were accepted."""
         received = self.stories[side].datagrams_received
         assert received == sorted(set(received))
         assert self.stories[self.peer(side)].datagrams_taken.issuperset(received)
 
     def _check_unconfirmed(self, side: Side) -> None:
-        """Unconfirmed is what the peer did not confirm within hearing; what it confirmed, it has taken."""
+        """A message is unconfirmed if no confirmation arrived; the peer acknowledged every confirmed one."""
         story, ear = self.stories[side], self.pair.ears[side]
         confirmed = {mark for mark, end in ear.message_ends.items() if end <= ear.heard_taken}
-        assert confirmed <= self.stories[self.peer(side)].taken
-        kept = [entry.body for entry in side.session.unconfirmed()]
+        assert confirmed <= self.stories[self.peer(side)].acked
+        kept = [entry.body for entry in side.session.outbound.unconfirmed()]
         for bulk in (False, True):
             ours = [body for body in kept if (body[:1] == BULK_MARK) == bulk]
             assert ours == [body for body in story.sent[bulk] if mark_of(body) not in confirmed]
@@ -386,14 +390,14 @@ class Conversation:
         story.datagrams_received += [int(mark_of(received.body)) for received in side.datagrams]
         side.datagrams.clear()
 
-    def _begin_anew(self) -> None:
+    def _start_again(self) -> None:
         unconfirmed = {}
         for side in self.sides:
             self._notice(side)
         for side in self.sides:
             self._check_received(side)
             self._check_unconfirmed(side)
-            unconfirmed[side] = (len(side.lost), side.session.unconfirmed())
+            unconfirmed[side] = (len(side.lost), side.session.outbound.unconfirmed())
         self._begin()
         for side, (count, entries) in unconfirmed.items():
             assert tuple(side.lost[count:]) == entries
@@ -418,11 +422,11 @@ def outside_of(session: Session) -> tuple[object, ...]:
     return (
         session.state,
         session.epoch,
-        session.received,
-        session.duplicates_dropped,
+        session.inbound.received,
+        session.inbound.duplicates_dropped,
         session.has_datagrams,
-        session.buffered_bytes,
-        session.unconfirmed(),
+        session.outbound.buffered_bytes,
+        session.outbound.unconfirmed(),
         session.next_timeout(),
         session.ticket,
         session.round_trip_s,

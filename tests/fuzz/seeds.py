@@ -39,21 +39,11 @@ from landline.fleet.messages import (
     Withdraw,
 )
 from landline.fleet.model import Action, Cause, ExecutionState, Person
-from landline.session.frames import Kind, encode_datagram
-from landline.session.handshake import (
-    Bye,
-    Challenge,
-    ClientHandshake,
-    Hello,
-    Limits,
-    Notice,
-    Reject,
-    ServerHandshake,
-    Welcome,
-    encode_body,
-    reject_to_send,
-)
-from landline.session.heartbeat import Heartbeat
+from landline.session.bodies import Bye, Challenge, Hello, Notice, Reject, Welcome, encode_body
+from landline.session.constants import Kind
+from landline.session.frames import encode_datagram
+from landline.session.handshake import ClientHandshake, ServerHandshake, reject_to_send
+from landline.session.settings import Heartbeat, Limits
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
@@ -85,7 +75,7 @@ def pieces_of_a_conversation() -> list[bytes]:
         talk.send_datagrams(which, count=2, size=3)
     talk.advance(0.01)
     talk.cut(resumes=True)
-    talk.take(0, "some")
+    talk.ack(0, "some")
     talk.ping(1)
     talk.finish(0)
     talk.advance(3.0)
@@ -144,7 +134,7 @@ def client_handshake() -> Iterator[bytes]:
         encode_body(Kind.WELCOME, make_welcome(resumed=True)) + frames_of_the_example()[4],
         reject_to_send(Code.OVERLOADED, "full", retry_after_s=5.0, spread_s=2.0),
         b"",
-        # Sessions nobody asked for.
+        # Sessions that were not requested.
         encode_body(Kind.WELCOME, msgspec.structs.replace(make_welcome(resumed=True), session=bytes(16))),
         encode_body(Kind.WELCOME, msgspec.structs.replace(make_welcome(resumed=True), epoch=1)),
     ]

@@ -24,15 +24,30 @@ from landline.fleet.control import machines
 from landline.line.codec import decode_value, encode_value
 from landline.line.handlers import Handler
 from landline.session.auth import Anonymous, SharedToken, proofs_equal, resume_proof
-from landline.session.events import DatagramReceived, Ended, EofReceived, MessageReceived
-from landline.session.frames import (
+from landline.session.bodies import (
+    Bye,
+    Challenge,
+    Hello,
+    Notice,
+    Reject,
+    Resume,
+    ResumeTicket,
+    Welcome,
+    decode_body,
+    encode_body,
+)
+from landline.session.constants import (
     DATAGRAM_BYTES_MAX,
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
     HANDSHAKE_BYTES_MAX,
     LENGTH_BYTES,
-    FrameReader,
+    WRITE_BYTES,
     Kind,
+)
+from landline.session.events import DatagramReceived, Ended, EofReceived, MessageReceived
+from landline.session.frames import (
+    FrameReader,
     decode_datagram,
     decode_ping,
     encode_ack,
@@ -42,32 +57,16 @@ from landline.session.frames import (
     encode_frame,
     encode_ping,
 )
-from landline.session.handshake import (
-    Bye,
-    Challenge,
-    ClientHandshake,
-    Hello,
-    Limits,
-    Notice,
-    Reject,
-    Resume,
-    ResumeTicket,
-    ServerHandshake,
-    Welcome,
-    decode_body,
-    decode_hello,
-    encode_body,
-)
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import WRITE_BYTES, SendBuffer
+from landline.session.handshake import ClientHandshake, ServerHandshake, decode_hello
 from landline.session.session import Session
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import State
 from landline.transports.urls import parse_url
 
 OBJECTS_BYTES: Final = 2_000
 """Objects around what is held, of a reader, a handshake or an empty session (about 1,400 on CPython 3.11)."""
 MESSAGE_OBJECTS_BYTES: Final = 200
-"""Objects around one message that waits to be taken (about 145 on CPython 3.11 beside body and name)."""
+"""Objects around one message that waits to be acknowledged (about 145 on CPython 3.11 beside body and name)."""
 NAME_FACTOR: Final = 4
 """One character beyond the BMP makes CPython keep four bytes for every character of a name."""
 
@@ -101,7 +100,7 @@ LATER_SERVER_RANDOM: Final = FixedRandom(0x40)
 
 
 class Program:
-    """Bytes read as numbers, one after the other; behind their end all are 0."""
+    """Bytes read as numbers, one after the other; after their end all are 0."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -126,7 +125,7 @@ class Program:
 
 
 def wire(data: bytes) -> None:
-    """The reader of frames in a handshake; the first byte says its limit."""
+    """The frame reader of a handshake; the first byte selects its limit."""
     limit_bytes = 16 << (data[0] % 10 if data else 0)
     stream = data[1:]
 
@@ -150,7 +149,7 @@ def wire(data: bytes) -> None:
 
 
 def client_handshake(data: bytes) -> None:
-    """The client's half of a handshake; the first byte says what it knows."""
+    """The client side of a handshake; the first byte selects its state."""
     option, stream = data[0] if data else 0, data[1:]
     auth = [Anonymous(), TOKEN, STRANGER][option % 3]
     ticket = TICKET if option & 4 else None
@@ -216,7 +215,7 @@ def server_handshake(data: bytes) -> None:
 
 
 def check_believed(hello: Hello) -> None:
-    """Nobody passes for somebody else, and what was overheard is worth nothing on another transport."""
+    """No identity can be forged, and recorded bytes are worthless on another transport."""
     nonces = {"server_nonce": SERVER_RANDOM.randbytes(32), "client_nonce": hello.nonce}
     assert TOKEN.identify(hello.auth, **nonces) in {None, IDENTITY}
     assert STRANGER.identify(hello.auth, **nonces) is None
@@ -243,7 +242,7 @@ def is_proven(resume: Resume, server_random: FixedRandom) -> bool:
 
 
 class Application:
-    """One session alone, and an application above it that takes what it is told to, and keeps count of the rest."""
+    """One session with an application that acknowledges selected messages and counts the others."""
 
     def __init__(self, limits: Limits, *, is_server: bool) -> None:
         self.limits = limits
@@ -258,27 +257,27 @@ class Application:
         )
         self.empty_bytes = held_bytes(self.session)
         self.events: list[Any] = []
-        self.untaken: list[MessageReceived] = []
+        self.unacked: list[MessageReceived] = []
         self.datagrams: list[DatagramReceived] = []
         self.output_bytes = 0
 
     def receive(self, pieces: Iterator[bytes], now: float) -> None:
         for piece in pieces:
-            self.session.receive_data(piece, now, epoch=self.session.epoch)
+            self.session.receive_data(piece, now)
             self.collect()
 
     def collect(self) -> None:
         self.datagrams += self.session.next_datagrams()
         events = self.session.next_events()
         self.events += events
-        self.untaken += [event for event in events if isinstance(event, MessageReceived)]
+        self.unacked += [event for event in events if isinstance(event, MessageReceived)]
 
-    def take(self, index: int) -> None:
-        if self.untaken:
-            self.session.ack(self.untaken.pop(index % len(self.untaken)))
+    def ack(self, index: int) -> None:
+        if self.unacked:
+            self.session.inbound.ack(self.unacked.pop(index % len(self.unacked)))
 
     def write(self, now: float) -> None:
-        """What is written is gone, but for what is kept to be written again."""
+        """Written bytes are released, except frames held to be written again."""
         is_all = False
         while data := self.session.data_to_send(now):
             assert not is_all, "a short answer, and yet not all"
@@ -286,7 +285,7 @@ class Application:
             is_all = len(data) < WRITE_BYTES
 
     def check_memory(self, read_bytes: int) -> None:
-        """What the session and the untaken messages hold, once all that can be written is.
+        """What the session and the unacked messages hold, once all that can be written is.
 
         One read, which the transport limits, may overflow a window before it is noticed.
         """
@@ -294,18 +293,18 @@ class Application:
         bound = (
             self.empty_bytes
             + OBJECTS_BYTES
-            + self.session.buffered_bytes
-            + self.session.buffered_messages * MESSAGE_OBJECTS_BYTES
+            + self.session.outbound.buffered_bytes
+            + self.session.outbound.buffered_messages * MESSAGE_OBJECTS_BYTES
             + FRAME_BYTES_MAX
             + NAME_FACTOR * (limits.window_bytes + 4 * (limits.message_bytes + 24) + read_bytes)
             + MESSAGE_OBJECTS_BYTES * (limits.window_frames + read_bytes // 24)
         )
-        assert held_bytes(self.session, self.untaken) <= bound
+        assert held_bytes(self.session, self.unacked) <= bound
 
     def outside(self) -> tuple[object, ...]:
         session = self.session
-        dropped = session.duplicates_dropped, session.datagrams_dropped, session.datagrams_ignored
-        return session.state, session.received, dropped, session.ticket
+        dropped = session.inbound.duplicates_dropped, session.datagrams_dropped, session.datagrams_ignored
+        return session.state, session.inbound.received, dropped, session.ticket
 
 
 def session(data: bytes) -> None:
@@ -333,7 +332,7 @@ def session(data: bytes) -> None:
         elif action == 5:
             index = program.number(256)
             for application in both:
-                application.take(index)
+                application.ack(index)
         elif action == 6:
             now += program.choice([0.01, 0.2, 5.0, 16.0, 1000.0])
             for application in both:
@@ -347,25 +346,25 @@ def session(data: bytes) -> None:
                 application.session.resume_writing()
         elif action == 9 and whole.session.state is not State.CLOSED:
             epoch += 1
-            received, next_sequence = program.number(256), whole.session.received + 1
+            received, next_sequence = program.number(256), whole.session.inbound.received + 1
             for application in both:
                 application.session.receive_link_lost()
                 with contextlib.suppress(ProtocolError):
                     application.session.attach(now, epoch=epoch, peer_received=received, phase=0.5)
         elif action == 10 and whole.session.state is not State.CLOSED:
             body, is_bulk = bytes(program.choice([0, 10, 1000])), program.number(2) == 1
-            if whole.session.has_space(1 + len(body)):
+            if whole.session.outbound.has_space(1 + len(body)):
                 for application in both:
-                    application.session.send(Operation.MESSAGE, b"n", body, is_bulk=is_bulk)
+                    application.session.outbound.send(Operation.MESSAGE, b"n", body, is_bulk=is_bulk)
         elif action == 11:
             datagram = spell_datagram(program)
             for application in both:
-                application.session.receive_datagram(datagram, now, epoch=epoch)
+                application.session.receive_datagram(datagram, now)
                 application.collect()
         elif action == 12 and whole.session.state is not State.CLOSED:
             frame = encode_datagram(b"n", bytes(program.choice([0, 10, 1000])), is_packed=False)
-            taken = {application.session.send_datagram(frame) for application in both for _ in range(3)}
-            assert taken == {False} or whole.session.is_attached
+            accepted = {application.session.send_datagram(frame) for application in both for _ in range(3)}
+            assert accepted == {False} or whole.session.is_attached
         for application in both:
             application.write(now)
         assert is_same(whole, cut)
@@ -431,7 +430,7 @@ def is_same(whole: Application, cut: Application) -> bool:
         count = len(cut.events) - 1
         assert whole.events[:count] == cut.events[:count]
         assert not whole.session.is_attached
-        # What is behind the point where the one stopped, the other may have read.
+        # The other may have parsed bytes after the point where the first one stopped.
         assert whole.datagrams[: len(cut.datagrams)] == cut.datagrams
         return whole.outside() == cut.outside() and len(whole.events) == count + 1
     for application in (whole, cut):
@@ -446,14 +445,14 @@ def is_same(whole: Application, cut: Application) -> bool:
 
 
 def check_ended(application: Application) -> None:
-    """Messages are numbered in order, none comes behind EOF, and the end is the last that is told, once."""
+    """Messages are numbered in order, none follows EOF, and the end is the last event, once."""
     events = application.events
     if EofReceived() in events:
-        behind = events[events.index(EofReceived()) + 1 :]
-        assert not any(isinstance(event, MessageReceived | EofReceived) for event in behind)
+        later = events[events.index(EofReceived()) + 1 :]
+        assert not any(isinstance(event, MessageReceived | EofReceived) for event in later)
     numbers = [event.sequence for event in events if isinstance(event, MessageReceived)]
     assert numbers == sorted(set(numbers))
-    assert not numbers or numbers[-1] <= application.session.received
+    assert not numbers or numbers[-1] <= application.session.inbound.received
     ends = [event for event in events if isinstance(event, Ended)]
     assert (application.session.state is State.CLOSED) == (len(ends) == 1)
     assert ends == ([events[-1]] if ends else [])
@@ -462,7 +461,7 @@ def check_ended(application: Application) -> None:
 
 
 def two_sessions(data: bytes) -> None:
-    """Two sessions of which the bytes say what happens to them."""
+    """Two sessions driven by a program in the bytes."""
     program = Program(data)
     talk = Conversation(program.number(65_536))
     actions: list[Callable[[], None]] = [
@@ -475,7 +474,7 @@ def two_sessions(data: bytes) -> None:
         lambda: talk.send_datagrams(
             program.number(2), count=program.choice([1, 1, 5, 100]), size=program.choice([0, 3, 1000])
         ),
-        lambda: talk.take(program.number(2), program.choice(["all", "some"])),
+        lambda: talk.ack(program.number(2), program.choice(["all", "some"])),
         lambda: talk.transfer(program.number(2)),
         lambda: talk.cut(resumes=bool(program.number(2))),
         lambda: talk.resume(program.choice(["whole", "lossy", "lossy", "silent"])),
@@ -534,8 +533,8 @@ def values(data: bytes) -> None:
         if choice == 0:
             decode_hello(body)
         elif choice == 1:
-            number, time_us, taken = decode_ping(body)
-            assert encode_ping(Kind.PING, number, time_us, taken)[5:] == body
+            number, time_us, acked = decode_ping(body)
+            assert encode_ping(Kind.PING, number, time_us, acked)[5:] == body
         elif choice == 2:
             check_value(body)
         elif choice == 3:

@@ -1,4 +1,4 @@
-"""Fuzzing begins where it should, finds what is wrong, and says how to see it again."""
+"""The fuzzer starts from useful seeds, finds faults, and reports how to reproduce them."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_target_holds_on_its_seeds_and_their_mutations(target):
+def test_every_target_passes_on_its_seeds_and_their_mutations(target):
     outcome = engines.run_unguided(target, 0.3, seed=1)
     assert outcome.crash is None
     assert int(outcome.summary.split()[0]) >= len(seeds_of(target)) > 0
@@ -29,8 +29,8 @@ def test_every_target_has_seeds():
     assert list(SEEDS) == list(TARGETS)
 
 
-def test_the_seeds_of_handshakes_get_through():
-    """Otherwise everything behind a welcome would go unfuzzed."""
+def test_the_seeds_of_handshakes_succeed():
+    """Otherwise the code after WELCOME would not be fuzzed."""
     from tests.fuzz.targets import IDENTITY, SERVER_RANDOM, TOKEN, is_proven
 
     from landline.session.handshake import ServerHandshake
@@ -43,7 +43,7 @@ def test_the_seeds_of_handshakes_get_through():
         assert (hello.resume is not None and is_proven(hello.resume, SERVER_RANDOM)) == wants_resume
 
 
-def test_a_crash_is_kept_and_seen_again(folder, monkeypatch, capsys):
+def test_a_crash_is_saved_and_replayed(folder, monkeypatch, capsys):
     def values(data):
         assert data[:1] != b"\x05", "five"
 
@@ -74,7 +74,7 @@ def test_the_targets_are_listed(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(TARGETS)
 
 
-def test_memory_is_counted_once_and_all_of_it():
+def test_memory_is_counted_completely_and_once():
     class Slotted:
         __slots__ = ("one", "two", "unset")
 

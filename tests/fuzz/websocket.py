@@ -77,7 +77,7 @@ class Below(asyncio.Transport):
         self.protocol: asyncio.Protocol
 
     def write(self, data) -> None:
-        assert not self.is_over, "written behind the end"
+        assert not self.is_over, "written after the end"
         self.written += data
 
     def set_protocol(self, protocol) -> None:

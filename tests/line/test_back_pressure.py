@@ -16,8 +16,10 @@ import pytest
 import landline
 from landline.session import handshake
 from landline.session.auth import Anonymous
-from landline.session.frames import Kind, encode_ping
-from landline.session.handshake import ClientHandshake, Limits
+from landline.session.constants import Kind
+from landline.session.frames import encode_ping
+from landline.session.handshake import ClientHandshake
+from landline.session.settings import Limits
 
 KIB = 1024
 SMALL = landline.SendBuffer(size_bytes=64 * KIB, messages=128)
@@ -144,9 +146,9 @@ async def test_tiny_messages_nobody_takes_are_bounded_with_what_python_spends_on
     server = landline.Server(limits=landline.Limits(window_frames=1000))
     async with pair(server) as (line, other):
         sender = asyncio.create_task(send_many(line, 5000))
-        await until(lambda: other._driver.session.received == 1000)
+        await until(lambda: other._driver.session.inbound.received == 1000)
         await line.ping()
-        assert other._driver.session.received == 1000
+        assert other._driver.session.inbound.received == 1000
         assert 1000 * 100 <= server.memory_held_bytes <= 1000 * 250
         assert await read_number(other, 5000) == [b""] * 5000
         await sender

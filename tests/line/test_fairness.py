@@ -13,20 +13,24 @@ from landline.line import driver as driver_module
 from landline.line.driver import LineDriver
 from landline.runtime.turns import FRAMES_PER_STEP, FRAMES_PER_TURN
 from landline.session.auth import Anonymous
-from landline.session.datagram_queue import DATAGRAMS_REFUSED
-from landline.session.frames import (
+from landline.session.bodies import Bye, Notice, decode_body, encode_body
+from landline.session.constants import (
+    DATAGRAMS_REFUSED,
     FLAG_MORE,
     FRAGMENT_BYTES,
-    ByeFinder,
+    REDUNDANT_FRAMES_MAX,
     Kind,
+)
+from landline.session.frames import (
+    ByeFinder,
     encode_ack,
     encode_data,
     encode_datagram,
     encode_eof,
     encode_ping,
 )
-from landline.session.handshake import Bye, ClientHandshake, Limits, Notice, decode_body, encode_body
-from landline.session.inbound import USELESS_FRAMES_MAX
+from landline.session.handshake import ClientHandshake
+from landline.session.settings import Limits
 from landline.transports import linger as lingering
 from landline.transports.base import LinkProtocol, load_transport
 from landline.transports.options import TransportOptions
@@ -135,10 +139,10 @@ def handled(monkeypatch):
     receive_data = LineDriver.receive_data
 
     def count(driver, data):
-        before = driver.session.received
+        before = driver.session.inbound.received
         receive_data(driver, data)
         if driver.session is not None:
-            counts.append(driver.session.received - before)
+            counts.append(driver.session.inbound.received - before)
 
     monkeypatch.setattr(LineDriver, "receive_data", count)
     return counts
@@ -265,12 +269,12 @@ async def test_large_messages_lose_and_reorder_nothing(listen):
 NUMBERED = [encode_data(number, 0, Operation.MESSAGE, 0, b"", b"x") for number in (1, 2)]
 FRAGMENTS = [
     encode_data(number, FLAG_MORE, 1 if number == 1 else 0, 0, b"", b"x")
-    for number in range(1, USELESS_FRAMES_MAX + 2)
+    for number in range(1, REDUNDANT_FRAMES_MAX + 2)
 ]
 FLOODS = {
-    "NOTICE": [encode_body(Kind.NOTICE, Notice(1))] * (USELESS_FRAMES_MAX + 1),
-    "ACK": [encode_ack(0)] * (USELESS_FRAMES_MAX + 1),
-    "PONG": [encode_ping(Kind.PONG, 1, 0, 0)] * (USELESS_FRAMES_MAX + 1),
+    "NOTICE": [encode_body(Kind.NOTICE, Notice(1))] * (REDUNDANT_FRAMES_MAX + 1),
+    "ACK": [encode_ack(0)] * (REDUNDANT_FRAMES_MAX + 1),
+    "PONG": [encode_ping(Kind.PONG, 1, 0, 0)] * (REDUNDANT_FRAMES_MAX + 1),
     "DATA": [NUMBERED[0]] * (Limits().window_frames + 2),
     "EOF": [encode_eof(1)] * (Limits().window_frames + 2),
     "fragments": FRAGMENTS,
@@ -434,7 +438,7 @@ async def test_requests_that_waited_for_room_are_answered_in_turns(until, counte
                 encode_data(number, 0, Operation.REQUEST, number, b"echo", b"") for number in range(1, count)
             )
         )
-        await until(lambda: line._driver.session.received == count - 1)
+        await until(lambda: line._driver.session.inbound.received == count - 1)
         assert len(answered) == 2000
         writer.write(encode_ack(2000) + encode_ping(Kind.PING, 1, 0, 0))
         await until(lambda: len(answered) == 4000)
@@ -458,7 +462,7 @@ async def test_what_waits_for_a_turn_is_counted_as_memory(pair, until, monkeypat
         )
         peer.transport.write(stream)
         [line] = numbers.server.lines
-        await until(lambda: line._driver.session.received == 8000)
+        await until(lambda: line._driver.session.inbound.received == 8000)
         assert FRAMES_PER_STEP * 30 < most <= 2 * 256 * 1024 + 200 * FRAMES_PER_STEP
         assert driver_module.FRAMES_PER_STEP == FRAMES_PER_STEP
 

@@ -10,8 +10,9 @@ from tests.raw_connections import raw_connection, read_frame, shake_hands
 import landline
 from landline.codes import Operation
 from landline.line.dispatcher import REQUESTS_RUNNING_MAX, REQUESTS_RUNNING_WINDOWS
-from landline.session.frames import Kind, encode_data, encode_ping
-from landline.session.handshake import Limits
+from landline.session.constants import Kind
+from landline.session.frames import encode_data, encode_ping
+from landline.session.settings import Limits
 
 KIB, MIB = 1024, 1024 * 1024
 SMALL = Limits(message_bytes=256 * KIB, window_bytes=256 * KIB)
@@ -193,7 +194,7 @@ async def test_a_handler_is_cancelled_once_however_often_it_is_asked_for(until, 
                         for number in range(first, first + 1000)
                     )
                 )
-                await until(lambda first=first: line._driver.session.received == first + 999)
+                await until(lambda first=first: line._driver.session.inbound.received == first + 999)
             gc.collect()
             grown = tracemalloc.get_traced_memory()[0] - before
         finally:

@@ -8,8 +8,8 @@ import pytest
 from tests import datagram_transport
 
 import landline
-from landline.session.datagram_queue import DATAGRAMS_UNREAD_MAX, DATAGRAMS_WAITING_MAX
-from landline.session.frames import Kind, encode_frame
+from landline.session.constants import DATAGRAMS_UNREAD_MAX, DATAGRAMS_WAITING_MAX, Kind
+from landline.session.frames import encode_frame
 from landline.transports.urls import SCHEMES
 
 
@@ -331,7 +331,7 @@ async def test_one_that_is_malformed_ends_the_line(pair, until, loop_url):
         await until(lambda: line.is_closed)
         assert line.last_change.code is landline.Code.PROTOCOL_ERROR
         assert other.is_closed
-        assert "less than its header and name" in line.last_change.detail
+        assert "shorter than its header and name" in line.last_change.detail
 
 
 async def test_one_is_heard_as_life(pair, until, states, loop_url):

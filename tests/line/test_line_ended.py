@@ -8,8 +8,9 @@ from tests.raw_connections import raw_connection, read_frame, shake_hands
 
 import landline
 from landline.codes import Operation
-from landline.session.frames import Kind, encode_data, encode_datagram, encode_eof
-from landline.session.handshake import Bye, encode_body
+from landline.session.bodies import Bye, encode_body
+from landline.session.constants import Kind
+from landline.session.frames import encode_data, encode_datagram, encode_eof
 
 PACKED = 4
 BYE = encode_body(Kind.BYE, Bye(200, "done"))

@@ -29,7 +29,7 @@ async def test_what_looks_like_bytes_arrives_as_bytes_and_what_has_no_form_is_re
 async def test_a_message_that_is_too_large_is_refused_and_the_line_goes_on(pair):
     server = landline.Server(limits=landline.Limits(message_bytes=1024))
     async with pair(server) as (line, other):
-        with pytest.raises(landline.MessageTooLarge, match="1025 bytes; the peer takes 1024"):
+        with pytest.raises(landline.MessageTooLarge, match="1025 bytes; the peer accepts 1024"):
             await line.send(b"x" * 1025)
         with pytest.raises(landline.MessageTooLarge, match="a name of 256 bytes"):
             await line.send(1, name="n" * 256)

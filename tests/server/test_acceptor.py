@@ -9,8 +9,10 @@ from tests.raw_connections import raw_connection, read_frame, read_refusal, shak
 import landline
 from landline.codes import code_from_wire
 from landline.errors import Rejected
-from landline.session.frames import Kind, encode_ack, encode_data
-from landline.session.handshake import Challenge, Hello, ServerHandshake, decode_body, encode_body
+from landline.session.bodies import Challenge, Hello, decode_body, encode_body
+from landline.session.constants import Kind
+from landline.session.frames import encode_ack, encode_data
+from landline.session.handshake import ServerHandshake
 
 URL = "tcp://127.0.0.1:0"
 
@@ -86,20 +88,24 @@ async def test_a_hello_may_come_in_single_bytes(until):
     ("data", "code", "text"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", landline.Code.LIMIT_EXCEEDED, "a frame of 1195725856 bytes"),
-        (b"\0\0\x20\x01", landline.Code.LIMIT_EXCEEDED, "a frame of 8193 bytes where 8192 are allowed"),
+        (b"\0\0\x20\x01", landline.Code.LIMIT_EXCEEDED, "a frame of 8193 bytes; at most 8192 are allowed"),
         (b"\0\0\0\0", landline.Code.PROTOCOL_ERROR, "an empty frame"),
-        (encode_ack(0), landline.Code.PROTOCOL_ERROR, "a frame of kind 17 before HELLO"),
-        (encode_data(1, 0, 1, 0, b"", b"x"), landline.Code.PROTOCOL_ERROR, "a frame of kind 16 before HELLO"),
-        (b"\0\0\0\2\2\xc1", landline.Code.PROTOCOL_ERROR, "a bad _VERSION"),
+        (encode_ack(0), landline.Code.PROTOCOL_ERROR, "a frame of kind 17 is not allowed before HELLO"),
+        (
+            encode_data(1, 0, 1, 0, b"", b"x"),
+            landline.Code.PROTOCOL_ERROR,
+            "kind 16 is not allowed before HELLO",
+        ),
+        (b"\0\0\0\2\2\xc1", landline.Code.PROTOCOL_ERROR, "invalid HELLO"),
         (
             encode_body(Kind.HELLO, make_hello(version=2)),
             landline.Code.UNSUPPORTED_VERSION,
-            "version 2 of the protocol; this server speaks version 1",
+            "version 2 of the protocol; this server uses version 1",
         ),
         (
             encode_body(Kind.HELLO, make_hello()) + encode_ack(0),
             landline.Code.PROTOCOL_ERROR,
-            "more than HELLO before WELCOME",
+            "bytes after HELLO and before WELCOME",
         ),
     ],
 )
@@ -169,10 +175,13 @@ async def late(*_):
         (Deciding(""), "Deciding: ServerAuth.identify() returned ''; it must return"),
         (Deciding(True), "Deciding: ServerAuth.identify() returned True; it must return"),
         (Deciding({"sub": "me"}), "ServerAuth.identify() returned a value of the type dict; it must return"),
-        (Deciding(late), "ServerAuth.identify() returned a coroutine, which nobody awaits; it must return"),
+        (
+            Deciding(late),
+            "ServerAuth.identify() returned a coroutine, which is never awaited; it must return",
+        ),
         (
             Deciding("me", late),
-            "ServerAuth.server_proof() returned a coroutine, which nobody awaits; it must",
+            "ServerAuth.server_proof() returned a coroutine, which is never awaited; it must",
         ),
     ],
 )

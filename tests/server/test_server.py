@@ -10,8 +10,9 @@ from tests.raw_connections import raw_connection, shake_hands
 import landline
 from landline.codes import code_from_wire
 from landline.line.link import PEER_ERRORS_LOGGED_MAX
-from landline.session.frames import FrameReader, Kind, encode_ack, encode_data
-from landline.session.handshake import Bye, Notice, decode_body, encode_body
+from landline.session.bodies import Bye, Notice, decode_body, encode_body
+from landline.session.constants import Kind
+from landline.session.frames import FrameReader, encode_ack, encode_data
 
 URL = "tcp://127.0.0.1:0"
 SMALL = landline.SendBuffer(size_bytes=64 * 1024, messages=128)

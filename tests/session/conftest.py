@@ -1,19 +1,17 @@
-"""What the tests of the session share."""
+"""Fixtures for the tests of the session."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from landline.session.handshake import Limits
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import SendBuffer
 from landline.session.session import Session
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 
 
 @pytest.fixture(scope="session")
 def make_session() -> Callable[..., Session]:
-    """Makes one side alone, attached at time 0 (unless ``attached=False``)."""
+    """Return a function that creates one side, attached at time 0 (unless ``attached=False``)."""
 
     def make(*, attached: bool = True, phase: float = 0.0, **options: Any) -> Session:
         session = Session(

@@ -11,11 +11,11 @@ from landline.session.auth import (
     AuthClaim,
     SharedToken,
     WrongResult,
-    claim_of,
+    check_accepted,
+    check_claim,
+    check_identity,
+    check_proof,
     client_auth,
-    identity_of,
-    is_accepted,
-    proof_of,
     proofs_equal,
     resume_proof,
     server_auth,
@@ -25,7 +25,7 @@ NONCES = {"server_nonce": b"s" * 32, "client_nonce": b"c" * 32}
 TOKEN = "a token of more than 16 bytes"
 
 
-def test_anonymous_peers_may_say_any_name():
+def test_an_anonymous_client_may_claim_any_identity():
     auth = Anonymous()
     assert auth.identify(auth.claim(**NONCES, identity="me"), **NONCES) == "me"
     assert auth.identify(None, **NONCES) is NO_IDENTITY
@@ -57,7 +57,7 @@ def test_another_token_proves_nothing():
     assert not client.accepts_server(proof, **NONCES, identity="me")
 
 
-def test_a_claim_is_worth_nothing_with_another_nonce_or_name():
+def test_a_claim_is_invalid_with_another_nonce_or_identity():
     auth = SharedToken(TOKEN)
     claim = auth.claim(**NONCES, identity="me")
     assert auth.identify(claim, server_nonce=b"x" * 32, client_nonce=b"c" * 32) is None
@@ -88,7 +88,7 @@ def test_a_short_token_is_a_configuration_error():
 
 @pytest.mark.parametrize("given", [TOKEN, TOKEN.encode(), "", 5, SharedToken, Anonymous])
 @pytest.mark.parametrize("check", [client_auth, server_auth])
-def test_what_is_no_authentication_is_refused_and_not_shown(check, given):
+def test_an_invalid_auth_argument_is_refused_and_not_shown(check, given):
     with pytest.raises(ConfigurationError, match=r"auth= takes landline\.SharedToken\(\.\.\.\)") as caught:
         check(given)
     assert TOKEN not in str(caught.value)
@@ -101,7 +101,7 @@ def test_only_none_is_anonymous():
     assert isinstance(server_auth(None), Anonymous)
 
 
-async def test_a_secret_in_place_of_a_token_is_noticed_before_anything_is_started():
+async def test_a_plain_string_as_auth_is_refused_before_the_start():
     with pytest.raises(ConfigurationError, match="this is a str"):
         landline.connect("tcp://127.0.0.1:1", auth=TOKEN)
     with pytest.raises(ConfigurationError, match="this is a str"):
@@ -124,7 +124,7 @@ def test_a_resume_proof_covers_everything():
     assert not proofs_equal(proof, resume_proof(b"l" * 32, **fields))
 
 
-def test_what_datagrams_are_sealed_with_is_as_secret_as_the_token():
+def test_the_seal_secret_is_the_key_of_the_token():
     token = SharedToken("a secret of sixteen bytes")
     assert token.seal_secret() == SharedToken("a secret of sixteen bytes").seal_secret()
     assert token.seal_secret() != SharedToken("another secret, as long").seal_secret()
@@ -141,10 +141,10 @@ class Async:
         return "me"
 
 
-def test_a_clear_answer_of_identify():
-    assert identity_of("me") == "me"
-    assert identity_of(NO_IDENTITY) == ""
-    assert identity_of(None) is None
+def test_valid_results_of_identify():
+    assert check_identity("me") == "me"
+    assert check_identity(NO_IDENTITY) == ""
+    assert check_identity(None) is None
 
 
 @pytest.mark.parametrize(
@@ -159,38 +159,38 @@ def test_a_clear_answer_of_identify():
         (Async(), "returned a value of the type Async"),
     ],
 )
-def test_anything_else_is_no_answer(result, told):
+def test_invalid_results_of_identify(result, told):
     with pytest.raises(WrongResult, match=rf"^ServerAuth\.identify\(\) {told}; it must return the identity"):
-        identity_of(result)
+        check_identity(result)
 
 
-async def test_a_coroutine_is_no_answer_and_is_closed():
+async def test_a_coroutine_is_an_invalid_result_and_is_closed():
     # Were it not, its destruction would warn, and warnings are errors here.
-    for check in (identity_of, proof_of, claim_of, is_accepted):
-        with pytest.raises(WrongResult, match="returned a coroutine, which nobody awaits; it must return"):
+    for check in (check_identity, check_proof, check_claim, check_accepted):
+        with pytest.raises(WrongResult, match="returned a coroutine, which is never awaited; it must return"):
             check(a_coroutine_function())
 
 
-async def test_a_future_is_no_answer_and_is_cancelled():
+async def test_a_future_is_an_invalid_result_and_is_cancelled():
     future = asyncio.get_running_loop().create_future()
     with pytest.raises(WrongResult, match=r"a value of the type _?Future"):
-        is_accepted(future)
+        check_accepted(future)
     assert future.cancelled()
 
 
-def test_clear_answers_of_the_other_methods():
+def test_valid_results_of_the_other_methods():
     claim = SharedToken(TOKEN).claim(**NONCES, identity="me")
-    assert claim_of(claim) is claim
-    assert proof_of(b"proof") == b"proof"
-    assert proof_of(None) is None
-    assert is_accepted(True) is True
-    assert is_accepted(False) is False
+    assert check_claim(claim) is claim
+    assert check_proof(b"proof") == b"proof"
+    assert check_proof(None) is None
+    assert check_accepted(True) is True
+    assert check_accepted(False) is False
 
 
 @pytest.mark.parametrize(
-    ("check", "result"), [(claim_of, None), (proof_of, ""), (is_accepted, 1), (is_accepted, None)]
+    ("check", "result"), [(check_claim, None), (check_proof, ""), (check_accepted, 1), (check_accepted, None)]
 )
-def test_no_clear_answers_of_the_other_methods(check, result):
+def test_invalid_results_of_the_other_methods(check, result):
     with pytest.raises(WrongResult, match="it must return"):
         check(result)
 
@@ -207,7 +207,7 @@ def test_no_clear_answers_of_the_other_methods(check, result):
         (client_auth, "accepts_server"),
     ],
 )
-def test_a_coroutine_function_is_refused_where_it_is_given(check, method, function):
+def test_a_coroutine_function_is_refused_at_once(check, method, function):
     class Mine(Anonymous):
         pass
 
@@ -216,7 +216,7 @@ def test_a_coroutine_function_is_refused_where_it_is_given(check, method, functi
         check(Mine())
 
 
-def test_a_method_that_cannot_be_called_is_refused_where_it_is_given():
+def test_a_method_with_wrong_parameters_is_refused_at_once():
     class Mine(Anonymous):
         def identify(self, claim):
             return claim.identity

@@ -9,17 +9,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from landline.codes import Operation
 from landline.errors import BufferFull, MessageTooLarge
-from landline.session.frames import DATA_HEADER_BYTES, FRAGMENT_BYTES
-from landline.session.handshake import Limits
-from landline.session.inbound import UNTAKEN_OVERHEAD_BYTES
-from landline.session.outbound import FRAME_OVERHEAD_BYTES, WAITING_OVERHEAD_BYTES, SendBuffer
+from landline.session.constants import (
+    FRAGMENT_BYTES,
+    FRAME_OVERHEAD_BYTES,
+    UNACKED_OVERHEAD_BYTES,
+    WAITING_OVERHEAD_BYTES,
+)
+from landline.session.frames import DATA_HEADER_BYTES
+from landline.session.settings import Limits, SendBuffer
 from landline.testing import Pair
 
 SMALL = SendBuffer(size_bytes=4 * FRAGMENT_BYTES, messages=128)
 
 
 def send(session, body=b"x", *, name=b"", droppable=False, max_pending=None, bulk=False):
-    return session.send(
+    return session.outbound.send(
         Operation.MESSAGE,
         name,
         body,
@@ -31,7 +35,7 @@ def send(session, body=b"x", *, name=b"", droppable=False, max_pending=None, bul
 
 
 def waiting(session):
-    return [entry.body for entry in session.unconfirmed()]
+    return [entry.body for entry in session.outbound.unconfirmed()]
 
 
 @pytest.fixture
@@ -40,12 +44,12 @@ def away(make_session):
     return make_session(attached=False, send_buffer=SMALL)
 
 
-def test_while_there_is_room_nothing_is_dropped(away):
+def test_no_message_is_dropped_while_there_is_space(away):
     assert [send(away, b"%d" % number, droppable=True) for number in range(128)] == [0] * 128
     assert len(waiting(away)) == 128
 
 
-def test_the_newest_takes_the_place_of_the_oldest(away):
+def test_the_newest_message_replaces_the_oldest(away):
     send(away, b"promised")
     for number in range(127):
         send(away, b"%d" % number, droppable=True)
@@ -53,14 +57,14 @@ def test_the_newest_takes_the_place_of_the_oldest(away):
     assert waiting(away) == [b"promised", *(b"%d" % number for number in range(1, 127)), b"new"]
 
 
-def test_large_messages_take_the_place_of_as_many_as_it_needs(away):
+def test_a_large_message_replaces_as_many_as_it_needs(away):
     for number in range(8):
         send(away, b"%d" % number + bytes(FRAGMENT_BYTES // 2 - 1), droppable=True)
     assert send(away, bytes(FRAGMENT_BYTES), droppable=True) == 2
     assert [body[:1] for body in waiting(away)] == [b"2", b"3", b"4", b"5", b"6", b"7", b"\0"]
 
 
-def test_others_give_way_where_the_own_name_has_none_left(away):
+def test_messages_of_other_names_are_dropped_when_none_of_the_own_name_is_left(away):
     for number in range(64):
         send(away, b"a%d" % number, name=b"a", droppable=True)
         send(away, b"b%d" % number, name=b"b", droppable=True)
@@ -69,7 +73,7 @@ def test_others_give_way_where_the_own_name_has_none_left(away):
     assert waiting(away)[:3] == [b"a1", b"b1", b"a2"]
 
 
-def test_a_promised_message_is_never_dropped(away):
+def test_a_message_that_is_not_droppable_is_never_dropped(away):
     for number in range(128):
         send(away, b"%d" % number)
     before = waiting(away)
@@ -78,37 +82,37 @@ def test_a_promised_message_is_never_dropped(away):
     assert waiting(away) == before
 
 
-def test_droppable_messages_give_way_to_promised_ones(away):
+def test_droppable_messages_make_way_for_others(away):
     for number in range(128):
         send(away, b"%d" % number, droppable=number % 2 == 0)
     for _ in range(64):
-        assert away.has_space(1)
+        assert away.outbound.has_space(1)
         assert send(away, b"new") == 1
-    assert not away.has_space(1)
+    assert not away.outbound.has_space(1)
     with pytest.raises(BufferFull):
         send(away)
     assert waiting(away) == [b"%d" % number for number in range(1, 128, 2)] + [b"new"] * 64
 
 
-def test_a_buffer_of_droppable_messages_only_is_as_good_as_empty(away):
+def test_a_buffer_of_droppable_messages_counts_as_empty(away):
     send(away, bytes(3 * FRAGMENT_BYTES), droppable=True)
-    assert away.has_space(20 * FRAGMENT_BYTES)
+    assert away.outbound.has_space(20 * FRAGMENT_BYTES)
     assert send(away, bytes(20 * FRAGMENT_BYTES)) == 1
-    assert away.buffered_messages == 1
+    assert away.outbound.buffered_messages == 1
 
 
-def test_what_does_not_fit_anyway_drops_nothing(away):
+def test_a_message_that_cannot_fit_drops_nothing(away):
     send(away, bytes(3 * FRAGMENT_BYTES))
     send(away, bytes(FRAGMENT_BYTES // 2), droppable=True)
     with pytest.raises(BufferFull):
         send(away, bytes(2 * FRAGMENT_BYTES))
     with pytest.raises(MessageTooLarge):
         send(away, bytes(Limits().message_bytes + 1), droppable=True)
-    assert away.buffered_messages == 2
+    assert away.outbound.buffered_messages == 2
 
 
 @pytest.mark.parametrize("max_pending", [1, 3])
-def test_so_many_of_a_name_wait_at_most(away, max_pending):
+def test_the_number_of_waiting_messages_of_a_name_is_limited(away, max_pending):
     send(away, b"promised", name=b"a")
     send(away, b"other", name=b"b", droppable=True)
     for number in range(10):
@@ -122,13 +126,13 @@ def test_so_many_of_a_name_wait_at_most(away, max_pending):
     ]
 
 
-def test_keep_means_nothing_to_a_message_that_is_promised(away):
+def test_max_pending_does_not_apply_to_other_messages(away):
     send(away, b"1", name=b"a", droppable=True)
     assert send(away, b"2", name=b"a", max_pending=1) == 0
     assert waiting(away) == [b"1", b"2"]
 
 
-def test_what_has_a_number_is_promised(make_session):
+def test_a_numbered_message_cannot_be_dropped(make_session):
     session = make_session(send_buffer=SMALL)
     for number in range(128):
         send(session, b"%d" % number, droppable=True)
@@ -140,20 +144,20 @@ def test_what_has_a_number_is_promised(make_session):
 def test_below_low_watermark_up_to_half_of_the_buffer(away):
     for _ in range(63):
         send(away)
-        assert away.is_below_low_watermark
+        assert away.outbound.is_below_low_watermark
     send(away)
-    assert not away.is_below_low_watermark
+    assert not away.outbound.is_below_low_watermark
 
 
-def test_a_few_large_messages_are_not_roomy(away):
+def test_a_few_large_messages_exceed_the_low_watermark(away):
     send(away, bytes(2 * FRAGMENT_BYTES))
-    assert not away.is_below_low_watermark
+    assert not away.outbound.is_below_low_watermark
 
 
 # What is held.
 
 
-def test_what_waits_and_what_is_sent_counts(make_session):
+def test_waiting_and_sent_messages_count_as_memory(make_session):
     session = make_session(attached=False)
     assert session.held_bytes == 0
     send(session, bytes(2 * FRAGMENT_BYTES), name=b"n")
@@ -165,13 +169,13 @@ def test_what_waits_and_what_is_sent_counts(make_session):
     assert session.held_bytes == 2 * size + 2 * (DATA_HEADER_BYTES + FRAME_OVERHEAD_BYTES)
 
 
-def test_a_message_begun_counts_whole():
+def test_a_partly_numbered_message_counts_whole():
     pair = Pair(client_limits=Limits(window_bytes=65_536))
     pair.connect()
     session = pair.server.session
     send(session, bytes(8 * FRAGMENT_BYTES))
     session.data_to_send(0.0)
-    frames = session.buffered_messages - 1
+    frames = session.outbound.buffered_messages - 1
     assert 1 <= frames <= 4
     assert session.held_bytes == (
         8 * FRAGMENT_BYTES
@@ -180,27 +184,27 @@ def test_a_message_begun_counts_whole():
     )
 
 
-def test_what_is_received_and_not_taken_counts():
+def test_received_unacknowledged_messages_count_as_memory():
     pair = Pair(auto_ack=False)
     pair.connect()
     for _ in range(10):
         pair.client.send(b"12345")
     pair.deliver()
-    assert pair.server.session.held_bytes == 10 * (5 + DATA_HEADER_BYTES + UNTAKEN_OVERHEAD_BYTES)
+    assert pair.server.session.held_bytes == 10 * (5 + DATA_HEADER_BYTES + UNACKED_OVERHEAD_BYTES)
     pair.server.ack_all()
     assert pair.server.session.held_bytes == 0
 
 
-def test_parts_of_messages_and_of_frames_count():
+def test_incomplete_messages_and_frames_count_as_memory():
     pair = Pair()
     pair.connect()
     pair.client.send(bytes(2 * FRAGMENT_BYTES))
     data = pair.client.session.data_to_send(pair.clock())
     session = pair.server.session
     first = DATA_HEADER_BYTES + FRAGMENT_BYTES
-    session.receive_data(data[:first], pair.clock(), epoch=1)
+    session.receive_data(data[:first], pair.clock())
     assert session.held_bytes == FRAGMENT_BYTES
-    session.receive_data(data[first : FRAGMENT_BYTES + 100], pair.clock(), epoch=1)
+    session.receive_data(data[first : FRAGMENT_BYTES + 100], pair.clock())
     assert session.held_bytes == FRAGMENT_BYTES + 100 - DATA_HEADER_BYTES
 
 
@@ -246,7 +250,7 @@ class Mixture(RuleBasedStateMachine):
                     bulk=bulk,
                 )
             except BufferFull:
-                assert not session.has_space(len(name) + len(body))
+                assert not session.outbound.has_space(len(name) + len(body))
                 assert waiting(session) == before
                 return
             self.sent[kind].append(body)
@@ -302,8 +306,8 @@ class Mixture(RuleBasedStateMachine):
     @invariant()
     def the_buffer_keeps_to_its_limits(self):
         session = self.pair.server.session
-        assert session.buffered_messages <= SMALL.messages + 4
-        assert session.buffered_bytes <= SMALL.size_bytes + 4096
+        assert session.outbound.buffered_messages <= SMALL.messages + 4
+        assert session.outbound.buffered_bytes <= SMALL.size_bytes + 4096
 
     def teardown(self):
         if not hasattr(self, "pair"):
@@ -312,7 +316,7 @@ class Mixture(RuleBasedStateMachine):
         for _ in range(200):
             self.pair.client.ack_all()
             self.pair.advance(0.2)
-            if self.pair.server.session.is_drained:
+            if self.pair.server.session.outbound.is_drained:
                 break
         received = self.pair.client.bodies
         for kind in ("pn", "pb"):

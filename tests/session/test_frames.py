@@ -8,17 +8,19 @@ from tests.fuzz.targets import pieces_of
 
 from landline.codes import Code, Operation
 from landline.errors import ProtocolError
-from landline.session.frames import (
-    DATA_HEADER,
-    DATA_HEADER_BYTES,
+from landline.session.constants import (
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
     HANDSHAKE_BYTES_MAX,
     LENGTH_BYTES,
     NAME_BYTES_MAX,
+    Kind,
+)
+from landline.session.frames import (
+    DATA_HEADER,
+    DATA_HEADER_BYTES,
     ByeFinder,
     FrameReader,
-    Kind,
     decode_datagram,
     decode_ping,
     encode_ack,
@@ -47,15 +49,15 @@ def test_ack_and_eof_carry_a_sequence_number():
     assert encode_eof(3).hex() == "00000009150000000000000003"
 
 
-def test_the_largest_data_frame_keeps_to_the_limit():
+def test_the_largest_data_frame_is_within_the_limit():
     frame = encode_data(1, 0, Operation.MESSAGE, 0, b"n" * NAME_BYTES_MAX, bytes(FRAGMENT_BYTES))
     assert len(frame) - 4 <= FRAME_BYTES_MAX
 
 
 @given(U64, U64, U64)
 @settings(deadline=None, max_examples=30, derandomize=True)
-def test_a_heartbeat_comes_back_as_it_was(number, time_us, taken):
-    assert decode_ping(encode_ping(Kind.PING, number, time_us, taken)[5:]) == (number, time_us, taken)
+def test_a_heartbeat_is_decoded_as_it_was_encoded(number, time_us, acked):
+    assert decode_ping(encode_ping(Kind.PING, number, time_us, acked)[5:]) == (number, time_us, acked)
 
 
 @pytest.mark.parametrize("kind", [Kind.PING, Kind.PONG])
@@ -78,17 +80,17 @@ FRAMES = [(1, b""), (2, b"hello"), (255, bytes(300))]
 STREAM = b"".join(encode_frame(kind, body) for kind, body in FRAMES)
 
 
-def test_the_reader_takes_frames_whole():
+def test_the_reader_splits_whole_frames():
     assert list(FrameReader().feed(STREAM)) == FRAMES
 
 
-def test_the_reader_takes_frames_byte_by_byte():
+def test_the_reader_splits_frames_that_arrive_byte_by_byte():
     reader = FrameReader()
     assert [frame for i in range(len(STREAM)) for frame in reader.feed(STREAM[i : i + 1])] == FRAMES
     assert reader.pop_trailing_data() == b""
 
 
-def test_the_reader_keeps_trailing_data_once():
+def test_the_reader_returns_trailing_data_once():
     reader = FrameReader()
     assert list(reader.feed(STREAM + b"\0\0")) == FRAMES
     assert reader.pop_trailing_data() == b"\0\0"
@@ -163,7 +165,7 @@ def frames_of_every_kind(draw):
 
 @given(st.lists(frames_of_every_kind(), max_size=6), st.integers(0, 20))
 @settings(deadline=None, max_examples=100, derandomize=True)
-def test_every_kind_of_frame_comes_back_as_it_was(frames, seed):
+def test_every_kind_of_frame_is_decoded_as_it_was_encoded(frames, seed):
     reader = FrameReader(FRAME_BYTES_MAX)
     stream = b"".join(frame for frame, _ in frames)
     found = [found for piece in pieces_of(stream, seed) for found in reader.feed(piece)]
@@ -173,11 +175,11 @@ def test_every_kind_of_frame_comes_back_as_it_was(frames, seed):
 
 @given(st.binary(max_size=300))
 @settings(deadline=None, max_examples=200, derandomize=True)
-def test_the_reader_holds_to_what_is_fuzzed(data):
+def test_the_reader_holds_the_fuzzed_invariants(data):
     targets.wire(data)
 
 
-# Looking for a BYE in what is discarded.
+# Search for a BYE in discarded bytes
 
 BYE = encode_frame(Kind.BYE, b"\x81\xa4code\xcc\xc8")
 OTHERS = encode_data(1, 0, 1, 0, b"n", b"\x16" * 40) + encode_ack(1) + encode_eof(2)
@@ -185,14 +187,14 @@ OTHERS = encode_data(1, 0, 1, 0, b"n", b"\x16" * 40) + encode_ack(1) + encode_eo
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7, 1000])
 @pytest.mark.parametrize("cut", [0, 3, 5, 30])
-def test_a_bye_is_found_when_it_is_whole_however_the_bytes_come(size, cut):
+def test_a_bye_is_found_once_it_is_whole(size, cut):
     finder = ByeFinder(OTHERS[:cut])
     data = OTHERS[cut:] + OTHERS + BYE
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
     assert [finder.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
-def test_no_bye_is_found_where_there_is_none():
+def test_other_frames_are_not_mistaken_for_a_bye():
     finder = ByeFinder()
     assert not finder.feed(OTHERS + BYE[:-1])
     # What is no frame is passed over.

@@ -10,26 +10,27 @@ from tests.fuzz.seeds import seeds_of
 from landline.codes import Code
 from landline.errors import ConfigurationError, ProtocolError, Rejected
 from landline.session.auth import Anonymous, SharedToken, resume_proof
-from landline.session.frames import FRAME_HEADER, HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION, Kind, encode_frame
-from landline.session.handshake import (
-    HANDSHAKE_TIMEOUT_S,
-    REASON_CHARACTERS_MAX,
+from landline.session.bodies import (
     Bye,
     Challenge,
-    ClientHandshake,
     Hello,
-    Limits,
     Notice,
     Reject,
     ResumeTicket,
-    ServerHandshake,
     Welcome,
     decode_body,
-    decode_hello,
     encode_body,
-    reject_to_send,
 )
-from landline.session.heartbeat import Heartbeat
+from landline.session.constants import (
+    HANDSHAKE_BYTES_MAX,
+    HANDSHAKE_TIMEOUT_S,
+    PROTOCOL_VERSION,
+    REASON_CHARACTERS_MAX,
+    Kind,
+)
+from landline.session.frames import FRAME_HEADER, encode_frame
+from landline.session.handshake import ClientHandshake, ServerHandshake, decode_hello, reject_to_send
+from landline.session.settings import Heartbeat, Limits
 
 TICKET = ResumeTicket(b"i" * 16, b"k" * 32, 3, 42)
 
@@ -69,7 +70,7 @@ def in_pieces(data, size):
 
 
 @pytest.mark.parametrize("size", [1, 3, 10_000])
-def test_both_sides_meet_however_the_bytes_arrive(size):
+def test_the_handshake_succeeds_with_pieces_of_any_size(size):
     client, server = client_handshake(), server_handshake()
     for piece in in_pieces(server.challenge_to_send("landline"), size):
         assert client.feed(piece) == b""
@@ -86,7 +87,7 @@ def test_both_sides_meet_however_the_bytes_arrive(size):
     assert client.welcome.session == b"i" * 16
 
 
-def test_bytes_behind_welcome_belong_to_the_session():
+def test_bytes_after_welcome_belong_to_the_session():
     client, _ = challenged()
     assert client.feed(welcome() + b"rest") == b"rest"
 
@@ -125,7 +126,7 @@ def test_a_ticket_is_proven_over_the_servers_nonce():
     )
 
 
-def test_a_resumed_session_is_the_one_asked_for():
+def test_a_resumed_session_is_the_requested_one():
     client, _ = challenged(resume=TICKET)
     client.feed(welcome(resumed=True))
     assert client.welcome.resumed
@@ -135,15 +136,15 @@ def test_a_resumed_session_is_the_one_asked_for():
     ("ticket", "changes"),
     [(None, {}), (TICKET, {"session": b"j" * 16}), (TICKET, {"epoch": 3}), (TICKET, {"epoch": 0})],
 )
-def test_a_resumed_session_that_was_not_asked_for_is_refused(ticket, changes):
+def test_a_resumed_session_that_was_not_requested_is_refused(ticket, changes):
     client, _ = challenged(resume=ticket)
-    with pytest.raises(ProtocolError, match="not asked for"):
+    with pytest.raises(ProtocolError, match="not requested"):
         client.feed(welcome(**{"resumed": True, **changes}))
     assert client.welcome is None
 
 
 @pytest.mark.parametrize("size", [1, 10_000])
-def test_a_reject_says_why_and_when_to_return(size):
+def test_a_reject_has_a_reason_and_a_retry_time(size):
     rejection = reject_to_send(Code.OVERLOADED, "r" * 1000, retry_after_s=5.0, spread_s=2.0)
     client = client_handshake()
     with pytest.raises(Rejected) as rejected:
@@ -155,16 +156,16 @@ def test_a_reject_says_why_and_when_to_return(size):
 
 
 @pytest.mark.parametrize("kind", [Reject, Bye, Notice])
-def test_a_reason_is_one_line_that_can_be_shown(kind):
-    """It goes into logs and errors: nobody writes lines of their own there, or steers the terminal that shows them."""
+def test_a_reason_becomes_one_printable_line(kind):
+    """It appears in logs and errors, where a peer must not add lines or control the terminal."""
     reason = "no\n2026-11-21 ERROR root: \x1b[31mall is lost\u202e"
-    said = decode_body(msgspec.msgpack.encode({"code": 101, "reason": reason}), kind)
-    assert said.reason == "no 2026-11-21 ERROR root: \ufffd[31mall is lost\ufffd"
+    decoded = decode_body(msgspec.msgpack.encode({"code": 101, "reason": reason}), kind)
+    assert decoded.reason == "no 2026-11-21 ERROR root: \ufffd[31mall is lost\ufffd"
     assert decode_body(msgspec.msgpack.encode(kind(101, "voilà – 好")), kind).reason == "voilà – 好"
 
 
 @pytest.mark.parametrize("first", [welcome(), encode_frame(Kind.DATA, b""), encode_frame(Kind.HELLO, b"")])
-def test_nothing_but_challenge_or_reject_comes_first(first):
+def test_only_challenge_or_reject_may_be_first(first):
     with pytest.raises(ProtocolError, match="during the handshake"):
         client_handshake().feed(first)
 
@@ -182,14 +183,14 @@ def test_a_challenge_of_another_version_is_refused_by_its_version(body):
     assert refused.value.code is Code.UNSUPPORTED_VERSION
 
 
-def test_nothing_but_hello_is_heard_before_welcome():
-    with pytest.raises(ProtocolError, match="kind 16 before HELLO"):
+def test_only_hello_is_accepted_before_welcome():
+    with pytest.raises(ProtocolError, match="kind 16 is not allowed before HELLO"):
         server_handshake().feed(encode_frame(Kind.DATA, b""))
 
 
 def test_a_client_that_does_not_wait_for_welcome_is_refused():
     client, server = challenged()
-    with pytest.raises(ProtocolError, match="more than HELLO"):
+    with pytest.raises(ProtocolError, match="bytes after HELLO"):
         server.feed(client.data_to_send() + b"\0")
 
 
@@ -245,8 +246,8 @@ def test_a_hello_with_a_field_out_of_its_range_is_refused(changes):
 
 
 @pytest.mark.parametrize("interval_s", [0.0, 0.009, 1e-300, -1.0, 86_401.0, float("nan"), float("inf")])
-def test_a_heartbeat_that_would_never_rest_is_refused(interval_s):
-    with pytest.raises(ProtocolError, match="a bad HEARTBEAT"):
+def test_a_heartbeat_of_the_server_out_of_range_is_refused(interval_s):
+    with pytest.raises(ProtocolError, match="invalid HEARTBEAT"):
         decode_body(msgspec.msgpack.encode({"interval_s": interval_s}), Heartbeat)
 
 
@@ -254,7 +255,7 @@ def test_a_heartbeat_that_would_never_rest_is_refused(interval_s):
     "body", [b"", b"\xc1", b"\x80", b"\x81\xa4code\xa2\xff\xff", b"\xa2\xff\xff", b"\x81"]
 )
 def test_a_bad_body_is_a_protocol_error(body):
-    with pytest.raises(ProtocolError, match="a bad BYE"):
+    with pytest.raises(ProtocolError, match="invalid BYE"):
         decode_body(body, Bye)
 
 
@@ -266,7 +267,7 @@ def test_a_body_nested_without_end_is_a_protocol_error(nested, key):
         decode_hello(body)
 
 
-# Hostile handshakes. What must hold of any is said once, in tests/fuzz/targets.py; here are the inputs.
+# Hostile handshakes: the invariants are in tests/fuzz/targets.py, the inputs here
 
 VALUES = st.recursive(
     st.none()
@@ -289,7 +290,7 @@ HUGE = [
 
 
 def example_stream(kind):
-    """What a client (or a server) hears in the seeds of its target, without the byte that says what it knows."""
+    """Return the input of a client (or a server) in the seeds of its target, without the selecting byte."""
     found = [seed[1:] for seed in seeds_of(kind)] if kind == "client_handshake" else seeds_of(kind)
     return st.sampled_from([seed for seed in found if seed])
 
@@ -351,7 +352,7 @@ WELCOME = msgspec.msgpack.decode(welcome()[FRAME_HEADER.size :], type=Welcome)
     | arbitrary.map(lambda data: CHALLENGE + data),
 )
 @settings(deadline=None, max_examples=250, derandomize=True)
-def test_nothing_a_server_says_surprises_a_client(option, data):
+def test_arbitrary_bytes_of_a_server_raise_only_expected_errors(option, data):
     targets.client_handshake(bytes([option]) + data)
 
 
@@ -361,7 +362,7 @@ def test_nothing_a_server_says_surprises_a_client(option, data):
     | arbitrary
 )
 @settings(deadline=None, max_examples=250, derandomize=True)
-def test_nothing_a_client_says_surprises_a_server_or_passes_for_somebody_else(data):
+def test_arbitrary_bytes_of_a_client_never_authenticate(data):
     targets.server_handshake(data)
 
 
@@ -395,6 +396,6 @@ def test_no_bit_of_a_resume_can_be_changed(field):
 
 @pytest.mark.parametrize("field", ["message_bytes", "window_bytes", "window_frames"])
 @pytest.mark.parametrize("value", [0, -1, 2**80, 1e6, None])
-def test_limits_no_peer_would_take_are_refused_where_they_are_made(field, value):
+def test_limits_out_of_range_are_refused_at_once(field, value):
     with pytest.raises(ConfigurationError, match=rf"Limits\({field}=.*\): Expected"):
         Limits(**{field: value})

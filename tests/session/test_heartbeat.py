@@ -1,26 +1,24 @@
 import pytest
 
 from landline.errors import ConfigurationError
-from landline.session.heartbeat import (
+from landline.session.constants import (
     IDLE_FACTOR,
     LAG_TOLERANCE_S,
     PINGS_PER_INTERVAL_MAX,
     PINGS_PER_INTERVAL_WARN,
     READ_FIRST_S,
     SUSPECT_SHARE,
-    Heartbeat,
-    Liveness,
-    PingTolerance,
-    Verdict,
 )
+from landline.session.heartbeat import Liveness, PingTolerance, Verdict
+from landline.session.settings import Heartbeat
 
 NOW = 100.0
 SUSPECT_AT = NOW + 10 + 5 * SUSPECT_SHARE
 DEAD_AT = NOW + 15
 
 
-def started(*, dictates=True, phase=0.0):
-    liveness = Liveness(Heartbeat(interval_s=10, timeout_s=5), dictates=dictates)
+def started(*, is_heartbeat_leader=True, phase=0.0):
+    liveness = Liveness(Heartbeat(interval_s=10, timeout_s=5), is_heartbeat_leader=is_heartbeat_leader)
     liveness.start(NOW, phase=phase)
     return liveness
 
@@ -33,27 +31,27 @@ def test_first_pings_are_spread_over_the_second_half_of_the_interval(phase, due_
     assert liveness.handle_timeout(NOW + due_s + 0.001) is Verdict.PING
 
 
-def test_the_dictating_side_pings_every_interval_whatever_it_hears():
+def test_the_heartbeat_leader_pings_every_interval():
     liveness = started()
     assert liveness.next_ping(NOW + 5) == 1
-    liveness.heard_at = liveness.said_at = NOW + 14.9
+    liveness.last_received_at = liveness.last_sent_at = NOW + 14.9
     assert liveness.next_timeout() == NOW + 15
     assert liveness.handle_timeout(NOW + 15) is Verdict.PING
     assert liveness.next_ping(NOW + 15) == 2
     assert liveness.handle_timeout(NOW + 15) is Verdict.NOTHING
 
 
-def test_the_other_side_pings_only_when_quiet():
-    liveness = started(dictates=False)
+def test_the_heartbeat_follower_pings_only_without_traffic():
+    liveness = started(is_heartbeat_leader=False)
     assert liveness.next_timeout() == NOW + 10 * IDLE_FACTOR
-    liveness.heard_at = liveness.said_at = NOW + 4
+    liveness.last_received_at = liveness.last_sent_at = NOW + 4
     assert liveness.next_timeout() == NOW + 4 + 10 * IDLE_FACTOR
     assert liveness.handle_timeout(NOW + 14) is Verdict.NOTHING
 
 
-@pytest.mark.parametrize("busy", ["heard_at", "said_at"])
-def test_the_other_side_pings_when_only_one_direction_is_busy(busy):
-    liveness = started(dictates=False)
+@pytest.mark.parametrize("busy", ["last_received_at", "last_sent_at"])
+def test_the_heartbeat_follower_pings_when_one_direction_is_silent(busy):
+    liveness = started(is_heartbeat_leader=False)
     setattr(liveness, busy, NOW + 10)
     assert liveness.next_timeout() == NOW + 10 * IDLE_FACTOR
     assert liveness.handle_timeout(NOW + 10 * IDLE_FACTOR) is Verdict.PING
@@ -61,9 +59,9 @@ def test_the_other_side_pings_when_only_one_direction_is_busy(busy):
     assert liveness.handle_timeout(NOW + 11) is Verdict.NOTHING
 
 
-@pytest.mark.parametrize("dictates", [True, False])
-def test_silence_leads_to_suspicion_and_then_death_in_time(dictates):
-    liveness = started(dictates=dictates)
+@pytest.mark.parametrize("is_heartbeat_leader", [True, False])
+def test_silence_leads_to_suspicion_and_then_death_in_time(is_heartbeat_leader):
+    liveness = started(is_heartbeat_leader=is_heartbeat_leader)
     log, now = [], NOW
     while not log or log[-1][1] is not Verdict.DEAD:
         now = max(now, liveness.next_timeout())
@@ -76,16 +74,16 @@ def test_silence_leads_to_suspicion_and_then_death_in_time(dictates):
     assert blamed == [(SUSPECT_AT, Verdict.SUSPECT), (DEAD_AT + READ_FIRST_S, Verdict.DEAD)]
 
 
-def test_being_heard_moves_the_deadlines():
+def test_received_bytes_move_the_deadlines():
     liveness = started()
     liveness.next_ping(NOW + 9)
-    liveness.heard_at = NOW + 9
+    liveness.last_received_at = NOW + 9
     assert liveness.handle_timeout(DEAD_AT) is Verdict.NOTHING
     liveness.next_ping(NOW + 19)
     assert liveness.next_timeout() == NOW + 9 + 10 + 5 * SUSPECT_SHARE
 
 
-def test_a_late_look_grants_another_timeout_and_then_no_more():
+def test_a_late_check_grants_another_timeout_once():
     liveness = started()
     woken_at = DEAD_AT + LAG_TOLERANCE_S + 30
     assert liveness.handle_timeout(woken_at) is Verdict.PING
@@ -98,7 +96,7 @@ def test_a_late_look_grants_another_timeout_and_then_no_more():
     assert liveness.handle_timeout(woken_at + 5 + READ_FIRST_S) is Verdict.DEAD
 
 
-def test_a_look_within_the_tolerance_grants_a_turn_of_the_loop_to_read():
+def test_a_check_in_time_grants_an_iteration_of_the_loop_to_read():
     liveness = started()
     liveness.next_ping(NOW + 10)
     now = DEAD_AT + LAG_TOLERANCE_S
@@ -107,16 +105,16 @@ def test_a_look_within_the_tolerance_grants_a_turn_of_the_loop_to_read():
     assert liveness.handle_timeout(now + READ_FIRST_S) is Verdict.DEAD
 
 
-def test_what_was_read_meanwhile_saves_the_peer():
+def test_bytes_read_meanwhile_save_the_peer():
     liveness = started()
     liveness.next_ping(NOW + 10)
     now = DEAD_AT + LAG_TOLERANCE_S
     liveness.handle_timeout(now)
-    liveness.heard_at = now + 0.01
+    liveness.last_received_at = now + 0.01
     assert liveness.handle_timeout(now + READ_FIRST_S) is Verdict.NOTHING
 
 
-def test_a_new_transport_forgets_the_excuse_and_the_suspicion():
+def test_a_new_transport_resets_grace_and_suspicion():
     liveness = started()
     liveness.handle_timeout(NOW + 500)
     liveness.is_suspect = True
@@ -128,7 +126,7 @@ def test_a_new_transport_forgets_the_excuse_and_the_suspicion():
     assert liveness.handle_timeout(DEAD_AT + READ_FIRST_S) is Verdict.DEAD
 
 
-def test_the_round_trip_is_measured_from_our_own_record():
+def test_the_round_trip_is_measured_from_the_recorded_time():
     liveness = started()
     assert liveness.receive_pong(0, NOW) is None
     number = liveness.next_ping(NOW)
@@ -155,7 +153,7 @@ def test_a_ping_of_an_older_transport_is_not_measured_on_the_next():
     assert liveness.receive_pong(1, NOW + 51) is None
 
 
-def test_too_many_pings_in_an_interval_are_warned_of_and_then_too_many():
+def test_too_many_pings_in_an_interval_warn_and_then_fail():
     liveness = started()
     seen = [liveness.receive_ping(NOW + 1) for _ in range(PINGS_PER_INTERVAL_MAX + 1)]
     assert seen.index(PingTolerance.WARN) == PINGS_PER_INTERVAL_WARN - 1
@@ -163,7 +161,7 @@ def test_too_many_pings_in_an_interval_are_warned_of_and_then_too_many():
     assert seen.index(PingTolerance.TOO_MANY) == PINGS_PER_INTERVAL_MAX
 
 
-def test_pings_are_counted_anew_each_interval():
+def test_pings_are_counted_per_interval():
     liveness = started()
     for turn in range(10):
         for _ in range(PINGS_PER_INTERVAL_WARN - 1):
@@ -173,12 +171,12 @@ def test_pings_are_counted_anew_each_interval():
 @pytest.mark.parametrize(
     "options", [{"interval_s": 0}, {"timeout_s": -1}, {"interval_s": 1e-9}, {"timeout_s": 1e6}]
 )
-def test_a_heartbeat_that_makes_no_sense_is_refused(options):
+def test_a_heartbeat_out_of_range_is_refused(options):
     with pytest.raises(ConfigurationError, match="Heartbeat"):
         Heartbeat(**options)
 
 
-def test_the_excuse_for_being_late_counts_once_for_one_silence():
+def test_grace_for_a_late_check_is_granted_once_per_silence():
     liveness = started()
     late = DEAD_AT + LAG_TOLERANCE_S + 1
     assert liveness.handle_timeout(late) is Verdict.PING

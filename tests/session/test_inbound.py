@@ -1,18 +1,24 @@
-"""What arrives from the peer: order, limits, fragments, EOF, and what is acknowledged when."""
+"""The inbound half of a session: order, limits, fragments, EOF, and acknowledgements."""
 
 import pytest
 
 from landline.codes import Code, Operation
-from landline.session.events import Ended, EofReceived, MessageReceived, NoticeReceived
-from landline.session.frames import (
-    DATA_HEADER_BYTES,
+from landline.session.bodies import Notice, encode_body
+from landline.session.constants import (
+    ACK_DELAY_S,
+    ACK_FRAMES,
+    ACK_WINDOW_SHARE,
     FLAG_BULK,
     FLAG_MORE,
     FLAG_PACKED,
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
-    FrameReader,
     Kind,
+)
+from landline.session.events import Ended, EofReceived, MessageReceived, NoticeReceived
+from landline.session.frames import (
+    DATA_HEADER_BYTES,
+    FrameReader,
     decode_ping,
     encode_ack,
     encode_data,
@@ -20,8 +26,7 @@ from landline.session.frames import (
     encode_frame,
     encode_ping,
 )
-from landline.session.handshake import Limits, Notice, encode_body
-from landline.session.inbound import ACK_DELAY_S, ACK_FRAMES, ACK_WINDOW_SHARE
+from landline.session.settings import Limits
 from landline.session.state import State
 from landline.testing import Pair
 
@@ -34,11 +39,11 @@ def data_frame(sequence, body=b"", *, flags=0, operation=Operation.MESSAGE, name
 
 
 def send(session, body=b"", **options):
-    session.send(Operation.MESSAGE, b"", body, **options)
+    session.outbound.send(Operation.MESSAGE, b"", body, **options)
 
 
 def feed(session, *frames, now=0.0):
-    session.receive_data(b"".join(frames), now, epoch=session.epoch)
+    session.receive_data(b"".join(frames), now)
     return session.next_events()
 
 
@@ -68,7 +73,9 @@ def refused(session, *frames):
 @pytest.mark.parametrize("is_bulk", [True, False])
 def test_every_kind_of_message_arrives_as_it_was_sent(make_session, operation, is_packed, is_bulk):
     sender, receiver = make_session(), make_session()
-    sender.send(operation, "é".encode(), b"body", correlation=2**64 - 1, is_packed=is_packed, is_bulk=is_bulk)
+    sender.outbound.send(
+        operation, "é".encode(), b"body", correlation=2**64 - 1, is_packed=is_packed, is_bulk=is_bulk
+    )
     sent = sender.data_to_send(0.0)
     assert sequences_in(sent) == [1]
     (message,) = feed(receiver, sent)
@@ -105,7 +112,7 @@ def test_frames_arrive_the_same_in_pieces_of_any_size(make_session, size):
         "EofReceived",
     ]
     assert events[2] == NoticeReceived(Code.TOO_MANY_PINGS, "fewer")
-    assert (pieces.received, pieces.duplicates_dropped) == (5, 1)
+    assert (pieces.inbound.received, pieces.inbound.duplicates_dropped) == (5, 1)
     assert pieces.data_to_send(0.0) == whole.data_to_send(0.0)
 
 
@@ -131,32 +138,48 @@ def test_frames_arrive_the_same_byte_by_byte_and_trailing_bytes_wait(make_sessio
             Code.LIMIT_EXCEEDED,
             f"{FRAME_BYTES_MAX} are allowed",
         ),
-        (b"\0\0\0\x0a\x10" + bytes(9), Code.PROTOCOL_ERROR, "a DATA frame of 14 bytes, less than its header"),
+        (
+            b"\0\0\0\x0a\x10" + bytes(9),
+            Code.PROTOCOL_ERROR,
+            "a DATA frame of 14 bytes is shorter than its header",
+        ),
         (
             b"\0\0\0\x0a\x10" + bytes(30),
             Code.PROTOCOL_ERROR,
-            "a DATA frame of 14 bytes, less than its header",
+            "a DATA frame of 14 bytes is shorter than its header",
         ),
-        (b"\0\0\0\x0a\x10\0\0\0\0\0\0\0\x01" + bytes(30), Code.PROTOCOL_ERROR, "less than its header of 24"),
-        (data_frame(1)[:23] + b"\x01", Code.PROTOCOL_ERROR, "with a name of 1"),
+        (
+            b"\0\0\0\x0a\x10\0\0\0\0\0\0\0\x01" + bytes(30),
+            Code.PROTOCOL_ERROR,
+            "shorter than its header of 24",
+        ),
+        (data_frame(1)[:23] + b"\x01", Code.PROTOCOL_ERROR, "too short for its name of 1"),
         (data_frame(1, name=b"\xff"), Code.PROTOCOL_ERROR, "not UTF-8"),
-        (data_frame(2), Code.PROTOCOL_ERROR, "frame 2 after frame 0"),
-        (encode_eof(2), Code.PROTOCOL_ERROR, "frame 2 after frame 0"),
+        (data_frame(2), Code.PROTOCOL_ERROR, "frame 2 arrived after frame 0"),
+        (encode_eof(2), Code.PROTOCOL_ERROR, "frame 2 arrived after frame 0"),
         (data_frame(1, flags=0x08), Code.PROTOCOL_ERROR, "unknown flags 0x8"),
         (data_frame(1, operation=6), Code.PROTOCOL_ERROR, "operation 6"),
-        (encode_frame(Kind.CHALLENGE, b""), Code.PROTOCOL_ERROR, "kind 1 "),
-        (b"\0\0\0\1\x18", Code.PROTOCOL_ERROR, "unknown kind 24"),
-        (b"\0\0\0\1\xff", Code.PROTOCOL_ERROR, "unknown kind 255"),
+        (encode_frame(Kind.CHALLENGE, b""), Code.PROTOCOL_ERROR, "kind 1,"),
+        (b"\0\0\0\1\x18", Code.PROTOCOL_ERROR, "a frame of kind 24,"),
+        (b"\0\0\0\1\xff", Code.PROTOCOL_ERROR, "a frame of kind 255,"),
         (encode_frame(Kind.ACK, bytes(7)), Code.PROTOCOL_ERROR, "a sequence number of 7 bytes"),
         (encode_frame(Kind.EOF, bytes(9)), Code.PROTOCOL_ERROR, "a sequence number of 9 bytes"),
         (encode_frame(Kind.PING, bytes(28)), Code.PROTOCOL_ERROR, "checksum"),
         (encode_frame(Kind.PONG, bytes(27)), Code.PROTOCOL_ERROR, "27 bytes"),
-        (encode_ack(1), Code.PROTOCOL_ERROR, "an acknowledgement of frame 1 where 0"),
-        (encode_ping(Kind.PING, 1, 1, 1), Code.PROTOCOL_ERROR, "an acknowledgement of frame 1 where 0"),
-        (encode_ping(Kind.PONG, 1, 1, 1), Code.PROTOCOL_ERROR, "an acknowledgement of frame 1 where 0"),
+        (encode_ack(1), Code.PROTOCOL_ERROR, "the peer acknowledged frame 1, but the last one sent was 0"),
+        (
+            encode_ping(Kind.PING, 1, 1, 1),
+            Code.PROTOCOL_ERROR,
+            "the peer acknowledged frame 1, but the last one sent was 0",
+        ),
+        (
+            encode_ping(Kind.PONG, 1, 1, 1),
+            Code.PROTOCOL_ERROR,
+            "the peer acknowledged frame 1, but the last one sent was 0",
+        ),
     ],
 )
-def test_a_bad_frame_ends_the_session_and_the_peer_is_told(make_session, frame, code, reason):
+def test_a_bad_frame_ends_the_session_with_a_bye(make_session, frame, code, reason):
     session = make_session()
     seen_code, seen_reason = refused(session, frame)
     assert seen_code is code
@@ -167,17 +190,17 @@ def test_the_good_frames_before_a_bad_one_count(make_session):
     session = make_session()
     good, ended = feed(session, data_frame(1, b"good"), data_frame(3))
     assert (good.body, ended.code) == (b"good", Code.PROTOCOL_ERROR)
-    assert session.received == 1
+    assert session.inbound.received == 1
 
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("is_alone", [True, False])
-def test_of_a_repeated_frame_only_its_number_is_looked_at(make_session, number, is_alone):
+def test_only_the_number_of_a_repeated_frame_is_checked(make_session, number, is_alone):
     session = make_session()
     feed(session, data_frame(1, b"1"))
     impossible = data_frame(number, flags=0xFF, operation=99)[:-1] + b"\xff"
     assert feed(session, impossible + (b"" if is_alone else data_frame(2, b"2")))[1:] == []
-    assert session.duplicates_dropped == 1
+    assert session.inbound.duplicates_dropped == 1
     assert session.is_attached
 
 
@@ -187,30 +210,30 @@ def test_a_repeated_frame_without_its_header_is_refused(make_session):
     short = encode_frame(Kind.DATA, (1).to_bytes(8, "big") + bytes(10))
     assert refused(session, short + data_frame(2)) == (
         Code.PROTOCOL_ERROR,
-        "a DATA frame of 23 bytes, less than its header of 24",
+        "a DATA frame of 23 bytes is shorter than its header of 24",
     )
 
 
-def test_the_rest_of_a_frame_can_be_taken_after_the_end(make_session):
+def test_trailing_data_is_available_after_the_end(make_session):
     session = make_session()
     feed(session, data_frame(1)[:9])
     session.close(Code.NORMAL)
-    assert session.pop_trailing_data() == data_frame(1)[:9]
-    assert session.pop_trailing_data() == b""
+    assert session.inbound.pop_trailing_data() == data_frame(1)[:9]
+    assert session.inbound.pop_trailing_data() == b""
 
 
 def test_a_repeated_frame_is_dropped_and_counted(make_session):
     session = make_session()
     events = feed(session, data_frame(1, b"1"), data_frame(2, b"2"), data_frame(1, b"x"), data_frame(2, b"x"))
     assert [event.body for event in events] == [b"1", b"2"]
-    assert session.duplicates_dropped == 2
-    assert session.received == 2
+    assert session.inbound.duplicates_dropped == 2
+    assert session.inbound.received == 2
 
 
 # Limits.
 
 
-def test_a_message_at_the_limit_is_taken_and_one_above_is_not(make_session):
+def test_a_message_at_the_limit_is_accepted_and_one_above_is_refused(make_session):
     session = make_session(limits=SMALL)
     assert len(feed(session, data_frame(1, bytes(1000), name=b"n" * 24))) == 1
     assert refused(session, data_frame(2, bytes(1000), name=b"n" * 25))[0] is Code.LIMIT_EXCEEDED
@@ -224,7 +247,7 @@ def test_the_limit_of_a_message_holds_on_both_lanes_and_for_fragments(make_sessi
     (message,) = feed(make_session(limits=SMALL), data_frame(1, bytes(998), name=name))
     assert message.size_bytes == DATA_HEADER_BYTES + 1024
     code, reason = refused(session, data_frame(1, bytes(999), name=name, flags=flags))
-    assert (code, "1024 bytes allowed" in reason) == (Code.LIMIT_EXCEEDED, True)
+    assert (code, "more than 1024 bytes" in reason) == (Code.LIMIT_EXCEEDED, True)
 
 
 def test_a_message_may_not_grow_above_the_limit_by_fragments(make_session):
@@ -237,12 +260,12 @@ def test_a_message_may_not_grow_above_the_limit_by_fragments(make_session):
 def test_a_peer_may_fill_the_window_of_frames_and_no_more(make_session):
     session = make_session(limits=SMALL)
     events = feed(session, *(data_frame(number) for number in range(1, 129)))
-    session.ack(events[0])
+    session.inbound.ack(events[0])
     assert len(feed(session, data_frame(129))) == 1
     code, reason = refused(session, data_frame(130))
     assert (code, reason) == (
         Code.LIMIT_EXCEEDED,
-        "129 frames received and not taken; 128 are allowed",
+        "129 frames are unacknowledged; at most 128 are allowed",
     )
 
 
@@ -267,7 +290,7 @@ def test_fragments_do_not_slip_through_the_window_of_bytes(make_session):
 
 
 def test_a_name_counted_with_its_message_does_not_break_the_window():
-    """Fragments are acknowledged before their message is taken: what is left must fit, however it is counted."""
+    """Fragments are acknowledged before their message: the remaining frames must fit, however they are counted."""
     limits = Limits(message_bytes=2 * FRAGMENT_BYTES, window_bytes=4 * FRAGMENT_BYTES)
     pair = Pair(server_limits=limits, auto_ack=False)
     pair.connect()
@@ -282,7 +305,7 @@ def test_a_name_counted_with_its_message_does_not_break_the_window():
         pair.server.ack_all()
         pair.advance(1.0)
     assert len(pair.server.bodies) == 61
-    assert pair.client.session.is_drained
+    assert pair.client.session.outbound.is_drained
 
 
 @pytest.mark.parametrize("body", [FRAGMENT_BYTES, FRAGMENT_BYTES + 1, 100])
@@ -297,7 +320,7 @@ def test_an_honest_sender_never_breaks_the_window_and_is_never_stuck(body):
         assert pair.server.session.state is State.ATTACHED
         pair.server.ack_all()
     assert len(pair.server.bodies) == 200
-    assert pair.client.session.is_drained
+    assert pair.client.session.outbound.is_drained
 
 
 # Fragments.
@@ -311,10 +334,10 @@ def test_a_large_message_arrives_whole():
     pair.advance(1.0)
     (message,) = pair.server.events
     assert (message.body, message.name, message.sequence) == (body, "näme", 11)
-    assert pair.client.session.is_drained
+    assert pair.client.session.outbound.is_drained
 
 
-def test_two_messages_may_be_assembled_at_once_one_a_lane(make_session):
+def test_one_message_per_lane_may_be_incomplete(make_session):
     session = make_session()
     events = feed(
         session,
@@ -347,13 +370,13 @@ def test_fragments_survive_their_transport(make_session, lane):
 @pytest.mark.parametrize(
     ("frames", "reason"),
     [
-        ([data_frame(1, b"x", operation=CONTINUE)], "continues nothing"),
+        ([data_frame(1, b"x", operation=CONTINUE)], "without a first fragment"),
         (
             [data_frame(1, b"x", flags=FLAG_MORE | FLAG_BULK), data_frame(2, b"x", operation=CONTINUE)],
-            "nothing",
+            "without a first fragment",
         ),
-        ([data_frame(1, b"x", flags=FLAG_MORE), data_frame(2, b"x", flags=FLAG_MORE)], "begun before"),
-        ([data_frame(1, b"x", flags=FLAG_MORE), data_frame(2, b"x")], "begun before"),
+        ([data_frame(1, b"x", flags=FLAG_MORE), data_frame(2, b"x", flags=FLAG_MORE)], "started before"),
+        ([data_frame(1, b"x", flags=FLAG_MORE), data_frame(2, b"x")], "started before"),
         (
             [
                 data_frame(1, b"x", flags=FLAG_MORE | FLAG_BULK),
@@ -361,11 +384,11 @@ def test_fragments_survive_their_transport(make_session, lane):
                 data_frame(3, b"x", flags=FLAG_BULK, operation=CONTINUE),
                 data_frame(4, b"x"),
             ],
-            "begun before",
+            "started before",
         ),
         (
             [data_frame(1, b"x", flags=FLAG_MORE | FLAG_BULK), data_frame(2, b"x", flags=FLAG_BULK)],
-            "begun before",
+            "started before",
         ),
         ([data_frame(1, flags=FLAG_MORE)], "an empty fragment"),
         ([data_frame(1, b"x", flags=FLAG_MORE), data_frame(2, operation=CONTINUE)], "an empty fragment"),
@@ -387,32 +410,32 @@ def test_fragments_are_acknowledged_as_they_come(make_session):
 
 
 @pytest.mark.parametrize(
-    ("behind", "reason"),
+    ("after_eof", "reason"),
     [
-        (data_frame(2), "data after EOF"),
-        (data_frame(2, b"x", flags=FLAG_BULK), "data after EOF"),
-        (data_frame(2, b"x", operation=Operation.CONTINUE), "data after EOF"),
+        (data_frame(2), "a DATA frame after EOF"),
+        (data_frame(2, b"x", flags=FLAG_BULK), "a DATA frame after EOF"),
+        (data_frame(2, b"x", operation=Operation.CONTINUE), "a DATA frame after EOF"),
         (encode_eof(2), "a second EOF"),
-        (encode_eof(3), "frame 3 after frame 1"),
+        (encode_eof(3), "frame 3 arrived after frame 1"),
     ],
 )
-def test_a_peer_that_goes_on_behind_eof_breaks_the_protocol(make_session, behind, reason):
+def test_frames_after_eof_break_the_protocol(make_session, after_eof, reason):
     session = make_session()
-    session.receive_data(encode_eof(1) + behind, 0.0, epoch=1)
+    session.receive_data(encode_eof(1) + after_eof, 0.0)
     assert session.next_events() == [EofReceived(), Ended(Code.PROTOCOL_ERROR, reason, False)]
 
 
 def test_eof_repeated_by_a_resume_is_dropped(make_session):
     session = make_session()
-    session.receive_data(encode_eof(1) + encode_eof(1), 0.0, epoch=1)
+    session.receive_data(encode_eof(1) + encode_eof(1), 0.0)
     assert session.next_events() == [EofReceived()]
-    assert session.duplicates_dropped == 1
+    assert session.inbound.duplicates_dropped == 1
 
 
 @pytest.mark.parametrize("flags", [FLAG_MORE, FLAG_MORE | FLAG_BULK])
 def test_eof_in_the_middle_of_a_message_breaks_the_protocol(make_session, flags):
     session = make_session()
-    session.receive_data(data_frame(1, b"begun", flags=flags) + encode_eof(2), 0.0, epoch=1)
+    session.receive_data(data_frame(1, b"begun", flags=flags) + encode_eof(2), 0.0)
     assert session.next_events() == [Ended(Code.PROTOCOL_ERROR, "EOF in the middle of a message", False)]
 
 
@@ -421,10 +444,10 @@ def test_eof_in_the_middle_of_a_message_breaks_the_protocol(make_session, flags)
 
 def taking(session, count, body=b"", first=1, now=0.0):
     for message in feed(session, *(data_frame(first + i, body) for i in range(count)), now=now):
-        session.ack(message)
+        session.inbound.ack(message)
 
 
-def test_an_acknowledgement_waits_a_little_for_more(make_session):
+def test_an_acknowledgement_waits_for_more_messages(make_session):
     session = make_session()
     taking(session, 1)
     assert session.data_to_send(0.0) == b""
@@ -438,11 +461,11 @@ def test_an_acknowledgement_waits_a_little_for_more(make_session):
     assert session.next_timeout() > 1
 
 
-def test_an_acknowledgement_is_written_when_a_full_transport_takes_data_again(make_session):
+def test_an_acknowledgement_is_written_when_a_transport_resumes(make_session):
     session = make_session()
     (message,) = feed(session, data_frame(1))
     session.pause_writing()
-    session.ack(message)
+    session.inbound.ack(message)
     assert session.data_to_send(0.0) == b""
     session.resume_writing()
     assert frames_in(session.data_to_send(0.0)) == [(Kind.ACK, (1).to_bytes(8, "big"))]
@@ -458,7 +481,7 @@ def test_an_acknowledgement_does_not_wait_for_many_frames(make_session):
 
 def test_an_acknowledgement_does_not_wait_for_much_of_the_window(make_session):
     session = make_session()
-    count = session.limits.window_bytes // ACK_WINDOW_SHARE // FRAGMENT_BYTES
+    count = session.inbound.limits.window_bytes // ACK_WINDOW_SHARE // FRAGMENT_BYTES
     assert count < ACK_FRAMES * 2
     half = bytes(FRAGMENT_BYTES)
     session = make_session(limits=Limits(window_bytes=16 * FRAGMENT_BYTES))
@@ -468,25 +491,25 @@ def test_an_acknowledgement_does_not_wait_for_much_of_the_window(make_session):
     assert session.data_to_send(0.0) == encode_ack(2)
 
 
-def test_only_what_the_application_took_is_acknowledged(make_session):
+def test_only_messages_that_the_application_has_are_acknowledged(make_session):
     session = make_session()
     first, second, third = feed(session, data_frame(1), data_frame(2), data_frame(3))
     assert session.data_to_send(1.0) == b""
-    session.ack(third)
+    session.inbound.ack(third)
     assert session.data_to_send(2.0) == b""
-    session.ack(first)
+    session.inbound.ack(first)
     session.data_to_send(3.0)
     assert session.data_to_send(4.0) == encode_ack(1)
-    session.ack(second)
+    session.inbound.ack(second)
     session.data_to_send(5.0)
     assert session.data_to_send(6.0) == encode_ack(3)
 
 
-def test_messages_taken_in_any_order_are_acknowledged_without_a_gap(make_session):
+def test_messages_acknowledged_out_of_order_leave_no_gap(make_session):
     session = make_session()
     messages = feed(session, *(data_frame(number) for number in range(1, 6)))
     for index, told in ((4, 0), (1, 0), (3, 0), (0, 2), (2, 5)):
-        session.ack(messages[index])
+        session.inbound.ack(messages[index])
         session.send_ping(0.0)
         assert decode_ping(frames_in(session.data_to_send(0.0))[0][1])[2] == told
 
@@ -504,10 +527,10 @@ def test_pings_and_pongs_acknowledge_too(make_session):
 
 
 @pytest.mark.parametrize("kind", [Kind.PING, Kind.PONG])
-def test_an_acknowledgement_in_a_heartbeat_is_believed(make_session, kind):
+def test_an_acknowledgement_in_a_heartbeat_counts(make_session, kind):
     session = make_session()
     send(session)
     session.data_to_send(0.0)
-    assert not session.is_drained
+    assert not session.outbound.is_drained
     feed(session, encode_ping(kind, 1, 1, 1))
-    assert session.is_drained
+    assert session.outbound.is_drained

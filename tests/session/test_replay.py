@@ -20,7 +20,7 @@ def test_frames_are_numbered_from_one():
     assert (replay.last_sequence, replay.size_bytes, replay.unwritten_bytes) == (1, 1, 1)
 
 
-def test_frames_are_given_out_once_in_order_about_the_limit_at_a_time():
+def test_frames_are_returned_once_in_order_about_the_limit_at_a_time():
     replay = filled(5)
     assert [frame[0] for frame in replay.next_unwritten(11)] == [1, 2]
     assert replay.unwritten_bytes == 30
@@ -30,39 +30,39 @@ def test_frames_are_given_out_once_in_order_about_the_limit_at_a_time():
     assert (replay.unwritten_bytes, replay.size_bytes) == (0, 50)
 
 
-def test_what_is_given_out_may_be_changed():
+def test_the_returned_list_may_be_changed():
     replay = filled(2)
     replay.next_unwritten(1000).clear()
     assert replay.last_sequence == 2
 
 
-def test_an_ack_forgets_everything_up_to_it():
+def test_an_ack_removes_all_frames_up_to_it():
     replay = filled(5, written=4)
     assert replay.receive_ack(3) == 3
-    assert (replay.acknowledged, replay.written, replay.size_bytes, replay.last_sequence) == (3, 1, 20, 5)
+    assert (replay.acked, replay.written, replay.size_bytes, replay.last_sequence) == (3, 1, 20, 5)
     assert replay.receive_ack(4) == 1
     assert [frame[0] for frame in replay.next_unwritten(1000)] == [5]
     assert replay.receive_ack(5) == 1
     assert (replay.frames, replay.size_bytes, replay.written) == ([], 0, 0)
 
 
-@pytest.mark.parametrize("taken", [0, 1, 2])
-def test_an_ack_of_the_past_is_harmless(taken):
+@pytest.mark.parametrize("acked", [0, 1, 2])
+def test_an_old_ack_is_ignored(acked):
     replay = filled(3, written=3)
     replay.receive_ack(2)
-    assert replay.receive_ack(taken) == 0
-    assert replay.acknowledged == 2
+    assert replay.receive_ack(acked) == 0
+    assert replay.acked == 2
 
 
-@pytest.mark.parametrize("taken", [3, 4, 2**64 - 1])
-def test_an_ack_of_what_was_never_written_is_refused(taken):
+@pytest.mark.parametrize("acked", [3, 4, 2**64 - 1])
+def test_an_ack_of_an_unwritten_frame_is_refused(acked):
     replay = filled(3, written=2)
-    with pytest.raises(ProtocolError, match=f"frame {taken} where 2"):
-        replay.receive_ack(taken)
+    with pytest.raises(ProtocolError, match=f"frame {acked}, but the last one sent was 2"):
+        replay.receive_ack(acked)
     assert len(replay.frames) == 3
 
 
-def test_a_rewind_writes_again_what_the_peer_lacks():
+def test_a_rewind_writes_unreceived_frames_again():
     replay = filled(5, written=4)
     replay.receive_ack(1)
     replay.rewind(3)
@@ -71,7 +71,7 @@ def test_a_rewind_writes_again_what_the_peer_lacks():
 
 
 @pytest.mark.parametrize("received", [0, 5])
-def test_a_peer_cannot_have_received_less_than_it_acknowledged_or_more_than_was_written(received):
+def test_received_numbers_outside_of_the_possible_range_are_refused(received):
     replay = filled(5, written=4)
     replay.receive_ack(1)
     with pytest.raises(ProtocolError, match="1 to 4 are possible"):
@@ -79,7 +79,7 @@ def test_a_peer_cannot_have_received_less_than_it_acknowledged_or_more_than_was_
     assert replay.written == 3
 
 
-def test_a_peer_may_have_received_what_an_earlier_transport_carried():
+def test_a_frame_of_an_earlier_transport_may_have_been_received():
     replay = filled(5, written=4)
     replay.rewind(0)
     replay.rewind(0)

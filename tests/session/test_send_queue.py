@@ -1,7 +1,8 @@
 import pytest
 
 from landline.codes import Operation
-from landline.session.frames import FLAG_BULK, FLAG_MORE, FLAG_PACKED, FRAGMENT_BYTES, encode_data
+from landline.session.constants import FLAG_BULK, FLAG_MORE, FLAG_PACKED, FRAGMENT_BYTES
+from landline.session.frames import encode_data
 from landline.session.send_queue import Outgoing, SendQueue
 
 
@@ -39,7 +40,7 @@ def test_normal_messages_interrupt_bulk_ones_between_two_fragments():
     assert [lanes.next_frame(number)[1] for number in (2, 3, 4)] == [first, second, bulk]
 
 
-def test_the_lanes_count_what_waits():
+def test_the_send_queue_counts_waiting_messages():
     lanes = SendQueue()
     lanes.append(message(bytes(FRAGMENT_BYTES + 5)))
     lanes.append(message(b"", flags=FLAG_BULK, name=b"name"))
@@ -83,10 +84,10 @@ def test_a_message_with_a_number_cannot_be_dropped_any_more():
     lanes.append(begun)
     lanes.append(waiting)
     assert lanes.next_frame(1)[1] is begun
-    assert lanes.begun_bytes == FRAGMENT_BYTES
+    assert lanes.partly_numbered_bytes == FRAGMENT_BYTES
     lanes.drop_oldest(b"n")
     assert list(lanes) == [begun]
     with pytest.raises(LookupError):
         lanes.drop_oldest(b"n")
     assert lanes.next_frame(2)[1:] == (begun, True)
-    assert (lanes.count, lanes.size_bytes, lanes.begun_bytes) == (0, 0, 0)
+    assert (lanes.count, lanes.size_bytes, lanes.partly_numbered_bytes) == (0, 0, 0)

@@ -10,23 +10,28 @@ import pytest
 from tests.fuzz.memory import held_bytes
 
 from landline.codes import Code, Operation
-from landline.session.datagram_queue import (
+from landline.session.bodies import Notice, encode_body
+from landline.session.constants import (
+    DATAGRAM_BYTES_MAX,
     DATAGRAM_BYTES_WAITING_MAX,
     DATAGRAMS_MAX,
     DATAGRAMS_REFUSED,
     DATAGRAMS_UNREAD_MAX,
     DATAGRAMS_WINDOW_S,
-)
-from landline.session.events import Ended, MessageReceived
-from landline.session.frames import (
-    DATA_HEADER_BYTES,
-    DATAGRAM_BYTES_MAX,
     FLAG_BULK,
     FLAG_MORE,
     FRAGMENT_BYTES,
     FRAME_BYTES_MAX,
     NAME_BYTES_MAX,
+    PAUSED_CONTROL_FRAMES_MAX,
+    PINGS_PER_INTERVAL_MAX,
+    REDUNDANT_FRAMES_MAX,
+    REDUNDANT_WINDOW_S,
     Kind,
+)
+from landline.session.events import Ended, MessageReceived
+from landline.session.frames import (
+    DATA_HEADER_BYTES,
     encode_ack,
     encode_data,
     encode_datagram,
@@ -34,10 +39,7 @@ from landline.session.frames import (
     encode_frame,
     encode_ping,
 )
-from landline.session.handshake import Limits, Notice, encode_body
-from landline.session.heartbeat import PINGS_PER_INTERVAL_MAX, Heartbeat
-from landline.session.inbound import USELESS_FRAMES_MAX, USELESS_WINDOW_S
-from landline.session.session import PAUSED_CONTROL_FRAMES_MAX
+from landline.session.settings import Heartbeat, Limits
 from landline.session.state import State
 
 READ_BYTES = 64 * 1024
@@ -48,7 +50,7 @@ SMALL = Limits(message_bytes=8 * FRAGMENT_BYTES, window_bytes=16 * FRAGMENT_BYTE
 
 
 class SlowApplication:
-    """Receives and takes nothing but datagrams, which it forgets."""
+    """Receives data and acknowledges none; fetches datagrams and drops them."""
 
     def __init__(self, session):
         self.session = session
@@ -58,14 +60,14 @@ class SlowApplication:
         self.now = 0.0
 
     def receive_in_time(self, frames):
-        """So many frames in each window of time as are tolerated of those that say nothing new."""
-        for start in range(0, len(frames), USELESS_FRAMES_MAX):
-            self.now += USELESS_WINDOW_S
-            self.receive(b"".join(frames[start : start + USELESS_FRAMES_MAX]), self.now)
+        """Receive, in each period, the allowed number of redundant frames."""
+        for start in range(0, len(frames), REDUNDANT_FRAMES_MAX):
+            self.now += REDUNDANT_WINDOW_S
+            self.receive(b"".join(frames[start : start + REDUNDANT_FRAMES_MAX]), self.now)
 
     def receive(self, data, now=0.0):
         for start in range(0, len(data), READ_BYTES):
-            self.session.receive_data(data[start : start + READ_BYTES], now, epoch=1)
+            self.session.receive_data(data[start : start + READ_BYTES], now)
             for event in self.session.next_events():
                 if isinstance(event, MessageReceived):
                     self.untaken.append(event)
@@ -105,7 +107,7 @@ WORST_NAME = "\U0001f600".encode() + b"n" * (NAME_BYTES_MAX - 4)
         ({"body": bytes(200)}, 400),
     ],
 )
-def test_a_full_window_of_tiny_frames_costs_no_more_than_said(slow, frame, bytes_each):
+def test_a_full_window_of_tiny_frames_costs_the_stated_memory(slow, frame, bytes_each):
     """With the default limits that is 3.3 MB for nameless frames, and at the very worst, by names, 23 MB."""
     count = Limits().window_frames
     stream = data_frames(count, **frame)
@@ -125,7 +127,7 @@ def test_a_full_window_of_tiny_frames_costs_no_more_than_said(slow, frame, bytes
     assert application.ended.code is Code.LIMIT_EXCEEDED
 
 
-def test_large_messages_cost_what_they_weigh(slow):
+def test_large_messages_cost_their_size(slow):
     application = slow(limits=SMALL)
     frame_bytes = FRAGMENT_BYTES + DATA_HEADER_BYTES
     bytes_max = SMALL.window_bytes + 2 * (SMALL.message_bytes + DATA_HEADER_BYTES)
@@ -135,8 +137,8 @@ def test_large_messages_cost_what_they_weigh(slow):
 
 
 @pytest.mark.parametrize("size", [1, 100, FRAGMENT_BYTES])
-def test_unfinished_messages_hold_one_message_a_lane(slow, size):
-    """Fragments count as taken at once, so only the limit of a message ends them, however small they are."""
+def test_unfinished_messages_hold_one_message_per_lane(slow, size):
+    """Fragments are acknowledged at once, so only the limit of a message ends them, however small they are."""
     application, sequence = slow(limits=SMALL), 1
     for flags in (FLAG_MORE, FLAG_MORE | FLAG_BULK):
         application.receive(encode_data(sequence, flags, Operation.MESSAGE, 0, b"", bytes(size)))
@@ -153,9 +155,9 @@ def test_unfinished_messages_hold_one_message_a_lane(slow, size):
     assert application.ended.code is Code.LIMIT_EXCEEDED
 
 
-def test_fragments_behind_an_untaken_message_are_counted_as_frames(slow):
+def test_fragments_after_an_unacknowledged_message_count_as_frames(slow):
     application = slow(limits=SMALL)
-    application.receive(data_frames(1, body=b"not taken"))
+    application.receive(data_frames(1, body=b"not acknowledged"))
     application.receive(encode_data(2, FLAG_MORE, Operation.MESSAGE, 0, b"", b"x"))
     rest = SMALL.window_frames - 2
     application.receive_in_time(each_frame(rest, 3, FLAG_MORE, Operation.CONTINUE, body=b"x"))
@@ -175,7 +177,7 @@ USELESS = {
 
 
 @pytest.mark.parametrize("name", USELESS)
-def test_frames_that_say_nothing_new_leave_nothing_behind_and_too_many_end_the_session(slow, name):
+def test_redundant_frames_hold_no_memory_and_too_many_end_the_session(slow, name):
     frame = USELESS[name]
     application = slow(limits=SMALL)
     application.receive(data_frames(1, body=b"untaken"))
@@ -199,17 +201,17 @@ def test_a_transport_may_repeat_one_window_of_frames(slow, is_eof):
             application.session.receive_link_lost()
             application.session.attach(0.0, epoch=2, peer_received=0, phase=0.0)
         for _ in range(SMALL.window_frames):
-            application.session.receive_data(frame, 0.0, epoch=epoch)
+            application.session.receive_data(frame, 0.0)
         assert application.session.state is State.ATTACHED
         assert application.held_bytes() <= before + 400
-    application.session.receive_data(frame, 0.0, epoch=2)
+    application.session.receive_data(frame, 0.0)
     assert application.session.state is State.CLOSED
     [*_, ended] = application.session.next_events()
     assert ended.code is Code.LIMIT_EXCEEDED
 
 
 @pytest.mark.parametrize(("name", "size"), [(b"", 0), (b"name", 1000)])
-def test_datagrams_above_the_rate_are_dropped_unseen_and_far_too_many_end_the_session(slow, name, size):
+def test_datagrams_above_the_rate_are_dropped_and_far_too_many_end_the_session(slow, name, size):
     application = slow(limits=SMALL)
     frame = encode_datagram(name, bytes(size), is_packed=False)
     before = application.held_bytes()
@@ -225,20 +227,20 @@ def test_datagrams_above_the_rate_are_dropped_unseen_and_far_too_many_end_the_se
 
 
 @pytest.mark.parametrize(("name", "bytes_each"), [(b"", 200), (WORST_NAME, 1_400)])
-def test_datagrams_nobody_fetches_are_the_last_few(slow, name, bytes_each):
+def test_unfetched_datagrams_are_limited_to_the_newest(slow, name, bytes_each):
     """An owner fetches them after each read; what one read can leave is what this measures."""
     application = slow()
     for body in (b"", bytes(DATAGRAM_BYTES_MAX - 2 - len(name))):
         frame = encode_datagram(name, body, is_packed=False)
         for window in range(20):
-            application.session.receive_data(frame * 1500, float(window), epoch=1)
+            application.session.receive_data(frame * 1500, float(window))
         held_each = bytes_each + len(body)
         assert application.held_bytes() <= EMPTY_BYTES + DATAGRAMS_UNREAD_MAX * held_each + 1000
     assert len(application.session.next_datagrams()) == DATAGRAMS_UNREAD_MAX
 
 
 @pytest.mark.parametrize("size", [0, 100, DATAGRAM_BYTES_MAX - 2])
-def test_datagrams_that_wait_to_be_written_are_few(slow, size):
+def test_datagrams_that_wait_to_be_written_are_limited(slow, size):
     application = slow()
     taken = [
         application.session.send_datagram(encode_datagram(b"", bytes(size), is_packed=False))
@@ -251,7 +253,7 @@ def test_datagrams_that_wait_to_be_written_are_few(slow, size):
 
 
 @pytest.mark.parametrize("is_paused", [False, True])
-def test_a_flood_of_pings_towards_a_peer_that_reads_nothing_leaves_a_few_answers(slow, is_paused):
+def test_a_ping_flood_of_a_peer_that_does_not_read_holds_few_answers(slow, is_paused):
     """As many pings as are tolerated, window after window of the shortest heartbeat."""
     application = slow(heartbeat=Heartbeat(interval_s=0.01, timeout_s=86_400))
     session, now, written_bytes, most_bytes = application.session, 0.0, 0, 0
@@ -264,7 +266,7 @@ def test_a_flood_of_pings_towards_a_peer_that_reads_nothing_leaves_a_few_answers
         written_bytes += len(session.data_to_send(now))
         now += 0.0101
     assert session.state is State.ATTACHED
-    # Between a read and the write behind it: the answers to it, a warning, and the two kept from before.
+    # Between a read and the next write: the answers to the read, a warning, and the two held from before.
     assert most_bytes <= EMPTY_BYTES + (PINGS_PER_INTERVAL_MAX + 3) * 200
     assert application.held_bytes() <= EMPTY_BYTES + 3 * 200
     if is_paused:
@@ -276,7 +278,7 @@ def test_a_flood_of_pings_towards_a_peer_that_reads_nothing_leaves_a_few_answers
 @pytest.mark.parametrize(
     "kind", [Kind.DATA, Kind.BYE, Kind.NOTICE, Kind.PING, Kind.ACK, Kind.EOF, Kind.DATAGRAM]
 )
-def test_a_frame_that_never_becomes_whole_holds_less_than_its_limit(slow, kind):
+def test_an_incomplete_frame_holds_less_than_its_limit(slow, kind):
     application = slow()
     frame = encode_frame(kind, bytes(FRAME_BYTES_MAX - 1))
     for start in range(0, len(frame) - 1, 1000):
@@ -285,7 +287,7 @@ def test_a_frame_that_never_becomes_whole_holds_less_than_its_limit(slow, kind):
     assert application.held_bytes() <= EMPTY_BYTES + len(frame)
 
 
-def test_a_length_above_the_limit_is_refused_before_anything_is_kept(slow):
+def test_a_length_above_the_limit_is_refused_without_buffering(slow):
     for length in (FRAME_BYTES_MAX + 1, 2**31, 2**32 - 1):
         application = slow()
         application.receive(length.to_bytes(4, "big"))

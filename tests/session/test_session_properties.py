@@ -1,4 +1,4 @@
-"""What holds whatever happens, checked with many random happenings."""
+"""Invariants of a session, checked with many random events."""
 
 import contextlib
 import itertools
@@ -12,10 +12,10 @@ from tests.fuzz import targets
 from tests.fuzz.conversation import LIES, LIMITS, Conversation
 
 from landline.errors import ConnectFailed
+from landline.session.bodies import Bye, Notice, encode_body
+from landline.session.constants import FRAGMENT_BYTES, Kind
 from landline.session.events import Ended, MessageReceived
 from landline.session.frames import (
-    FRAGMENT_BYTES,
-    Kind,
     encode_ack,
     encode_data,
     encode_datagram,
@@ -23,7 +23,6 @@ from landline.session.frames import (
     encode_frame,
     encode_ping,
 )
-from landline.session.handshake import Bye, Notice, encode_body
 from landline.session.state import State
 from landline.testing import Link, Pair
 
@@ -58,14 +57,14 @@ frames = st.one_of(
 @QUICK
 def test_arbitrary_bytes_end_in_nothing_or_events_or_the_end(make_session, data):
     session = make_session()
-    session.receive_data(data, 1.0, epoch=1)
+    session.receive_data(data, 1.0)
     events = session.next_events()
     ends = [event for event in events if isinstance(event, Ended)]
     assert (session.state is State.CLOSED) == (len(ends) == 1)
     assert ends == ([events[-1]] if ends else [])
     numbers = [event.sequence for event in events if isinstance(event, MessageReceived)]
     assert numbers == sorted(set(numbers))
-    assert not numbers or numbers[-1] <= session.received
+    assert not numbers or numbers[-1] <= session.inbound.received
     if ends and not ends[0].by_peer:
         assert session.data_to_send(1.0)
 
@@ -73,7 +72,7 @@ def test_arbitrary_bytes_end_in_nothing_or_events_or_the_end(make_session, data)
 @given(st.binary(max_size=300))
 @example(b"\x01" + b"\x00\x00\x00\x00\x00\x00" * 40)
 @settings(deadline=None, max_examples=150, derandomize=True)
-def test_a_program_of_frames_and_happenings_holds_to_what_is_fuzzed(data):
+def test_a_program_of_frames_and_events_holds_the_fuzzed_invariants(data):
     targets.session(data)
 
 
@@ -96,16 +95,16 @@ def test_chunks_make_no_difference(make_session, data, cuts, bytewise):
         list(range(len(data) + 1)) if bytewise else sorted({0, len(data), *(min(c, len(data)) for c in cuts)})
     )
     whole, chunked = make_session(), make_session()
-    whole.receive_data(data, 1.0, epoch=1)
+    whole.receive_data(data, 1.0)
     for start, end in itertools.pairwise(edges):
-        chunked.receive_data(data[start:end], 1.0, epoch=1)
+        chunked.receive_data(data[start:end], 1.0)
 
     def outcome(session):
         events = session.next_events()
         if events and isinstance(events[-1], Ended):
             events[-1].reason = ""  # A bad frame may be noticed a little earlier, and called by another name.
         datagrams = session.next_datagrams()
-        return events, datagrams, session.state, session.received, session.duplicates_dropped
+        return events, datagrams, session.state, session.inbound.received, session.inbound.duplicates_dropped
 
     assert outcome(chunked) == outcome(whole)
 
@@ -128,8 +127,8 @@ def test_everything_arrives_over_links_that_break_at_random_bytes(seed, bulk):
     pair.connect()
     pair.advance(5.0)
     assert pair.server.bodies == pair.client.bodies == sent
-    assert pair.client.session.is_drained
-    assert pair.server.session.is_drained
+    assert pair.client.session.outbound.is_drained
+    assert pair.server.session.outbound.is_drained
 
 
 class TwoSessions(RuleBasedStateMachine):
@@ -158,8 +157,8 @@ class TwoSessions(RuleBasedStateMachine):
             self.talk.finish(which)
 
     @rule(which=which, how=st.sampled_from(["all", "some"]))
-    def take(self, which, how):
-        self.talk.take(which, how)
+    def ack(self, which, how):
+        self.talk.ack(which, how)
 
     @rule(which=which)
     def transfer(self, which):
@@ -220,7 +219,7 @@ TestTwoSessions.settings = settings(deadline=None, max_examples=150, stateful_st
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_same_seed_tells_the_same_story(seed):
+def test_the_same_seed_gives_the_same_run(seed):
     def story():
         pair = Pair(seed=seed)
         pair.connect()

@@ -19,8 +19,8 @@ from landline.fleet.model import ExecutionState, Facts
 from landline.line.driver import LineDriver
 from landline.line.link import TransportLink
 from landline.session.heartbeat import Liveness
-from landline.session.inbound import SessionReceiving
-from landline.session.outbound import SessionSending
+from landline.session.inbound import Inbound
+from landline.session.outbound import Outbound
 from landline.session.replay import ReplayBuffer
 
 
@@ -47,12 +47,11 @@ class _Mute:
 
 
 def _frames(patch) -> None:
-    patch(SessionReceiving, "_is_repetition", lambda self, sequence: False)
+    patch(Inbound, "_is_repetition", lambda self, sequence: False)
 
 
 def _epoch(patch) -> None:
-    # Three things keep an older transport out: it is given another protocol, its link is detached, and its bytes carry
-    # an older epoch. Each of them is enough.
+    # Two things keep an older transport out: it is given another protocol, and its link is detached. Each is enough.
     attach, detach = LineDriver.attach, TransportLink.detach
     former: dict[TransportLink, LineDriver] = {}
 
@@ -128,7 +127,7 @@ def _acknowledgement(patch) -> None:
     patch(
         ReplayBuffer,
         "receive_ack",
-        lambda self, taken: original(self, min(taken, self.acknowledged + self.written)),
+        lambda self, acked: original(self, min(acked, self.acked + self.written)),
     )
 
 
@@ -143,7 +142,7 @@ def _record_first(patch) -> None:
 
 
 def _limit(patch) -> None:
-    patch(SessionSending, "has_space", lambda self, size_bytes, *rest, **options: True)
+    patch(Outbound, "has_space", lambda self, size_bytes, *rest, **options: True)
 
 
 def _heartbeat(patch) -> None:
@@ -172,7 +171,7 @@ ABLATIONS = (
         "duplicate suppression",
         "frames that arrived before are dropped (§7.2)",
         "lines",
-        r"arrived where|a message begun before the last one on its lane",
+        r"arrived where|a message started before the last one on its lane",
         _frames,
     ),
     Ablation(
@@ -180,7 +179,7 @@ ABLATIONS = (
         "bytes of an older transport change nothing (§7.3)",
         "lines",
         # The bytes of the older transport come in the middle of a frame of the newer one.
-        r"arrived where|has no place in a session|an empty frame|a frame of \d+ bytes where \d+ are allowed",
+        r"arrived where|not allowed in a session|an empty frame|a frame of \d+ bytes; at most \d+ are allowed",
         _epoch,
     ),
     Ablation(

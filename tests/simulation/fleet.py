@@ -263,7 +263,7 @@ class FleetScenario:
         for line in server.lines:
             if (
                 line._driver.session is not None
-                and not line._driver.session.is_drained
+                and not line._driver.session.outbound.is_drained
                 and line.session_id in live
             ):
                 self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")

@@ -30,7 +30,7 @@ from landline import (
     TransportOptions,
     connect,
 )
-from landline.session.frames import FRAGMENT_BYTES
+from landline.session.constants import FRAGMENT_BYTES
 
 HEARTBEAT = Heartbeat(interval_s=3.0, timeout_s=2.0)
 LIMITS = Limits(message_bytes=3 * FRAGMENT_BYTES, window_bytes=5 * FRAGMENT_BYTES, window_frames=128)
@@ -125,7 +125,7 @@ class LinesScenario:
         if {line.session_id for line in lines} != live:
             self.world.fail(f"the server knows {len(lines)} lines, the clients {len(live)}")
         for line in (*lines, *self._lines.values()):
-            if line._driver.session is not None and not line._driver.session.is_drained:
+            if line._driver.session is not None and not line._driver.session.outbound.is_drained:
                 self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")
         self.deliveries.check_rest(live)
         if not self.deliveries.count:

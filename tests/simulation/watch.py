@@ -42,9 +42,9 @@ class LineWatch:
         if client.epoch > server.epoch:
             self._world.fail(f"the client rides epoch {client.epoch}, the server knows {server.epoch}")
         for sender, receiver in ((server, client), (client, server)):
-            if sender._replay.acknowledged > receiver._taken:
+            if sender.outbound.replay.acked > receiver.inbound.acked:
                 self._world.fail(
-                    f"{sender._replay.acknowledged} frames count as taken where {receiver._taken} were"
+                    f"{sender.outbound.replay.acked} frames count as taken where {receiver.inbound.acked} were"
                 )
 
     def changed(self, node: Node, peers: list[Node], change: StateChange) -> None:
@@ -57,7 +57,7 @@ class LineWatch:
 
     def _check_silence(self, node: Node, session: Session) -> None:
         """Whoever says nothing for longer than the interval and the timeout is given up (§6.2), whatever the reason."""
-        silence_s = node.monotonic() - session._liveness.heard_at
+        silence_s = node.monotonic() - session._liveness.last_received_at
         allowed_s = self._bound_s + WHEEL_S
         # One that was itself held up gives its peers the timeout once more.
         if node.held_up_at_ns > self._world.now_ns - int(2 * allowed_s * SECOND):
@@ -67,15 +67,22 @@ class LineWatch:
             self._world.fail(f"{node.name} has heard nothing for {silence_s:.3f} s and believes in its peer")
 
     def _check_buffers(self, session: Session) -> None:
-        limit = session._send_buffer
+        limit = session.outbound.send_buffer
         # An empty buffer takes any message; fragments add their headers.
-        if session.buffered_bytes > limit.size_bytes + session._peer_limits.message_bytes * 1.1:
-            self._world.fail(f"{session.buffered_bytes} bytes in a send buffer of {limit.size_bytes}")
-        if session.buffered_messages > limit.messages * 2:
-            self._world.fail(f"{session.buffered_messages} messages in a send buffer of {limit.messages}")
-        # A message in fragments counts when it is whole.
-        held_max = session.limits.window_bytes + session.limits.message_bytes
-        if session.state is not State.CLOSED and session._untaken_bytes > held_max:
+        if (
+            session.outbound.buffered_bytes
+            > limit.size_bytes + session.outbound.peer_limits.message_bytes * 1.1
+        ):
             self._world.fail(
-                f"{session._untaken_bytes} bytes held for an application that does not take them"
+                f"{session.outbound.buffered_bytes} bytes in a send buffer of {limit.size_bytes}"
+            )
+        if session.outbound.buffered_messages > limit.messages * 2:
+            self._world.fail(
+                f"{session.outbound.buffered_messages} messages in a send buffer of {limit.messages}"
+            )
+        # A message in fragments counts when it is whole.
+        held_max = session.inbound.limits.window_bytes + session.inbound.limits.message_bytes
+        if session.state is not State.CLOSED and session.inbound.unacked_bytes > held_max:
+            self._world.fail(
+                f"{session.inbound.unacked_bytes} bytes held for an application that does not take them"
             )

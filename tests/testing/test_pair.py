@@ -108,12 +108,12 @@ def test_a_forgotten_session_is_reported():
     pair.client.send(b"delivered, not taken")
     pair.deliver()
     pair.server.send(b"unheard")
-    pair.forget()
+    pair.lose_server_session()
     assert pair.connect() is False
     assert pair.client.lost == [Unconfirmed(Operation.MESSAGE, "", b"delivered, not taken", False)]
     assert [entry.body for entry in pair.server.lost] == [b"unheard"]
     pair.server.ack_all()
-    assert pair.server.session.received == 0
+    assert pair.server.session.inbound.received == 0
 
 
 def test_a_client_that_closed_begins_anew():
@@ -131,15 +131,15 @@ def test_an_application_that_does_not_take_is_not_taken_for_one_that_does():
     pair.connect()
     pair.client.send(b"x")
     pair.advance(30.0)
-    assert not pair.client.session.is_drained
+    assert not pair.client.session.outbound.is_drained
     pair.server.ack_all()
     pair.advance(1.0)
-    assert pair.client.session.is_drained
+    assert pair.client.session.outbound.is_drained
 
 
 def test_two_sides_that_never_rest_are_noticed(monkeypatch):
     monkeypatch.setattr("landline.testing.pair.STEPS_MAX", 3)
     pair = Pair()
     pair.connect()
-    with pytest.raises(AssertionError, match="never moves on"):
+    with pytest.raises(AssertionError, match="time does not advance"):
         pair.advance(10_000.0)

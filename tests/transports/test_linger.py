@@ -14,17 +14,11 @@ from websockets.frames import Frame, Opcode
 
 import landline
 from landline.server.acceptor import RETRY_SPREAD_SHARE
-from landline.session.frames import Kind, encode_data
-from landline.session.handshake import (
-    Bye,
-    Limits,
-    Reject,
-    ServerHandshake,
-    Welcome,
-    decode_body,
-    encode_body,
-)
-from landline.session.heartbeat import Heartbeat
+from landline.session.bodies import Bye, Reject, Welcome, decode_body, encode_body
+from landline.session.constants import Kind
+from landline.session.frames import encode_data
+from landline.session.handshake import ServerHandshake
+from landline.session.settings import Heartbeat, Limits
 from landline.transports import linger as lingering
 
 FOR_A_LONG_TIME_S = 3600.0

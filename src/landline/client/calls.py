@@ -31,9 +31,10 @@ from landline.runtime.flush_queue import FlushQueue
 from landline.runtime.timer_wheel import TimerWheel
 from landline.runtime.turns import turns_of
 from landline.session.auth import ClientAuth, client_auth
+from landline.session.constants import HANDSHAKE_TIMEOUT_S
 from landline.session.events import Ended
-from landline.session.handshake import HANDSHAKE_TIMEOUT_S, Limits, RandomSource
-from landline.session.outbound import SendBuffer
+from landline.session.handshake import RandomSource
+from landline.session.settings import Limits, SendBuffer
 from landline.signatures import Expected, check_arguments
 from landline.transports.linger import TransportCloser
 from landline.transports.options import TransportOptions, check_client_options

@@ -32,7 +32,7 @@ from landline.runtime.timer_wheel import TimerWheel
 from landline.runtime.turns import Turns, turns_of
 from landline.session.events import Ended
 from landline.session.handshake import RandomSource
-from landline.session.outbound import SendBuffer
+from landline.session.settings import SendBuffer
 from landline.transports.linger import TransportCloser
 from landline.transports.urls import Endpoint
 

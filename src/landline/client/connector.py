@@ -22,8 +22,8 @@ from landline.line.decoded_size import MESSAGE_OBJECTS, check_message_objects
 from landline.line.handlers import Body, Function, HandlerDecorator, Handlers
 from landline.line.line import Line, StateCallback
 from landline.session.auth import ClientAuth, client_auth
-from landline.session.handshake import Limits, RandomSource
-from landline.session.outbound import SendBuffer
+from landline.session.handshake import RandomSource
+from landline.session.settings import Limits, SendBuffer
 from landline.signatures import Expected, check_arguments, check_function
 from landline.transports.options import TransportOptions, check_client_options
 from landline.transports.urls import Endpoint, url_list

@@ -15,17 +15,12 @@ import msgspec
 from landline.discovery.records import SEARCH_S
 from landline.errors import ConfigurationError, ConnectFailed, LandlineError
 from landline.line.line import Line, driver_of
-from landline.session.auth import IDENTITY_BYTES_MAX, ClientAuth
-from landline.session.handshake import (
-    HANDSHAKE_TIMEOUT_S,
-    ClientHandshake,
-    Limits,
-    RandomSource,
-    ResumeTicket,
-    Welcome,
-)
-from landline.session.outbound import SendBuffer
+from landline.session.auth import ClientAuth
+from landline.session.bodies import ResumeTicket, Welcome
+from landline.session.constants import HANDSHAKE_TIMEOUT_S, IDENTITY_BYTES_MAX
+from landline.session.handshake import ClientHandshake, RandomSource
 from landline.session.session import Session
+from landline.session.settings import Limits, SendBuffer
 from landline.transports.base import LinkProtocol, load_transport
 from landline.transports.linger import read_arrived
 from landline.transports.options import TransportOptions

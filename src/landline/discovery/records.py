@@ -20,7 +20,7 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from landline.errors import ConfigurationError, ConnectFailed, MissingExtra
-from landline.session.frames import PROTOCOL_VERSION
+from landline.session.constants import PROTOCOL_VERSION
 from landline.transports.urls import SCHEMES, Endpoint, parse_url
 
 STREAM_TYPE: Final = "_landline._tcp.local."

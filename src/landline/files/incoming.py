@@ -306,7 +306,7 @@ class IncomingTransfer:
     def _accept(self, offset: int, prefix_hash: bytes | None) -> Accept:
         session = driver_of(self.line).session
         assert session is not None
-        chunk_bytes = session.limits.message_bytes - CHUNK_HEADER_BYTES - len(CHUNK)
+        chunk_bytes = session.inbound.limits.message_bytes - CHUNK_HEADER_BYTES - len(CHUNK)
         return Accept(
             transfer=self._offer.transfer,
             offset=offset,

@@ -236,13 +236,13 @@ class Dispatcher:
 
     def _can_start(self, handler: Handler | None, size_bytes: int) -> bool:
         session = self._driver.session
-        if session is None or not session.has_space(ANSWER_ROOM_BYTES):
+        if session is None or not session.outbound.has_space(ANSWER_ROOM_BYTES):
             return False
         if handler is None or not handler.is_async:
             return True
         if len(self._running) >= REQUESTS_RUNNING_MAX:
             return False
-        limit_bytes = REQUESTS_RUNNING_WINDOWS * session.limits.window_bytes
+        limit_bytes = REQUESTS_RUNNING_WINDOWS * session.inbound.limits.window_bytes
         if not self._running or self.held_bytes + size_bytes <= limit_bytes:
             return True
         self.refine_held_bytes()
@@ -261,7 +261,7 @@ class Dispatcher:
     ) -> None:
         self._driver.ack(message)
         session = self._driver.session
-        if session is None or not session.can_answer:
+        if session is None or not session.outbound.can_answer:
             # The result could not be sent.
             return
         if handler is None:

@@ -26,6 +26,8 @@ from landline.line.pending_pings import PendingPings
 from landline.line.pending_requests import PendingRequests
 from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.turns import FRAMES_PER_STEP, FRAMES_PER_TURN, LARGE_READ_BYTES
+from landline.session.bodies import Bye, encode_body
+from landline.session.constants import LAG_TOLERANCE_S, WRITE_BYTES, Kind
 from landline.session.events import (
     Ended,
     EofReceived,
@@ -37,10 +39,7 @@ from landline.session.events import (
     Recovered,
     Suspected,
 )
-from landline.session.frames import ByeFinder, Kind
-from landline.session.handshake import Bye, encode_body
-from landline.session.heartbeat import LAG_TOLERANCE_S
-from landline.session.outbound import WRITE_BYTES
+from landline.session.frames import ByeFinder
 from landline.session.session import Session
 from landline.session.state import State
 from landline.texts import safe_text
@@ -185,7 +184,7 @@ class LineDriver:
             return ()
         return tuple(
             entry
-            for entry in self.session.unconfirmed(operation=_MESSAGE)
+            for entry in self.session.outbound.unconfirmed(operation=_MESSAGE)
             if not entry.name.startswith(RESERVED_PREFIX)
         )
 
@@ -259,7 +258,7 @@ class LineDriver:
                     encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
                 )
                 self.host.closer.close(old.transport, discard_bytes_max=_discard_bytes_max(session))
-        link = self.link = TransportLink(self, transport, epoch)
+        link = self.link = TransportLink(self, transport)
         transport.set_protocol(link)
         self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
         if trailing_data:
@@ -385,8 +384,8 @@ class LineDriver:
         assert link is not None
         now = self.host.wheel.time()
         if link.is_waiting:
-            session.receive_data(data, now, epoch=link.epoch, frames_max=0)
-            link.wait(self.host.turns, session.unread_bytes)
+            session.receive_data(data, now, frames_max=0)
+            link.wait(self.host.turns, session.inbound.unread_bytes)
             return
         self._in_batch = True
         try:
@@ -407,11 +406,11 @@ class LineDriver:
         line, turns, wheel, handlers = self.line, self.host.turns, self.host.wheel, self.host.handlers
         plain_message = handlers.plain_message
         objects_max = handlers.message_objects
-        ack = session.ack
+        ack = session.inbound.ack
         size = len(data)
         steps = FRAMES_PER_TURN // FRAMES_PER_STEP
         while True:
-            session.receive_data(data, now, epoch=link.epoch, frames_max=FRAMES_PER_STEP)
+            session.receive_data(data, now, frames_max=FRAMES_PER_STEP)
             if session.has_datagrams:
                 handle_datagrams(self, line, session, handlers)
             for event in session.next_events():
@@ -434,13 +433,13 @@ class LineDriver:
                         self._dispatching.log_failed(event, error)
                 else:
                     self._dispatch(line, event)
-            if not session.has_unread:
+            if not session.inbound.has_unread:
                 if size >= LARGE_READ_BYTES and not turns.has_time():
                     link.wait(turns, 0)
                 return now
             steps -= 1
             if not steps or not turns.has_time():
-                link.wait(turns, session.unread_bytes)
+                link.wait(turns, session.inbound.unread_bytes)
                 return now
             data = b""
             now = wheel.time()
@@ -451,7 +450,7 @@ class LineDriver:
         assert session is not None
         assert link is not None
         now = self.host.wheel.time()
-        session.receive_datagram(data, now, epoch=link.epoch)
+        session.receive_datagram(data, now)
         self._in_batch = True
         try:
             handle_datagrams(self, self.line, session, self.host.handlers)
@@ -562,7 +561,7 @@ class LineDriver:
     def ack(self, message: MessageReceived) -> None:
         """Acknowledge a message: the application has it. Messages of a discarded session have no number any more."""
         if self.session is not None and message.sequence and self.state is not _CLOSED:
-            self.session.ack(message)
+            self.session.inbound.ack(message)
             if not self._in_batch:
                 self.flush_soon()
 
@@ -608,7 +607,7 @@ class LineDriver:
             session = self.live_session()
         try:
             if overflow is _DROP_OLDEST:
-                dropped = session.send(
+                dropped = session.outbound.send(
                     _MESSAGE,
                     name,
                     body,
@@ -618,7 +617,7 @@ class LineDriver:
                     max_pending=max_pending,
                 )
             else:
-                dropped = session.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
+                dropped = session.outbound.send(_MESSAGE, name, body, is_packed=is_packed, is_bulk=is_bulk)
         except LineClosed:
             self.live_session()  # Raises BufferFull when another session may follow.
             raise
@@ -676,7 +675,7 @@ class LineDriver:
         size = len(name) + len(body)
         if (self._flow is not None and self._flow.has_senders) or not self._has_room(size):
             await self._flow_control.wait(lambda: self._has_room(size))
-        dropped = self.live_session().send(
+        dropped = self.live_session().outbound.send(
             operation, name, body, correlation=correlation, is_packed=is_packed, is_bulk=is_bulk
         )
         if dropped:
@@ -689,7 +688,7 @@ class LineDriver:
         self, operation: Operation, name: bytes, body: bytes, *, correlation: int, is_packed: bool
     ) -> None:
         """Send a message of any operation ahead of senders that wait. Raise :class:`BufferFull` without room."""
-        dropped = self.live_session().send(
+        dropped = self.live_session().outbound.send(
             operation, name, body, correlation=correlation, is_packed=is_packed
         )
         if dropped:
@@ -713,14 +712,14 @@ class LineDriver:
         """See :meth:`landline.Line.send_eof`."""
         while (self._flow is not None and self._flow.has_senders) or not self._has_room(0):
             await self._flow_control.wait(lambda: self._has_room(0))
-        self.live_session().send_eof()
+        self.live_session().outbound.send_eof()
         self.flush_soon()
 
     async def drain(self, timeout_s: float | None) -> bool:
         """See :meth:`landline.Line.drain`."""
         session = self.session
-        if session is None or session.is_drained or (timeout_s is not None and timeout_s <= 0):
-            return session is None or session.is_drained
+        if session is None or session.outbound.is_drained or (timeout_s is not None and timeout_s <= 0):
+            return session is None or session.outbound.is_drained
         return await self._flow_control.drain(session, timeout_s)
 
     def live_session(self) -> Session:
@@ -742,7 +741,7 @@ class LineDriver:
         if self.state is _CLOSED:
             self.live_session()
         session = self.session
-        return session is not None and session.state is not State.CLOSED and session.has_space(size)
+        return session is not None and session.state is not State.CLOSED and session.outbound.has_space(size)
 
     def _count_dropped(self, count: int) -> None:
         self.host.messages_dropped += count
@@ -768,7 +767,7 @@ class LineDriver:
                 break
         # Reading and writing only postpone the heartbeat. A line with a scheduled wake-up needs an earlier one for
         # nothing but an acknowledgement.
-        due = session.next_timeout() if self.timer_tick is None else session.ack_due
+        due = session.next_timeout() if self.timer_tick is None else session.inbound.ack_due
         if due is not None:
             self.host.wheel.schedule(self, due)
 
@@ -787,7 +786,7 @@ class LineDriver:
         session = self.session
         assert session is not None
         # Of a peer that violated the protocol it is unknown where a frame begins.
-        rest = session.pop_trailing_data() if ended is None else b""
+        rest = session.inbound.pop_trailing_data() if ended is None else b""
         finder = ByeFinder(rest[:SCAN_BYTES]) if ended is None else None
         self.host.closer.close(
             link.transport,
@@ -815,4 +814,4 @@ class LineDriver:
 
 def _discard_bytes_max(session: Session) -> int:
     """Return how many bytes a peer that respects its window can have sent before it reads this side's BYE."""
-    return session.limits.window_bytes + DISCARD_BYTES_MAX
+    return session.inbound.limits.window_bytes + DISCARD_BYTES_MAX

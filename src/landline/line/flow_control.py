@@ -78,15 +78,15 @@ class SendFlowControl:
 
     def wake_sender(self, session: Session | None) -> None:
         """Wake the first sender that waits, if there is any room."""
-        if self._senders and session is not None and session.has_space(1):
+        if self._senders and session is not None and session.outbound.has_space(1):
             wake(self._senders[0])
 
     def receive_acks(self, session: Session) -> None:
         """Wake what waits for acknowledgements: some may have arrived, or there is a new session."""
         self.wake_sender(session)
-        if self._drained is not None and session.is_drained:
+        if self._drained is not None and session.outbound.is_drained:
             wake(self._drained)
-        if self._is_dropping and session.is_below_low_watermark:
+        if self._is_dropping and session.outbound.is_below_low_watermark:
             self._is_dropping = False
             logger.info(
                 "%r accepts messages again; %d were dropped so far", self._driver, self.messages_dropped
@@ -104,7 +104,7 @@ class SendFlowControl:
             # While it is not done, another call may still wait for it.
             if drained.done() and self._drained is drained:
                 self._drained = None
-        return session.is_drained
+        return session.outbound.is_drained
 
     def count_dropped(self, count: int, session: Session | None) -> None:
         """Count dropped messages. Log the first since the buffer was last half empty.
@@ -113,7 +113,7 @@ class SendFlowControl:
         that, so it is not logged.
         """
         self.messages_dropped += count
-        if not self._is_dropping and session is not None and not session.is_below_low_watermark:
+        if not self._is_dropping and session is not None and not session.outbound.is_below_low_watermark:
             self._is_dropping = True
             logger.warning("%r is too slow: its send buffer is full, and messages are dropped", self._driver)
 

@@ -102,7 +102,7 @@ class Line:
     def buffered_bytes(self) -> int:
         """Bytes waiting to be sent or acknowledged."""
         session = self._driver.session
-        return session.buffered_bytes if session is not None else 0
+        return session.outbound.buffered_bytes if session is not None else 0
 
     @property
     def held_bytes(self) -> int:
@@ -118,7 +118,7 @@ class Line:
     def duplicates_dropped(self) -> int:
         """Frames of this session that arrived a second time and were dropped."""
         session = self._driver.session
-        return session.duplicates_dropped if session is not None else 0
+        return session.inbound.duplicates_dropped if session is not None else 0
 
     @property
     def datagrams_dropped(self) -> int:

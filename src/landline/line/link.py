@@ -29,17 +29,15 @@ class TransportLink(LinkProtocol):
         "_error",
         "_peer",
         "_peer_errors_logged",
-        "epoch",
         "has_logged_notice",
         "is_lost",
         "is_waiting",
         "transport",
     )
 
-    def __init__(self, driver: LinkReceiver, transport: asyncio.Transport, epoch: int) -> None:
+    def __init__(self, driver: LinkReceiver, transport: asyncio.Transport) -> None:
         self._driver: LinkReceiver | None = driver
         self.transport: asyncio.Transport = transport
-        self.epoch: int = epoch
         self._peer_errors_logged = 0
         self.has_logged_notice: bool = False
         """Whether a NOTICE of the peer was logged."""

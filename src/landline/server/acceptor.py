@@ -15,25 +15,10 @@ from landline.line.line import Line, driver_of
 from landline.runtime.guarded_log import guarded_logger
 from landline.server.admission import RateLimiter
 from landline.server.settings import ServerSettings
-from landline.session.auth import (
-    WrongResult,
-    identity_of,
-    proof_of,
-    proofs_equal,
-    resume_proof,
-)
-from landline.session.frames import Kind
-from landline.session.handshake import (
-    SECRET_BYTES,
-    SESSION_ID_BYTES,
-    Hello,
-    Resume,
-    ServerHandshake,
-    Welcome,
-    encode_body,
-    reject_to_send,
-)
-from landline.session.heartbeat import READ_FIRST_S
+from landline.session.auth import WrongResult, check_identity, check_proof, proofs_equal, resume_proof
+from landline.session.bodies import Hello, Resume, Welcome, encode_body
+from landline.session.constants import READ_FIRST_S, SECRET_BYTES, SESSION_ID_BYTES, Kind
+from landline.session.handshake import ServerHandshake, reject_to_send
 from landline.session.session import Session
 from landline.session.state import State
 from landline.transports.base import LinkProtocol
@@ -168,10 +153,10 @@ class Acceptor:
         :raises WrongResult: when a result of ``auth=`` is invalid; its own exceptions pass through.
         """
         nonces = {"server_nonce": server_nonce, "client_nonce": hello.nonce}
-        identity = identity_of(self._settings.auth.identify(hello.auth, **nonces))
+        identity = check_identity(self._settings.auth.identify(hello.auth, **nonces))
         if identity is None:
             return None, None
-        return identity, proof_of(self._settings.auth.server_proof(identity=identity, **nonces))
+        return identity, check_proof(self._settings.auth.server_proof(identity=identity, **nonces))
 
     def _log_wrong_result(self, error: WrongResult) -> None:
         # Unauthenticated clients choose how often it is called, so each mistake is logged as an error once.
@@ -227,7 +212,7 @@ class Acceptor:
             secret=session.secret,
             epoch=epoch,
             resumed=resumed,
-            received=session.received,
+            received=session.inbound.received,
             heartbeat=self._settings.heartbeat,
             limits=self._settings.limits,
             resume_window_s=self._settings.resume_window_s,

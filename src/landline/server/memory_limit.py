@@ -9,7 +9,7 @@ from typing import Final
 from landline.line.line import Line, drivers_of
 from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.timer_wheel import TimerWheel
-from landline.session.outbound import WAITING_OVERHEAD_BYTES
+from landline.session.constants import WAITING_OVERHEAD_BYTES
 
 logger: Final = guarded_logger("landline")
 

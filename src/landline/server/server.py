@@ -26,9 +26,8 @@ from landline.server.memory_limit import MEMORY_BYTES
 from landline.server.server_host import Goodbye, LineFunction, LostCallback, ServerHost
 from landline.server.settings import ServerSettings
 from landline.session.auth import ServerAuth, server_auth
-from landline.session.handshake import Limits, RandomSource
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import SendBuffer
+from landline.session.handshake import RandomSource
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.signatures import Expected, check_arguments, check_function, check_type
 from landline.transports.options import TransportOptions, check_server_options
 from landline.transports.urls import parse_url

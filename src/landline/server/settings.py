@@ -10,9 +10,8 @@ from landline.errors import ConfigurationError
 from landline.server.admission import Admission
 from landline.server.memory_limit import MEMORY_BYTES_MIN
 from landline.session.auth import ServerAuth
-from landline.session.handshake import Limits, RandomSource
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import SendBuffer
+from landline.session.handshake import RandomSource
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):

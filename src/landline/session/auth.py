@@ -1,4 +1,4 @@
-"""Who is on the other end: proofs over the nonces of the handshake (``docs/protocol.md`` §4.5)."""
+"""Authentication: proofs over the nonces of the handshake (``docs/protocol.md`` §4.5)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from landline.errors import ConfigurationError
+from landline.session.constants import IDENTITY_BYTES_MAX
 from landline.signatures import (
     describe_result,
     discard_awaitable,
@@ -19,14 +20,12 @@ from landline.signatures import (
     takes,
 )
 
-IDENTITY_BYTES_MAX = 200
-
 Proof = Annotated[bytes, Meta(max_length=512)]
 Identity = Annotated[str, Meta(max_length=IDENTITY_BYTES_MAX)]
 
 
 class AuthClaim(msgspec.Struct, frozen=True):
-    """What a client says of itself, and its proof."""
+    """The identity that a client claims, and its proof."""
 
     method: Annotated[str, Meta(max_length=32)]
     identity: Identity
@@ -40,46 +39,46 @@ class NoIdentity(Enum):
 
 
 NO_IDENTITY: Final = NoIdentity.NO_IDENTITY
-"""What :meth:`ServerAuth.identify` returns for a peer that is welcome and has no name."""
+"""The result of :meth:`ServerAuth.identify` for a peer that is accepted without an identity."""
 
 
 class ClientAuth(Protocol):
-    """Proves a client to a server, and checks the server's proof in turn. Both are plain functions."""
+    """Proves the identity of a client to a server, and checks the server's proof. Both methods are plain functions."""
 
     def claim(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> AuthClaim:
-        """The claim to send in HELLO."""
+        """Return the claim to send in HELLO."""
         ...
 
     def accepts_server(
         self, proof: bytes | None, *, server_nonce: bytes, client_nonce: bytes, identity: str
     ) -> bool:
-        """Return ``True`` when the server's proof in WELCOME shows that it is the right one, else ``False``."""
+        """Return ``True`` when the proof in WELCOME shows that this is the right server, otherwise ``False``."""
         ...
 
 
 class ServerAuth(Protocol):
-    """Checks a client's claim, and proves the server in turn. Both are plain functions."""
+    """Checks the claim of a client, and proves the identity of the server. Both methods are plain functions."""
 
     def identify(
         self, claim: AuthClaim | None, *, server_nonce: bytes, client_nonce: bytes
     ) -> str | NoIdentity | None:
-        """Return the proven identity, :data:`NO_IDENTITY` for a peer that is welcome without one, ``None`` to refuse.
+        """Return the proven identity, :data:`NO_IDENTITY` to accept a peer without one, or ``None`` to refuse it.
 
-        Anything else refuses too, and is logged as an error: an empty string, ``False``, ``True``, a coroutine. What it
-        raises refuses for the moment: the client comes back.
+        Any other result refuses too, and is logged as an error: an empty string, ``False``, ``True``, a coroutine. An
+        exception refuses for the moment: the client tries again.
         """
         ...
 
     def server_proof(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> bytes | None:
-        """The proof to send in WELCOME."""
+        """Return the proof to send in WELCOME, or ``None``."""
         ...
 
 
 def client_auth(given: ClientAuth | None) -> ClientAuth:
-    """Return what ``auth=`` of a client stands for: :class:`Anonymous` for ``None`` only.
+    """Return the scheme for ``auth=`` of a client: :class:`Anonymous` for ``None`` only.
 
-    Raise :class:`ConfigurationError` for what is no such scheme, and for one whose methods are coroutine functions or
-    cannot be called. An empty string, which an unset variable leaves, is no way to go without.
+    :raises ConfigurationError: when it is no :class:`ClientAuth`, or its methods are coroutine functions or have other
+        parameters. An empty string, as of an unset variable, does not switch authentication off.
     """
     if given is None:
         return Anonymous()
@@ -88,7 +87,7 @@ def client_auth(given: ClientAuth | None) -> ClientAuth:
 
 
 def server_auth(given: ServerAuth | None) -> ServerAuth:
-    """Return the same for ``auth=`` of a server."""
+    """Return the scheme for ``auth=`` of a server, as :func:`client_auth` does for a client."""
     if given is None:
         return Anonymous()
     _check_auth(given, "ServerAuth", _SERVER_CALLS)
@@ -103,13 +102,13 @@ _SERVER_CALLS: Final = {
     "identify": (("claim",), ("server_nonce", "client_nonce")),
     "server_proof": ((), ("server_nonce", "client_nonce", "identity")),
 }
-"""How each method is called: positional arguments, and those by name."""
+"""The positional and the named arguments of each method."""
 
 
 def _check_auth(
     given: object, protocol: str, calls: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 ) -> None:
-    # Its type only: it may be the secret itself.
+    # The error names only its type: the value may be the secret itself.
     if isinstance(given, type) or not all(callable(getattr(given, method, None)) for method in calls):
         what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
         raise ConfigurationError(
@@ -120,8 +119,8 @@ def _check_auth(
         name = f"{type(given).__name__}.{method}"
         if is_coroutine_function(function):
             raise ConfigurationError(
-                f"auth=: {name} is a coroutine function, and its result would be taken for an answer; make it a plain "
-                "function"
+                f"auth=: {name} is a coroutine function, so its result would count as an answer; "
+                "make it a plain function"
             )
         if not takes(function, *positional, **dict.fromkeys(by_name, "")):
             raise ConfigurationError(
@@ -131,14 +130,13 @@ def _check_auth(
 
 
 class WrongResult(ConfigurationError):
-    """A method of ``auth=`` gave no clear answer. It means no."""
+    """A method of ``auth=`` returned no valid answer. The peer is refused."""
 
 
-def identity_of(result: object) -> str | None:
-    """Return what a result of :meth:`ServerAuth.identify` stands for: the identity, empty for :data:`NO_IDENTITY`, or
-    ``None``.
+def check_identity(result: object) -> str | None:
+    """Return the identity in a result of :meth:`ServerAuth.identify`: empty for :data:`NO_IDENTITY`, or ``None``.
 
-    Raise :class:`WrongResult` for anything else.
+    :raises WrongResult: for any other result.
     """
     if result is None or (isinstance(result, str) and result):
         return result
@@ -149,22 +147,22 @@ def identity_of(result: object) -> str | None:
     )
 
 
-def proof_of(result: object) -> bytes | None:
-    """Return a result of :meth:`ServerAuth.server_proof`. Raise :class:`WrongResult` for what is none."""
+def check_proof(result: object) -> bytes | None:
+    """Return a result of :meth:`ServerAuth.server_proof`. Raise :class:`WrongResult` for an invalid one."""
     if result is None or isinstance(result, bytes):
         return result
     raise _wrong_result("ServerAuth.server_proof", result, "bytes or None")
 
 
-def claim_of(result: object) -> AuthClaim:
-    """Return a result of :meth:`ClientAuth.claim`. Raise :class:`WrongResult` for what is none."""
+def check_claim(result: object) -> AuthClaim:
+    """Return a result of :meth:`ClientAuth.claim`. Raise :class:`WrongResult` for an invalid one."""
     if isinstance(result, AuthClaim):
         return result
     raise _wrong_result("ClientAuth.claim", result, "a landline.AuthClaim")
 
 
-def is_accepted(result: object) -> bool:
-    """Return a result of :meth:`ClientAuth.accepts_server`. Raise :class:`WrongResult` for what is no bool."""
+def check_accepted(result: object) -> bool:
+    """Return a result of :meth:`ClientAuth.accepts_server`. Raise :class:`WrongResult` for an invalid one."""
     if isinstance(result, bool):
         return result
     raise _wrong_result("ClientAuth.accepts_server", result, "True or False")
@@ -176,10 +174,10 @@ def _wrong_result(method: str, result: Any, expected: str) -> WrongResult:
 
 
 class Anonymous:
-    """No authentication: clients may state an identity and nobody checks it. For trusted networks and tests."""
+    """No authentication: clients may claim any identity, unchecked. For trusted networks and tests."""
 
     def seal_secret(self) -> bytes:
-        """What the keys for datagrams are derived from (§13.2): nothing, so that everybody has them."""
+        """Return the secret of the keys for calls over UDP (§13.2): empty, so the keys are public."""
         return b""
 
     def claim(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> AuthClaim:
@@ -195,7 +193,7 @@ class Anonymous:
     ) -> str | NoIdentity | None:
         if claim is None:
             return NO_IDENTITY
-        # A proof without a method to check it is a client that believes to have proven something.
+        # A proof that is not checked: the client believes that it authenticated itself.
         if claim.method != "none" or claim.proof:
             return None
         return claim.identity or NO_IDENTITY
@@ -205,11 +203,11 @@ class Anonymous:
 
 
 class SharedToken:
-    """One secret that the server and all its clients know; each proves it to the other, and neither sends it.
+    """One secret that the server and all its clients know. Each proves to the other that it knows it; none sends it.
 
-    The identity is covered by the proof but chosen by the client: whoever knows the token may claim any name.
+    The identity is covered by the proof, but the client chooses it: a client that knows the token may claim any name.
 
-    :param token: the secret, at least 16 bytes (as text or bytes); make one with ``secrets.token_urlsafe(32)``.
+    :param token: the secret, at least 16 bytes (as text or bytes); create one with ``secrets.token_urlsafe(32)``.
     :raises ConfigurationError: when it is shorter.
     """
 
@@ -219,7 +217,7 @@ class SharedToken:
         raw = token.encode() if isinstance(token, str) else bytes(token)
         if len(raw) < 16:
             raise ConfigurationError(
-                f"a shared token of {len(raw)} bytes is too short to be a secret; use 16 bytes or more"
+                f"a shared token of {len(raw)} bytes is too short to be a secret; use at least 16 bytes"
             )
         self._key = sha256(b"landline/1 shared token\0" + raw).digest()
 
@@ -227,7 +225,7 @@ class SharedToken:
         return "SharedToken(...)"
 
     def seal_secret(self) -> bytes:
-        """What the keys for datagrams are derived from (§13.2). As secret as the token."""
+        """Return the secret of the keys for calls over UDP (§13.2). It is as secret as the token."""
         return self._key
 
     def claim(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> AuthClaim:
@@ -251,13 +249,13 @@ class SharedToken:
         return self._proof(b"server", server_nonce, client_nonce, identity)
 
     def _proof(self, role: bytes, server_nonce: bytes, client_nonce: bytes, identity: str) -> bytes:
-        # Nonces have a fixed size and the role holds no zero byte, so no two inputs run together.
+        # Nonces have a fixed size and the role contains no zero byte, so different inputs give different messages.
         message = b"landline/1 " + role + b"\0" + server_nonce + client_nonce + identity.encode()
         return hmac.digest(self._key, message, "sha256")
 
 
 def resume_proof(secret: bytes, *, server_nonce: bytes, session: bytes, epoch: int, received: int) -> bytes:
-    """Proves knowledge of a session's secret over the server's fresh nonce (§7.1)."""
+    """Return the proof that the session's secret is known, over the fresh nonce of the server (§7.1)."""
     message = (
         b"landline/1 resume\0"
         + server_nonce
@@ -269,5 +267,5 @@ def resume_proof(secret: bytes, *, server_nonce: bytes, session: bytes, epoch: i
 
 
 def proofs_equal(left: bytes, right: bytes) -> bool:
-    """Compares in a time that does not depend on where they differ."""
+    """Compare in a time that does not depend on where the proofs differ."""
     return hmac.compare_digest(left, right)

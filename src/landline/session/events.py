@@ -1,4 +1,4 @@
-"""What a session tells its owner."""
+"""Events that a session reports to its owner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from landline.codes import Code, Operation
 
 
 class MessageReceived(msgspec.Struct, gc=False):
-    """A whole message, in order. The owner calls ``Session.ack(event)`` once the application has it."""
+    """A whole message, in order. The owner calls ``session.inbound.ack(event)`` once the application has it."""
 
     sequence: int
     operation: Operation
@@ -17,11 +17,11 @@ class MessageReceived(msgspec.Struct, gc=False):
     body: bytes
     is_packed: bool
     size_bytes: int
-    """What the message counts for against the receive window until it is taken."""
+    """The bytes that the message counts against the receive window until it is acknowledged."""
 
 
 class DatagramReceived(msgspec.Struct, gc=False):
-    """A datagram. Nobody is told whether it was taken; fetched with ``Session.next_datagrams``."""
+    """A datagram, fetched with ``Session.next_datagrams``. It is not acknowledged."""
 
     name: str
     body: bytes
@@ -33,17 +33,17 @@ class EofReceived(msgspec.Struct):
 
 
 class Suspected(msgspec.Struct):
-    """Nothing was heard for ``silence_s``; the peer may be gone."""
+    """The peer was silent for ``silence_s`` seconds and may be gone."""
 
     silence_s: float
 
 
 class Recovered(msgspec.Struct):
-    """A suspected peer was heard again."""
+    """A suspected peer sent something."""
 
 
 class PeerSilent(msgspec.Struct):
-    """Nothing was heard for ``silence_s``: the transport is given up. The session is detached now."""
+    """The peer was silent for ``silence_s`` seconds: the session gave up the transport and is detached now."""
 
     silence_s: float
 
@@ -56,14 +56,14 @@ class PongReceived(msgspec.Struct):
 
 
 class NoticeReceived(msgspec.Struct):
-    """The peer warns of something that may end the line if it goes on."""
+    """The peer warns about behaviour that will end the session if it continues."""
 
     code: Code
     reason: str
 
 
 class Ended(msgspec.Struct):
-    """The session is over: by a BYE of the peer, or because the peer broke the protocol."""
+    """The session ended: by a BYE of the peer, or because the peer broke the protocol."""
 
     code: Code
     reason: str

@@ -1,4 +1,4 @@
-"""Frames: their kinds, their layout, and every limit (``docs/protocol.md`` §2, §3 and §5).
+"""Encoding and decoding of frames (``docs/protocol.md`` §3 and §5).
 
 A frame is ``u32 length · u8 kind · body``, big-endian; the length counts the kind and the body.
 """
@@ -6,83 +6,52 @@ A frame is ``u32 length · u8 kind · body``, big-endian; the length counts the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import IntEnum
 from struct import Struct
 from typing import Final
 from zlib import crc32
 
 from landline.codes import Code
 from landline.errors import MessageTooLarge, ProtocolError
-
-PROTOCOL_VERSION: Final = 1
-
-HANDSHAKE_BYTES_MAX: Final = 8 * 1024
-"""A peer that is not welcomed yet can make us hold this much and no more."""
-FRAGMENT_BYTES: Final = 16 * 1024
-"""Payload of one DATA frame at most. Small enough that a heartbeat behind one takes 2 s at 64 kbit/s."""
-FRAME_BYTES_MAX: Final = FRAGMENT_BYTES + 1024
-"""A frame (without its length field) above this closes the link before anything is buffered. The kilobyte above
-the fragment is room for the header and the name."""
-NAME_BYTES_MAX: Final = 255
-DATAGRAM_BYTES_MAX: Final = 1200
-"""The body of a DATAGRAM frame, name included. QUIC needs paths that carry UDP payloads of this size (RFC 9000,
-section 14), so it fits one packet wherever the path takes a few bytes more."""
-
-
-class Kind(IntEnum):
-    """What a frame is."""
-
-    CHALLENGE = 1
-    HELLO = 2
-    WELCOME = 3
-    REJECT = 4
-    DATA = 16
-    ACK = 17
-    PING = 18
-    PONG = 19
-    DATAGRAM = 20
-    EOF = 21
-    BYE = 22
-    NOTICE = 23
-
-
-FLAG_MORE: Final = 0x01
-"""More fragments of this message follow on the same lane."""
-FLAG_BULK: Final = 0x02
-"""The message travels on the bulk lane, which normal messages overtake."""
-FLAG_PACKED: Final = 0x04
-"""The body is MessagePack; otherwise it is raw bytes."""
-FLAGS_KNOWN: Final = FLAG_MORE | FLAG_BULK | FLAG_PACKED
+from landline.session.constants import (
+    DATAGRAM_BYTES_MAX,
+    FLAG_PACKED,
+    HANDSHAKE_BYTES_MAX,
+    LENGTH_BYTES,
+    NAME_BYTES_MAX,
+    Kind,
+)
 
 FRAME_HEADER: Final = Struct(">IB")
-FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
-DATAGRAM_HEADER_BYTES: Final = 2
-"""flags · name length, in the body of a DATAGRAM frame"""
+"""length · kind"""
 DATA_HEADER: Final = Struct(">IBQBBQB")
 """length · kind · sequence · flags · operation · correlation · name length"""
-OPERATION_OFFSET: Final = 14
-"""Where the operation stands in a DATA frame."""
 SEQUENCE_FRAME: Final = Struct(">IBQ")
 """ACK and EOF: length · kind · sequence"""
 PING_FRAME: Final = Struct(">IBQQQI")
-"""PING and PONG: length · kind · number · sender's time in µs · taken · CRC-32 of the three"""
+"""PING and PONG: length · kind · number · sender's time in µs · acknowledged · CRC-32 of these three"""
 PING_BODY: Final = Struct(">QQQ")
-DATA_HEADER_BYTES: Final = DATA_HEADER.size
-LENGTH_BYTES: Final = 4
+DATAGRAM_HEADER_BYTES: Final = 2
+"""flags · name length, in the body of a DATAGRAM frame"""
 
-# What the length field says of a DATA frame beyond its name and payload.
-DATA_LENGTH_BASE: Final = DATA_HEADER.size - LENGTH_BYTES
+FRAME_HEADER_BYTES: Final = FRAME_HEADER.size
+DATA_HEADER_BYTES: Final = DATA_HEADER.size
+DATA_LENGTH_BASE: Final = DATA_HEADER_BYTES - LENGTH_BYTES
+"""The length field of a DATA frame without a name and a payload."""
+KIND_OFFSET: Final = LENGTH_BYTES
+"""The position of the kind in a frame."""
+OPERATION_OFFSET: Final = 14
+"""The position of the operation in a DATA frame."""
 
 
 def encode_frame(kind: Kind, body: bytes) -> bytes:
-    """A frame of any kind around its encoded body."""
+    """Return a frame of any kind around its encoded body."""
     return FRAME_HEADER.pack(1 + len(body), kind) + body
 
 
 def encode_data(
     sequence: int, flags: int, operation: int, correlation: int, name: bytes, payload: bytes
 ) -> bytes:
-    """One DATA frame (§5.1)."""
+    """Return a DATA frame (§5.1)."""
     return (
         DATA_HEADER.pack(
             DATA_LENGTH_BASE + len(name) + len(payload),
@@ -98,58 +67,69 @@ def encode_data(
     )
 
 
-def encode_ack(taken: int) -> bytes:
-    """ACK: every frame up to ``taken`` has been taken by the application (§5.3)."""
-    return SEQUENCE_FRAME.pack(9, Kind.ACK, taken)
+def encode_ack(acked: int) -> bytes:
+    """Return an ACK: the application has every frame up to ``acked`` (§5.3)."""
+    return SEQUENCE_FRAME.pack(9, Kind.ACK, acked)
 
 
 def encode_eof(sequence: int) -> bytes:
-    """EOF, which carries the last sequence number of its sender (§5.4)."""
+    """Return an EOF, which carries the last sequence number of its sender (§5.4)."""
     return SEQUENCE_FRAME.pack(9, Kind.EOF, sequence)
 
 
-def encode_ping(kind: Kind, number: int, time_us: int, taken: int) -> bytes:
-    """PING, or the PONG that answers it (§6.1)."""
-    return PING_FRAME.pack(29, kind, number, time_us, taken, crc32(PING_BODY.pack(number, time_us, taken)))
+def decode_sequence(body: bytes) -> int:
+    """Return the number in the body of an ACK or EOF. Raise :class:`ProtocolError` for a wrong size."""
+    if len(body) != 8:
+        raise ProtocolError(f"a sequence number of {len(body)} bytes instead of 8")
+    return int.from_bytes(body, "big")
+
+
+def encode_ping(kind: Kind, number: int, time_us: int, acked: int) -> bytes:
+    """Return a PING, or the PONG that answers it (§6.1)."""
+    return PING_FRAME.pack(29, kind, number, time_us, acked, crc32(PING_BODY.pack(number, time_us, acked)))
 
 
 def decode_ping(body: bytes) -> tuple[int, int, int]:
-    """Number, sender's time in µs, and taken, of the body of a PING or PONG.
+    """Return the number, the sender's time in µs, and the acknowledged number in the body of a PING or PONG.
 
-    Raises :class:`ProtocolError` when the size or the checksum is wrong.
+    :raises ProtocolError: when the size or the checksum is wrong.
     """
     if len(body) != PING_BODY.size + 4:
         raise ProtocolError(f"a heartbeat of {len(body)} bytes instead of 28")
     if crc32(body[: PING_BODY.size]) != int.from_bytes(body[PING_BODY.size :], "big"):
-        raise ProtocolError("a heartbeat whose checksum does not fit")
-    number, time_us, taken = PING_BODY.unpack_from(body)
-    return number, time_us, taken
+        raise ProtocolError("a heartbeat with a wrong checksum")
+    number, time_us, acked = PING_BODY.unpack_from(body)
+    return number, time_us, acked
 
 
 def encode_datagram(name: bytes, body: bytes, *, is_packed: bool) -> bytes:
-    """A DATAGRAM frame (§5.7). Raises :class:`MessageTooLarge` above :data:`DATAGRAM_BYTES_MAX`."""
+    """Return a DATAGRAM frame (§5.7).
+
+    :raises MessageTooLarge: when the name, or name and body together, are too long.
+    """
     size = DATAGRAM_HEADER_BYTES + len(name) + len(body)
     if len(name) > NAME_BYTES_MAX:
-        raise MessageTooLarge(f"a name of {len(name)} bytes; {NAME_BYTES_MAX} are allowed")
+        raise MessageTooLarge(f"a name of {len(name)} bytes; at most {NAME_BYTES_MAX} are allowed")
     if size > DATAGRAM_BYTES_MAX:
         raise MessageTooLarge(
-            f"a datagram of {size} bytes with its name; {DATAGRAM_BYTES_MAX} are allowed (send it as a message)"
+            f"a datagram of {size} bytes with its name; at most {DATAGRAM_BYTES_MAX} are allowed "
+            "(send it as a message)"
         )
     flags = FLAG_PACKED if is_packed else 0
     return FRAME_HEADER.pack(1 + size, Kind.DATAGRAM) + bytes((flags, len(name))) + name + body
 
 
 def decode_datagram(data: bytes) -> tuple[str, bytes, bool]:
-    """Name, body, and whether that is MessagePack, of the body of a DATAGRAM frame.
+    """Return the name, the body, and whether it is MessagePack, from the body of a DATAGRAM frame.
 
-    Raises :class:`ProtocolError` for what is too large or too short, for unknown flags and names that are not UTF-8.
+    :raises ProtocolError: for a wrong size, unknown flags, or a name that is not UTF-8.
     """
     if len(data) > DATAGRAM_BYTES_MAX:
         raise ProtocolError(
-            f"a datagram of {len(data)} bytes where {DATAGRAM_BYTES_MAX} are allowed", Code.LIMIT_EXCEEDED
+            f"a datagram of {len(data)} bytes; at most {DATAGRAM_BYTES_MAX} are allowed", Code.LIMIT_EXCEEDED
         )
     if len(data) < DATAGRAM_HEADER_BYTES or len(data) < DATAGRAM_HEADER_BYTES + data[1]:
-        raise ProtocolError(f"a datagram of {len(data)} bytes, less than its header and name")
+        raise ProtocolError(f"a datagram of {len(data)} bytes is shorter than its header and name")
     flags, name_end = data[0], DATAGRAM_HEADER_BYTES + data[1]
     if flags & ~FLAG_PACKED:
         raise ProtocolError(f"unknown flags {flags:#x} in a datagram")
@@ -170,9 +150,9 @@ class FrameReader:
         self._limit_bytes = limit_bytes
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yields ``(kind, body)`` of every frame now whole.
+        """Yield ``(kind, body)`` of every frame that is whole now.
 
-        Raises :class:`ProtocolError` on a frame that is empty or above the limit, before it is whole.
+        :raises ProtocolError: for an empty frame or one above the limit, before it is whole.
         """
         self._buffer += data
         while len(self._buffer) >= LENGTH_BYTES:
@@ -185,29 +165,29 @@ class FrameReader:
             yield frame[0], frame[1:]
 
     def pop_trailing_data(self) -> bytes:
-        """The bytes behind the last whole frame, which are then forgotten here."""
-        rest, self._buffer = self._buffer, b""
-        return rest
+        """Return and forget the bytes after the last whole frame."""
+        data, self._buffer = self._buffer, b""
+        return data
 
 
 class ByeFinder:
-    """Looks for a BYE in bytes of a session that nobody reads any more, and keeps none of them.
+    """Looks for a BYE in the bytes of a session that is no longer parsed, without holding them.
 
-    :param rest: what came before them and was not read, from the beginning of a frame on.
+    :param trailing_data: the bytes that arrived before and were not parsed, from the start of a frame.
     """
 
     __slots__ = ("_head", "_is_bye", "_left_bytes", "is_found")
 
-    def __init__(self, rest: bytes = b"") -> None:
+    def __init__(self, trailing_data: bytes = b"") -> None:
         self._head = b""
         self._is_bye = False
-        # Of the body of the frame that has begun.
+        # The missing bytes of the body of the current frame.
         self._left_bytes = 0
-        self.is_found: bool = self.feed(rest)
-        """Whether there was one in ``rest``."""
+        self.is_found: bool = self.feed(trailing_data)
+        """Whether ``trailing_data`` contains a BYE."""
 
     def feed(self, data: bytes) -> bool:
-        """Return whether a BYE is whole. What is no frame is passed over."""
+        """Return whether a BYE is whole now. Bytes that are not a valid frame are skipped."""
         position = 0
         end = len(data)
         while position < end:
@@ -230,8 +210,10 @@ class ByeFinder:
 
 
 def check_length(length: int, limit_bytes: int) -> None:
-    """Raises :class:`ProtocolError` unless a length field is between 1 and ``limit_bytes``."""
+    """Raise :class:`ProtocolError` unless a length field is between 1 and ``limit_bytes``."""
     if length == 0:
         raise ProtocolError("an empty frame")
     if length > limit_bytes:
-        raise ProtocolError(f"a frame of {length} bytes where {limit_bytes} are allowed", Code.LIMIT_EXCEEDED)
+        raise ProtocolError(
+            f"a frame of {length} bytes; at most {limit_bytes} are allowed", Code.LIMIT_EXCEEDED
+        )

@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Annotated, Final
 
-import msgspec
-from msgspec import Meta
-
-from landline.errors import ConfigurationError
-
-SUSPECT_SHARE: Final = 0.4
-"""The part of the timeout after which an unanswered peer is called suspect."""
-IDLE_FACTOR: Final = 1.1
-"""The side that did not choose the timing pings only after this many intervals, so that on a healthy link the
-pings of the other side suffice and each interval costs one ping, not two."""
-LAG_TOLERANCE_S: Final = 0.5
-"""A wake-up this much too late means that we were busy, stopped or suspended."""
-READ_FIRST_S: Final = 0.02
-"""A deadline that has passed is looked at once more after this: enough for a turn of the event loop that reads."""
-PINGS_PER_INTERVAL_WARN: Final = 20
-PINGS_PER_INTERVAL_MAX: Final = 40
-
-SECONDS_MIN: Final = 0.01
-"""The floor keeps a careless or hostile server from making its clients ping without end."""
-SECONDS_MAX: Final = 86_400.0
-
-Seconds = Annotated[float, Meta(ge=SECONDS_MIN, le=SECONDS_MAX)]
-
-
-class Heartbeat(msgspec.Struct, frozen=True):
-    """The timing a server dictates: a dead peer is noticed within ``interval_s + timeout_s`` of its last byte."""
-
-    interval_s: Seconds = 10.0
-    timeout_s: Seconds = 5.0
-
-    def __post_init__(self) -> None:
-        for seconds in (self.interval_s, self.timeout_s):
-            if not SECONDS_MIN <= seconds <= SECONDS_MAX:
-                raise ConfigurationError(
-                    f"Heartbeat(interval_s={self.interval_s:g}, timeout_s={self.timeout_s:g}): "
-                    f"{SECONDS_MIN:g} to {SECONDS_MAX:g} seconds are possible"
-                )
+from landline.session.constants import (
+    IDLE_FACTOR,
+    LAG_TOLERANCE_S,
+    PINGS_PER_INTERVAL_MAX,
+    PINGS_PER_INTERVAL_WARN,
+    READ_FIRST_S,
+    SUSPECT_SHARE,
+)
+from landline.session.settings import Heartbeat
 
 
 class Verdict(Enum):
-    """What :meth:`Liveness.handle_timeout` wants done."""
+    """The action that :meth:`Liveness.handle_timeout` asks for."""
 
     NOTHING = auto()
     PING = auto()
@@ -54,7 +25,7 @@ class Verdict(Enum):
 
 
 class PingTolerance(Enum):
-    """How a received ping sits with the rate allowed."""
+    """Whether the rate of received pings is within the limit."""
 
     FINE = auto()
     WARN = auto()
@@ -64,44 +35,47 @@ class PingTolerance(Enum):
 class Liveness:
     """The heartbeat of one session on one transport at a time.
 
-    Any byte received counts as life. The side that dictates the timing pings every interval; the other side
-    pings only when it heard, or said, nothing for longer. So each side hears something within every interval,
-    even while the other is busy sending in one direction only.
+    Any byte received proves that the peer lives. The heartbeat leader (the server, which sets the timing) pings every
+    interval; the other side pings only when it received, or sent, nothing for longer. So each side receives something
+    in every interval, even while data flows in one direction only.
     """
 
     __slots__ = (
         "_awaits_pong",
-        "_dictates",
         "_excused_for",
         "_excused_until",
         "_flood_count",
         "_flood_from",
         "_interval_s",
+        "_is_heartbeat_leader",
         "_ping_number",
         "_pinged_at",
         "_ponged_number",
         "_read_for",
         "_timeout_s",
-        "heard_at",
         "is_suspect",
+        "last_received_at",
+        "last_sent_at",
         "round_trip_s",
-        "said_at",
     )
 
-    def __init__(self, heartbeat: Heartbeat, *, dictates: bool) -> None:
+    def __init__(self, heartbeat: Heartbeat, *, is_heartbeat_leader: bool) -> None:
         self._interval_s = heartbeat.interval_s
         self._timeout_s = heartbeat.timeout_s
-        self._dictates = dictates
+        self._is_heartbeat_leader = is_heartbeat_leader
         self._ping_number = 0
         # The highest number the peer has answered.
         self._ponged_number = 0
         self.start(0.0, phase=0.0)
 
     def start(self, now: float, *, phase: float, round_trip_s: float | None = None) -> None:
-        """A new transport carries the session. ``phase`` in [0, 1) spreads first pings over [interval/2, interval)."""
+        """Start on a new transport.
+
+        :param phase: a number in [0, 1) that spreads first pings over [interval/2, interval).
+        """
         self.round_trip_s = round_trip_s
-        self.heard_at: float = now
-        self.said_at: float = now
+        self.last_received_at: float = now
+        self.last_sent_at: float = now
         self._pinged_at = now - self._interval_s * (0.5 - phase / 2)
         self.is_suspect: bool = False
         self._awaits_pong = False
@@ -112,26 +86,27 @@ class Liveness:
         self._flood_count = 0
 
     def next_timeout(self) -> float:
-        """When :meth:`handle_timeout` wants to be called, at the latest."""
+        """Return when to call :meth:`handle_timeout`, at the latest."""
         return min(self._ping_due(), self._dead_due() if self.is_suspect else self._suspect_due())
 
     def handle_timeout(self, now: float) -> Verdict:
-        """What is to be done now; call again until it is ``NOTHING``.
+        """Return the action due now; call again until it is ``NOTHING``.
 
-        A deadline noticed much too late is not held against the peer: its bytes may be waiting behind the very
-        event that kept us from looking. It gets a ping and the full timeout once more. Even one noticed in time
-        is not believed before what had come meanwhile was read.
+        When a deadline is noticed much too late, the peer is not declared dead: this process was busy, and the bytes
+        of the peer may wait to be read. The peer gets a ping and one more full timeout. Even when a deadline is noticed
+        in time, the bytes that arrived meanwhile are read first.
         """
         dead_due = self._dead_due()
         if now >= dead_due:
-            # Both once for one silence: a process that is always late must not believe in the dead for ever.
-            if now - dead_due > LAG_TOLERANCE_S and self._excused_for != self.heard_at:
-                self._excused_for = self.heard_at
+            # Each grace period is granted once per silence; otherwise a process that is always late would never declare
+            # a peer dead.
+            if now - dead_due > LAG_TOLERANCE_S and self._excused_for != self.last_received_at:
+                self._excused_for = self.last_received_at
                 self._excused_until = now + self._timeout_s
                 return Verdict.PING
-            if self._read_for == self.heard_at:
+            if self._read_for == self.last_received_at:
                 return Verdict.DEAD
-            self._read_for = self.heard_at
+            self._read_for = self.last_received_at
             self._excused_until = now + READ_FIRST_S
         if not self.is_suspect and now >= self._suspect_due():
             self.is_suspect = True
@@ -141,22 +116,22 @@ class Liveness:
         return Verdict.NOTHING
 
     def next_ping(self, now: float) -> int:
-        """Counts a ping sent now and returns its number."""
+        """Count a ping that is sent now and return its number."""
         self._ping_number += 1
         self._awaits_pong = True
         self._pinged_at = now
-        self.said_at = now
+        self.last_sent_at = now
         return self._ping_number
 
     def is_awaited(self, number: int) -> bool:
-        """Whether a ping of that number was sent and neither it nor a later one is answered yet."""
+        """Return whether a ping of that number was sent and neither it nor a later one is answered yet."""
         return self._ponged_number < number <= self._ping_number
 
     def receive_pong(self, number: int, now: float) -> float | None:
-        """Counts the ping of that number, one that :meth:`is_awaited`, as answered, and those before it.
+        """Count the ping of that number, which must be awaited (:meth:`is_awaited`), and those before it as answered.
 
-        Returns the round-trip time in seconds, or ``None`` when this does not answer the last ping. Measured from our
-        own record of that ping: the time a peer echoes is not believed.
+        Return the round-trip time in seconds, or ``None`` when this does not answer the last ping. It is measured with
+        the recorded time of that ping: the time that the peer echoes is not trusted.
         """
         self._ponged_number = number
         if number != self._ping_number or not self._awaits_pong:
@@ -166,7 +141,7 @@ class Liveness:
         return self.round_trip_s
 
     def receive_ping(self, now: float) -> PingTolerance:
-        """Counts a ping of the peer against the rate allowed."""
+        """Count a ping of the peer and return whether the rate is within the limit."""
         if now - self._flood_from >= self._interval_s:
             self._flood_from = now
             self._flood_count = 0
@@ -178,13 +153,15 @@ class Liveness:
         return PingTolerance.FINE
 
     def _ping_due(self) -> float:
-        if self._dictates:
+        if self._is_heartbeat_leader:
             return self._pinged_at + self._interval_s
-        quiet_since = max(min(self.heard_at, self.said_at), self._pinged_at)
+        quiet_since = max(min(self.last_received_at, self.last_sent_at), self._pinged_at)
         return quiet_since + self._interval_s * IDLE_FACTOR
 
     def _suspect_due(self) -> float:
-        return max(self.heard_at + self._interval_s + self._timeout_s * SUSPECT_SHARE, self._excused_until)
+        return max(
+            self.last_received_at + self._interval_s + self._timeout_s * SUSPECT_SHARE, self._excused_until
+        )
 
     def _dead_due(self) -> float:
-        return max(self.heard_at + self._interval_s + self._timeout_s, self._excused_until)
+        return max(self.last_received_at + self._interval_s + self._timeout_s, self._excused_until)

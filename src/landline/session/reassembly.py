@@ -1,17 +1,18 @@
-"""Messages whose fragments are still arriving (``docs/protocol.md`` §5.5)."""
+"""Messages of which fragments are missing (``docs/protocol.md`` §5.5)."""
 
 from __future__ import annotations
 
 from landline.codes import Code, Operation
 from landline.errors import ProtocolError
+from landline.session.constants import FLAG_PACKED
 from landline.session.events import MessageReceived
-from landline.session.frames import DATA_HEADER_BYTES, FLAG_PACKED
+from landline.session.frames import DATA_HEADER_BYTES
 
 
 class Reassembly:
-    """A message of which not all fragments are here yet.
+    """A message of which not all fragments have arrived.
 
-    Raises :class:`ProtocolError` for a fragment that adds nothing, and above ``limit_bytes`` of name and body together.
+    :raises ProtocolError: for an empty fragment, and above ``limit_bytes`` of name and body together.
     """
 
     __slots__ = ("_body", "_correlation", "_flags", "_name", "_operation", "size_bytes")
@@ -19,26 +20,26 @@ class Reassembly:
     def __init__(
         self, operation: Operation, flags: int, correlation: int, name: str, payload: bytes, limit_bytes: int
     ) -> None:
-        _check_adds(payload)
+        _check_not_empty(payload)
         self.size_bytes: int = len(name.encode()) + len(payload)
-        """What is here of name and body."""
+        """The bytes of name and body that have arrived."""
         check_message_size(self.size_bytes, limit_bytes)
         self._operation = operation
         self._flags = flags
         self._correlation = correlation
         self._name = name
-        # One growing buffer: a list would cost a peer of tiny fragments many times their bytes.
+        # One growing buffer: with a list, tiny fragments would take many times their size in memory.
         self._body = bytearray(payload)
 
     def add(self, payload: bytes, limit_bytes: int) -> None:
-        """Adds the next fragment."""
-        _check_adds(payload)
+        """Add the next fragment."""
+        _check_not_empty(payload)
         self.size_bytes += len(payload)
         check_message_size(self.size_bytes, limit_bytes)
         self._body += payload
 
     def message(self, sequence: int) -> MessageReceived:
-        """The whole message, of which the frame of that number was the last."""
+        """Return the whole message; ``sequence`` is the number of its last frame."""
         return MessageReceived(
             sequence,
             self._operation,
@@ -51,12 +52,14 @@ class Reassembly:
 
 
 def check_message_size(size_bytes: int, limit_bytes: int) -> None:
-    """Raises :class:`ProtocolError` for a message, name and body together, above the limit."""
+    """Raise :class:`ProtocolError` for a message, name and body together, above the limit."""
     if size_bytes > limit_bytes:
-        raise ProtocolError(f"a message of more than the {limit_bytes} bytes allowed", Code.LIMIT_EXCEEDED)
+        raise ProtocolError(
+            f"a message of more than {limit_bytes} bytes, which is the limit", Code.LIMIT_EXCEEDED
+        )
 
 
-def _check_adds(payload: bytes) -> None:
-    # Empty fragments would let a peer send for ever without ever reaching the limit.
+def _check_not_empty(payload: bytes) -> None:
+    # With empty fragments a peer could send without end and never reach the limit.
     if not payload:
         raise ProtocolError("an empty fragment")

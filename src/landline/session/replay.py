@@ -1,4 +1,4 @@
-"""What was sent and is not yet acknowledged (``docs/protocol.md`` §5.2, §7.2)."""
+"""Frames that were numbered and are not acknowledged yet (``docs/protocol.md`` §5.2, §7.2)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from landline.errors import ProtocolError
 class ReplayBuffer:
     """Numbered frames in order, from the first unacknowledged one to the last one numbered.
 
-    ``frames[i]`` has the sequence number ``acknowledged + 1 + i``. The first ``written`` of them have been handed
-    to the current transport; the rest wait for it. Plain attributes: the session reads and appends in its
-    innermost loop.
+    ``frames[i]`` has the sequence number ``acked + 1 + i``. The first ``written`` of them were given to the current
+    transport; the others wait for it. The attributes are plain and public, because the session reads and appends in
+    its innermost loop.
     """
 
-    __slots__ = ("_rewound_from", "acknowledged", "frames", "size_bytes", "unwritten_bytes", "written")
+    __slots__ = ("_rewound_from", "acked", "frames", "size_bytes", "unwritten_bytes", "written")
 
     def __init__(self) -> None:
-        self.acknowledged: int = 0
+        self.acked: int = 0
+        """The highest number that the peer acknowledged."""
         self.frames: list[bytes] = []
         self.size_bytes: int = 0
         self.written: int = 0
@@ -27,16 +28,16 @@ class ReplayBuffer:
     @property
     def last_sequence(self) -> int:
         """The highest number given to a frame so far."""
-        return self.acknowledged + len(self.frames)
+        return self.acked + len(self.frames)
 
     def append(self, frame: bytes) -> None:
-        """Keeps a frame that carries the number ``last_sequence + 1``. It still waits to be written."""
+        """Add a frame that carries the number ``last_sequence + 1``. It waits to be written."""
         self.frames.append(frame)
         self.size_bytes += len(frame)
         self.unwritten_bytes += len(frame)
 
     def next_unwritten(self, limit_bytes: int) -> list[bytes]:
-        """Frames to write now, in order, and counts them as written: about ``limit_bytes``, at least one if any."""
+        """Return the frames to write now, in order, and count them as written: about ``limit_bytes``, at least one."""
         frames = self.frames[self.written :] if self.written else self.frames[:]
         if self.unwritten_bytes > limit_bytes:
             size = count = 0
@@ -50,18 +51,19 @@ class ReplayBuffer:
         self.written += len(frames)
         return frames
 
-    def receive_ack(self, taken: int) -> int:
-        """Forgets every frame up to ``taken`` and returns how many those were.
+    def receive_ack(self, acked: int) -> int:
+        """Forget every frame up to ``acked`` and return how many there were.
 
-        An acknowledgement of the past is harmless (it crossed a newer one). One of a frame that was never
-        written is a :class:`ProtocolError`: believing it would lose that frame.
+        An old acknowledgement is harmless: a newer one overtook it.
+
+        :raises ProtocolError: when a frame is acknowledged that was never written. To believe it would lose the frame.
         """
-        count = taken - self.acknowledged
+        count = acked - self.acked
         if count <= 0:
             return 0
         if count > self.written:
             raise ProtocolError(
-                f"an acknowledgement of frame {taken} where {self.acknowledged + self.written} was the last sent"
+                f"the peer acknowledged frame {acked}, but the last one sent was {self.acked + self.written}"
             )
         frames = self.frames
         if count == len(frames):
@@ -70,22 +72,24 @@ class ReplayBuffer:
         else:
             self.size_bytes -= sum(map(len, frames[:count]))
             del frames[:count]
-        self.acknowledged = taken
+        self.acked = acked
         self.written -= count
         return count
 
     def check_received(self, received: int) -> None:
-        """Raises :class:`ProtocolError` unless the peer can have received exactly up to ``received``."""
-        last_written = max(self._rewound_from, self.acknowledged + self.written)
-        if not self.acknowledged <= received <= last_written:
+        """Raise :class:`ProtocolError` unless ``received`` can be the number of the last frame the peer received."""
+        last_written = max(self._rewound_from, self.acked + self.written)
+        if not self.acked <= received <= last_written:
             raise ProtocolError(
-                f"the peer says it received up to {received}, but {self.acknowledged} to "
-                f"{last_written} are possible"
+                f"the peer claims to have received frame {received}; only {self.acked} to {last_written} are possible"
             )
 
     def rewind(self, received: int) -> None:
-        """A new transport: what the peer has not received is to be written again."""
+        """Prepare for a new transport: frames after ``received`` are written again.
+
+        :raises ProtocolError: as :meth:`check_received`.
+        """
         self.check_received(received)
-        self._rewound_from = max(self._rewound_from, self.acknowledged + self.written)
-        self.written = received - self.acknowledged
+        self._rewound_from = max(self._rewound_from, self.acked + self.written)
+        self.written = received - self.acked
         self.unwritten_bytes = sum(map(len, self.frames[self.written :]))

@@ -1,4 +1,4 @@
-"""Messages waiting to be numbered (``docs/protocol.md`` §5.5)."""
+"""Messages that wait to be numbered (``docs/protocol.md`` §5.5)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import msgspec
 
 from landline.codes import Operation
-from landline.session.frames import FLAG_BULK, FLAG_MORE, FRAGMENT_BYTES, encode_data
+from landline.session.constants import FLAG_BULK, FLAG_MORE, FRAGMENT_BYTES
+from landline.session.frames import encode_data
 
 
 class Outgoing(msgspec.Struct, eq=False):
-    """A message to send; ``offset`` counts the bytes of its body that are numbered already.
+    """A message to send.
 
-    A droppable one may be given up as long as it has no number.
+    ``offset`` counts the bytes of its body that are numbered already. A droppable message may be dropped while it has
+    no number.
     """
 
     operation: Operation
@@ -30,7 +32,7 @@ class Outgoing(msgspec.Struct, eq=False):
         return len(self.name) + len(self.body)
 
     def next_fragment(self, sequence: int) -> tuple[bytes, bool]:
-        """The next frame, numbered ``sequence``, and whether it is the last of this message."""
+        """Return the next frame, numbered ``sequence``, and whether it is the last of this message."""
         first = self.offset == 0
         end = self.offset + FRAGMENT_BYTES
         payload = self.body[self.offset : end]
@@ -47,12 +49,12 @@ class Outgoing(msgspec.Struct, eq=False):
         return frame, is_last
 
 
-# An ordered set from which any member is taken in constant time; a plain dict's first member is not found in such.
+# An ordered set with removal of any member, and of the first one, in constant time; a plain dict is slow at the latter.
 _Queue = OrderedDict[Outgoing, None]
 
 
 class SendQueue:
-    """Messages in two lanes; normal ones go before bulk ones, and may interrupt them between two fragments."""
+    """Messages in two lanes. Normal ones precede bulk ones, and may interrupt them between two fragments."""
 
     __slots__ = ("_bulk", "_droppable", "_normal", "count", "size_bytes")
 
@@ -69,21 +71,21 @@ class SendQueue:
 
     @property
     def droppable_count(self) -> int:
-        """How many of them may be dropped."""
+        """The number of messages that may be dropped."""
         return len(self._droppable.all) if self._droppable else 0
 
     @property
     def droppable_bytes(self) -> int:
-        """Their names and bodies."""
+        """The bytes of their names and bodies."""
         return self._droppable.size_bytes if self._droppable else 0
 
     @property
-    def begun_bytes(self) -> int:
-        """What is numbered already of messages that are not whole: their bodies are still held in one piece."""
+    def partly_numbered_bytes(self) -> int:
+        """The bytes that are numbered already of messages with more fragments: their bodies are still held whole."""
         return sum(next(iter(lane)).offset for lane in (self._normal, self._bulk) if lane)
 
     def append(self, message: Outgoing) -> None:
-        """Puts a message at the end of its lane."""
+        """Add a message at the end of its lane."""
         self._lane_of(message)[message] = None
         self.count += 1
         self.size_bytes += message.size_bytes
@@ -93,34 +95,34 @@ class SendQueue:
             self._droppable.append(message)
 
     def count_droppable(self, name: bytes) -> int:
-        """How many messages of that name may be dropped."""
+        """Return how many messages of that name may be dropped."""
         return len(self._droppable.by_name.get(name, ())) if self._droppable else 0
 
     def drop_oldest(self, name: bytes | None = None) -> None:
-        """Drops the oldest message that may be dropped: of that name if there is one, else of any.
+        """Drop the oldest droppable message of that name, or of any name when there is none of that name.
 
-        Raises :class:`LookupError` when there is none.
+        :raises LookupError: when no message may be dropped.
         """
         if self._droppable is None:
-            raise LookupError("nothing may be dropped")
+            raise LookupError("no message may be dropped")
         message = self._droppable.oldest(name)
-        self._settle(message)
+        self._protect(message)
         del self._lane_of(message)[message]
         self.count -= 1
         self.size_bytes -= message.size_bytes
 
     def next_frame(self, sequence: int) -> tuple[bytes, Outgoing, bool]:
-        """The next frame to send, the message it belongs to, and whether it is that message's last.
+        """Return the next frame to send, its message, and whether it is the last frame of that message.
 
-        Raises :class:`LookupError` when nothing waits.
+        :raises LookupError: when no message waits.
         """
         lane = self._normal or self._bulk
         if not lane:
-            raise LookupError("nothing waits")
+            raise LookupError("no message waits")
         message = next(iter(lane))
         before = message.offset
         if message.is_droppable and before == 0:
-            self._settle(message)
+            self._protect(message)
         frame, is_last = message.next_fragment(sequence)
         self.size_bytes -= min(message.offset, len(message.body)) - before
         if is_last:
@@ -132,8 +134,8 @@ class SendQueue:
     def _lane_of(self, message: Outgoing) -> _Queue:
         return self._bulk if message.flags & FLAG_BULK else self._normal
 
-    def _settle(self, message: Outgoing) -> None:
-        """From now on the message cannot be dropped: it gets a number, or is gone."""
+    def _protect(self, message: Outgoing) -> None:
+        """Exclude the message from dropping: it gets a number, or is removed."""
         assert self._droppable is not None
         self._droppable.remove(message)
         if not self._droppable.all:
@@ -141,7 +143,7 @@ class SendQueue:
 
 
 class Droppable:
-    """Those of the waiting messages that may be dropped, oldest first: all of them, and those of each name."""
+    """The droppable messages, oldest first: all of them, and those of each name."""
 
     __slots__ = ("all", "by_name", "size_bytes")
 
@@ -156,7 +158,7 @@ class Droppable:
         self.size_bytes += message.size_bytes
 
     def oldest(self, name: bytes | None) -> Outgoing:
-        """The oldest of that name if there is one, else of any name."""
+        """Return the oldest message of that name, or of any name when there is none of that name."""
         queue = self.all if name is None else self.by_name.get(name, self.all)
         return next(iter(queue))
 

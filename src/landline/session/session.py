@@ -1,52 +1,59 @@
-"""The session: every message once and in order, whatever happens to the transports under it.
+"""The session: every message arrives once and in order, even when the transport under it is replaced.
 
-One object a side. It is attached to one transport at a time; what is sent while there is none waits.
+One instance per side. It is attached to one transport at a time; without one, messages wait. The session joins
+three parts and owns everything that concerns all of them (the transport, the heartbeat, the order of writing, the end):
 
-Three layers, one class upon the other: sending (:mod:`landline.session.outbound`), receiving upon it
-(:mod:`landline.session.inbound`), and in here the life of both: transports that come and go, what is written first,
-the heartbeat, the end. Layers rather than parts, because every message passes all of them: a call or an object more
-would be paid for by each message and each idle line. See ``docs/protocol.md`` §6 (heartbeat), §7 (resume) and §8.
+``session.outbound``
+    messages to the peer (:class:`landline.session.outbound.Outbound`): queued, numbered, held until acknowledged
+``session.inbound``
+    messages from the peer (:class:`landline.session.inbound.Inbound`): parsed, put together, acknowledged
+datagrams
+    outside of that order (:class:`landline.session.datagram_queue.DatagramQueue`)
+
+Owners call the two halves directly, because a method that only passes each message on would be a cost per message.
+See ``docs/protocol.md`` §6 (heartbeat), §7 (resume) and §8 (the end).
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from landline.codes import Code, code_from_wire
 from landline.errors import LineClosed, ProtocolError
+from landline.session.bodies import Bye, Notice, ResumeTicket, decode_body, encode_body
+from landline.session.constants import PAUSED_CONTROL_FRAMES_MAX, REASON_CHARACTERS_MAX, Kind
 from landline.session.datagram_queue import DatagramQueue
 from landline.session.events import (
     DatagramReceived,
     Ended,
+    Event,
     NoticeReceived,
     PeerSilent,
     PongReceived,
     Recovered,
     Suspected,
 )
-from landline.session.frames import Kind, decode_ping, encode_ack, encode_ping
-from landline.session.handshake import (
-    REASON_CHARACTERS_MAX,
-    Bye,
-    Limits,
-    Notice,
-    ResumeTicket,
-    decode_body,
-    encode_body,
-)
-from landline.session.heartbeat import Heartbeat, Liveness, PingTolerance, Verdict
-from landline.session.inbound import SessionReceiving
-from landline.session.outbound import WRITE_BYTES, SendBuffer
+from landline.session.frames import decode_ping, decode_sequence, encode_ack, encode_ping
+from landline.session.heartbeat import Liveness, PingTolerance, Verdict
+from landline.session.inbound import Inbound
+from landline.session.outbound import Outbound
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import State, Trigger, next_state
 
-PAUSED_CONTROL_FRAMES_MAX: Final = 8
-"""Control frames written to a transport that asked us to pause; more would let a peer that never reads fill it."""
 
-
-class Session(SessionReceiving):
+class Session:
     """One side of a session. Not safe for use from several threads."""
 
-    __slots__ = ("_datagrams", "_liveness", "_paused_frames", "epoch", "secret", "session_id")
+    __slots__ = (
+        "_control",
+        "_datagrams",
+        "_liveness",
+        "_paused_frames",
+        "epoch",
+        "inbound",
+        "outbound",
+        "secret",
+        "session_id",
+        "state",
+    )
 
     def __init__(
         self,
@@ -59,19 +66,26 @@ class Session(SessionReceiving):
         heartbeat: Heartbeat,
         send_buffer: SendBuffer,
     ) -> None:
-        super().__init__(limits=limits, peer_limits=peer_limits, send_buffer=send_buffer)
         self.session_id: bytes = session_id
         self.secret: bytes = secret
         self.epoch: int = 0
-        self._liveness = Liveness(heartbeat, dictates=is_server)
+        """The ordinal number of the transport within the session; 0 before the first."""
+        self.state: State = State.DETACHED
+        self.outbound: Outbound = Outbound(peer_limits=peer_limits, send_buffer=send_buffer)
+        self.inbound: Inbound = Inbound(limits=limits)
+        self._liveness = Liveness(heartbeat, is_heartbeat_leader=is_server)
+        # Created with the first datagram.
         self._datagrams: DatagramQueue | None = None
+        # Frames outside of the numbered stream; they are written before data.
+        self._control: list[bytes] = []
+        # The number of control frames written since the transport was paused.
         self._paused_frames = 0
 
-    # What the owner asks.
+    # Properties
 
     @property
     def round_trip_s(self) -> float | None:
-        """The last measured round trip, or ``None`` before the first."""
+        """The last measured round-trip time in seconds, or ``None`` before the first."""
         return self._liveness.round_trip_s
 
     @property
@@ -81,28 +95,29 @@ class Session(SessionReceiving):
 
     @property
     def ticket(self) -> ResumeTicket:
-        """What proves to the server that this client may go on with the session."""
-        return ResumeTicket(self.session_id, self.secret, self.epoch, self._received)
+        """Proves to the server that this client may resume the session."""
+        return ResumeTicket(self.session_id, self.secret, self.epoch, self.inbound.received)
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory the session holds in both directions, with what Python spends on it."""
-        if (
-            not self._replay.frames
-            and self._received == self._taken
-            and self._lanes is None
-            and not self._buffer
-            and not self._assemblies
-        ):
-            # Most sessions, most of the time: thousands of them are asked every second.
+        """About how much memory the session holds for both directions, with the overhead of Python."""
+        # Most sessions hold nothing, and servers ask thousands of them every second.
+        if self.outbound.is_empty and self.inbound.is_empty:
             return 0
-        return self._sending_memory_bytes() + self._receiving_memory_bytes()
+        return self.outbound.held_bytes + self.inbound.held_bytes
 
     def check_resumable(self, peer_received: int) -> None:
-        """Raises :class:`ProtocolError` when the peer cannot have received exactly up to ``peer_received``."""
-        self._replay.check_received(peer_received)
+        """Raise :class:`ProtocolError` unless ``peer_received`` can be the last frame that the peer received."""
+        self.outbound.replay.check_received(peer_received)
 
-    # Transports come and go.
+    def next_events(self) -> list[Event]:
+        """Return what happened since the last call, in order."""
+        events = self.inbound.events
+        if events:
+            self.inbound.events = []
+        return events
+
+    # Transports
 
     def attach(
         self,
@@ -113,127 +128,128 @@ class Session(SessionReceiving):
         phase: float,
         round_trip_s: float | None = None,
     ) -> None:
-        """A handshake finished: the session rides a new transport, the ``epoch``-th.
+        """Continue on a new transport, after a handshake.
 
-        ``peer_received`` is what the peer says it has; the rest is written again. ``phase`` in [0, 1) spreads
-        first pings. ``round_trip_s`` is what the handshake took. Raises :class:`ProtocolError` (and changes
-        nothing) when the peer cannot have received that.
+        :param epoch: the ordinal number of the transport, higher than that of the last one.
+        :param peer_received: the last frame that the peer has; later ones are written again.
+        :param phase: a random number in [0, 1) that spreads the first pings of many sessions.
+        :param round_trip_s: the round-trip time measured by the handshake.
+        :raises ProtocolError: when the peer cannot have received that frame; nothing is changed then.
         """
         if epoch <= self.epoch:
             raise ProtocolError(f"epoch {epoch} after epoch {self.epoch}")
-        self._replay.rewind(peer_received)
+        self.outbound.replay.rewind(peer_received)
         self.state = next_state(self.state, Trigger.ATTACH)
         self.epoch = epoch
-        self._drop_unread()
-        self._duplicates_allowed = self.limits.window_frames
+        self.inbound.start_transport()
         self._control.clear()
         self._drop_datagrams()
         self._paused_frames = 0
-        # The last acknowledgement may have been lost with the old transport: say it again.
-        self._told = 0
         self._liveness.start(now, phase=phase, round_trip_s=round_trip_s)
-        self._set_writable(True)
+        self.outbound.set_writable(True)
 
     def receive_link_lost(self) -> None:
-        """The transport ended without a BYE. Without a transport, nothing changes."""
+        """Record that the transport ended without a BYE. Does nothing without a transport."""
         if self.is_attached:
             self._detach(Trigger.LINK_LOST)
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full: only a few control frames are given out until :meth:`resume_writing`.
+        """Record that the buffer of the transport is full.
 
-        Datagrams that wait are dropped.
+        Only a few control frames are given out until :meth:`resume_writing`. Waiting datagrams are dropped.
         """
         self._drop_datagrams()
-        self._set_writable(False)
+        self.outbound.set_writable(False)
 
     def resume_writing(self) -> None:
-        """The transport takes data again."""
+        """Record that the transport takes data again."""
         self._paused_frames = 0
-        self._set_writable(self.is_attached)
+        self.outbound.set_writable(self.is_attached)
 
     def _detach(self, trigger: Trigger) -> None:
         self.state = next_state(self.state, trigger)
         self._drop_datagrams()
-        self._set_writable(False)
-        self._drop_unread()
+        self.outbound.set_writable(False)
+        self.inbound.drop_unread()
+        self.inbound.ack_due = None
         self._control.clear()
-        self.ack_due = None
 
-    # Bytes in and out.
+    # Bytes in and out
 
-    def receive_data(self, data: bytes, now: float, *, epoch: int, frames_max: int | None = None) -> None:
-        """Takes bytes of the transport of that epoch. Events are fetched with :meth:`next_events`.
+    def receive_data(self, data: bytes, now: float, *, frames_max: int | None = None) -> None:
+        """Parse bytes of the current transport; fetch the result with :meth:`next_events`.
 
-        With ``frames_max`` it handles so many frames at most, and :attr:`has_unread` says whether more wait: call it
-        with no bytes to go on. A peer whose bytes wait is not silent.
+        The owner passes the bytes of the current transport only (§7.3). A peer that breaks the protocol gets a BYE,
+        and the session ends with an :class:`Ended` event.
 
-        Bytes of an older transport are dropped: the session has moved on (§7.3). A peer that breaks the protocol
-        gets a BYE and ends the session with an :class:`Ended` event.
+        :param frames_max: parse at most this many frames. When ``inbound.has_unread`` is true afterwards, more wait:
+            call again with no bytes. A peer whose bytes wait is not silent.
         """
-        if epoch != self.epoch or not self.is_attached:
+        if not self.is_attached:
             return
-        self._liveness.heard_at = now
-        if self.state is State.SUSPECT:
-            self._recover()
+        self._count_received(now)
         try:
-            self._receive_frames(data, now, frames_max)
+            self.inbound.receive_frames(data, now, frames_max, self._receive_control)
         except ProtocolError as error:
             self._fail(error.code or Code.PROTOCOL_ERROR, str(error))
         except UnicodeDecodeError:
             self._fail(Code.PROTOCOL_ERROR, "a name that is not UTF-8")
 
     def data_to_send(self, now: float) -> bytes:
-        """The bytes to write now: control frames first, then datagrams, then data.
+        """Return the bytes to write now: control frames first, then datagrams, then data.
 
-        Call it again until it returns fewer than :data:`landline.session.outbound.WRITE_BYTES`: then nothing is left,
-        or the peer's window or the transport has no room for more.
+        Call it again until it returns fewer than :data:`landline.session.constants.WRITE_BYTES`: then nothing is left,
+        or the window of the peer or the buffer of the transport is full.
         """
         control = self._control
-        replay = self._replay
-        if (
-            replay.written + 1 == len(replay.frames)
-            and self._direct
-            and self._taken == self._told
-            and self._datagrams is None
-            and not control
-        ):
-            # The commonest case by a short way: one frame and nothing else, as of a broadcast, a request or an answer.
-            replay.written += 1
-            replay.unwritten_bytes = 0
-            self._liveness.said_at = now
-            return replay.frames[-1]
-        if self.state is not State.CLOSED:
-            if self._taken > self._told:
+        outbound = self.outbound
+        is_closed = self.state is State.CLOSED
+        if not is_closed:
+            if self.inbound.acked > self.inbound.acked_to_peer:
                 self._schedule_ack(now)
-            if self._can_write:
+            if outbound.can_write:
                 if self._datagrams is not None and self._datagrams.has_waiting:
-                    control += self._datagrams.take_waiting()
-                if self._lanes is not None or self._eof_wanted:
-                    self._number_waiting()
-                if replay.unwritten_bytes:
-                    self._liveness.said_at = now
-                    frames = replay.next_unwritten(WRITE_BYTES)
+                    control += self._datagrams.pop_waiting()
+                frames = outbound.next_frames()
+                if frames:
+                    self._liveness.last_sent_at = now
                     if control:
                         frames[:0] = control
                         control.clear()
-                    return b"".join(frames)
+                    return frames[0] if len(frames) == 1 else b"".join(frames)
         if not control:
             return b""
-        if not self._can_write and self.state is not State.CLOSED:
+        if not outbound.can_write and not is_closed:
             self._paused_frames += len(control)
             if self._paused_frames > PAUSED_CONTROL_FRAMES_MAX:
-                # Only the newest answers are worth keeping; they wait with everything else.
+                # Only the newest answers are of use; they wait until the transport takes data.
                 del control[:-2]
-                self._told = 0
+                self.inbound.forget_sent_acks()
                 return b""
         data = b"".join(control)
         control.clear()
-        self._liveness.said_at = now
+        self._liveness.last_sent_at = now
         return data
 
+    def _schedule_ack(self, now: float) -> None:
+        if not self.outbound.can_write:
+            # A paused transport carries acknowledgements with heartbeats only.
+            self.inbound.postpone_ack()
+        elif self.inbound.is_ack_due(now):
+            self._control.append(encode_ack(self.inbound.ack_to_send()))
+
+    def _count_received(self, now: float) -> None:
+        self._liveness.last_received_at = now
+        if self.state is State.SUSPECT:
+            self.state = next_state(self.state, Trigger.HEARD)
+            self._liveness.is_suspect = False
+            self.inbound.events.append(Recovered())
+
     def _receive_control(self, kind: int, body: bytes, now: float) -> bool:
-        if kind == Kind.DATAGRAM:
+        if kind == Kind.ACK:
+            if not self.outbound.receive_ack(decode_sequence(body)):
+                self.inbound.count_redundant(now)
+        elif kind == Kind.DATAGRAM:
             self._ensure_datagrams().receive(body, now)
         elif kind == Kind.PING:
             self._receive_ping(body, now)
@@ -242,40 +258,41 @@ class Session(SessionReceiving):
         elif kind == Kind.BYE:
             self._receive_bye(decode_body(body, Bye))
         elif kind == Kind.NOTICE:
-            self._count_useless(now)
+            self.inbound.count_redundant(now)
             notice = decode_body(body, Notice)
-            self._events.append(NoticeReceived(code_from_wire(notice.code), notice.reason))
+            self.inbound.events.append(NoticeReceived(code_from_wire(notice.code), notice.reason))
         else:
-            raise ProtocolError(f"a frame of unknown kind {kind} or of a kind that has no place in a session")
+            raise ProtocolError(f"a frame of kind {kind}, which is unknown or not allowed in a session")
         return self.is_attached
 
-    # Datagrams.
+    # Datagrams
 
     def send_datagram(self, frame: bytes) -> bool:
-        """Takes a DATAGRAM frame for the next write, or drops it: without a transport, while that takes no data, and
-        where many wait already. Returns whether it was taken. Raises :class:`LineClosed`.
+        """Queue a DATAGRAM frame for the next write and return ``True``, or drop it.
+
+        It is dropped without a transport, while the transport is paused, and where many wait already.
+
+        :raises LineClosed: after the end of the session.
         """
         if self.state is State.CLOSED:
             raise LineClosed("the line is closed")
-        if not self._can_write:
+        if not self.outbound.can_write:
             self.count_datagram_dropped()
             return False
         return self._ensure_datagrams().offer(frame)
 
     def may_send_datagram(self, now: float) -> bool:
-        """Whether the rate of datagrams allows one more now, which is counted then; else it is counted as dropped."""
+        """Count one datagram and return whether the rate limit allows it; otherwise count it as dropped."""
         return self._ensure_datagrams().may_send(now)
 
-    def receive_datagram(self, data: bytes, now: float, *, epoch: int) -> None:
-        """Takes a datagram that the transport of that epoch carried outside of its stream: the body of the frame.
+    def receive_datagram(self, data: bytes, now: float) -> None:
+        """Handle a datagram that the transport carried outside of its stream: the body of the frame.
 
         Otherwise as :meth:`receive_data`.
         """
-        if epoch != self.epoch or not self.is_attached:
+        if not self.is_attached:
             return
-        self._liveness.heard_at = now
-        if self.state is State.SUSPECT:
-            self._recover()
+        self._count_received(now)
         try:
             self._ensure_datagrams().receive(data, now)
         except ProtocolError as error:
@@ -283,29 +300,29 @@ class Session(SessionReceiving):
 
     @property
     def has_datagrams(self) -> bool:
-        """Whether :meth:`next_datagrams` has any."""
+        """Whether :meth:`next_datagrams` returns any."""
         return self._datagrams is not None and self._datagrams.has_unread
 
     def next_datagrams(self) -> list[DatagramReceived]:
-        """Datagrams that came since the last call; of very many only the last ones."""
-        return self._datagrams.take_unread() if self._datagrams else []
+        """Return the datagrams received since the last call; only the newest ones of very many."""
+        return self._datagrams.pop_unread() if self._datagrams else []
 
     @property
     def datagrams_dropped(self) -> int:
-        """Datagrams to the peer that were not sent."""
+        """The number of datagrams to the peer that were not sent."""
         return self._datagrams.dropped if self._datagrams else 0
 
     @property
     def datagrams_ignored(self) -> int:
-        """Datagrams of the peer that nobody took."""
+        """The number of datagrams from the peer that had no receiver."""
         return self._datagrams.ignored if self._datagrams else 0
 
     def count_datagram_dropped(self) -> None:
-        """A datagram to the peer was dropped before it came here, or by a transport that carries datagrams."""
+        """Count a datagram to the peer that was dropped outside of the session."""
         self._ensure_datagrams().dropped += 1
 
     def count_datagram_ignored(self) -> None:
-        """A datagram of the peer had nobody to take it."""
+        """Count a datagram from the peer that had no receiver."""
         self._ensure_datagrams().ignored += 1
 
     def _ensure_datagrams(self) -> DatagramQueue:
@@ -317,73 +334,73 @@ class Session(SessionReceiving):
         if self._datagrams is not None:
             self._datagrams.drop_waiting()
 
-    # The heartbeat.
+    # Heartbeat
 
     def next_timeout(self) -> float | None:
-        """When to call :meth:`handle_timeout`, at the latest; ``None`` while nothing is due."""
+        """Return when to call :meth:`handle_timeout`, at the latest; ``None`` while nothing is due."""
         if not self.is_attached:
             return None
         due = self._liveness.next_timeout()
-        return due if self.ack_due is None else min(due, self.ack_due)
+        ack_due = self.inbound.ack_due
+        return due if ack_due is None else min(due, ack_due)
 
     def handle_timeout(self, now: float) -> None:
-        """Pings, suspects, gives up or acknowledges, whatever is due. Early calls do nothing."""
+        """Ping the peer, suspect it or give up its transport, as far as it is due. An early call does nothing.
+
+        A due acknowledgement is given out by the next :meth:`data_to_send`.
+        """
         if not self.is_attached:
             return
-        if self.has_unread:
-            # It is we who have not read it yet.
-            self._liveness.heard_at = now
+        if self.inbound.has_unread:
+            # The peer is not silent: this side has not read its bytes yet.
+            self._liveness.last_received_at = now
         while True:
             verdict = self._liveness.handle_timeout(now)
             if verdict is Verdict.PING:
                 self.send_ping(now)
             elif verdict is Verdict.SUSPECT:
                 self.state = next_state(self.state, Trigger.SILENCE)
-                self._events.append(Suspected(now - self._liveness.heard_at))
+                self.inbound.events.append(Suspected(now - self._liveness.last_received_at))
             elif verdict is Verdict.DEAD:
                 self._detach(Trigger.DEADLINE)
-                self._events.append(PeerSilent(now - self._liveness.heard_at))
+                self.inbound.events.append(PeerSilent(now - self._liveness.last_received_at))
                 return
             else:
                 return
 
     def send_ping(self, now: float) -> int:
-        """Pings at once and returns the ping's number; :class:`PongReceived` will bear it."""
+        """Send a PING at once and return its number, which :class:`PongReceived` carries.
+
+        :raises LineClosed: without a transport.
+        """
         if not self.is_attached:
-            raise LineClosed("the line is not connected just now")
+            raise LineClosed("the line is not connected now")
         number = self._liveness.next_ping(now)
-        self._control.append(encode_ping(Kind.PING, number, int(now * 1e6), self._taken))
-        self._count_told()
+        self._control.append(encode_ping(Kind.PING, number, int(now * 1e6), self.inbound.ack_to_send()))
         return number
 
     def _receive_ping(self, body: bytes, now: float) -> None:
-        number, time_us, taken = decode_ping(body)
-        self._receive_taken(taken)
+        number, time_us, acked = decode_ping(body)
+        self.outbound.receive_ack(acked)
         tolerance = self._liveness.receive_ping(now)
         if tolerance is PingTolerance.TOO_MANY:
-            raise ProtocolError("far more pings than the heartbeat asks for", Code.TOO_MANY_PINGS)
+            raise ProtocolError("far more pings than the heartbeat requires", Code.TOO_MANY_PINGS)
         if tolerance is PingTolerance.WARN:
-            notice = Notice(int(Code.TOO_MANY_PINGS), "fewer pings, please: the server sets the interval")
+            notice = Notice(int(Code.TOO_MANY_PINGS), "too many pings: the server sets the interval")
             self._control.append(encode_body(Kind.NOTICE, notice))
-        self._control.append(encode_ping(Kind.PONG, number, time_us, self._taken))
-        self._count_told()
+        self._control.append(encode_ping(Kind.PONG, number, time_us, self.inbound.ack_to_send()))
 
     def _receive_pong(self, body: bytes, now: float) -> None:
-        number, _, taken = decode_ping(body)
-        self._receive_taken(taken)
+        number, _, acked = decode_ping(body)
+        self.outbound.receive_ack(acked)
         if not self._liveness.is_awaited(number):
-            self._count_useless(now)
+            self.inbound.count_redundant(now)
             return
         round_trip_s = self._liveness.receive_pong(number, now)
         if round_trip_s is not None:
-            self._events.append(PongReceived(number, round_trip_s))
+            self.inbound.events.append(PongReceived(number, round_trip_s))
 
-    def _recover(self) -> None:
-        self.state = next_state(self.state, Trigger.HEARD)
-        self._liveness.is_suspect = False
-        self._events.append(Recovered())
-
-    # The end.
+    # The end
 
     def close(
         self,
@@ -394,22 +411,22 @@ class Session(SessionReceiving):
         spread_s: float = 0.0,
         alternatives: tuple[str, ...] = (),
     ) -> None:
-        """Ends the session with a BYE, at once; what is unconfirmed stays so. Closing twice is closing once."""
+        """End the session with a BYE, at once. Unconfirmed messages stay unconfirmed. Idempotent."""
         if self.state is State.CLOSED:
             return
         if self.is_attached:
-            if self._taken > self._told:
-                # Without it the peer would report messages as unconfirmed that were taken.
-                self._control.append(encode_ack(self._taken))
-            if self._can_write and self._datagrams is not None:
-                self._control += self._datagrams.take_waiting()
+            if self.inbound.acked > self.inbound.acked_to_peer:
+                # Without it the peer would report messages as unconfirmed that were acknowledged here.
+                self._control.append(encode_ack(self.inbound.acked))
+            if self.outbound.can_write and self._datagrams is not None:
+                self._control += self._datagrams.pop_waiting()
             reason = reason[:REASON_CHARACTERS_MAX]
             bye = Bye(int(code), reason, retry_after_s, spread_s, alternatives)
             self._control.append(encode_body(Kind.BYE, bye))
         self._end()
 
     def abort(self) -> None:
-        """End the session without a BYE: no transport carries it any more, or it is lost already."""
+        """End the session without a BYE: no transport carries it any more, or it is lost. Idempotent."""
         if self.state is not State.CLOSED:
             self._end()
 
@@ -418,19 +435,21 @@ class Session(SessionReceiving):
         if code is Code.LINK_REPLACED:
             self._detach(Trigger.LINK_LOST)
             return
-        self._drop_unread()
+        self.inbound.drop_unread()
         self._end()
-        self._events.append(Ended(code, bye.reason, True, bye.retry_after_s, bye.spread_s, bye.alternatives))
+        self.inbound.events.append(
+            Ended(code, bye.reason, True, bye.retry_after_s, bye.spread_s, bye.alternatives)
+        )
 
     def _fail(self, code: Code, reason: str) -> None:
-        self._drop_unread()
+        self.inbound.drop_unread()
         self.close(code, reason)
-        self._events.append(Ended(code, reason, by_peer=False))
+        self.inbound.events.append(Ended(code, reason, by_peer=False))
 
     def _end(self) -> None:
-        self.state: State = next_state(self.state, Trigger.END)
+        self.state = next_state(self.state, Trigger.END)
         self._drop_datagrams()
-        self._set_writable(False)
+        self.outbound.close()
         # The bytes stay for pop_trailing_data().
-        self.has_unread = False
-        self.ack_due = None
+        self.inbound.has_unread = False
+        self.inbound.ack_due = None

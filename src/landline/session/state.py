@@ -1,6 +1,6 @@
-"""The states of a session and the one table that says how they follow each other.
+"""The states of a session and the one table of its transitions.
 
-``docs/protocol.md`` §9 shows this table; a test keeps the two the same.
+``docs/protocol.md`` §9 shows the same table; a test compares the two.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from typing import Final
 
 
 class State(Enum):
-    """Where a session stands."""
+    """The state of a session."""
 
     DETACHED = "detached"
-    """No transport. Messages are kept; the session can be resumed."""
+    """No transport. Messages wait; the session can be resumed."""
     ATTACHED = "attached"
-    """A transport carries it, and bytes arrive on time."""
+    """A transport carries the session, and bytes arrive in time."""
     SUSPECT = "suspect"
-    """A transport carries it, but nothing was heard for longer than the heartbeat allows for."""
+    """A transport carries the session, but the peer was silent for longer than the heartbeat allows."""
     CLOSED = "closed"
-    """Over. Nothing is sent or received any more."""
+    """The end. No message is sent or received any more."""
 
 
 class Trigger(Enum):
-    """What moves a session from one state to the next."""
+    """What causes a transition."""
 
     ATTACH = "attach"
     """A handshake finished on a new transport."""
     SILENCE = "silence"
-    """A ping went unanswered for a good part of the timeout."""
+    """The peer was silent for an interval and a part of the timeout."""
     HEARD = "heard"
     """Bytes arrived."""
     DEADLINE = "deadline"
-    """Nothing was heard within interval + timeout."""
+    """The peer was silent for interval + timeout."""
     LINK_LOST = "link lost"
     """The transport ended without a BYE."""
     END = "end"
@@ -42,7 +42,7 @@ class Trigger(Enum):
 TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
     (State.DETACHED, Trigger.ATTACH): State.ATTACHED,
     (State.DETACHED, Trigger.END): State.CLOSED,
-    # A newer transport takes over from one whose loss was not noticed yet.
+    # A newer transport replaces one whose loss was not noticed yet.
     (State.ATTACHED, Trigger.ATTACH): State.ATTACHED,
     (State.ATTACHED, Trigger.SILENCE): State.SUSPECT,
     (State.ATTACHED, Trigger.DEADLINE): State.DETACHED,
@@ -57,8 +57,10 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
 
 
 def next_state(state: State, trigger: Trigger) -> State:
-    """The state that follows. Raises :class:`LookupError` where the table has no entry: that is a bug in the caller."""
+    """Return the next state. Raise :class:`LookupError` for a transition not in the table, a bug of the caller."""
     try:
         return TRANSITIONS[state, trigger]
     except KeyError:
-        raise LookupError(f"a session that is {state.value} cannot take {trigger.value!r}") from None
+        raise LookupError(
+            f"a session that is {state.value} does not accept the trigger {trigger.value!r}"
+        ) from None

@@ -1,7 +1,7 @@
-"""Test doubles: two sessions joined in memory, under virtual time, over links that misbehave as told.
+"""Test doubles: two sessions joined in memory, under virtual time, over links with faults.
 
-Nothing in here waits, opens a socket or reads a clock, and all chance comes out of one seed, so that a test takes
-microseconds and fails the same way twice::
+This module does not wait, open a socket or read a clock, and one seed determines all random choices. A test takes
+microseconds, and a failure is reproducible::
 
     pair = Pair(seed=7)
     pair.connect()
@@ -20,29 +20,20 @@ from random import Random
 from landline.codes import Operation
 from landline.errors import ConnectFailed, Unconfirmed
 from landline.session.auth import Anonymous, proofs_equal, resume_proof
+from landline.session.bodies import Hello, Resume, Welcome, encode_body
+from landline.session.constants import SECRET_BYTES, SESSION_ID_BYTES, Kind
 from landline.session.events import DatagramReceived, Event, MessageReceived
-from landline.session.frames import Kind, encode_datagram
-from landline.session.handshake import (
-    SECRET_BYTES,
-    SESSION_ID_BYTES,
-    ClientHandshake,
-    Hello,
-    Limits,
-    Resume,
-    ServerHandshake,
-    Welcome,
-    encode_body,
-)
-from landline.session.heartbeat import Heartbeat
-from landline.session.outbound import SendBuffer
+from landline.session.frames import encode_datagram
+from landline.session.handshake import ClientHandshake, ServerHandshake
 from landline.session.session import Session
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import State
 
 STEPS_MAX = 100_000
 
 
 class Clock:
-    """Virtual time in seconds: stands still until it is moved."""
+    """Virtual time in seconds. It advances only when :meth:`advance` is called."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now: float = now
@@ -51,17 +42,18 @@ class Clock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Moves time forward; :class:`ValueError` for a step back."""
+        """Advance the time. Raise :class:`ValueError` for a negative step."""
         if seconds < 0:
             raise ValueError(f"time cannot go back by {-seconds:g} s")
         self.now += seconds
 
 
 class Link:
-    """How one transport treats the bytes given to it, counted over both directions together.
+    """How one transport treats the bytes given to it.
 
-    Bytes arrive in random pieces of at most ``segment_bytes_max``, or as they were written. Behind
-    ``cut_after_bytes`` the transport breaks; behind ``silent_after_bytes`` bytes vanish and nobody is told.
+    Bytes arrive in random pieces of at most ``segment_bytes_max``, or as they were written. After ``cut_after_bytes``
+    the transport breaks; after ``silent_after_bytes`` bytes are lost without an error. Both count the bytes of both
+    directions together.
     """
 
     def __init__(
@@ -81,7 +73,7 @@ class Link:
 
     @classmethod
     def lossy(cls, random: Random, *, bytes_max: int = 4096) -> Link:
-        """A link that breaks (three in four) or falls silent (one in four) within ``bytes_max`` bytes."""
+        """Return a link that, within ``bytes_max`` bytes, breaks (three in four) or loses all further bytes."""
         link = cls(random, segment_bytes_max=random.choice([None, 1, 7, 100, 5000]))
         if random.random() < 0.75:
             link.cut_after_bytes = random.randrange(bytes_max)
@@ -90,11 +82,11 @@ class Link:
         return link
 
     def silence(self) -> None:
-        """From now on bytes vanish, in both directions, and nobody is told."""
+        """Lose all further bytes, in both directions, without an error."""
         self.silent_after_bytes = self.carried_bytes
 
     def carry(self, data: bytes) -> list[bytes]:
-        """The pieces of ``data`` that arrive."""
+        """Return the pieces of ``data`` that arrive."""
         self.is_cut = self.is_cut or self.carried_bytes + len(data) > self.cut_after_bytes
         end = min(self.cut_after_bytes, self.silent_after_bytes) - self.carried_bytes
         if end < len(data):
@@ -109,61 +101,74 @@ class Link:
 
 
 class Side:
-    """One end of a :class:`Pair`. ``takes`` says whether its application takes messages as they come."""
+    """One end of a :class:`Pair`. With ``auto_ack``, its application acknowledges messages as they arrive."""
 
     session: Session
-    """There from the first :meth:`Pair.connect` on."""
+    """The current session, after the first :meth:`Pair.connect`."""
 
     def __init__(self, limits: Limits, send_buffer: SendBuffer, *, auto_ack: bool) -> None:
         self.limits = limits
         self.send_buffer = send_buffer
         self.auto_ack = auto_ack
         self.events: list[Event] = []
-        """Everything the sessions of this side told so far."""
+        """All events that the sessions of this side have reported."""
         self.datagrams: list[DatagramReceived] = []
-        """Every datagram received so far, in the order in which they came."""
+        """All datagrams received, in order."""
         self.lost: list[Unconfirmed] = []
-        """What was unconfirmed in sessions that could not be resumed."""
-        self._untaken: list[MessageReceived] = []
+        """The unconfirmed messages of sessions that could not be resumed."""
+        self._unacked: list[MessageReceived] = []
 
     @property
     def bodies(self) -> list[bytes]:
-        """The bodies of all messages received so far, in order."""
+        """The bodies of all messages received, in order."""
         return [event.body for event in self.events if isinstance(event, MessageReceived)]
 
-    def begin(self, session: Session) -> None:
-        """A new session takes the place of the last one, if any."""
+    def start_session(self, session: Session) -> None:
+        """Replace the session, if there is one, by a new one."""
         if hasattr(self, "session"):
-            self.lost += self.session.unconfirmed()
-        self._untaken.clear()
+            self.lost += self.session.outbound.unconfirmed()
+        self._unacked.clear()
         self.session = session
 
     def send(self, body: bytes, *, name: str = "", bulk: bool = False) -> None:
-        """Sends a message; see :meth:`Session.send` for what it may raise."""
-        self.session.send(Operation.MESSAGE, name.encode(), body, is_bulk=bulk)
+        """Send a message.
+
+        :raises MessageTooLarge: when the peer does not accept a message of that size.
+        :raises BufferFull: when the send buffer has no space.
+        :raises LineClosed: after the end of the session.
+        """
+        self.session.outbound.send(Operation.MESSAGE, name.encode(), body, is_bulk=bulk)
 
     def send_datagram(self, body: bytes, *, name: str = "") -> bool:
-        """Sends a datagram; see :meth:`Session.send_datagram` for what it returns and may raise."""
+        """Send a datagram and return ``True``, or drop it where it cannot be written soon.
+
+        :raises MessageTooLarge: when name and body are too long for a datagram.
+        :raises LineClosed: after the end of the session.
+        """
         return self.session.send_datagram(encode_datagram(name.encode(), body, is_packed=False))
 
     def collect(self) -> None:
-        """Fetches what the session has to tell."""
+        """Fetch the events and datagrams of the session."""
         self.datagrams += self.session.next_datagrams()
         events = self.session.next_events()
         self.events += events
-        self._untaken += [event for event in events if isinstance(event, MessageReceived)]
+        self._unacked += [event for event in events if isinstance(event, MessageReceived)]
         if self.auto_ack:
             self.ack_all()
 
     def ack_all(self) -> None:
-        """The application takes what it has not taken yet."""
-        for message in self._untaken:
-            self.session.ack(message)
-        self._untaken.clear()
+        """Acknowledge all messages that are not acknowledged yet."""
+        for message in self._unacked:
+            self.session.inbound.ack(message)
+        self._unacked.clear()
 
 
 class Pair:
-    """A client's session and a server's, joined by one :class:`Link` at a time, under one :class:`Clock`."""
+    """A client session and a server session, joined by one :class:`Link` at a time, under one :class:`Clock`.
+
+    :param seed: determines all random choices.
+    :param auto_ack: whether the applications of both sides acknowledge messages as they arrive.
+    """
 
     def __init__(
         self,
@@ -184,10 +189,12 @@ class Pair:
         self.epoch: int = 0
 
     def connect(self, link: Link | None = None) -> bool:
-        """Joins the two over a new transport by a real handshake, and says whether a session was resumed.
+        """Join the two sides over a new transport by a real handshake; return whether a session was resumed.
 
-        The client leaves its old transport; the server is not told of that and is taken over. Raises
-        :class:`ConnectFailed` when the link does not carry the handshake through. Carries nothing else yet.
+        The client leaves its old transport; the server does not notice that, and its session moves to the new one. Only
+        the handshake is transferred.
+
+        :raises ConnectFailed: when the link breaks during the handshake.
         """
         self.link = link or Link(self.random)
         link = self.link
@@ -215,43 +222,45 @@ class Pair:
                 self.server.session.receive_link_lost()
             raise ConnectFailed("the link ended before WELCOME")
         if not welcome.resumed:
-            self.client.begin(self._session(self.client, welcome.limits, welcome.session, welcome.secret))
+            self.client.start_session(
+                self._session(self.client, welcome.limits, welcome.session, welcome.secret)
+            )
         self.client.session.attach(
             now, epoch=welcome.epoch, peer_received=welcome.received, phase=self.random.random()
         )
         return welcome.resumed
 
     def cut(self) -> None:
-        """The transport breaks and both sides notice; what was under way is lost."""
+        """Break the transport. Both sides notice; bytes in transit are lost."""
         self.link.cut_after_bytes = 0
         self.client.session.receive_link_lost()
         self.server.session.receive_link_lost()
 
-    def forget(self) -> None:
-        """The server loses its session; the next :meth:`connect` begins a new one."""
+    def lose_server_session(self) -> None:
+        """Remove the session of the server; the next :meth:`connect` starts a new one."""
         self.server.session.receive_link_lost()
         self.server.session.abort()
 
     def transfer(self, sender: Side) -> int:
-        """Carries what one side has to send now to the other; returns the bytes written."""
+        """Transfer the bytes that one side has to send now; return the number of bytes written."""
         receiver = self.server if sender is self.client else self.client
         written = 0
         while data := sender.session.data_to_send(self.clock.now):
             written += len(data)
             for piece in self.link.carry(data):
-                receiver.session.receive_data(piece, self.clock.now, epoch=self.epoch)
+                receiver.session.receive_data(piece, self.clock.now)
                 receiver.collect()
             if self.link.is_cut:
                 self.cut()
         return written
 
     def deliver(self) -> None:
-        """Carries bytes both ways until neither side has anything to send at this time."""
+        """Transfer bytes in both directions until neither side has any to send at this time."""
         while self.transfer(self.client) + self.transfer(self.server):
             pass
 
     def advance(self, seconds: float) -> None:
-        """Lets that much time pass: carries bytes and wakes each side whenever it asked to be."""
+        """Advance the time: transfer bytes, and call each side when its timers are due."""
         end = self.clock.now + seconds
         for _ in range(STEPS_MAX):
             self.deliver()
@@ -261,31 +270,31 @@ class Pair:
             self.wake()
             if due >= end:
                 return
-        raise AssertionError("a timer never moves on")
+        raise AssertionError("a timer stays due: time does not advance")
 
     def wake(self) -> None:
-        """Tells both sides the time, and carries what they say to it."""
+        """Call the timers of both sides, and transfer the bytes they send."""
         for side in (self.client, self.server):
             side.session.handle_timeout(self.clock.now)
             side.collect()
         self.deliver()
 
     def _welcome(self, hello: Hello, nonce: bytes) -> Welcome:
-        """The server attaches, to the session the client proves to know or to a new one, and says so."""
+        """Attach the server to the proven session or to a new one; return its WELCOME."""
         resume, received = hello.resume, 0
         if resume is not None and self._is_proven(resume, nonce):
             received = resume.received
         else:
             resume = None
             session_id, secret = self.random.randbytes(SESSION_ID_BYTES), self.random.randbytes(SECRET_BYTES)
-            self.server.begin(self._session(self.server, hello.limits, session_id, secret))
+            self.server.start_session(self._session(self.server, hello.limits, session_id, secret))
         session = self.server.session
         welcome = Welcome(
             session=session.session_id,
             secret=session.secret,
             epoch=session.epoch + 1,
             resumed=resume is not None,
-            received=session.received,
+            received=session.inbound.received,
             heartbeat=self.heartbeat,
             limits=self.server.limits,
             resume_window_s=120.0,

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from landline.codes import Operation
 from landline.errors import ConfigurationError, MessageTooLarge, ProtocolError
-from landline.session.auth import IDENTITY_BYTES_MAX
-from landline.session.frames import FLAG_PACKED, NAME_BYTES_MAX
+from landline.session.constants import FLAG_PACKED, IDENTITY_BYTES_MAX, NAME_BYTES_MAX
 
 DATAGRAM_VERSION: Final = 1
 DATAGRAM_BYTES_MAX: Final = 1200

@@ -126,7 +126,7 @@ async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(flee
         with pytest.raises(landline.MessageTooLarge):
             await line.request(name, body)
         # It does not care what the server takes.
-        line._driver.session._peer_limits = landline.Limits(message_bytes=16 * 1024 * 1024)
+        line._driver.session.outbound.peer_limits = landline.Limits(message_bytes=16 * 1024 * 1024)
         with pytest.raises(landline.LandlineError):
             await line.request(name, body, timeout=20)
         await until(lambda: line.is_closed)

@@ -12,8 +12,10 @@ import pytest
 import landline
 from landline.codes import Code
 from landline.session.auth import Anonymous
-from landline.session.frames import Kind
-from landline.session.handshake import Bye, ClientHandshake, Limits, ServerHandshake, encode_body
+from landline.session.bodies import Bye, encode_body
+from landline.session.constants import Kind
+from landline.session.handshake import ClientHandshake, ServerHandshake
+from landline.session.settings import Limits
 from landline.transports.base import MESSAGE_BYTES_MAX
 from landline.transports.linger import DISCARD_BYTES_MAX
 

@@ -155,12 +155,12 @@ async def test_a_peer_that_does_not_read_stops_its_sender_only(until, quick):
             if other._driver.link.transport.get_write_buffer_size() > 60_000:
                 break
             await asyncio.sleep(0)
-        await until(lambda: not other._session._can_write)
+        await until(lambda: not other._driver.session.outbound.can_write)
         line._driver.link.transport.resume_reading()
         assert [len(message) async for message in first(line, len(sent))] == [1_000_000] + [500_000] * (
             len(sent) - 1
         )
-        await until(lambda: other._session._can_write)
+        await until(lambda: other._driver.session.outbound.can_write)
 
 
 async def test_a_line_that_closes_says_bye_then_closes_the_websocket_then_tcp(quick, until):
