@@ -108,7 +108,7 @@ def test_the_journal_gets_priorities_and_no_time():
 
 @pytest.mark.parametrize("kind", LogFormat)
 @pytest.mark.parametrize("colours", [False, True])
-def test_what_a_peer_says_stays_in_its_field_and_in_its_line(kind, colours):
+def test_text_of_peers_stays_in_its_field_and_line(kind, colours):
     log = Log(kind, colours=colours)
     log.events.info("machine_joined", machine=NASTY)
     log.stdlib.info("joined as %s", NASTY)

@@ -151,7 +151,7 @@ ORDER = {
         (Postponed, {"granted": True}, {"due_in_s": math.nan}),
     ],
 )
-def test_what_an_agent_does_not_take(kind: Any, body: Any, changes: Any) -> None:
+def test_orders_that_an_agent_refuses(kind: Any, body: Any, changes: Any) -> None:
     """A time that is no number ended the agent: it is on the machine to stay."""
     take(kind, body)
     with pytest.raises(msgspec.ValidationError):

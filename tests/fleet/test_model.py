@@ -22,7 +22,7 @@ def test_no_state_follows_itself() -> None:
 
 
 @pytest.mark.parametrize("state", sorted(FINAL_STATES))
-def test_final_states_lead_nowhere_but_for_an_unknown_outcome_that_is_settled(state: ExecutionState) -> None:
+def test_only_an_unknown_final_state_leads_on(state: ExecutionState) -> None:
     assert LIFE_CYCLE[state] == ({S.DONE, S.FAILED} if state is S.UNKNOWN else set())
 
 
@@ -67,7 +67,7 @@ def test_nothing_begins_twice() -> None:
     assert set(reached) == {S.ACTING, S.DONE, S.FAILED, S.UNKNOWN}
 
 
-def test_what_has_begun_can_no_longer_be_stopped() -> None:
+def test_started_executions_cannot_be_cancelled() -> None:
     for state in ExecutionState:
         if state.has_started:
             assert not LIFE_CYCLE[state] & {S.CANCELLED, S.REFUSED, S.EXPIRED}

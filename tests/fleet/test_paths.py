@@ -47,7 +47,7 @@ def test_a_users_places_in_order(variables, tmp_path):
     assert control_sockets() == (tmp_path / "landline" / "control.sock", temporary, SYSTEM)
 
 
-def test_what_logind_made_is_found_without_the_variable(variables, monkeypatch):
+def test_the_directory_of_logind_is_found_without_the_variable(variables, monkeypatch):
     variables(4_000_000_001)
     of_user = Path("/run/user/4000000001")
     is_dir = Path.is_dir
@@ -56,14 +56,14 @@ def test_what_logind_made_is_found_without_the_variable(variables, monkeypatch):
     assert len(control_sockets()) == 3
 
 
-def test_a_unit_says_where_its_socket_is(variables):
+def test_a_unit_determines_its_socket(variables):
     variables(4_000_000_001, RUNTIME_DIRECTORY="/run/landline:/run/other")
     assert control_socket() == SYSTEM
     assert SYSTEM in control_sockets()
 
 
 @pytest.mark.parametrize("user", [0, 4_000_000_001])
-def test_what_was_named_is_the_only_place(variables, tmp_path, user):
+def test_an_explicit_directory_is_the_only_one(variables, tmp_path, user):
     variables(user, LANDLINE_RUNTIME_DIR=str(tmp_path), XDG_RUNTIME_DIR="/x", RUNTIME_DIRECTORY="/y")
     assert control_socket() == tmp_path / "control.sock"
     assert control_sockets() == (tmp_path / "control.sock",)

@@ -42,7 +42,7 @@ def names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir())
 
 
-def test_what_was_written_is_read_and_private_whatever_the_mask(directory: Path) -> None:
+def test_files_are_private_whatever_the_umask(directory: Path) -> None:
     path = directory / "secret"
     mask = os.umask(0)
     try:
@@ -96,7 +96,7 @@ def test_a_link_with_the_name_of_a_temporary_file_is_not_followed(
     assert (directory / name).is_symlink()
 
 
-def test_what_is_no_regular_file_is_refused(directory: Path) -> None:
+def test_a_special_file_is_refused(directory: Path) -> None:
     os.mkfifo(directory / "pipe")
     with pytest.raises(UnsafeFile, match="is not a regular file"):
         read_private_file(directory / "pipe")

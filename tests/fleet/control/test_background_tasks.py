@@ -25,7 +25,7 @@ async def test_all_that_runs_is_cancelled_and_waited_for() -> None:
     await tasks.stop()
 
 
-async def test_what_a_task_raises_is_logged(until, caplog) -> None:
+async def test_exceptions_of_tasks_are_logged(until, caplog) -> None:
     tasks = BackgroundTasks()
 
     async def fail() -> None:

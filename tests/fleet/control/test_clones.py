@@ -32,7 +32,7 @@ def claimant(name: str = "pc1", **changes: Any) -> Claimant:
     )
 
 
-# Who is who.
+# Who is who
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_when_two_are_one_machine(known: dict[str, Any], new: dict[str, Any], sa
     assert clones.is_same(claimant(**known), claimant(**new)) is same
 
 
-def test_who_comes_again_takes_its_own_place() -> None:
+def test_a_returning_claimant_replaces_its_entry() -> None:
     first, second = claimant("pc1"), claimant("pc2")
     both = clones.arrived((second,), first)
     assert both == (first, second)
@@ -87,7 +87,7 @@ def test_only_so_many_are_remembered() -> None:
     }
 
 
-def test_who_has_got_an_identity_of_its_own() -> None:
+def test_a_machine_with_a_new_identity_is_no_claimant() -> None:
     three = (claimant("pc1"), claimant("pc2"), claimant("pc3"))
     joined = Facts(name="pc2", boot_id="pc2-boot-1")
     assert clones.identified(three, joined) == (three[0], three[2])
@@ -108,7 +108,7 @@ def test_hardware_that_speaks_against_one_machine() -> None:
     assert clones.is_same_hardware(cards(MAC_1), cards())
 
 
-# Over lines.
+# Over lines
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ async def test_both_machines_of_a_cloned_identity_are_shown_and_stay_connected(
 
 
 @pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN, Action.WAKE])
-async def test_no_job_is_begun_on_a_cloned_identity(fleet, until, quick, action: Action) -> None:
+async def test_cloned_identity_gets_no_job(fleet, until, quick, action: Action) -> None:
     await fleet.start()
     pc1, pc2 = await pair(fleet, until)
     [execution] = (await fleet.order(action, "pc1", queue_for_s=3600.0)).executions
@@ -172,7 +172,7 @@ async def test_no_job_is_begun_on_a_cloned_identity(fleet, until, quick, action:
     assert (pc1.acted, pc2.acted) == ([], [])
 
 
-async def test_what_was_open_when_a_clone_appeared_is_refused(fleet, until, quick, person, ada) -> None:
+async def test_open_executions_are_refused_when_a_clone_appears(fleet, until, quick, person, ada) -> None:
     await fleet.start()
     prompt = person()
     pc1 = fleet.machine("pc1", id="one-identity", persons=(ada,), prompt=prompt)
@@ -188,7 +188,7 @@ async def test_what_was_open_when_a_clone_appeared_is_refused(fleet, until, quic
     assert (pc1.acted, pc2.acted) == ([], [])
 
 
-async def test_leave_that_was_given_is_not_given_again(fleet, until, quick) -> None:
+async def test_grant_is_not_repeated_for_a_cloned_identity(fleet, until, quick) -> None:
     await fleet.start()
     pc1 = fleet.machine("pc1", id="one-identity")
     pc1.may_act.clear()
@@ -203,7 +203,7 @@ async def test_leave_that_was_given_is_not_given_again(fleet, until, quick) -> N
     assert "its identity is cloned" in grant.reason
 
 
-async def test_no_leave_is_given_while_it_is_found_out_who_is_who(fleet, until, quick, monkeypatch) -> None:
+async def test_no_grant_is_given_while_an_older_line_is_probed(fleet, until, quick, monkeypatch) -> None:
     """The answer to the ping is on its way when the first machine asks."""
     await fleet.start()
     pc1 = await fleet.machine("pc1", id="one-identity").boot()
@@ -228,7 +228,7 @@ async def test_no_leave_is_given_while_it_is_found_out_who_is_who(fleet, until, 
     assert not (await asking).granted
 
 
-async def test_a_machine_that_got_an_identity_of_its_own_ends_it(fleet, until, quick) -> None:
+async def test_a_new_identity_ends_the_mark(fleet, until, quick) -> None:
     await fleet.start()
     pc1, pc2 = await pair(fleet, until)
     await pc2.kill_agent()
@@ -245,7 +245,7 @@ async def test_a_machine_that_got_an_identity_of_its_own_ends_it(fleet, until, q
     assert (pc1.acted, pc2.acted) == ([Action.LOG_OFF], [Action.LOG_OFF])
 
 
-async def test_the_one_that_waits_joins_when_the_other_got_an_identity_of_its_own(fleet, until) -> None:
+async def test_refused_clone_joins_when_the_other_has_a_new_identity(fleet, until) -> None:
     """At once, without waiting for the time at which it would ask again."""
     await fleet.start()
     pc1, pc2 = await pair(fleet, until)
@@ -307,10 +307,10 @@ async def test_a_clone_is_not_the_proof_of_a_restart(fleet, until) -> None:
     await fleet.reached(job, ExecutionState.DONE)
 
 
-# What is no clone.
+# What is no clone
 
 
-async def test_a_line_that_is_half_open_leads_to_no_other_machine(fleet, until) -> None:
+async def test_half_open_line_is_no_clone(fleet, until) -> None:
     fleet.control_timing = msgspec.structs.replace(fleet.control_timing, probe_timeout_s=0.2)
     await fleet.start()
     async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:

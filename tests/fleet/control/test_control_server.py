@@ -27,7 +27,7 @@ from landline.fleet.model import Action, ExecutionState, PresenceState, Unasked
 NOW = Answer(choice=Choice.NOW)
 
 
-# What is asked of it.
+# What is asked of it
 
 
 async def test_an_offline_machine_is_refused_with_the_cause(fleet) -> None:
@@ -83,7 +83,7 @@ async def test_a_request_id_makes_one_job_only(fleet) -> None:
     assert len(await fleet.control.jobs(10)) == 1
 
 
-async def test_a_request_is_recognised_after_a_restart_and_when_its_targets_match_nothing_any_more(
+async def test_a_repeated_request_is_recognised_after_a_restart_and_without_matching_targets(
     fleet,
 ) -> None:
     await fleet.start()
@@ -188,7 +188,7 @@ async def test_targets_are_resolved_before_anything_is_sent(fleet) -> None:
     assert (status.machines, status.online) == (3, 3)
 
 
-async def test_one_cancellation_stops_every_machine_that_has_not_begun(fleet, until) -> None:
+async def test_cancellation_stops_every_execution_that_has_not_started(fleet, until) -> None:
     await fleet.start()
     machines = [await fleet.machine(f"lab-{number}").boot() for number in range(1, 4)]
     job = await fleet.order(Action.RESTART, "lab-*", delay_s=3600.0)
@@ -199,7 +199,7 @@ async def test_one_cancellation_stops_every_machine_that_has_not_begun(fleet, un
     assert await fleet.control.cancel_job(job.job.id, CancelRequest()) == view
 
 
-async def test_what_the_disk_does_not_take_is_not_accepted(fleet, monkeypatch) -> None:
+async def test_a_job_that_cannot_be_stored_is_not_accepted(fleet, monkeypatch) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
 
@@ -214,7 +214,7 @@ async def test_what_the_disk_does_not_take_is_not_accepted(fleet, monkeypatch) -
     assert machine.acted == []
 
 
-async def test_a_caller_that_goes_away_leaves_no_job_that_never_begins(fleet, monkeypatch, until) -> None:
+async def test_a_cancelled_request_still_starts_its_stored_job(fleet, monkeypatch, until) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     add_job, gate = fleet.storage.add_job, asyncio.Event()
@@ -240,7 +240,7 @@ async def test_a_caller_that_goes_away_leaves_no_job_that_never_begins(fleet, mo
     assert machine.acted == [Action.LOG_OFF]
 
 
-# Updates.
+# Updates
 
 
 async def test_a_subscriber_gets_a_snapshot_and_then_every_change(fleet) -> None:
@@ -291,7 +291,7 @@ async def test_a_slow_subscriber_gets_a_new_snapshot(fleet, monkeypatch, until) 
     await updates.aclose()
 
 
-async def test_a_snapshot_holds_what_is_not_over(fleet) -> None:
+async def test_a_snapshot_contains_the_unfinished_jobs(fleet) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     await fleet.over(await fleet.order(Action.LOG_OFF))
@@ -304,7 +304,7 @@ async def test_a_snapshot_holds_what_is_not_over(fleet) -> None:
     assert machine.acted == [Action.LOG_OFF]
 
 
-# Its own end and return.
+# Its own end and return
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
@@ -368,7 +368,7 @@ async def test_jobs_in_every_state_survive_the_control_server(fleet, person, ada
     assert delivered.known.presence.state is PresenceState.ONLINE
 
 
-async def test_nothing_acts_twice_however_often_the_control_server_dies(fleet) -> None:
+async def test_nothing_acts_twice_when_the_control_server_is_killed(fleet) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     jobs = []
@@ -382,10 +382,10 @@ async def test_nothing_acts_twice_however_often_the_control_server_dies(fleet) -
     assert len(machine.acted) == 5
 
 
-# Clocks.
+# Clocks
 
 
-async def test_a_clock_that_was_set_back_is_followed_when_nobody_waits_for_a_deadline(fleet, until) -> None:
+async def test_a_clock_that_was_set_back_is_followed_when_no_deadline_is_pending(fleet, until) -> None:
     fleet.clock = SteadyClock(fleet.now)
     await fleet.start()
     machine = await fleet.machine().boot()
@@ -414,7 +414,7 @@ async def test_a_clock_that_was_set_back_is_followed_when_nobody_waits_for_a_dea
     await until(lambda: fleet.clock.ahead_s < 1)
 
 
-async def test_an_agent_that_asks_without_a_pause_is_kept_to_its_pace(fleet, monkeypatch) -> None:
+async def test_requests_of_one_agent_are_throttled(fleet, monkeypatch) -> None:
     """Each report may be a write to disk and news for everybody; those of others are worked on meanwhile."""
     monkeypatch.setattr(pace, "REQUESTS_AT_ONCE", 3)
     monkeypatch.setattr(pace, "REQUEST_EVERY_S", 3600.0)

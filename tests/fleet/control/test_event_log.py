@@ -58,7 +58,7 @@ def test_the_list_is_the_documents():
     }
 
 
-def test_no_field_hides_what_every_line_has():
+def test_no_field_hides_a_standard_field():
     reserved = {"time", "level", "logger", "event", "exception", "exc_info", "_record", "_from_structlog"}
     assert not reserved & {field for event in EVENTS.values() for field in event.fields}
 
@@ -147,7 +147,7 @@ async def test_a_job_from_the_order_to_its_end(fleet, seen, person, ada, until):
     assert seen.names().count("job_accepted") == 1
 
 
-async def test_an_execution_that_is_over_at_once_and_one_that_is_cancelled(fleet, seen):
+async def test_executions_that_end_at_once_or_are_cancelled(fleet, seen):
     await fleet.start()
     machine = await fleet.machine().boot()
     job = await fleet.order(Action.RESTART, delay_s=600.0)
@@ -166,7 +166,7 @@ async def test_an_execution_that_is_over_at_once_and_one_that_is_cancelled(fleet
     assert seen.names(state="refused") == ["execution_ended"]
 
 
-async def test_an_order_that_is_refused(fleet, seen):
+async def test_a_refused_job_request(fleet, seen):
     await fleet.start()
     with pytest.raises(OperationError):
         await fleet.order(Action.RESTART, "nope", requested_by="bo@desk")
@@ -174,7 +174,7 @@ async def test_an_order_that_is_refused(fleet, seen):
     assert (refused["by"], refused["targets"], refused["code"]) == ("bo@desk", ("nope",), "unknown_target")
 
 
-async def test_a_disk_that_fails_is_logged_once_in_a_while(fleet, seen, monkeypatch, until):
+async def test_repeated_storage_failures_are_logged_at_intervals(fleet, seen, monkeypatch, until):
     await fleet.start()
     now = 100.0
     monkeypatch.setattr(event_log, "monotonic", lambda: now)
@@ -203,7 +203,7 @@ async def test_a_disk_that_fails_is_logged_once_in_a_while(fleet, seen, monkeypa
     monkeypatch.undo()
 
 
-def test_machines_that_flood_the_log_leave_room_for_operators(seen, monkeypatch):
+def test_events_of_machines_do_not_displace_those_of_operators(seen, monkeypatch):
     now = 100.0
     monkeypatch.setattr(event_log, "monotonic", lambda: now)
     monkeypatch.setattr(event_log, "PEERS_LINES_AT_ONCE", 3)
@@ -220,7 +220,7 @@ def test_machines_that_flood_the_log_leave_room_for_operators(seen, monkeypatch)
     assert seen.one("events_left_out")["count"] == 7
 
 
-async def test_a_level_that_is_not_logged_costs_nothing_and_says_nothing(caplog):
+async def test_a_disabled_level_logs_nothing(caplog):
     caplog.set_level(logging.WARNING, event_log.LOGGER)
     EventLog().event("control_stopped")
     assert caplog.records == []
@@ -247,7 +247,7 @@ def test_every_change_of_presence_is_an_event_with_its_fields(before, after, joi
     assert set(fields) | added == set(EVENTS[name].fields)
 
 
-def test_what_is_no_change_is_no_event():
+def test_no_change_is_no_event():
     it = presence(PresenceState.ONLINE)
     assert presence_event(it, it) is None
     assert presence_event(it, msgspec.structs.replace(it, address="10.0.0.8:1")) is None

@@ -17,10 +17,10 @@ from landline.fleet.messages import TEXT_CHARACTERS_MAX, Claim, Grant
 from landline.fleet.model import Action, ExecutionState, PresenceState
 from landline.testing import FaultProxy
 
-# Orders.
+# Orders
 
 
-async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_due(fleet) -> None:
+async def test_waiting_orders_are_sent_in_order_of_due_time(fleet) -> None:
     """Also when the control server was started again meanwhile."""
     await fleet.start()
     machine = await fleet.machine().boot()
@@ -47,7 +47,7 @@ async def test_what_waits_for_a_machine_reaches_it_in_the_order_in_which_it_is_d
     assert begun == messages
 
 
-async def test_an_agent_refuses_what_it_cannot_hold_and_outlives_the_control_server(fleet, until) -> None:
+async def test_an_agent_refuses_orders_beyond_its_limit(fleet, until) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     jobs = [await fleet.order(Action.LOG_OFF, delay_s=3600.0) for _ in range(ORDERS_MAX + 5)]
@@ -135,9 +135,7 @@ async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(flee
     assert not honest.task.done()
 
 
-async def test_a_question_whose_job_was_stopped_meanwhile_is_taken_off_the_screen(
-    fleet, person, ada, until
-) -> None:
+async def test_the_question_of_an_ended_job_is_withdrawn(fleet, person, ada, until) -> None:
     await fleet.start()
     cancelled = await fleet.machine("cancelled", persons=(ada,), prompt=person()).boot()
     expired = await fleet.machine("expired", persons=(ada,), prompt=person()).boot()
@@ -161,7 +159,7 @@ async def test_a_question_whose_job_was_stopped_meanwhile_is_taken_off_the_scree
     assert (cancelled.acted, expired.acted) == ([], [])
 
 
-async def test_nothing_acts_twice_however_often_links_break(fleet, until) -> None:
+async def test_nothing_acts_twice_when_links_break(fleet, until) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     done = []
@@ -175,7 +173,7 @@ async def test_nothing_acts_twice_however_often_links_break(fleet, until) -> Non
     assert fleet.joins[machine.id] == 1
 
 
-async def test_a_state_is_not_promised_on_before_the_disk_bears_it_out(fleet, monkeypatch) -> None:
+async def test_no_grant_is_based_on_a_state_that_is_not_on_disk(fleet, monkeypatch) -> None:
     """A claim whose record failed must not be granted to an agent that asked again in the meantime."""
     await fleet.start()
     machine = await fleet.machine().boot()
@@ -258,7 +256,7 @@ async def test_a_claim_records_acceptance_and_action_in_one_transaction(fleet, m
     ]
 
 
-# Waking.
+# Waking
 
 
 class NetworkCard(asyncio.DatagramProtocol):
@@ -269,7 +267,7 @@ class NetworkCard(asyncio.DatagramProtocol):
         self.packets.append(data)
 
 
-async def test_a_machine_is_woken_by_magic_packets_until_it_is_there(fleet, until) -> None:
+async def test_magic_packets_are_sent_until_the_machine_is_online(fleet, until) -> None:
     loop = asyncio.get_running_loop()
     transport, card = await loop.create_datagram_endpoint(NetworkCard, local_addr=("127.0.0.1", 0))
     fleet.waker = MagicPackets(host="127.0.0.1", port=transport.get_extra_info("sockname")[1])

@@ -66,7 +66,7 @@ def make_execution(state: ExecutionState = S.QUEUED, **changes: Any) -> Executio
     return Execution(**{**values, **changes})
 
 
-# Requests and targets.
+# Requests and targets
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def make_execution(state: ExecutionState = S.QUEUED, **changes: Any) -> Executio
         {"request_id": "x" * 101},
     ],
 )
-def test_values_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
+def test_values_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(OperationError) as caught:
         jobs.check_request(JobRequest(action=Action.RESTART, targets=("a",), **changes))
     assert caught.value.code == "bad_request"
@@ -161,14 +161,14 @@ def test_targets_that_are_a_mistake(
     assert len(caught.value.message) < 300
 
 
-def test_what_was_meant_is_found_among_many_names() -> None:
+def test_similar_names_are_suggested_among_many() -> None:
     many = [make_machine(f"room-{number:05}") for number in range(10_000)]
     with pytest.raises(OperationError, match="did you mean room-07"):
         resolve_targets(("room-0777x",), False, many)
     assert len(resolve_targets([machine.name for machine in many[:1000]], False, many)) == 1000
 
 
-# Planning.
+# Planning
 
 
 @pytest.mark.parametrize("state", P)
@@ -211,7 +211,7 @@ def test_plans_of_waking(state: PresenceState) -> None:
         assert "(MAC) is not known" in jobs.plan(job, make_machine(state=state), "j-1").detail
 
 
-# Orders.
+# Orders
 
 
 def test_an_order_counts_from_now() -> None:
@@ -225,7 +225,7 @@ def test_an_order_counts_from_now() -> None:
     assert jobs.order_for(make_job(), make_execution(postponed_s=60.0), T0).has_delay
 
 
-def test_an_order_that_comes_after_its_time_gives_the_delay_again() -> None:
+def test_an_order_after_its_due_time_gives_the_delay_again() -> None:
     job = make_job(delay_s=100.0, queue_for_s=3600.0)
     queued = make_execution(due_at=T0 + 100, expires_at=T0 + 3600)
     assert jobs.order_for(job, queued, T0 + 1000).due_in_s == 100.0
@@ -237,7 +237,7 @@ def test_an_order_that_comes_after_its_time_gives_the_delay_again() -> None:
     assert jobs.order_for(job, queued, T0 + 9999).expires_in_s == 0.0
 
 
-# Claims.
+# Claims
 
 
 def make_claim(boot_id: str = "boot-1", **changes: Any) -> Claim:
@@ -308,12 +308,12 @@ def test_a_late_claim_records_the_acceptance_and_the_expiry() -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in S if state.is_final])
-def test_a_claim_of_what_is_over_is_refused(state: ExecutionState) -> None:
+def test_a_claim_of_a_final_execution_is_refused(state: ExecutionState) -> None:
     grant, nothing = jobs.claim(make_execution(state, detail="why"), make_claim(), T0)
     assert (grant.granted, grant.reason, nothing) == (False, f"it is {state.value}: why", ())
 
 
-# Postponing and cancelling.
+# Postponing and cancelling
 
 
 def test_a_postponement_moves_due_time_and_expiry() -> None:
@@ -375,7 +375,7 @@ def test_postponements_that_are_refused() -> None:
 
 
 @pytest.mark.parametrize("state", S)
-def test_only_what_has_not_begun_is_cancelled(state: ExecutionState) -> None:
+def test_only_executions_that_have_not_started_are_cancelled(state: ExecutionState) -> None:
     cancelled = jobs.cancel(make_execution(state), T0 + 1, cancelled_by="root")
     if state.is_final or state is S.ACTING:
         assert cancelled is None
@@ -384,18 +384,18 @@ def test_only_what_has_not_begun_is_cancelled(state: ExecutionState) -> None:
         assert (cancelled.state, cancelled.detail) == (S.CANCELLED, "cancelled by root")
 
 
-def test_why_a_leave_is_not_given_is_no_longer_than_an_agent_takes() -> None:
+def test_the_reason_of_a_refused_claim_fits_into_its_field() -> None:
     cancelled = jobs.cancel(make_execution(S.PROMPTED), T0, cancelled_by="x" * 10_000)
     assert cancelled is not None
     grant, _ = jobs.claim(cancelled, make_claim(), T0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(grant), type=Grant) == grant
 
 
-# Deadlines.
+# Deadlines
 
 
 @pytest.mark.parametrize("state", BEFORE_ACTING)
-def test_what_has_not_begun_expires(state: ExecutionState) -> None:
+def test_executions_that_have_not_started_expire(state: ExecutionState) -> None:
     execution = make_execution(state)
     assert jobs.overdue(make_job(), execution, T0 + 179.999) is None
     expired = jobs.overdue(make_job(), execution, T0 + 180)
@@ -405,7 +405,7 @@ def test_what_has_not_begun_expires(state: ExecutionState) -> None:
 
 
 @pytest.mark.parametrize("action", Action)
-def test_what_began_and_shows_no_effect_is_unknown(action: Action) -> None:
+def test_an_action_without_a_visible_effect_is_unknown(action: Action) -> None:
     job, execution = make_job(action), make_execution(S.ACTING, expires_at=T0 + 1)
     longest = jobs.ACTING_S_MAX[action]
     assert jobs.overdue(job, execution, T0 + longest - 0.001) is None
@@ -415,11 +415,11 @@ def test_what_began_and_shows_no_effect_is_unknown(action: Action) -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in S if state.is_final])
-def test_what_is_over_is_never_late(state: ExecutionState) -> None:
+def test_final_executions_are_never_overdue(state: ExecutionState) -> None:
     assert jobs.overdue(make_job(), make_execution(state), 1e12) is None
 
 
-# Reports.
+# Reports
 
 
 def report(
@@ -439,7 +439,7 @@ def test_an_agent_is_not_believed_that_it_restarted(action: Action, state: Execu
         assert report(make_job(Action.LOG_OFF), state, S.DONE) is S.DONE
 
 
-def test_an_agent_is_not_believed_that_a_person_cancelled_who_may_not() -> None:
+def test_a_cancellation_that_is_not_allowed_is_ignored() -> None:
     for state in S:
         assert report(make_job(may_cancel=False), state, S.CANCELLED) is None
     assert report(make_job(), S.PROMPTED, S.CANCELLED) is S.CANCELLED
@@ -464,7 +464,7 @@ def test_reports_follow_the_life_cycle() -> None:
     assert report(make_job(), S.ACTING, S.FAILED) is S.FAILED
 
 
-# Goodbyes.
+# Goodbyes
 
 
 def gone(cause: Cause = Cause.SHUT_DOWN, execution_id: str = "j-1") -> Presence:
@@ -473,9 +473,7 @@ def gone(cause: Cause = Cause.SHUT_DOWN, execution_id: str = "j-1") -> Presence:
 
 @pytest.mark.parametrize("action", Action)
 @pytest.mark.parametrize("state", S)
-def test_a_machine_that_is_gone_settles_the_shutdown_that_made_it_go(
-    action: Action, state: ExecutionState
-) -> None:
+def test_a_gone_machine_completes_the_shutdown_that_made_it_go(action: Action, state: ExecutionState) -> None:
     job, execution = make_job(action), make_execution(state)
     after = complete_when_gone(job, execution, gone(), T0)
     if action is Action.SHUT_DOWN and S.DONE in LIFE_CYCLE[state]:
@@ -489,7 +487,7 @@ def test_a_machine_that_is_gone_settles_the_shutdown_that_made_it_go(
     assert complete_when_gone(job, execution, gone(Cause.AGENT_STOPPED), T0) is None
 
 
-# Joins.
+# Joins
 
 NOT_TOLD = None
 RUNNING = KnownExecution("j-1", S.ACTING, "", "boot-1", is_running=True)
@@ -536,7 +534,7 @@ DONE = KnownExecution("j-1", S.DONE, "", "boot-1")
         (Action.RESTART, "", NOT_TOLD, S.FAILED),
     ],
 )
-def test_what_had_begun_is_settled_by_the_join(
+def test_started_executions_are_reconciled_on_join(
     before: ExecutionState,
     action: Action,
     boot_id: str,
@@ -567,9 +565,7 @@ def test_what_had_begun_is_settled_by_the_join(
         ("", "", "; whether the machine was restarted cannot be told, because it has no boot id"),
     ],
 )
-def test_that_a_machine_was_not_restarted_is_said_only_where_it_is_known(
-    before: str, now: str, words: str
-) -> None:
+def test_the_detail_says_not_restarted_only_if_the_boots_are_known(before: str, now: str, words: str) -> None:
     execution = make_execution(S.ACTING, boot_id_before=before)
     settled = reconcile_on_join(make_job(), execution, make_machine(boot_id=now), JOURNALLED, T0 + 1)
     assert settled is not None
@@ -601,13 +597,13 @@ def test_another_machine_with_the_same_identity_proves_nothing(
         assert reconcile_on_join(make_job(action), execution, machine, RUNNING, T0 + 1) is None
 
 
-def test_the_machine_that_is_given_leave_is_remembered() -> None:
+def test_a_grant_records_the_boot_and_the_hardware() -> None:
     _, [acting] = jobs.claim(make_execution(S.ACCEPTED), make_claim(), T0, hardware="02:00:00:00:00:01")
     assert (acting.boot_id_before, acting.hardware_before) == ("boot-1", "02:00:00:00:00:01")
 
 
 @pytest.mark.parametrize("state", S)
-def test_what_has_not_begun_is_refused_when_the_identity_is_cloned(state: ExecutionState) -> None:
+def test_a_cloned_identity_refuses_executions_that_have_not_started(state: ExecutionState) -> None:
     refused = jobs.refuse_clone(make_execution(state), T0 + 1, "its identity is cloned")
     if state.is_final or state is S.ACTING:
         assert refused is None
@@ -618,7 +614,9 @@ def test_what_has_not_begun_is_refused_when_the_identity_is_cloned(state: Execut
 
 @pytest.mark.parametrize("state", BEFORE_ACTING)
 @pytest.mark.parametrize("action", [Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN])
-def test_what_had_not_begun_waits_or_expires(state: ExecutionState, action: Action) -> None:
+def test_executions_that_have_not_started_wait_or_expire_on_join(
+    state: ExecutionState, action: Action
+) -> None:
     execution, job, machine = make_execution(state), make_job(action), make_machine(boot_id="boot-2")
     assert reconcile_on_join(job, execution, machine, None, T0 + 179) is None
     expired = reconcile_on_join(job, execution, machine, None, T0 + 180)
@@ -636,7 +634,7 @@ def test_what_had_not_begun_waits_or_expires(state: ExecutionState, action: Acti
 
 
 @pytest.mark.parametrize("state", S)
-def test_a_machine_that_was_to_be_woken_is_there(state: ExecutionState) -> None:
+def test_a_join_completes_a_wake_up(state: ExecutionState) -> None:
     woken = reconcile_on_join(make_job(Action.WAKE), make_execution(state), make_machine(), None, T0)
     if S.DONE in LIFE_CYCLE[state]:
         assert woken is not None
@@ -656,7 +654,7 @@ def test_advancing_obeys_the_life_cycle(before: ExecutionState, after: Execution
         assert moved is None
 
 
-# Everything in any order.
+# Everything in any order
 
 
 class AnyOrder(RuleBasedStateMachine):

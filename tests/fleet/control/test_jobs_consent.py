@@ -24,7 +24,7 @@ def test_an_order_says_how_long_a_person_has_at_least(
 
 
 @pytest.mark.parametrize("unasked", Unasked)
-def test_an_order_says_what_happens_where_nobody_can_be_asked(unasked: Unasked) -> None:
+def test_an_order_carries_the_policy_for_unasked_persons(unasked: Unasked) -> None:
     assert jobs.order_for(make_job(unasked=unasked), make_execution(), T0).unasked is unasked
 
 
@@ -50,7 +50,7 @@ def test_an_agent_that_may_act_without_asking_gets_an_order_only_where_that_is_w
     assert bool(refusal) == (is_old and action is not Action.WAKE and unasked is not Unasked.ACT)
 
 
-def test_what_waited_for_a_person_expires_with_the_reason() -> None:
+def test_a_waiting_execution_expires_with_its_reason() -> None:
     waiting = make_execution(S.WAITING, detail="ada cannot be asked: no display")
     expired = jobs.overdue(make_job(), waiting, T0 + 180)
     assert expired is not None
@@ -63,7 +63,7 @@ def told(execution: Execution, state: ExecutionState, **known: str) -> Execution
     )
 
 
-def test_who_was_asked_and_who_answered_are_kept_apart() -> None:
+def test_asked_and_answering_persons_are_recorded_separately() -> None:
     asked = told(make_execution(), S.PROMPTED, asked="ada (:0), bob (tty3)", detail="asking ada, bob")
     assert asked is not None
     assert (asked.asked, asked.answered_by, asked.rounds) == ("ada (:0), bob (tty3)", "", 1)

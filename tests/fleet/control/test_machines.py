@@ -80,7 +80,7 @@ async def test_a_restarting_machine_that_stays_away_did_not_return(fleet, until)
     assert (await machine.shown(PresenceState.OFFLINE)).presence.cause is Cause.DID_NOT_RETURN
 
 
-async def test_after_an_orderly_stop_machines_are_not_said_to_be_lost(fleet) -> None:
+async def test_an_orderly_stop_does_not_mark_machines_as_lost(fleet) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     gone = await fleet.machine("lab-2").boot()
@@ -176,7 +176,7 @@ def test_facts_that_fit_are_kept_as_they_are() -> None:
     assert check_facts(facts) == facts
 
 
-async def test_names_that_change_hands_often_keep_nobody_out(fleet) -> None:
+async def test_names_that_change_owners_often_exclude_no_machine(fleet) -> None:
     await fleet.start()
     for number in range(3):
         machine = await fleet.machine("pc", id=f"aaaaaaaa-{number}").boot()
@@ -202,9 +202,7 @@ async def test_a_name_that_is_taken_and_handed_back_is_stored_at_once(fleet, cap
     assert "trying again" not in caplog.text
 
 
-async def test_what_is_not_stored_when_the_control_server_stops_is_stored_then(
-    fleet, until, monkeypatch
-) -> None:
+async def test_unsaved_machines_are_saved_when_the_control_server_stops(fleet, until, monkeypatch) -> None:
     await fleet.start()
     machines = [await fleet.machine(name).boot() for name in ("lab-1", "lab-2")]
     begun = []
@@ -229,7 +227,7 @@ async def test_what_is_not_stored_when_the_control_server_stops_is_stored_then(
     assert [machine.facts.os for machine in fleet.control.machines()] == ["Debian", "Debian"]
 
 
-async def test_of_facts_that_change_without_a_pause_the_latest_is_told(fleet, until) -> None:
+async def test_of_facts_that_change_fast_the_latest_is_published(fleet, until) -> None:
     """Each change is written and told to all who watch: a machine must not make that thousands a second."""
     await fleet.start()
     machine = await fleet.machine().boot()
@@ -250,7 +248,7 @@ async def test_of_facts_that_change_without_a_pause_the_latest_is_told(fleet, un
     assert "os 0" in told
 
 
-async def test_the_same_facts_again_are_no_news(fleet, until) -> None:
+async def test_unchanged_facts_change_nothing(fleet, until) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     before = fleet.control._registry[machine.id]
@@ -260,7 +258,7 @@ async def test_the_same_facts_again_are_no_news(fleet, until) -> None:
     assert fleet.control._registry[machine.id] is before
 
 
-async def test_facts_that_come_too_late_change_nothing(fleet, until) -> None:
+async def test_late_facts_of_a_replaced_line_change_nothing(fleet, until) -> None:
     await fleet.start()
     machine = await fleet.machine().boot()
     machines = fleet.control._machines

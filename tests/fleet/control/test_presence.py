@@ -51,7 +51,7 @@ def test_a_lost_link_and_its_return() -> None:
     ("cause", "state"),
     [(cause, P.OFFLINE if cause is Cause.AGENT_STOPPED else P.AWAY) for cause in Cause],
 )
-def test_a_goodbye_says_where_the_machine_went(cause: Cause, state: PresenceState) -> None:
+def test_a_goodbye_determines_the_presence(cause: Cause, state: PresenceState) -> None:
     for before in P:
         after = presence.said_goodbye(
             in_state(before), 120.0, join="a", cause=cause, detail="bye", execution_id="j-1"
@@ -97,7 +97,7 @@ def test_a_machine_that_shuts_down_is_offline_when_its_line_ended(cause: Cause) 
 
 
 @pytest.mark.parametrize("cause", [Cause.RESTARTING, *DOWN])
-def test_a_broken_link_does_not_show_that_a_machine_went(cause: Cause) -> None:
+def test_a_broken_link_does_not_prove_that_a_machine_went(cause: Cause) -> None:
     said = leaving(cause)
     assert presence.link_lost(said, 120.0, join="a", cause=Cause.LINK_LOST, detail="") is said
 
@@ -206,7 +206,7 @@ def test_an_older_join_never_changes_a_newer_presence(events: list[tuple[str, in
 
 
 @pytest.mark.parametrize("state", [P.ONLINE, P.SILENT, P.RESUMING])
-def test_a_start_of_the_control_server_waits_for_those_that_were_on(state: PresenceState) -> None:
+def test_a_started_control_server_waits_for_connected_machines(state: PresenceState) -> None:
     after = presence.after_server_start(in_state(state), 200.0)
     assert (after.state, after.cause, after.since_at, after.join) == (
         P.RESUMING,
@@ -220,12 +220,12 @@ def test_a_start_of_the_control_server_waits_for_those_that_were_on(state: Prese
     assert (gone.state, gone.cause) == (P.OFFLINE, Cause.SERVER_STARTED)
 
 
-def test_a_start_of_the_control_server_keeps_what_was_gone() -> None:
+def test_a_started_control_server_keeps_offline_machines() -> None:
     before = in_state(P.OFFLINE, Cause.SHUT_DOWN)
     assert presence.after_server_start(before, 200.0) is before
 
 
-def test_a_restart_that_takes_too_long_did_not_return() -> None:
+def test_a_restart_that_takes_too_long_is_offline() -> None:
     away = msgspec.structs.replace(in_state(P.AWAY, Cause.RESTARTING), gone_at=101.0)
     assert presence.overdue(away, 100.0 + presence.AWAY_MAX_S - 0.001) is away
     gone = presence.overdue(away, 100.0 + presence.AWAY_MAX_S)
@@ -233,7 +233,7 @@ def test_a_restart_that_takes_too_long_did_not_return() -> None:
     assert "15 minutes" in gone.detail
 
 
-def test_nothing_else_is_ever_overdue() -> None:
+def test_other_presences_are_never_overdue() -> None:
     for state in (P.ONLINE, P.SILENT, P.OFFLINE):
         before = in_state(state)
         assert presence.overdue(before, 1e9) is before

@@ -5,20 +5,20 @@ import pytest
 from landline.fleet.control.request_rate import REQUEST_EVERY_S, REQUESTS_AT_ONCE, RequestThrottle
 
 
-def test_so_many_come_without_a_pause_and_then_each_waits_for_the_one_before():
+def test_a_burst_is_not_delayed_and_later_requests_are_spaced():
     pace = RequestThrottle()
     assert [pace.wait_s(1000.0) for _ in range(REQUESTS_AT_ONCE)] == [0.0] * REQUESTS_AT_ONCE
     waits = [pace.wait_s(1000.0) for _ in range(3)]
     assert waits == pytest.approx([REQUEST_EVERY_S, 2 * REQUEST_EVERY_S, 3 * REQUEST_EVERY_S])
 
 
-def test_who_keeps_the_pace_never_waits():
+def test_requests_at_the_allowed_rate_never_wait():
     pace = RequestThrottle()
     for number in range(1000):
         assert pace.wait_s(number * REQUEST_EVERY_S) == 0.0
 
 
-def test_a_rest_gives_back_what_was_used_but_no_more():
+def test_a_pause_restores_the_burst_but_no_more():
     pace = RequestThrottle()
     for _ in range(REQUESTS_AT_ONCE):
         pace.wait_s(0.0)

@@ -24,7 +24,7 @@ def options(tmp_path: Path) -> ControlServerOptions:
     )
 
 
-async def test_the_first_start_makes_what_it_needs(options: ControlServerOptions) -> None:
+async def test_the_first_start_creates_its_files(options: ControlServerOptions) -> None:
     async with run_control_server(options) as running:
         assert running.http is None
         assert stat.S_IMODE(options.data.stat().st_mode) == 0o700
@@ -130,9 +130,7 @@ def test_a_token_is_made_once(tmp_path: Path) -> None:
         token_file(tmp_path / "none" / "token")
 
 
-def test_a_token_that_everybody_can_read_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_token_readable_by_all_users_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "token"
     token_file(path)
     assert caplog.text == ""

@@ -96,7 +96,7 @@ async def storage(path: Path) -> AsyncIterator[Storage]:
     await storage.close()
 
 
-# What goes in comes out.
+# What goes in comes out
 
 
 async def test_machines_come_back_as_they_were(path: Path) -> None:
@@ -248,7 +248,7 @@ async def test_executions_and_events_come_back_as_they_were(storage: Storage, st
     assert await storage.events_of("j2") == ()
 
 
-# Jobs and executions.
+# Jobs and executions
 
 
 async def test_a_request_id_stores_one_job_only(storage: Storage, path: Path) -> None:
@@ -364,7 +364,7 @@ async def test_a_row_that_cannot_be_read_is_named(
         await read_everything()
 
 
-# Opening and closing.
+# Opening and closing
 
 
 async def test_the_database_is_private_durable_and_checked(storage: Storage, path: Path) -> None:
@@ -506,7 +506,7 @@ async def test_a_closed_storage_says_so(path: Path) -> None:
     assert count(path, "jobs") == 1
 
 
-# Cancelling.
+# Cancelling
 
 
 async def test_a_cancelled_call_happened_entirely_or_not_at_all(storage: Storage) -> None:

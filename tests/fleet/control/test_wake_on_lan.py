@@ -25,5 +25,5 @@ def test_a_network_that_refuses_is_an_error() -> None:
         MagicPackets(host="256.256.256.256").wake(["02:00:00:00:00:01"])
 
 
-def test_the_default_is_everybody_near() -> None:
+def test_the_default_is_the_broadcast_address() -> None:
     assert (MagicPackets().host, MagicPackets().port) == ("255.255.255.255", 9)

@@ -136,7 +136,7 @@ async def test_a_body_that_is_no_text_is_refused(http):
         assert problem(response).code == "bad_request"
 
 
-async def test_what_was_sent_is_not_echoed_at_length(http):
+async def test_client_text_is_not_echoed_at_length(http):
     response = await http.post("/jobs", json={"action": "restart", "x" * 50_000: 1})
     assert len(problem(response).message) < 300
 
@@ -230,7 +230,7 @@ async def test_a_storage_error_says_whether_anything_was_done(
     "authorization",
     [None, "", "Bearer", "Bearer wrong", "Basic s3cret", "s3cret", "Bearer s3cret2", "Bearer s3créť"],
 )
-async def test_over_tcp_a_token_is_needed(operations, authorization):
+async def test_tcp_requires_a_token(operations, authorization):
     headers = {} if authorization is None else {"authorization": authorization.encode()}
     async with client(build_app(operations, token="s3cret")) as c:
         for path in ("/status", "/updates", "/openapi.json"):
@@ -281,7 +281,7 @@ def test_an_empty_token_is_refused(operations):
         build_app(operations, token=" ")
 
 
-# The stream of updates.
+# The stream of updates
 
 
 async def test_a_stream_carries_updates_and_keep_alives(operations):
@@ -304,7 +304,7 @@ async def test_a_stream_carries_updates_and_keep_alives(operations):
     await until(lambda: not operations.readers)
 
 
-async def test_a_stream_ends_with_its_source_and_hands_on_its_failure():
+async def test_a_stream_ends_with_its_source_and_raises_its_failure():
     async def source(failing):
         yield Snapshot(now_at=1, machines=(), jobs=())
         if failing:

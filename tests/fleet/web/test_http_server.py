@@ -109,7 +109,7 @@ async def test_a_live_socket_is_left_alone(operations, directory):
         assert path.exists()
 
 
-async def test_another_kind_of_file_is_left_alone(operations, directory):
+async def test_a_regular_file_is_left_alone(operations, directory):
     path = directory / "control.sock"
     path.write_text("mine")
     with pytest.raises(AddressInUse, match="exists and is not a socket; remove it"):
@@ -141,7 +141,7 @@ async def test_a_taken_port_is_one_sentence_and_nothing_is_left_behind(operation
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
-async def test_a_host_that_is_not_ours_is_named(operations, host):
+async def test_a_foreign_host_is_named(operations, host):
     with pytest.raises(CannotListen, match=f"Cannot listen on {host}:0: "):
         async with ApiServer(operations, tcp=(host, 0), token="s3cret"):
             pass
