@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -21,6 +22,7 @@ from landline.fleet.api import (
 from landline.fleet.model import Action
 from landline.fleet.web.app import BODY_BYTES_MAX, JOB_BODY_BYTES_MAX, build_app
 from landline.fleet.web.auth import is_allowed_host, is_bearer
+from landline.fleet.web.errors import STATUS_BY_CODE
 from landline.fleet.web.sse import event_stream
 
 BEARER = {"authorization": "Bearer s3cret"}
@@ -83,6 +85,13 @@ async def test_openapi_describes_the_same_structs(http):
     body = document["paths"]["/api/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
     assert body["schema"]["$ref"].endswith("/JobRequest")
     assert "operations" not in json.dumps(document["paths"])
+
+
+@pytest.mark.parametrize(("code", "status"), STATUS_BY_CODE.items())
+def test_the_document_lists_the_refusals(code, status):
+    document = (Path(__file__).parents[3] / "docs" / "fleet.md").read_text()
+    [row] = [line for line in document.splitlines() if line.startswith("| 4") and f"`{code}`" in line]
+    assert row.startswith(f"| {status} |")
 
 
 @pytest.mark.parametrize(
