@@ -128,7 +128,7 @@ async def test_a_refusal_keeps_its_code_and_sentence(http, operations, code, sta
             '{"action":"restart","targets":[1]}',
             "The field 'targets[0]' is invalid: expected `str`, got `int`.",
         ),
-        ('{"action":"restart","forse":true}', "The field 'forse' does not exist; leave it out."),
+        ('{"action":"restart","please":true}', "The field 'please' does not exist; leave it out."),
     ],
 )
 async def test_a_wrong_body_is_named_in_one_sentence(http, operations, body, sentence):
