@@ -1,7 +1,7 @@
 """The processes of the fairness row: ``python -m benchmarks.fairness_processes SIDE SCHEME DIRECTORY [URL]``.
 
-A server, an honest client with one small request every few milliseconds, and one connection that sends whatever it is
-told to as fast as the server takes it, and comes back at once when it is ended.
+A server, an honest client with one small request every few milliseconds, and one connection that sends a flood as fast
+as the server accepts it, and reconnects at once when it is closed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def ask(scheme: str, directory: Path, url: str) -> None:
             started = time.monotonic()
             while (asked := time.monotonic()) - started < seconds:
                 if await line.request("echo", PAYLOAD) != PAYLOAD:
-                    raise RuntimeError("an answer is not what was sent")
+                    raise RuntimeError("a response differs from its request")
                 answered = time.monotonic()
                 delays.append(answered - asked)
                 await asyncio.sleep(max(0.0, ASK_EVERY_S - (answered - asked)))
@@ -204,9 +204,9 @@ def same(frame: bytes, before: bytes = b"") -> Iterator[bytes]:
 
 def garbage() -> Iterator[bytes]:
     """Generate frames of every kind with random bytes, and invalid lengths."""
-    dice = random.Random(1)
+    rng = random.Random(1)
     while True:
-        yield dice.randbytes(BLOB_BYTES)
+        yield rng.randbytes(BLOB_BYTES)
 
 
 EMPTY_MESSAGE: Final = encode_data(1, 0, Operation.MESSAGE, 0, b"", b"x")

@@ -132,7 +132,7 @@ async def measure(ask: Ask, in_flight: int, seconds: float) -> dict[str, Any]:
         nonlocal count
         while not ended:
             if await ask(PAYLOAD) != PAYLOAD:
-                raise RuntimeError("an answer is not what was sent")
+                raise RuntimeError("a response differs from its request")
             count += 1
 
     async with asyncio.TaskGroup() as workers:

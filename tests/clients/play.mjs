@@ -1,4 +1,4 @@
-// Plays a scenario in Node: node play.mjs NAME OPTIONS, the latter in JSON. Prints what was found.
+// Run a scenario in Node: node play.mjs NAME OPTIONS, with the options as JSON. Prints the result.
 
 import { play } from "./scenarios.js";
 

@@ -55,10 +55,10 @@ async function talk({ direct }) {
         throw new Error("secret details");
       },
       huge: () => new Uint8Array(5_000_000),
-      passing: (_, { line }) => line.request("nobody"),
+      passing: (_, { line }) => line.request("missing"),
       slow: (_, { line }) => line.request("patient", null, { timeoutS: 0.05 }),
       translating: (_, { line }) =>
-        line.request("nobody").catch((error) => {
+        line.request("missing").catch((error) => {
           throw new RequestError(`no ${error.code}`, "on purpose");
         }),
       patient: (_, { signal }) => new Promise(() => signal.addEventListener("abort", () => cancelled.resolve("aborted"))),
@@ -76,7 +76,7 @@ async function talk({ direct }) {
     backwards: await ask("ask", ["double", 21]),
     nested: await ask("ask", ["later", [4, 5]]),
     failures: [
-      await failure(ask("nobody")),
+      await failure(ask("missing")),
       await failure(ask("tired")),
       await failure(ask("broken")),
       await failure(ask("huge")),
@@ -87,7 +87,7 @@ async function talk({ direct }) {
       await failure(line.send(() => {})),
     ],
     theirs: await ask("failures_of", [
-      "nobody",
+      "missing",
       "tired",
       "broken",
       "huge",
@@ -113,7 +113,7 @@ async function talk({ direct }) {
 
   for (let i = 0; i < 1000; i++) line.sendNow(i);
   await line.send("named", { name: "note" });
-  await line.send("of no handler", { name: "nobody" });
+  await line.send("of no handler", { name: "missing" });
   found.messages = [];
   for await (const message of line) {
     found.messages.push(message);
@@ -311,7 +311,7 @@ async function refuse({ direct, nothing }) {
   return {
     ended: await ended,
     token: await failure(open(direct, { auth: new SharedToken("another secret, just as long") })),
-    nobody: await failure(connect(direct)),
+    anonymous: await failure(connect(direct)),
     nothing: await failure(open(nothing, { backoff: once })),
     hint: await open(nothing, { backoff: once }).catch((error) => error.message.split("before it was open. ")[1]),
     late: await failure(open(nothing, { connectTimeoutS: 0.1 })),

@@ -454,7 +454,7 @@ async def test_messages_and_requests(play, until):
     async def note(line, value):
         there.append(value)
         line.send_nowait(value, name="note")
-        line.send_nowait(value, name="nobody")
+        line.send_nowait(value, name="missing")
 
     @server.on_line
     async def echo(line):
@@ -470,7 +470,7 @@ async def test_messages_and_requests(play, until):
     assert there == ["kiosk-7", "named"]
     assert found.pop("echoed") == [True] * 5 + ["object", "object"] + [True] * 4
     assert found.pop("theirs") == [
-        ["no_handler", landline.NoHandler("nobody").message],
+        ["no_handler", landline.NoHandler("missing").message],
         ["tired", "not today"],
         ["failed", 'the handler for "broken" failed'],
         [
@@ -532,7 +532,7 @@ async def test_datagrams(play):
 
     @server.on("unheard")
     def unheard(line, value):
-        return line.send_datagram("for nobody", name="nobody")
+        return line.send_datagram("without a handler", name="missing")
 
     async with listening(server) as endpoint:
         found = await play("datagrams", direct=str(endpoint))
@@ -770,7 +770,7 @@ async def test_failed_connections(play):
         found = await play("refuse", direct=str(endpoint), nothing=f"ws://127.0.0.1:{between.port}/line")
     assert found == {
         "token": "Rejected 203",
-        "nobody": "Rejected 203",
+        "anonymous": "Rejected 203",
         "nothing": "GaveUp",
         "hint": "Does a server run there, with the path /line? In a web application the path may be /line/, with the "
         "slash.",

@@ -52,7 +52,7 @@ from landline.signatures import check_function
 logger: Final = guarded_logger("landline")
 
 CONCURRENCY: Final = 8
-"""Default number of lines a file is sent to at the same time: each opens the file and fills a window of its own."""
+"""Default number of lines a file is sent to at the same time: each opens the file and fills a separate window."""
 
 OutgoingTransfers = dict[tuple[Line, bytes], "OutgoingTransfer"]
 """The active transfers, by line and transfer id."""
