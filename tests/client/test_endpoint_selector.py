@@ -3,13 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landline.client.endpoint_selector import (
-    ENDPOINTS_MAX,
-    PENALTY_S,
-    PENALTY_S_MAX,
-    SHORT_LINKS_MAX,
-    EndpointSelector,
-)
+from landline.client.endpoint_selector import EndpointSelector
 
 STABLE_S = 10.0
 ABC = ("a", "b", "c")
@@ -32,8 +26,8 @@ def test_the_better_endpoint_is_tried_again_after_a_while():
     selector = EndpointSelector(STABLE_S)
     selector.receive_failed("a", 0.0, "refused")
     selector.receive_connected("b", 1.0)
-    assert selector.order(ABC, PENALTY_S - 1)[0] == "b"
-    assert selector.order(ABC, PENALTY_S)[0] == "a"
+    assert selector.order(ABC, 600.0 - 1)[0] == "b"
+    assert selector.order(ABC, 600.0)[0] == "a"
 
 
 def test_each_further_failure_doubles_the_penalty():
@@ -41,7 +35,7 @@ def test_each_further_failure_doubles_the_penalty():
     now = 0.0
     for number in range(12):
         selector.receive_failed("a", now, "refused")
-        lasts_s = min(PENALTY_S_MAX, PENALTY_S * 2**number)
+        lasts_s = min(86_400.0, 600.0 * 2**number)
         assert selector.order(ABC, now + lasts_s - 1)[-1] == "a"
         now += lasts_s
         assert selector.order(ABC, now)[0] == "a"
@@ -67,7 +61,7 @@ def test_an_unusable_endpoint_is_left_out_until_its_penalty_ends():
     selector = EndpointSelector(STABLE_S)
     selector.receive_failed("a", 0.0, "not installed", is_unusable=True)
     assert selector.order(ABC, 1.0) == ["b", "c"]
-    assert selector.order(ABC, PENALTY_S) == ["a", "b", "c"]
+    assert selector.order(ABC, 600.0) == ["a", "b", "c"]
 
 
 def test_a_stable_link_clears_the_failures_of_its_endpoint():
@@ -79,12 +73,12 @@ def test_a_stable_link_clears_the_failures_of_its_endpoint():
     selector.receive_lost(10.0 + STABLE_S, "link lost")
     assert selector.failure_reasons(ABC) == ""
     selector.receive_failed("a", 30.0, "refused")
-    assert selector.order(ABC, 30.0 + PENALTY_S)[0] == "a"
+    assert selector.order(ABC, 30.0 + 600.0)[0] == "a"
 
 
 def test_short_links_count_as_a_failure_of_their_endpoint():
     selector = EndpointSelector(STABLE_S)
-    for number in range(SHORT_LINKS_MAX):
+    for number in range(2):
         assert selector.order(ABC, number)[0] == "a"
         selector.receive_connected("a", number)
         selector.receive_lost(number + STABLE_S / 2, "nothing heard")
@@ -116,9 +110,9 @@ def test_reset_clears_all_failures():
 
 def test_the_number_of_failure_records_has_a_limit():
     selector = EndpointSelector(STABLE_S)
-    for number in range(3 * ENDPOINTS_MAX):
+    for number in range(3 * 256):
         selector.receive_failed(f"r{number}", 0.0, "refused")
-    assert selector.records == ENDPOINTS_MAX
+    assert selector.records == 256
 
 
 @given(

@@ -405,6 +405,15 @@ async def test_a_broadcast_is_written_at_once_and_the_rest_of_the_turn_together(
         assert len(written) <= 3  # An acknowledgement or a ping may have come in between.
 
 
+async def test_a_broadcast_is_not_overtaken_by_a_later_message(pair):
+    server = landline.Server()
+    async with pair(server) as (line, other):
+        other.break_link()
+        server.broadcast("first")
+        other.send_nowait("second")
+        assert [await anext(line), await anext(line)] == ["first", "second"]
+
+
 async def test_a_broadcast_reaches_lines_that_are_away_when_they_are_back(pair):
     server = landline.Server()
     results = []

@@ -147,13 +147,13 @@ def _power_command(name: str, action: Action, help_text: str) -> click.Command:
     return click.command(name, help=help_text)(submit)
 
 
-logoff = _power_command(
+logoff: click.Command = _power_command(
     "logoff", Action.LOG_OFF, "Log off the persons at machines, and follow the job until it is over."
 )
-restart = _power_command(
+restart: click.Command = _power_command(
     "restart", Action.RESTART, "Restart machines, and follow the job until every one is back."
 )
-shutdown = _power_command(
+shutdown: click.Command = _power_command(
     "shutdown", Action.SHUT_DOWN, "Shut down machines, and follow the job until they are off."
 )
 

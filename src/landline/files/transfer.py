@@ -130,6 +130,10 @@ class SendWindow:
 
     __slots__ = ("chunk_bytes", "resumed_from", "sent_bytes", "size_bytes", "window_bytes", "written_bytes")
 
+    resumed_from: int
+    sent_bytes: int
+    written_bytes: int
+
     def __init__(self, size_bytes: int, accept: Accept, chunk_bytes: int, *, is_same: bool) -> None:
         """Open the window as the receiver's ACCEPT allows.
 

@@ -30,7 +30,7 @@ from landline.fleet.agent.prompt import Answer, Choice, Question
 from landline.fleet.demo.message_count import MESSAGE_NAME, MessageCount, SessionCount
 from landline.fleet.model import Action, Cause, Facts, Person
 
-logger = guarded_logger("landline.simulated")
+logger: Final = guarded_logger("landline.simulated")
 
 PERSONS: Final = ("ada", "grace", "edsger", "barbara", "alan", "margaret", "dennis", "frances")
 SYSTEMS: Final = ("Debian GNU/Linux 12", "Ubuntu 24.04 LTS", "Fedora Linux 41", "Windows 11 Education")
@@ -130,8 +130,8 @@ class SimulatedMachine:
         counts: MessageCount,
         every_s: float,
     ) -> None:
-        self.name = f"sim-{number:02d}"
-        self.mac_address = "02:00:00:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(3, "big"))
+        self.name: str = f"sim-{number:02d}"
+        self.mac_address: str = "02:00:00:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(3, "big"))
         self._id = str(uuid.UUID(bytes=rng.randbytes(16), version=4))
         self._url = url
         self._auth = SharedToken(token)
