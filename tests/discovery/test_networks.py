@@ -105,7 +105,9 @@ async def test_a_namesake_that_comes_later_is_logged(name, multicast, caplog, un
                 await until(lambda: "is announced as" in caplog.text)
             [record] = [each for each in caplog.records if "is announced as" in each.getMessage()]
             assert name in record.getMessage()
-            assert f"at port {endpoint.port - 1}; clients that go by the name refuse" in record.getMessage()
+            assert (
+                f"at port {endpoint.port - 1}; clients that connect by name will fail" in record.getMessage()
+            )
             assert "\x1b" not in record.getMessage()
     finally:
         await zeroconf.async_close()

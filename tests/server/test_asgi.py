@@ -235,7 +235,7 @@ async def test_plain_http_is_told_what_this_is():
         writer.close()
     assert answer.startswith("HTTP/1.1 426 ")
     assert "upgrade: websocket" in answer
-    assert "this is a line for programs that speak WebSocket" in answer
+    assert "this URL is for WebSocket clients of landline" in answer
 
 
 @pytest.mark.parametrize(("message", "code"), [("text", 1003), (b"x" * (MESSAGE_BYTES_MAX + 1), 1009)])
@@ -402,9 +402,11 @@ async def test_closing_comes_behind_what_was_written(carried, until):
     assert protocol.events == ["lost"]
 
 
-async def test_a_server_that_takes_nothing_is_left_in_time(carried, monkeypatch):
-    transport, asgi, protocol, running = carried
-    monkeypatch.setattr("landline.server.asgi.LINGER_TIMEOUT_S", 0.02)
+async def test_an_asgi_server_that_sends_nothing_is_dropped_after_the_time_limit():
+    asgi, protocol = Asgi(), Recorder()
+    transport = AsgiTransport({}, asgi.receive, asgi.send, protocol, linger_s=0.02)
+    running = asyncio.create_task(transport.run())
+    await asyncio.sleep(0)
     asgi.takes.clear()
     transport.write(b"goodbye")
     transport.close()
@@ -476,7 +478,7 @@ async def test_a_server_belongs_to_one_event_loop():
         await app({"type": "websocket", "headers": []}, asgi.receive, asgi.send)
 
     await begin()
-    with pytest.raises(RuntimeError, match="belongs to the event loop in which it began"):
+    with pytest.raises(RuntimeError, match="belongs to the event loop in which it started"):
         await asyncio.to_thread(asyncio.run, begin())
 
 
@@ -593,5 +595,5 @@ def test_signals_of_others_are_left_alone():
     during = asyncio.run(live())
     assert during[signal.SIGTERM] == before[signal.SIGTERM]
     assert "uvicorn" not in repr(during[signal.SIGINT])
-    assert "GoodbyeFirst" not in repr(during)
+    assert "SignalInterceptor" not in repr(during)
     assert {number: signal.getsignal(number) for number in before} == before

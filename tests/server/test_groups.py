@@ -42,14 +42,14 @@ def test_a_policy_is_said_once_or_the_same_again():
         (
             {"overflow": DROP_OLDEST},
             "the group 'room' was made with overflow=DROP_OLDEST, max_pending=3, not with overflow=DROP_OLDEST; "
-            "say it where the group is first asked for",
+            "give the policy in the first call only",
         ),
         (
             {"overflow": DROP_OLDEST, "max_pending": 4},
             "max_pending=3, not with overflow=DROP_OLDEST, max_pending=4",
         ),
         ({"overflow": DISCONNECT}, "not with overflow=DISCONNECT"),
-        ({"overflow": WAIT}, "a broadcast waits for nobody"),
+        ({"overflow": WAIT}, "a broadcast does not wait"),
         ({"overflow": "drop"}, "overflow='drop' is not a landline.OverflowPolicy"),
         ({"max_pending": 3}, "and needs DROP_OLDEST"),
     ],

@@ -1,1 +1,1 @@
-"""Servers on the local network, announced and found with multicast DNS."""
+"""Announce servers on the local network and find them, with multicast DNS."""

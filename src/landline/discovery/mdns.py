@@ -1,4 +1,4 @@
-"""Multicast DNS, spoken by the package zeroconf; see :mod:`landline.discovery.records`."""
+"""Multicast DNS with the package zeroconf; see :mod:`landline.discovery.records`."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ from landline.transports.urls import Endpoint
 logger: Final = guarded_logger("landline")
 
 SETTLE_S: Final = 0.5
-"""How long others may take to speak up after the one that is looked for: a responder whose answer others may have too
-waits 120 ms at most (RFC 6762 §6)."""
+"""How long to wait for further answers after the wanted one: a responder whose answer others may have too waits 120 ms
+at most (RFC 6762 §6)."""
 ANSWERS_MAX: Final = 256
-"""How many announcements are looked into in one search."""
+"""How many announcements one search examines."""
 SRV: Final = 33
-"""The type of the record that says at which host and port a service is (RFC 2782)."""
+"""The type of the record with the host and port of a service (RFC 2782)."""
 LABEL_BYTES_MAX: Final = 63
 """RFC 1035 §2.3.4."""
 RESOLVE_MS: Final = 3000
-"""How long the addresses of one announcement are asked for."""
+"""How long to query the addresses of one announcement."""
 PROBE_MS: Final = 2000
-"""How long it is asked whether a name is taken: time for two questions, for an answer that waits because it was given
-less than a second ago (RFC 6762 §6), and for a machine that is busy."""
+"""How long to query whether a name is taken: enough for two questions, for an answer that is delayed because it was
+sent less than a second ago (RFC 6762 §6), and for a busy machine."""
 
 
 class MdnsAnnouncer:
-    """One announced endpoint."""
+    """The announcement of one endpoint."""
 
     __slots__ = ("_zeroconf",)
 
@@ -65,21 +65,21 @@ class MdnsAnnouncer:
         self._zeroconf: AsyncZeroconf | None = zeroconf
 
     async def close(self) -> None:
-        """Withdraws it: says goodbye (RFC 6762, section 10.1). The second time does nothing."""
+        """Withdraw the announcement with a goodbye packet (RFC 6762 §10.1). Idempotent."""
         zeroconf, self._zeroconf = self._zeroconf, None
         if zeroconf is not None:
             await zeroconf.async_close()
 
 
-class _Namesake(RecordUpdateListener):
-    """Notices another server that is announced by the same name."""
+class _ConflictListener(RecordUpdateListener):
+    """Notices other servers that are announced by the same name."""
 
     def __init__(self, own: AsyncServiceInfo, name: str) -> None:
         self._own = own
         self._name = name
         self._known: set[tuple[str, int]] = set()
         self.has_precedence = False
-        """Whether there is one that keeps the name when both took it in the same moment."""
+        """Whether another server keeps the name if both were announced at the same moment."""
         self.is_logged = False
 
     def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
@@ -97,10 +97,10 @@ class _Namesake(RecordUpdateListener):
                 self.log(other)
 
     def log(self, other: tuple[str, int] | None = None) -> None:
-        """Log every namesake that is known, or one of them."""
+        """Log all known servers of the same name, or one of them."""
         for host, port in [other] if other is not None else sorted(self._known):
             logger.warning(
-                "another server is announced as %r too, by %r at port %d; clients that go by the name refuse to choose",
+                "another server is announced as %r too, by %r at port %d; clients that connect by name will fail",
                 self._name,
                 host[:80],
                 port,
@@ -108,7 +108,7 @@ class _Namesake(RecordUpdateListener):
 
 
 async def announce(endpoint: Endpoint, name: str) -> MdnsAnnouncer:
-    """See :class:`landline.discovery.records.Discovery`."""
+    """Announce an endpoint; see :class:`landline.discovery.records.Discovery`."""
     type_ = service_type(endpoint.scheme)
     addresses = await _own_addresses(endpoint)
     if not addresses:
@@ -126,17 +126,17 @@ async def announce(endpoint: Endpoint, name: str) -> MdnsAnnouncer:
     )
     zeroconf = await _open()
     try:
-        namesake = _Namesake(info, name)
+        conflicts = _ConflictListener(info, name)
         if await _is_taken(zeroconf, info):
             raise _taken(endpoint, name)
-        zeroconf.zeroconf.async_add_listener(namesake, None)
-        # Its own check asks for answers to this machine's port 5353 alone, where another program may get them.
+        zeroconf.zeroconf.async_add_listener(conflicts, None)
+        # zeroconf's own check asks for answers to this machine's port 5353, where another program may receive them.
         await (await zeroconf.async_register_service(info, cooperating_responders=True))
-        # Of two that asked in the same moment, both hear the other's announcement now.
-        if namesake.has_precedence:
+        # Two servers that probed at the same moment have received each other's announcement by now.
+        if conflicts.has_precedence:
             raise _taken(endpoint, name)
-        namesake.log()
-        namesake.is_logged = True
+        conflicts.log()
+        conflicts.is_logged = True
     except BaseException:
         await zeroconf.async_close()
         raise
@@ -144,10 +144,10 @@ async def announce(endpoint: Endpoint, name: str) -> MdnsAnnouncer:
 
 
 async def _is_taken(zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> bool:
-    """Whether another server answers to that name.
+    """Return whether another server answers to that name.
 
-    The answers are asked for by multicast, which everybody hears: an answer sent to one address and port reaches only
-    one of the programs that share them on this machine (RFC 6762, section 15.1).
+    The question asks for answers by multicast, which every program receives: an answer sent to one address and port
+    reaches only one of the programs that share them on this machine (RFC 6762 §15.1).
     """
     asked = AsyncServiceInfo(info.type, info.name)
     await asked.async_request(zeroconf.zeroconf, PROBE_MS, question_type=DNSQuestionType.QM)
@@ -162,7 +162,7 @@ def _taken(endpoint: Endpoint, name: str) -> AddressInUse:
 
 
 async def search(timeout_s: float, wanted: MdnsTarget | None) -> list[DiscoveredServer]:
-    """See :class:`landline.discovery.records.Discovery`."""
+    """Search for servers; see :class:`landline.discovery.records.Discovery`."""
     zeroconf = await _open()
     try:
         searching = _Search(zeroconf, wanted)
@@ -171,7 +171,7 @@ async def search(timeout_s: float, wanted: MdnsTarget | None) -> list[Discovered
                 await searching.is_found.wait()
                 await asyncio.sleep(SETTLE_S)
         except TimeoutError:
-            pass  # What was heard until now is the result.
+            pass  # The answers received until now are the result.
         finally:
             await searching.close()
     finally:
@@ -180,7 +180,7 @@ async def search(timeout_s: float, wanted: MdnsTarget | None) -> list[Discovered
 
 
 class _Search:
-    """Listens to announcements, and asks each for what it did not say by itself."""
+    """Collects announcements, and queries the records that an announcement lacks."""
 
     def __init__(self, zeroconf: AsyncZeroconf, wanted: MdnsTarget | None) -> None:
         self._zeroconf = zeroconf
@@ -204,7 +204,7 @@ class _Search:
     def _handle(
         self, *, zeroconf: object, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
-        """The browser's call."""
+        """Handle a change; called by the browser."""
         if state_change is ServiceStateChange.Removed:
             self.found.pop(name, None)
         elif not self._may_be_wanted(name.removesuffix(f".{service_type}")):
@@ -215,7 +215,7 @@ class _Search:
                 self._asking[name] = asyncio.get_running_loop().create_task(self._ask(service_type, name))
 
     def _may_be_wanted(self, label: str) -> bool:
-        """Whoever announces a thousand other names does not hide the one that is looked for."""
+        """Return whether the label may be the wanted one, so that a thousand other names cannot hide it."""
         wanted = self._wanted
         return wanted is None or not wanted.name or label.lower().rpartition(" ")[0] == wanted.name
 
@@ -223,7 +223,7 @@ class _Search:
         try:
             info = AsyncServiceInfo(type_, full_name)
             if not await info.async_request(self._zeroconf.zeroconf, RESOLVE_MS):
-                raise BadAnnouncement("it does not tell its address")
+                raise BadAnnouncement("it has no address")
             announcement = parse_record(
                 label=full_name.removesuffix(f".{type_}"),
                 type_=type_,
@@ -233,7 +233,7 @@ class _Search:
                 txt=info.properties,
             )
         except (BadAnnouncement, ZeroconfError) as error:
-            logger.warning("an announcement named %r is not used: %s", full_name[:80], error)
+            logger.warning("the announcement %r is ignored: %s", full_name[:80], error)
             return
         self.found[full_name] = announcement
         wanted = self._wanted
@@ -242,7 +242,7 @@ class _Search:
 
 
 def _interfaces() -> dict[str, Any]:
-    """Where multicast DNS is spoken: over IPv4, or over IPv6 where this machine has no IPv4 but on its loopback."""
+    """Return the interfaces for multicast DNS: IPv4, or IPv6 if this machine has IPv4 on its loopback only."""
     found = [
         (adapter.index, ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]))
         for adapter in ifaddr.get_adapters()
@@ -263,7 +263,7 @@ async def _open() -> AsyncZeroconf:
     except (OSError, RuntimeError) as error:
         # zeroconf raises RuntimeError when no interface can be used.
         raise OSError(errno.ENETUNREACH, f"multicast DNS is not possible here: {error}") from error
-    # It cannot be closed before it has begun; whoever is cancelled must not cancel that.
+    # zeroconf cannot be closed before its start is complete, so shield the start from cancellation.
     starting = asyncio.ensure_future(zeroconf.zeroconf.async_wait_for_start())
     try:
         await asyncio.shield(starting)
@@ -277,7 +277,7 @@ async def _open() -> AsyncZeroconf:
 
 
 async def _own_addresses(endpoint: Endpoint) -> list[str]:
-    """Where others on the network reach a listener of ours."""
+    """Return the addresses at which other machines reach the listener."""
     try:
         is_any = ipaddress.ip_address(endpoint.host).is_unspecified
     except ValueError:
@@ -299,6 +299,6 @@ async def _own_addresses(endpoint: Endpoint) -> list[str]:
 
 
 def _host_label(name: str) -> str:
-    """Names this machine's addresses: its own name alone may be that of others too, and stand for all of them."""
+    """Return a host name for this machine's addresses. The machine's name alone may not be unique on the network."""
     own = re.sub("[^A-Za-z0-9]+", "-", socket.gethostname().partition(".")[0])
     return f"{own[: LABEL_BYTES_MAX - 1 - len(name)]}-{name}".strip("-")

@@ -1,1 +1,1 @@
-"""The server's side: listen, admit, answer, broadcast, close in order."""
+"""The server side: listen, do handshakes, answer, broadcast, and close in order."""

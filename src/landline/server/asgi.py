@@ -1,7 +1,7 @@
 """Lines of a :class:`landline.Server` over the WebSockets of an ASGI server, such as uvicorn or Hypercorn.
 
-The ASGI server reads and writes the sockets; to a line, one of its WebSockets is a transport like others. The messages
-are those of docs/protocol.md §2.4, so that any client of ``ws://`` reaches it.
+The ASGI server reads and writes the sockets; to a line, each of its WebSockets is a transport like any other. The
+messages are those of docs/protocol.md §2.4, so every client of ``ws://`` can connect.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from landline.transports.urls import Endpoint
 logger: Final = guarded_logger("landline")
 
 HIGH_WATER_BYTES: Final = 64 * 1024
-"""What waits for the ASGI server above this makes the line pause; as much as asyncio's own transports let wait."""
+"""The line pauses when more than this waits to be sent; asyncio's own transports have the same limit."""
 LOW_WATER_BYTES: Final = HIGH_WATER_BYTES // 4
 
 Scope = MutableMapping[str, Any]
@@ -37,45 +37,46 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def asgi(server: Server, *, origins: tuple[str, ...] = (), handle_signals: bool = True) -> AsgiApp:
-    """An ASGI application whose WebSockets are lines of ``server``: serve it alone, or mount it under a path.
+    """Return an ASGI application whose WebSockets are lines of ``server``: serve it alone, or mount it under a path.
 
-    Served alone it closes the server when the ASGI server stops. Mounted in another application, which has a lifespan
-    of its own, that one calls :meth:`Server.close` at its end. The server may listen elsewhere at the same time.
+    Served alone, it closes the server when the ASGI server stops. If it is mounted in another application, that
+    application's lifespan must call :meth:`Server.close` at its end. The server may listen on other addresses at the
+    same time. After the server was closed, make a new application.
 
-    :param origins: the web pages that may connect beside those of the same host, as in
+    :param origins: the origins of web pages that may connect, in addition to those of the same host; see
         :class:`landline.TransportOptions`.
-    :param handle_signals: under uvicorn, close the server when SIGTERM or Ctrl-C comes, and let uvicorn have the signal
-        once goodbye is said: it cuts its WebSockets before it tells an application that it stops. A second signal goes
-        through at once. No other signal handler is touched.
-    :raises ConfigurationError: for ``origins`` that are no tuple of text.
+    :param handle_signals: under uvicorn, close the server on SIGTERM and Ctrl-C, and pass the signal to uvicorn after
+        the goodbyes: uvicorn closes its WebSockets before it tells an application that it stops. A second signal is
+        passed at once. Other signal handlers are left alone.
+    :raises ConfigurationError: when ``origins`` is not a tuple of text.
     """
-    TransportOptions(origins=origins)  # Checks them: a text would let in every part of itself.
+    TransportOptions(origins=origins)  # Checks them: a plain text would allow each of its parts.
     return _Application(server, origins, handle_signals=handle_signals)
 
 
 class _Application:
-    """Answers the scopes of ASGI; to the server, it is a listener."""
+    """The ASGI application; to the server, it is a listener."""
 
     def __init__(self, server: Server, allowed_origins: tuple[str, ...], *, handle_signals: bool) -> None:
         self._server = server
-        self._goodbye = GoodbyeFirst(server) if handle_signals else None
+        self._interceptor = SignalInterceptor(server) if handle_signals else None
         self._origins = allowed_origins
         self._protocol_factory: ProtocolFactory | None = None
         self._is_closed = False
 
-    # For the server: a landline.transports.Listener.
+    # Interface for the server: a landline.transports.base.Listener
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it is reached is known to the ASGI server only."""
+        """A placeholder: only the ASGI server knows the address."""
         return Endpoint("ws")
 
     def close(self) -> None:
         self._is_closed = True
-        if self._goodbye is not None:
-            self._goodbye.stop()
+        if self._interceptor is not None:
+            self._interceptor.stop()
 
-    # For the ASGI server.
+    # Interface for the ASGI server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -83,7 +84,7 @@ class _Application:
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         else:
-            await _answer(send, "http.response", 426, "this is a line for programs that speak WebSocket")
+            await _answer(send, "http.response", 426, "this URL is for WebSocket clients of landline")
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -97,13 +98,13 @@ class _Application:
                 return
 
     def _begin(self) -> ProtocolFactory:
-        """The first WebSocket, or the lifespan, tells in which event loop the server lives."""
+        """Start the server in the running event loop, at the first WebSocket or in the lifespan."""
         if self._protocol_factory is None:
             self._protocol_factory = self._server._host.add_listener(self)
-            if self._goodbye is not None:
-                self._goodbye.start(asyncio.get_running_loop())
+            if self._interceptor is not None:
+                self._interceptor.start(asyncio.get_running_loop())
         if self._server._host.loop is not asyncio.get_running_loop():
-            raise RuntimeError("a landline server belongs to the event loop in which it began")
+            raise RuntimeError("a landline server belongs to the event loop in which it started")
         return self._protocol_factory
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +118,7 @@ class _Application:
         await AsgiTransport(scope, receive, send, protocol_factory()).run()
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """The status of HTTP, and a sentence, for a WebSocket that is not accepted."""
+        """Return the HTTP status and a sentence for a WebSocket to refuse, or ``None`` to accept it."""
         if self._is_closed:
             return 503, "the server stops"
         if SUBPROTOCOL not in scope.get("subprotocols", ()):
@@ -128,12 +129,12 @@ class _Application:
         return None
 
 
-class GoodbyeFirst:
-    """Closes a server when uvicorn is told to stop, and only then lets uvicorn know.
+class SignalInterceptor:
+    """Closes a server when uvicorn gets a signal to stop, and passes the signal on afterwards.
 
-    uvicorn (0.54) sends a close frame with the code 1012 into every WebSocket before it tells applications that it
-    stops: after ``lifespan.shutdown`` there is no connection left to say goodbye on. So its handlers of signals, and no
-    others, are called when goodbye is said.
+    uvicorn (0.54) sends a close frame with the code 1012 on every WebSocket before it tells applications that it stops:
+    at ``lifespan.shutdown`` no connection is left for a goodbye. So its signal handlers, and no others, are called
+    after the goodbyes.
     """
 
     def __init__(self, server: Server) -> None:
@@ -143,7 +144,7 @@ class GoodbyeFirst:
         self._closing: asyncio.Task[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the place of uvicorn's handlers, if there are any. Signals are for the main thread only."""
+        """Replace uvicorn's handlers, if there are any. Python handles signals in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._loop = loop
@@ -154,11 +155,11 @@ class GoodbyeFirst:
                 signal.signal(number, self._receive)
 
     def stop(self) -> None:
-        """Give uvicorn's handlers their place back, unless somebody else has it."""
+        """Restore uvicorn's handlers, unless another handler has been installed since."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number, handler in self._uvicorns.items():
-            # A bound method is another object each time.
+            # Each access to a bound method makes a new object, so compare by value.
             if signal.getsignal(number) == self._receive and self._closing is None:
                 signal.signal(number, handler)
 
@@ -167,18 +168,18 @@ class GoodbyeFirst:
         if self._closing is not None or self._loop.is_closed():
             self._uvicorns[number](number, frame)
             return
-        # In the middle of anything: the loop does the rest in its next turn.
-        self._loop.call_soon_threadsafe(self._say_goodbye, number)
+        # A signal may interrupt anything, so leave the rest to the event loop.
+        self._loop.call_soon_threadsafe(self._close_server, number)
 
-    def _say_goodbye(self, number: int) -> None:
+    def _close_server(self, number: int) -> None:
         if self._closing is not None:
             self._uvicorns[number](number, None)
             return
         assert self._loop is not None
         self._closing = self._loop.create_task(self._server.close())
-        self._closing.add_done_callback(lambda done: self._goodbye_said(done, number))
+        self._closing.add_done_callback(lambda done: self._pass_on(done, number))
 
-    def _goodbye_said(self, done: asyncio.Task[None], number: int) -> None:
+    def _pass_on(self, done: asyncio.Task[None], number: int) -> None:
         if not done.cancelled() and (error := done.exception()) is not None:
             logger.error("the server could not be closed in order", exc_info=error)
         self._uvicorns[number](number, None)
@@ -186,8 +187,8 @@ class GoodbyeFirst:
 
 def _is_of_uvicorn(handler: object) -> bool:
     owner = getattr(handler, "__self__", None)
-    # Of several servers in one application, each goes before the one that came earlier.
-    return isinstance(owner, GoodbyeFirst) or any(
+    # With several servers in one application, each interceptor passes the signal to the one before it.
+    return isinstance(owner, SignalInterceptor) or any(
         kind.__module__.partition(".")[0] == "uvicorn" for kind in type(owner).__mro__
     )
 
@@ -195,14 +196,25 @@ def _is_of_uvicorn(handler: object) -> bool:
 class AsgiTransport(asyncio.Transport):
     """A WebSocket of an ASGI server, as the transport of a line.
 
-    The task that the ASGI server runs for each WebSocket reads; another one writes, while there is something to write.
+    The ASGI server's task for the WebSocket reads; another task writes while there is something to write.
+
+    :param linger_s: how many seconds a closing WebSocket has to send what was written.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, protocol: asyncio.BaseProtocol) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        protocol: asyncio.BaseProtocol,
+        *,
+        linger_s: float = LINGER_TIMEOUT_S,
+    ) -> None:
         client = scope.get("client")
         super().__init__({"peername": tuple(client) if client else ""})
         self._receive = receive
         self._send = send
+        self._linger_s = linger_s
         self._protocol = cast(asyncio.Protocol, protocol)
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -215,11 +227,11 @@ class AsgiTransport(asyncio.Transport):
         self._writing: asyncio.Task[None] | None = None
         self._reading_paused: asyncio.Future[None] | None = None
         self._is_over = False
-        # Its end is when the application gives the WebSocket up, whatever the ASGI server still waits for.
+        # When it expires, the application drops the WebSocket, whatever the ASGI server still waits for.
         self._deadline = asyncio.timeout(None)
 
     async def run(self) -> None:
-        """Carries the line until either side ends the WebSocket. Cancelling it breaks the line's link."""
+        """Serve the line until either side closes the WebSocket. Cancelling breaks the line's link."""
         self._protocol.connection_made(self)
         try:
             async with self._deadline:
@@ -237,7 +249,7 @@ class AsgiTransport(asyncio.Transport):
     async def _read(self) -> None:
         read = 0
         while True:
-            # It returns without waiting while the ASGI server has read ahead.
+            # This does not wait while the ASGI server has messages in its buffer.
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 return
@@ -259,10 +271,10 @@ class AsgiTransport(asyncio.Transport):
             elif data:
                 self._protocol.data_received(data)
 
-    # For the line: an asyncio.Transport.
+    # Interface for the line: an asyncio.Transport
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Hands the bytes to the ASGI server as one message, or several when they are more than one can hold."""
+        """Send the bytes as one message, or as several if they exceed the limit of a message."""
         if self._is_closing or not data:
             return
         for start in range(0, len(data), MESSAGE_BYTES_MAX):
@@ -274,9 +286,7 @@ class AsgiTransport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def close(self) -> None:
-        """Closes the WebSocket behind what was written; gives it up after
-        :data:`landline.transports.linger.LINGER_TIMEOUT_S`.
-        """
+        """Close the WebSocket after what was written, or after ``linger_s`` seconds."""
         self._close(1000)
 
     def linger(self, discard_bytes_max: int) -> None:
@@ -285,7 +295,7 @@ class AsgiTransport(asyncio.Transport):
         self.close()
 
     def abort(self) -> None:
-        """Gives the WebSocket up, and what was not taken with it."""
+        """Drop the WebSocket, with what was not sent."""
         self._is_closing = True
         self._end_at(0.0)
 
@@ -321,22 +331,22 @@ class AsgiTransport(asyncio.Transport):
             paused.set_result(None)
 
     def can_write_eof(self) -> bool:
-        """A WebSocket cannot be closed in one direction only."""
+        """Return ``False``: a WebSocket cannot be closed in one direction only."""
         return False
 
-    # Inside.
+    # Internals
 
     def _close(self, code: int) -> None:
         if not self._is_closing:
             self._is_closing = True
             self._close_code = code
             self._write_soon()
-            self._end_at(LINGER_TIMEOUT_S)
+            self._end_at(self._linger_s)
 
     def _end_at(self, in_s: float) -> None:
         when = self._deadline.when()
         due = asyncio.get_running_loop().time() + in_s
-        # Once it is over, or ending, there is nothing to hasten: a line aborts the transport whose end it hears of.
+        # Once it has ended or expired there is nothing to hasten: the line aborts its transport after the end, too.
         if not (self._is_over or self._deadline.expired()) and (when is None or due < when):
             self._deadline.reschedule(due)
 
@@ -356,7 +366,7 @@ class AsgiTransport(asyncio.Transport):
             if self._is_closing:
                 await self._send({"type": "websocket.close", "code": self._close_code})
         except OSError:
-            # What ASGI servers raise when the client is gone (ASGI 2.4); the reader hears of it as well.
+            # Raised by ASGI servers when the client is gone (ASGI 2.4); the reader notices it as well.
             self.abort()
         except Exception:
             logger.exception("the ASGI server failed to send")
@@ -366,7 +376,7 @@ class AsgiTransport(asyncio.Transport):
 
 
 async def _deny(scope: Scope, send: Send, status: int, sentence: str) -> None:
-    """Says no to a WebSocket: with a sentence where the ASGI server can say one, else with its 403."""
+    """Refuse a WebSocket: with a sentence if the ASGI server supports it, otherwise with its status 403."""
     if "websocket.http.response" in (scope.get("extensions") or {}):
         await _answer(send, "websocket.http.response", status, sentence)
     else:

@@ -1,4 +1,4 @@
-"""Groups of lines that are spoken to together."""
+"""Groups of lines that receive the same broadcasts."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from landline.signatures import check_function
 
 
 class BroadcastResult(msgspec.Struct, frozen=True):
-    """Who a broadcast went to."""
+    """What happened to a broadcast."""
 
     sent: int
-    """Lines that took it."""
+    """The number of lines that accepted it."""
     skipped: int
-    """Lines that did not: their send buffer had no room, or the message is larger than they take; for a datagram, all
-    that dropped it."""
+    """The number of lines that did not: their send buffer was full, or the message is larger than they accept; for a
+    datagram, all that dropped it."""
     disconnected: int = 0
-    """Lines that were ended because they had no room."""
+    """The number of lines that were ended because their send buffer was full."""
     dropped: int = 0
-    """Older messages that were dropped to make room."""
+    """The number of older messages that were dropped in its favour."""
 
 
 Broadcast = Callable[[Sequence[Line], Any, str, bool, OverflowPolicy, int | None], BroadcastResult]
@@ -36,10 +36,10 @@ ChangeCallback = Callable[["Group", Line, bool], object]
 
 
 class Group:
-    """A set of lines that are spoken to together; made by :meth:`landline.Server.group`.
+    """A set of lines that receive the same broadcasts; made by :meth:`landline.Server.group`.
 
-    A line that closes leaves by itself; one that is away stays. ``overflow`` and ``max_pending`` are what its
-    broadcasts do with lines that have no room, unless a broadcast says otherwise.
+    A line that closes leaves the group; one that is disconnected stays. ``overflow`` and ``max_pending`` are the policy
+    of its broadcasts for full send buffers, unless a broadcast has its own.
     """
 
     __slots__ = ("_broadcast", "_callback", "_groups", "_lines", "max_pending", "name", "overflow")
@@ -73,26 +73,27 @@ class Group:
         return f"<Group {self.name!r} of {len(self._lines)} lines>"
 
     def add(self, line: Line) -> None:
-        """Adds a line; adding it twice is adding it once. A closed line is not added."""
+        """Add a line. Idempotent; a closed line is not added."""
         self._groups.check_thread("group.add")
         if line.state is not LineState.CLOSED and line not in self._lines:
             self._lines[line] = None
             self._groups.joined(line, self)
-            self._tell(line, True)
+            self._report(line, True)
 
     def discard(self, line: Line) -> None:
-        """Removes a line if it is there."""
+        """Remove a line if it is a member."""
         self._groups.check_thread("group.discard")
         if line in self._lines:
             del self._lines[line]
             self._groups.left(line, self)
-            self._tell(line, False)
+            self._report(line, False)
 
     def on_change(self, callback: ChangeCallback) -> ChangeCallback:
-        """Calls ``callback(group, line, joined)``, a plain function, when a line was added (``joined`` is true) and
-        when it left: was removed, or closed. It takes the place of the callback given before.
+        """Call ``callback(group, line, joined)`` when a line was added (``joined`` is true), and when it was removed or
+        closed.
 
-        It is called inside the event loop, at once; what it raises is logged.
+        The callback is a plain function, called inside the event loop; what it raises is logged. It replaces an
+        earlier callback.
         """
         check_function(
             callback, "the callback of Group.on_change()", ("group", "line", "joined"), may_be_async=False
@@ -109,9 +110,9 @@ class Group:
         overflow: OverflowPolicy | None = None,
         max_pending: int | None = None,
     ) -> BroadcastResult:
-        """Sends one message to every line without waiting for any; see :meth:`Server.broadcast`.
+        """Send one message to every line without waiting; see :meth:`Server.broadcast`.
 
-        Without ``overflow`` the group's own policy holds, and its ``max_pending`` unless another one is given.
+        Without ``overflow`` the group's own policy applies, and its ``max_pending`` unless another one is given.
         """
         self._groups.check_thread("group.broadcast")
         if overflow is None:
@@ -120,17 +121,17 @@ class Group:
         return self._broadcast(list(self._lines), value, name, bulk, overflow, max_pending)
 
     def broadcast_datagram(self, value: Any, *, name: str = "") -> BroadcastResult:
-        """Sends one datagram to every line, encoded once; see :meth:`Server.broadcast_datagram`."""
+        """Send one datagram to every line, encoded once; see :meth:`Server.broadcast_datagram`."""
         self._groups.check_thread("group.broadcast_datagram")
         return broadcast_datagram(list(self._lines), value, name, self._groups.encode)
 
-    def _tell(self, line: Line, joined: bool) -> None:
+    def _report(self, line: Line, joined: bool) -> None:
         if self._callback is not None:
             call_back(self._callback, self, line, joined)
 
 
 class Groups:
-    """The groups of one server, and which of them each line is in: a line that closes asks no other group."""
+    """The groups of one server, and the groups of each line, so that a closing line need not search all of them."""
 
     __slots__ = ("_broadcast", "_by_name", "_of_line", "check_thread", "encode")
 
@@ -138,7 +139,7 @@ class Groups:
         self._broadcast = broadcast
         self.encode: Encode = encode
         self.check_thread: Callable[[str], None] = check_thread
-        """Called with the name of a method before it changes anything."""
+        """Called with the name of a method before it changes anything; raises in the wrong thread."""
         self._by_name: dict[str, Group] = {}
         self._of_line: dict[Line, dict[Group, None]] = {}
 
@@ -152,42 +153,42 @@ class Groups:
         elif overflow is not None and (policy, max_pending) != (group.overflow, group.max_pending):
             raise ConfigurationError(
                 f"the group {name!r} was made with {describe_policy(group.overflow, group.max_pending)}, not with "
-                f"{describe_policy(policy, max_pending)}; say it where the group is first asked for"
+                f"{describe_policy(policy, max_pending)}; give the policy in the first call only"
             )
         return group
 
     def joined(self, line: Line, group: Group) -> None:
-        """A group took the line in."""
+        """Record that a group has added the line."""
         self._of_line.setdefault(line, {})[group] = None
 
     def left(self, line: Line, group: Group) -> None:
-        """A group let the line go."""
+        """Record that a group has removed the line."""
         groups = self._of_line[line]
         del groups[group]
         if not groups:
             del self._of_line[line]
 
     def line_closed(self, line: Line) -> None:
-        """The line leaves every group."""
+        """Remove the line from all its groups."""
         for group in list(self._of_line.get(line, ())):
             group.discard(line)
 
 
 def check_broadcast_policy(overflow: OverflowPolicy, max_pending: int | None) -> None:
-    """Raises :class:`ConfigurationError` for what a broadcast cannot do."""
+    """Raise :class:`ConfigurationError` for a policy that a broadcast cannot have."""
     if overflow is OverflowPolicy.WAIT:
-        raise ConfigurationError("a broadcast waits for nobody: overflow=WAIT is not possible")
+        raise ConfigurationError("a broadcast does not wait: overflow=WAIT is not possible")
     check_policy(overflow, max_pending)
 
 
 def describe_policy(overflow: OverflowPolicy, max_pending: int | None) -> str:
-    """A policy as it is written in a call."""
+    """Return a policy as it is written in a call."""
     text = f"overflow={overflow.name}"
     return text if max_pending is None else f"{text}, max_pending={max_pending}"
 
 
 def broadcast_datagram(lines: Iterable[Line], value: Any, name: str, encode: Encode) -> BroadcastResult:
-    """Sends one datagram to each of these lines. Raises :class:`landline.MessageTooLarge` before anything was sent."""
+    """Send one datagram to each of the lines. Raise :class:`landline.MessageTooLarge` before anything was sent."""
     body, is_packed = encode(value)
     frame = encode_datagram(name.encode(), body, is_packed=is_packed)
     sent = skipped = 0
