@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.fuzz import targets
 
 import landline
+from landline.codes import Operation
 from landline.line.codec import decode_value, encode_value
 from landline.line.handlers import Handler, Handlers
 
@@ -68,8 +69,8 @@ def test_servers_and_connectors_register_alike(register):
     def message(line, body):
         return body
 
-    assert register.handlers.find("name").function is named
-    assert register.handlers.find("").function is message
+    assert register._host.handlers.find("name").function is named
+    assert register._host.handlers.find("").function is message
 
 
 def test_bodies_are_converted_to_the_type_asked_for():
@@ -128,3 +129,39 @@ def test_a_decorator_without_a_name_says_so():
         @landline.Server().on
         def add(line, numbers):
             return sum(numbers)
+
+
+@pytest.mark.parametrize("name", ["", "a name"], ids=["the short way", "the general way"])
+async def test_both_ways_to_a_plain_handler_do_the_same(pair, until, caplog, name):
+    """Messages without a name take a shorter way through the driver when their handler is a plain function."""
+    seen = []
+    server = landline.Server()
+
+    def handle(line, value):
+        seen.append((line.identity, value))
+        if value == "refuse":
+            raise landline.RequestError("no", "not this one")
+        if value == "fail":
+            raise ValueError("the handler is broken")
+        if value == "ask":
+            line.send_nowait("the answer")
+        if value == "close":
+            line.abort(landline.Code.NORMAL, "enough")
+
+    (server.on(name) if name else server.on_message)(handle)
+    values = [b"bytes", {"a": [1, 2.5]}, "refuse", "fail", "ask", None]
+    async with pair(server) as (line, other):
+        for value in values:
+            await line.send(value, name=name)
+        await line._driver.transmit(Operation.MESSAGE, name.encode(), b"\xc1", is_packed=True)
+        assert await line.drain(None)
+        assert await line.recv() == "the answer"
+        assert seen == [(other.identity, value) for value in values]
+        line.send_nowait("close", name=name)
+        line.send_nowait("in the same read", name=name)
+        await until(lambda: other.is_closed)
+        await until(lambda: line.is_closed)
+    assert [value for _, value in seen[len(values) :]] == ["close", "in the same read"]
+    assert caplog.text.count("was refused: not this one") == 1
+    assert caplog.text.count("ValueError: the handler is broken") == 1
+    assert caplog.text.count("that does not fit") == 1

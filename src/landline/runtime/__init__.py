@@ -1,1 +1,1 @@
-"""What lines share on one event loop: timers, batched writes, turns, guarded logging."""
+"""Shared services of one event loop: timers, batched writes, turns, guarded logging."""

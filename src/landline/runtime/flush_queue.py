@@ -1,7 +1,7 @@
-"""Lines that have something to write: one callback for all of them, at the end of a turn of the event loop.
+"""Batches the writes of all lines into one callback per iteration of the event loop.
 
-A handle of the event loop for each line would be most of what a broadcast to thousands costs besides the system calls,
-and enough garbage to set off the collector.
+One event loop handle per line would be most of the cost of a broadcast to thousands of lines, apart from the system
+calls, and would create enough garbage to start the garbage collector.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Protocol
 
 
 class Writer(Protocol):
-    """Something that may have bytes to write."""
+    """An object that may have bytes to write."""
 
     def write_out(self) -> None:
-        """Writes them; called once for each time it was added."""
+        """Write them; called once for each call of :meth:`FlushQueue.add`."""
 
 
 class FlushQueue:
-    """Lets writers write at the end of the current turn, in the order in which they came. Belongs to one event loop."""
+    """Calls writers at the end of the current iteration of its event loop, in the order in which they were added."""
 
     __slots__ = ("_is_armed", "_loop", "_turn", "_writers")
 
@@ -29,14 +29,14 @@ class FlushQueue:
         self._is_armed = False
 
     def turn(self) -> int:
-        """The number of the current turn, from 1 on: for writers that write at once, but only once in a turn."""
+        """Return the number of the current iteration, from 1: for writers that write at once, but only once in each."""
         if not self._is_armed:
             self._is_armed = True
             self._loop.call_soon(self._write_all)
         return self._turn
 
     def add(self, writer: Writer) -> None:
-        """Many small sends make one write."""
+        """Call ``writer.write_out()`` at the end of the current iteration."""
         self._writers.append(writer)
         if not self._is_armed:
             self._is_armed = True

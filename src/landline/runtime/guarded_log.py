@@ -1,7 +1,7 @@
-"""Loggers whose lines a peer can cause, but neither forge nor multiply without end.
+"""Loggers that are safe against peers: a peer can cause log lines, but neither forge nor flood them.
 
-A peer chooses its identity, the names of its messages and files, and what is wrong with them, and comes back under
-another identity as often as it likes. So what bounds the log belongs to the process, not to a connection.
+A peer chooses its identity, the names of its messages and files, and the mistakes in them, and can return with another
+identity as often as it likes. Therefore the limits belong to the process, not to a connection.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from typing import Final
 from landline.texts import safe_text
 
 LINE_CHARACTERS_MAX: Final = 1000
-"""A longer line is cut: some sentences hold two or three texts of a peer, of 200 characters each."""
+"""Longer lines are cut. Some messages contain two or three texts of a peer, of 200 characters each."""
 TRACEBACK_CHARACTERS_MAX: Final = 4000
-"""How much of the end of a traceback is logged: what failed stands at the end."""
+"""The part of a traceback that is logged: its end, where the failure is."""
 LINES_PER_S: Final = 20.0
-"""Lines a second of one place in the program, in the long run: what a person could still look through."""
+"""Sustained lines per second from one place in the program: as many as a person can still read."""
 LINES_AT_ONCE: Final = 200
-"""Lines of one place after a quiet time."""
+"""Lines from one place in a burst."""
 LEVEL_LINES_PER_S: Final = 50.0
-"""Lines a second of one level, from all places together, in the long run."""
+"""Sustained lines per second of one level, from all places together."""
 LEVEL_LINES_AT_ONCE: Final = 1000
-"""Lines of one level after a quiet time."""
+"""Lines of one level in a burst."""
 TRACEBACK_LINES: Final = 10
-"""A line with a traceback counts as so many."""
+"""A line with a traceback counts as this many lines."""
 
 
 class LogGuard(logging.Filter):
-    """Makes log records harmless, and leaves out those that come too fast.
+    """Makes log records harmless, and drops those above the rate limits.
 
-    Everything above the level DEBUG is counted: by the place in the program that logs it, so that a flood from one
-    place leaves room for the others, and by level, so that warnings leave room for errors. The last record before
-    some are left out says so, and the next one says how many that were.
+    Records above the level DEBUG are counted by the place in the program that logs them, so that a flood from one place
+    leaves room for the others, and by level, so that warnings leave room for errors. The last record before some are
+    dropped says so, and the next one says how many were dropped.
 
-    :param clock: seconds that only go forward.
+    :param clock: monotonic time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -50,12 +50,12 @@ class LogGuard(logging.Filter):
         self.clear()
 
     def clear(self) -> None:
-        """Begin as after a quiet time."""
+        """Reset all limits."""
         self._places: dict[object, _Budget] = {}
         self._levels: dict[int, _Budget] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is to be logged; it is harmless then. A second look changes nothing."""
+        """Return whether to log the record, and make it harmless. Idempotent."""
         if getattr(record, "is_guarded", False):
             return True
         record.is_guarded = True
@@ -66,7 +66,7 @@ class LogGuard(logging.Filter):
         return True
 
     def _note(self, record: logging.LogRecord) -> str | None:
-        """What to say of records left out, or ``None`` when this one is."""
+        """Return a note about dropped records, or ``None`` to drop this one."""
         if record.levelno <= logging.DEBUG:
             return ""
         lines = TRACEBACK_LINES if record.exc_info else 1
@@ -89,7 +89,7 @@ class LogGuard(logging.Filter):
 
 
 class _Budget:
-    """So many lines a second, and so many at once (the generic cell rate algorithm)."""
+    """A rate limit with bursts (the generic cell rate algorithm)."""
 
     __slots__ = ("_interval_s", "_tolerance_s", "_until", "left_out")
 
@@ -107,17 +107,18 @@ class _Budget:
 
 
 GUARD: Final = LogGuard()
-"""The one of this process."""
+"""The guard of this process."""
 
 
 @functools.cache
 def guarded_logger(name: str) -> logging.Logger:
-    """Return the logger of that name; what it logs is one line that is no peer's, and its rate is bounded.
+    """Return the logger of that name, with protection against texts from outside and against floods.
 
-    Of texts from outside, control and formatting characters are replaced (:func:`landline.safe_text`), a line has at
-    most 1,000 characters, and a traceback the last 4,000, each line of it indented. Each place in a program logs 20
-    lines a second in the long run (200 at once), each level 50 (1,000 at once), and a traceback counts as ten; what is
-    more is left out, and counted. The level DEBUG is not limited. This holds for the whole process.
+    Each record is one line of at most 1,000 characters, in which control and formatting characters are replaced (see
+    :func:`landline.safe_text`); of a traceback, the last 4,000 characters are logged, each line indented. Each place in
+    the program may log 20 lines per second (200 in a burst), each level 50 (1,000 in a burst), and a traceback counts
+    as ten. Records above the limits are dropped and counted. The level DEBUG is not limited. The limits apply to the
+    whole process.
     """
     logger = logging.getLogger(name)
     logger.addFilter(GUARD)
@@ -128,13 +129,13 @@ def _make_harmless(record: logging.LogRecord, note: str) -> None:
     if isinstance(record.msg, str):
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - the handler meets it again, and reports it
+        except Exception:  # noqa: BLE001 - the logging handler fails the same way, and reports it
             return
-        # Formatted here: what a handler gets has no texts from outside left to put in. Nothing is a placeholder now.
+        # Formatted here, so that handlers have no texts from outside to insert. The result has no placeholders.
         record.msg = safe_text(message, LINE_CHARACTERS_MAX) + note
         record.args = None
     if record.exc_info and record.exc_info[0] is not None:
         whole = "".join(traceback.format_exception(*record.exc_info))
         end = whole[-TRACEBACK_CHARACTERS_MAX:]
-        # Indented, because the text of an exception may have lines that look like the log's own.
+        # Indented, because the text of an exception may contain lines that look like log lines.
         record.exc_text = "\n".join(f"    {safe_text(line, None)}" for line in end.splitlines())

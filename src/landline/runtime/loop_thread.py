@@ -1,6 +1,6 @@
-"""Lines belong to the thread of their event loop: who calls from another one is told so, before anything is changed.
+"""Checks that lines are used only in the thread of their event loop, before a call changes anything.
 
-The check is a comparison of two numbers, written out where messages are sent: a call for it would cost as much again.
+The check compares two numbers. It is written inline where messages are sent: a function call would double its cost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import threading
 
 
 def wrong_thread(method: str) -> RuntimeError:
-    """Return what to raise for a method that was called from another thread than that of its event loop."""
+    """Return the error for a method that was called in another thread than that of its event loop."""
     return RuntimeError(
         f"{method}() was called from the thread {threading.current_thread().name!r}; it belongs to the thread of its "
         f"event loop: use loop.call_soon_threadsafe({method}, ...), or "
@@ -18,9 +18,9 @@ def wrong_thread(method: str) -> RuntimeError:
 
 
 def check_thread(thread: int, method: str) -> None:
-    """Raise :class:`RuntimeError` in another thread than the one with that number (``threading.get_ident()``).
+    """Raise :class:`RuntimeError` unless the current thread is ``thread`` (see ``threading.get_ident()``).
 
-    0 stands for an owner that has not begun: it has no lines, and no thread yet.
+    0 stands for a host that has not started: it has neither lines nor a thread yet.
     """
     if thread and threading.get_ident() != thread:
         raise wrong_thread(method)

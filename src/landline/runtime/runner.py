@@ -1,4 +1,4 @@
-"""Running a program on the fastest event loop there is."""
+"""Runs a program on the fastest event loop available."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ Result = TypeVar("Result")
 MMAP_THRESHOLD: Final = -3
 """``M_MMAP_THRESHOLD`` of glibc's ``malloc.h``."""
 MMAP_THRESHOLD_BYTES: Final = 128 * 1024
-"""What glibc starts with."""
+"""The initial threshold of glibc."""
 
 
 TERMINATED: Final = 128 + signal.SIGTERM
-"""The exit status of a program that SIGTERM ended, as shells give it: 143."""
+"""The exit status of a program that SIGTERM ended, as shells report it: 143."""
 
 
 def run(
     main: Coroutine[Any, Any, Result], *, debug: bool | None = None, handle_sigterm: bool = True
 ) -> Result:
-    """Run ``main`` as :func:`asyncio.run` does, on uvloop where it is installed (CPython, and not on Windows).
+    """Run ``main`` like :func:`asyncio.run`, on uvloop where it is installed (CPython, not on Windows).
 
     SIGTERM, which systemd, Docker and Kubernetes send, cancels ``main`` as Ctrl-C does, so that lines and servers say
     goodbye when their contexts are left; then :class:`SystemExit` is raised with the status 143 (128 + 15). A ``main``
-    that catches its cancellation and returns ends the program in its own way. While it ends, a second SIGTERM changes
-    nothing.
-    ``handle_sigterm=False`` leaves the signal alone; so does a thread other than the main one, a handler that is there
-    already, and one that ``main`` sets. What runs in an event loop of somebody else's is never touched.
+    that catches its cancellation and returns decides itself how the program ends. A second SIGTERM changes nothing.
 
-    Where the C library is glibc, large blocks of memory keep pages of their own for the life of the process: uvloop
-    asks for a buffer of 256 KiB for each TLS connection and touches little of it. Name ``MALLOC_MMAP_THRESHOLD_`` in
-    the environment to have it otherwise.
+    An event loop that this function did not start is never touched.
+
+    With glibc, large blocks of memory are allocated by mmap(2) for the life of the process (mallopt(3)): uvloop
+    allocates 256 KiB for each TLS connection and uses little of it, and unused pages then cost nothing. This changes
+    the whole process; set ``MALLOC_MMAP_THRESHOLD_`` in the environment to prevent it.
+
+    :param debug: the debug mode of asyncio.
+    :param handle_sigterm: ``False`` ignores the signal. It is also left alone in a thread other than the main one, when
+        the program has a handler already, and when ``main`` sets one.
     """
     _pin_mmap_threshold()
     try:
@@ -56,13 +59,13 @@ def run(
 
 
 class _Termination:
-    """Cancels a coroutine when SIGTERM comes, where nobody else handles it."""
+    """Cancels a coroutine on SIGTERM, unless the program handles the signal itself."""
 
     def __init__(self) -> None:
         self.has_come = False
 
     async def guard(self, main: Coroutine[Any, Any, Result]) -> Result:
-        """Return or raise what ``main`` does."""
+        """Run ``main``; return its result."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
@@ -87,7 +90,7 @@ class _Termination:
 
 
 def _pin_mmap_threshold() -> None:
-    """Keeps glibc from raising the threshold when a large block is freed (mallopt(3)), which naming it does."""
+    """Set the threshold explicitly, which keeps glibc from raising it when a large block is freed (mallopt(3))."""
     try:
         is_glibc = bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except (AttributeError, ValueError, OSError):

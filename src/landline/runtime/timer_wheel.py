@@ -1,8 +1,8 @@
 """One timer for many lines.
 
-A line wakes up at least once a heartbeat, and almost always later than it first asked for. A handle of the event
-loop for each (about 200 bytes, and a heap operation each time) would be most of an idle line's cost, so lines are
-kept in buckets by the tick in which they are due, and one handle wakes the earliest bucket.
+A line wakes up at least once per heartbeat, and almost always later than it first asked for. One event loop handle per
+line (about 200 bytes, and a heap operation each time) would be most of the cost of an idle line. Therefore lines are
+kept in buckets by the tick in which they are due, and a single handle wakes the earliest bucket.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ import asyncio
 from collections.abc import Callable
 from heapq import heappop, heappush
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
-TICK_S = 0.05
+TICK_S: Final = 0.05
+"""The width of a bucket: a wake-up is at most this late."""
 
 
 class Timed(Protocol):
-    """Something that can be woken. ``timer_tick`` belongs to the wheel; start with ``None``."""
+    """An object that can be woken. Only the wheel changes ``timer_tick``, which is ``None`` at first."""
 
     timer_tick: int | None
 
     def handle_timer(self, now: float) -> None:
-        """It is due (or was due earlier and asked for less since); schedule again as needed."""
+        """Handle what is due, which may be nothing when the deadline has moved; schedule again as needed."""
 
 
 class TimerWheel:
-    """Wakes scheduled things in their tick, at most one tick late. Belongs to one event loop.
+    """Wakes scheduled objects in their tick, at most one tick late. Belongs to one event loop.
 
-    ``time`` is the clock of all deadlines. By default it is not the loop's own, which uvloop reads once per turn and
-    in whole milliseconds: too coarse for a round trip, and blind to a turn that took long.
+    :param time: the clock of all deadlines, in seconds. By default it is not the clock of the loop, which uvloop reads
+        once per iteration and in whole milliseconds: too coarse for a round trip, and blind to a slow iteration.
     """
 
     __slots__ = ("_buckets", "_handle", "_handle_tick", "_loop", "_ticks", "time")
@@ -43,7 +44,7 @@ class TimerWheel:
         self._handle_tick = 0
 
     def schedule(self, timed: Timed, due: float) -> None:
-        """Wakes ``timed`` at ``due`` on :attr:`time`, unless it is to be woken earlier already."""
+        """Wake ``timed`` at ``due`` on :attr:`time`, unless an earlier wake-up is already scheduled."""
         tick = int(due / TICK_S) + 1
         if timed.timer_tick is not None and timed.timer_tick <= tick:
             return
@@ -58,7 +59,7 @@ class TimerWheel:
             bucket.append(timed)
 
     def close(self) -> None:
-        """Wakes nobody any more."""
+        """Cancel all wake-ups."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -77,7 +78,7 @@ class TimerWheel:
         while self._ticks and self._ticks[0] * TICK_S <= now:
             tick = heappop(self._ticks)
             for timed in self._buckets.pop(tick):
-                # An entry whose thing was moved to an earlier tick since is stale.
+                # An entry is stale if its object was moved to an earlier tick.
                 if timed.timer_tick == tick:
                     timed.timer_tick = None
                     self._wake(timed, now)

@@ -1,8 +1,8 @@
-"""Turns of the event loop, shared between connections that have more to say than fits into one.
+"""Shares the event loop fairly between connections that receive more than one turn can handle.
 
-An event loop reads a connection for as long as there is something to read, so a peer that sends without a pause would
-keep all others waiting. Here each connection handles so many frames at once and no more; what is left of what it sent
-waits, and so does reading more of it, until the others had their turn.
+An event loop reads a connection as long as there is something to read, so a peer that sends without a pause would keep
+all others waiting. Here each connection handles a limited number of frames per turn. The rest of its data waits, and no
+more is read from it, until the other connections had their turns.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 FRAMES_PER_STEP: Final = 32
-"""Frames handled before the clock is looked at: 0.05 ms, or 3 ms where a handler takes 0.1 ms."""
+"""Frames handled between two looks at the clock: 0.05 ms, or 3 ms if a handler takes 0.1 ms."""
 FRAMES_PER_TURN: Final = 128
-"""Frames, or messages, of one connection handled in one turn, however much time there is: 0.1 to 0.3 ms. With less,
-going through the event loop would cost more than a tenth of the work."""
+"""The maximum number of frames, or messages, of one connection in one turn: 0.1 to 0.3 ms. With fewer, the event loop
+itself would cost more than a tenth of the work."""
 TURN_S: Final = 0.004
-"""The time in one turn for all connections together that have more than :data:`FRAMES_PER_STEP` frames to say. What a
-quiet connection says waits no longer than that, twice: before it is read, and while what was read before is handled."""
+"""The time in one turn for all connections that have more than :data:`FRAMES_PER_STEP` frames. Data of a quiet
+connection waits twice this long at most: before it is read, and while data that was read earlier is handled."""
 LARGE_READ_BYTES: Final = 64 * 1024
-"""A read of so many bytes may be followed by the next one at once: libuv reads up to 32 times before it looks at
-another connection. So behind such a read the clock is looked at as well."""
+"""After a read of this size, the next one may follow at once: libuv reads up to 32 times before it turns to another
+connection. Therefore the clock is also checked after such a read."""
 HELD_BYTES_MAX: Final = 256 * 1024
-"""What is held of a connection that waits for its turn, where it is better to read on for a while: see
+"""The maximum of the data held for a connection that waits for its turn while reading continues: see
 :func:`landline.transports.base.pause_reading_if_backlogged`."""
 
 
 class Reader(Protocol):
-    """A connection with more to handle."""
+    """A connection with more data to handle."""
 
     def read_on(self) -> None:
-        """Its turn has come."""
+        """Handle more: the turn has come."""
 
 
 class Turns:
-    """Gives waiting readers their turns, in the order in which they came. Belongs to one event loop.
+    """Gives waiting readers their turns, first come, first served. Belongs to one event loop.
 
-    :param clock: seconds, only ever growing.
+    :param clock: monotonic time in seconds.
     """
 
     __slots__ = ("__weakref__", "_began", "_clock", "_is_armed", "_waiting", "number")
@@ -51,23 +51,23 @@ class Turns:
         self._is_armed = False
         self._began = 0.0
         self.number: int = 0
-        """Of turns in which somebody had more to say than a step."""
+        """The number of turns in which a connection had more than one step to handle."""
 
     def has_time(self) -> bool:
-        """Whether one who has handled a step may go on with the next in this turn."""
+        """Return whether a reader that has handled a step may handle the next one in this turn."""
         if not self._is_armed:
             self._arm()
             return True
         return self._clock() - self._began < TURN_S
 
     def wait(self, reader: Reader) -> None:
-        """Calls the reader in a later turn of the event loop, once."""
+        """Call the reader once, in a later turn of the event loop."""
         self._waiting.append(reader)
         if not self._is_armed:
             self._arm()
 
     async def pause(self) -> None:
-        """Returns in a later turn of the event loop: for tasks that have done as much as a reader may."""
+        """Return in a later turn of the event loop: for tasks that have done as much as a reader may."""
         sleeper = _Sleeper()
         self.wait(sleeper)
         await sleeper.woken
@@ -79,7 +79,7 @@ class Turns:
         asyncio.get_running_loop().call_soon(self._run)
 
     def _run(self) -> None:
-        """One turn: each who waits now is called, as far as there is time, and one at least."""
+        """Call the readers that wait now, while there is time, and at least one."""
         self._is_armed = False
         waiting = self._waiting
         if not waiting:
@@ -89,7 +89,7 @@ class Turns:
             reader = waiting.popleft()
             try:
                 reader.read_on()
-            except Exception as error:  # noqa: BLE001 - reported; the others must still get their turns
+            except Exception as error:  # noqa: BLE001 - reported; the other readers must still get their turns
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "a connection could not be read", "exception": error, "reader": reader}
                 )
@@ -110,9 +110,9 @@ _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Turns] = WeakKeyDictiona
 
 
 def turns_of(loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = monotonic) -> Turns:
-    """The turns of an event loop: its transports and all lines share them.
+    """Return the turns of an event loop, which its transports and lines share.
 
-    ``clock`` counts for who asks first; it is another one where time is simulated.
+    :param clock: used by the first call for a loop; simulations pass their own.
     """
     turns = _of_loops.get(loop)
     if turns is None:
