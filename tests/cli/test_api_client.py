@@ -10,7 +10,7 @@ import pytest
 
 from landline.cli.api_client import ApiClient, NoServer, ServerAddress, parse_server
 from landline.cli.exit_codes import WrongUse
-from landline.cli.retry import OutcomeUnknown, Refused, Retries, ServerUnreachable
+from landline.cli.retry import AnswerLost, Refused, Retries, ServerUnreachable
 from landline.cli.sse_parser import EVENT_BYTES_MAX, EventTooLarge, event_data
 from landline.cli.update_stream import Disconnected, live_updates
 from landline.fleet.api import CancelRequest, JobRequest, Snapshot
@@ -18,7 +18,7 @@ from landline.fleet.model import Action
 from landline.fleet.web.http_server import ApiServer
 
 
-def test_addresses():
+def test_parse_server():
     assert parse_server("unix:///run/x.sock") == ServerAddress(unix_path="/run/x.sock")
     assert parse_server("http://lab.example:5464/") == ServerAddress(host="lab.example", port=5464)
     assert str(parse_server("http://[::1]:5464")) == "http://[::1]:5464"
@@ -29,7 +29,7 @@ def test_addresses():
     ["", "lab", "unix://x", "unix:///", "http://lab", "http://:80", "https://a:1", "http://a:x", "http://a:1/p",
      "http://u@a:1", "http://[::1:80", "http://a:1?q", "http://a:99999"],
 )  # fmt: skip
-def test_other_addresses_are_refused(url):
+def test_parse_server_refuses_other_urls(url):
     with pytest.raises(WrongUse, match="--server takes unix:///path or http://host:port, not "):
         parse_server(url)
 
@@ -49,7 +49,7 @@ def test_events():
     assert list(event_data(lines)) == [b"1", b"2\n 3"]
 
 
-def test_an_endless_event_is_not_collected():
+def test_an_event_that_is_too_large_is_refused():
     lines = (b"data: " + b"x" * 1_000_000 + b"\n" for _ in range(EVENT_BYTES_MAX // 1_000_000 + 2))
     with pytest.raises(EventTooLarge):
         list(event_data(lines))
@@ -82,7 +82,7 @@ def http_answer(status: str, body: str) -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-def test_nobody_answers(directory):
+def test_no_server_answers(directory):
     api = ApiClient(ServerAddress(unix_path=str(directory / "none.sock")))
     with pytest.raises(NoServer) as caught:
         api.status()
@@ -105,14 +105,14 @@ def test_nobody_answers(directory):
         (http_answer("503 Service Unavailable", "Service Unavailable"), "has too many connections"),
     ],
 )
-def test_answers_that_are_none(directory, answer, sentence):
+def test_an_answer_of_another_program_is_an_error(directory, answer, sentence):
     path = directory / "odd.sock"
     with answering(path, answer), pytest.raises(ServerUnreachable, match=sentence) as caught:
         ApiClient(ServerAddress(unix_path=str(path)), retries=Retries(read_s=0.0)).status()
     assert caught.value.status == 3
 
 
-def test_a_failing_server_is_not_wrong_use(directory):
+def test_a_server_error_exits_with_3(directory):
     path = directory / "odd.sock"
     body = '{"code":"internal","message":"Look at \\u001b[31m the log."}'
     with answering(path, http_answer("500 No", body)), pytest.raises(Refused) as caught:
@@ -168,7 +168,7 @@ def test_a_job_whose_answer_was_lost_is_sent_again_with_the_same_request_id(dire
 def test_a_job_whose_answers_are_all_lost_may_have_been_accepted(directory):
     path, time = directory / "odd.sock", Time()
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries())
-    with answering(path, b""), pytest.raises(OutcomeUnknown) as caught:
+    with answering(path, b""), pytest.raises(AnswerLost) as caught:
         # From then on nobody listens.
         time.on_pause = lambda: path.unlink(missing_ok=True)
         api.create_job(ORDER)
@@ -182,7 +182,7 @@ def test_a_job_whose_answers_are_all_lost_may_have_been_accepted(directory):
     assert len(time.said) == 2
 
 
-def test_a_job_is_not_said_to_be_unknown_when_nobody_was_there(directory):
+def test_a_job_that_reached_no_server_was_not_accepted(directory):
     time = Time()
     with pytest.raises(NoServer):
         ApiClient(ServerAddress(unix_path=str(directory / "none")), retries=time.retries()).create_job(ORDER)
@@ -207,15 +207,17 @@ def test_a_refusal_of_the_first_request_is_final(directory, code):
 
 
 @pytest.mark.parametrize(("code", "is_final"), REFUSALS.items())
-def test_a_refusal_after_a_lost_answer_is_final_when_the_server_has_looked(directory, code, is_final):
+def test_a_refusal_after_a_lost_answer_is_final_only_if_the_server_looked_up_the_request(
+    directory, code, is_final
+):
     path, time = directory / "odd.sock", Time()
     refusal = http_answer("400 No", f'{{"code":"{code}","message":"No."}}')
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries(change_s=0.25))
-    with answering(path, b"", refusal), pytest.raises(Refused if is_final else OutcomeUnknown):
+    with answering(path, b"", refusal), pytest.raises(Refused if is_final else AnswerLost):
         api.create_job(ORDER)
 
 
-def test_cancelling_is_asked_again_too(directory):
+def test_a_cancellation_is_repeated_after_a_lost_answer(directory):
     path, time = directory / "odd.sock", Time()
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries(change_s=0.25))
     with answering(path, b"", http_answer("200 OK", VIEW)) as asked:
@@ -224,7 +226,7 @@ def test_cancelling_is_asked_again_too(directory):
     path.unlink()
     with (
         answering(path, b"", b""),
-        pytest.raises(OutcomeUnknown, match="may have been cancelled; 'landline jobs 1'"),
+        pytest.raises(AnswerLost, match="may have been cancelled; 'landline jobs 1'"),
     ):
         api.cancel_job("1", CancelRequest())
 
@@ -232,7 +234,7 @@ def test_cancelling_is_asked_again_too(directory):
 MACHINE = '{"id":"m-1","facts":{"name":"lab-1"},"presence":{"state":"online","since_at":1},"first_seen_at":1}'
 
 
-def test_a_mark_is_ended_once_and_the_repetition_says_so(directory):
+def test_a_repeated_resolve_succeeds_after_a_lost_answer(directory):
     path, time = directory / "odd.sock", Time()
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries())
     refusal = http_answer("409 No", '{"code":"not_cloned","message":"It is not cloned."}')
@@ -245,12 +247,12 @@ def test_a_mark_is_ended_once_and_the_repetition_says_so(directory):
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries(change_s=0.0))
     with (
         answering(path, b""),
-        pytest.raises(OutcomeUnknown, match="may have been removed; 'landline ls' shows"),
+        pytest.raises(AnswerLost, match="may have been removed; 'landline ls' shows"),
     ):
         api.resolve_machine("lab-1")
 
 
-def test_a_question_is_asked_again_when_its_connection_broke(directory):
+def test_a_read_is_repeated_after_a_broken_connection(directory):
     path, time = directory / "odd.sock", Time()
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries())
     with answering(
@@ -260,7 +262,7 @@ def test_a_question_is_asked_again_when_its_connection_broke(directory):
     assert (len(asked), time.said) == (3, [])
 
 
-def test_a_question_is_asked_again_for_a_bounded_time(directory):
+def test_a_read_is_repeated_for_a_limited_time(directory):
     path, time = directory / "odd.sock", Time()
     with answering(path, b""), pytest.raises(NoServer):
         time.on_pause = lambda: path.unlink(missing_ok=True)
@@ -268,7 +270,7 @@ def test_a_question_is_asked_again_for_a_bounded_time(directory):
     assert 13 < time.now < 15
 
 
-def test_a_silent_server_is_not_asked_the_same_question_again(directory):
+def test_a_read_is_not_repeated_after_a_time_out(directory):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / "mute.sock"))
         listener.listen()
@@ -281,7 +283,7 @@ def test_a_silent_server_is_not_asked_the_same_question_again(directory):
         ):
             api.machines()
         assert time.now == 0
-        with pytest.raises(OutcomeUnknown, match=r"did not answer within 0\.05 s; no answer came within 0 s"):
+        with pytest.raises(AnswerLost, match=r"did not answer within 0\.05 s; no answer came within 0 s"):
             ApiClient(
                 ServerAddress(unix_path=str(directory / "mute.sock")),
                 retries=time.retries(answer_s=0.05, change_s=0.0),
@@ -293,7 +295,7 @@ def test_a_job_without_a_request_id_is_not_sent(directory):
         ApiClient(ServerAddress(unix_path="/nowhere")).create_job(JobRequest(action=Action.RESTART))
 
 
-async def test_updates_go_on_after_the_server_came_back(fleet, directory):
+async def test_updates_continue_when_the_server_is_back(fleet, directory):
     path = directory / "control.sock"
     api = ApiClient(ServerAddress(unix_path=str(path)))
     pauses = []

@@ -53,7 +53,7 @@ async def call(cli, *arguments, **environment):
         ("bytes", (), {"data": "AP8="}),
     ],
 )
-async def test_the_answer_is_printed_as_json(cli, lab, name, value, answer):
+async def test_call_prints_the_answer_as_json(cli, lab, name, value, answer):
     ended = await call(cli, lab, name, *value)
     assert (ended.status, ended.err) == (ALL_DONE, "")
     assert json.loads(ended.out) == answer
@@ -73,7 +73,7 @@ async def test_the_answer_is_printed_as_json(cli, lab, name, value, answer):
         (["echo", "1", "--ca", "/nowhere"], WRONG_USE, "--ca does not apply to unix://"),
     ],
 )
-async def test_what_fails_is_one_sentence(cli, lab, arguments, status, text):
+async def test_a_failed_call_prints_one_sentence(cli, lab, arguments, status, text):
     ended = await call(cli, lab, *arguments)
     assert (ended.status, ended.out) == (status, "")
     assert text in ended.err

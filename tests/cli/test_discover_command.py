@@ -71,7 +71,7 @@ def test_an_agent_finds_the_control_server_by_its_name(processes, multicast):
 
 
 @pytest.mark.parametrize("seconds", ["0", "61", "1.5", "-1", "x", "", "9" * 30])
-async def test_wrong_seconds_are_named(cli, seconds):
+async def test_wrong_seconds_are_refused(cli, seconds):
     ended = await cli.run("discover", f"--seconds={seconds}")
     assert ended.status == WRONG_USE
     assert ended.err == f"--seconds takes a whole number from 1 to 60, not '{seconds}'.\n"
@@ -84,7 +84,7 @@ async def test_wrong_seconds_are_named(cli, seconds):
         (("--listen", "tcp://127.0.0.1:0", "--announce", "lab"), "only this machine can reach it"),
     ],
 )
-def test_what_cannot_be_announced_is_refused(processes, options, text):
+def test_a_server_that_cannot_be_announced_is_refused(processes, options, text):
     arguments = ["serve", "--data", str(processes.directory / "control"), *options]
     ended = run_in_process(arguments, processes.environment)
     assert ended.status == WRONG_USE
@@ -102,7 +102,7 @@ def without_a_network(processes):
 
 
 @pytest.mark.usefixtures("without_a_network")
-def test_without_a_network_it_is_the_announcement_that_failed(processes):
+def test_the_announcement_fails_without_a_network(processes):
     options = ("--listen", "tcp://0.0.0.0:0", "--announce", "lab")
     program = processes.run("serve", "--data", str(processes.directory / "control"), *options)
     assert program.process.returncode == SOME_NOT_DONE
@@ -113,7 +113,7 @@ def test_without_a_network_it_is_the_announcement_that_failed(processes):
     assert program.out == ""
 
 
-def test_a_name_that_is_taken_is_refused(processes, multicast):
+def test_an_announced_name_in_use_is_refused(processes, multicast):
     name = f"test-{secrets.token_hex(6)}"
     options = ("--listen", "tcp://0.0.0.0:0", "--announce", name)
     first = processes.start("serve", "--data", str(processes.directory / "one"), *options)

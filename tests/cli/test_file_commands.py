@@ -26,7 +26,7 @@ async def receiver(cli, directory):
     await program.communicate()
 
 
-async def test_a_file_is_sent_and_both_say_so(cli, directory, receiver):
+async def test_a_file_is_sent_and_both_sides_print_its_hash(cli, directory, receiver):
     path = directory / "photo.raw"
     path.write_bytes(os.urandom(300_000))
     digest = hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest()
@@ -40,7 +40,7 @@ async def test_a_file_is_sent_and_both_say_so(cli, directory, receiver):
     assert await asyncio.wait_for(receiver.wait(), 20) == ALL_DONE
 
 
-async def test_what_goes_wrong_is_one_sentence(cli, directory, receiver):
+async def test_a_failed_transfer_prints_one_sentence(cli, directory, receiver):
     url = f"unix://{directory}/line"
     path = directory / "photo.raw"
     path.write_bytes(b"data")
@@ -57,7 +57,7 @@ async def test_what_goes_wrong_is_one_sentence(cli, directory, receiver):
     assert "(no_receiver)" in ended.err
 
 
-async def test_other_machines_need_a_token(cli, directory):
+async def test_receiving_from_other_machines_needs_a_token(cli, directory):
     ended = await cli.run("receive-files", str(directory), "--listen", "tcp://0.0.0.0:0")
     assert ended.status == WRONG_USE
     assert "--token-file" in ended.err
@@ -66,7 +66,7 @@ async def test_other_machines_need_a_token(cli, directory):
     assert "is not a directory" in ended.err
 
 
-async def test_a_file_that_cannot_be_read_needs_no_receiver(cli, directory):
+async def test_a_file_that_cannot_be_read_is_reported_before_connecting(cli, directory):
     nobody = f"unix://{directory}/nobody"
     ended = await cli.run("send-file", nobody, str(directory / "nothing"))
     assert (ended.status, ended.err) == (
@@ -78,7 +78,7 @@ async def test_a_file_that_cannot_be_read_needs_no_receiver(cli, directory):
     assert ended.err == f"{directory} is not a regular file; only regular files can be sent.\n"
 
 
-async def test_an_attempt_that_fails_is_told_once(cli, directory):
+async def test_send_file_prints_each_failed_attempt_once(cli, directory):
     (directory / "photo.raw").write_bytes(b"data")
     program = await cli.start("send-file", f"unix://{directory}/nobody", str(directory / "photo.raw"))
     told = [(await program.stderr.readline()).decode() for _ in range(3)]
@@ -87,7 +87,7 @@ async def test_an_attempt_that_fails_is_told_once(cli, directory):
     assert [line.partition("; attempt ")[2].split()[0] for line in told] == ["2", "3", "4"]
 
 
-async def test_a_receiver_that_goes_may_have_the_file(cli, directory, receiver, until):
+async def test_a_lost_receiver_may_have_the_file(cli, directory, receiver, until):
     path = directory / "large.raw"
     with path.open("wb") as file:
         file.truncate(2_000_000_000)
@@ -120,7 +120,7 @@ async def test_a_receiver_that_goes_may_have_the_file(cli, directory, receiver, 
         ("unix:///nowhere/line", "/nowhere/line cannot be used: no such file or directory."),
     ],
 )
-async def test_where_nothing_can_be_received(cli, directory, url, words):
+async def test_receive_files_refuses_unusable_urls(cli, directory, url, words):
     ended = await cli.run("receive-files", str(directory), "--listen", url)
     assert ended.status in (WRONG_USE, SOME_NOT_DONE)
     assert ended.out == ""
@@ -128,7 +128,7 @@ async def test_where_nothing_can_be_received(cli, directory, url, words):
     assert "SSLContext" not in ended.err
 
 
-async def test_an_empty_token_file_is_no_way_to_go_without(cli, directory):
+async def test_an_empty_token_file_is_refused(cli, directory):
     (directory / "token").write_text("\n")
     ended = await cli.run("receive-files", str(directory), "--token-file", str(directory / "token"))
     assert (ended.status, ended.err) == (
@@ -137,7 +137,7 @@ async def test_an_empty_token_file_is_no_way_to_go_without(cli, directory):
     )
 
 
-async def test_a_terminal_shows_how_far_it_is(terminal, directory, receiver):
+async def test_send_file_shows_progress_on_a_terminal(terminal, directory, receiver):
     path = directory / "large.raw"
     with path.open("wb") as file:
         file.truncate(150_000_000)
@@ -151,5 +151,5 @@ async def test_a_terminal_shows_how_far_it_is(terminal, directory, receiver):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0:00"), (7, "0:07"), (750, "12:30"), (11_100, "3:05:00")]
 )
-def test_times_left(seconds, text):
+def test_clock_text(seconds, text):
     assert _clock_text(seconds) == text

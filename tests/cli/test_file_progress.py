@@ -17,7 +17,7 @@ def told(done):
     )
 
 
-def test_a_bar_goes_when_its_file_is_done():
+def test_the_bar_of_a_complete_file_is_removed():
     with show_progress(Screen()) as bars:
         bars.show("a", told(1))
         assert len(bars._display.tasks) == 1
@@ -25,7 +25,7 @@ def test_a_bar_goes_when_its_file_is_done():
         assert not bars._display.tasks
 
 
-def test_a_sender_that_gives_up_file_after_file_does_not_fill_the_screen():
+def test_bars_of_abandoned_files_are_limited():
     with show_progress(Screen()) as bars:
         for number in range(BARS_MAX + 36):
             bars.show(f"{number}", told(1))
@@ -37,7 +37,7 @@ def test_a_sender_that_gives_up_file_after_file_does_not_fill_the_screen():
         assert bars._display.tasks[-1].description == "0"
 
 
-def test_nothing_is_display_where_nobody_looks():
+def test_nothing_is_drawn_without_a_terminal():
     stream = io.StringIO()
     with show_progress(stream) as bars:
         bars.show("a", told(1))

@@ -30,7 +30,7 @@ DONE = (ExecutionState.DONE, "")
         ("wake", Action.WAKE),
     ],
 )
-async def test_an_action_is_sent_and_followed(cli, fleet, server, action, sent):
+async def test_a_power_command_sends_a_job_and_follows_it(cli, fleet, server, action, sent):
     fleet.outcome = DONE
     ended = await cli.run(action, "lab-[12]", "--yes")
     assert ended.status == 0, ended.err
@@ -43,7 +43,7 @@ async def test_an_action_is_sent_and_followed(cli, fleet, server, action, sent):
     assert len(request.request_id) == 32
 
 
-async def test_every_option_arrives(cli, fleet, server):
+async def test_every_option_is_in_the_request(cli, fleet, server):
     fleet.outcome = DONE
     ended = await cli.run(
         *("restart", "--all", "--in", "1m30s", "--message", "Updates", "--no-cancel", "--no-postpone"),
@@ -57,7 +57,7 @@ async def test_every_option_arrives(cli, fleet, server):
     assert len(request.machine_ids) == 3
 
 
-async def test_what_is_not_done_makes_the_status_1(cli, fleet, server):
+async def test_a_job_that_is_not_done_exits_with_1(cli, fleet, server):
     fleet.outcome = (ExecutionState.FAILED, "no\x1b[2J power")
     ended = await cli.run("restart", "lab-1", "--yes")
     assert ended.status == 1
@@ -104,7 +104,7 @@ async def test_what_is_not_done_makes_the_status_1(cli, fleet, server):
         (["cancel", " "], "The job id is empty; 'landline jobs' lists the jobs."),
     ],
 )
-async def test_wrong_use_is_named_and_nothing_is_sent(cli, fleet, server, arguments, sentence):
+async def test_wrong_use_sends_nothing(cli, fleet, server, arguments, sentence):
     ended = await cli.run(*arguments)
     assert (ended.status, ended.out, ended.err) == (2, "", sentence + "\n")
     assert fleet.requests == []
@@ -116,14 +116,14 @@ async def test_unknown_options_are_wrong_use(cli):
     assert "No such option '--forse'" in ended.err
 
 
-async def test_no_machines_at_all(cli, fleet, server):
+async def test_a_fleet_without_machines_matches_nothing(cli, fleet, server):
     fleet.by_id.clear()
     ended = await cli.run("restart", "--all", "--yes")
     assert ended.status == 2
     assert ended.err.startswith("No machine matches; nothing was sent.")
 
 
-async def test_json_is_one_document_and_progress_goes_elsewhere(cli, fleet, server):
+async def test_json_goes_to_stdout_and_progress_to_stderr(cli, fleet, server):
     fleet.outcome = DONE
     ended = await cli.run("restart", "lab-1", "--yes", "--json")
     assert ended.status == 0
@@ -132,7 +132,7 @@ async def test_json_is_one_document_and_progress_goes_elsewhere(cli, fleet, serv
     assert ended.err == "lab-1: done\n"
 
 
-async def test_without_waiting(cli, fleet, server):
+async def test_no_wait_returns_when_the_job_is_accepted(cli, fleet, server):
     ended = await cli.run("restart", "lab-1", "--yes", "--no-wait")
     assert ended.status == 0
     assert ended.out == ("Job 0001abcd: restart of 1 machine accepted; 'landline jobs 0001abcd' shows it.\n")
@@ -161,7 +161,7 @@ async def test_a_job_is_followed_line_by_line_across_a_restart_of_the_server(cli
         assert await process.wait() == 1
 
 
-async def test_on_a_terminal_a_few_machines_are_confirmed_with_y(cli, fleet, server, terminal):
+async def test_a_few_machines_are_confirmed_with_y(cli, fleet, server, terminal):
     screen = await terminal("restart", "lab-[12]")
     await screen.shows("lab-2")
     await screen.shows("Restart these 2 machines? [y/N] ")
@@ -178,7 +178,7 @@ async def test_on_a_terminal_a_few_machines_are_confirmed_with_y(cli, fleet, ser
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "yea\n", "\x04"])
-async def test_anything_else_is_a_no(fleet, server, terminal, answer):
+async def test_any_other_answer_sends_nothing(fleet, server, terminal, answer):
     screen = await terminal("shutdown", "lab-1")
     await screen.shows("Shut down this machine? [y/N] ")
     screen.types(answer)
@@ -201,7 +201,7 @@ async def test_many_machines_are_confirmed_by_their_number(fleet, server, termin
     assert [len(request.machine_ids) for request in fleet.requests] == ([4] if sent else [])
 
 
-async def test_ctrl_c_at_the_question_sends_nothing(fleet, server, terminal):
+async def test_ctrl_c_at_the_confirmation_sends_nothing(fleet, server, terminal):
     screen = await terminal("restart", "lab-1")
     await screen.shows("[y/N] ")
     screen.interrupt()
@@ -210,7 +210,7 @@ async def test_ctrl_c_at_the_question_sends_nothing(fleet, server, terminal):
     assert fleet.requests == []
 
 
-async def test_ctrl_c_stops_watching_and_not_the_job(fleet, server, terminal):
+async def test_ctrl_c_stops_following_and_not_the_job(fleet, server, terminal):
     screen = await terminal("restart", "lab-1", "--yes", "--json")
     await screen.shows("queued")
     await fleet.first_reader.wait()
@@ -222,7 +222,7 @@ async def test_ctrl_c_stops_watching_and_not_the_job(fleet, server, terminal):
     assert fleet.views["0001abcd"].executions[0].state is ExecutionState.QUEUED
 
 
-async def test_jobs_and_the_life_of_one(cli, fleet, server):
+async def test_jobs_lists_jobs_and_shows_the_events_of_one(cli, fleet, server):
     assert (await cli.run("jobs")).out == "No jobs yet.\n"
     request = JobRequest(action=Action.RESTART, targets=("lab-[12]",), requested_by="ada\x1b[2J@desk")
     job_id = (await fleet.create_job(request)).job.id
@@ -305,7 +305,7 @@ async def test_json_passes_a_json_tool(cli, fleet, server):
         assert not set(ended.out) & set("\x1b\u009b\u202e\u2028")
 
 
-async def test_a_refusal_of_the_job_itself(cli, fleet, server):
+async def test_a_refused_job_exits_with_2(cli, fleet, server):
     original = fleet.create_job
 
     async def refuse(request):
@@ -321,7 +321,7 @@ async def test_a_refusal_of_the_job_itself(cli, fleet, server):
 # Decisions, without processes.
 
 
-def test_questions():
+def test_confirmation_prompts():
     assert confirmation_prompt(Action.LOG_OFF, 1).text == "Log off this machine? [y/N] "
     assert confirmation_prompt(Action.WAKE, 3).yes == {"y", "yes"}
     assert confirmation_prompt(Action.SHUT_DOWN, 4).yes == {"4"}
@@ -334,7 +334,7 @@ def test_targets():
         check_targets(Action.RESTART, ("a", " "), False)
 
 
-async def test_progress_fits_the_screen(fleet):
+async def test_progress_fits_the_terminal(fleet):
     for number in range(100):
         fleet.add(f"room-{number:03}-{'x' * 40}")
     view = await fleet.create_job(JobRequest(action=Action.RESTART, targets=("room-*",)))
@@ -402,7 +402,7 @@ async def test_a_job_that_is_not_in_a_snapshot_is_looked_up(fleet, directory):
     assert said.getvalue().endswith("lab-1: done (it is back)\n")
 
 
-async def test_following_gives_up_when_the_server_stays_away(fleet, directory):
+async def test_following_ends_when_the_server_stays_away(fleet, directory):
     path = directory / "control.sock"
     view = await fleet.create_job(JobRequest(action=Action.RESTART, targets=("lab-1",)))
     api = ApiClient(ServerAddress(unix_path=str(path)))

@@ -33,7 +33,7 @@ def serve(processes, *options: str):
     return processes_module.ControlServer(processes, *options)
 
 
-def test_a_servers_life_in_json_without_its_secrets(processes):
+def test_the_json_log_has_every_event_and_no_secret(processes):
     control = serve(processes, "--log-format", "json", "--log-level", "debug", "--http", "127.0.0.1:0")
     machine = processes_module.CommandMachine(processes, control, "lab-1")
     job = control.order(Action.LOG_OFF, "lab-1", message="x\ny", requested_by="bo\x1b[31m@desk\n<0>forged")
@@ -93,7 +93,7 @@ def test_systemds_journal_gets_priorities_and_no_time(processes, command):
     assert all(re.match(r"<[3-7]>[\w.]", line) for line in err.read_text().splitlines())
 
 
-def test_the_level_is_the_least_that_is_logged(processes):
+def test_the_log_level_is_the_lowest_that_is_logged(processes):
     control = serve(processes, "--log-level", "warning")
     assert control.program.ends(signal.SIGTERM) == ALL_DONE
     assert control.program.err == ""
@@ -107,7 +107,7 @@ def test_the_level_is_the_least_that_is_logged(processes):
         (("--log-level", "LOUD"), "--log-level takes debug, info, warning or error, not 'LOUD'.\n"),
     ],
 )
-async def test_other_formats_and_levels_are_wrong_use(cli, command, option, sentence):
+async def test_other_log_formats_and_levels_are_wrong_use(cli, command, option, sentence):
     server = ("--server", "tcp://127.0.0.1:1") if command == "agent" else ()
     ended = await cli.run(command, *server, *option)
     assert (ended.status, ended.err) == (WRONG_USE, sentence)
@@ -138,7 +138,7 @@ def record(text: str) -> logging.LogRecord:
     return logging.LogRecord("x", logging.INFO, "", 0, text, (), None)
 
 
-def test_a_stream_that_nobody_reads_does_not_stop_who_logs():
+def test_a_blocked_stream_does_not_block_the_logger():
     stream = Blocked()
     handler = BackgroundHandler(stream, pending_characters_max=100, flush_timeout_s=0.01)
     handler.emit(record("first"))
@@ -158,7 +158,7 @@ def test_a_stream_that_nobody_reads_does_not_stop_who_logs():
         handler.flush()
 
 
-def test_a_stream_that_fails_is_tried_again():
+def test_the_log_writer_continues_after_a_failed_write():
     stream = Blocked()
     stream.failure = OSError(28, "No space left on device")
     stream.is_open.set()
@@ -170,7 +170,7 @@ def test_a_stream_that_fails_is_tried_again():
     assert stream.getvalue() == "kept\n1 lines of this log could not be written\n"
 
 
-def test_what_was_logged_before_the_end_is_written():
+def test_pending_lines_are_written_at_the_end():
     program = (
         "import logging, sys; from landline.cli.log_output import show_logs; show_logs('text', 'info');"
         "[logging.getLogger('landline').info('line %d', n) for n in range(1000)]"

@@ -33,7 +33,7 @@ async def test_ls(cli, fleet, server):
     ]
 
 
-async def test_ls_tells_who_cannot_be_asked_and_where_it_is_not_known_who_is_on(cli, fleet, server):
+async def test_ls_shows_machines_that_cannot_ask_or_cannot_tell_who_is_logged_on(cli, fleet, server):
     fleet.by_id.clear()
     fleet.add("free", person="")
     fleet.add("hall", asks_by="", asking_problem="no display\x1b[2J")
@@ -62,7 +62,7 @@ async def test_ls_tells_who_cannot_be_asked_and_where_it_is_not_known_who_is_on(
     assert (facts["free"]["knows_persons"], facts["free"]["asks_by"]) == (True, "tk on :0")
 
 
-async def test_the_machines_of_a_cloned_identity(cli, fleet, server):
+async def test_machines_with_a_cloned_identity_and_resolve(cli, fleet, server):
     claimants = tuple(
         Claimant(
             name=f"pc{number}",
@@ -107,7 +107,7 @@ async def test_ls_json(cli, fleet, server):
     assert document["now_at"] == fleet.now
 
 
-async def test_what_a_machine_says_cannot_reach_the_terminal(cli, fleet, server):
+async def test_text_of_a_machine_cannot_control_the_terminal(cli, fleet, server):
     fleet.add("evil\x1b[2J\u202e", os="\x1b]0;owned\x07\x9b5n", person="a\r\nb")
     for arguments in (["ls"], ["ls", "--json"]):
         ended = await cli.run(*arguments)
@@ -116,7 +116,7 @@ async def test_what_a_machine_says_cannot_reach_the_terminal(cli, fleet, server)
     assert len((await cli.run("ls")).out.splitlines()) == 6
 
 
-async def test_nobody_answers(cli, directory):
+async def test_no_server_answers(cli, directory):
     for command in (["ls"], ["watch"], ["jobs"], ["cancel", "1"], ["restart", "a", "--yes"]):
         # Signal handlers, such as those of watch, need the main thread.
         ended = await (cli.run_process if command == ["watch"] else cli.run)(*command)
@@ -179,7 +179,7 @@ async def test_the_port_of_the_agents_is_not_the_api(cli):
     )
 
 
-async def test_a_failing_server(cli, fleet, server):
+async def test_a_failing_server_exits_with_3(cli, fleet, server):
     fleet.failure = RuntimeError("secret")
     ended = await cli.run("ls")
     assert (ended.status, ended.err) == (
@@ -188,7 +188,7 @@ async def test_a_failing_server(cli, fleet, server):
     )
 
 
-async def test_output_into_a_closed_pipe_is_no_error_for_anybody_to_read(cli, fleet, server):
+async def test_a_closed_pipe_causes_no_traceback(cli, fleet, server):
     process = await cli.start("ls")
     process.stdout._transport.close()
     assert b"Traceback" not in await process.stderr.read()
@@ -265,7 +265,7 @@ async def test_watch_on_a_terminal_is_live(cli, fleet, server, terminal):
 
 
 @pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]], ids=["one", "both"])
-async def test_whatever_stops_watch_it_gives_the_terminal_back(server, terminal, until, numbers):
+async def test_watch_restores_the_terminal_after_signals(server, terminal, until, numbers):
     screen = await terminal("watch")
     await screen.shows("3 machines: 3 online")
     for number in numbers:
@@ -276,7 +276,7 @@ async def test_whatever_stops_watch_it_gives_the_terminal_back(server, terminal,
     assert "Traceback" not in screen.text
 
 
-async def test_a_demo_gives_the_terminal_back(terminal, until):
+async def test_a_demo_restores_the_terminal(terminal, until):
     screen = await terminal("demo", "--machines", "1")
     # It proposes what can be done here.
     await screen.shows("landline restart sim-01 ")
@@ -287,7 +287,7 @@ async def test_a_demo_gives_the_terminal_back(terminal, until):
     assert "Traceback" not in screen.text
 
 
-async def test_a_narrow_screen_keeps_names_and_presence(cli, fleet, server, terminal):
+async def test_a_narrow_terminal_shows_names_and_presence(cli, fleet, server, terminal):
     screen = await terminal("watch", COLUMNS="36")
     await screen.shows("3 machines: 3 online")
     await screen.shows("NAME")
@@ -300,7 +300,7 @@ async def test_a_narrow_screen_keeps_names_and_presence(cli, fleet, server, term
     assert await screen.ended() == 0
 
 
-async def test_watch_on_a_terminal_waits_for_a_server_that_went_away(cli, fleet, directory, terminal):
+async def test_watch_on_a_terminal_waits_for_a_lost_server(cli, fleet, directory, terminal):
     path = directory / "control.sock"
     async with ApiServer(fleet, unix_path=path):
         screen = await terminal("watch")

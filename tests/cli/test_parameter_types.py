@@ -26,7 +26,7 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize(
     "text", ["", "5", "s", "5 s", "-5s", "1.5h", "5s2m", "5ss", "1h1h", "５s", "5s\n", "2x", "1e3s"]
 )
-def test_everything_else_is_refused_in_a_sentence(text):
+def test_other_texts_are_no_durations(text):
     with pytest.raises(WrongUse) as caught:
         parse_duration(text, "--in")
     assert str(caught.value) == (
@@ -34,7 +34,7 @@ def test_everything_else_is_refused_in_a_sentence(text):
     )
 
 
-def test_a_slip_of_the_finger_is_refused():
+def test_a_duration_of_more_than_a_year_is_refused():
     with pytest.raises(WrongUse, match="at most a year"):
         parse_duration("99999d", "--queue-for")
     with pytest.raises(WrongUse, match="at most a year"):

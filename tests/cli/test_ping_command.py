@@ -23,7 +23,7 @@ def token_file(tmp_path):
     return str(path)
 
 
-async def test_a_line_is_measured(cli):
+async def test_ping_measures_a_line(cli):
     server = landline.Server(name="the lab")
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         ended = await cli.run("ping", str(endpoint), "--interval", "0s")
@@ -35,7 +35,7 @@ async def test_a_line_is_measured(cli):
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "udp"])
-async def test_json(cli, directory, token_file, scheme):
+async def test_json_output(cli, directory, token_file, scheme):
     server = landline.Server(auth=landline.SharedToken(TOKEN), name="the lab")
     url = f"unix://{directory}/line" if scheme == "unix" else f"{scheme}://127.0.0.1:0"
     async with server.listen(url) as endpoint:
@@ -70,7 +70,7 @@ async def test_tls_needs_an_authority_to_trust(cli, tmp_path):
     assert "the server's certificate is not accepted: " in ended.err
 
 
-async def test_quic_takes_the_same_authority(cli, tmp_path):
+async def test_the_authority_applies_to_quic_too(cli, tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
@@ -94,13 +94,13 @@ async def test_a_file_without_a_certificate_is_named(cli, token_file):
     )
 
 
-async def test_an_announced_name_may_be_given(cli):
+async def test_ping_accepts_an_announced_name(cli):
     ended = await cli.run("ping", "mdns://nobody-of-that-name")
     assert ended.status == 3
     assert ended.err.startswith("mdns://nobody-of-that-name: ")
 
 
-async def test_one_that_refuses_has_said_its_name(cli):
+async def test_a_refusal_shows_the_name_of_the_server(cli):
     server = landline.Server(auth=landline.SharedToken(TOKEN), name="the \x1b[2Jlab")
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         ended = await cli.run("ping", str(endpoint))
@@ -112,7 +112,7 @@ async def test_one_that_refuses_has_said_its_name(cli):
     )
 
 
-async def test_a_call_with_another_token_gets_no_answer(cli):
+async def test_a_udp_server_does_not_answer_another_token(cli):
     server = landline.Server(auth=landline.SharedToken(TOKEN))
     async with server.listen("udp://127.0.0.1:0") as endpoint:
         ended = await cli.run("ping", str(endpoint), "--timeout", "1s")
@@ -123,7 +123,7 @@ async def test_a_call_with_another_token_gets_no_answer(cli):
         assert ended.out.startswith(f"A server at {endpoint}: the first answer took ")
 
 
-async def test_nobody_there(cli):
+async def test_a_closed_port_and_a_silent_server(cli):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         url = f"tcp://127.0.0.1:{sock.getsockname()[1]}"
@@ -163,14 +163,14 @@ async def test_nobody_there(cli):
         (["tcp://host", "--token-file", "/nowhere"], "Cannot read the token file /nowhere"),
     ],
 )
-async def test_wrong_uses_are_named(cli, arguments, text):
+async def test_wrong_use_of_ping(cli, arguments, text):
     ended = await cli.run("ping", *arguments)
     assert ended.status == 2
     assert text in ended.err
     assert ended.out == ""
 
 
-async def test_a_token_that_is_no_secret_is_named(cli):
+async def test_a_short_token_is_refused(cli):
     ended = await cli.run("ping", "tcp://127.0.0.1", LANDLINE_TOKEN="short")
     assert ended.status == 2
     assert (
@@ -179,7 +179,7 @@ async def test_a_token_that_is_no_secret_is_named(cli):
     )
 
 
-async def test_one_that_is_terminated_says_goodbye(cli):
+async def test_ping_closes_its_line_on_sigterm(cli):
     ended = asyncio.get_running_loop().create_future()
     server = landline.Server()
 

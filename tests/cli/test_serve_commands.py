@@ -152,7 +152,7 @@ def service(processes, control, agent, place):
     assert program.ends(signal.SIGTERM) == ALL_DONE
 
 
-def test_a_service_that_can_ask_nobody_waits(run, processes, service, place):
+def test_a_service_that_cannot_ask_a_person_waits(run, processes, service, place):
     """It acted 0.6 s after the command, with a person on."""
     following = processes.start("logoff", "service", "--yes")
     following.says(r"service: waiting \(anna cannot be asked: no display and no controlling terminal")
@@ -168,7 +168,7 @@ def test_a_service_that_can_ask_nobody_waits(run, processes, service, place):
     assert (place / "acted").exists()
 
 
-def test_a_service_that_cannot_tell_who_is_on_waits(run, processes, service, place):
+def test_a_service_that_cannot_tell_who_is_logged_on_waits(run, processes, service, place):
     """It took that for "nobody is on"."""
     service("echo broken >&2; exit 1")
     following = processes.start("logoff", "service", "--yes")
@@ -183,7 +183,7 @@ def test_a_service_that_cannot_tell_who_is_on_waits(run, processes, service, pla
     assert following.ends() == ALL_DONE
 
 
-def test_a_service_that_is_to_act_or_to_refuse_where_it_can_ask_nobody(run, service, place):
+def test_a_service_that_cannot_ask_refuses_or_acts_as_the_operator_chose(run, service, place):
     refused = run("logoff", "service", "--yes", "--unasked", "refuse")
     assert refused.status == SOME_NOT_DONE
     assert "service: refused (anna cannot be asked: " in refused.out
@@ -210,7 +210,7 @@ def test_simulated(run, processes, control, agent):
     assert control.shows("simulated", PresenceState.OFFLINE).presence.cause is Cause.SHUT_DOWN
 
 
-def test_api_on_tcp_wants_the_token(run, control, place):
+def test_the_api_on_tcp_needs_the_operators_token(run, control, place):
     [url] = re.findall(r"http://127\.0\.0\.1:\d+", control.program.out)
     tokens = str(control.data / "operators.token")
     assert run("ls", "--server", url, "--token-file", tokens).status == ALL_DONE
@@ -244,7 +244,7 @@ def test_control_server_stops_in_order_and_starts_again(directory):
 # Refusals, in this process.
 
 
-def test_listening_where_somebody_else_does(run, control, place):
+def test_an_address_in_use_is_refused(run, control, place):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         own = ("serve", "--data", str(place / "data"), "--socket", str(place / "socket"))
@@ -255,7 +255,7 @@ def test_listening_where_somebody_else_does(run, control, place):
     assert not (place / "socket").exists()
 
 
-def test_a_second_control_server_of_the_same_user(run, processes, control, place):
+def test_a_second_control_server_on_the_same_socket_or_data_is_refused(run, processes, control, place):
     second = ("serve", "--data", str(place), "--listen", "tcp://127.0.0.1:0")
     refuses(
         run(*second),
@@ -310,7 +310,7 @@ def test_serve_refuses(run, place, options, status, words):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_stopped_before_its_figures_is_not_done(processes, place, monkeypatch, number):
+def test_a_demo_stopped_before_its_figures_exits_with_130(processes, place, monkeypatch, number):
     monkeypatch.setitem(processes.environment, "LANDLINE_RUNTIME_DIR", str(place))
     program = processes.start("demo", "--machines", "1", "--seconds", "60")
     program.says("Running by itself")
@@ -338,7 +338,7 @@ def test_the_command_for_agents_names_this_machine(processes, place):
     )
 
 
-def test_an_agent_tells_an_attempt_once(processes, control, place):
+def test_an_agent_prints_each_attempt_once(processes, control, place):
     url = f"tcp://127.0.0.1:{processes.hold_port()}"
     program = processes.start(
         *("agent", "--server", url, "--token-file", control.token_file, "--data", str(place / "agent")),
@@ -352,7 +352,7 @@ def test_an_agent_tells_an_attempt_once(processes, control, place):
 
 @pytest.mark.parametrize("command", ["serve", "agent"])
 @pytest.mark.parametrize("below", ["", "below"])
-def test_a_file_where_the_data_should_be(run, agent, place, command, below):
+def test_a_file_in_place_of_the_data_directory_is_refused(run, agent, place, command, below):
     (place / "file").write_text("precious")
     data = ("--data", str(place / "file" / below))
     if command == "serve":
@@ -369,7 +369,7 @@ def test_a_file_where_the_data_should_be(run, agent, place, command, below):
     [("agents.token", b""), ("operators.token", b"short\n"), ("operators.token", b"\xff" * 40)],
     ids=["empty", "short", "binary"],
 )
-def test_a_token_that_is_none(run, place, name, content):
+def test_a_token_file_without_a_token_is_refused(run, place, name, content):
     (place / "data").mkdir()
     (place / "data" / name).write_bytes(content)
     own = ("--listen", "tcp://127.0.0.1:0", "--socket", str(place / "socket"), "--http", "127.0.0.1:0")
@@ -480,7 +480,7 @@ def test_agent_with_a_damaged_journal(run, processes, control, agent, place):
     assert journal.read_bytes() == whole + b"\n"
 
 
-def test_a_second_agent(run, processes, control, agent, place):
+def test_a_second_agent_with_the_same_data_or_name_is_refused(run, processes, control, agent, place):
     first = processes.start(*agent, "--power", "dry-run", "--name", "first")
     control.shows("first", PresenceState.ONLINE)
     refuses(
@@ -513,5 +513,5 @@ def test_demo_refuses(run, options, words):
     refuses(run("demo", *options), WRONG_USE, words)
 
 
-def test_nobody_answers(run, place):
+def test_no_server_answers(run, place):
     refuses(run("ls", "--server", f"unix://{place}/nothing"), NO_SERVER, "No control server answers")

@@ -57,7 +57,7 @@ def service(directory: Path) -> Path:
     return path
 
 
-def test_ones_own_directory_is_trusted(directory: Path) -> None:
+def test_the_users_own_directory_is_trusted(directory: Path) -> None:
     assert trusted_users(directory / "control.sock") == OURS
     link = directory / "link"
     link.symlink_to(directory)
@@ -65,27 +65,27 @@ def test_ones_own_directory_is_trusted(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o702])
-def test_a_directory_that_others_may_write_to_is_not(directory: Path, mode: int) -> None:
+def test_a_directory_writable_by_others_is_not_trusted(directory: Path, mode: int) -> None:
     directory.chmod(mode)
     with pytest.raises(Untrusted, match="other users may write to"):
         trusted_users(directory / "control.sock")
 
 
-def test_no_directory_is_no_server(directory: Path) -> None:
+def test_a_missing_directory_means_no_server(directory: Path) -> None:
     with pytest.raises(ServerUnreachable, match="No control server answers"):
         ApiClient(ServerAddress(unix_path=str(directory / "none" / "control.sock"))).status()
 
 
 @as_root
 @pytest.mark.parametrize("above", [0o777, 0o1777, 0o775])
-def test_a_directory_of_another_user_where_anybody_could_make_it_is_not(service: Path, above: int) -> None:
+def test_a_directory_that_any_user_could_have_made_is_not_trusted(service: Path, above: int) -> None:
     service.parent.chmod(above)
     with pytest.raises(Untrusted, match=rf"belongs to another user \(uid {NOBODY}\)"):
         trusted_users(service / "control.sock")
 
 
 @as_root
-def test_a_link_of_another_user_is_not(directory: Path) -> None:
+def test_a_link_of_another_user_is_not_trusted(directory: Path) -> None:
     link = directory / "link"
     link.symlink_to(directory)
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
@@ -94,7 +94,7 @@ def test_a_link_of_another_user_is_not(directory: Path) -> None:
 
 
 @as_root
-def test_a_service_that_root_set_up_may_answer(service: Path) -> None:
+def test_a_service_set_up_by_root_is_trusted(service: Path) -> None:
     path = service / "control.sock"
     trusted = trusted_users(path)
     assert trusted == OURS | {NOBODY}
@@ -106,7 +106,7 @@ def test_a_service_that_root_set_up_may_answer(service: Path) -> None:
 
 
 @as_root
-async def test_an_impostor_in_a_directory_of_its_own_is_sent_nothing(cli, service: Path) -> None:
+async def test_nothing_is_sent_to_a_socket_in_another_users_directory(cli, service: Path) -> None:
     service.parent.chmod(0o1777)
     with impostor(service / "control.sock") as process:
         ended = await cli.run("shutdown", "lab-1", "--yes", LANDLINE_RUNTIME_DIR=str(service))
@@ -117,7 +117,7 @@ async def test_an_impostor_in_a_directory_of_its_own_is_sent_nothing(cli, servic
 
 
 @as_root
-async def test_an_impostor_on_a_socket_of_ours_is_sent_nothing(cli, directory: Path) -> None:
+async def test_nothing_is_sent_to_another_user_on_an_own_socket(cli, directory: Path) -> None:
     with impostor(directory / "control.sock") as process:
         ended = await cli.run("shutdown", "lab-1", "--yes")
         assert process.stdout is not None

@@ -48,20 +48,20 @@ def service():
     return run
 
 
-def test_from_roots_login_shell(service):
+def test_root_finds_the_server_of_the_system(service):
     ended = service("{landline} ls")
     assert ended.returncode == 0, ended.stderr
     assert "0 machines" in ended.stdout
 
 
-def test_another_user_is_told_whose_it_is(service):
+def test_another_user_gets_a_sentence_about_the_owner(service):
     ended = service(AS.format(user="daemon") + " {landline} ls || echo status $?")
     assert "status 3" in ended.stdout
     assert "unix:///run/landline/control.sock" in ended.stderr
     assert "belongs to another user" in ended.stderr
 
 
-def test_where_it_was_looked_for_is_told(cli, directory):
+def test_the_error_names_every_place_that_was_searched(cli, directory):
     environment = {**cli.environment, "XDG_RUNTIME_DIR": str(directory)}
     del environment["LANDLINE_RUNTIME_DIR"]
     # A control server of this machine may be running, and would answer.

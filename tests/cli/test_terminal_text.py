@@ -21,7 +21,7 @@ def test_control_and_formatting_characters_are_replaced():
 
 
 @pytest.mark.parametrize("text", ["lab-1", "Büro 3", "教室-1", "é"])
-def test_other_text_stays_as_it_is(text):
+def test_printable_text_is_unchanged(text):
     assert printable(text) == text
 
 
@@ -38,7 +38,7 @@ def test_every_character_a_terminal_may_obey_is_replaced():
         assert printable(chr(number)) == stand_in, hex(number)
 
 
-def test_json_stays_json_and_obeys_nobody():
+def test_printable_json_is_the_same_json():
     text = '{\n  "name": "a\u009b5n\u202eb\x7f"\n}'
     safe = printable_json(text)
     assert json.loads(safe) == json.loads(text)
@@ -68,14 +68,14 @@ def test_colours_do_not_disturb_the_alignment():
     assert plain[1] == "x  y"
 
 
-def test_marks_are_not_piled_up():
+def test_combining_marks_are_limited():
     assert printable("a" + "\u0301" * 500 + "b") == "a\u0301\u0301\u0301\u0301b"
     # Thai, Hebrew with vowels, Vietnamese: as they are.
     for text in ("ที่นี่", "שָׁלוֹם", "Việt Nam"):
         assert printable(text) == text
 
 
-def test_marks_take_no_column_and_are_cut_all_the_same():
+def test_combining_marks_take_no_column_and_are_cut():
     assert width("e\u0301") == width("ก\u0e31") == width("a\u20dd") == 1
     many = printable("a" + "\u0301" * 4) * 100
     assert width(many) == 100
@@ -100,7 +100,7 @@ def test_duration_text(seconds, text):
     assert duration_text(seconds) == text
 
 
-def test_moments_name_the_day_when_it_is_another():
+def test_local_time_has_the_date_of_another_day():
     assert len(local_time(1_750_000_000, 1_750_000_000)) == len("12:34:56")
     assert len(local_time(1_750_000_000, 1_750_000_000 + 90_000)) == len("2025-06-15 12:34:56")
 
@@ -109,7 +109,7 @@ def test_moments_name_the_day_when_it_is_another():
     ("columns", "indexes"),
     [(100, [0, 1, 2, 3]), (20, [0, 1, 2, 3]), (19, [0, 1, 3]), (13, [0, 1, 3]), (12, [0, 1]), (1, [0, 1])],
 )
-def test_what_a_narrow_screen_does_without(columns, indexes):
+def test_fitting_columns(columns, indexes):
     header = ("NAME", "IS", "HOST", "OS")
     rows = [
         [Cell("lab-1"), Cell("on"), Cell("a.b"), Cell("ä")],
@@ -119,6 +119,6 @@ def test_what_a_narrow_screen_does_without(columns, indexes):
     assert fitting_columns(header, rows, columns, ("HOST", "OS")) == indexes
 
 
-def test_an_empty_table_has_its_header():
+def test_fitting_columns_of_an_empty_table():
     assert fitting_columns(("NAME", "OS"), [], 8, ("OS",)) == [0, 1]
     assert fitting_columns(("NAME", "OS"), [], 7, ("OS",)) == [0]

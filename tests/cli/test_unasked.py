@@ -20,9 +20,7 @@ ADA = (Person("ada"),)
 @pytest.mark.parametrize(
     "arguments", [[], ["--unasked", "wait"], ["--unasked", "refuse"], ["--unasked", "act"]]
 )
-async def test_the_operator_chooses_what_happens_where_nobody_can_be_asked(
-    cli, fleet, server, arguments
-) -> None:
+async def test_unasked_is_in_the_request(cli, fleet, server, arguments) -> None:
     fleet.outcome = (ExecutionState.DONE, "")
     assert (await cli.run("restart", "lab-1", "--yes", *arguments)).status == 0
     assert [request.unasked for request in fleet.requests] == [Unasked((arguments or ["wait"])[-1])]
@@ -36,7 +34,7 @@ async def test_wrong_use(cli, fleet, server, value: str) -> None:
     assert fleet.requests == []
 
 
-async def test_the_api_takes_no_other_value(server, directory) -> None:
+async def test_the_api_refuses_other_values_of_unasked(server, directory) -> None:
     reader, writer = await asyncio.open_unix_connection(directory / "control.sock")
     body = b'{"action": "restart", "targets": ["lab-1"], "unasked": "perhaps"}'
     writer.write(
@@ -76,13 +74,13 @@ MIXED = [
         (Unasked.ACT, "they act after the countdown without an answer"),
     ],
 )
-def test_the_question_names_the_machines_that_cannot_ask(unasked: Unasked, then: str) -> None:
+def test_the_confirmation_names_machines_that_cannot_ask(unasked: Unasked, then: str) -> None:
     assert cannot_ask_line(Action.RESTART, MIXED, unasked) == (
         f"3 of 7 machines cannot ask the person: cannot, old, unknown; with --unasked {unasked} {then}."
     )
 
 
-def test_the_question_names_one_and_not_hundreds() -> None:
+def test_the_confirmation_names_few_machines_that_cannot_ask() -> None:
     assert cannot_ask_line(Action.RESTART, MIXED[:3], Unasked.WAIT) == (
         "1 of 3 machines cannot ask the person: cannot; with --unasked wait it waits."
     )
@@ -94,7 +92,7 @@ def test_the_question_names_one_and_not_hundreds() -> None:
     assert cannot_ask_line(Action.RESTART, MIXED[:2], Unasked.WAIT) == ""
 
 
-async def test_the_question_on_a_terminal(fleet, server, terminal) -> None:
+async def test_the_confirmation_on_a_terminal(fleet, server, terminal) -> None:
     fleet.add("hall", asks_by="", asking_problem="no display")
     fleet.add("lobby", person="", knows_persons=False, asks_by="", asking_problem="no display")
     screen = await terminal("restart", "--all", "--unasked", "refuse")
@@ -112,7 +110,7 @@ async def test_the_question_on_a_terminal(fleet, server, terminal) -> None:
 WAITING = "ada cannot be asked: no display"
 
 
-async def test_a_job_that_waits_says_why_and_what_can_be_done(cli, fleet, server) -> None:
+async def test_a_waiting_job_shows_the_reason_and_a_hint(cli, fleet, server) -> None:
     async def line() -> str:
         return (await process.stdout.readline()).decode().rstrip()
 
@@ -134,7 +132,7 @@ async def test_a_job_that_waits_says_why_and_what_can_be_done(cli, fleet, server
     assert await process.wait() == 1
 
 
-async def test_jobs_shows_what_waits_and_who_was_asked(cli, fleet, server) -> None:
+async def test_jobs_shows_waiting_machines_and_who_was_asked(cli, fleet, server) -> None:
     request = JobRequest(action=Action.RESTART, targets=("lab-[12]",), unasked=Unasked.ACT)
     job_id = (await fleet.create_job(request)).job.id
     fleet.report(job_id, "lab-1", ExecutionState.WAITING, WAITING)
@@ -161,7 +159,7 @@ async def test_jobs_shows_what_waits_and_who_was_asked(cli, fleet, server) -> No
     assert document["executions"][1]["asked"] == "ada (:0), bob (tty3)"
 
 
-async def test_progress_with_its_hint_fits_the_screen(fleet) -> None:
+async def test_progress_with_a_hint_fits_the_terminal(fleet) -> None:
     for number in range(100):
         fleet.add(f"room-{number:03}")
     view = await fleet.create_job(JobRequest(action=Action.RESTART, targets=("room-*",)))

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from landline import Heartbeat
-from landline.cli.retry import OutcomeUnknown, ServerUnreachable
+from landline.cli.retry import AnswerLost, ServerUnreachable
 from landline.fleet.model import Action, ExecutionState, PresenceState
 
 MOMENTS = (
@@ -129,7 +129,7 @@ def test_killed_while_it_accepts_jobs(fleet, machines, poll, seed):
             sent.append(message)
             try:
                 accepted[message] = control.order(Action.LOG_OFF, machine.name, message=message)
-            except (ServerUnreachable, OutcomeUnknown):
+            except (ServerUnreachable, AnswerLost):
                 return
 
     threads = [threading.Thread(target=order_until_it_dies, args=(machine,)) for machine in machines]

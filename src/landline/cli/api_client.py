@@ -88,7 +88,7 @@ class ApiClient:
 
     Every method raises :class:`NoServer` when no server answers, :class:`ServerUnreachable` when it goes away or its
     answer is not one of a control server, and :class:`Refused` when it refuses. Methods that change something raise
-    :class:`landline.cli.retry.OutcomeUnknown` when the change may have been made.
+    :class:`landline.cli.retry.AnswerLost` when the change may have been made.
 
     :param looked_at: where a server was searched for; named in the error when there is none.
     """
@@ -192,9 +192,9 @@ class ApiClient:
         from http.client import HTTPException, IncompleteRead
 
         from landline.cli.socket_owner import Untrusted
-        from landline.cli.unix_http import Connection
+        from landline.cli.unix_http import ApiConnection
 
-        connection = Connection(
+        connection = ApiConnection(
             self.address.unix_path, self.address.host, self.address.port, timeout_s=timeout_s
         )
         headers = {"Content-Type": "application/json"}

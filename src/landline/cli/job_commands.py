@@ -27,7 +27,7 @@ from landline.cli.formatting import (
 from landline.cli.job_progress import InPlaceProgress, JobProgress, LineProgress, ServerLost, follow
 from landline.cli.live_state import is_over
 from landline.cli.parameter_types import Duration, OneOf, WholeNumber
-from landline.cli.retry import OutcomeUnknown, ServerUnreachable
+from landline.cli.retry import AnswerLost, ServerUnreachable
 from landline.cli.shared_options import control_client, json_option, print_json, server_options
 from landline.cli.tables import table_lines
 from landline.cli.terminal_text import printable, wants_colour
@@ -249,7 +249,7 @@ def cancel(job_id: str, as_json: bool, server: str | None, token_file: str | Non
     whole_id = before.job.id
     try:
         view = api.cancel_job(whole_id, CancelRequest(cancelled_by=_caller()))
-    except OutcomeUnknown:
+    except AnswerLost:
         if as_json:
             print_json({"accepted": "unknown", "job_id": whole_id})
         raise
@@ -337,10 +337,10 @@ def _send(api: ApiClient, request: JobRequest, machine_ids: tuple[str, ...], *, 
 
     try:
         return api.create_job(msgspec.structs.replace(request, machine_ids=machine_ids))
-    except (OutcomeUnknown, KeyboardInterrupt) as failure:
+    except (AnswerLost, KeyboardInterrupt) as failure:
         if as_json:
             print_json({"accepted": "unknown", "request_id": request.request_id})
-        if isinstance(failure, OutcomeUnknown):
+        if isinstance(failure, AnswerLost):
             raise
         raise CommandFailed(
             f"Stopped while the job was being sent; 'landline jobs --request {request.request_id}' shows whether it "

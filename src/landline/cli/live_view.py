@@ -45,16 +45,16 @@ _STYLE: Final = {
 def show_live(api: ApiClient, footer: str = "") -> None:
     """Show the machines and jobs of ``api``, with ``footer`` below them, until an exception ends it."""
     console = Console()
-    view = _View(console, footer)
+    screen = _LiveScreen(console, footer)
     updates = live_updates(api)
     # Before the alternate screen is entered: "no control server answers" belongs on the normal one.
-    view.apply(next(updates))
-    with Live(get_renderable=view.render, console=console, screen=True, refresh_per_second=REFRESHES_PER_S):
+    screen.apply(next(updates))
+    with Live(get_renderable=screen.render, console=console, screen=True, refresh_per_second=REFRESHES_PER_S):
         for update in updates:
-            view.apply(update)
+            screen.apply(update)
 
 
-class _View:
+class _LiveScreen:
     """The state and how to draw it. rich draws it in a thread of its own."""
 
     def __init__(self, console: Console, footer: str) -> None:

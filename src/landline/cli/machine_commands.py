@@ -15,7 +15,7 @@ import click
 from landline.cli.api_client import ApiClient
 from landline.cli.formatting import MACHINE_HEADER, local_time, machine_count, machine_rows, problem_lines
 from landline.cli.live_state import LiveState
-from landline.cli.retry import OutcomeUnknown
+from landline.cli.retry import AnswerLost
 from landline.cli.shared_options import control_client, json_option, print_json, server_options
 from landline.cli.tables import table_lines
 from landline.cli.terminal_text import printable, wants_colour
@@ -90,7 +90,7 @@ def resolve(name: str, as_json: bool, server: str | None, token_file: str | None
     """
     try:
         machine = control_client(server, token_file).resolve_machine(name)
-    except OutcomeUnknown:
+    except AnswerLost:
         if as_json:
             print_json({"accepted": "unknown", "machine": name})
         raise

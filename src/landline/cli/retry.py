@@ -70,7 +70,7 @@ class Refused(CommandFailed):
         }
 
 
-class OutcomeUnknown(CommandFailed):
+class AnswerLost(CommandFailed):
     """A change was sent, and its answer did not arrive: it may have been accepted."""
 
 
@@ -129,7 +129,7 @@ class Retries:
         :param outcome: a sentence that says what may have happened, and which command shows it.
         :raises ServerUnreachable: when the change was not made: the request did not arrive.
         :raises Refused: when the change was not made: the server refused it.
-        :raises OutcomeUnknown: when the change may have been made.
+        :raises AnswerLost: when the change may have been made.
         """
         give_up_at = self._clock() + self._change_s
         may_have_arrived, last_reason = False, ""
@@ -149,7 +149,7 @@ class Retries:
                 reason, failure = str(refused).rstrip("."), refused
             may_have_arrived = True
             if self._clock() + _pause_s(attempt) >= give_up_at:
-                raise OutcomeUnknown(
+                raise AnswerLost(
                     f"{reason}; no answer came within {self._change_s:.0f} s. {outcome}", SOME_NOT_DONE
                 ) from failure
             if reason != last_reason:

@@ -9,7 +9,7 @@ from pathlib import Path
 from landline.cli.socket_owner import check_peer, trusted_users
 
 
-class Connection(http.client.HTTPConnection):
+class ApiConnection(http.client.HTTPConnection):
     """A connection to the unix socket ``unix_path``, or to ``host`` and ``port`` if that is empty.
 
     Connecting, and each wait for bytes, raise :class:`TimeoutError` after ``timeout_s``. Connecting to a unix socket
