@@ -64,7 +64,7 @@ class ScriptedPerson:
         self._open: asyncio.Future[Answer | Exception] | None = None
         self.shown_at = ADA.seat
         self.problem = ""
-        """Why nobody can be asked; empty when they can."""
+        """Why no person can be asked; empty if one can be."""
         self.questions: list[Question] = []
         self.withdrawn = 0
 
@@ -133,7 +133,7 @@ class Switch(SimulatedPower):
         return await super().persons()
 
     def log_off(self) -> None:
-        """Everybody leaves."""
+        """Log off all persons."""
         self._persons = ()
 
     async def act(self, action: Action, *, reason: str, permit: Permit) -> None:
@@ -190,13 +190,13 @@ class Machine:
         self.task: asyncio.Task[Goodbye] | None = None
 
     async def boot(self, *, power: Any = None, token: str = TOKEN, wait: bool = True) -> Machine:
-        """Starts the machine, and its agent with it."""
+        """Start the machine and its agent."""
         self.boots += 1
         self.boot_id = f"{self.name}-boot-{self.boots}"
         return await self.start_agent(power=power, token=token, wait=wait)
 
     async def start_agent(self, *, power: Any = None, token: str = TOKEN, wait: bool = True) -> Machine:
-        """Starts the agent's process in the same boot."""
+        """Start the agent's process in the same boot."""
         joins = self.fleet.joins.get(self.id, 0)
         self.journal = WatchedJournal.open(self.directory / "journal.jsonl")
         self.power = power or Switch(self)
@@ -234,13 +234,13 @@ class Machine:
             self.agent.stop()
 
     async def ended(self) -> Goodbye:
-        """What the agent returned or raised."""
+        """Return what the agent returned, or raise what it raised."""
         assert self.task is not None
         async with asyncio.timeout(WAIT_S_MAX):
             return await self.task
 
     async def kill_agent(self) -> None:
-        """The agent's process is gone at once; its connection breaks."""
+        """End the agent's process at once; its connection breaks."""
         assert self.task is not None
         if self.agent.line is not None:
             self.agent.line.break_link("killed")
@@ -254,17 +254,17 @@ class Machine:
 
     @property
     def known(self) -> KnownMachine:
-        """The machine as the control server sees it."""
+        """The machine as the control server shows it."""
         return next(machine for machine in self.fleet.control.machines() if machine.id == self.id)
 
     async def shown(self, state: PresenceState) -> KnownMachine:
-        """Waits until the control server shows it so."""
+        """Wait until the control server shows this presence."""
         await wait_until(lambda: self.known.presence.state is state, f"{self.name} to be {state.value}")
         return self.known
 
 
 class WakerDouble:
-    """Remembers whom it was to wake; can fail."""
+    """Records the machines to wake; can fail."""
 
     def __init__(self) -> None:
         self.woken: list[tuple[str, ...]] = []
@@ -331,7 +331,7 @@ class Fleet:
         await self.storage.close()
 
     async def kill(self) -> None:
-        """No goodbye to anybody."""
+        """Stop without a goodbye, as if the process was killed."""
         for line in self.server.lines:
             line.break_link("killed")
         await self.stop()
@@ -360,7 +360,7 @@ class Fleet:
         return execution
 
     async def reached(self, job: JobView, state: ExecutionState) -> Execution:
-        """Waits for a state."""
+        """Wait for a state."""
 
         async def is_there() -> Execution | None:
             execution = await self.execution(job)
@@ -372,7 +372,7 @@ class Fleet:
         return await wait_until(is_there, f"{job.job.action.value} to be {state.value}")
 
     async def passed(self, job: JobView, state: ExecutionState) -> None:
-        """Waits for a state that may be over already when it is looked at."""
+        """Wait for a state that may have passed already."""
 
         async def is_passed() -> bool:
             return state.value in await self.steps(job)
@@ -380,7 +380,7 @@ class Fleet:
         await wait_until(is_passed, f"{job.job.action.value} to have been {state.value}")
 
     async def over(self, job: JobView) -> Execution:
-        """Waits for the end."""
+        """Wait for the end."""
 
         async def is_over() -> Execution | None:
             execution = await self.execution(job)
@@ -398,7 +398,7 @@ class Fleet:
 
 @pytest.fixture
 def until() -> Callable[..., Awaitable[Any]]:
-    """Waits for a condition; fails after 20 s."""
+    """Wait for a condition; fail after 20 s."""
     return wait_until
 
 

@@ -114,7 +114,7 @@ def test_text_of_peers_stays_in_its_field_and_line(kind, colours):
     log.stdlib.info("joined as %s", NASTY)
     log.stdlib.info(NASTY)
     assert log.text.count("\n") == len(log.lines) == 3
-    assert all(sign == "\n" or sign.isprintable() for sign in log.text)
+    assert all(char == "\n" or char.isprintable() for char in log.text)
     if kind is not LogFormat.JSON:
         assert "machine='lab" in log.lines[0] or 'machine="lab' in log.lines[0]
 
@@ -127,7 +127,7 @@ def test_an_exception_forges_no_line(kind):
     except ValueError:
         log.stdlib.exception("a task failed")
         log.events.exception("storage_failed", detail="x")
-    assert all(sign == "\n" or sign.isprintable() for sign in log.text)
+    assert all(char == "\n" or char.isprintable() for char in log.text)
     if kind is LogFormat.JSON:
         assert all("ValueError" in json.loads(line)["exception"] for line in log.lines)
         assert len(log.lines) == 2

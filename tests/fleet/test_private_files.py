@@ -31,7 +31,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A file that somebody wants root to overwrite."""
+    """A file that another user wants root to overwrite."""
     path = tmp_path / "victim"
     path.write_text("precious")
     path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""Work that nobody waits for: it is ended with all the others, and what fails in it is told."""
+"""Background work: it is cancelled by stop(), and its exceptions are logged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_exceptions_of_tasks_are_logged(until, caplog) -> None:
     tasks = BackgroundTasks()
 
     async def fail() -> None:
-        raise ZeroDivisionError("nobody foresaw it")
+        raise ZeroDivisionError("unexpected")
 
     tasks.start(fail())
     await until(lambda: caplog.records)
@@ -37,3 +37,15 @@ async def test_exceptions_of_tasks_are_logged(until, caplog) -> None:
     assert record.message == "a task of the control server failed"
     assert isinstance(record.exc_info[1], ZeroDivisionError)
     await tasks.stop()
+
+
+async def test_nothing_is_started_after_the_stop() -> None:
+    tasks, started = BackgroundTasks(), []
+
+    async def work() -> None:
+        started.append(1)
+
+    await tasks.stop()
+    tasks.start(work())
+    await asyncio.sleep(0)
+    assert started == []

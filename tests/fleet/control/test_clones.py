@@ -150,7 +150,7 @@ async def test_both_machines_of_a_cloned_identity_are_shown_and_stay_connected(
     assert live(pc1) == ["pc1.lan", "pc2.lan"]
     addresses = [each.address for each in pc1.known.claimants]
     assert sorted(addresses) == sorted(line.peer for line in fleet.server.lines)
-    # One line each, and no other: nobody throws the other out.
+    # One line each: neither replaces the other.
     assert len(set(retries)) <= 2
     assert {line.state for line in fleet.server.lines} == {LineState.ONLINE}
     assert fleet.joins == {"one-identity": 1}
@@ -316,7 +316,7 @@ async def test_half_open_line_is_no_clone(fleet, until) -> None:
     async with FaultProxy(fleet.endpoint.host, fleet.endpoint.port) as between:
         url, fleet.url = fleet.url, between.url
         machine = await fleet.machine().boot()
-        # Its power goes: nobody hears of it.
+        # Its power fails without a sign on the line.
         between.hold()
         await machine.kill_agent()
         fleet.url = url

@@ -343,12 +343,12 @@ async def test_jobs_in_every_state_survive_the_control_server(fleet, person, ada
         ("leaving", ExecutionState.ACTING),
         ("done", ExecutionState.DONE),
     ):
-        # Two of them go on by themselves, on a slow machine before this is looked at.
+        # Two of them continue by themselves, on a slow machine before this check.
         await fleet.passed(jobs[name], state)
     await until(lambda: prompted.prompt.is_asked)
 
     await (fleet.stop() if how == "stop" else fleet.kill())
-    # Meanwhile the world goes on.
+    # Meanwhile the machines continue.
     prompted.prompt.answer(NOW)
     acting.may_act.set()
     leaving.may_act.set()
@@ -415,7 +415,7 @@ async def test_a_clock_that_was_set_back_is_followed_when_no_deadline_is_pending
 
 
 async def test_requests_of_one_agent_are_throttled(fleet, monkeypatch) -> None:
-    """Each report may be a write to disk and news for everybody; those of others are worked on meanwhile."""
+    """Each report may cause a write to disk and updates. Requests of other agents are handled meanwhile."""
     monkeypatch.setattr(pace, "REQUESTS_AT_ONCE", 3)
     monkeypatch.setattr(pace, "REQUEST_EVERY_S", 3600.0)
     await fleet.start()

@@ -64,7 +64,7 @@ async def test_an_agent_refuses_orders_beyond_its_limit(fleet, until) -> None:
     assert {execution.detail for execution in refused} == {
         f"the agent did not take it: the machine holds {ORDERS_MAX} jobs, and takes more when some are over"
     }
-    # The same machine goes on with the others when the control server is back.
+    # The machine continues with the others when the control server is back.
     joins = fleet.joins[machine.id]
     await fleet.kill()
     await fleet.start()
@@ -146,7 +146,7 @@ async def test_the_question_of_an_ended_job_is_withdrawn(fleet, person, ada, unt
     await fleet.reached(second, ExecutionState.PROMPTED)
     listening = fleet.url
     await fleet.kill()
-    # It comes back where nobody finds it, stops one job and lets the other expire, and moves to its old place.
+    # It starts at an address that no agent knows, cancels one job, lets the other expire, and returns to its address.
     fleet.url = "tcp://127.0.0.1:0"
     fleet.offset_s += 300.0
     await fleet.start()

@@ -190,7 +190,7 @@ def test_an_order_for_a_machine_that_cannot_be_reached_is_refused_unless_it_may_
 
 def test_times_of_a_plan() -> None:
     plain = jobs.plan(make_job(), make_machine(), "j-1")
-    # Nobody knows yet whether a person will be on and get the default countdown.
+    # It is not known yet whether a person will be logged on and get the default countdown.
     assert (plain.due_at, plain.expires_at) == (T0, T0 + 60 + 120)
     delayed = jobs.plan(make_job(delay_s=600.0, valid_for_s=30.0), make_machine(), "j-1")
     assert (delayed.due_at, delayed.expires_at) == (T0 + 600, T0 + 630)
@@ -593,7 +593,7 @@ def test_another_machine_with_the_same_identity_proves_nothing(
         assert settled.state is S.UNKNOWN
         # Nor later.
         assert reconcile_on_join(make_job(action), settled, machine, known, T0 + 2) is None
-        # What this very process is at goes on.
+        # An execution that this agent process is working on continues.
         assert reconcile_on_join(make_job(action), execution, machine, RUNNING, T0 + 1) is None
 
 

@@ -23,11 +23,11 @@ async def test_a_cut_link_is_resuming_and_then_online_again(fleet, until) -> Non
     machine = await fleet.machine().boot()
     updates = fleet.control.updates()
     assert isinstance(await anext(updates), Snapshot)
-    machine.line.break_link("somebody pulled the cable")
+    machine.line.break_link("the cable was pulled")
     seen = []
     while PresenceState.RESUMING not in seen or seen[-1] is not PresenceState.ONLINE:
         update = await anext(updates)
-        # A new round trip is told too, and the state with it.
+        # A new round trip is published too, with the state.
         if isinstance(update, MachineChanged) and update.machine.presence.state not in seen[-1:]:
             seen.append(update.machine.presence.state)
     assert seen[-2:] == [PresenceState.RESUMING, PresenceState.ONLINE]
@@ -244,7 +244,7 @@ async def test_of_facts_that_change_fast_the_latest_is_published(fleet, until) -
     await updates.aclose()
     # Those of one interval are one: a busy machine may need some, and never one for each message.
     assert len(set(told)) < count / 10
-    # The first of them was told at once.
+    # The first of them was published at once.
     assert "os 0" in told
 
 

@@ -1,4 +1,4 @@
-"""A whole control server: it starts with nothing, keeps its secrets, and leaves nothing behind."""
+"""A complete control server: it creates its files, keeps its secrets, and leaves nothing open."""
 
 from __future__ import annotations
 

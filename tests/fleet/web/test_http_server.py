@@ -99,7 +99,7 @@ async def test_a_live_socket_is_left_alone(operations, directory):
                 pass
         assert str(caught.value) == sentence
         assert (await asyncio.to_thread(ask, UnixConnection(path)))[0] == 200
-    with socket.socket(socket.AF_UNIX) as other:  # Somebody who knows nothing of our lock.
+    with socket.socket(socket.AF_UNIX) as other:  # A process that does not use the lock.
         other.bind(str(path))
         other.listen()
         with pytest.raises(AddressInUse) as caught:

@@ -81,7 +81,7 @@ def build_app(
     :param closing: ends the update streams when it is set.
     """
     if token is not None and not token.strip():
-        raise ValueError("The token is empty; give one that nobody can guess.")
+        raise ValueError("The token is empty; give a random one.")
     streaming = Streaming(closing or asyncio.Event(), keep_alive_s)
 
     def answer(request: Request[Any, Any, Any], exception: Exception) -> Response[Problem]:

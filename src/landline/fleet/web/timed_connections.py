@@ -1,7 +1,7 @@
 """Connections of HTTP clients that are closed when they stay silent for too long.
 
 uvicorn has a time-out for the next request on a connection, and none for the first one or for half a request. So each
-connection is an uvicorn protocol behind one of ours, which owns the transport, and in front of an ASGI application of
+connection consists of a protocol that owns the transport, a protocol of uvicorn, and an ASGI application of
 its own, which shows whether a request is being answered.
 """
 
