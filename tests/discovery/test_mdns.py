@@ -236,8 +236,8 @@ async def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch, na
     monkeypatch.setitem(sys.modules, "zeroconf", None)
     server = landline.Server()
     for entering in (
-        landline.connect(f"mdns://{name}").__aenter__(),
-        server.listen("tcp://0.0.0.0:0", announce=name).__aenter__(),
+        landline.connect(f"mdns://{name}"),
+        server.listen("tcp://0.0.0.0:0", announce=name),
         landline.discover(1),
     ):
         with pytest.raises(landline.MissingExtra, match=r"pip install 'landline\[mdns\]'"):

@@ -316,8 +316,7 @@ class Fleet:
             self.server, self.storage, waker=self.waker, clock=self.clock, timing=self.control_timing
         )
         self.control.on_joined = self._joined
-        self._listening = self.server.listen(self.url)
-        self.endpoint = await self._listening.__aenter__()
+        self.endpoint = await self.server.listen(self.url)
         self.url = str(self.endpoint)
         self.is_running = True
         return self

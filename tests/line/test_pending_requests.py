@@ -60,19 +60,18 @@ def both(quick):
             self.registrations.append(register)
 
         async def __aenter__(self):
-            self.listening = self.server.listen("tcp://127.0.0.1:0")
-            endpoint = await self.listening.__aenter__()
+            endpoint = await self.server.listen("tcp://127.0.0.1:0")
             self.connector = landline.connect(str(endpoint), backoff=quick, **self.arguments)
             for register in self.registrations:
                 register(self.server)
                 register(self.connector)
-            line = await self.connector.__aenter__()
+            self.line = await self.connector
             [other] = self.server.lines
-            return line, other
+            return self.line, other
 
         async def __aexit__(self, *details):
-            await self.connector.__aexit__(*details)
-            await self.listening.__aexit__(*details)
+            await self.line.close()
+            await self.server.close()
 
     return Both
 

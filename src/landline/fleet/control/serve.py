@@ -104,7 +104,8 @@ async def run_control_server(options: ControlServerOptions) -> AsyncIterator[Run
         )
         stack.push_async_callback(control.stop)
         control.server_id = read_server_id(options.data / "server-id")
-        endpoint = await stack.enter_async_context(_listening(server, options.listen, options.announce))
+        endpoint = await _listen(server, options.listen, options.announce)
+        stack.push_async_callback(server.close)
         api = await stack.enter_async_context(
             ApiServer(control, unix_path=options.socket, tcp=options.http, token=operators_token)
         )
@@ -129,24 +130,15 @@ async def run_control_server(options: ControlServerOptions) -> AsyncIterator[Run
             await server.close(retry_after_s=STOP_RETRY_AFTER_S, spread_s=STOP_SPREAD_S)
 
 
-@contextlib.asynccontextmanager
-async def _listening(server: Server, url: str, announce: str | None) -> AsyncIterator[Endpoint]:
-    """Listen for agents while the context is entered.
-
-    :raises CannotListen: if the system does not allow it.
-    """
-    listening = server.listen(url, announce=announce)
+async def _listen(server: Server, url: str, announce: str | None) -> Endpoint:
+    """Listen for agents until the server is closed. Raise :class:`CannotListen` if the operating system refuses."""
     try:
-        endpoint = await listening.__aenter__()
+        return await server.listen(url, announce=announce)
     except (AddressInUse, AnnounceFailed):
         raise
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise CannotListen(f"cannot listen on {url}: {reason.lower()}; choose another address") from error
-    try:
-        yield endpoint
-    finally:
-        await listening.__aexit__(None, None, None)
 
 
 def read_server_id(path: Path) -> str:
