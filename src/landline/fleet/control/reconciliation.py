@@ -82,11 +82,16 @@ def reconcile_on_join(
         if known is None:
             return None
         return jobs.receive_report(job, execution, known, now, power=machine.facts.power)
-    report = _classify_report(known)
-    if report is not _Report.RUNNING and not _is_same_machine(execution, machine):
+    if (known is None or not known.is_running) and not _is_same_machine(execution, machine):
         why = "another machine with the same identity came back; what this one did is not known"
         return jobs.advance(execution, ExecutionState.UNKNOWN, now, why)
-    match report, _compare_boots(job, execution, machine):
+    return _reconcile_started(job, execution, machine, known, now)
+
+
+def _reconcile_started(
+    job: Job, execution: Execution, machine: Machine, known: KnownExecution | None, now: float
+) -> Execution | None:
+    match _classify_report(known), _compare_boots(job, execution, machine):
         case _Report.RUNNING, _:
             return None
         case (_Report.FAILED, _) | (_Report.ENDED, _Boot.SAME | _Boot.UNKNOWN | _Boot.IRRELEVANT):
