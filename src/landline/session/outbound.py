@@ -295,7 +295,8 @@ class Outbound:
         """Return the frames to write now, about :data:`WRITE_BYTES`, and count them as written."""
         if self._queue is not None or self._eof is _Eof.WAITING:
             self._number_waiting()
-        return self.replay.next_unwritten(WRITE_BYTES)
+        replay = self.replay
+        return replay.next_unwritten(WRITE_BYTES) if replay.unwritten_bytes else []
 
     def receive_ack(self, acked: int) -> bool:
         """Forget every frame up to ``acked``; return whether there was one.

@@ -187,7 +187,9 @@ class Session:
         """
         if not self.is_attached:
             return
-        self._count_received(now)
+        self._liveness.last_received_at = now
+        if self.state is State.SUSPECT:
+            self._recover()
         try:
             self.inbound.receive_frames(data, now, frames_max, self._receive_control)
         except ProtocolError as error:
@@ -238,12 +240,10 @@ class Session:
         elif self.inbound.is_ack_due(now):
             self._control.append(encode_ack(self.inbound.ack_to_send()))
 
-    def _count_received(self, now: float) -> None:
-        self._liveness.last_received_at = now
-        if self.state is State.SUSPECT:
-            self.state = next_state(self.state, Trigger.HEARD)
-            self._liveness.is_suspect = False
-            self.inbound.events.append(Recovered())
+    def _recover(self) -> None:
+        self.state = next_state(self.state, Trigger.HEARD)
+        self._liveness.is_suspect = False
+        self.inbound.events.append(Recovered())
 
     def _receive_control(self, kind: int, body: bytes, now: float) -> bool:
         if kind == Kind.ACK:
@@ -292,7 +292,9 @@ class Session:
         """
         if not self.is_attached:
             return
-        self._count_received(now)
+        self._liveness.last_received_at = now
+        if self.state is State.SUSPECT:
+            self._recover()
         try:
             self._ensure_datagrams().receive(data, now)
         except ProtocolError as error:
