@@ -42,8 +42,6 @@ _Lost = TypeVar("_Lost", bound=SessionLostCallback)
 class Connector:
     """Keeps one line connected; made by :func:`connect`."""
 
-    __slots__ = ("_host",)
-
     def __init__(self, host: ClientHost) -> None:
         self._host = host
 

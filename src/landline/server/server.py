@@ -67,8 +67,6 @@ class Server:
     :raises ConfigurationError: when an argument is wrong.
     """
 
-    __slots__ = ("__weakref__", "_host")
-
     def __init__(
         self,
         *,
