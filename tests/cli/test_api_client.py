@@ -57,7 +57,7 @@ def test_an_event_that_is_too_large_is_refused():
 
 @contextlib.contextmanager
 def answering(path, *answers: bytes):
-    """Somebody on a unix socket who gives one connection after the other a fixed answer, and hangs up."""
+    """A server on a unix socket that gives each connection a fixed answer, and closes it."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -126,7 +126,7 @@ ORDER = JobRequest(action=Action.RESTART, request_id="r-1")
 
 
 class Time:
-    """A clock that only pauses move, and what was said meanwhile."""
+    """A clock that only pauses advance, and the sentences that were printed."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -169,7 +169,7 @@ def test_a_job_whose_answers_are_all_lost_may_have_been_accepted(directory):
     path, time = directory / "odd.sock", Time()
     api = ApiClient(ServerAddress(unix_path=str(path)), retries=time.retries())
     with answering(path, b""), pytest.raises(AnswerLost) as caught:
-        # From then on nobody listens.
+        # After that no server listens.
         time.on_pause = lambda: path.unlink(missing_ok=True)
         api.create_job(ORDER)
     assert caught.value.status == 1

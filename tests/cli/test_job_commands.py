@@ -1,4 +1,4 @@
-"""Commands that act, as processes of their own against a real server."""
+"""Job commands against a real server, in this process and on terminals."""
 
 import asyncio
 import io
@@ -155,7 +155,7 @@ async def test_a_job_is_followed_line_by_line_across_a_restart_of_the_server(cli
         fleet.report("0001abcd", "lab-2", ExecutionState.CANCELLED, "ada said no")
         assert await line() == "lab-2: cancelled (ada said no)"
     assert (await line()).endswith("The job continues; waiting for the server.")
-    fleet.report("0001abcd", "lab-1", ExecutionState.DONE)  # While nobody listens.
+    fleet.report("0001abcd", "lab-1", ExecutionState.DONE)  # While no command is connected.
     async with ApiServer(fleet, unix_path=path):
         assert [await line(), await line()] == ["lab-1: done", "restart of 2 machines: 1 done, 1 cancelled."]
         assert await process.wait() == 1
@@ -194,7 +194,7 @@ async def test_many_machines_are_confirmed_by_their_number(fleet, server, termin
     screen = await terminal("restart", "--all")
     await screen.shows("lab-4")
     await screen.shows("Restart these 4 machines? Type their number to confirm: ")
-    fleet.add("lab-5")  # After the list was shown: it is not part of what was confirmed.
+    fleet.add("lab-5")  # After the list was shown: it is not part of the confirmed list.
     screen.types(answer + "\n")
     await screen.shows("4 done" if sent else "nothing was sent to the 4 machines")
     assert await screen.ended() == (0 if sent else 1)
@@ -318,7 +318,7 @@ async def test_a_refused_job_exits_with_2(cli, fleet, server):
     fleet.create_job = original
 
 
-# Decisions, without processes.
+# Pure functions.
 
 
 def test_confirmation_prompts():
@@ -342,7 +342,7 @@ async def test_progress_fits_the_terminal(fleet):
     lines = progress_lines(fleet.views[view.job.id], 80, 24, colours=False)
     assert len(lines) == 23
     assert all(width(line) < 80 for line in lines)
-    assert not any(" done " in line for line in lines[:-1])  # What is still going on comes first.
+    assert not any(" done " in line for line in lines[:-1])  # Unfinished machines come first.
     assert lines[-1] == "… 78 more. restart of 100 machines: 99 queued, 1 done."
 
 

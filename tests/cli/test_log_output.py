@@ -117,7 +117,7 @@ async def test_other_log_formats_and_levels_are_wrong_use(cli, command, option, 
 
 
 class Blocked(io.StringIO):
-    """A stream that nobody reads until it is opened; or that fails."""
+    """A stream whose writes block until it is opened, or fail."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""``ls`` and ``watch``, as processes of their own against a real server."""
+"""``ls``, ``watch`` and ``machines`` against a real server."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""``ping``, as a process of its own, against real servers."""
+"""``ping`` against real servers."""
 
 import asyncio
 import json
@@ -95,9 +95,9 @@ async def test_a_file_without_a_certificate_is_named(cli, token_file):
 
 
 async def test_ping_accepts_an_announced_name(cli):
-    ended = await cli.run("ping", "mdns://nobody-of-that-name")
+    ended = await cli.run("ping", "mdns://no-server-of-that-name")
     assert ended.status == 3
-    assert ended.err.startswith("mdns://nobody-of-that-name: ")
+    assert ended.err.startswith("mdns://no-server-of-that-name: ")
 
 
 async def test_a_refusal_shows_the_name_of_the_server(cli):

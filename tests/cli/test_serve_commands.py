@@ -1,4 +1,4 @@
-"""``serve``, ``agent`` and ``demo`` as processes: that they work together, and how they refuse what cannot work."""
+"""``serve``, ``agent`` and ``demo``: they work together as processes, and refuse what cannot work."""
 
 import re
 import shutil
@@ -76,7 +76,7 @@ def refuses(ended: Ended, status: int, *words: str) -> None:
         assert word in err
 
 
-# Working together.
+# Processes together
 
 
 def test_dry_run(run, processes, control, agent):
@@ -153,7 +153,7 @@ def service(processes, control, agent, place):
 
 
 def test_a_service_that_cannot_ask_a_person_waits(run, processes, service, place):
-    """It acted 0.6 s after the command, with a person on."""
+    """The agent once acted 0.6 s after the command, while a person was logged on."""
     following = processes.start("logoff", "service", "--yes")
     following.says(r"service: waiting \(anna cannot be asked: no display and no controlling terminal")
     following.says("1 machine waits because no person can be asked; .*'landline cancel")
@@ -169,7 +169,7 @@ def test_a_service_that_cannot_ask_a_person_waits(run, processes, service, place
 
 
 def test_a_service_that_cannot_tell_who_is_logged_on_waits(run, processes, service, place):
-    """It took that for "nobody is on"."""
+    """The agent once took this for "no one is logged on"."""
     service("echo broken >&2; exit 1")
     following = processes.start("logoff", "service", "--yes")
     following.says(
@@ -198,7 +198,7 @@ def test_a_service_that_cannot_ask_refuses_or_acts_as_the_operator_chose(run, se
 
 
 def test_simulated(run, processes, control, agent):
-    """The agent goes down with its machine, which nobody starts again here."""
+    """The agent ends with its machine, which is not started again here."""
     program = processes.start(*agent, "--name", "simulated", "--power", "simulated")
     control.shows("simulated", PresenceState.ONLINE)
     shut_down = run("shutdown", "simulated", "--yes", "--json")

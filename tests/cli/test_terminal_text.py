@@ -1,4 +1,4 @@
-"""What reaches a terminal is harmless and aligned."""
+"""Text for a terminal is safe and aligned."""
 
 import json
 
