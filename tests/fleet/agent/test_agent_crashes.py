@@ -102,9 +102,7 @@ async def test_a_new_boot_id_proves_a_restart_without_a_goodbye(fleet, crashed, 
     assert machine.acted == [action]
 
 
-async def test_a_failure_whose_report_was_lost_is_reported_from_the_journal(
-    fleet, crashed, monkeypatch
-) -> None:
+async def test_a_failure_whose_report_was_lost_is_reported_from_the_journal(fleet, crashed) -> None:
     await fleet.start()
     machine = fleet.machine()
     machine.fails_before_acting = PowerError("an inhibitor holds it")

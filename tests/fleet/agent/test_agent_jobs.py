@@ -257,7 +257,7 @@ async def test_a_machine_that_shuts_down_begins_no_other_action(fleet) -> None:
 # Refusals and failures
 
 
-async def test_an_unsupported_action_is_refused(fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unsupported_action_is_refused(fleet) -> None:
     class Unwilling(DryRunPower):
         async def unsupported_reason(self, action: Action) -> str | None:
             if action is Action.RESTART:

@@ -198,7 +198,7 @@ async def test_an_agent_that_does_not_know_of_a_shutdown_does_not_report_one(
 
 @pytest.mark.parametrize("action", [Action.RESTART, Action.SHUT_DOWN])
 async def test_an_accepted_order_without_effect_is_unknown_and_delays_nothing(
-    fleet, action: Action, monkeypatch, until
+    fleet, action: Action, until
 ) -> None:
     fleet.set_timing(shutdown_start_timeout_s=0.05)
     fleet.orders_max = 1
@@ -222,7 +222,7 @@ async def test_an_accepted_order_without_effect_is_unknown_and_delays_nothing(
     await fleet.reached(job, ExecutionState.DONE)
 
 
-async def test_the_power_back_end_is_opened_again_soon(fleet, monkeypatch, until) -> None:
+async def test_the_power_back_end_is_opened_again_soon(fleet, until) -> None:
     fleet.set_timing(power_retry_first_s=0.01, power_retry_cap_s=0.02)
 
     class Losing(Switch):

@@ -244,7 +244,7 @@ async def test_a_display_that_dies_is_a_refusal_where_the_operator_wants_that(fl
     assert machine.acted == []
 
 
-async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(fleet, person, ada, monkeypatch) -> None:
+async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(fleet, person, ada) -> None:
     fleet.set_timing(prompt_retry_first_s=600.0)
     await fleet.start()
     machine = await fleet.machine(persons=(ada,), prompt=person(PromptError("no display"))).boot()
@@ -255,7 +255,7 @@ async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(fleet, perso
 
 
 async def test_a_display_that_goes_away_during_a_postponement_leaves_the_whole_countdown(
-    fleet, person, ada, until, monkeypatch
+    fleet, person, ada, until
 ) -> None:
     """The countdown counted from before the postponement: it acted at once, and told nobody."""
     fleet.set_timing(postponed_countdown_s=0.1)
@@ -272,9 +272,7 @@ async def test_a_display_that_goes_away_during_a_postponement_leaves_the_whole_c
     await said(fleet, job, "ada could not be asked: the X server is gone")
 
 
-async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
-    fleet, person, ada, until, monkeypatch
-) -> None:
+async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(fleet, person, ada, until) -> None:
     """The other dialog crashed, and what had only waited for its turn was done at once, never shown or told."""
     fleet.set_timing(prompt_retry_first_s=600.0)
     await fleet.start()
@@ -294,9 +292,7 @@ async def test_waiting_for_the_dialog_of_another_job_is_no_countdown(
     assert "waiting" in await fleet.steps(waiting)
 
 
-async def test_every_new_countdown_without_a_question_sends_notices(
-    fleet, person, ada, until, monkeypatch
-) -> None:
+async def test_every_new_countdown_without_a_question_sends_notices(fleet, person, ada, until) -> None:
     """One shorter than the last reminder was not: the person had been told of an earlier one."""
     fleet.set_timing(prompt_retry_first_s=600.0)
     await fleet.start()
@@ -416,7 +412,7 @@ async def test_persons_whom_the_question_does_not_reach_are_told(fleet, person, 
     assert (await fleet.over(job)).notices == "wall"
 
 
-async def test_notices_that_take_too_long_hold_up_nothing(fleet, ada, until, monkeypatch) -> None:
+async def test_notices_that_take_too_long_hold_up_nothing(fleet, ada, until) -> None:
     fleet.set_timing(notices_timeout_s=0.02)
 
     async def stuck(notice, persons) -> tuple[str, ...]:

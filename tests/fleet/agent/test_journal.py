@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_it_readable(path: Path) -> None:
     Journal.open(path).close()
 
 
-def test_a_long_journal_is_shortened_to_the_newest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_journal_is_shortened_to_the_newest(path: Path) -> None:
     path.parent.mkdir()
     lines = [msgspec.json.encode(entry(number)) + b"\n" for number in range(ENTRIES_MAX + 1)]
     path.write_bytes(b"".join(lines))
