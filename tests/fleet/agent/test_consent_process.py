@@ -636,3 +636,36 @@ async def test_the_log_says_at_the_start_that_persons_cannot_be_asked(fleet, ada
         if record.getMessage() == "cannot tell who is logged on: the bus is gone"
     ]
     assert len(told) == 1
+
+
+# Ends of questions
+
+
+async def test_an_error_in_the_notices_ends_the_agent(fleet, person, ada, until) -> None:
+    """It is not lost with the task that sends the notices."""
+    await fleet.start()
+    machine = fleet.machine(persons=(ada, BOB), prompt=person())
+
+    async def fail(notice, persons) -> tuple[str, ...]:
+        raise ZeroDivisionError
+
+    machine.notices = fail
+    await machine.boot()
+    await fleet.order(Action.LOG_OFF)
+    await until(lambda: machine.prompt.is_asked)
+    machine.prompt.answer(NOW)
+    with pytest.raises(ZeroDivisionError):
+        await machine.ended()
+
+
+async def test_an_answer_after_the_countdown_leaves_no_time(fleet, person, ada) -> None:
+    class Late(person):
+        async def ask(self, question) -> Answer:
+            await asyncio.sleep(question.countdown_s + 0.01)
+            return await super().ask(question)
+
+    await fleet.start()
+    machine = await fleet.machine(persons=(ada,), prompt=Late(CANCEL, TIMED_OUT)).boot()
+    job = await fleet.order(Action.LOG_OFF, may_cancel=False, delay_s=0.05)
+    assert (await fleet.over(job)).state is S.DONE
+    assert machine.prompt.questions[1].countdown_s == 0.0

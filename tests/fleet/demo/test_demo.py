@@ -43,7 +43,7 @@ def test_two_demos_run_beside_each_other_and_a_third_program_finds_the_first(pro
     first = processes.start("demo", "--machines", "2")
     first.says("2 machines are online")
     second = processes.start("demo", "--machines", "3")
-    second.says("Another demo or control server of yours is what commands find by themselves")
+    second.says("Commands find another demo or control server of yours")
     url = second.says(r"export LANDLINE_SERVER=(unix://\S+)")[1]
     assert url not in first.out
     # Each shows its own machines.
