@@ -107,8 +107,11 @@ def test_invalid_handlers_are_refused_by_name(registry, function, text):
 @pytest.mark.parametrize(
     ("body_type", "text"),
     [
-        (Reading, "Reading is no type that msgspec knows: use a msgspec.Struct, a dataclass, an attrs class"),
-        (Rack, "Reading, a part of Rack, is no type that msgspec knows"),
+        (
+            Reading,
+            "Reading is not a type that msgspec knows: use a msgspec.Struct, a dataclass, an attrs class",
+        ),
+        (Rack, "Reading, a part of Rack, is not a type that msgspec knows"),
         (list[Reading] | None, "Reading, a part of list["),
         (5, "msgspec cannot check bodies against 5: "),
         ("Missing", "msgspec cannot check bodies against 'Missing'"),
@@ -128,7 +131,7 @@ async def test_the_response_type_is_checked_before_the_request(pair):
     asked = []
     server.on("name")(lambda line, value: asked.append(value))
     async with pair(server) as (line, _):
-        with pytest.raises(landline.ConfigurationError, match="Reading is no type that msgspec knows"):
+        with pytest.raises(landline.ConfigurationError, match="Reading is not a type that msgspec knows"):
             await line.request("name", response_type=Reading)
         await line.ping()
     assert not asked

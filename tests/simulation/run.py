@@ -14,6 +14,7 @@ from tests.simulation.node import Node
 from tests.simulation.world import LAST_EVENTS, Violation, World
 from websockets.frames import Frame, Opcode
 
+from landline.line.link import TransportLink
 from landline.session.frames import encode_ack
 from landline.session.replay import ReplayBuffer
 from landline.transports import tcp
@@ -168,7 +169,7 @@ def _add_lie(end: Transport, data: bytes) -> bytes:
     protocol, is_websocket = end.protocol, isinstance(end.protocol, WebSocketTransport)
     if is_websocket:
         protocol = protocol.get_protocol()
-    if end.number and end.lies.random() < 0.02 and getattr(protocol, "line", None) is not None:
+    if end.number and end.lies.random() < 0.02 and isinstance(protocol, TransportLink):
         lie = encode_ack(end.lies.choice([10**6, 10**4, 10**12]))
         # Those who lie are clients, whose messages are masked.
         return (Frame(Opcode.BINARY, lie).serialize(mask=True) if is_websocket else lie) + data

@@ -1,1 +1,1 @@
-"""The public Line over one session, and what it is made of."""
+"""The public :class:`landline.Line`, the driver behind it, and the driver's parts."""

@@ -1,4 +1,4 @@
-"""Values as bytes and bytes as values: MessagePack by msgspec, and hooks for types that msgspec does not know."""
+"""Encodes values and decodes bodies: MessagePack by msgspec, with hooks for types that msgspec does not know."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from landline.signatures import check_function
 from landline.texts import safe_text
 
 EncHook = Callable[[Any], Any]
-"""Takes a value msgspec does not know, returns one it does, or raises :class:`NotImplementedError`."""
+"""Takes a value that msgspec does not know; returns one that it knows, or raises :class:`NotImplementedError`."""
 DecHook = Callable[[type, Any], Any]
-"""Takes a type msgspec does not know and what was decoded, returns a value of that type, or raises
+"""Takes a type that msgspec does not know and the decoded value; returns a value of that type, or raises
 :class:`ValueError` or :class:`TypeError` for what does not fit, :class:`NotImplementedError` for any other type."""
 Encode = Callable[[Any], tuple[bytes, bool]]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-# msgspec's own error, and what it lets through beside: text that is not UTF-8, and values nested without end.
+# msgspec's own error, and those that it lets through: text that is not UTF-8, and values nested too deeply.
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _DECODED_AS: Final = (bool, int, float, str, bytes, list, dict, type(None), msgspec.msgpack.Ext)
-"""What arrives without a type that asks for more."""
+"""The types that values have when they are decoded without a type."""
 _TYPES_KEPT_MAX: Final = 256
-"""How many types of answers the decoders of this process are kept for."""
+"""The number of types for which this process caches decoders."""
 
 
 class BodyError(msgspec.DecodeError):
-    """A body does not fit the type its handler asks for; the text says where.
+    """A body does not fit the type of its handler; the message says where.
 
-    A handler that decodes something itself raises msgspec's own errors: those are not the peer's mistake.
+    A handler that decodes something itself raises msgspec's own errors, which are not the peer's mistake.
     """
 
 
 class BodyDecoder:
     """Decodes bodies and converts them to a type.
 
-    :param objects_max: how many objects a body may become.
-    :raises ConfigurationError: for a type that msgspec does not know, where there is no ``dec_hook``, and for what is
-        no type.
+    :param objects_max: the maximum number of objects in a decoded body.
+    :raises ConfigurationError: for a type that msgspec does not know, if there is no ``dec_hook``, and for something
+        that is not a type.
     """
 
     __slots__ = ("_body_type", "_objects_max", "decode")
@@ -78,11 +78,11 @@ class BodyDecoder:
 
 
 def decoder_of(body_type: Any, dec_hook: DecHook | None, objects_max: int = MESSAGE_OBJECTS) -> BodyDecoder:
-    """Return the decoder of a type, made once for those that were asked for lately; see :class:`BodyDecoder`."""
+    """Return the decoder of a type, from a cache of recently used ones; see :class:`BodyDecoder`."""
     try:
         return _decoder_of(body_type, dec_hook, objects_max)
     except TypeError:
-        # A type that cannot be hashed, such as an Annotated one with a list in it.
+        # A type that cannot be hashed, such as an Annotated one that contains a list.
         return BodyDecoder(body_type, dec_hook, objects_max)
 
 
@@ -90,9 +90,9 @@ _decoder_of = lru_cache(maxsize=_TYPES_KEPT_MAX, typed=True)(BodyDecoder)
 
 
 def encode_value(value: Any) -> tuple[bytes, bool]:
-    """A value as bytes, and whether those are MessagePack: bytes-like values travel as they are.
+    """Return a value as bytes, and whether they are MessagePack: bytes-like values are sent unchanged.
 
-    Raises :class:`TypeError` for values MessagePack has no form for.
+    :raises TypeError: for a value that MessagePack cannot hold.
     """
     if isinstance(value, bytes):
         return value, False
@@ -102,7 +102,7 @@ def encode_value(value: Any) -> tuple[bytes, bool]:
 
 
 def encode_with(enc_hook: EncHook | None) -> Encode:
-    """Return :func:`encode_value`, or the same with a hook for values that msgspec does not know."""
+    """Return :func:`encode_value`, with a hook for values that msgspec does not know."""
     if enc_hook is None:
         return encode_value
     encode = msgspec.msgpack.Encoder(enc_hook=enc_hook).encode
@@ -116,9 +116,9 @@ def encode_with(enc_hook: EncHook | None) -> Encode:
 
 
 def decode_value(body: bytes, is_packed: bool, objects_max: int = MESSAGE_OBJECTS) -> Any:
-    """The value of a body.
+    """Return the value of a body.
 
-    Raises :class:`BodyError` when it says MessagePack and is not, or has too many objects.
+    :raises BodyError: when it should be MessagePack and is not, or has too many objects.
     """
     return _decoded(_decode, body, objects_max) if is_packed else body
 
@@ -129,7 +129,7 @@ def _decoded(decode: Callable[[bytes], Any], body: bytes, objects_max: int) -> A
             check_objects(body, objects_max)
         return decode(body)
     except _NOT_DECODED as error:
-        # One line, and short: it may quote what the peer wrote, which may have megabytes.
+        # One short line: it may quote what the peer wrote, which may be megabytes long.
         raise BodyError(" ".join(safe_text(str(error)).split())) from error
 
 
@@ -142,7 +142,7 @@ def check_hooks(enc_hook: EncHook | None, dec_hook: DecHook | None) -> None:
 
 
 def _check_known(body_type: Any, info: types.Type) -> None:
-    """Raise :class:`ConfigurationError` for a type with a part that nothing that arrives could be."""
+    """Raise :class:`ConfigurationError` for a type with a part to which no received value can be converted."""
     left: list[Any] = [info]
     seen: set[int] = set()
     while left:
@@ -152,8 +152,8 @@ def _check_known(body_type: Any, info: types.Type) -> None:
         elif isinstance(part, types.CustomType) and not any(issubclass(one, part.cls) for one in _DECODED_AS):
             whole = "" if part.cls is body_type else f", a part of {_name(body_type)},"
             raise ConfigurationError(
-                f"{_name(part.cls)}{whole} is no type that msgspec knows: use a msgspec.Struct, a dataclass, an attrs "
-                "class, a TypedDict or a NamedTuple, or give enc_hook= and dec_hook="
+                f"{_name(part.cls)}{whole} is not a type that msgspec knows: use a msgspec.Struct, a dataclass, an "
+                "attrs class, a TypedDict or a NamedTuple, or give enc_hook= and dec_hook="
             )
         elif isinstance(part, types.Type | types.Field) and id(part) not in seen:
             seen.add(id(part))

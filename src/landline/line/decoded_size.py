@@ -1,7 +1,7 @@
-"""What a MessagePack body becomes in memory: a byte of it may be 90 bytes of Python objects.
+"""Estimates the memory of a decoded MessagePack body: one byte of it may become 90 bytes of Python objects.
 
-A peer chooses the bytes, so how many objects they may become is limited before they are decoded, and what is at work is
-counted by what it takes and not by what was sent.
+The peer chooses the bytes. Therefore the number of objects is limited before a body is decoded, and messages that are
+being handled are counted by the memory they take, not by the bytes that were sent.
 """
 
 from __future__ import annotations
@@ -14,35 +14,33 @@ import msgspec
 from landline.errors import ConfigurationError
 
 MESSAGE_OBJECTS: Final = 100_000
-"""Values of one body that take an object of their own, by default: maps, arrays, texts, numbers but those of one byte;
-and the entries of maps with more than fifteen. Decoding so many takes 10 to 30 ms, in which the event loop does nothing
-else, and 5 to 70 MB."""
+"""Default maximum of objects in one body: maps, arrays, texts, numbers of more than one byte, and the entries of maps
+with more than fifteen. Decoding this many takes 10 to 30 ms, during which the event loop is blocked, and 5 to 70 MB."""
 MESSAGE_OBJECTS_MIN: Final = 2_000
-"""More than a datagram has bytes."""
+"""More than the bytes of a datagram."""
 FEW_OBJECTS: Final = 64
-"""So many are counted one by one before anything else is done: a large body is often one large text."""
+"""This many objects are counted one by one first: a large body is often one large text."""
 
 MANY: Final = 64
-"""Values that are passed over in one go: 0.1 µs for each, a seventh of what one alone takes."""
+"""Values that are skipped by one match: 0.1 µs each, a seventh of the time for a single value."""
 
 SHORT_BYTES_MAX: Final = 31
-"""Values with a length of their own, up to this size, are passed over like that. Of longer ones a body has too few to
-matter."""
+"""Values with an explicit length are skipped like that up to this size. A body has too few longer ones to matter."""
 
 DECODED_FACTOR_MAX: Final = 96
-"""Bytes of memory for a byte of any body: a map with one small number, three bytes, takes 272."""
+"""The maximum bytes of memory per byte of a body: a map with one small number, three bytes, takes 272."""
 
-# Measured with CPython 3.11 to 3.13 and rounded up, with what the garbage collector keeps and the place in a list.
+# Measured with CPython 3.11 to 3.13 and rounded up, including the garbage collector header and the slot in a list.
 _VALUE_BYTES: Final = 8
 _VALUE_OF_LARGE_MAP_BYTES: Final = 40
 _MAP_BYTES: Final = 648  # with up to 15 entries
 _ARRAY_BYTES: Final = 72
 _OTHER_BYTES: Final = 92
 _TEXT_FACTOR: Final = 5
-"""Four bytes a character where one of a text needs as many, and one while it is decoded."""
+"""Four bytes per character if one character of the text needs four, and one more while it is decoded."""
 
 _SHARED: Final = frozenset([*range(0x80), 0xC0, 0xC2, 0xC3])
-"""First bytes of values that Python has one object of, for all: 0 to 127, nil, true and false."""
+"""First bytes of values that share one Python object: 0 to 127, nil, true and false."""
 _MAPS: Final = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
 _ARRAYS: Final = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])
 _SHARED_CLASS, _MAP_CLASS, _ARRAY_CLASS, _OTHER_CLASS = b"smao"
@@ -60,7 +58,7 @@ _CLASSES: Final = bytes(
 _SHARED_RUN: Final = rb"[\x00-\x7f\xc0\xc2\xc3]*+"
 _skip_shared: Final = re.compile(_SHARED_RUN).match
 
-# How many bytes a value has behind its first one, where that says so; containers are only their headers.
+# The number of bytes after the first byte of a value, if that byte determines it; for containers, of the header.
 _SIZES: Final = (
     dict.fromkeys([*range(0x80, 0xA0), *range(0xE0, 0x100), 0xC1], 0)
     | {0xA0 + size: size for size in range(32)}
@@ -68,8 +66,8 @@ _SIZES: Final = (
     | {0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 )
 _SIZES_OF_COUNTS: Final = {0xDE: 2, 0xDF: 4}
-"""Of large maps, whose entries are counted as well: they need more room than the values in them."""
-# How many bytes of length stand behind the first one, and how many more belong to the value beside what they count.
+"""The same for large maps, whose entries are counted too: they need more memory than their values."""
+# The number of length bytes after the first byte, and of further bytes of the value that the length does not count.
 _LENGTHS: Final = (
     dict.fromkeys([0xC4, 0xD9], (1, 0))
     | dict.fromkeys([0xC5, 0xDA], (2, 0))
@@ -79,24 +77,24 @@ _LENGTHS: Final = (
 
 
 def check_message_objects(message_objects: int) -> int:
-    """The limit itself. Raises :class:`ConfigurationError` for one that makes no sense."""
+    """Return the limit. Raise :class:`ConfigurationError` if it is too small."""
     if message_objects < MESSAGE_OBJECTS_MIN:
         raise ConfigurationError(
-            f"message_objects={message_objects}: {MESSAGE_OBJECTS_MIN} are the least that makes sense"
+            f"message_objects={message_objects}: it must be at least {MESSAGE_OBJECTS_MIN}"
         )
     return message_objects
 
 
 def check_objects(body: bytes, objects_max: int) -> None:
-    """Raises :class:`msgspec.DecodeError` for a body of more than ``objects_max`` objects. It may be malformed.
+    """Raise :class:`msgspec.DecodeError` for a body of more than ``objects_max`` objects. It may be malformed.
 
-    Costs nothing for bodies of fewer bytes than that, 0.1 ms for those with few objects, and for most others less than
-    decoding them.
+    Costs nothing for bodies with fewer bytes than that, 0.1 ms for those with few objects, and for most others less
+    than decoding.
     """
     size = len(body)
     if size <= objects_max or _count(body, FEW_OBJECTS)[0] <= FEW_OBJECTS:
         return
-    # Bytes inside texts and numbers are counted too, so it may be less, but only with large maps more.
+    # Bytes inside texts and numbers are counted too: the true number may be lower, and higher only with large maps.
     if not _has_large_map(body) and size - body.translate(_CLASSES).count(_SHARED_CLASS) <= objects_max:
         return
     if _has_more(body, objects_max):
@@ -104,7 +102,7 @@ def check_objects(body: bytes, objects_max: int) -> None:
 
 
 def decoded_bytes(body: bytes) -> int:
-    """At most how much memory a packed body takes once it is decoded, which costs about as much as decoding it."""
+    """Return the maximum memory that a decoded body takes. This costs about as much as decoding it."""
     size = len(body)
     objects, shared, has_large_map = _count(body, FEW_OBJECTS)
     if objects <= FEW_OBJECTS:
@@ -119,14 +117,14 @@ def decoded_bytes(body: bytes) -> int:
 
 
 def _has_large_map(body: bytes) -> bool:
-    """Whether a map with more than fifteen entries may be in it."""
+    """Return whether the body may contain a map with more than fifteen entries."""
     return b"\xde" in body or b"\xdf" in body
 
 
 def _count(body: bytes, limit: int) -> tuple[int, int, bool]:
-    """How many values of a body take an object of their own, how many are shared, and whether one is a large map.
+    """Return how many values of a body need their own object, how many are shared, and whether one is a large map.
 
-    It stops above the limit.
+    Stops above the limit.
     """
     position, end = 0, len(body)
     objects = shared = 0
@@ -147,7 +145,7 @@ def _count(body: bytes, limit: int) -> tuple[int, int, bool]:
 
 
 def _has_more(body: bytes, objects_max: int) -> bool:
-    """Whether more values of a body than that take an object of their own: as :func:`_count`, for many."""
+    """Return whether more values than that need their own object: :func:`_count` for large numbers."""
     position, end = 0, len(body)
     objects = 0
     while position < end and objects <= objects_max:
@@ -168,13 +166,13 @@ def _has_more(body: bytes, objects_max: int) -> bool:
 
 
 def _entries_at(body: bytes, position: int) -> int:
-    """How many entries the large map has whose first byte that is; 0 for anything else."""
+    """Return the number of entries of the large map at this position; 0 for any other value."""
     size = _SIZES_OF_COUNTS.get(body[position], 0)
     return int.from_bytes(body[position + 1 : position + 1 + size], "big")
 
 
 def _end_of(body: bytes, position: int) -> int:
-    """Where the value that begins there ends, or of an array or a map its header."""
+    """Return the end of the value at this position; for an array or a map, the end of its header."""
     first = body[position]
     size = _SIZES.get(first)
     if size is None:
@@ -184,7 +182,7 @@ def _end_of(body: bytes, position: int) -> int:
 
 
 def _many_pattern() -> bytes:
-    """So many values of which the first bytes say how long they are, with those that are shared between them."""
+    """Return a pattern for :data:`MANY` values whose first bytes give their length, and shared values between them."""
     by_size: dict[int, list[int]] = {}
     for first, size in _SIZES.items():
         if first in _SIZES_OF_COUNTS:
@@ -202,7 +200,7 @@ def _many_pattern() -> bytes:
 
 
 def _short(more: int) -> list[bytes]:
-    """The last byte of a length and what it counts, for all short lengths: many such values are few bytes."""
+    """Return the last byte of a length and the bytes it counts, for all short lengths."""
     return [b"\\x%02x.{%d}" % (size, size + more) for size in range(SHORT_BYTES_MAX + 1)]
 
 

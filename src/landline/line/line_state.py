@@ -1,4 +1,4 @@
-"""Where a line stands, and what its changes of state say."""
+"""Line states and state changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from landline.codes import Code
 
 
 class LineState(StrEnum):
-    """Where a line stands, as its user sees it."""
+    """The state of a line."""
 
     CONNECTING = "connecting"
     ONLINE = "online"
@@ -20,17 +20,17 @@ class LineState(StrEnum):
 
 
 class DisconnectCause(StrEnum):
-    """What ended a link or a line, in a word."""
+    """Why a transport was lost or a line closed."""
 
     NONE = ""
     SILENT = "silent"
-    """Nothing was heard within the heartbeat's interval and timeout."""
+    """Nothing was received within the interval and timeout of the heartbeat."""
     LINK_LOST = "link lost"
-    """The transport ended or broke without a BYE."""
+    """The transport ended without a BYE."""
     CLOSED_BY_PEER = "closed by peer"
     CLOSED_HERE = "closed here"
     TOO_SLOW = "too slow"
-    """The peer did not take what was sent to it, or too much was held for it."""
+    """The peer did not acknowledge what was sent to it, or too much memory was held for it."""
     PROTOCOL_ERROR = "protocol error"
     EXPIRED = "expired"
     """The session was not resumed in time."""
@@ -40,24 +40,24 @@ class DisconnectCause(StrEnum):
 
 
 class StateChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A line changed its state: the new one, and why."""
+    """A change of a line's state, and its cause."""
 
     state: LineState
     cause: DisconnectCause = DisconnectCause.NONE
     detail: str = ""
-    """The cause in a sentence for people."""
+    """The cause as a sentence."""
     code: Code | None = None
     """The code of the BYE or REJECT, if there was one."""
     attempt: int = 0
-    """When reconnecting: the attempt that comes next, counted from 1."""
+    """When reconnecting: the number of the next attempt, from 1."""
     due_in_s: float | None = None
     """When reconnecting: seconds until that attempt."""
     resumed: bool | None = None
-    """When online: whether the session went on (``True``) or is a new one (``False``)."""
+    """When online: whether the session was resumed (``True``) or is a new one (``False``)."""
     epoch: int = 0
-    """When online: how many transports the session has ridden."""
+    """When online: the number of transports that the session has used."""
 
     @property
     def reason(self) -> str:
-        """The detail, or only the cause where there is none."""
+        """The detail, or the cause if there is no detail."""
         return self.detail or self.cause.value
