@@ -107,6 +107,11 @@ async def test_callbacks_of_a_connector_are_registered_as_decorators(quick, unti
             seen.append([entry.value for entry in unconfirmed])
 
         line = await connector
+
+        @line.on_state
+        def changed_again(line, change):
+            changed(line, change)
+
         await line.send("kept")
         await line.ping()
         await server.close(timeout=0, retry_after_s=600)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
 
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
     from landline.cli.api_client import ApiClient
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+OptionDecorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 TOKEN_BYTES_MIN: Final = 16
 """The library takes no shorter shared token; see :class:`landline.SharedToken`."""
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+json_option: OptionDecorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
+)
 
-token_option = click.option(
+token_option: OptionDecorator = click.option(
     "--token-file",
     metavar="PATH",
     help="File that holds the server's token. Default: the variable LANDLINE_TOKEN.",
 )
 
-ca_option = click.option(
+ca_option: OptionDecorator = click.option(
     "--ca",
     metavar="FILE",
     help="Certificate of the authority to trust, as PEM, for tls://, wss:// and quic://.",

@@ -59,6 +59,11 @@ class ReceiveWindow:
         "written_bytes",
     )
 
+    resumed_from: int
+    received_bytes: int
+    written_bytes: int
+    credited_bytes: int
+
     def __init__(self, size_bytes: int, window_bytes: int) -> None:
         self.size_bytes: int = size_bytes
         self.window_bytes: int = window_bytes

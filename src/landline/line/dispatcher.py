@@ -75,7 +75,7 @@ class Dispatcher:
         self._driver = driver
         self._host = driver.host
         self._has_turn_coming = False
-        self.held_bytes = 0
+        self.held_bytes: int = 0
         """The memory that the messages being handled take: an upper bound, and close to it where much is held."""
         # The share of the message that the worker has decoded.
         self._working_bytes = 0

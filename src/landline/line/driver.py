@@ -89,7 +89,7 @@ class LineDriver:
     )
 
     def __init__(self, line: Any, host: LineHost[Any], *, identity: str, state: LineState) -> None:
-        self.line = line
+        self.line: Any = line
         """``None`` once the line is closed, so that a closed line is freed when its user lets go of it."""
         self.host: LineHost[Any] = host
         self.identity: str = identity

@@ -22,6 +22,7 @@ from landline.signatures import check_function
 DRAIN_TIMEOUT_S: Final = 5.0
 
 StateCallback = Callable[["Line", StateChange], None]
+_StateCallback = TypeVar("_StateCallback", bound=StateCallback | None)
 Response = TypeVar("Response")
 
 # Looked up once: an enum's attribute costs as much as a function call.
@@ -130,13 +131,17 @@ class Line:
         """Datagrams of the peer that had no handler, did not fit its type, or exceeded the number for one read."""
         return self._driver.datagrams_ignored
 
-    def on_state(self, callback: StateCallback | None) -> None:
-        """Call ``callback(line, change)`` on every change of state, inside the event loop."""
+    def on_state(self, callback: _StateCallback) -> _StateCallback:
+        """Call ``callback(line, change)`` on every change of state, inside the event loop; ``None`` calls nothing.
+
+        It replaces an earlier callback, and may be used as a decorator.
+        """
         if callback is not None:
             check_function(
                 callback, "the callback of Line.on_state()", ("line", "change"), may_be_async=False
             )
         self._driver.callback = callback
+        return callback
 
     # Sending
 

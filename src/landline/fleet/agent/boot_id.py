@@ -68,6 +68,8 @@ class BootRecord:
     proves another boot.
     """
 
+    id: str
+
     def __init__(
         self, path: Path, uptime: Callable[[], float], *, clock: Callable[[], float] = time.time
     ) -> None:
