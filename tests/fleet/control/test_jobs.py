@@ -109,6 +109,30 @@ def test_values_at_their_bounds_are_accepted() -> None:
     )
 
 
+def test_a_job_records_its_request() -> None:
+    request = JobRequest(
+        action=Action.LOG_OFF,
+        targets=("lab-*", "desk"),
+        message="updates",
+        requested_by="root",
+        delay_s=30.0,
+        valid_for_s=60.0,
+        queue_for_s=90.0,
+        may_cancel=False,
+        may_postpone=False,
+        unasked=Unasked.ACT,
+        request_id="r-1",
+    )
+    job = jobs.new_job(request, job_id="j-1", now=T0)
+    for field in ("action", "targets", "message", "requested_by", "delay_s", "valid_for_s", "queue_for_s"):
+        assert getattr(job, field) == getattr(request, field)
+    for field in ("may_cancel", "may_postpone", "unasked", "request_id"):
+        assert getattr(job, field) == getattr(request, field)
+    assert (job.id, job.created_at) == ("j-1", T0)
+    everything = JobRequest(action=Action.LOG_OFF, all_machines=True)
+    assert jobs.new_job(everything, job_id="j-2", now=T0).targets == ("*",)
+
+
 FLEET = [make_machine(name) for name in ("lab-2", "lab-1", "lab-10", "desk", "Lab-3")]
 
 
