@@ -733,7 +733,7 @@ class LineDriver:
         if self.session is None or self.session.state is State.CLOSED:
             if self.session is not None and not self.host.continues_lines:
                 raise LineClosed("the session has ended, and the line with it")
-            raise BufferFull("the line has no session just now")
+            raise BufferFull("the line has no session now")
         return self.session
 
     def _has_room(self, size: int) -> bool:

@@ -23,7 +23,7 @@ class PendingPings:
         driver = self._driver
         session = driver.live_session() if driver.is_closed else driver.session
         if session is None or not session.is_attached:
-            raise LineClosed("the line is not connected just now")
+            raise LineClosed("the line is not connected now")
         future: asyncio.Future[float] = driver.host.loop.create_future()
         number = session.send_ping(driver.host.wheel.time())
         self._futures[number] = future
