@@ -121,7 +121,7 @@ async def test_a_program_may_end_with_its_call(desk, certificates):
     gc.collect()
 
 
-async def test_who_calls_is_proven():
+async def test_the_identity_of_a_caller_is_proven():
     desk = Desk(auth=landline.SharedToken(TOKEN))
     async with desk.server.listen("tcp://127.0.0.1:0") as endpoint:
         token = landline.SharedToken(TOKEN)
@@ -136,7 +136,7 @@ async def test_who_calls_is_proven():
     assert desk.started == 1
 
 
-async def test_nothing_is_said_beyond_what_the_protocol_needs(desk, until):
+async def test_a_call_sends_only_the_necessary_frames(desk, until):
     ends = []
     desk.server.on_state(lambda line, change: ends.append((change.state.value, change.code)))
     async with desk.server.listen("tcp://127.0.0.1:0") as endpoint, recording(endpoint) as (url, record):
@@ -154,7 +154,7 @@ async def test_nothing_is_said_beyond_what_the_protocol_needs(desk, until):
     assert ends == [("online", None), ("closed", landline.Code.NORMAL)]
 
 
-async def test_what_the_server_answers_with_is_raised(desk):
+async def test_an_error_answer_is_raised(desk):
     async with desk.server.listen("tcp://127.0.0.1:0") as endpoint:
         with pytest.raises(landline.NoHandler, match="nonsense"):
             await landline.call(str(endpoint), "nonsense")
@@ -199,7 +199,7 @@ async def test_unread_messages_do_not_stop_the_answer():
 # Failures.
 
 
-async def test_nobody_there(nowhere, tmp_path):
+async def test_no_server_answers(nowhere, tmp_path):
     with pytest.raises(landline.ConnectFailed, match=r"tcp://127.*connection refused"):
         await landline.call(nowhere, "echo")
     with pytest.raises(landline.ConnectFailed, match="no such socket"):
@@ -229,7 +229,7 @@ async def test_one_that_accepts_and_says_nothing_does_not_take_all_the_time(desk
             await landline.call(mute, "echo", timeout=0.05)
 
 
-async def test_something_else_than_a_landline_server(until):
+async def test_another_kind_of_server_is_a_failed_connection(until):
     over = []
 
     async def greet(reader, writer):

@@ -48,7 +48,7 @@ def test_a_token_that_is_no_secret_is_refused():
     assert "x" * 16 not in repr(landline.SharedToken("x" * 16))
 
 
-async def test_a_connector_is_entered_once(quick):
+async def test_a_connector_is_used_once(quick):
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect(str(endpoint), backoff=quick)
@@ -187,7 +187,7 @@ async def test_the_first_connection_has_a_time_limit_that_names_the_last_failure
     assert seen.changes[-1].cause is landline.DisconnectCause.GAVE_UP
 
 
-async def test_a_wrong_certificate_is_told_in_time(certificates, quick):
+async def test_the_time_limit_reports_a_wrong_certificate(certificates, quick):
     server = landline.Server()
     options = landline.TransportOptions(tls=certificates.server)
     async with server.listen("tls://127.0.0.1:0", options=options) as endpoint:
@@ -204,7 +204,7 @@ async def test_a_wrong_certificate_is_told_in_time(certificates, quick):
         assert "the server's certificate is not accepted: " in text
 
 
-async def test_a_server_that_says_nothing_is_told_in_time(fake_server):
+async def test_the_time_limit_reports_a_silent_server(fake_server):
     async def be_silent(reader, writer):
         await reader.read()
 
@@ -254,7 +254,7 @@ async def test_cancelling_the_first_connection_gives_up(nowhere):
         await entering
 
 
-async def test_an_error_nobody_foresaw_is_raised_and_not_waited_out():
+async def test_an_unexpected_error_is_raised_at_once():
     with pytest.raises((UnicodeError, OSError, landline.GaveUp)):
         async with landline.connect("tcp://" + "a" * 70 + ".invalid", backoff=ONCE):
             pytest.fail("connected to nobody")
@@ -302,7 +302,7 @@ async def test_messages_cross_the_loss_of_a_link_in_both_directions(pair, until,
     )
 
 
-async def test_the_older_link_is_told_that_it_was_replaced(quick, until, states):
+async def test_the_older_link_gets_link_replaced(quick, until, states):
     server = landline.Server()
     server_states = states()
     server.on_state(server_states)
@@ -439,7 +439,7 @@ async def test_without_a_callback_a_lost_session_with_unconfirmed_messages_ends_
         await until(lambda: not server.lines)
 
 
-async def test_without_a_callback_a_lost_session_with_nothing_unconfirmed_goes_on(quick, until):
+async def test_without_a_callback_a_line_survives_a_lost_session_without_lost_messages(quick, until):
     server = landline.Server(resume_window_s=0)
     async with (
         server.listen("tcp://127.0.0.1:0") as endpoint,
@@ -524,7 +524,7 @@ async def test_requests_are_lost_when_the_server_goes(quick, until):
             await pending
 
 
-async def test_giving_up_later_names_what_is_unconfirmed(states, until):
+async def test_giving_up_after_a_connection_reports_unconfirmed_messages(states, until):
     server = landline.Server()
     seen = states()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
@@ -702,7 +702,7 @@ async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until,
     assert gone.code is landline.Code.GOING_AWAY
 
 
-async def test_who_sends_after_a_goodbye_may_say_how_long_to_wait(until):
+async def test_sending_after_a_goodbye_has_a_time_limit(until):
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect(str(endpoint))

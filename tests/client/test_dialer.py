@@ -15,7 +15,7 @@ ONCE = landline.Backoff(first_s=0.001, cap_s=0.002, attempts=1)
 # Servers that are none.
 
 
-async def test_something_else_that_answers_is_no_landline_server(fake_server):
+async def test_another_kind_of_server_is_not_accepted(fake_server):
     async def answer(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()

@@ -79,7 +79,7 @@ async def test_without_an_answer_the_attempt_fails(name):
             pytest.fail("connected to nobody")
 
 
-async def test_what_is_not_encrypted_is_not_used_unasked(name):
+async def test_an_unencrypted_announcement_is_not_used_by_default(name):
     server = landline.Server()
     async with server.listen("tcp://0.0.0.0:0", announce=name):
         with pytest.raises(landline.GaveUp, match=rf"not encrypted; mdns\+tcp://{name} would use it"):
@@ -150,7 +150,7 @@ async def test_one_name_stands_for_all_that_is_encrypted(name, quick, tmp_path):
                 assert connector.endpoint.scheme in schemes
 
 
-async def test_a_name_that_is_taken_is_told(name):
+async def test_a_taken_name_is_an_error(name):
     async with landline.Server().listen("tcp://0.0.0.0:0", announce=name):
         other = landline.Server()
         with pytest.raises(
@@ -162,7 +162,7 @@ async def test_a_name_that_is_taken_is_told(name):
         assert other._host.listeners.opened == []
 
 
-async def test_an_announcement_nobody_of_us_would_make_is_left_out(name, caplog):
+async def test_an_invalid_announcement_is_ignored(name, caplog):
     caplog.set_level(logging.WARNING, logger="landline")
     zeroconf = AsyncZeroconf()
     info = AsyncServiceInfo(
@@ -231,7 +231,7 @@ async def test_cancelling_a_search_ends_it_however_far_it_came(turns):
     assert asyncio.all_tasks() == before
 
 
-async def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch, name):
+async def test_without_the_extra_the_error_says_what_to_install(monkeypatch, name):
     monkeypatch.delitem(sys.modules, "landline.discovery.mdns", raising=False)
     monkeypatch.setitem(sys.modules, "zeroconf", None)
     server = landline.Server()

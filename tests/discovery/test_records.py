@@ -81,12 +81,12 @@ def test_urls_become_endpoints_and_back(url, endpoint):
         ("mdns", "does not begin with"),
     ],
 )
-def test_urls_that_make_no_sense_are_named(url, text):
+def test_invalid_urls_are_named(url, text):
     with pytest.raises(landline.ConfigurationError, match=text):
         landline.connect(url)
 
 
-def test_only_what_says_so_is_not_encrypted():
+def test_only_named_schemes_may_be_unencrypted():
     assert MdnsTarget("lab").is_encrypted
     assert MdnsTarget("lab", "tls").is_encrypted
     assert not MdnsTarget("lab", "tcp").is_encrypted
@@ -96,7 +96,7 @@ def test_only_what_says_so_is_not_encrypted():
 
 
 @pytest.mark.parametrize("url", ["tcp://127.0.0.1", "tls://[::1]", "tcp://localhost", "unix:///run/line"])
-def test_what_others_cannot_reach_is_not_announced(url):
+def test_an_unreachable_endpoint_is_not_announced(url):
     with pytest.raises(
         landline.ConfigurationError, match="only this machine can reach it; listen for example on"
     ):
@@ -121,7 +121,7 @@ def test_types_of_services():
 # Hearing.
 
 
-def test_what_a_server_announces_is_understood():
+def test_the_announcement_of_a_server_is_parsed():
     assert hear() == landline.DiscoveredServer("lab", "box.local.", (Endpoint("tls", "192.0.2.7", 5463),))
     assert hear(scheme="web", path="/line").endpoints == (Endpoint("web", "192.0.2.7", 5463, "/line"),)
     assert hear(name="LAB").name == "lab"
@@ -153,7 +153,7 @@ def test_what_a_server_announces_is_understood():
         ({"addresses": ("127.0.0.1", "::1", "0.0.0.0", "224.0.0.1")}, "no address that others can reach"),
     ],
 )
-def test_what_no_server_would_say_is_not_believed(changes, text):
+def test_invalid_records_are_rejected(changes, text):
     with pytest.raises(BadAnnouncement, match=text):
         hear(**changes)
 
@@ -250,7 +250,7 @@ def test_the_only_one_needs_no_name():
     assert select_server(MdnsTarget(), [hear()]) == ("lab", [Endpoint("tls", "192.0.2.7", 5463)])
 
 
-def test_what_is_not_encrypted_is_used_only_when_asked_for():
+def test_an_unencrypted_endpoint_is_used_only_on_request():
     both = [hear(scheme="tcp", port=1), hear()]
     assert [endpoint.scheme for endpoint in select_server(MdnsTarget("lab"), both)[1]] == ["tls"]
     assert [endpoint.scheme for endpoint in select_server(MdnsTarget("lab", "tcp"), both)[1]] == ["tcp"]

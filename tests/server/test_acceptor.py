@@ -21,7 +21,7 @@ def make_hello(**changes) -> Hello:
     return Hello(**{"version": 1, "nonce": b"c" * 32, "limits": landline.Limits()} | changes)
 
 
-async def test_one_client_too_many_is_told_to_come_back_later(quick, states, until):
+async def test_a_client_above_max_lines_returns_later(quick, states, until):
     server = landline.Server(
         max_lines=1, admission=landline.Admission(busy_retry_after_s=0.02, busy_spread_s=0.01)
     )
@@ -185,7 +185,7 @@ async def late(*_):
         ),
     ],
 )
-async def test_who_is_not_clearly_let_in_is_refused(auth, told, caplog):
+async def test_an_invalid_result_of_auth_refuses_the_client(auth, told, caplog):
     server = landline.Server(auth=auth)
     async with server.listen(URL) as endpoint:
         for _ in range(2):

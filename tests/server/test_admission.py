@@ -19,13 +19,13 @@ def test_a_burst_is_let_in_and_then_the_rate_counts():
     assert [gate.admit(200.0) for _ in range(3)] == [None] * 3
 
 
-def test_those_who_come_too_early_get_places_one_after_the_other():
+def test_early_clients_get_increasing_delays():
     gate = RateLimiter(Admission(per_s=10, burst=1))
     assert gate.admit(0.0) is None
     assert [gate.admit(0.0) for _ in range(4)] == pytest.approx([0.2, 0.3, 0.4, 0.5])
 
 
-def test_nobody_is_sent_away_for_ever():
+def test_the_delay_of_a_refused_client_has_a_limit():
     gate = RateLimiter(Admission(per_s=0.001, burst=1))
     assert gate.admit(0.0) is None
     assert max(gate.admit(0.0) for _ in range(10)) == 3600.0
@@ -63,6 +63,6 @@ def test_a_crowd_that_obeys_is_let_in_at_the_rate():
 
 
 @pytest.mark.parametrize("arguments", [{"per_s": 0}, {"per_s": 1e7}, {"burst": 0}, {"unfinished": 0}])
-def test_what_makes_no_sense_is_refused(arguments):
+def test_values_out_of_range_are_rejected(arguments):
     with pytest.raises(ConfigurationError, match="must be above zero"):
         Admission(**arguments)

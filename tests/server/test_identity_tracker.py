@@ -64,7 +64,7 @@ def test_the_best_line_counts(states, best):
     assert best_of(states) is best
 
 
-def test_what_has_not_changed_stays_as_it_is():
+def test_an_unchanged_state_keeps_its_status():
     before = IdentityStatus(IdentityState.SUSPECT, 1.0, DisconnectCause.SILENT, "nothing heard")
     assert next_status(before, IdentityState.SUSPECT, (), 9.0) is before
     assert next_status(before, IdentityState.ONLINE, (), 9.0) == IdentityStatus(IdentityState.ONLINE, 9.0)
@@ -119,21 +119,21 @@ def test_a_second_line_of_an_identity_changes_nothing_until_it_is_the_best(book)
     assert [state for _, state in book.told] == ["online", "suspect", "reconnecting", "gone"]
 
 
-def test_who_comes_back_is_not_gone(book):
+def test_an_identity_that_returns_is_online(book):
     book.change(line := FakeLine(), ONLINE)
     book.change(line, CLOSED)
     book.change(FakeLine(), ONLINE)
     assert book.identities.status("ada") == IdentityStatus(IdentityState.ONLINE, 3.0)
 
 
-def test_lines_without_an_identity_are_nobodys(book):
+def test_lines_without_an_identity_are_ignored(book):
     book.change(FakeLine(""), ONLINE)
     assert book.identities.online == {}
     assert book.identities.status("") is None
     assert book.told == []
 
 
-def test_a_line_that_closes_unseen_is_nothing(book):
+def test_a_line_that_was_never_online_is_ignored(book):
     book.change(FakeLine(), CLOSED)
     assert book.identities.status("ada") is None
     assert book.told == []
@@ -165,7 +165,7 @@ def test_a_callback_that_fails_is_logged_and_the_last_one_counts(book, caplog):
     assert book.told == []
 
 
-def test_remembering_costs_about_what_is_said():
+def test_a_remembered_identity_takes_about_the_documented_memory():
     book = Book(remembered_max=2000)
     book.identities.on_change(lambda identity, status: None)
     tracemalloc.start()
@@ -185,7 +185,7 @@ def test_remembering_costs_about_what_is_said():
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([ONLINE, SUSPECT, RECONNECTING, CLOSED]))))
 @settings(deadline=None, max_examples=200, derandomize=True)
-def test_the_books_agree_with_the_lines(steps):
+def test_the_tracker_agrees_with_the_lines(steps):
     book = Book()
     lines = {}
     for number, state in steps:
@@ -213,7 +213,7 @@ def test_the_books_agree_with_the_lines(steps):
 # Of a server.
 
 
-async def test_a_server_knows_who_is_there(quick, until):
+async def test_a_server_tracks_the_identities_of_its_lines(quick, until):
     server = landline.Server(resume_window_s=0.2)
     told = []
     identities = server.identities
@@ -234,7 +234,7 @@ async def test_a_server_knows_who_is_there(quick, until):
     assert [state.value for _, state in told] == ["online", "reconnecting", "online", "gone"]
 
 
-async def test_who_does_not_come_back_is_gone_when_the_resume_window_ends(until):
+async def test_an_identity_is_gone_when_the_resume_window_ends(until):
     server = landline.Server(resume_window_s=0.1)
     identities = server.identities
     handshake = ClientHandshake(
@@ -261,7 +261,7 @@ async def test_identities_requested_late_include_the_lines_already_connected(pai
         assert server.identities.status("ada").state is IdentityState.RECONNECTING
 
 
-def test_a_number_that_makes_no_sense_is_refused():
+def test_a_negative_number_of_identities_is_rejected():
     with pytest.raises(landline.ConfigurationError, match="remembered_identities=-1"):
         landline.Server(remembered_identities=-1)
     landline.Server(remembered_identities=0)

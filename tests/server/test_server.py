@@ -178,7 +178,7 @@ async def test_closing_drains_every_line_first(quick, until):
         assert server.lines == []
 
 
-async def test_closing_does_not_wait_longer_than_told_and_names_what_is_unconfirmed(pair):
+async def test_closing_waits_no_longer_than_its_timeout_and_reports_unconfirmed_messages(pair):
     server = landline.Server()
     lost = []
     server.on_session_lost(lambda line, unconfirmed: lost.extend(entry.body for entry in unconfirmed))
@@ -189,7 +189,7 @@ async def test_closing_does_not_wait_longer_than_told_and_names_what_is_unconfir
         assert other.last_change.cause is landline.DisconnectCause.CLOSED_HERE
 
 
-async def test_without_a_callback_what_is_lost_is_logged(pair, caplog):
+async def test_without_a_callback_lost_messages_are_logged(pair, caplog):
     server = landline.Server()
     async with pair(server) as (_, other):
         await other.send(b"never taken")
@@ -292,7 +292,7 @@ async def test_the_function_of_a_line_may_close_the_server(pair, until):
         await until(lambda: line.is_closed and after)
 
 
-async def test_lines_that_break_are_told_to_their_function(pair, until, caplog):
+async def test_a_broken_line_raises_in_its_function(pair, until, caplog):
     server = landline.Server(resume_window_s=0)
     errors = []
 
@@ -366,7 +366,7 @@ async def test_groups(quick, until):
         assert await anext(clients[1]) == "again"
 
 
-async def test_a_broadcast_skips_full_buffers_and_what_is_too_large(pair):
+async def test_a_broadcast_skips_full_buffers_and_too_large_messages(pair):
     server = landline.Server(send_buffer=SMALL)
     async with pair(server, limits=landline.Limits(message_bytes=1024)) as (line, other):
         assert server.broadcast(b"x" * 2000) == landline.BroadcastResult(0, 1)
@@ -443,7 +443,7 @@ async def test_a_broadcast_reaches_lines_that_are_away_when_they_are_back(pair):
         (encode_data(1, 0, 1, 0, b"\xff", b"x"), landline.Code.PROTOCOL_ERROR),
     ],
 )
-async def test_a_client_that_breaks_the_protocol_is_told_and_ended(data, code, until, caplog):
+async def test_a_client_that_violates_the_protocol_gets_a_bye(data, code, until, caplog):
     server = landline.Server()
     async with server.listen(URL) as endpoint, raw_connection(endpoint) as (reader, writer):
         await shake_hands(reader, writer)
