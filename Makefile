@@ -1,8 +1,10 @@
 # Everything runs from a virtual environment in this checkout, made from uv.lock. Only python3 and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate bench fuzz package format clean system-programs
+.PHONY: help setup demo test test-quick test-pythons simulate bench fuzz mutate soak package format clean system-programs
 
 PYTHON ?= python3
+# Tests that wait for something leave a processor to others.
+WORKERS ?= 6
 BIN := .venv/bin
 UV_VERSION := $(shell sed -n '/^name = "uv"$$/{n;s/version = "\(.*\)"/\1/p;}' uv.lock)
 SYNC = VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --inexact --quiet --python $(BIN)/python
@@ -13,6 +15,9 @@ STAMP := .venv/.landline-set-up
 help:
 	@echo "make demo    a control server, 8 simulated machines and a live view of them"
 	@echo "make test    every check: format, lint, types, import contracts, tests"
+	@echo "make test-quick  the tests of one minute, for between two changes"
+	@echo "make soak    hours: every test on both event loops, thousands of seeds, fuzzing, mutants"
+	@echo "make mutate  score the tests on small faults put into the code (ARGS=--help says more)"
 	@echo "make simulate  whole systems under virtual time: crashes, cuts, silence; ARGS='--seeds 2000' or '--ablate'"
 	@echo "make bench   benchmarks beside peers"
 	@echo "make fuzz    ten minutes of random bytes at everything that reads a stranger's (ARGS=--help says more)"
@@ -88,8 +93,34 @@ test: setup system-programs
 	@$(BIN)/mypy --no-error-summary
 	@echo "Import contracts (import-linter)"
 	@$(BIN)/lint-imports --no-cache >.venv/import-linter.log || { cat .venv/import-linter.log; exit 1; }
-	@echo "Tests (pytest, four at a time), with branch coverage of landline.session; five to eight minutes"
-	@$(BIN)/python -m pytest --quiet -n 4 --dist worksteal --cov --cov-report=term
+	@echo "Tests (pytest, $(WORKERS) at a time), with branch coverage of landline.session"
+	@$(BIN)/python -m pytest --quiet -n $(WORKERS) --dist worksteal --cov --cov-report=term
+
+# What needs no other program, no second Python process and no real waiting.
+test-quick: setup
+	@$(BIN)/python -m pytest --quiet -n $(WORKERS) --dist worksteal --no-cov -m "not slow" $(ARGS)
+
+# The quick tests on every Python that landline supports and that is installed, each in an environment of its own.
+test-pythons: setup
+	@for version in 3.11 3.12 3.13; do \
+		command -v python$$version >/dev/null || { echo "python$$version is not installed"; continue; }; \
+		echo "Python $$version"; \
+		UV_PROJECT_ENVIRONMENT=.venv-$$version $(BIN)/uv sync --system-certs --frozen --quiet --all-extras --python python$$version || exit 1; \
+		.venv-$$version/bin/python -m pytest --quiet -n $(WORKERS) --dist worksteal --no-cov -m "not slow" $(ARGS) || exit 1; \
+	done
+
+mutate: setup
+	@$(BIN)/python -m tests.mutation $(ARGS)
+
+soak: setup
+	@$(BIN)/python -m pytest --quiet -n $(WORKERS) --dist worksteal --no-cov --both-loops
+	@$(BIN)/python -m tests.simulation --seeds 5000
+	@$(BIN)/python -m tests.simulation --ablate
+	@$(BIN)/python -m tests.faults.closes --count 1000
+	@$(BIN)/python -m tests.files.soak
+	@$(BIN)/python -m tests.fuzz --minutes 60
+	@$(BIN)/python -m tests.mutation --count 300 --seed $$(date +%s)
+	@$(BIN)/python -m tests.mutation --known
 
 # What is published: the wheel and the source distribution, and whether a package index accepts them.
 package: setup
