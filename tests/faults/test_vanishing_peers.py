@@ -167,7 +167,7 @@ async def test_a_short_silence_makes_both_sides_suspect_and_then_online_again(st
             # Pretend half a minute of silence; a ping in flight when the hole opened may undo it.
             for end in (line, other):
                 if end.state is ONLINE:
-                    end._driver.session._liveness.heard_at = end._driver.host.wheel.time() - 30
+                    end._driver.session._liveness.last_received_at = end._driver.host.wheel.time() - 30
             return line.state is other.state is SUSPECT
 
         await until(are_suspect)
