@@ -275,7 +275,8 @@ def claim(
         execution,
         state=ExecutionState.ACTING,
         updated_at=now,
-        detail="",
+        # Who agreed, or could not be asked: watchers see this state, and not the acceptance recorded with it.
+        detail="" if accepted is None else execution.detail,
         boot_id_before=claim.boot_id,
         hardware_before=hardware,
     )
