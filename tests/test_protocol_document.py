@@ -129,7 +129,7 @@ def test_sections_cited_in_the_code_exist() -> None:
 
 
 class FixedBytes:
-    """A random source that gives what it was told."""
+    """A random source that returns the given bytes."""
 
     def __init__(self, value: bytes) -> None:
         self._value = value

@@ -37,7 +37,7 @@ JOURNEYS = [
 
 @pytest.fixture
 def silent():
-    """The URL of somebody who takes connections and never says a word."""
+    """The URL of a peer that accepts connections and never sends anything."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
@@ -394,7 +394,7 @@ async def test_a_endpoint_that_says_nothing_is_overtaken(silent, quick, until):
 
 
 async def test_only_the_winner_says_hello(quick, until):
-    """A server that is overtaken has spoken, was told nothing, and sees the end of its connection."""
+    """A server that is overtaken has sent its challenge, receives nothing, and sees the end of its connection."""
     strangers = Strangers()
     server = landline.Server()
     async with (

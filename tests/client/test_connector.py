@@ -355,8 +355,8 @@ async def test_a_thief_without_the_secret_gets_a_session_of_its_own(quick, until
         welcome = await handshake(endpoint, stolen, "owner")
         assert not welcome.resumed
         assert welcome.session != ticket.session
-        # Even with the secret, nobody else goes on with the session.
-        welcome = await handshake(endpoint, ticket, "somebody else")
+        # Even with the secret, no other identity resumes the session.
+        welcome = await handshake(endpoint, ticket, "another identity")
         assert not welcome.resumed
         # What cannot have been received is not believed either.
         beyond = ResumeTicket(ticket.session, ticket.secret, ticket.epoch, 99)
@@ -405,7 +405,7 @@ async def test_a_session_that_was_not_resumed_in_time_is_lost_on_both_sides(quic
                 await anext(other)
         with pytest.raises(landline.RequestError):
             await request
-        # The line goes on with the new session.
+        # The line continues with the new session.
         [fresh] = server.lines
         await line.send("new")
         assert await anext(fresh) == "new"
@@ -664,7 +664,7 @@ async def test_a_line_closed_while_its_endpoints_are_tried_was_never_connected(n
 
 
 async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until, states):
-    """The server says that it goes away and where to: the line goes on, and whoever sends meanwhile loses nothing."""
+    """The server announces that it stops and names another one: the line continues there and loses no message."""
     first, second = landline.Server(), landline.Server()
     seen = states()
     refused: list[type] = []

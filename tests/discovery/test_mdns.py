@@ -89,11 +89,11 @@ async def test_an_unencrypted_announcement_is_not_used_by_default(name):
 
 
 async def test_a_certificate_must_be_valid_for_the_name_that_was_asked_for(name, quick, multicast):
-    """Whoever announces that name may have a certificate, only not for it."""
+    """A server that announces that name may have a certificate, but not for the name."""
     authority = trustme.CA()
     right, wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(right)
-    authority.issue_cert("somebody-else", multicast).configure_cert(wrong)
+    authority.issue_cert("another-server", multicast).configure_cert(wrong)
     client = ssl.create_default_context()
     authority.configure_trust(client)
     options = landline.TransportOptions(tls=client)
@@ -110,7 +110,7 @@ async def test_a_certificate_must_be_valid_for_the_name_that_was_asked_for(name,
                     pytest.fail("trusted an impostor")
             async with landline.connect(
                 f"mdns://{name}",
-                options=landline.TransportOptions(tls=client, server_name="somebody-else"),
+                options=landline.TransportOptions(tls=client, server_name="another-server"),
                 backoff=quick,
             ):
                 assert len(server.lines) == 1
@@ -180,14 +180,14 @@ async def test_an_invalid_announcement_is_ignored(name, caplog):
             async with landline.connect(
                 f"mdns+tcp://{name}", backoff=ONCE, timeouts=DialTimeouts(search_s=1.0)
             ):
-                pytest.fail("went where no server of ours is")
+                pytest.fail("connected to a server of another test")
     finally:
         await zeroconf.async_close()
     assert any("no address that others can reach" in record.message for record in caplog.records)
 
 
 async def test_a_flood_of_other_names_does_not_hide_the_one_that_is_looked_for(name, quick, until):
-    """Somebody on the network announces more servers than are looked into."""
+    """A peer announces more servers than are examined."""
     flood = DNSOutgoing(const._FLAGS_QR_RESPONSE | const._FLAGS_AA)
     for number in range(2 * ANSWERS_MAX):
         alias = f"{name}-{number} tcp.{STREAM_TYPE}"

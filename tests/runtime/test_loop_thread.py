@@ -1,4 +1,4 @@
-"""Other threads: none of them may touch a line, and each is told so."""
+"""Other threads: none of them may touch a line, and each gets an error that says so."""
 
 import asyncio
 import threading

@@ -356,7 +356,7 @@ async def test_groups(quick, until):
         for client, expected in zip(clients, (2, 2, 1), strict=True):
             received = [await anext(client) for _ in range(expected)]
             assert received == (["to some", b"to all"] if expected == 2 else [b"to all"])
-        # Whoever closes leaves, and does not come back.
+        # A client that closes leaves, and does not come back.
         await clients[0].close()
         await until(lambda: lines["a"].is_closed)
         assert list(group) == [lines["b"]]

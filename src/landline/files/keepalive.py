@@ -15,7 +15,7 @@ from landline.runtime.guarded_log import guarded_logger
 logger: Final = guarded_logger("landline")
 
 ALIVE_INTERVAL_S: Final = 5.0
-"""How often the peer is told that a disk operation still runs."""
+"""How often the peer is notified that a disk operation still runs."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -50,7 +50,7 @@ class TransportLink(LinkProtocol):
         self._peer = ""
 
     def detach(self) -> None:
-        """Stop reporting to the driver. Resume reading, for whoever reads the transport next."""
+        """Stop reporting to the driver. Resume reading, for the next reader of the transport."""
         self._driver = None
         if self.is_waiting and not self.is_lost:
             self.transport.resume_reading()

@@ -1,6 +1,6 @@
 """The rate at which a server accepts connections. Pure: ``now`` is an argument.
 
-A client that connects too early is told when to try again, each one a little later than the one before. So many clients
+A client that connects too early learns when to try again, each one a little later than the one before. So many clients
 that lost their server at the same moment return one after the other (the generic cell rate algorithm, ITU-T I.371, with
 assigned times).
 """

@@ -47,7 +47,7 @@ class Server:
     :param auth: checks the identity of clients, such as :class:`landline.SharedToken`; by default all are accepted.
     :param heartbeat: the timing of heartbeats, for both sides: a dead peer is noticed within
         ``interval_s + timeout_s``.
-    :param max_lines: the maximum number of sessions, connected or resumable; further clients are told to return later.
+    :param max_lines: the maximum number of sessions, connected or resumable; further clients are asked to return later.
     :param resume_window_s: how many seconds a session is kept after its transport was lost.
     :param limits: how much one client may make this server buffer.
     :param send_buffer: how much is buffered for one client before senders wait.
@@ -56,7 +56,7 @@ class Server:
     :param message_objects: how many objects the body of one message may become in memory (see
         :mod:`landline.line.decoded_size`). A larger body is not decoded, and a request is answered with the error
         ``bad_request``.
-    :param admission: how many connections are accepted per second; further clients are told when to return.
+    :param admission: how many connections are accepted per second; further clients are asked to return later.
     :param remembered_identities: for how many disconnected identities :attr:`identities` remembers the last status.
     :param name: the server's name, which clients read before they authenticate.
     :param enc_hook: called as ``enc_hook(value)`` for a value msgspec does not know; returns one it does.

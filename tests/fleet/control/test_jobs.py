@@ -302,7 +302,6 @@ def test_a_granted_claim_records_the_acceptance_it_reports(state: ExecutionState
     assert acting == msgspec.structs.replace(
         accepted,
         state=S.ACTING,
-        detail="",
         boot_id_before="boot-1",
         hardware_before="02:00:00:00:00:01",
     )
@@ -579,14 +578,14 @@ def test_started_executions_are_reconciled_on_join(
         (
             "boot-1",
             "",
-            "; whether the machine was restarted cannot be told, because it has no boot id",
+            "; whether the machine was restarted cannot be determined, because it has no boot id",
         ),
         (
             "",
             "boot-1",
-            "; whether the machine was restarted cannot be told, because it has no boot id",
+            "; whether the machine was restarted cannot be determined, because it has no boot id",
         ),
-        ("", "", "; whether the machine was restarted cannot be told, because it has no boot id"),
+        ("", "", "; whether the machine was restarted cannot be determined, because it has no boot id"),
     ],
 )
 def test_the_detail_says_not_restarted_only_if_the_boots_are_known(before: str, now: str, words: str) -> None:

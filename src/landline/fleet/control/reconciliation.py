@@ -68,7 +68,7 @@ def reconcile_on_join(
     nothing                               any                      failed: its journal would say that it started
     it started                            another                  done
     it started                            the same                 unknown: the machine was not restarted since
-    it started                            not known, now or then   unknown: it cannot be told whether it restarted
+    it started                            not known, now or then   unknown: it cannot be determined whether it restarted
     its outcome is unknown                as for "it started"      as for "it started"
     ====================================  =======================  ==============================================
 
@@ -141,7 +141,7 @@ def _is_same_machine(execution: Execution, machine: Machine) -> bool:
 def _unknown_detail(action: Action, boot: _Boot) -> str:
     since = {
         _Boot.SAME: f", and the machine was not {action.past} since",
-        _Boot.UNKNOWN: f"; whether the machine was {action.past} cannot be told, because it has no boot id",
+        _Boot.UNKNOWN: f"; whether the machine was {action.past} cannot be determined, because it has no boot id",
         _Boot.IRRELEVANT: "",
     }[boot]
     return f"the agent stopped while it acted{since}; not repeated"

@@ -1,6 +1,6 @@
 """Run by Alembic for every migration, on the connection that :mod:`landline.fleet.control.storage` hands over.
 
-There is no ``alembic.ini`` and no logging set-up: both belong to whoever runs the control server.
+There is no ``alembic.ini`` and no logging set-up: both belong to the program that runs the control server.
 """
 
 from __future__ import annotations
