@@ -376,7 +376,7 @@ class Conversation:
             assert due is None or due > self.pair.clock()
 
     def _notice(self, side: Side) -> None:
-        """Reads what the side was told since the last look."""
+        """Read the events of the side since the last call."""
         story = self.stories[side]
         for event in side.events[story.events_seen :]:
             if isinstance(event, MessageReceived):

@@ -19,10 +19,10 @@ RAW = 0
 
 def datagrams(data: bytes) -> None:
     """One datagram to a server that has just answered a call, and to the client of that call."""
-    dice = Random(1)
+    rng = Random(1)
     counts = CallCounts()
-    server = CallServer(aead=AEAD, random=dice, now=0.0, counts=counts)
-    call = ClientCall(aead=AEAD, random=dice, now=0.0, name="echo", body=b"", is_packed=False)
+    server = CallServer(aead=AEAD, random=rng, now=0.0, counts=counts)
+    call = ClientCall(aead=AEAD, random=rng, now=0.0, name="echo", body=b"", is_packed=False)
     retry = server.receive_datagram(call.data_to_send(0.0), "192.0.2.7", 1.0)
     assert isinstance(retry, bytes)
     assert call.receive_datagram(retry, 1.0)

@@ -206,7 +206,7 @@ def server_handshake(data: bytes) -> None:
     for seed in (0, len(data) + 1):
         cut = shake(pieces_of(data, seed))
         if cut[0] == "hello" and cut[2]:
-            # Whoever has HELLO and gets more before WELCOME refuses it; here both came in one read.
+            # A server that gets more bytes between HELLO and WELCOME refuses them; here both came in one read.
             assert whole == ("refused", None)
         else:
             assert cut == whole

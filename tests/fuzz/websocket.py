@@ -139,7 +139,7 @@ def websocket_server(data: bytes) -> None:
 
 
 def websocket_client(data: bytes) -> None:
-    """The same to a client, from whoever answers in the server's place."""
+    """The same to a client, from a peer that answers in the place of the server."""
     stream = (ANSWER if data[:1] > b"\x20" else b"") + data[1:]
 
     def make(line: Line) -> asyncio.Protocol:

@@ -92,7 +92,7 @@ async def test_send_waits_at_either_limit_and_goes_on_as_the_peer_takes(pair, un
         await line.ping()
         assert len(sent) == fits
         received = await read_number(other, 1)
-        # Room for many frames is told at once, for a few within the delay of acknowledgements.
+        # Room for many frames is reported at once, for a few within the delay of acknowledgements.
         await until(lambda: len(sent) == fits + 1)
         received += await read_number(other, count - 1)
         await sender
@@ -258,7 +258,7 @@ async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
             await reader
         assert server.lines_too_slow == 1
         line._driver.link.transport.resume_reading()
-        # It is told why, and may come back.
+        # It receives the reason, and may come back.
         await until(lambda: [change for change in seen.changes if "send buffer is full" in change.detail])
         await until(lambda: line.state is landline.LineState.ONLINE and line.epoch == 1)
 

@@ -137,23 +137,23 @@ def test_short_values_with_a_length_of_their_own_are_passed_over_in_one_go(first
 
 
 def test_keys_that_come_twice_and_values_at_random_are_counted_as_they_stand():
-    dice = random.Random(7)
+    rng = random.Random(7)
 
     def value(depth):
         kinds = [
-            lambda: dice.randrange(-(2**63), 2**64),
-            lambda: dice.randrange(-40, 300),
-            lambda: dice.random(),
-            lambda: dice.choice([None, True, False]),
-            lambda: "".join(chr(dice.choice([65, 233, 8364, 128512])) for _ in range(dice.randrange(50))),
-            lambda: dice.randbytes(dice.choice([0, 3, 300, 70_000])),
+            lambda: rng.randrange(-(2**63), 2**64),
+            lambda: rng.randrange(-40, 300),
+            lambda: rng.random(),
+            lambda: rng.choice([None, True, False]),
+            lambda: "".join(chr(rng.choice([65, 233, 8364, 128512])) for _ in range(rng.randrange(50))),
+            lambda: rng.randbytes(rng.choice([0, 3, 300, 70_000])),
         ]
         if depth:
             kinds += [
-                lambda: [value(depth - 1) for _ in range(dice.randrange(20))],
-                lambda: {str(key): value(depth - 1) for key in range(dice.randrange(20))},
+                lambda: [value(depth - 1) for _ in range(rng.randrange(20))],
+                lambda: {str(key): value(depth - 1) for key in range(rng.randrange(20))},
             ]
-        return dice.choice(kinds)()
+        return rng.choice(kinds)()
 
     for _ in range(40):
         body = encode([value(3) for _ in range(20)])
@@ -167,13 +167,13 @@ def test_keys_that_come_twice_and_values_at_random_are_counted_as_they_stand():
 
 @pytest.mark.parametrize("limit", [2000, 5000])
 def test_malformed_bodies_are_looked_through_to_their_end(limit):
-    dice = random.Random(3)
+    rng = random.Random(3)
     for body in [
         array(b"\x01")[:-100],
         b"\xdb\xff\xff\xff\xff" + bytes(10_000),
         b"\xc9\xff\xff\xff\xff",
         b"\xc1" * 10_000,
-        *(dice.randbytes(20_000) for _ in range(50)),
+        *(rng.randbytes(20_000) for _ in range(50)),
     ]:
         with suppress(msgspec.DecodeError):
             check_objects(body, limit)

@@ -41,7 +41,7 @@ MESSAGES = 6000
 
 
 class Peer(LinkProtocol):
-    """A client over any transport, which says what it is told to and nothing else."""
+    """A client over any transport that sends only the given bytes."""
 
     def __init__(self):
         loop = asyncio.get_running_loop()
@@ -191,7 +191,7 @@ async def test_websocket_frames_of_one_byte_are_read_in_turns_and_in_order(liste
         while len(numbers.seen) < count:
             between.add(await honest.request("seen"))
         assert numbers.seen == list(range(1, count + 1))
-        # So many bytes of them in a turn, and what was left of a frame of ours from the turn before.
+        # The bytes of them in one turn, and the rest of our frame from the turn before.
         assert max(handled) <= 1 + FRAMES_PER_TURN // (len(stream) // count)
         assert len(between) > 10
 

@@ -26,7 +26,7 @@ def messages(*names: bytes, operation=Operation.MESSAGE) -> bytes:
 
 @pytest.fixture
 def recording():
-    """A server whose handlers send, and what each of them was told."""
+    """A server whose handlers send, and the outcome that each of them got."""
     server = landline.Server()
     told = []
 

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=500, help="how many (default %(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the first of them (default 0)")
     parser.add_argument("--seed", type=int, metavar="N", help="run this one and show every event of it")
-    parser.add_argument("--minutes", type=float, metavar="M", help="go on with new seeds for so long")
+    parser.add_argument("--minutes", type=float, metavar="M", help="continue with new seeds for M minutes")
     parser.add_argument(
         "--ablate", action="store_true", help="switch off each safeguard in turn; every one must be missed"
     )

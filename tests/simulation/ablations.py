@@ -227,7 +227,7 @@ ABLATIONS = (
     ),
     Ablation(
         "knowing that nobody is on",
-        "that it cannot be told who is on is not that nobody is",
+        "an agent that cannot find out who is logged in does not conclude that nobody is",
         "fleet",
         r"although nobody could be asked$|before its countdown was over, and nobody was asked$",
         _knowledge,
@@ -247,7 +247,7 @@ ABLATIONS = (
 
 @contextmanager
 def without(ablation: Ablation) -> Iterator[None]:
-    """Switches it off while entered."""
+    """Switch the safeguard off inside the context."""
     undo: list[tuple[Any, str, Any]] = []
 
     def patch(owner: Any, name: str, replacement: Any) -> None:

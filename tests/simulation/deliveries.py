@@ -48,7 +48,7 @@ class Deliveries:
         self._arrived[key] = number
 
     def reported(self, unconfirmed: Sequence[Unconfirmed], *, by_server: bool) -> None:
-        """A session ended, and its sender was told that these may not have arrived."""
+        """A session ended, and its sender was notified that these may not have arrived."""
         for message in unconfirmed:
             body = msgspec.msgpack.decode(message.body)
             if isinstance(body, list) and len(body) == 4:
@@ -56,11 +56,11 @@ class Deliveries:
                 self._reported[session_id, by_server, bulk].add(number)
 
     def excuse(self, *, by_server: bool, session_ids: Iterable[bytes]) -> None:
-        """The sender of these sessions died: nobody is left to be told."""
+        """The sender of these sessions died: it cannot be notified."""
         self._excused.update((session_id, by_server) for session_id in session_ids)
 
     def check_rest(self, live: set[bytes]) -> None:
-        """Everything arrived, or its sender was told that it may not have."""
+        """Everything arrived, or its sender was notified that it may not have."""
         for key, sent in self._sent.items():
             session_id, by_server, _ = key
             missing = set(range(self._arrived[key] + 1, sent + 1))
@@ -69,7 +69,7 @@ class Deliveries:
             silent = missing - self._reported[key]
             if silent and session_id not in live and (session_id, by_server) not in self._excused:
                 self._world.fail(
-                    f"{len(silent)} of {sent} messages were lost, nobody was told ({_name(key)})"
+                    f"{len(silent)} of {sent} messages were lost without a report to the sender ({_name(key)})"
                 )
 
 

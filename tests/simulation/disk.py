@@ -30,7 +30,7 @@ class JournalDisk:
         if self._node.world.now_ns < self._node.disk_full_until_ns:
             raise OSError(28, "No space left on device")
         before = self.read()
-        half = data[: self._node.dice.randrange(len(data))]
+        half = data[: self._node.rng.randrange(len(data))]
         self._node.write(
             lambda: self._node.disk.update(journal=before + data),
             lambda: self._node.disk.update(journal=before + half),
@@ -125,12 +125,12 @@ class Database:
             self._recorded(execution)
 
     async def _read(self) -> None:
-        await asyncio.sleep(self._node.dice.random() * 0.005)
+        await asyncio.sleep(self._node.rng.random() * 0.005)
 
     async def _write(self, change) -> None:
         async with self._turn:
-            await asyncio.sleep(self._node.dice.random() * 0.02)
+            await asyncio.sleep(self._node.rng.random() * 0.02)
             if self._node.world.now_ns < self._node.disk_full_until_ns:
                 raise StorageError("the disk is full")
             self._node.write(change)
-            await asyncio.sleep(self._node.dice.random() * 0.01)
+            await asyncio.sleep(self._node.rng.random() * 0.01)

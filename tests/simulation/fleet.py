@@ -85,10 +85,10 @@ class AnsweringPerson:
 
     name = "simulated"
 
-    def __init__(self, scenario: FleetScenario, node: Machine, dice: Random) -> None:
+    def __init__(self, scenario: FleetScenario, node: Machine, rng: Random) -> None:
         self._scenario = scenario
         self._node = node
-        self._dice = dice
+        self._dice = rng
 
     def unavailable_reason(self) -> str | None:
         return "no display" if self._node.fails_now("display") else None
@@ -134,7 +134,7 @@ class FleetScenario:
         self._replaced_at_ns: list[int] = []
         self._together_since_ns: int | None = None
         self._cloned_since_ns: int | None = None
-        self._dice = world.dice("fleet")
+        self._dice = world.rng("fleet")
         self._is_over = False
         self._orders = 0
         self._accepted: dict[str, str] = {}
@@ -158,8 +158,8 @@ class FleetScenario:
             node.known_as = node.name if node is not self._copy else self.clients[0].name
             if self._dice.random() < 0.5:
                 node.persons = (Person("ada", "seat0"),)
-        # Dice of their own: what a seed drew before there were shy machines, it draws still.
-        shy_dice = world.dice("shy")
+        # A generator of their own, so that each seed still draws what it drew before there were shy machines.
+        shy_dice = world.rng("shy")
         for node in self.clients:
             node.is_shy = shy_dice.random() < 0.3
 
@@ -180,7 +180,7 @@ class FleetScenario:
             node.power_off()
             self._power_on_after(node, min(fault.seconds, 20))
         elif fault.kind == "write crash":
-            node.write_crash = ("before", "torn", "after")[int(fault.dice * 3)]
+            node.write_crash = ("before", "torn", "after")[int(fault.variant * 3)]
         elif fault.kind == "disk full":
             node.disk_full_until_ns = self.world.now_ns + int(min(fault.seconds, 10) * SECOND)
 
@@ -314,11 +314,11 @@ class FleetScenario:
             heartbeat=HEARTBEAT,
             resume_window_s=RESUME_WINDOW_S,
             clock=node.monotonic,
-            random=node.dice,
+            random=node.rng,
         )
         server.on_session_lost(lambda line, lost: self.deliveries.reported(lost, by_server=True))
         server.on("count")(lambda line, message: self.deliveries.arrived(message, by_server=False))
-        control = await ControlServer.start(server, storage, waker=self, clock=node.wall, random=node.dice)
+        control = await ControlServer.start(server, storage, waker=self, clock=node.wall, random=node.rng)
         # Between control and server, so that both hear of it.
         callback = server._host.on_state
 
@@ -332,12 +332,12 @@ class FleetScenario:
         server.on_state(changed)
         async with server.listen("tcp://control:5463"):
             self._running = (server, control)
-            dice = Random(node.dice.random())
-            await asyncio.gather(self._operate(control, dice), self._count_down(server, dice))
+            rng = Random(node.rng.random())
+            await asyncio.gather(self._operate(control, rng), self._count_down(server, rng))
             await server.serve_forever()
 
     async def _agent(self, node: Machine) -> None:
-        dice = Random(node.dice.random())
+        rng = Random(node.rng.random())
         connect = functools.partial(self._connect, node)
         power = self._powers[node] = MachinePower(self, node)
         agent = Agent(
@@ -352,7 +352,7 @@ class FleetScenario:
                 mac_addresses=(_mac(node.name),),
             ),
             power=power,
-            prompt=AnsweringPerson(self, node, dice),
+            prompt=AnsweringPerson(self, node, rng),
             journal=Journal(JournalDisk(node)),
             backoff=Backoff(first_s=0.5, cap_s=5.0),
             connect=connect,
@@ -361,7 +361,7 @@ class FleetScenario:
         )
         agent.connector.on("count")(lambda line, message: self.deliveries.arrived(message, by_server=True))
         self._agents[node] = agent
-        counting = asyncio.get_running_loop().create_task(self._count_up(agent, dice))
+        counting = asyncio.get_running_loop().create_task(self._count_up(agent, rng))
         try:
             await agent.run()
         finally:
@@ -375,52 +375,52 @@ class FleetScenario:
             on_session_lost(line, unconfirmed)
 
         return landline.connect(
-            urls, clock=node.monotonic, random=node.dice, on_session_lost=lost, **arguments
+            urls, clock=node.monotonic, random=node.rng, on_session_lost=lost, **arguments
         )
 
-    async def _operate(self, control: ControlServer, dice: Random) -> None:
+    async def _operate(self, control: ControlServer, rng: Random) -> None:
         known: list[str] = []
         unasked_dice = Random(f"{self.world.seed}/unasked")
         while not self._is_over:
-            await asyncio.sleep(dice.expovariate(1 / 3))
+            await asyncio.sleep(rng.expovariate(1 / 3))
             try:
-                if known and dice.random() < 0.2:
-                    await control.cancel_job(dice.choice(known), CancelRequest(cancelled_by="the operator"))
+                if known and rng.random() < 0.2:
+                    await control.cancel_job(rng.choice(known), CancelRequest(cancelled_by="the operator"))
                     continue
                 self._orders += 1
                 tag = f"order {self._orders}"
                 request = JobRequest(
-                    action=dice.choice(
+                    action=rng.choice(
                         [Action.LOG_OFF, Action.LOG_OFF, Action.RESTART, Action.SHUT_DOWN, Action.WAKE]
                     ),
-                    targets=(dice.choice(["*", f"machine-00{dice.randrange(4)}"]),),
+                    targets=(rng.choice(["*", f"machine-00{rng.randrange(4)}"]),),
                     message=tag,
-                    delay_s=dice.choice([None, 0.0, dice.uniform(0, 10)]),
-                    valid_for_s=dice.choice([1.0, 5.0, 60.0]),
-                    queue_for_s=dice.choice([None, 60.0]),
-                    may_cancel=dice.random() < 0.7,
-                    may_postpone=dice.random() < 0.7,
+                    delay_s=rng.choice([None, 0.0, rng.uniform(0, 10)]),
+                    valid_for_s=rng.choice([1.0, 5.0, 60.0]),
+                    queue_for_s=rng.choice([None, 60.0]),
+                    may_cancel=rng.random() < 0.7,
+                    may_postpone=rng.random() < 0.7,
                     unasked=unasked_dice.choice(list(Unasked)),
                     request_id=tag,
                 )
                 view = await control.create_job(request)
             except (OperationError, StorageError, landline.RequestError) as error:
-                self.world.note(f"the operator is told: {error}")
+                self.world.note(f"the operator receives: {error}")
             else:
                 self._accepted[tag] = view.job.id
                 known.append(view.job.id)
                 self.world.note(f"accepted: {tag} {request.action.value} as {view.job.id}")
 
-    async def _count_down(self, server: Server, dice: Random) -> None:
+    async def _count_down(self, server: Server, rng: Random) -> None:
         while not self._is_over:
-            await asyncio.sleep(dice.expovariate(1.0))
+            await asyncio.sleep(rng.expovariate(1.0))
             for line in server.lines:
                 if line.data is not None:
                     self._send_count(line, by_server=True)
 
-    async def _count_up(self, agent: Agent, dice: Random) -> None:
+    async def _count_up(self, agent: Agent, rng: Random) -> None:
         while not self._is_over:
-            await asyncio.sleep(dice.expovariate(1.0))
+            await asyncio.sleep(rng.expovariate(1.0))
             if agent.line is not None and not agent.is_ending:
                 self._send_count(agent.line, by_server=False)
 
@@ -544,7 +544,7 @@ class FleetScenario:
                 self.server.disk_full_until_ns,
             )
             if world.now_ns - since_ns > CLONES_NOTICED_S * SECOND:
-                world.fail("two machines share one identity, and nobody is told")
+                world.fail("two machines share one identity, and no warning was given")
 
     def _look_at_server(self, node: Node) -> None:
         for line in self._running[0].lines if self._running is not None else ():

@@ -50,14 +50,14 @@ class Datagrams:
         self._under_way: set[int] = set()
         self.count = 0
 
-    async def send(self, line: Line, dice: Random, is_over: Callable[[], bool]) -> None:
-        pace_s = dice.choice([0.2, 2.0])
+    async def send(self, line: Line, rng: Random, is_over: Callable[[], bool]) -> None:
+        pace_s = rng.choice([0.2, 2.0])
         while not is_over():
-            await asyncio.sleep(dice.expovariate(1 / pace_s))
-            for _ in range(dice.choice([1] * 9 + [80])):
+            await asyncio.sleep(rng.expovariate(1 / pace_s))
+            for _ in range(rng.choice([1] * 9 + [80])):
                 self._last += 1
                 try:
-                    is_taken = line.send_datagram([self._last, bytes(dice.choice([0, 100, 1000]))])
+                    is_taken = line.send_datagram([self._last, bytes(rng.choice([0, 100, 1000]))])
                 except LineClosed:
                     return
                 if is_taken:
@@ -121,7 +121,7 @@ class LinesScenario:
         live = {line.session_id for line in self._lines.values()}
         for node, line in self._lines.items():
             if line.state is not LineState.ONLINE:
-                self.world.fail(f"{node.name} is {line.state.value} long after everything was mended")
+                self.world.fail(f"{node.name} is {line.state.value} long after every fault was repaired")
         if {line.session_id for line in lines} != live:
             self.world.fail(f"the server knows {len(lines)} lines, the clients {len(live)}")
         for line in (*lines, *self._lines.values()):
@@ -143,7 +143,7 @@ class LinesScenario:
             limits=LIMITS,
             send_buffer=SEND_BUFFER,
             clock=node.monotonic,
-            random=node.dice,
+            random=node.rng,
         )
         server.on("double", int)(self._double)
         server.on_datagram(self._datagrams.arrived)
@@ -152,11 +152,11 @@ class LinesScenario:
 
         @server.on_line
         async def talk(line: Line) -> None:
-            dice = Random(node.dice.random())
+            rng = Random(node.rng.random())
             await asyncio.gather(
-                self._send(line, dice, by_server=True),
-                self._receive(line, dice, True),
-                self._datagrams.send(line, Random(dice.random()), lambda: self._is_over),
+                self._send(line, rng, by_server=True),
+                self._receive(line, rng, True),
+                self._datagrams.send(line, Random(rng.random()), lambda: self._is_over),
             )
 
         async with server.listen(self._url):
@@ -174,20 +174,20 @@ class LinesScenario:
             limits=LIMITS,
             send_buffer=SEND_BUFFER,
             clock=node.monotonic,
-            random=node.dice,
+            random=node.rng,
             options=TransportOptions(proxy=False),
         )
         connector.on("double", int)(self._double)
         connector.on_datagram(self._datagrams.arrived)
-        dice = Random(node.dice.random())
+        rng = Random(node.rng.random())
         line = await connector
         self._lines[node] = line
         try:
             await asyncio.gather(
-                self._send(line, dice, by_server=False),
-                self._receive(line, dice, False),
-                self._ask(line, dice),
-                self._datagrams.send(line, Random(dice.random()), lambda: self._is_over),
+                self._send(line, rng, by_server=False),
+                self._receive(line, rng, False),
+                self._ask(line, rng),
+                self._datagrams.send(line, Random(rng.random()), lambda: self._is_over),
             )
         except LandlineError as error:
             if not self._may_lie:
@@ -205,13 +205,13 @@ class LinesScenario:
         await asyncio.sleep(number % 7 * 0.1)
         return number * 2
 
-    async def _send(self, line: Line, dice: Random, *, by_server: bool) -> None:
-        pace_s = dice.choice([0.01, 0.1, 1.0])
+    async def _send(self, line: Line, rng: Random, *, by_server: bool) -> None:
+        pace_s = rng.choice([0.01, 0.1, 1.0])
         while not self._is_over:
-            await asyncio.sleep(dice.expovariate(1 / pace_s))
-            bulk = dice.random() < 0.3
-            size = dice.choice(SIZES)
-            for _ in range(dice.choice([1, 1, 1, 20])):
+            await asyncio.sleep(rng.expovariate(1 / pace_s))
+            bulk = rng.random() < 0.3
+            size = rng.choice(SIZES)
+            for _ in range(rng.choice([1, 1, 1, 20])):
                 message = self.deliveries.next_message(line, by_server=by_server, bulk=bulk, size=size)
                 try:
                     if by_server:
@@ -224,18 +224,18 @@ class LinesScenario:
                 else:
                     self.deliveries.sent(message, by_server=by_server)
 
-    async def _receive(self, line: Line, dice: Random, is_server: bool) -> None:
+    async def _receive(self, line: Line, rng: Random, is_server: bool) -> None:
         async for message in line:
             self.deliveries.arrived(message, by_server=not is_server)
-            if dice.random() < 0.01 and not self._is_over:
-                await asyncio.sleep(dice.choice([0.5, 5.0, 15.0]))
+            if rng.random() < 0.01 and not self._is_over:
+                await asyncio.sleep(rng.choice([0.5, 5.0, 15.0]))
 
-    async def _ask(self, line: Line, dice: Random) -> None:
+    async def _ask(self, line: Line, rng: Random) -> None:
         while not self._is_over:
-            await asyncio.sleep(dice.expovariate(1.0))
-            number = dice.randrange(10**9)
+            await asyncio.sleep(rng.expovariate(1.0))
+            number = rng.randrange(10**9)
             try:
-                answer = await line.request("double", number, timeout=dice.choice([0.05, 1.0, 10.0, None]))
+                answer = await line.request("double", number, timeout=rng.choice([0.05, 1.0, 10.0, None]))
             except RequestError as error:
                 self.world.note(f"{line!r}: {error.code}")
             except LineClosed:

@@ -81,7 +81,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self._timers.clear()
 
     def bury(self) -> None:
-        """Takes apart what a killed process left, which then has no effect on anybody."""
+        """Take apart what a killed process left, so that it has no effect on any other node."""
         self.kill()
         for task in list(self._tasks):
             for _ in range(10):

@@ -231,7 +231,7 @@ class Network:
 
     def __init__(self, world: World, *, delay_s: float, jitter_s: float, segment_bytes_max: int) -> None:
         self.world = world
-        self.dice = world.dice("network")
+        self.rng = world.rng("network")
         self.delay_s = delay_s
         self.jitter_s = jitter_s
         self.listeners: dict[tuple[str, int], tuple[Node, object]] = {}
@@ -245,10 +245,10 @@ class Network:
 
     def segment_bytes(self, waiting_bytes: int) -> int:
         # Much is not cut into thousands of pieces: that would only take time.
-        return self.dice.randint(1, max(self._segment_bytes_max, waiting_bytes // 8))
+        return self.rng.randint(1, max(self._segment_bytes_max, waiting_bytes // 8))
 
     def delay_ns(self, one: Node, other: Node) -> int:
-        delay_s = self.delay_s + self.dice.random() * self.jitter_s
+        delay_s = self.delay_s + self.rng.random() * self.jitter_s
         for node in (one, other):
             until_ns, extra_s = self._clogs.get(node, (0, 0.0))
             if self.world.now_ns < until_ns:
@@ -378,19 +378,19 @@ class Network:
             del self.transports[end]
 
     def powered_on(self, node: Node) -> None:
-        """Whoever still sends to a machine that has forgotten the connection gets a reset when it does."""
+        """A node that sends to a machine which has forgotten the connection gets a reset."""
 
     # Faults.
 
     def cut(self, end: Transport, *, is_orderly: bool) -> None:
-        """Somebody on the way ends a connection, with FIN or RST to both."""
+        """A middlebox ends a connection, with FIN or RST to both ends."""
         for one in (end, end.other):
             one.node.disturb()
             if is_orderly:
                 if not one.is_lost and not one.is_dead and one.protocol is not None:
                     one.loop.call_soon(one._end_of_stream)
             else:
-                delay_ns = int(self.dice.random() * 0.3 * SECOND)
+                delay_ns = int(self.rng.random() * 0.3 * SECOND)
                 self.world.at(self.world.now_ns + delay_ns, lambda one=one: one.reset("cut"))
 
     def stray(self, end: Transport, seconds: float) -> None:

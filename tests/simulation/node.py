@@ -25,7 +25,7 @@ class Node:
         self.network = network
         self.name = name
         self.disk: dict[str, Any] = {}
-        self.dice = world.dice(f"node {name}")
+        self.rng = world.rng(f"node {name}")
         self.boots = 0
         self.loop: VirtualLoop | None = None
         self.is_powered = False
@@ -42,8 +42,8 @@ class Node:
         self.on_death: Callable[[Node], None] = lambda node: None
         self.on_end: Callable[[Node, BaseException | None], None] = lambda node, error: None
         self._main = main
-        self._rate = 1.0 + self.dice.uniform(-DRIFT_MAX, DRIFT_MAX)
-        self._offset_s = self.dice.uniform(0, 1e6)
+        self._rate = 1.0 + self.rng.uniform(-DRIFT_MAX, DRIFT_MAX)
+        self._offset_s = self.rng.uniform(0, 1e6)
         self._suspended_ns = 0
         self._asleep_since_ns: int | None = None
         self._wall_offset_s = 0.0
@@ -104,7 +104,7 @@ class Node:
             self.network.process_died(self)
 
     def power_off(self) -> None:
-        """The machine loses power: nobody is told of anything."""
+        """The machine loses power: no peer is notified."""
         if self.is_powered:
             self.world.note(f"{self.name} loses power")
             self.is_powered = False

@@ -1,4 +1,4 @@
-"""One run of one seed: set up, let things go wrong, mend everything, and see whether it comes to rest."""
+"""One run of one seed: set up the system, inject faults, repair them, and check that the system comes to rest."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Outcome(msgspec.Struct):
     steps: int
     simulated_s: float
     longest_silence_s: float
-    """The longest that anybody who was not held up believed in a silent peer."""
+    """The longest time that a node which was not stalled took a silent peer for alive."""
 
 
 def simulate(seed: int, options: Options | None = None, *, events_kept: int | None = LAST_EVENTS) -> Outcome:
     """Runs a seed, with its own options or others."""
     world = World(seed, events_kept)
-    options = options or draw(seed, world.dice("options"))
+    options = options or draw(seed, world.rng("options"))
     run = _Run(world, options)
     logging.disable(logging.CRITICAL)
     restore = _be_lax() if options.is_lax else lambda: None
@@ -117,13 +117,13 @@ class _Run:
         self.scenario.server.on_end = lambda node, error: world.fail(f"{node.name} ended: {error!r}")
         self.network.hosts = {node.name: node for node in self.nodes}
         if options.lies:
-            self.network.liars[self.scenario.clients[0]] = world.dice("lies")
+            self.network.liars[self.scenario.clients[0]] = world.rng("lies")
             self.network.add_lie = _add_lie
         for fault in options.faults:
             world.after(fault.at_s, lambda fault=fault: self._do(fault))
 
     def heal(self) -> None:
-        self.world.note("everything is mended")
+        self.world.note("every fault is repaired")
         self.network.heal()
         self.network.liars.clear()
         for end in self.network.transports:
@@ -142,24 +142,24 @@ class _Run:
         if fault.kind == "cut":
             ends = [end for end in self.network.transports if end.node is client]
             if ends:
-                self.network.cut(ends[-1], is_orderly=fault.dice < 0.3)
+                self.network.cut(ends[-1], is_orderly=fault.variant < 0.3)
         elif fault.kind == "stray":
             ends = [end for end in self.network.transports if end.node is client]
             if ends:
                 self.network.stray(ends[-1], fault.seconds)
         elif fault.kind == "silence":
-            if fault.dice < 0.7:
+            if fault.variant < 0.7:
                 self.network.close_way(client, server, fault.seconds)
-            if fault.dice > 0.3:
+            if fault.variant > 0.3:
                 self.network.close_way(server, client, fault.seconds)
         elif fault.kind == "clog":
-            self.network.clog(node, fault.seconds, fault.dice * 5.0)
+            self.network.clog(node, fault.seconds, fault.variant * 5.0)
         elif fault.kind == "pause":
             node.pause(fault.seconds)
         elif fault.kind == "suspend":
             client.pause(fault.seconds, is_suspended=True)
         elif fault.kind == "wall clock":
-            client.jump_wall(86_400.0 if fault.dice < 0.5 else -86_400.0)
+            client.jump_wall(86_400.0 if fault.variant < 0.5 else -86_400.0)
         else:
             self.scenario.do(fault, node)
 

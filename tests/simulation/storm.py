@@ -22,7 +22,7 @@ NOTICE_S = 0.2
 
 
 class NoJitter(Random):
-    """Dice that always show the longest delay."""
+    """A random generator that always draws the longest delay."""
 
     def random(self) -> float:
         return 1.0
@@ -55,7 +55,7 @@ def storm(
 ) -> Storm:
     """Everybody loses the server at 0; it is away for ``away_s`` seconds. Without admission it takes in all at once."""
     notice = Random(seed)
-    dice = Random(seed + 1) if jitter else NoJitter(seed)
+    rng = Random(seed + 1) if jitter else NoJitter(seed)
     gate = RateLimiter(admission) if admission is not None else None
     policy = Backoff()
     schedules = [Schedule(policy) for _ in range(clients)]
@@ -63,7 +63,7 @@ def storm(
     for number, schedule in enumerate(schedules):
         schedule.receive_connected(-1000.0)
         at = notice.random() * NOTICE_S
-        heap.append((at + schedule.next_delay(at, dice), number))
+        heap.append((at + schedule.next_delay(at, rng), number))
     heapify(heap)
     attempts: list[int] = []
     returned: list[int] = []
@@ -81,7 +81,7 @@ def storm(
                 returned[second] += 1
                 heappop(heap)
                 continue
-        delay = schedules[number].next_delay(now, dice, retry_after_s=retry_after_s)
+        delay = schedules[number].next_delay(now, rng, retry_after_s=retry_after_s)
         heapreplace(heap, (now + delay, number))
     per_s = admission.per_s if admission is not None else None
     return Storm(clients, away_s, jitter, per_s, 1.0, attempts, returned)

@@ -1,4 +1,4 @@
-"""A few hundred seeds of the simulation, the failing seeds of the past, and proof that it can fail."""
+"""Some hundred seeds of the simulation, the seeds that failed in the past, and proof that the simulation can fail."""
 
 import json
 import os
@@ -22,21 +22,21 @@ FOUND = {
 }
 """Seeds that failed once, and what they found."""
 MISSED = {"epoch fence": 140}
-"""Where to begin to look for a seed that misses a safeguard, if not with the first."""
+"""The first seed to try for a safeguard, where it is not 0."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PER_TEST))
-def test_everything_that_must_hold_holds(first):
+def test_no_seed_violates_an_invariant(first):
     for seed in range(first, first + PER_TEST):
         assert (seed, simulate(seed).violation) == (seed, None)
 
 
 @pytest.mark.parametrize("seed", FOUND)
-def test_what_failed_once_does_not_fail_again(seed):
+def test_seeds_that_failed_once_pass(seed):
     assert simulate(seed).violation is None
 
 
-def test_a_seed_is_the_same_run_whatever_the_order_of_hashes():
+def test_a_seed_gives_the_same_run_with_any_hash_seed():
     seeds = (2, 4, 6, 7, 9, 10)
     program = (
         f"from tests.simulation.run import simulate; print([simulate(seed).fingerprint for seed in {seeds}])"
@@ -54,7 +54,7 @@ def test_a_seed_is_the_same_run_whatever_the_order_of_hashes():
     assert len(prints) == 1
 
 
-def test_a_failure_is_shrunk_to_what_it_takes():
+def test_a_failure_is_shrunk_to_the_faults_it_needs():
     [ablation] = [each for each in ABLATIONS if each.name == "acknowledgement check"]
     with without(ablation):
         outcome = next(found for seed in range(1, 600, 2) if (found := simulate(seed)).violation)
@@ -66,33 +66,33 @@ def test_a_failure_is_shrunk_to_what_it_takes():
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
-def test_a_safeguard_that_is_switched_off_is_missed(ablation):
-    """By a broken promise: an error of the switching itself would prove nothing."""
+def test_a_disabled_safeguard_causes_the_violation_it_prevents(ablation):
+    """By a violated invariant: a crash caused by the patch would prove nothing."""
     first = MISSED.get(ablation.name, 0)
     with without(ablation):
         assert any(ablation.explains(simulate(seed).violation) for seed in range(first, first + 40))
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.name)
-def test_a_crash_proves_nothing(ablation):
+def test_a_crash_does_not_count_as_a_violation(ablation):
     assert not ablation.explains(
         "client-0: unhandled: AttributeError(\"object attribute 'write' is read-only\")"
     )
     assert not ablation.explains(None)
 
 
-def test_without_jitter_a_crowd_comes_back_in_one_second():
+def test_without_jitter_all_clients_return_within_one_second():
     assert find_peak(jitter=False) > 1900
     assert find_peak(jitter=True) < 200
 
 
-def test_admission_lets_in_no_more_than_its_rate():
+def test_admission_accepts_no_more_than_its_rate():
     found = storm(5000, away_s=20, admission=Admission(per_s=500, burst=100), seed=3)
     assert sum(found.returned) == 5000
     assert max(found.returned) <= 601
 
 
-def test_the_command_line():
+def test_the_command_line_reports_passed_and_failed_seeds():
     run = subprocess.run(
         [sys.executable, "-m", "tests.simulation", "--seeds", "3"],
         capture_output=True,
@@ -103,7 +103,7 @@ def test_the_command_line():
     assert run.stdout.splitlines()[-1].startswith("3 seeds passed, 0 failed, ")
 
 
-def test_the_command_line_of_storms(tmp_path, capsys):
+def test_the_storm_command_line_writes_its_curves(tmp_path, capsys):
     path = tmp_path / "curves.json"
     assert storm_main(["--clients", "1000", "--json", str(path)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4

@@ -56,7 +56,7 @@ class LineWatch:
             self._world.fail(f"{node.name} called a live peer dead: {change.detail}")
 
     def _check_silence(self, node: Node, session: Session) -> None:
-        """Whoever says nothing for longer than the interval and the timeout is given up (§6.2), whatever the reason."""
+        """Check that a peer silent for longer than interval + timeout is given up (§6.2), whatever the reason."""
         silence_s = node.monotonic() - session._liveness.last_received_at
         allowed_s = self._bound_s + WHEEL_S
         # One that was itself held up gives its peers the timeout once more.

@@ -1,4 +1,4 @@
-"""Virtual time, the dice, and the record of what happened."""
+"""Virtual time, the random generators, and the record of what happened."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class World:
         self._hash = blake2b(digest_size=8)
         self.failure: Violation | None = None
 
-    def dice(self, what: str) -> Random:
-        """Chance for one purpose, independent of what happens elsewhere."""
+    def rng(self, what: str) -> Random:
+        """Return a random generator for one purpose, independent of what happens elsewhere."""
         return Random(f"{self.seed}/{what}")
 
     @property
