@@ -47,6 +47,7 @@ _KIND_EOF: Final = int(Kind.EOF)
 _OPERATIONS: Final = tuple(Operation)
 _NO_LIMIT: Final = range(2**62)
 _NORMAL: Final = 0
+_OTHER_FLAGS: Final = ~FLAG_PACKED
 _LANES: Final = (_NORMAL, FLAG_BULK)
 _unpack_data = DATA_HEADER.unpack_from
 
@@ -145,12 +146,13 @@ class Inbound:
 
     def ack(self, message: MessageReceived) -> None:
         """Record that the application has the message: the peer may forget it and send more."""
-        self.unacked_bytes -= message.size_bytes
-        self._unsent_ack_bytes += message.size_bytes
-        if message.sequence == self.acked + 1 and not self._acked_out_of_order:
-            self.acked = message.sequence
+        size_bytes, sequence = message.size_bytes, message.sequence
+        self.unacked_bytes -= size_bytes
+        self._unsent_ack_bytes += size_bytes
+        if sequence == self.acked + 1 and not self._acked_out_of_order:
+            self.acked = sequence
         else:
-            self._ack_frame(message.sequence)
+            self._ack_frame(sequence)
 
     def _ack_frame(self, sequence: int) -> None:
         waiting = self._acked_out_of_order
@@ -263,7 +265,7 @@ class Inbound:
                 body = buffer[body_start:frame_end]
                 size = length + LENGTH_BYTES
                 # A whole normal message; all others take one call more.
-                if 0 < operation <= 5 and not flags & ~FLAG_PACKED and not self._is_strict:
+                if 0 < operation <= 5 and not flags & _OTHER_FLAGS and not self._is_strict:
                     if size > message_bytes_max:
                         check_message_size(size - DATA_HEADER_BYTES, message_bytes_max)
                     event = MessageReceived(

@@ -48,6 +48,11 @@ class _Eof(Enum):
     NUMBERED = auto()
 
 
+# Looked up once: an enum's attribute costs as much as a function call.
+_NO_EOF: Final = _Eof.NONE
+_EOF_WAITING: Final = _Eof.WAITING
+
+
 class Outbound:
     """Everything that a session holds for its peer.
 
@@ -89,7 +94,7 @@ class Outbound:
         # Whether a small message may be numbered at once.
         self._is_direct = False
         self._direct_bytes = min(FRAGMENT_BYTES, peer_limits.message_bytes)
-        self._eof = _Eof.NONE
+        self._eof = _NO_EOF
 
     # Properties
 
@@ -111,12 +116,12 @@ class Outbound:
     @property
     def is_drained(self) -> bool:
         """Whether the peer's application has acknowledged everything that was sent."""
-        return self.buffered_messages == 0 and self._eof is not _Eof.WAITING
+        return self.buffered_messages == 0 and self._eof is not _EOF_WAITING
 
     @property
     def can_answer(self) -> bool:
         """Whether a response can still be sent: not after EOF, and not after the end of the session (§5.4)."""
-        return self._eof is _Eof.NONE and not self.is_closed
+        return self._eof is _NO_EOF and not self.is_closed
 
     @property
     def is_below_low_watermark(self) -> bool:
@@ -201,7 +206,8 @@ class Outbound:
 
         When it raises, no message was accepted or dropped.
         """
-        size = len(name) + len(body)
+        name_length = len(name)
+        size = name_length + len(body)
         flags = (FLAG_PACKED if is_packed else 0) | (FLAG_BULK if is_bulk else 0)
         replay = self.replay
         frames = replay.frames
@@ -209,14 +215,14 @@ class Outbound:
         if (
             self._is_direct
             and size <= self._direct_bytes
-            and len(name) <= NAME_BYTES_MAX
+            and name_length <= NAME_BYTES_MAX
             and len(frames) < self._window_frames
             and replay.size_bytes + size + DATA_HEADER_BYTES <= self._window_bytes
             and replay.unwritten_bytes <= WRITE_BYTES
         ):
             sequence = replay.acked + len(frames) + 1
             header = _pack_data(
-                DATA_LENGTH_BASE + size, _KIND_DATA, sequence, flags, operation, correlation, len(name)
+                DATA_LENGTH_BASE + size, _KIND_DATA, sequence, flags, operation, correlation, name_length
             )
             frames.append(header + name + body)
             size += DATA_HEADER_BYTES
@@ -244,8 +250,8 @@ class Outbound:
         """
         if self.is_closed:
             raise LineClosed("the line is closed")
-        if self._eof is _Eof.NONE:
-            self._eof = _Eof.WAITING
+        if self._eof is _NO_EOF:
+            self._eof = _EOF_WAITING
             self._is_direct = False
 
     def _check_sendable(self, name: bytes, size: int) -> None:
@@ -293,7 +299,7 @@ class Outbound:
 
     def next_frames(self) -> list[bytes]:
         """Return the frames to write now, about :data:`WRITE_BYTES`, and count them as written."""
-        if self._queue is not None or self._eof is _Eof.WAITING:
+        if self._queue is not None or self._eof is _EOF_WAITING:
             self._number_waiting()
         replay = self.replay
         return replay.next_unwritten(WRITE_BYTES) if replay.unwritten_bytes else []
@@ -328,13 +334,13 @@ class Outbound:
                 self._fragmented[sequence] = message
         if queue is not None and not queue.count:
             self._queue = queue = None
-        if queue is None and self._eof is _Eof.WAITING and len(replay.frames) < self._window_frames:
+        if queue is None and self._eof is _EOF_WAITING and len(replay.frames) < self._window_frames:
             self._eof = _Eof.NUMBERED
             replay.append(encode_eof(replay.last_sequence + 1))
         self._refresh_direct()
 
     def _refresh_direct(self) -> None:
-        self._is_direct = self.can_write and self._queue is None and self._eof is _Eof.NONE
+        self._is_direct = self.can_write and self._queue is None and self._eof is _NO_EOF
 
 
 def _unconfirmed(message: Outgoing) -> Unconfirmed:

@@ -16,6 +16,8 @@ See ``docs/protocol.md`` §6 (heartbeat), §7 (resume) and §8 (the end).
 
 from __future__ import annotations
 
+from typing import Final
+
 from landline.codes import Code, code_from_wire
 from landline.errors import LineClosed, ProtocolError
 from landline.session.bodies import Bye, Notice, ResumeTicket, decode_body, encode_body
@@ -37,6 +39,12 @@ from landline.session.inbound import Inbound
 from landline.session.outbound import Outbound
 from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import State, Trigger, next_state
+
+# Looked up once: an enum's attribute costs as much as a function call.
+_ATTACHED: Final = State.ATTACHED
+_SUSPECT: Final = State.SUSPECT
+_CLOSED: Final = State.CLOSED
+_KIND_ACK: Final = int(Kind.ACK)
 
 
 class Session:
@@ -91,7 +99,7 @@ class Session:
     @property
     def is_attached(self) -> bool:
         """Whether a transport carries the session now."""
-        return self.state is State.ATTACHED or self.state is State.SUSPECT
+        return self.state is _ATTACHED or self.state is _SUSPECT
 
     @property
     def ticket(self) -> ResumeTicket:
@@ -185,11 +193,11 @@ class Session:
         :param frames_max: parse at most this many frames. When ``inbound.has_unread`` is true afterwards, more wait:
             call again with no bytes. A peer whose bytes wait is not silent.
         """
-        if not self.is_attached:
-            return
-        self._liveness.last_received_at = now
-        if self.state is State.SUSPECT:
+        if self.state is not _ATTACHED:
+            if self.state is not _SUSPECT:
+                return
             self._recover()
+        self._liveness.last_received_at = now
         try:
             self.inbound.receive_frames(data, now, frames_max, self._receive_control)
         except ProtocolError as error:
@@ -205,11 +213,13 @@ class Session:
         """
         control = self._control
         outbound = self.outbound
-        is_closed = self.state is State.CLOSED
+        is_closed = self.state is _CLOSED
         if not is_closed:
-            if self.inbound.acked > self.inbound.acked_to_peer:
-                self._schedule_ack(now)
+            inbound = self.inbound
+            has_ack = inbound.acked > inbound.acked_to_peer
             if outbound.can_write:
+                if has_ack and inbound.is_ack_due(now):
+                    control.append(encode_ack(inbound.ack_to_send()))
                 if self._datagrams is not None and self._datagrams.has_waiting:
                     control += self._datagrams.pop_waiting()
                 frames = outbound.next_frames()
@@ -219,6 +229,9 @@ class Session:
                         frames[:0] = control
                         control.clear()
                     return frames[0] if len(frames) == 1 else b"".join(frames)
+            elif has_ack:
+                # A paused transport carries acknowledgements with heartbeats only.
+                inbound.postpone_ack()
         if not control:
             return b""
         if not outbound.can_write and not is_closed:
@@ -233,20 +246,13 @@ class Session:
         self._liveness.last_sent_at = now
         return data
 
-    def _schedule_ack(self, now: float) -> None:
-        if not self.outbound.can_write:
-            # A paused transport carries acknowledgements with heartbeats only.
-            self.inbound.postpone_ack()
-        elif self.inbound.is_ack_due(now):
-            self._control.append(encode_ack(self.inbound.ack_to_send()))
-
     def _recover(self) -> None:
         self.state = next_state(self.state, Trigger.HEARD)
         self._liveness.is_suspect = False
         self.inbound.events.append(Recovered())
 
     def _receive_control(self, kind: int, body: bytes, now: float) -> bool:
-        if kind == Kind.ACK:
+        if kind == _KIND_ACK:
             if not self.outbound.receive_ack(decode_sequence(body)):
                 self.inbound.count_redundant(now)
         elif kind == Kind.DATAGRAM:
@@ -274,7 +280,7 @@ class Session:
 
         :raises LineClosed: after the end of the session.
         """
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             raise LineClosed("the line is closed")
         if not self.outbound.can_write:
             self.count_datagram_dropped()
@@ -293,7 +299,7 @@ class Session:
         if not self.is_attached:
             return
         self._liveness.last_received_at = now
-        if self.state is State.SUSPECT:
+        if self.state is _SUSPECT:
             self._recover()
         try:
             self._ensure_datagrams().receive(data, now)
@@ -414,7 +420,7 @@ class Session:
         alternatives: tuple[str, ...] = (),
     ) -> None:
         """End the session with a BYE, at once. Unconfirmed messages stay unconfirmed. Idempotent."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         if self.is_attached:
             if self.inbound.acked > self.inbound.acked_to_peer:
@@ -429,7 +435,7 @@ class Session:
 
     def abort(self) -> None:
         """End the session without a BYE: no transport carries it any more, or it is lost. Idempotent."""
-        if self.state is not State.CLOSED:
+        if self.state is not _CLOSED:
             self._end()
 
     def _receive_bye(self, bye: Bye) -> None:
