@@ -1,4 +1,4 @@
-"""Scores the tests on mutants of the code: ``python -m tests.mutation --help``."""
+"""Scores the tests on mutants of the code, or puts known faults back: ``python -m tests.mutation --help``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 from tests.mutation.areas import AREAS
+from tests.mutation.known_faults import KNOWN_FAULTS
+from tests.mutation.known_runner import KnownTrial, try_known_faults
 from tests.mutation.runner import Trial, draw, score, try_mutants
 
 SHARES: Final = {"session": 0.42, "fleet": 0.35, "server-and-client": 0.23}
@@ -18,7 +20,7 @@ SHARES: Final = {"session": 0.42, "fleet": 0.35, "server-and-client": 0.23}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return the exit status: 0 when every area reaches its score, else 1."""
+    """Return the exit status: 0 when every area reaches its score, or every known fault is found, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.mutation", description="Scores the tests on mutants."
     )
@@ -30,7 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="show the mutants, run nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial to FILE")
+    parser.add_argument(
+        "--known",
+        nargs="*",
+        metavar="NAME",
+        help="instead of mutants, put known faults into the code, all or those whose name contains NAME",
+    )
     options = parser.parse_args(arguments)
+    if options.known is not None:
+        return _known(options.known, jobs=options.jobs, is_list=options.list, json=options.json)
     names = options.area or list(AREAS)
     whole = sum(SHARES[name] for name in names)
     counts = {name: max(1, round(options.count * SHARES[name] / whole)) for name in names}
@@ -47,6 +57,34 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(trials)))
     return 0 if options.list else _sum_up(names, trials)
+
+
+def _known(names: list[str], *, jobs: int, is_list: bool, json: Path | None) -> int:
+    faults = [
+        fault
+        for fault in KNOWN_FAULTS
+        if not names or any(name.lower() in fault.name.lower() for name in names)
+    ]
+    if is_list:
+        for fault in faults:
+            print(f"{fault.name}  ({fault.module}): {fault.what}")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="mut-") as directory:
+        trials = try_known_faults(faults, Path(directory), jobs=jobs, report=_print_known)
+    if json:
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(trials)))
+    found = sum(trial.found_by is not None for trial in trials)
+    print(f"{found} of {len(faults)} known faults found")
+    return 0 if faults and found == len(faults) else 1
+
+
+def _print_known(trial: KnownTrial) -> None:
+    state = (
+        f"found by {trial.found_by}"
+        if trial.found_by
+        else f"NOT FOUND{trial.problem and ': '}{trial.problem}"
+    )
+    print(f"  {trial.name}: {state}", flush=True)
 
 
 def _print(trial: Trial) -> None:

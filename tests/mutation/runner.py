@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ from tests.mutation.operators import Mutant, each
 
 STAGE_TIMEOUT_S: Final = 900.0
 """A mutant that keeps a stage from ending was noticed."""
+FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - |$)", re.MULTILINE)
+"""A line of the summary of pytest."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +83,7 @@ def try_mutants(
     lock = threading.Lock()
 
     def work(number: int) -> None:
-        copy = directory / str(number)
-        shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        copy = copy_sources(directory / str(number))
         while True:
             try:
                 module, mutant = waiting.get_nowait()
@@ -119,11 +122,35 @@ def _try_one(name: str, area: Area, module: str, mutant: Mutant, copy: Path, pyt
 
 
 def _passes(tests: Sequence[str], copy: Path, arguments: Sequence[str]) -> bool:
-    environment = os.environ | {
+    return run_tests(tests, copy, arguments).status == 0
+
+
+def copy_sources(copy: Path) -> Path:
+    """Copy the sources into a new directory, and return it."""
+    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def environment_of(copy: Path) -> dict[str, str]:
+    """Return the environment of a program that uses the sources in ``copy``."""
+    return os.environ | {
         "PYTHONPATH": str(copy / "src"),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(copy),
     }
+
+
+class PytestRun(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run of pytest ended."""
+
+    status: int | None
+    """The exit status: 0 if all tests passed, 1 if one failed, higher if none could run; ``None`` after the limit."""
+    first_failed: str = ""
+    """The node id of the first test that failed."""
+
+
+def run_tests(tests: Sequence[str], copy: Path, arguments: Sequence[str] = ()) -> PytestRun:
+    """Run tests up to the first failure, against the sources in ``copy``."""
     command = [
         sys.executable,
         "-m",
@@ -136,21 +163,27 @@ def _passes(tests: Sequence[str], copy: Path, arguments: Sequence[str]) -> bool:
         *arguments,
         *tests,
     ]
-    # In a session of its own, so that programs which the tests started end with it.
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return process.wait(STAGE_TIMEOUT_S) == 0
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        _end_group(process)
+    # A file, not a pipe: programs that the tests started may outlive pytest.
+    with tempfile.TemporaryFile() as output:
+        # In a session of its own, so that programs which the tests started end with it.
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment_of(copy),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(STAGE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return PytestRun(status=None)
+        finally:
+            _end_group(process)
+        output.seek(0)
+        failed = FAILED.search(output.read().decode(errors="replace"))
+    return PytestRun(status=status, first_failed=failed[1] if failed else "")
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

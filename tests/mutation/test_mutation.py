@@ -1,10 +1,16 @@
 """The mutator: which faults it makes, and that it sees whether tests find them."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from tests.mutation import __main__ as command
 from tests.mutation.areas import AREAS, PACKAGE, Area, sources_of, stages_of
+from tests.mutation.known_faults import FROM_HISTORY, KNOWN_FAULTS, SAFEGUARDS, KnownFault
+from tests.mutation.known_runner import KnownTrial, import_problem, judge
 from tests.mutation.operators import mutants_of
-from tests.mutation.runner import Trial, draw, score, try_mutants
+from tests.mutation.runner import PytestRun, Trial, draw, score, try_mutants
+from tests.simulation.ablations import ABLATIONS
 
 BACKOFF = "landline/client/backoff.py"
 ERRORS = "landline/errors.py"
@@ -101,3 +107,60 @@ def test_the_score_counts_what_can_be_found(capsys) -> None:
     assert command._sum_up(["session"], [found, survivor]) == 1
     assert command._sum_up(["session"], [found, equivalent]) == 0
     assert "1 of 1 found (100%; 95% wanted), 1 equivalent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", KNOWN_FAULTS, ids=lambda fault: fault.name)
+def test_a_known_fault_can_be_put_into_the_code_of_today(fault: KnownFault) -> None:
+    source = (PACKAGE / fault.module).read_text(encoding="utf-8")
+    faulty = fault.apply(source)
+    assert ast.dump(ast.parse(faulty)) != ast.dump(ast.parse(source))
+    for test in fault.tests:
+        path, _, function = test.partition("::")
+        text = (PACKAGE.parents[1] / path).read_text(encoding="utf-8") if path.endswith(".py") else ""
+        assert text or (PACKAGE.parents[1] / path).is_dir()
+        assert not function or f"def {function.partition('[')[0]}(" in text
+
+
+def test_the_list_of_known_faults_is_complete() -> None:
+    assert len({fault.name for fault in KNOWN_FAULTS}) == len(KNOWN_FAULTS)
+    assert len(FROM_HISTORY) >= 20
+    assert all(fault.commit for fault in FROM_HISTORY)
+    # The simulation switches off jitter in its own way.
+    switched_off = {ablation.name for ablation in ABLATIONS} | {"jitter"}
+    assert {fault.ablation for fault in SAFEGUARDS} == switched_off
+
+
+def test_a_fault_that_cannot_be_put_in_is_an_error() -> None:
+    fault = KnownFault(name="x", what="", module="errors.py", old="no such text", new="", tests=())
+    with pytest.raises(ValueError, match=r"x: the text to replace occurs 0 times in errors\.py"):
+        fault.apply("")
+
+
+@pytest.mark.parametrize(
+    ("faulty", "unchanged", "found_by", "problem"),
+    [
+        (PytestRun(status=1, first_failed="t.py::a"), 0, "t.py::a", ""),
+        (PytestRun(status=None), 0, "a test that did not end", ""),
+        (PytestRun(status=0), None, None, ""),
+        (PytestRun(status=1, first_failed="t.py::a"), 1, None, "its tests fail without the fault too"),
+        (PytestRun(status=2), None, None, "pytest ended with status 2"),
+    ],
+)
+def test_a_known_fault_counts_only_if_a_test_finds_it(
+    faulty: PytestRun, unchanged: int | None, found_by: str | None, problem: str
+) -> None:
+    def run_unchanged() -> PytestRun:
+        assert unchanged is not None
+        return PytestRun(status=unchanged)
+
+    assert judge("x", faulty, run_unchanged) == KnownTrial(name="x", found_by=found_by, problem=problem)
+
+
+def test_a_module_that_cannot_be_imported_is_no_fault_of_behaviour(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "landline"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "good.py").touch()
+    (package / "bad.py").write_text("1 / 0")
+    assert import_problem("good.py", tmp_path) == ""
+    assert "landline.bad cannot be imported" in import_problem("bad.py", tmp_path)
