@@ -121,6 +121,29 @@ async def test_a_program_may_end_with_its_call(desk, certificates):
     gc.collect()
 
 
+async def test_a_call_returns_when_its_connection_is_closed(desk):
+    ended = asyncio.Event()
+    async with (
+        desk.server.listen("tcp://127.0.0.1:0") as endpoint,
+        FaultProxy(endpoint.host, endpoint.port) as proxy,
+    ):
+
+        @desk.server.on_state
+        def hold_the_end(line, change):
+            if change.state is landline.LineState.CLOSED:
+                # The server closes its end after this.
+                proxy.hold("down")
+                ended.set()
+
+        call = asyncio.create_task(landline.call(proxy.url, "echo", 1))
+        await ended.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not call.done()
+        proxy.heal()
+        assert await call == 1
+
+
 async def test_the_identity_of_a_caller_is_proven():
     desk = Desk(auth=landline.SharedToken(TOKEN))
     async with desk.server.listen("tcp://127.0.0.1:0") as endpoint:

@@ -67,7 +67,7 @@ FROM_HISTORY: Final = (
         module="session/inbound.py",
         old="            if len(body) < SMALL_FRAGMENT_BYTES:\n                self.count_redundant(now)\n",
         new="",
-        tests=("tests/session",),
+        tests=("tests/session/test_session_memory.py",),
     ),
     KnownFault(
         name="anything but a refusal is an identity",
@@ -86,7 +86,7 @@ FROM_HISTORY: Final = (
         module="line/handlers.py",
         old="FAILURES: Final = (Exception, asyncio.CancelledError)\n",
         new="FAILURES: Final = (Exception,)\n",
-        tests=("tests/line/test_handlers.py",),
+        tests=("tests/line/test_line.py",),
     ),
     KnownFault(
         name="a handler passes on the errors of its own requests",
@@ -113,7 +113,7 @@ FROM_HISTORY: Final = (
         module="line/driver.py",
         old="                link.has_logged_notice = True\n",
         new="",
-        tests=("tests/line/test_line.py", "tests/line"),
+        tests=("tests/server/test_server.py",),
     ),
     KnownFault(
         name="a closed line gives no reason",
@@ -122,7 +122,7 @@ FROM_HISTORY: Final = (
         module="line/line_state.py",
         old="        return self.detail or self.cause.value\n",
         new="        return self.detail\n",
-        tests=("tests/line/test_line_ended.py", "tests/line"),
+        tests=("tests/line/test_writer.py",),
     ),
     # Client
     KnownFault(
@@ -187,7 +187,7 @@ FROM_HISTORY: Final = (
         module="transports/linger.py",
         old="        _write_eof(transport)\n    elif",
         new="        transport.close()\n    elif",
-        tests=("tests/transports/test_linger.py",),
+        tests=("tests/faults/test_closes.py",),
     ),
     KnownFault(
         name="what arrived before a failed write is not read",

@@ -86,8 +86,10 @@ def judge(name: str, faulty: PytestRun, run_unchanged: Callable[[], PytestRun]) 
     if faulty.status not in (TESTS_FAILED, None):
         return KnownTrial(name=name, found_by=None, problem=f"pytest ended with status {faulty.status}")
     # A test that fails anyway has found nothing.
-    if run_unchanged().status != 0:
-        return KnownTrial(name=name, found_by=None, problem="its tests fail without the fault too")
+    unchanged = run_unchanged()
+    if unchanged.status != 0:
+        problem = f"without the fault, {unchanged.first_failed or 'a test'} fails too"
+        return KnownTrial(name=name, found_by=None, problem=problem)
     return KnownTrial(name=name, found_by=faulty.first_failed or "a test that did not end")
 
 

@@ -142,7 +142,7 @@ def test_a_fault_that_cannot_be_put_in_is_an_error() -> None:
         (PytestRun(status=1, first_failed="t.py::a"), 0, "t.py::a", ""),
         (PytestRun(status=None), 0, "a test that did not end", ""),
         (PytestRun(status=0), None, None, ""),
-        (PytestRun(status=1, first_failed="t.py::a"), 1, None, "its tests fail without the fault too"),
+        (PytestRun(status=1, first_failed="t.py::a"), 1, None, "without the fault, t.py::b fails too"),
         (PytestRun(status=2), None, None, "pytest ended with status 2"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_known_fault_counts_only_if_a_test_finds_it(
 ) -> None:
     def run_unchanged() -> PytestRun:
         assert unchanged is not None
-        return PytestRun(status=unchanged)
+        return PytestRun(status=unchanged, first_failed="t.py::b" if unchanged else "")
 
     assert judge("x", faulty, run_unchanged) == KnownTrial(name="x", found_by=found_by, problem=problem)
 

@@ -27,6 +27,7 @@ from landline.session.constants import (
     PINGS_PER_INTERVAL_MAX,
     REDUNDANT_FRAMES_MAX,
     REDUNDANT_WINDOW_S,
+    SMALL_FRAGMENT_BYTES,
     Kind,
 )
 from landline.session.events import Ended, MessageReceived
@@ -188,6 +189,22 @@ def test_redundant_frames_hold_no_memory_and_too_many_end_the_session(slow, name
     assert application.held_bytes() <= before + len(frame) + 400
     application.receive(frame, application.now)
     assert application.ended.code is Code.LIMIT_EXCEEDED
+
+
+def test_only_fragments_with_little_payload_count_as_redundant_frames(slow):
+    application = slow()
+    numbers = range(1, REDUNDANT_FRAMES_MAX + 1)
+    small = b"".join(fragment(number, SMALL_FRAGMENT_BYTES - 1) for number in numbers)
+    application.receive(small + fragment(REDUNDANT_FRAMES_MAX + 1, SMALL_FRAGMENT_BYTES))
+    assert application.ended is None
+    application.receive(fragment(REDUNDANT_FRAMES_MAX + 2, SMALL_FRAGMENT_BYTES - 1))
+    assert application.ended.code is Code.LIMIT_EXCEEDED
+
+
+def fragment(sequence, size):
+    """A fragment of one message, which is not the last."""
+    operation = Operation.MESSAGE if sequence == 1 else Operation.CONTINUE
+    return encode_data(sequence, FLAG_MORE, operation, 0, b"", bytes(size))
 
 
 @pytest.mark.parametrize("is_eof", [False, True])
