@@ -356,7 +356,7 @@ FROM_HISTORY: Final = (
         tests=("tests/fleet/agent/test_agent_shutdown.py",),
     ),
     KnownFault(
-        name="nobody looks before the action",
+        name="no last look before the action",
         commit="0ec7513",
         what="A person who logs on just before an action that needed no consent loses unsaved work.",
         module="fleet/agent/executor.py",
@@ -525,7 +525,7 @@ SAFEGUARDS: Final = (
     KnownFault(
         name="without the deadline of the heartbeat",
         ablation="heartbeat deadline",
-        what="A peer whose network vanished is believed to be connected for ever.",
+        what="A peer whose network vanished counts as connected without limit.",
         module="session/heartbeat.py",
         old="        return max(self.last_received_at + self._interval_s + self._timeout_s, self._excused_until)\n",
         new='        return float("inf")\n',
