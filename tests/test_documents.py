@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -15,6 +16,11 @@ import landline
 from landline.cli.command_line import SUBCOMMANDS
 
 ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "landline"
+PATTERNS = {"src/landline/x/y.py", "tests/x/test_y.py"}
+"""Paths of the architecture page that stand for many."""
+WORDS = {"now", "transport.write"}
+"""Names of the architecture page that are parameters."""
 DOCUMENTS = [
     path
     for folder in (ROOT, *(ROOT / name for name in ("docs", "examples", "benchmarks", "clients", "tests")))
@@ -24,6 +30,8 @@ DOCUMENTS = [
 COMMANDS = tuple(SUBCOMMANDS)
 GROUPS = {"machines": ("resolve",)}
 """Commands that have commands of their own."""
+LIBRARY_COMMANDS = ("ping", "call", "discover", "receive-files", "send-file")
+"""Commands that work with any landline server."""
 WHOLE_COMMANDS = (
     *(command for command in COMMANDS if command not in GROUPS),
     *(f"{group} {command}" for group, commands in GROUPS.items() for command in commands),
@@ -35,15 +43,16 @@ def programs(document: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in landline.__all__ if name != "__version__"])
-def test_every_public_name_is_in_the_library_document(name: str) -> None:
-    text = (ROOT / "docs" / "library.md").read_text()
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
     assert re.search(rf"landline\.{name}\b", text)
 
 
 @pytest.mark.parametrize("command", WHOLE_COMMANDS)
-def test_every_command_is_in_the_fleet_document(command: str) -> None:
-    text = (ROOT / "docs" / "fleet.md").read_text()
-    assert re.search(rf"landline [a-z|]*\b{command}\b", text)
+def test_every_command_is_in_the_documents(command: str) -> None:
+    pages = ["library.md", "reference.md"] if command in LIBRARY_COMMANDS else ["fleet.md"]
+    for page in pages:
+        assert re.search(rf"landline [a-z|]*\b{command}\b", (ROOT / "docs" / page).read_text())
 
 
 @pytest.mark.parametrize(("group", "commands"), GROUPS.items())
@@ -56,7 +65,8 @@ def test_the_command_line_has_no_other_commands(group: str, commands: tuple[str,
 @pytest.mark.parametrize("command", WHOLE_COMMANDS)
 def test_every_option_of_a_command_is_in_the_documents(command: str) -> None:
     shown = run_in_process([*command.split(), "--help"], os.environ).out
-    text = (ROOT / "docs" / "fleet.md").read_text()
+    page = "reference.md" if command in LIBRARY_COMMANDS else "fleet.md"
+    text = (ROOT / "docs" / page).read_text()
     options = set(re.findall(r"^\s+(--[a-z-]+)", shown, flags=re.MULTILINE)) - {"--help"}
     assert options
     assert {option for option in options if option not in text} == set()
@@ -112,7 +122,9 @@ def test_a_document_says_something_and_its_links_lead_somewhere(document: Path) 
 
 def test_the_documents_that_must_exist_do() -> None:
     names = {str(document.relative_to(ROOT)) for document in DOCUMENTS}
-    assert names >= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/library.md", "docs/fleet.md"}
+    assert names >= {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"}
+    library = {"library", "reference", "explanation", "files", "transports", "protocol"}
+    assert names >= {f"docs/{name}.md" for name in library | {"fleet", "architecture", "reliability"}}
 
 
 def test_anchors_are_those_of_the_headings(tmp_path: Path) -> None:
@@ -127,7 +139,7 @@ def test_anchors_are_those_of_the_headings(tmp_path: Path) -> None:
     "document", [ROOT / "README.md", ROOT / "docs" / "library.md"], ids=lambda path: path.name
 )
 def test_the_server_and_the_client_of_the_document_talk(document: Path, tmp_path: Path) -> None:
-    server_text, client_text = [text for text in programs(document) if "async def main" in text][:2]
+    server_text, client_text = [text for text in programs(document) if "async def main" in text]
     # The document's port may be taken on this machine.
     url = f"unix://{tmp_path}/line.sock"
     server, client = (text.replace("tcp://127.0.0.1:5463", url) for text in (server_text, client_text))
@@ -143,8 +155,69 @@ def test_the_server_and_the_client_of_the_document_talk(document: Path, tmp_path
     assert answered.stdout.splitlines()[0] in {"{'hello': 'world'}", "6"}
 
 
-@pytest.mark.parametrize("name", ["library.md", "files.md"])
-def test_the_other_programs_of_the_documents_run(name: str) -> None:
-    for text in programs(ROOT / "docs" / name):
-        if "async def main" not in text:
-            subprocess.run([sys.executable, "-c", text], check=True, timeout=30)
+OTHER_PROGRAMS = [
+    pytest.param(text, id=f"{name}-{number}")
+    for name in ("library.md", "reference.md", "explanation.md", "files.md")
+    for number, text in enumerate(programs(ROOT / "docs" / name), 1)
+    if "async def main" not in text
+]
+
+
+@pytest.mark.parametrize("text", OTHER_PROGRAMS)
+def test_the_other_programs_of_the_documents_run(text: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", text], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+# The architecture page
+
+
+def names_of_the_source() -> set[str]:
+    """Modules, classes and functions, with their members: ``jobs.plan``, ``Session.attach``, ``FRAME_BYTES_MAX``."""
+    names = set()
+
+    def add(node: ast.AST, owners: tuple[str, ...]) -> None:
+        for child in ast.iter_child_nodes(node):
+            found: list[str] = []
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                found = [child.name]
+            elif isinstance(child, ast.Assign | ast.AnnAssign):
+                targets = child.targets if isinstance(child, ast.Assign) else [child.target]
+                found = [target.id for target in targets if isinstance(target, ast.Name)]
+            for name in found:
+                names.update({name, *(f"{owner}.{name}" for owner in owners)})
+            if isinstance(child, ast.ClassDef):
+                add(child, (child.name, *(f"{owner}.{child.name}" for owner in owners)))
+
+    for path in sorted(SOURCE.rglob("*.py")):
+        module = path.parent.name if path.name == "__init__.py" else path.stem
+        names.add(module)
+        add(ast.parse(path.read_text()), (module,))
+    return names
+
+
+def test_the_architecture_page_names_what_exists() -> None:
+    text = prose_of(ROOT / "docs" / "architecture.md")
+    names = names_of_the_source()
+    missing = []
+    for quoted in sorted(set(re.findall(r"`([^`\n]+)`", text))):
+        folders = re.match(r"(.*)\{(.*)\}(.*)", quoted)
+        expanded = [folders[1] + one + folders[3] for one in folders[2].split(",")] if folders else [quoted]
+        for name in expanded:
+            if re.fullmatch(r"[\w./-]*/[\w./-]*|[\w-]+\.(?:py|md)|\.[\w/]+", name):
+                # "/" stands for itself, "x/y.py" for a module or a folder of tests.
+                if not ((SOURCE / name).exists() or (ROOT / name).exists() or name in PATTERNS):
+                    missing.append(name)
+            elif re.fullmatch(r"[A-Za-z_][\w.]*", name):
+                public = re.sub(r"^landline\.(testing\.)?", "", name)
+                if not (name in names or public in names or name in WORDS):
+                    missing.append(name)
+    assert missing == []
+
+
+def test_the_check_of_the_architecture_page_finds_names() -> None:
+    names = names_of_the_source()
+    assert {"Session.attach", "jobs.claim", "parse_url", "FRAME_BYTES_MAX", "texts.safe_text"} <= names
+    assert "Session.detach_everything" not in names

@@ -1,65 +1,278 @@
-"""Tables of docs/library.md that say what the code does: its defaults, and how it calls what it is given."""
+"""``docs/reference.md`` says what the code does: signatures, types, defaults, and how functions are called."""
 
 import ast
+import enum
 import inspect
 import re
+import time
+import types
+import typing
 from pathlib import Path
 
 import msgspec
 import pytest
 
 import landline
+import landline.testing
 
-TEXT = (Path(__file__).parent.parent / "docs" / "library.md").read_text()
+TEXT = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+CLASSES = {
+    "line": landline.Line,
+    "server": landline.Server,
+    "connector": landline.Connector,
+    "group": landline.Group,
+    "identities": landline.IdentityTracker,
+    "file": landline.IncomingFile,
+    "proxy": landline.testing.FaultProxy,
+    "connection": landline.testing.ProxiedConnection,
+    "relay": landline.testing.DatagramProxy,
+    "clock": landline.testing.Clock,
+    "link": landline.testing.Link,
+    "pair": landline.testing.Pair,
+    "side": landline.testing.Side,
+}
+"""The class of each variable of the document."""
+FUNCTION_TYPES = (
+    "AcceptFunction",
+    "ChangeCallback",
+    "DecHook",
+    "EncHook",
+    "Function",
+    "IdentityCallback",
+    "ProgressCallback",
+    "ProgressFunction",
+    "SessionLostCallback",
+    "StateCallback",
+    "_LineFunction",
+    "_Lost",
+    "_State",
+    "_StateCallback",
+)
+"""Types of functions. The document writes ``Callable``; its table of functions has the arguments."""
+NOT_FOR_USERS = {
+    landline.testing.ProxiedConnection: {
+        "close_sockets",
+        "end_spent",
+        "faults",
+        "run",
+        "until_open",
+        "wake",
+    },
+    landline.testing.DatagramProxy: {"deliver", "open_socket", "receive_up", "relay"},
+}
+"""Methods that the objects of this class call on each other."""
 
 
 def section(title: str) -> str:
     return TEXT.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
-CALLS = re.findall(r"`landline\.([\w.]+)\(([^`]*)\)`", section("Defaults"))
+# Signatures
 
 
-def defaults_of(name: str) -> dict[str, object]:
-    value = landline
-    for part in name.split("."):
+def entries() -> dict[str, str]:
+    """The text of each signature by the name of what is called: ``line.send``, ``landline.connect``, ``Faults``."""
+    found: dict[str, str] = {}
+    for block in re.findall(r"^```py\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE):
+        for entry in re.split(r"\n(?=[^\s)])", block.rstrip()):
+            name = re.match(r"(?:await )?([\w.]+)\(", entry)[1]
+            assert found.setdefault(name, entry) == entry
+    return found
+
+
+ENTRIES = entries()
+
+
+def value_of(name: str) -> object:
+    first, *rest = name.split(".")
+    if first == "landline":
+        value: object = landline
+    elif first in CLASSES:
+        value = CLASSES[first]
+    else:
+        value = getattr(landline, first, None) or getattr(landline.testing, first)
+    for part in rest:
         value = getattr(value, part)
-    if isinstance(value, type) and issubclass(value, msgspec.Struct):
-        return {field.name: field.default for field in msgspec.structs.fields(value)}
-    return {name: parameter.default for name, parameter in inspect.signature(value).parameters.items()}
+    return value
 
 
-@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=[name for name, _ in CALLS])
-def test_the_defaults_of_the_document_are_those_of_the_code(name, arguments):
-    known = defaults_of(name)
-    call = ast.parse(f"f({arguments})", mode="eval").body
-    assert isinstance(call, ast.Call)
-    assert not call.args
-    told = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    assert told
-    assert told == {argument: known[argument] for argument in told}
-    assert {argument: type(value) for argument, value in told.items()} == {
-        argument: type(known[argument]) for argument in told
-    }
+def described(entry: str) -> tuple[bool, ast.arguments, str | None]:
+    """Whether the document awaits it, its parameters, and the type of its result."""
+    is_awaited = entry.startswith("await ")
+    arguments = re.sub(r"^(?:await )?[\w.]+\(", "def function(", entry)
+    function = ast.parse(f"{arguments}: ...").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    return is_awaited, function.args, function.returns and ast.unparse(function.returns)
 
 
-def test_every_default_of_a_settings_struct_is_told():
-    told = {name: arguments for name, arguments in CALLS if "." not in name}
-    for kind in (
-        landline.Heartbeat,
-        landline.Limits,
-        landline.SendBuffer,
-        landline.Admission,
-        landline.Backoff,
-    ):
-        for field in msgspec.structs.fields(kind):
-            assert f"{field.name}=" in told[kind.__name__]
-    numbers = {
-        name
-        for name, default in defaults_of("Server").items()
-        if isinstance(default, int | float | str) and not isinstance(default, bool)
-    }
-    assert {name for name in numbers if f"{name}=" not in told["Server"]} == set()
+def parameters_of(arguments: ast.arguments) -> list[tuple[str, str, str | None, str | None]]:
+    """``(kind, name, type, default)`` of each parameter."""
+
+    def text(node: ast.expr | None) -> str | None:
+        return None if node is None else ast.unparse(node)
+
+    positional = [*arguments.posonlyargs, *arguments.args]
+    missing: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
+    described = []
+    for argument, default in zip(positional, [*missing, *arguments.defaults], strict=True):
+        kind = "positional" if argument in arguments.posonlyargs else "any"
+        described.append((kind, argument.arg, text(argument.annotation), text(default)))
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        described.append(("keyword", argument.arg, text(argument.annotation), text(default)))
+    return described
+
+
+def type_text(annotation: object) -> str | None:
+    """A type as the document writes it."""
+    if annotation is inspect.Parameter.empty:
+        return None
+    if isinstance(annotation, str):
+        for name in FUNCTION_TYPES:
+            annotation = re.sub(rf"\b{name}\b", "Callable", annotation)
+        annotation = annotation.replace("Callable[[ReceivedFunctionType], ReceivedFunctionType]", "Callable")
+        return ast.unparse(ast.parse(annotation, mode="eval"))
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_text(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("None" if part is types.NoneType else str(type_text(part)) for part in parts)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join('...' if part is ... else str(type_text(part)) for part in parts)}]"
+    return "Any" if annotation is typing.Any else annotation.__name__
+
+
+def default_text(default: object) -> str | None:
+    """A default as the document writes it."""
+    if default is inspect.Parameter.empty:
+        return None
+    if isinstance(default, enum.Enum):
+        return f"{type(default).__name__}.{default.name}"
+    if default is typing.Any:
+        return "Any"
+    if default is time.monotonic:
+        return "time.monotonic"
+    if default == float("inf"):
+        return "math.inf"
+    return {"<factory>": "{}"}.get(repr(default), repr(default))
+
+
+KINDS = {
+    inspect.Parameter.POSITIONAL_ONLY: "positional",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD: "any",
+    inspect.Parameter.KEYWORD_ONLY: "keyword",
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_signature_of_the_document_is_that_of_the_code(name):
+    value = value_of(name)
+    is_awaited, arguments, returned = described(ENTRIES[name])
+    signature = inspect.signature(value)
+    assert parameters_of(arguments) == [
+        (KINDS[one.kind], one.name, type_text(one.annotation), default_text(one.default))
+        for one in signature.parameters.values()
+        if one.name != "self"
+    ]
+    assert is_awaited == inspect.iscoroutinefunction(value)
+    if not inspect.isclass(value) and signature.return_annotation not in ("None", "Any"):
+        assert returned == type_text(signature.return_annotation)
+
+
+def callables() -> typing.Iterator[str]:
+    """What users call, as the document names it."""
+    for module in (landline, landline.testing):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value):
+                yield f"landline.{name}"
+            elif inspect.isclass(value) and (
+                issubclass(value, msgspec.Struct)
+                or (issubclass(value, Exception) and "__init__" in vars(value))
+            ):
+                yield name
+    yield from ("Server", "SharedToken", "FaultProxy", "DatagramProxy", "Pair", "Link", "Clock")
+    for variable, kind in CLASSES.items():
+        for name, member in vars(kind).items():
+            function = member.__func__ if isinstance(member, classmethod) else member
+            is_public = not name.startswith("_") and name not in NOT_FOR_USERS.get(kind, ())
+            if inspect.isfunction(function) and is_public:
+                yield f"{variable}.{name}"
+
+
+@pytest.mark.parametrize("name", sorted(set(callables())))
+def test_everything_that_users_call_has_its_signature_in_the_document(name):
+    described = {value_of(one) for one in ENTRIES}
+    assert value_of(name) in described
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{variable}.{name}"
+        for variable, kind in CLASSES.items()
+        for name, member in vars(kind).items()
+        if isinstance(member, property) and not name.startswith("_")
+    ],
+)
+def test_every_property_is_in_the_document(name):
+    assert re.search(rf"\b{re.escape(name)}\b", TEXT)
+
+
+def test_the_types_of_properties_are_those_of_the_code():
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| `([^`]+)` \|", TEXT, flags=re.MULTILINE)
+    wrong = []
+    for variable, name, told in rows:
+        member = inspect.getattr_static(CLASSES.get(variable), name, None)
+        if isinstance(member, property):
+            annotation = inspect.signature(member.fget).return_annotation
+            if annotation != told.replace("\\|", "|"):
+                wrong.append(f"{variable}.{name}: {told}, in the code {annotation}")
+    assert len(rows) > 30
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        landline.LineState,
+        landline.DisconnectCause,
+        landline.OverflowPolicy,
+        landline.IdentityState,
+        landline.Code,
+    ],
+)
+def test_every_member_of_an_enum_is_in_the_document(kind):
+    missing = [member.name for member in kind if f"{kind.__name__}.{member.name}`" not in TEXT]
+    assert missing == []
+    if kind is landline.Code:
+        assert all(f"`Code.{member.name}` ({member.value})" in TEXT for member in kind)
+    elif kind is not landline.IdentityState:
+        assert all(f'`"{member.value}"' in TEXT for member in kind)
+
+
+def test_the_tree_of_errors_is_that_of_the_code():
+    tree = re.search(r"```text\n(LandlineError\n.*?)```", TEXT, flags=re.DOTALL)[1]
+    parents = [landline.LandlineError]
+    listed = set()
+    for line in tree.splitlines()[1:]:
+        indent, name, base = re.match(r"([ │├└─]+)(\w+) [^()]*(?:\((\w+)\))?$", line).groups()
+        kind = getattr(landline, name)
+        depth = len(indent) // 4
+        del parents[depth:]
+        assert parents[-1] in kind.__bases__
+        if base is not None:
+            assert base in {one.__name__ for one in kind.__mro__}
+        parents.append(kind)
+        listed.add(kind)
+    public = {getattr(landline, name) for name in landline.__all__}
+    errors = {one for one in public if inspect.isclass(one) and issubclass(one, Exception)}
+    assert errors - listed == {landline.LandlineError}
+
+
+# Functions that are called
 
 
 def called_as(row: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Public objects show documented names only: what auto-completion offers is in ``docs/library.md``."""
+"""Public objects show documented names only: what auto-completion offers is in ``docs/reference.md``."""
 
 import asyncio
 import re
@@ -8,7 +8,7 @@ import pytest
 
 import landline
 
-DOCUMENT = (Path(__file__).parent.parent / "docs" / "library.md").read_text()
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
 
 
 async def make_connector():

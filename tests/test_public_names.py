@@ -89,7 +89,7 @@ def test_a_public_object_shows_its_documented_names_only(kind, variable):
     made |= {"group": made["server"].group("all"), "identities": made["server"].identities}
     assert isinstance(made[variable], kind)
     shown = {name for name in dir(made[variable]) if not name.startswith("_")}
-    pages = "".join((REPOSITORY / "docs" / page).read_text() for page in ("library.md", "files.md"))
+    pages = "".join((REPOSITORY / "docs" / page).read_text() for page in ("reference.md", "files.md"))
     documented = set(re.findall(rf"\b{variable}\.(\w+)", pages))
     assert shown == documented & shown
     # "server.pem" and "server.key" are files.

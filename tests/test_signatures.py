@@ -414,7 +414,7 @@ IDENTIFIER = uuid.UUID(int=5)
     ],
 )
 async def test_how_values_arrive_without_a_type_and_with_one(pair, value, untyped):
-    """The table of docs/library.md."""
+    """The table of docs/reference.md."""
     server = landline.Server()
     server.on("echo")(lambda line, body: body)
     async with pair(server) as (line, other):

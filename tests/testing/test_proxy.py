@@ -419,8 +419,8 @@ async def test_the_system_s_lack_of_descriptors_is_survived(echo):
 
 
 @pytest.mark.parametrize("name", landline.testing.__all__)
-def test_what_it_offers_is_in_the_library_document(name):
-    text = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
+def test_every_public_name_is_in_the_reference(name):
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
     assert re.search(rf"\b{name}\b", text)
 
 
