@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.line_internals import host_of, session_of
 from tests.protocol_document import DOCUMENT, rows_under
 from tests.raw_connections import raw_connection, read_frame, read_refusal, shake_hands
 from tests.reserved_handlers import handle_reserved
@@ -185,7 +186,7 @@ async def test_a_resumed_welcome_changes_no_timing_and_no_limits(fake_server, qu
     ):
         await until(lambda: line.epoch == 2)
         assert transports[1] is not None
-        assert line._driver.session.next_timeout() - line._driver.host.wheel.time() < 100.0
+        assert session_of(line).next_timeout() - host_of(line).wheel.time() < 100.0
         # More than the second WELCOME allows.
         await line.send(bytes(100_000))
         line.abort(landline.Code.NORMAL)
@@ -335,7 +336,7 @@ async def test_a_cancel_waits_for_the_window_which_running_handlers_may_fill(unt
         await read_ack(reader, REQUESTS_RUNNING_MAX)
         # They fill the window: one more frame, a CANCEL too, would overflow it, until a handler ends.
         writer.writelines(requests[REQUESTS_RUNNING_MAX:])
-        await until(lambda: server.lines[0]._driver.session.inbound.received == count)
+        await until(lambda: session_of(server.lines[0]).inbound.received == count)
         assert len(begun) == REQUESTS_RUNNING_MAX
         release.set()
         await read_ack(reader, count)

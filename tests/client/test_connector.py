@@ -6,6 +6,7 @@ import logging
 import random
 
 import pytest
+from tests.line_internals import has_session, host_of, session_of
 
 import landline
 from landline.session.bodies import Challenge, ResumeTicket, Welcome, encode_body
@@ -350,7 +351,7 @@ async def test_a_thief_without_the_secret_gets_a_session_of_its_own(quick, until
         landline.connect(str(endpoint), backoff=quick, identity="owner") as line,
     ):
         await line.send("private")
-        ticket = line._driver.session.ticket
+        ticket = session_of(line).ticket
         stolen = ResumeTicket(ticket.session, b"?" * 32, ticket.epoch, 0)
         welcome = await handshake(endpoint, stolen, "owner")
         assert not welcome.resumed
@@ -487,7 +488,7 @@ async def test_clients_come_back_to_the_next_server_on_the_same_port(quick, unti
     # Between two sessions: waits for the next one, and is not an error.
     sending = asyncio.create_task(line.send("for the second"))
     asking = asyncio.create_task(line.request("who", timeout=None))
-    if line._driver.session is None:
+    if not has_session(line):
         with pytest.raises(landline.BufferFull):
             line.send_nowait("now")
     async with second.listen(str(endpoint)):
@@ -683,7 +684,7 @@ async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until,
     ):
         await until(lambda: first.lines)
         sending = []
-        ended = line._driver.host.line_ended
+        ended = host_of(line).line_ended
 
         def line_ended(line, event):
             # In the turn in which the goodbye is read, before the connector has seen it.
@@ -692,7 +693,7 @@ async def test_between_the_end_of_a_session_and_the_next_one_senders_wait(until,
                 line.send_nowait("at once")
             ended(line, event)
 
-        line._driver.host.line_ended = line_ended
+        host_of(line).line_ended = line_ended
         await first.close(retry_after_s=0.0, alternatives=[str(there)])
         await until(lambda: second.lines)
         assert await anext(second.lines[0]) == "in between"

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.line_internals import transport_of
 
 import landline
 from landline.codes import Code
@@ -29,8 +30,7 @@ async def misbehave(url: str, token: str, number: int) -> None:
         identity=f"{HOSTILE}{number}",
         backoff=landline.Backoff(attempts=1),
     ) as line:
-        assert line._driver.link is not None
-        line._driver.link.transport.write(encode_body(Kind.NOTICE, Notice(int(Code.PROTOCOL_ERROR), HOSTILE)))
+        transport_of(line).write(encode_body(Kind.NOTICE, Notice(int(Code.PROTOCOL_ERROR), HOSTILE)))
         for _ in range(60):
             # A value that is quoted in the error, and a name that is nobody's.
             await line.send({"name": HOSTILE * 500}, name="facts")

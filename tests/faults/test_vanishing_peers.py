@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from tests.cable import laid
+from tests.line_internals import host_of, session_of
 
 import landline
 from landline.client.dialer import DialTimeouts
@@ -167,7 +168,7 @@ async def test_a_short_silence_makes_both_sides_suspect_and_then_online_again(st
             # Pretend half a minute of silence; a ping in flight when the hole opened may undo it.
             for end in (line, other):
                 if end.state is ONLINE:
-                    end._driver.session._liveness.last_received_at = end._driver.host.wheel.time() - 30
+                    session_of(end)._liveness.last_received_at = host_of(end).wheel.time() - 30
             return line.state is other.state is SUSPECT
 
         await until(are_suspect)

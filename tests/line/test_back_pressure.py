@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+from tests.line_internals import link_of, session_of, transport_of
 
 import landline
 from landline.session import handshake
@@ -146,9 +147,9 @@ async def test_tiny_messages_nobody_takes_are_bounded_with_what_python_spends_on
     server = landline.Server(limits=landline.Limits(window_frames=1000))
     async with pair(server) as (line, other):
         sender = asyncio.create_task(send_many(line, 5000))
-        await until(lambda: other._driver.session.inbound.received == 1000)
+        await until(lambda: session_of(other).inbound.received == 1000)
         await line.ping()
-        assert other._driver.session.inbound.received == 1000
+        assert session_of(other).inbound.received == 1000
         assert 1000 * 100 <= server.memory_held_bytes <= 1000 * 250
         assert await read_number(other, 5000) == [b""] * 5000
         await sender
@@ -243,7 +244,7 @@ async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
     seen = states()
     async with pair(server, on_state=seen) as (line, other):
         # The client stops reading, and what goes beyond the sockets' buffers stays with us.
-        line._driver.link.transport.pause_reading()
+        transport_of(line).pause_reading()
         assert await fill(other, bytes(1000)) >= 60
         held = len(lost)
         reader = asyncio.create_task(anext(other))
@@ -257,7 +258,7 @@ async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
         with pytest.raises(landline.LineClosed):
             await reader
         assert server.lines_too_slow == 1
-        line._driver.link.transport.resume_reading()
+        transport_of(line).resume_reading()
         # It receives the reason, and may come back.
         await until(lambda: [change for change in seen.changes if "send buffer is full" in change.detail])
         await until(lambda: line.state is landline.LineState.ONLINE and line.epoch == 1)
@@ -317,7 +318,7 @@ async def test_a_broadcast_does_what_its_policy_says(pair, quick, until):
         async with MutePeer(endpoint):
             await until(lambda: len(server.lines) == 2)
             mute = server.lines[1]
-            mute._driver.session.pause_writing()  # As its transport will, in the end.
+            session_of(mute).pause_writing()  # As its transport will, in the end.
             for number in range(128):
                 assert server.broadcast(number, overflow=DROP_OLDEST) == landline.BroadcastResult(2, 0)
                 assert await anext(line) == number
@@ -437,12 +438,12 @@ async def test_the_transport_before_is_aborted_if_nobody_reads_it(pair, until, m
     monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.1)
     server = landline.Server(heartbeat=PATIENT)
     async with pair(server) as (line, other):
-        abandoned = line._driver.link.transport
+        abandoned = transport_of(line)
         abandoned.pause_reading()
         count = await fill(other, bytes(1000 * KIB))
         sockets = open_sockets()
         # The client gives its transport up without a word to the server.
-        line._driver.link.transport = unheard_of = MuteTransport(abandoned)
+        link_of(line).transport = unheard_of = MuteTransport(abandoned)
         line.break_link()
         assert unheard_of.is_aborted
         await until(lambda: other.epoch == 2)

@@ -5,11 +5,11 @@ import contextlib
 import random
 
 import pytest
+from tests.line_internals import driver_of, session_of
 from tests.raw_connections import raw_connection, read_frame, shake_hands
 
 import landline
 from landline.codes import Code, Operation
-from landline.line import driver as driver_module
 from landline.line.driver import LineDriver
 from landline.runtime.turns import FRAMES_PER_STEP, FRAMES_PER_TURN
 from landline.session.auth import Anonymous
@@ -391,7 +391,9 @@ async def test_a_task_that_only_reads_lets_the_loop_go_on(pair, until, counter):
     async with pair() as (line, other):
         for number in range(5000):
             line.send_nowait(number)
-        await until(lambda: other._driver.inbox is not None and len(other._driver.inbox.messages) == 5000)
+        await until(
+            lambda: driver_of(other).inbox is not None and len(driver_of(other).inbox.messages) == 5000
+        )
         turns = counter()
         await asyncio.sleep(0)
         before = turns.turns
@@ -438,7 +440,7 @@ async def test_requests_that_waited_for_room_are_answered_in_turns(until, counte
                 encode_data(number, 0, Operation.REQUEST, number, b"echo", b"") for number in range(1, count)
             )
         )
-        await until(lambda: line._driver.session.inbound.received == count - 1)
+        await until(lambda: session_of(line).inbound.received == count - 1)
         assert len(answered) == 2000
         writer.write(encode_ack(2000) + encode_ping(Kind.PING, 1, 0, 0))
         await until(lambda: len(answered) == 4000)
@@ -447,7 +449,7 @@ async def test_requests_that_waited_for_room_are_answered_in_turns(until, counte
         line.abort(Code.NORMAL)
 
 
-async def test_what_waits_for_a_turn_is_counted_as_memory(pair, until, monkeypatch):
+async def test_what_waits_for_a_turn_is_counted_as_memory(until):
     numbers = Numbers()
     most = 0
 
@@ -462,9 +464,8 @@ async def test_what_waits_for_a_turn_is_counted_as_memory(pair, until, monkeypat
         )
         peer.transport.write(stream)
         [line] = numbers.server.lines
-        await until(lambda: line._driver.session.inbound.received == 8000)
+        await until(lambda: session_of(line).inbound.received == 8000)
         assert FRAMES_PER_STEP * 30 < most <= 2 * 256 * 1024 + 200 * FRAMES_PER_STEP
-        assert driver_module.FRAMES_PER_STEP == FRAMES_PER_STEP
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,7 @@ import gc
 import tracemalloc
 
 import pytest
+from tests.line_internals import driver_of, session_of
 from tests.raw_connections import raw_connection, read_frame, shake_hands
 
 import landline
@@ -61,15 +62,15 @@ async def test_bodies_count_until_their_handlers_end(pair, until):
         asked = [asyncio.create_task(line.request("wait", bytes(size))) for _ in range(40)]
         await until(lambda: work.running == RUNNING_BYTES // size)
         # What waits fills the window and counts as well, and neither keeps the other from being counted.
-        await until(lambda: other._driver.session.held_bytes > SMALL.window_bytes // 2)
+        await until(lambda: session_of(other).held_bytes > SMALL.window_bytes // 2)
         held = work.server.memory_held_bytes
-        assert held == other._driver.held_bytes
+        assert held == other.held_bytes
         assert work.running * size + SMALL.window_bytes // 2 < held
         assert held <= RUNNING_BYTES + SMALL.window_bytes + 2 * SMALL.message_bytes + 1000
         work.may_end.set()
         assert await asyncio.gather(*asked) == [size] * 40
         assert work.most_running == RUNNING_BYTES // size
-        await until(lambda: other._driver.held_bytes == 0)
+        await until(lambda: other.held_bytes == 0)
 
 
 async def test_packed_bodies_count_as_what_they_become(pair, until):
@@ -78,12 +79,12 @@ async def test_packed_bodies_count_as_what_they_become(pair, until):
         body = [{}] * 4000
         asked = [asyncio.create_task(line.request("wait", body)) for _ in range(REQUESTS_RUNNING_MAX)]
         # An empty map is a byte on the wire, and 72 in memory.
-        await until(lambda: work.running > 0 and other._driver.session.held_bytes > 10 * 4000)
+        await until(lambda: work.running > 0 and session_of(other).held_bytes > 10 * 4000)
         assert work.running <= RUNNING_BYTES // (72 * 4000)
-        assert other._driver.held_bytes >= work.running * 72 * 4000
+        assert other.held_bytes >= work.running * 72 * 4000
         work.may_end.set()
         assert await asyncio.gather(*asked) == [4000] * REQUESTS_RUNNING_MAX
-        await until(lambda: other._driver.held_bytes == 0)
+        await until(lambda: other.held_bytes == 0)
 
 
 async def test_a_body_above_the_limit_runs_alone(pair, until):
@@ -91,8 +92,8 @@ async def test_a_body_above_the_limit_runs_alone(pair, until):
     async with pair(work.server) as (line, other):
         body = [{}] * 60_000
         asked = [asyncio.create_task(line.request("wait", body)) for _ in range(3)]
-        await until(lambda: work.running == 1 and other._driver.session.held_bytes > 100_000)
-        assert other._driver.held_bytes > RUNNING_BYTES
+        await until(lambda: work.running == 1 and session_of(other).held_bytes > 100_000)
+        assert other.held_bytes > RUNNING_BYTES
         work.may_end.set()
         assert await asyncio.gather(*asked) == [60_000] * 3
         assert work.most_running == 1
@@ -118,7 +119,7 @@ async def test_lines_whose_handlers_hold_too_much_are_ended(pair, until, states)
     async with pair(work.server, on_state=seen) as (line, other):
         asked = asyncio.create_task(line.request("wait", bytes(4_100_000)))
         await until(lambda: work.running == 1)
-        assert other._driver.held_bytes > 4_100_000
+        assert other.held_bytes > 4_100_000
         asked.add_done_callback(lambda task: task.exception())
         waiting = [asyncio.create_task(line.request("wait", bytes(1_000_000))) for _ in range(4)]
         for task in waiting:
@@ -126,7 +127,7 @@ async def test_lines_whose_handlers_hold_too_much_are_ended(pair, until, states)
         await until(lambda: other.is_closed)
         assert other.last_change.code is landline.Code.TOO_SLOW
         # Cancelled with the session.
-        await until(lambda: other._driver._dispatcher.held_bytes == 0)
+        await until(lambda: driver_of(other).dispatcher.held_bytes == 0)
         assert (work.running, work.server.memory_held_bytes) == (0, 0)
 
 
@@ -142,9 +143,9 @@ async def test_the_message_a_coroutine_handler_is_at_counts_decoded(pair, until)
     async with pair(server) as (line, other):
         await line.send([{}] * 50_000, name="work")
         await begun.wait()
-        assert other._driver.held_bytes >= 72 * 50_000
+        assert other.held_bytes >= 72 * 50_000
         may_end.set()
-        await until(lambda: other._driver.held_bytes == 0)
+        await until(lambda: other.held_bytes == 0)
 
 
 async def test_requests_that_wait_leave_pings_and_small_ones_alone(pair, until):
@@ -153,18 +154,18 @@ async def test_requests_that_wait_leave_pings_and_small_ones_alone(pair, until):
     work = Work(limits=SMALL)
     async with pair(work.server) as (line, other):
         asked = [asyncio.create_task(line.request("wait", bytes(100 * KIB))) for _ in range(11)]
-        await until(lambda: work.running == 10 and other._driver.session.held_bytes > 90 * KIB)
+        await until(lambda: work.running == 10 and session_of(other).held_bytes > 90 * KIB)
         assert await line.ping() > 0
         assert await line.request("plain") == 10
         # One of those that run is cancelled, and one that waits takes its place.
         asked[0].cancel()
-        await until(lambda: other._driver.session.held_bytes == 0)
+        await until(lambda: session_of(other).held_bytes == 0)
         assert work.running == 10
         # One that runs is cancelled although the window is full of others.
         more = [asyncio.create_task(line.request("wait", bytes(100 * KIB))) for _ in range(2)]
-        await until(lambda: other._driver.session.held_bytes > 190 * KIB)
+        await until(lambda: session_of(other).held_bytes > 190 * KIB)
         asked[1].cancel()
-        await until(lambda: other._driver.session.held_bytes < 190 * KIB)
+        await until(lambda: session_of(other).held_bytes < 190 * KIB)
         work.may_end.set()
         await asyncio.gather(*asked[2:], *more)
 
@@ -180,7 +181,7 @@ async def test_a_handler_is_cancelled_once_however_often_it_is_asked_for(until, 
         [line] = work.server.lines
         writer.write(encode_data(1, 0, Operation.REQUEST, 9, name.encode(), b"x" * 1000))
         await until(lambda: work.running == 1)
-        held = line._driver.held_bytes
+        held = line.held_bytes
         assert held >= 1000
         cancel_count = 10_000
         gc.collect()
@@ -194,19 +195,19 @@ async def test_a_handler_is_cancelled_once_however_often_it_is_asked_for(until, 
                         for number in range(first, first + 1000)
                     )
                 )
-                await until(lambda first=first: line._driver.session.inbound.received == first + 999)
+                await until(lambda first=first: session_of(line).inbound.received == first + 999)
             gc.collect()
             grown = tracemalloc.get_traced_memory()[0] - before
         finally:
             tracemalloc.stop()
         assert grown < 200 * KIB
         if name == "resist":
-            assert (work.cancels, work.running, line._driver.held_bytes) == (1, 1, held)
+            assert (work.cancels, work.running, line.held_bytes) == (1, 1, held)
         else:
             await until(lambda: work.running == 0)
         work.may_end.set()
         # An answer that we do not acknowledge is all that stays.
-        await until(lambda: line._driver.held_bytes < 200)
+        await until(lambda: line.held_bytes < 200)
         line.abort(landline.Code.NORMAL)
 
 
@@ -218,9 +219,9 @@ async def test_a_handler_that_resists_is_counted_beyond_its_session(pair, until)
         await until(lambda: work.running == 1)
         await line.close(timeout=1)
         await until(lambda: other.is_closed)
-        assert other._driver.held_bytes >= 1000
+        assert other.held_bytes >= 1000
         work.may_end.set()
-        await until(lambda: other._driver.held_bytes == 0)
+        await until(lambda: other.held_bytes == 0)
 
 
 async def test_the_error_of_a_request_that_was_cancelled_before_it_began_leaves_nothing(until):
@@ -240,6 +241,6 @@ async def test_the_error_of_a_request_that_was_cancelled_before_it_began_leaves_
         kind, _ = await read_frame(reader)
         while kind != Kind.PONG:
             kind, _ = await read_frame(reader)
-        await until(lambda: line._driver.held_bytes == 0)
+        await until(lambda: line.held_bytes == 0)
         assert work.most_running == 0
         line.abort(landline.Code.NORMAL)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.fuzz import targets
+from tests.line_internals import send_operation
 
 import landline
 from landline.codes import Operation
@@ -153,7 +154,7 @@ async def test_both_ways_to_a_plain_handler_do_the_same(pair, until, caplog, nam
     async with pair(server) as (line, other):
         for value in values:
             await line.send(value, name=name)
-        await line._driver.transmit(Operation.MESSAGE, name.encode(), b"\xc1", is_packed=True)
+        await send_operation(line, Operation.MESSAGE, name, b"\xc1")
         assert await line.drain(None)
         assert await line.recv() == "the answer"
         assert seen == [(other.identity, value) for value in values]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from tests.line_internals import send_operation
 
 import landline
 from landline.codes import Operation
@@ -145,7 +146,7 @@ async def test_a_malformed_message_is_the_peers_mistake_and_no_traceback(pair, c
     server.on_message(lambda line, message: seen.append(message))
     async with pair(server) as (line, _):
         for _ in range(PEER_ERRORS_LOGGED_MAX + 50):
-            await line._driver.transmit(Operation.MESSAGE, b"", b"\xc1", correlation=0, is_packed=True)
+            await send_operation(line, Operation.MESSAGE, "", b"\xc1")
         await line.send(2)
         assert await line.drain()
     assert seen == [2]

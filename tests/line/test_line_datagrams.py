@@ -6,6 +6,7 @@ import logging
 import msgspec
 import pytest
 from tests import datagram_transport
+from tests.line_internals import link_of, session_of, transport_of
 
 import landline
 from landline.session.constants import DATAGRAMS_UNREAD_MAX, DATAGRAMS_WAITING_MAX, Kind
@@ -190,13 +191,13 @@ async def test_many_in_one_turn_are_bounded(pair, until):
 async def test_a_peer_that_does_not_read_gets_none_and_keeps_nothing(pair, until):
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=60, timeout_s=60))
     async with pair(server) as (line, other):
-        line._driver.link.transport.pause_reading()
+        transport_of(line).pause_reading()
         while other.send_datagram(bytes(1000)):
             await asyncio.sleep(0)
         assert other.datagrams_dropped == server.datagrams_dropped == 1
         assert other.buffered_bytes == server.memory_held_bytes == 0
         assert server.broadcast_datagram("for nobody") == landline.BroadcastResult(0, 1)
-        line._driver.link.transport.resume_reading()
+        transport_of(line).resume_reading()
         await until(lambda: server.broadcast_datagram("for all").sent)
         dropped = server.datagrams_dropped
         assert dropped == other.datagrams_dropped
@@ -209,12 +210,12 @@ async def test_a_flood_is_read_as_it_comes_and_answers_nothing(pair, until):
     seen = recording(server)
     async with pair(server) as (line, other):
         frame = b"\0\0\0\4\x14\4\0\1"
-        line._driver.link.transport.write(frame * 20_000)
+        transport_of(line).write(frame * 20_000)
         await line.send("behind")
         assert await anext(other) == "behind"
         assert len(seen) + other.datagrams_ignored == 20_000
         assert len(seen) >= DATAGRAMS_UNREAD_MAX
-        assert other._driver.session.held_bytes == 0
+        assert session_of(other).held_bytes == 0
 
 
 async def test_a_handler_may_end_the_line(pair, until):
@@ -281,9 +282,9 @@ async def test_a_full_stream_does_not_stop_datagrams_beside_it(pair, until, loop
     server = landline.Server()
     seen = recording(server)
     async with pair(server, loop_url) as (line, _):
-        line._driver.link.pause_writing()
+        link_of(line).pause_writing()
         await until(lambda: line.send_datagram("beside") and seen)
-        line._driver.link.resume_writing()
+        link_of(line).resume_writing()
         assert line.datagrams_dropped == 0
 
 
@@ -291,7 +292,7 @@ async def test_one_on_an_older_transport_is_nothing_to_the_line(pair, until, loo
     server = landline.Server()
     seen = recording(server)
     async with pair(server, loop_url) as (line, other):
-        old_link = other._driver.link
+        old_link = link_of(other)
         line.break_link()
         await until(lambda: line.epoch == 2)
         old_link.datagram_received(b"\0\0old")

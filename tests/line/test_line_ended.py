@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from tests.line_internals import driver_of
 from tests.raw_connections import raw_connection, read_frame, shake_hands
 
 import landline
@@ -86,7 +87,7 @@ async def test_a_clients_handler_hears_that_another_session_may_follow(pair, qui
         async with connector as line:
             [other] = server.lines
             other.send_nowait("the last one")
-            other._driver._flush()
+            driver_of(other)._flush()
             other.abort(landline.Code.GOING_AWAY, "come back")
             await until(lambda: told and line.state is landline.LineState.ONLINE)
     assert [type(error) for error in told] == [landline.BufferFull]

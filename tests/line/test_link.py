@@ -1,6 +1,7 @@
 """What a transport tells its line. Real sockets, both event loops."""
 
 import pytest
+from tests.line_internals import link_of
 
 
 async def test_ipv6_addresses_are_written_in_brackets(pair):
@@ -14,7 +15,7 @@ async def test_ipv6_addresses_are_written_in_brackets(pair):
 
 async def test_what_an_older_transport_still_says_is_nothing_to_the_line(pair, until):
     async with pair() as (line, other):
-        old = line._driver.link
+        old = link_of(line)
         line.break_link()
         await until(lambda: line.epoch == 2)
         old.pause_writing()

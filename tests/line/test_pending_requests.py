@@ -5,6 +5,13 @@ import logging
 
 import msgspec
 import pytest
+from tests.line_internals import (
+    running_requests,
+    send_operation,
+    send_request,
+    use_correlation,
+    waiting_requests,
+)
 
 import landline
 from landline.codes import Operation
@@ -364,7 +371,7 @@ async def test_a_request_cancelled_before_its_handler_ran_frees_its_place(pair, 
                 await call
         blocker.go.set()
         assert await line.request("block", "still room") == "still room"
-        await until(lambda: not other._driver._dispatcher._running)
+        await until(lambda: running_requests(other) == 0)
 
 
 async def test_an_answer_nobody_waits_for_any_more_is_dropped(pair, until):
@@ -385,7 +392,7 @@ async def test_an_answer_nobody_waits_for_any_more_is_dropped(pair, until):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await until(lambda: not other._driver._dispatcher._running)
+        await until(lambda: running_requests(other) == 0)
         await line.ping()
         assert not line.is_closed
 
@@ -425,7 +432,7 @@ async def test_an_error_that_cannot_be_read_is_a_failure(pair, body):
 
     @server.on("odd")
     async def odd(line, _):
-        await line._driver.transmit(Operation.ERROR, b"", body, correlation=1, is_packed=True)
+        await send_operation(line, Operation.ERROR, "", body, correlation=1)
         await asyncio.Event().wait()
 
     async with pair(server) as (line, _):
@@ -444,10 +451,7 @@ async def test_a_request_whose_body_is_no_value_is_a_bad_request(pair, body):
 
     async with pair(server) as (line, _):
         assert await line.request("any", 1) == 1
-        future = asyncio.get_running_loop().create_future()
-        line._driver.pending_requests._pending[7] = ("any", future)
-        await line._driver.transmit(Operation.REQUEST, b"any", body, correlation=7, is_packed=True)
-        answer = await future
+        answer = await send_request(line, "any", body)
         assert answer.operation is Operation.ERROR
         assert msgspec.msgpack.decode(answer.body)[0] == "bad_request"
 
@@ -458,7 +462,7 @@ async def test_two_requests_with_one_correlation_id_are_told_apart(pair, until):
     async with pair(server) as (line, _):
         first = asyncio.create_task(line.request("block", "first", timeout=None))
         await until(lambda: blocker.started)
-        line._driver.pending_requests._correlations = iter([1])
+        use_correlation(line, 1)
         second = asyncio.create_task(line.request("block", "second", timeout=None))
         with pytest.raises(landline.RequestError, match="one correlation id"):
             await second
@@ -575,12 +579,10 @@ async def test_requests_wait_untaken_while_there_is_no_room_for_answers(pair, un
             while True:
                 other.send_nowait(b"x" * 1000)
         calls = [asyncio.create_task(line.request("nobody", n, timeout=None)) for n in range(50)]
-        await until(
-            lambda: len(other._driver._dispatcher._waiting) == 50 if other._driver._dispatcher else False
-        )
-        assert not other._driver._dispatcher._running
+        await until(lambda: waiting_requests(other) == 50)
+        assert running_requests(other) == 0
         calls[7].cancel()
-        await until(lambda: len(other._driver._dispatcher._waiting) == 49)
+        await until(lambda: waiting_requests(other) == 49)
         reading = asyncio.create_task(anext(line))
         while not all(call.done() for call in calls):
             await asyncio.wait({reading, *calls}, return_when=asyncio.FIRST_COMPLETED)

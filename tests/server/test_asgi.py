@@ -15,6 +15,7 @@ from litestar import Litestar
 from litestar import asgi as litestar_asgi
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
+from tests.line_internals import transport_of
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -264,8 +265,8 @@ async def test_what_uvicorn_does_not_take_pauses_the_line(quick):
         ) as line,
     ):
         [other] = server.lines
-        transport = other._driver.link.transport
-        line._driver.link.transport.pause_reading()
+        transport = transport_of(other)
+        transport_of(line).pause_reading()
         sent = paused_turns = 0
         # The kernel's buffers take some megabytes first; until they are full, every pause is over within a turn.
         while paused_turns < 50:
@@ -281,7 +282,7 @@ async def test_what_uvicorn_does_not_take_pauses_the_line(quick):
         other.send_nowait(b"x" * 100_000)
         await asyncio.sleep(0)
         assert transport.get_write_buffer_size() == held
-        line._driver.link.transport.resume_reading()
+        transport_of(line).resume_reading()
         count = 0
         async for message in line:
             assert len(message) == 100_000

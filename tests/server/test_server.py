@@ -5,6 +5,7 @@ import contextlib
 import logging
 
 import pytest
+from tests.line_internals import host_of, link_of, transport_of
 from tests.raw_connections import raw_connection, shake_hands
 
 import landline
@@ -306,7 +307,7 @@ async def test_a_broken_line_raises_in_its_function(pair, until, caplog):
 
     async with pair(server) as (line, _):
         # As a client that crashes.
-        line._driver.host._task.cancel()
+        host_of(line)._task.cancel()
         line.break_link("cable pulled")
         await until(lambda: errors)
         assert errors[0].code is None, "nobody sent one"
@@ -383,7 +384,7 @@ async def test_a_broadcast_is_written_at_once_and_the_rest_of_the_turn_together(
     server = landline.Server()
     async with pair(server) as (line, other):
         written = []
-        transport = other._driver.link.transport
+        transport = transport_of(other)
 
         class Watched:
             def write(self, data):
@@ -393,7 +394,7 @@ async def test_a_broadcast_is_written_at_once_and_the_rest_of_the_turn_together(
             def __getattr__(self, name):
                 return getattr(transport, name)
 
-        other._driver.link.transport = Watched()
+        link_of(other).transport = Watched()
         await asyncio.sleep(0)
         for number in range(5):
             server.broadcast(number, name="")

@@ -7,6 +7,7 @@ import functools
 from collections import Counter
 from random import Random
 
+from tests.line_internals import has_session, session_of
 from tests.simulation.deliveries import Deliveries
 from tests.simulation.disk import Database, JournalDisk
 from tests.simulation.faults import Fault, Options
@@ -261,11 +262,7 @@ class FleetScenario:
         agents = {node: agent for node, agent in self._agents.items() if node.is_running}
         live = {agent.line.session_id for agent in agents.values() if agent.line is not None}
         for line in server.lines:
-            if (
-                line._driver.session is not None
-                and not line._driver.session.outbound.is_drained
-                and line.session_id in live
-            ):
+            if has_session(line) and not session_of(line).outbound.is_drained and line.session_id in live:
                 self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")
         self.deliveries.check_rest(live)
 

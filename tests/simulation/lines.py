@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 
+from tests.line_internals import has_session, session_of
 from tests.simulation.deliveries import Deliveries
 from tests.simulation.faults import Fault, Options
 from tests.simulation.network import Network
@@ -125,7 +126,7 @@ class LinesScenario:
         if {line.session_id for line in lines} != live:
             self.world.fail(f"the server knows {len(lines)} lines, the clients {len(live)}")
         for line in (*lines, *self._lines.values()):
-            if line._driver.session is not None and not line._driver.session.outbound.is_drained:
+            if has_session(line) and not session_of(line).outbound.is_drained:
                 self.world.fail(f"{line.buffered_bytes} bytes are still kept for {line!r}")
         self.deliveries.check_rest(live)
         if not self.deliveries.count:
@@ -253,7 +254,7 @@ class LinesScenario:
 
     def _look_at_client(self, node: Node) -> None:
         line = self._lines.get(node)
-        if line is not None and line._driver.session is not None:
+        if line is not None and has_session(line):
             self.watch.look(node, line, is_server=False)
             self._sessions[node].add(line.session_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.line_internals import driver_of
 from tests.simulation.node import Node
 from tests.simulation.world import SECOND, World
 
@@ -27,7 +28,7 @@ class LineWatch:
 
     def look(self, node: Node, line: Line, *, is_server: bool) -> None:
         """Called after every turn of a node, for its lines."""
-        session = line._driver.session
+        session = driver_of(line).session
         if session is None:
             return
         if session.is_attached:

@@ -5,6 +5,7 @@ import socket
 import ssl
 
 import pytest
+from tests.line_internals import transport_of
 
 import landline
 
@@ -12,7 +13,7 @@ URL = "tcp://127.0.0.1:0"
 
 
 def socket_of(line: landline.Line) -> socket.socket:
-    return line._driver.link.transport.get_extra_info("socket")
+    return transport_of(line).get_extra_info("socket")
 
 
 async def test_the_endpoint_has_the_port_that_the_system_chose(quick):

@@ -1,4 +1,4 @@
-"""The driver of a line: moves bytes between a session and its transports, and messages to handlers.
+"""The driver of a line: moves bytes between a session and its transports.
 
 The session decides; the driver does the I/O, from the first transport of the line to its end. It has no task of its
 own: it runs in callbacks of the transport, of the timer wheel and of the flush queue, and in calls of the line and its
@@ -9,46 +9,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from landline.codes import Code, Operation
 from landline.errors import BufferFull, LineClosed, Unconfirmed
-from landline.line.codec import decode_value
 from landline.line.datagrams import handle_datagrams, send_datagram
 from landline.line.dispatcher import Dispatcher
 from landline.line.flow_control import OverflowPolicy, SendFlowControl, check_policy
-from landline.line.handlers import FAILURES, RESERVED_PREFIX, call_back
+from landline.line.handlers import RESERVED_PREFIX, call_back
 from landline.line.inbox import Inbox
 from landline.line.interfaces import LineHost
 from landline.line.line_state import DisconnectCause, LineState, StateChange
 from landline.line.link import TransportLink
 from landline.line.pending_pings import PendingPings
 from landline.line.pending_requests import PendingRequests
-from landline.runtime.guarded_log import guarded_logger
-from landline.runtime.turns import FRAMES_PER_STEP, FRAMES_PER_TURN, LARGE_READ_BYTES
-from landline.session.bodies import Bye, encode_body
-from landline.session.constants import LAG_TOLERANCE_S, WRITE_BYTES, Kind
-from landline.session.events import (
-    Ended,
-    EofReceived,
-    Event,
-    MessageReceived,
-    NoticeReceived,
-    PeerSilent,
-    PongReceived,
-    Recovered,
-    Suspected,
-)
-from landline.session.frames import ByeFinder
+from landline.line.session_events import handle_event, handle_frames
+from landline.session.constants import LAG_TOLERANCE_S, WRITE_BYTES
+from landline.session.events import Ended, MessageReceived
 from landline.session.session import Session
 from landline.session.state import State
 from landline.texts import safe_text
-from landline.transports.linger import DISCARD_BYTES_MAX, SCAN_BYTES
-
-logger: Final = guarded_logger("landline")
 
 # Looked up once: an enum's attribute costs as much as a function call.
 _CLOSED = LineState.CLOSED
+_SESSION_CLOSED = State.CLOSED
 _MESSAGE = Operation.MESSAGE
 _WAIT = OverflowPolicy.WAIT
 _DROP_OLDEST = OverflowPolicy.DROP_OLDEST
@@ -66,16 +50,14 @@ class LineDriver:
     __slots__ = (
         "_datagrams_dropped",
         "_datagrams_ignored",
-        "_dispatcher",
         "_expires_at",
         "_flow",
         "_flush_scheduled",
         "_in_batch",
         "_peer",
-        "_pending_pings",
-        "_pending_requests",
         "_written_turn",
         "callback",
+        "dispatcher",
         "error",
         "host",
         "identity",
@@ -83,6 +65,8 @@ class LineDriver:
         "last_change",
         "line",
         "link",
+        "pending_pings",
+        "pending_requests",
         "session",
         "state",
         "timer_tick",
@@ -112,10 +96,10 @@ class LineDriver:
         self._datagrams_dropped = 0
         self._datagrams_ignored = 0
         self._flow: SendFlowControl | None = None
-        self._dispatcher: Dispatcher | None = None
+        self.dispatcher: Dispatcher | None = None
         self.inbox: Inbox | None = None
-        self._pending_requests: PendingRequests | None = None
-        self._pending_pings: PendingPings | None = None
+        self.pending_requests: PendingRequests | None = None
+        self.pending_pings: PendingPings | None = None
 
     def __repr__(self) -> str:
         # The peer may have chosen both.
@@ -142,7 +126,7 @@ class LineDriver:
     def has_ended(self) -> bool:
         """Whether nothing more can be sent in the current or last session."""
         session = self.session
-        return self.state is _CLOSED or session is None or session.state is State.CLOSED
+        return self.state is _CLOSED or session is None or session.state is _SESSION_CLOSED
 
     @property
     def peer(self) -> str:
@@ -171,7 +155,7 @@ class LineDriver:
     @property
     def held_bytes(self) -> int:
         """About how much memory the line holds: messages in both directions, and those that handlers work on."""
-        session, dispatcher = self.session, self._dispatcher
+        session, dispatcher = self.session, self.dispatcher
         held = session.held_bytes if session is not None else 0
         return held if dispatcher is None else held + dispatcher.held_bytes
 
@@ -190,8 +174,8 @@ class LineDriver:
 
     def refine_held_bytes(self) -> None:
         """Make :attr:`held_bytes` more exact, at some cost; before that it may be far too large."""
-        if self._dispatcher is not None:
-            self._dispatcher.refine_held_bytes()
+        if self.dispatcher is not None:
+            self.dispatcher.refine_held_bytes()
 
     # Parts, created when first needed
 
@@ -201,25 +185,23 @@ class LineDriver:
             self.inbox = Inbox(self)
         return self.inbox
 
-    @property
-    def pending_requests(self) -> PendingRequests:
-        """This side's requests."""
-        if self._pending_requests is None:
-            self._pending_requests = PendingRequests(self)
-        return self._pending_requests
+    def open_pending_requests(self) -> PendingRequests:
+        """Return this side's requests."""
+        if self.pending_requests is None:
+            self.pending_requests = PendingRequests(self)
+        return self.pending_requests
 
-    @property
-    def pending_pings(self) -> PendingPings:
-        """This side's pings."""
-        if self._pending_pings is None:
-            self._pending_pings = PendingPings(self)
-        return self._pending_pings
+    def open_pending_pings(self) -> PendingPings:
+        """Return this side's pings."""
+        if self.pending_pings is None:
+            self.pending_pings = PendingPings(self)
+        return self.pending_pings
 
-    @property
-    def _dispatching(self) -> Dispatcher:
-        if self._dispatcher is None:
-            self._dispatcher = Dispatcher(self)
-        return self._dispatcher
+    def open_dispatcher(self) -> Dispatcher:
+        """Return what runs the handlers."""
+        if self.dispatcher is None:
+            self.dispatcher = Dispatcher(self)
+        return self.dispatcher
 
     @property
     def _flow_control(self) -> SendFlowControl:
@@ -252,12 +234,7 @@ class LineDriver:
         self._expires_at = None
         old = self.link
         if old is not None:
-            old.detach()
-            if not old.is_lost:
-                old.transport.write(
-                    encode_body(Kind.BYE, Bye(int(Code.LINK_REPLACED), "resumed on a newer transport"))
-                )
-                self.host.closer.close(old.transport, discard_bytes_max=_discard_bytes_max(session))
+            old.close_replaced(self.host.closer, session)
         link = self.link = TransportLink(self, transport)
         transport.set_protocol(link)
         self.change(StateChange(state=LineState.ONLINE, resumed=resumed, epoch=epoch))
@@ -273,7 +250,7 @@ class LineDriver:
 
     def break_link(self, detail: str) -> None:
         """See :meth:`landline.Line.break_link`."""
-        self._drop_link(DisconnectCause.LINK_LOST, detail)
+        self.drop_link(DisconnectCause.LINK_LOST, detail)
 
     def expire_at(self, due: float) -> None:
         """Call the host's ``line_expired`` at that time unless a transport is attached before."""
@@ -286,7 +263,7 @@ class LineDriver:
         if session is None:
             return ()
         # What arrived stays readable, but can no longer be acknowledged.
-        inbox, dispatcher = self.inbox, self._dispatcher
+        inbox, dispatcher = self.inbox, self.dispatcher
         for message in [
             *(inbox.messages if inbox is not None else ()),
             *(dispatcher.unacked() if dispatcher is not None else ()),
@@ -294,7 +271,7 @@ class LineDriver:
             message.sequence = 0
         lost = self.unconfirmed_messages()
         session.abort()
-        self._fail_requests(why)
+        self.fail_requests(why)
         if dispatcher is not None:
             dispatcher.discard_session()
         if inbox is not None:
@@ -329,14 +306,14 @@ class LineDriver:
         if self.session is not None:
             self.session.abort()
         self.change(change)
-        self._fail_requests(change.reason)
-        if self._dispatcher is not None:
-            self._dispatcher.discard_session()
+        self.fail_requests(change.reason)
+        if self.dispatcher is not None:
+            self.dispatcher.discard_session()
         ended = error or LineClosed(f"the line is closed: {change.reason}", change.code)
         if self._flow is not None:
             self._flow.fail(ended)
-        if self._pending_pings is not None:
-            self._pending_pings.fail(ended)
+        if self.pending_pings is not None:
+            self.pending_pings.fail(ended)
         if self.inbox is not None:
             self.inbox.wake()
         self.line = self.callback = None
@@ -389,60 +366,17 @@ class LineDriver:
             return
         self._in_batch = True
         try:
-            now = self._handle_frames(session, link, data, now)
+            now = handle_frames(self, session, link, data, now)
         finally:
             self._in_batch = False
         if self._flow is not None and self.session is not None:
             self._flow.receive_acks(self.session)
-        if self._dispatcher is not None:
-            self._dispatcher.resume()
+        if self.dispatcher is not None:
+            self.dispatcher.resume()
         if session.is_attached:
             self._flush(now)
         elif session.state is State.DETACHED and link is self.link:
-            self._drop_link(DisconnectCause.LINK_LOST, "the session was resumed on another transport")
-
-    def _handle_frames(self, session: Session, link: TransportLink, data: bytes, now: float) -> float:
-        """Handle frames for one turn of the event loop. Return the time of the last look at the clock."""
-        line, turns, wheel, handlers = self.line, self.host.turns, self.host.wheel, self.host.handlers
-        plain_message = handlers.plain_message
-        objects_max = handlers.message_objects
-        ack = session.inbound.ack
-        size = len(data)
-        steps = FRAMES_PER_TURN // FRAMES_PER_STEP
-        while True:
-            session.receive_data(data, now, frames_max=FRAMES_PER_STEP)
-            if session.has_datagrams:
-                handle_datagrams(self, line, session, handlers)
-            for event in session.next_events():
-                if type(event) is not MessageReceived:
-                    self._handle_event(event)
-                elif (
-                    # A shorter way for the most common case; _dispatch would do the same.
-                    event.operation is _MESSAGE
-                    and plain_message is not None
-                    and not event.name
-                    and (self._dispatcher is None or not self._dispatcher.has_backlog)
-                ):
-                    ack(event)
-                    try:
-                        plain_message(
-                            line,
-                            decode_value(event.body, True, objects_max) if event.is_packed else event.body,
-                        )
-                    except FAILURES as error:
-                        self._dispatching.log_failed(event, error)
-                else:
-                    self._dispatch(line, event)
-            if not session.inbound.has_unread:
-                if size >= LARGE_READ_BYTES and not turns.has_time():
-                    link.wait(turns, 0)
-                return now
-            steps -= 1
-            if not steps or not turns.has_time():
-                link.wait(turns, session.inbound.unread_bytes)
-                return now
-            data = b""
-            now = wheel.time()
+            self.drop_link(DisconnectCause.LINK_LOST, "the session was resumed on another transport")
 
     def receive_datagram(self, data: bytes) -> None:
         """Handle a datagram that the transport carried outside its stream."""
@@ -456,7 +390,7 @@ class LineDriver:
             handle_datagrams(self, self.line, session, self.host.handlers)
             # A suspected peer was heard, or the peer violated the protocol.
             for event in session.next_events():
-                self._handle_event(event)
+                handle_event(self, event)
         finally:
             self._in_batch = False
         self._flush(now)
@@ -466,7 +400,7 @@ class LineDriver:
         detail = (
             f"the connection broke: {error}" if error else "the peer's connection ended without a goodbye"
         )
-        self._drop_link(DisconnectCause.LINK_LOST, detail)
+        self.drop_link(DisconnectCause.LINK_LOST, detail)
 
     def pause_writing(self) -> None:
         """Hold data back: the transport's buffer is full."""
@@ -497,7 +431,7 @@ class LineDriver:
             return
         session.handle_timeout(now)
         for event in session.next_events():
-            self._handle_event(event)
+            handle_event(self, event)
         self._flush(now)
         if self._expires_at is not None:
             self.host.wheel.schedule(self, self._expires_at)
@@ -507,56 +441,14 @@ class LineDriver:
         self._flush_scheduled = False
         self._flush()
 
-    # Events of the session
-
-    def _dispatch(self, line: Any, message: MessageReceived) -> None:
-        operation = message.operation
-        if operation is _MESSAGE:
-            handler = self.host.handlers.find(message.name)
-            if handler is not None:
-                self._dispatching.receive_message(line, message, handler)
-            elif message.name:
-                self.ack(message)
-                self.log_peer_error("%r sent a message named %r, for which there is no handler", message.name)
-            else:
-                self.open_inbox().put(message)
-        elif operation is Operation.REQUEST:
-            if not self._dispatching.receive_request(line, message):
-                self.abort(Code.PROTOCOL_ERROR, "two requests with one correlation id")
-        elif operation is Operation.CANCEL:
-            self.ack(message)
-            self._dispatching.cancel_request(message.correlation)
-        else:
-            self.ack(message)
-            if self._pending_requests is not None:
-                self._pending_requests.receive_answer(message)
-
-    def _handle_event(self, event: Event) -> None:
-        if isinstance(event, PongReceived):
-            if self._pending_pings is not None:
-                self._pending_pings.receive_pong(event)
-        elif isinstance(event, Suspected):
-            detail = f"nothing heard for {event.silence_s:.1f} s"
-            self.change(StateChange(state=LineState.SUSPECT, cause=DisconnectCause.SILENT, detail=detail))
-        elif isinstance(event, Recovered):
-            epoch = self.session.epoch if self.session is not None else 0
-            self.change(StateChange(state=LineState.ONLINE, resumed=True, epoch=epoch))
-        elif isinstance(event, PeerSilent):
-            self._drop_link(DisconnectCause.SILENT, f"nothing heard for {event.silence_s:.1f} s")
-        elif isinstance(event, EofReceived):
-            # The peer sends neither messages nor answers any more.
-            self.open_inbox().receive_eof()
-            self._fail_requests("the peer said it sends no more")
-        elif isinstance(event, NoticeReceived):
-            link = self.link
-            if link is not None and not link.has_logged_notice:
-                # Once for each transport: a peer must not be able to fill the log.
-                link.has_logged_notice = True
-                logger.warning("%r: the peer warns: %s (%s)", self, event.reason, event.code.name)
-        elif isinstance(event, Ended) and self.state is not _CLOSED:
+    def receive_end(self, ended: Ended) -> None:
+        """Close the transport: the session has ended. Let the host decide what follows."""
+        if self.state is not _CLOSED:
             self._flush()
-            self._close_link(event)
-            self.host.line_ended(self.line, event)
+            self._close_link(ended)
+            self.host.line_ended(self.line, ended)
+
+    # Called by the parts
 
     def ack(self, message: MessageReceived) -> None:
         """Acknowledge a message: the application has it. Messages of a discarded session have no number any more."""
@@ -570,9 +462,10 @@ class LineDriver:
         if self.link is not None:
             self.link.log_peer_error(sentence, *arguments)
 
-    def _fail_requests(self, why: str) -> None:
-        if self._pending_requests is not None:
-            self._pending_requests.fail(why)
+    def fail_requests(self, why: str) -> None:
+        """Fail this side's requests that have no answer yet."""
+        if self.pending_requests is not None:
+            self.pending_requests.fail(why)
 
     # Sending
 
@@ -700,7 +593,7 @@ class LineDriver:
         session, link = self.session, self.link
         if self.state is _CLOSED:
             self.live_session()
-        if session is None or link is None or link.is_lost or session.state is State.CLOSED:
+        if session is None or link is None or link.is_lost or session.state is _SESSION_CLOSED:
             self._datagrams_dropped += 1
             return False
         is_accepted = send_datagram(session, link.transport, frame, self.host.wheel.time())
@@ -730,7 +623,7 @@ class LineDriver:
                 f"the line is closed: {self.last_change.reason}", self.last_change.code
             )
         # A session that the peer has ended stays here until the host has seen what is lost with it.
-        if self.session is None or self.session.state is State.CLOSED:
+        if self.session is None or self.session.state is _SESSION_CLOSED:
             if self.session is not None and not self.host.continues_lines:
                 raise LineClosed("the session has ended, and the line with it")
             raise BufferFull("the line has no session now")
@@ -741,7 +634,9 @@ class LineDriver:
         if self.state is _CLOSED:
             self.live_session()
         session = self.session
-        return session is not None and session.state is not State.CLOSED and session.outbound.has_space(size)
+        return (
+            session is not None and session.state is not _SESSION_CLOSED and session.outbound.has_space(size)
+        )
 
     def _count_dropped(self, count: int) -> None:
         self.host.messages_dropped += count
@@ -780,38 +675,17 @@ class LineDriver:
         if link is None:
             return
         self._peer = link.peer
-        link.detach()
-        if link.is_lost:
-            return
-        session = self.session
-        assert session is not None
-        # Of a peer that violated the protocol it is unknown where a frame begins.
-        rest = session.inbound.pop_trailing_data() if ended is None else b""
-        finder = ByeFinder(rest[:SCAN_BYTES]) if ended is None else None
-        self.host.closer.close(
-            link.transport,
-            discard_bytes_max=_discard_bytes_max(session),
-            detect_bye=finder.feed if finder is not None else None,
-            trailing_data=rest[SCAN_BYTES:],
-            is_ended_by_peer=ended.by_peer if ended is not None else finder is not None and finder.is_found,
-        )
+        assert self.session is not None
+        link.close(self.host.closer, self.session, ended)
 
-    def _drop_link(self, cause: DisconnectCause, detail: str) -> None:
+    def drop_link(self, cause: DisconnectCause, detail: str) -> None:
         """Abort the transport; the session can be resumed on the next one."""
         link, self.link = self.link, None
         if link is None or self.session is None:
             return
         self._peer = link.peer
-        link.detach()
-        # The session still has everything that waits in the transport's buffer.
-        if not link.is_lost:
-            link.transport.abort()
+        link.abort()
         self.session.receive_link_lost()
-        if self._pending_pings is not None:
-            self._pending_pings.fail(LineClosed(detail))
+        if self.pending_pings is not None:
+            self.pending_pings.fail(LineClosed(detail))
         self.host.line_detached(self.line, cause, detail)
-
-
-def _discard_bytes_max(session: Session) -> int:
-    """Return how many bytes a peer that respects its window can have sent before it reads this side's BYE."""
-    return session.inbound.limits.window_bytes + DISCARD_BYTES_MAX

@@ -350,7 +350,7 @@ class Line:
         check_thread(driver.host.thread, "line.request")
         if driver.is_at_eof and not driver.is_closed:
             raise outcome(RequestLost(name, "the peer said it sends no more"))
-        return await driver.pending_requests.request(name, value, timeout, response_type)
+        return await driver.open_pending_requests().request(name, value, timeout, response_type)
 
     async def ping(self, *, timeout: float | None = 10.0) -> float:
         """Measure a round trip now; return it in seconds.
@@ -359,7 +359,7 @@ class Line:
         :raises LineClosed: the line is not connected, or lost its connection before the answer.
         """
         check_thread(self._driver.host.thread, "line.ping")
-        return await self._driver.pending_pings.ping(timeout)
+        return await self._driver.open_pending_pings().ping(timeout)
 
     # Closing
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from landline.codes import Code
 from landline.line.interfaces import LinkReceiver
 from landline.runtime.guarded_log import guarded_logger
 from landline.runtime.turns import Turns
+from landline.session.bodies import Bye, encode_body
+from landline.session.constants import Kind
+from landline.session.events import Ended
+from landline.session.frames import ByeFinder
+from landline.session.session import Session
 from landline.transports.base import LinkProtocol, pause_reading_if_backlogged
-from landline.transports.linger import read_arrived
+from landline.transports.linger import DISCARD_BYTES_MAX, SCAN_BYTES, TransportCloser, read_arrived
 
 logger: Final = guarded_logger("landline")
 
@@ -54,6 +60,40 @@ class TransportLink(LinkProtocol):
         self._driver = None
         if self.is_waiting and not self.is_lost:
             self.transport.resume_reading()
+
+    def close(self, closer: TransportCloser, session: Session, ended: Ended | None) -> None:
+        """Detach, and close the transport so that the BYE arrives.
+
+        :param session: the session whose BYE was written or received.
+        :param ended: how the session ended, unless this side ended it.
+        """
+        self.detach()
+        if self.is_lost:
+            return
+        # Of a peer that violated the protocol it is unknown where a frame begins.
+        rest = session.inbound.pop_trailing_data() if ended is None else b""
+        finder = ByeFinder(rest[:SCAN_BYTES]) if ended is None else None
+        closer.close(
+            self.transport,
+            discard_bytes_max=_discard_bytes_max(session),
+            detect_bye=finder.feed if finder is not None else None,
+            trailing_data=rest[SCAN_BYTES:],
+            is_ended_by_peer=ended.by_peer if ended is not None else finder is not None and finder.is_found,
+        )
+
+    def close_replaced(self, closer: TransportCloser, session: Session) -> None:
+        """Detach, and close the transport: a newer one carries the session."""
+        self.detach()
+        if not self.is_lost:
+            bye = Bye(int(Code.LINK_REPLACED), "resumed on a newer transport")
+            self.transport.write(encode_body(Kind.BYE, bye))
+            closer.close(self.transport, discard_bytes_max=_discard_bytes_max(session))
+
+    def abort(self) -> None:
+        """Detach, and abort the transport. The session still has everything that waits in its buffer."""
+        self.detach()
+        if not self.is_lost:
+            self.transport.abort()
 
     def wait(self, turns: Turns, held_bytes: int) -> None:
         """Pause reading until the line's next turn; ``held_bytes`` wait for it already."""
@@ -143,3 +183,8 @@ class TransportLink(LinkProtocol):
     def resume_writing(self) -> None:
         if self._driver is not None:
             self._driver.resume_writing()
+
+
+def _discard_bytes_max(session: Session) -> int:
+    """Return how many bytes a peer that respects its window can have sent before it reads this side's BYE."""
+    return session.inbound.limits.window_bytes + DISCARD_BYTES_MAX

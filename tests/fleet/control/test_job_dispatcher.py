@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 import pytest
 from tests.fleet.conftest import TOKEN
+from tests.line_internals import session_of
 
 import landline
 from landline.fleet.agent.executor import ORDERS_MAX, Executor
@@ -126,7 +127,7 @@ async def test_a_message_of_megabytes_ends_the_session_before_it_is_decoded(flee
         with pytest.raises(landline.MessageTooLarge):
             await line.request(name, body)
         # It does not care what the server takes.
-        line._driver.session.outbound.peer_limits = landline.Limits(message_bytes=16 * 1024 * 1024)
+        session_of(line).outbound.peer_limits = landline.Limits(message_bytes=16 * 1024 * 1024)
         with pytest.raises(landline.LandlineError):
             await line.request(name, body, timeout=20)
         await until(lambda: line.is_closed)

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import trustme
 from aioquic.quic.events import HandshakeCompleted
+from tests.line_internals import transport_of
 from tests.ports import refusing_udp_port
 
 import landline
@@ -29,10 +30,6 @@ def echo_server(**arguments) -> landline.Server:
         return body
 
     return server
-
-
-def transport_of(line: landline.Line) -> QuicTransport:
-    return line._driver.link.transport
 
 
 async def test_requests_go_both_ways(opened):

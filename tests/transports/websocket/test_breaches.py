@@ -8,6 +8,7 @@ import socket
 from random import Random
 
 import pytest
+from tests.line_internals import transport_of
 
 import landline
 from landline.codes import Code
@@ -257,7 +258,7 @@ async def test_a_client_answers_breaches_of_the_server(data, code, quick, until)
         options = landline.TransportOptions(proxy=False)
         async with landline.connect(str(endpoint), backoff=quick, options=options) as line:
             [other] = server.lines
-            stream = other._driver.link.transport
+            stream = transport_of(other)
 
             class Recorder(asyncio.Protocol):
                 def data_received(self, data):
@@ -271,7 +272,7 @@ async def test_a_client_answers_breaches_of_the_server(data, code, quick, until)
             mask, payload = masked[:4], masked[4:]
             assert size == 0x80 | len(payload)
             assert (payload[0] ^ mask[0]) << 8 | payload[1] ^ mask[1] == code
-            assert line._driver.link.transport.is_closing()
+            assert transport_of(line).is_closing()
             stream._transport.abort()
             # The recorder does not pass it on.
             stream.connection_lost(None)

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from tests.line_internals import link_of, session_of, transport_of
 from websockets.asyncio.client import connect as connect_websocket
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.uri import parse_uri
@@ -109,7 +110,7 @@ async def test_bytes_are_split_into_messages_within_the_limit(pair):
             def data_received(self, data):
                 received.extend(data)
 
-        there, here = other._driver.link.transport, line._driver.link.transport
+        there, here = transport_of(other), transport_of(line)
         there.set_protocol(Protocol())
         assert isinstance(there.get_protocol(), Protocol)
         data = bytes(range(256)) * 2048
@@ -123,10 +124,10 @@ async def test_bytes_are_split_into_messages_within_the_limit(pair):
 
 async def test_the_transport_is_one_of_asyncio(pair):
     async with pair(url=URL, options=DIRECT) as (line, _):
-        transport = line._driver.link.transport
+        transport = transport_of(line)
         assert isinstance(transport, asyncio.Transport)
         assert not transport.can_write_eof()
-        assert transport.get_protocol() is line._driver.link
+        assert transport.get_protocol() is link_of(line)
         assert transport.get_extra_info("peername")[0] == "127.0.0.1"
         assert transport.get_extra_info("nothing", 5) == 5
         assert transport.get_write_buffer_size() == 0
@@ -147,20 +148,20 @@ async def test_a_peer_that_does_not_read_stops_its_sender_only(until, quick):
         landline.connect(str(endpoint), backoff=quick, options=DIRECT) as line,
     ):
         [other] = server.lines
-        line._driver.link.transport.pause_reading()
+        transport_of(line).pause_reading()
         sending = asyncio.create_task(other.send(b"x" * 1_000_000))
         sent = [await sending]
         for _ in range(30):
             sent.append(other.send_nowait(b"x" * 500_000))
-            if other._driver.link.transport.get_write_buffer_size() > 60_000:
+            if transport_of(other).get_write_buffer_size() > 60_000:
                 break
             await asyncio.sleep(0)
-        await until(lambda: not other._driver.session.outbound.can_write)
-        line._driver.link.transport.resume_reading()
+        await until(lambda: not session_of(other).outbound.can_write)
+        transport_of(line).resume_reading()
         assert [len(message) async for message in first(line, len(sent))] == [1_000_000] + [500_000] * (
             len(sent) - 1
         )
-        await until(lambda: other._driver.session.outbound.can_write)
+        await until(lambda: session_of(other).outbound.can_write)
 
 
 async def test_a_line_that_closes_says_bye_then_closes_the_websocket_then_tcp(quick, until):
@@ -207,7 +208,7 @@ async def test_a_peer_that_does_not_answer_the_close_is_aborted_in_time(end, pai
     monkeypatch.setattr("landline.transports.websocket.stream.LINGER_TIMEOUT_S", 0.05)
     async with pair(url=URL, options=DIRECT) as (line, other):
         here, there = (line, other) if end == "client" else (other, line)
-        stubborn, leaving = there._driver.link.transport, here._driver.link.transport
+        stubborn, leaving = transport_of(there), transport_of(here)
         stubborn.pause_reading()
         lost = asyncio.get_running_loop().create_future()
 
@@ -536,7 +537,7 @@ async def test_a_non_ascii_path_is_the_same_on_both_sides(quick):
 async def test_the_handshake_releases_its_objects(pair):
     async with pair(url=URL, options=DIRECT) as (line, other):
         for end in (line, other):
-            transport = end._driver.link.transport
+            transport = transport_of(end)
             assert not hasattr(transport, "__dict__")
             assert transport._linger_timer is None
             assert not hasattr(transport._frames, "key")

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 
 import pytest
+from tests.line_internals import first_waiting_sender
 
 import landline
 
@@ -14,7 +15,7 @@ async def read_all(line: landline.Line) -> list:
     return [message async for message in line]
 
 
-async def test_what_looks_like_bytes_arrives_as_bytes_and_what_has_no_form_is_refused(pair):
+async def test_bytes_like_values_arrive_as_bytes_and_unsupported_types_raise(pair):
     async with pair() as (line, other):
         await line.send(bytearray(b"one"))
         await line.send(memoryview(b"two"))
@@ -26,7 +27,7 @@ async def test_what_looks_like_bytes_arrives_as_bytes_and_what_has_no_form_is_re
         assert await anext(other) == now
 
 
-async def test_a_message_that_is_too_large_is_refused_and_the_line_goes_on(pair):
+async def test_a_message_that_is_too_large_raises_and_the_line_stays_open(pair):
     server = landline.Server(limits=landline.Limits(message_bytes=1024))
     async with pair(server) as (line, other):
         with pytest.raises(landline.MessageTooLarge, match="1025 bytes; the peer accepts 1024"):
@@ -42,7 +43,7 @@ async def test_a_message_that_is_too_large_is_refused_and_the_line_goes_on(pair)
         assert await anext(line) == b"y" * 2000
 
 
-async def test_bulk_is_overtaken(pair, until):
+async def test_normal_messages_overtake_bulk_messages(pair, until):
     async with pair() as (line, other):
         # Nothing is written before this task awaits, so all of it waits together.
         line.send_nowait(b"b" * 1_000_000, bulk=True)
@@ -56,7 +57,7 @@ async def test_bulk_is_overtaken(pair, until):
 # Back-pressure.
 
 
-async def test_a_sender_waits_while_the_buffer_is_full_and_the_queue_is_first_come_first_served(pair, until):
+async def test_senders_wait_for_a_full_buffer_in_order_of_arrival(pair, until):
     async with pair(send_buffer=SMALL) as (line, other):
         for number in range(128):
             line.send_nowait(number)
@@ -88,7 +89,7 @@ async def test_a_large_message_at_the_head_of_the_queue_is_not_overtaken(pair):
         await asyncio.gather(large, small)
 
 
-async def test_a_cancelled_sender_sends_nothing_and_passes_its_turn(pair):
+async def test_a_cancelled_sender_sends_nothing_and_lets_the_next_one_send(pair):
     async with pair(send_buffer=SMALL) as (line, other):
         for number in range(128):
             line.send_nowait(number)
@@ -106,7 +107,7 @@ async def test_a_cancelled_sender_sends_nothing_and_passes_its_turn(pair):
         assert await anext(other) == "end"
 
 
-async def test_a_sender_cancelled_at_the_moment_of_its_turn_passes_it_on(pair, monkeypatch):
+async def test_a_sender_cancelled_as_it_is_woken_wakes_the_next_one(pair, monkeypatch):
     async with pair(send_buffer=SMALL) as (line, other):
         for number in range(128):
             line.send_nowait(number)
@@ -120,7 +121,7 @@ async def test_a_sender_cancelled_at_the_moment_of_its_turn_passes_it_on(pair, m
             if future is turn:
                 first.cancel()
 
-        turn = line._driver._flow._senders[0]
+        turn = first_waiting_sender(line)
         monkeypatch.setattr("landline.line.flow_control.wake", wake_and_cancel)
         received = [await anext(other) for _ in range(129)]
         await second
@@ -131,7 +132,7 @@ async def test_a_sender_cancelled_at_the_moment_of_its_turn_passes_it_on(pair, m
 # The end of what is sent.
 
 
-async def test_eof_goes_out_behind_senders_that_wait(pair):
+async def test_eof_is_sent_after_the_messages_of_waiting_senders(pair):
     async with pair(send_buffer=SMALL) as (line, other):
         for number in range(128):
             line.send_nowait(number)
@@ -142,7 +143,7 @@ async def test_eof_goes_out_behind_senders_that_wait(pair):
         await asyncio.gather(*tasks)
 
 
-async def test_a_line_that_is_closed_says_why(pair):
+async def test_sending_on_a_closed_line_raises_the_reason(pair):
     async with pair() as (line, other):
         line.abort(landline.Code.NORMAL)
         with pytest.raises(landline.LineClosed, match=r"^the line is closed: closed here$"):
@@ -154,7 +155,7 @@ async def test_a_line_that_is_closed_says_why(pair):
     assert closed.value.code is landline.Code.NORMAL
 
 
-async def test_two_who_wait_for_the_drain_are_both_told(pair):
+async def test_two_callers_of_drain_both_return(pair):
     async with pair() as (line, other):
         await line.send("one")
         short = asyncio.create_task(line.drain(0.01))
