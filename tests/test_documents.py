@@ -17,10 +17,10 @@ from landline.cli.command_line import SUBCOMMANDS
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "landline"
-PATTERNS = {"src/landline/x/y.py", "tests/x/test_y.py"}
-"""Paths of the architecture page that stand for many."""
-WORDS = {"now", "transport.write"}
-"""Names of the architecture page that are parameters."""
+EXAMPLES_OF_PATHS = {"src/landline/x/y.py", "tests/x/test_y.py", ".fuzz/", ".fuzz/crashes/"}
+"""Paths in the pages for developers that stand for many, or are written by a program."""
+PARAMETERS = {"now", "transport.write"}
+"""Names of the architecture page that nothing in the source defines."""
 DOCUMENTS = [
     path
     for folder in (ROOT, *(ROOT / name for name in ("docs", "examples", "benchmarks", "clients", "tests")))
@@ -198,23 +198,42 @@ def names_of_the_source() -> set[str]:
     return names
 
 
-def test_the_architecture_page_names_what_exists() -> None:
-    text = prose_of(ROOT / "docs" / "architecture.md")
-    names = names_of_the_source()
-    missing = []
-    for quoted in sorted(set(re.findall(r"`([^`\n]+)`", text))):
-        folders = re.match(r"(.*)\{(.*)\}(.*)", quoted)
-        expanded = [folders[1] + one + folders[3] for one in folders[2].split(",")] if folders else [quoted]
-        for name in expanded:
-            if re.fullmatch(r"[\w./-]*/[\w./-]*|[\w-]+\.(?:py|md)|\.[\w/]+", name):
-                # "/" stands for itself, "x/y.py" for a module or a folder of tests.
-                if not ((SOURCE / name).exists() or (ROOT / name).exists() or name in PATTERNS):
-                    missing.append(name)
-            elif re.fullmatch(r"[A-Za-z_][\w.]*", name):
-                public = re.sub(r"^landline\.(testing\.)?", "", name)
-                if not (name in names or public in names or name in WORDS):
-                    missing.append(name)
-    assert missing == []
+def quoted_names(document: Path) -> set[str]:
+    """What the document has in backticks on one line; of ``a/{b,c}.py`` each of the two."""
+    found = set()
+    for quoted in re.findall(r"`([^`\n]+)`", prose_of(document)):
+        braces = re.match(r"(.*)\{(.*)\}(.*)", quoted)
+        found |= {braces[1] + one + braces[3] for one in braces[2].split(",")} if braces else {quoted}
+    return found
+
+
+def is_path(name: str) -> bool:
+    return re.fullmatch(r"[\w.][\w./-]*/[\w./-]*|[\w-]+\.(?:py|md)", name) is not None
+
+
+def exists(path: str) -> bool:
+    """Whether it exists in the repository or in the package; a file without its folder anywhere in them."""
+    is_found = (ROOT / path).exists() or (SOURCE / path).exists()
+    return is_found or (
+        "/" not in path and any(next(top.rglob(path), None) for top in (SOURCE, ROOT / "tests"))
+    )
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_paths_of_a_page_for_developers_exist(page: str) -> None:
+    paths = {name for name in quoted_names(ROOT / page) if is_path(name)} - EXAMPLES_OF_PATHS
+    assert len(paths) > 20
+    assert {path for path in paths if not exists(path)} == set()
+
+
+def test_the_names_of_the_architecture_page_exist() -> None:
+    quoted = quoted_names(ROOT / "docs" / "architecture.md")
+    names = {
+        name for name in quoted if re.fullmatch(r"[A-Za-z_][\w.]*", name) and not is_path(name)
+    } - PARAMETERS
+    assert len(names) > 40
+    source = names_of_the_source()
+    assert {name for name in names if re.sub(r"^landline\.(testing\.)?", "", name) not in source} == set()
 
 
 def test_the_check_of_the_architecture_page_finds_names() -> None:

@@ -191,6 +191,12 @@ def callables() -> typing.Iterator[str]:
             ):
                 yield name
     yield from ("Server", "SharedToken", "FaultProxy", "DatagramProxy", "Pair", "Link", "Clock")
+    yield from (
+        "ClientAuth.claim",
+        "ClientAuth.accepts_server",
+        "ServerAuth.identify",
+        "ServerAuth.server_proof",
+    )
     for variable, kind in CLASSES.items():
         for name, member in vars(kind).items():
             function = member.__func__ if isinstance(member, classmethod) else member
