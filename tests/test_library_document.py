@@ -49,18 +49,6 @@ FUNCTION_TYPES = (
     "_StateCallback",
 )
 """Types of functions. The document writes ``Callable``; its table of functions has the arguments."""
-NOT_FOR_USERS = {
-    landline.testing.ProxiedConnection: {
-        "close_sockets",
-        "end_spent",
-        "faults",
-        "run",
-        "until_open",
-        "wake",
-    },
-    landline.testing.DatagramProxy: {"deliver", "open_socket", "receive_up", "relay"},
-}
-"""Methods that the objects of this class call on each other."""
 
 
 def section(title: str) -> str:
@@ -200,8 +188,7 @@ def callables() -> typing.Iterator[str]:
     for variable, kind in CLASSES.items():
         for name, member in vars(kind).items():
             function = member.__func__ if isinstance(member, classmethod) else member
-            is_public = not name.startswith("_") and name not in NOT_FOR_USERS.get(kind, ())
-            if inspect.isfunction(function) and is_public:
+            if inspect.isfunction(function) and not name.startswith("_"):
                 yield f"{variable}.{name}"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import landline
 from landline.codes import Operation
+from landline.session.auth import seal_secret
 from landline.udp_calls import sockets as udp
 from landline.udp_calls.call_client import ClientCall
 from landline.udp_calls.wire import Aead, DatagramKind
@@ -446,7 +447,7 @@ async def test_recorded_datagrams_do_nothing_also_after_a_restart(desk, until):
 
 async def test_an_unproven_address_gets_less_than_three_times_its_bytes(desk, until):
     """Measured on the wire: each datagram gets one answer, and no other comes behind it."""
-    aead = Aead(TOKEN.seal_secret())
+    aead = Aead(seal_secret(TOKEN))
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
@@ -490,7 +491,7 @@ async def test_garbage_gets_no_answer(desk, until):
 
 
 async def test_an_authenticated_server_that_violates_the_protocol_is_named():
-    aead = Aead(TOKEN.seal_secret())
+    aead = Aead(seal_secret(TOKEN))
 
     class Nonsense(asyncio.DatagramProtocol):
         def connection_made(self, transport):

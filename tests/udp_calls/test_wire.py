@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from landline import Anonymous, ConfigurationError, MessageTooLarge, ProtocolError, SharedToken
 from landline.codes import Operation
+from landline.session.auth import seal_secret
 from landline.udp_calls import CallCounts, wire
 from landline.udp_calls.call_client import ClientCall
 from landline.udp_calls.call_server import CallServer, NewCall, error_reply
 from landline.udp_calls.wire import Aead, Call, DatagramKind, Reply, Retry
 
-SECRET = SharedToken("a secret of sixteen bytes or more").seal_secret()
+SECRET = seal_secret(SharedToken("a secret of sixteen bytes or more"))
 AEAD = Aead(SECRET)
 ID = bytes(range(16))
 NONCE = bytes(range(12))
@@ -129,7 +130,7 @@ def test_every_bit_is_authenticated(bit):
 def test_another_token_opens_nothing():
     datagram = AEAD.seal(DatagramKind.CALL, ID, NONCE, b"text")
     assert AEAD.open(datagram).text == b"text"
-    for secret in (SharedToken("another secret of enough bytes").seal_secret(), Anonymous().seal_secret()):
+    for secret in (seal_secret(SharedToken("another secret of enough bytes")), seal_secret(Anonymous())):
         with pytest.raises(ProtocolError, match="another key"):
             Aead(secret).open(datagram)
 

@@ -176,10 +176,6 @@ def _wrong_result(method: str, result: Any, expected: str) -> WrongResult:
 class Anonymous:
     """No authentication: clients may claim any identity, unchecked. For trusted networks and tests."""
 
-    def seal_secret(self) -> bytes:
-        """Return the secret of the keys for calls over UDP (§13.2): empty, so the keys are public."""
-        return b""
-
     def claim(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> AuthClaim:
         return AuthClaim("none", identity, b"")
 
@@ -224,10 +220,6 @@ class SharedToken:
     def __repr__(self) -> str:
         return "SharedToken(...)"
 
-    def seal_secret(self) -> bytes:
-        """Return the secret of the keys for calls over UDP (§13.2). It is as secret as the token."""
-        return self._key
-
     def claim(self, *, server_nonce: bytes, client_nonce: bytes, identity: str) -> AuthClaim:
         return AuthClaim("token", identity, self._proof(b"client", server_nonce, client_nonce, identity))
 
@@ -269,3 +261,8 @@ def resume_proof(secret: bytes, *, server_nonce: bytes, session: bytes, epoch: i
 def proofs_equal(left: bytes, right: bytes) -> bool:
     """Compare in a time that does not depend on where the proofs differ."""
     return hmac.compare_digest(left, right)
+
+
+def seal_secret(auth: SharedToken | Anonymous) -> bytes:
+    """Return the secret of the keys for calls over UDP (§13.2): as secret as the token, or empty for public keys."""
+    return auth._key if isinstance(auth, SharedToken) else b""

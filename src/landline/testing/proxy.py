@@ -254,14 +254,14 @@ class FaultProxy:
             client.setblocking(False)
             self._accepted += 1
             connection = ProxiedConnection(self, client, self._address, f"{self._seed}/{self._accepted}")
-            task = self._connections[connection] = loop.create_task(connection.run())
+            task = self._connections[connection] = loop.create_task(connection._run())
             task.add_done_callback(partial(self._remove, connection))
             if self.on_connection is not None:
                 self.on_connection(connection)
 
     def _remove(self, connection: ProxiedConnection, task: asyncio.Task[None]) -> None:
         # Not in its task, which may be cancelled before its first step.
-        connection.close_sockets()
+        connection._close_sockets()
         del self._connections[connection]
         if not task.cancelled() and (error := task.exception()) is not None:
             asyncio.get_running_loop().call_exception_handler(
@@ -270,7 +270,7 @@ class FaultProxy:
 
     def _wake(self) -> None:
         for connection in self._connections:
-            connection.wake()
+            connection._wake()
 
 
 class ProxiedConnection:
@@ -348,8 +348,8 @@ class ProxiedConnection:
 
     # Called by the proxy and the flows
 
-    async def run(self) -> None:
-        """Relay until both sockets are closed. After cancelling, call :meth:`close_sockets`."""
+    async def _run(self) -> None:
+        """Relay until both sockets are closed. After cancelling, call :meth:`_close_sockets`."""
         loop = asyncio.get_running_loop()
         try:
             if self._endings is None:
@@ -371,37 +371,37 @@ class ProxiedConnection:
             if tasks:
                 await asyncio.wait(tasks)
 
-    def close_sockets(self) -> None:
+    def _close_sockets(self) -> None:
         """Reset the sockets that are still open."""
         for sock in (self._client, self._server):
             if sock is not None and sock.fileno() >= 0:
                 _reset(sock)
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """Apply changed faults."""
         self._woken.set()
         self._up.wake()
         self._down.wake()
 
-    def faults(self, way: Way) -> Faults:
+    def _faults(self, way: Way) -> Faults:
         return self._proxy.faults(way)
 
-    def end_spent(self, endings: tuple[Ending, Ending]) -> None:
+    def _end_spent(self, endings: tuple[Ending, Ending]) -> None:
         """End the connection: the bytes of :meth:`end_after` have arrived."""
         self.is_spent = True
         client, server = endings
         self.end(client=client, server=server)
 
-    async def until_open(self, *ways: Way) -> None:
+    async def _until_open(self, *ways: Way) -> None:
         """Wait until none of the directions is held."""
-        while any(self.faults(way).is_held for way in ways):
+        while any(self._faults(way).is_held for way in ways):
             self._woken.clear()
             await self._woken.wait()
 
     async def _relay(self) -> None:
         loop = asyncio.get_running_loop()
         # The handshake of TCP needs both directions.
-        await self.until_open("up", "down")
+        await self._until_open("up", "down")
         family, address = self._address
         server = self._server = socket.socket(family, socket.SOCK_STREAM)
         server.setblocking(False)
@@ -462,7 +462,7 @@ class _Flow:
 
     @property
     def _faults(self) -> Faults:
-        return self._connection.faults(self._way)
+        return self._connection._faults(self._way)
 
     # Reading
 
@@ -534,7 +534,7 @@ class _Flow:
                 await loop.sock_sendall(target, slice_bytes)
             except OSError:
                 # The target has gone. The source learns of it when the other direction is open.
-                await self._connection.until_open(self._other_way)
+                await self._connection._until_open(self._other_way)
                 self._connection.reset()
                 return
             if remaining:
@@ -543,7 +543,7 @@ class _Flow:
                 self._pieces.popleft()
             self._delivered(len(slice_bytes))
             if self._left_bytes == 0:
-                self._connection.end_spent(self._endings)
+                self._connection._end_spent(self._endings)
                 return
             if remaining:
                 # A reader in the same process is to find a single slice: it runs after the next iteration.

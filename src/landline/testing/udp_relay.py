@@ -147,16 +147,16 @@ class DatagramProxy:
 
     # Relaying
 
-    def receive_up(self, data: bytes, client: Any) -> None:
+    def _receive_up(self, data: bytes, client: Any) -> None:
         """Receive a datagram of a client."""
         path = self._paths.get(client)
         if path is None:
             if len(self._paths) >= CLIENTS_MAX:
                 self._paths.pop(next(iter(self._paths))).close()
             path = self._paths[client] = _ClientPath(self, client, self._loop)
-        self.relay("up", data, path)
+        self._relay("up", data, path)
 
-    def relay(self, direction: Direction, data: bytes, path: _ClientPath) -> None:
+    def _relay(self, direction: Direction, data: bytes, path: _ClientPath) -> None:
         """Apply the faults of the direction to a datagram."""
         faults = self.up if direction == "up" else self.down
         random = self._random.random
@@ -168,11 +168,11 @@ class DatagramProxy:
             if random() < faults.reorder:
                 delay_s += REORDER_S
             if delay_s <= 0:
-                self.deliver(direction, data, path)
+                self._deliver(direction, data, path)
             elif not path.delay(direction, data, delay_s):
                 self.lost_datagrams += 1
 
-    def deliver(self, direction: Direction, data: bytes, path: _ClientPath) -> None:
+    def _deliver(self, direction: Direction, data: bytes, path: _ClientPath) -> None:
         """Deliver a datagram to its receiver."""
         if self._front is None:
             return
@@ -183,7 +183,7 @@ class DatagramProxy:
             self.down_datagrams += 1
             self._front.sendto(data, path.client)
 
-    def open_socket(self) -> socket.socket:
+    def _open_socket(self) -> socket.socket:
         """Return a new socket towards the server."""
         sock = socket.socket(self._family, socket.SOCK_DGRAM)
         try:
@@ -202,7 +202,7 @@ class _Front(asyncio.DatagramProtocol):
         self._proxy = proxy
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        self._proxy.receive_up(data, addr)
+        self._proxy._receive_up(data, addr)
 
     def error_received(self, exc: Exception) -> None:
         """Ignore that a client has gone: a network does not report it either."""
@@ -219,7 +219,7 @@ class _ClientPath:
         self._proxy = proxy
         self._loop = loop
         self._delayed: set[asyncio.TimerHandle] = set()
-        self._socket = proxy.open_socket()
+        self._socket = proxy._open_socket()
         loop.add_reader(self._socket, self._read)
 
     @property
@@ -229,7 +229,7 @@ class _ClientPath:
 
     def rebind(self) -> None:
         """Replace the socket. The new one is opened before the old one is closed, so that it has another port."""
-        old, self._socket = self._socket, self._proxy.open_socket()
+        old, self._socket = self._socket, self._proxy._open_socket()
         self._loop.add_reader(self._socket, self._read)
         self._loop.remove_reader(old)
         old.close()
@@ -249,7 +249,7 @@ class _ClientPath:
 
         def deliver() -> None:
             self._delayed.discard(handle)
-            self._proxy.deliver(direction, data, self)
+            self._proxy._deliver(direction, data, self)
 
         handle = self._loop.call_later(delay_s, deliver)
         self._delayed.add(handle)
@@ -269,4 +269,4 @@ class _ClientPath:
         except OSError:
             # There is no data, or no process listens on the server's port, which a network does not report.
             return
-        self._proxy.relay("down", data, self)
+        self._proxy._relay("down", data, self)

@@ -20,7 +20,7 @@ from landline.errors import (
     outcome,
 )
 from landline.line.handlers import FAILURES, Handler, Handlers, describe_failure, is_cancelled
-from landline.session.auth import Anonymous, SharedToken
+from landline.session.auth import Anonymous, SharedToken, seal_secret
 from landline.session.handshake import RandomSource
 from landline.transports.base import describe_address_in_use
 from landline.transports.urls import Endpoint
@@ -42,7 +42,7 @@ def make_aead(auth: object) -> Aead:
         scheme, because its own methods would not be called.
     """
     if type(auth) is SharedToken or type(auth) is Anonymous:
-        return Aead(auth.seal_secret())
+        return Aead(seal_secret(auth))
     raise ConfigurationError(
         f"udp:// needs a SharedToken, or Anonymous: {type(auth).__name__} needs a handshake, which calls in "
         "datagrams do not have"

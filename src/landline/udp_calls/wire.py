@@ -94,7 +94,7 @@ class Aead:
     Each call has its own keys, one per direction, so that the 96 random bits of a nonce have to be unique only among
     the few datagrams of one call.
 
-    :param secret: the shared secret, :meth:`landline.SharedToken.seal_secret`; empty for the key that everyone knows.
+    :param secret: the shared secret, :func:`landline.session.auth.seal_secret`; empty for the key that everyone knows.
     """
 
     __slots__ = ("_root",)
