@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def replay(parser: argparse.ArgumentParser, path: Path, targets: list[str] | None) -> int:
-    """Runs a target on a file; the file's name begins with that of its target unless told otherwise."""
+    """Run a target on a file. By default the name of the file begins with that of its target."""
     target = targets[0] if targets else path.name.partition("-")[0]
     if target not in TARGETS:
         parser.error(f"{path.name!r} does not begin with the name of a target; add --target")

@@ -49,7 +49,7 @@ class StillLoop(asyncio.AbstractEventLoop):
         raise context["exception"]
 
     def run_turns(self) -> None:
-        """Until nobody waits for another one."""
+        """Run callbacks until none is scheduled."""
         while self._soon:
             self._soon.popleft()._run()
 

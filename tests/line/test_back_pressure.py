@@ -78,7 +78,7 @@ async def fill(line: landline.Line, body: bytes) -> int:
 
 
 @pytest.mark.parametrize(("size_bytes", "fits", "count"), [(1, 128, 300), (8 * KIB, 7, 40)])
-async def test_send_waits_at_either_limit_and_goes_on_as_the_peer_takes(pair, until, size_bytes, fits, count):
+async def test_send_waits_at_either_limit_until_the_peer_acknowledges(pair, until, size_bytes, fits, count):
     sent = []
 
     async def send_all(line):
@@ -100,7 +100,7 @@ async def test_send_waits_at_either_limit_and_goes_on_as_the_peer_takes(pair, un
     assert received == [bytes([number % 256]) * size_bytes for number in range(count)]
 
 
-async def test_send_waits_no_longer_than_it_is_told(pair):
+async def test_send_raises_after_its_timeout(pair):
     async with pair(send_buffer=SMALL) as (line, other):
         count = await fill(line, b"one of many")
         with pytest.raises(landline.SendTimeout):
@@ -143,7 +143,7 @@ async def test_a_receiver_that_does_not_read_stops_its_own_sender_only(quick, un
             stuck.abort(landline.Code.NORMAL)
 
 
-async def test_tiny_messages_nobody_takes_are_bounded_with_what_python_spends_on_them(pair, until):
+async def test_unread_tiny_messages_are_limited_with_their_overhead_in_python(pair, until):
     server = landline.Server(limits=landline.Limits(window_frames=1000))
     async with pair(server) as (line, other):
         sender = asyncio.create_task(send_many(line, 5000))
@@ -193,7 +193,7 @@ async def test_without_room_the_newest_or_the_oldest_is_dropped_and_counted(pair
     assert server.messages_dropped == 12
 
 
-async def test_promised_messages_are_not_dropped_for_others(pair):
+async def test_accepted_messages_are_not_dropped_for_others(pair):
     server = landline.Server(send_buffer=SMALL)
     async with pair(server) as (line, other):
         other.break_link()
@@ -207,7 +207,7 @@ async def test_promised_messages_are_not_dropped_for_others(pair):
         assert await read_number(line, 128) == list(range(128))
 
 
-async def test_only_the_last_of_a_kind_waits(pair, caplog):
+async def test_max_pending_keeps_only_the_newest_messages_of_a_name(pair, caplog):
     server = landline.Server(send_buffer=SMALL)
     async with pair(server) as (line, other):
         other.break_link()
@@ -220,7 +220,7 @@ async def test_only_the_last_of_a_kind_waits(pair, caplog):
         assert "too slow" not in caplog.text
 
 
-async def test_waiting_senders_are_not_kept_waiting_by_what_may_be_dropped(pair, until):
+async def test_droppable_messages_do_not_delay_waiting_senders(pair, until):
     server = landline.Server(send_buffer=SMALL)
     async with pair(server) as (line, other):
         for number in range(128):
@@ -233,7 +233,7 @@ async def test_waiting_senders_are_not_kept_waiting_by_what_may_be_dropped(pair,
         await asyncio.gather(*senders)
 
 
-async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
+async def test_disconnect_ends_a_line_whose_buffer_is_full(pair, until, states):
     server = landline.Server(send_buffer=SMALL)
     lost = []
 
@@ -264,7 +264,7 @@ async def test_who_may_not_be_kept_waiting_is_disconnected(pair, until, states):
         await until(lambda: line.state is landline.LineState.ONLINE and line.epoch == 1)
 
 
-async def test_a_client_s_line_ends_as_well(pair):
+async def test_disconnect_ends_the_line_of_a_client_too(pair):
     async with pair(send_buffer=SMALL) as (line, _):
         for number in range(128):
             line.send_nowait(number)
@@ -277,7 +277,7 @@ async def test_a_client_s_line_ends_as_well(pair):
             await line.send("again", overflow=DROP_OLDEST)
 
 
-async def test_with_room_the_policies_are_all_the_same(pair):
+async def test_every_policy_sends_while_there_is_room(pair):
     async with pair() as (line, other):
         for policy in landline.OverflowPolicy:
             assert await line.send(policy.value, overflow=policy) is True
@@ -297,7 +297,7 @@ async def test_with_room_the_policies_are_all_the_same(pair):
         ({"overflow": DROP_OLDEST, "max_pending": 0}, "max_pending=0"),
     ],
 )
-async def test_policies_that_make_no_sense_are_refused(pair, options, text):
+async def test_invalid_policies_raise(pair, options, text):
     server = landline.Server()
     async with pair(server) as (line, _):
         with pytest.raises(landline.ConfigurationError, match=text):
@@ -341,7 +341,7 @@ async def test_a_broadcast_does_what_its_policy_says(pair, quick, until):
 # The memory of all lines.
 
 
-async def test_the_line_that_holds_the_most_is_ended_and_only_it(quick, until, caplog):
+async def test_only_the_line_that_holds_the_most_memory_is_ended(quick, until, caplog):
     server = landline.Server(memory_bytes=1024 * KIB)
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         url = str(endpoint)
@@ -365,7 +365,7 @@ async def test_the_line_that_holds_the_most_is_ended_and_only_it(quick, until, c
             assert await read_number(one, 10) == [bytes(100 * KIB)] * 9 + ["hello"]
 
 
-async def test_what_a_line_sent_and_nobody_takes_counts_and_so_do_lines_that_are_away(quick, until):
+async def test_unacknowledged_messages_and_detached_lines_count_as_memory(quick, until):
     server = landline.Server(memory_bytes=1024 * KIB)
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         async with landline.connect(str(endpoint), backoff=quick) as line:
@@ -387,7 +387,7 @@ async def test_what_a_line_sent_and_nobody_takes_counts_and_so_do_lines_that_are
         assert server.memory_held_bytes == 0
 
 
-async def test_a_broadcast_that_is_too_much_is_noticed_at_once(pair):
+async def test_a_broadcast_above_the_memory_limit_ends_lines_at_once(pair):
     server = landline.Server(memory_bytes=1024 * KIB)
     async with pair(server) as (_, other):
         other.break_link()
@@ -396,7 +396,7 @@ async def test_a_broadcast_that_is_too_much_is_noticed_at_once(pair):
         assert other.is_closed
 
 
-def test_a_limit_that_makes_no_sense_is_refused():
+def test_an_invalid_memory_limit_raises():
     with pytest.raises(landline.ConfigurationError, match="memory_bytes=1000"):
         landline.Server(memory_bytes=1000)
 
@@ -411,7 +411,9 @@ def open_sockets() -> int:
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix"])
 @pytest.mark.parametrize("how", ["end", "protocol error", "server closes"])
-async def test_after_the_end_a_transport_nobody_reads_is_aborted(scheme, how, tmp_path, until, monkeypatch):
+async def test_a_closed_transport_that_the_peer_does_not_read_is_aborted(
+    scheme, how, tmp_path, until, monkeypatch
+):
     monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.1)
     url = f"unix://{tmp_path}/line" if scheme == "unix" else "tcp://127.0.0.1:0"
     server = landline.Server(heartbeat=PATIENT)
@@ -434,7 +436,7 @@ async def test_after_the_end_a_transport_nobody_reads_is_aborted(scheme, how, tm
             await until(lambda: open_sockets() == before + 1)
 
 
-async def test_the_transport_before_is_aborted_if_nobody_reads_it(pair, until, monkeypatch):
+async def test_a_replaced_transport_that_the_peer_does_not_read_is_aborted(pair, until, monkeypatch):
     monkeypatch.setattr("landline.transports.linger.LINGER_TIMEOUT_S", 0.1)
     server = landline.Server(heartbeat=PATIENT)
     async with pair(server) as (line, other):
@@ -466,7 +468,7 @@ class MuteTransport:
         self.is_aborted = True
 
 
-async def test_a_client_that_is_refused_and_does_not_read_is_let_go(until):
+async def test_a_refused_client_that_does_not_read_is_disconnected(until):
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         before = open_sockets()
@@ -498,7 +500,7 @@ class BusyPeer(threading.Thread):
 
 
 @pytest.mark.parametrize("blocked_s", [0.62, 0.7, 0.95, 1.3])
-async def test_a_loop_that_was_blocked_does_not_blame_live_peers(blocked_s, until, states):
+async def test_a_blocked_event_loop_does_not_suspect_live_peers(blocked_s, until, states):
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.3))
     seen = states()
     server.on_state(seen)
@@ -519,7 +521,7 @@ async def test_a_loop_that_was_blocked_does_not_blame_live_peers(blocked_s, unti
 
 
 @pytest.mark.parametrize("blocked_s", [0.62, 0.8])
-async def test_a_callback_that_blocks_kills_nobody_else(blocked_s, until, states):
+async def test_a_blocking_callback_ends_no_other_line(blocked_s, until, states):
     """Called by the timer that judges the others next, before anything can be read."""
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.3, timeout_s=0.3))
     gone = []
@@ -547,7 +549,7 @@ async def test_a_callback_that_blocks_kills_nobody_else(blocked_s, until, states
             await asyncio.to_thread(peer.join)
 
 
-async def test_a_loop_that_was_blocked_reads_before_it_calls_a_handshake_late(until, monkeypatch):
+async def test_after_blocking_the_loop_reads_before_a_handshake_times_out(until, monkeypatch):
     monkeypatch.setattr(handshake.ServerHandshake.__init__, "__kwdefaults__", {"timeout_s": 0.3})
     server = landline.Server()
     async with server.listen("tcp://127.0.0.1:0") as endpoint, landline.connect(str(endpoint)) as line:
@@ -568,7 +570,7 @@ async def test_a_loop_that_was_blocked_reads_before_it_calls_a_handshake_late(un
         peer.socket.close()
 
 
-async def test_a_loop_that_was_blocked_keeps_sessions_whose_clients_wait_outside(until, quick):
+async def test_after_blocking_sessions_whose_clients_reconnect_are_resumed(until, quick):
     server = landline.Server(resume_window_s=0.3)
     async with server.listen("tcp://127.0.0.1:0") as endpoint, landline.connect(str(endpoint)) as line:
         [other] = server.lines

@@ -157,7 +157,7 @@ def number_frames(count, first=1):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_an_honest_request_is_answered_while_what_another_sent_is_still_unread(listen, handled, scheme):
+async def test_a_request_is_answered_while_bytes_of_another_peer_wait(listen, handled, scheme):
     numbers = Numbers()
     async with (
         listen(numbers.server, scheme) as (endpoint, options),
@@ -197,7 +197,7 @@ async def test_websocket_frames_of_one_byte_are_read_in_turns_and_in_order(liste
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-async def test_a_goodbye_and_the_end_come_behind_what_waits(listen, until, scheme):
+async def test_bye_and_the_end_of_a_connection_come_after_waiting_messages(listen, until, scheme):
     numbers = Numbers()
     async with listen(numbers.server, scheme) as (endpoint, options), open_peer(endpoint, options) as peer:
         [line] = numbers.server.lines
@@ -210,7 +210,7 @@ async def test_a_goodbye_and_the_end_come_behind_what_waits(listen, until, schem
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix", "ws", "quic"])
-async def test_a_broken_connection_is_told_behind_what_waits(listen, until, scheme):
+async def test_a_broken_connection_is_reported_after_waiting_messages(listen, until, scheme):
     numbers = Numbers()
     states = []
     numbers.server.on_state(lambda line, change: states.append((change.state.value, len(numbers.seen))))
@@ -223,7 +223,7 @@ async def test_a_broken_connection_is_told_behind_what_waits(listen, until, sche
         assert numbers.seen == list(range(1, MESSAGES + 1))
 
 
-async def test_half_a_close_comes_behind_what_waits(listen):
+async def test_a_half_close_comes_after_waiting_messages(listen):
     numbers = Numbers()
     ended = asyncio.get_running_loop().create_future()
 
@@ -238,7 +238,7 @@ async def test_half_a_close_comes_behind_what_waits(listen):
         assert await ended == MESSAGES
 
 
-async def test_a_newer_connection_takes_the_place_of_one_whose_bytes_wait(pair, until):
+async def test_a_newer_connection_replaces_one_whose_bytes_wait(pair, until):
     """What waited counts as not received, so the client sends it again: every number once."""
     numbers = Numbers()
     async with pair(numbers.server) as (line, _other):
@@ -251,7 +251,7 @@ async def test_a_newer_connection_takes_the_place_of_one_whose_bytes_wait(pair, 
         assert numbers.seen == list(range(MESSAGES))
 
 
-async def test_large_messages_lose_and_reorder_nothing(listen):
+async def test_large_messages_arrive_complete_and_in_order(listen):
     server = landline.Server()
     received = []
     server.on_message(lambda line, body: received.append(body))
@@ -283,7 +283,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-async def test_floods_end_with_a_goodbye_that_says_why(monkeypatch, kind):
+async def test_a_flood_ends_with_a_bye_that_names_the_reason(monkeypatch, kind):
     """Time stands still for the server, so that all of it falls into one window."""
     server = landline.Server(clock=lambda: 1000.0)
     async with server.listen("tcp://127.0.0.1:0") as endpoint, raw_connection(endpoint) as (reader, writer):
@@ -307,7 +307,7 @@ async def test_floods_end_with_a_goodbye_that_says_why(monkeypatch, kind):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("kind", ["NOTICE", "ACK", "PONG", "EOF", "messages"])
-async def test_honest_lines_live_beside_a_flood(listen, until, scheme, kind):
+async def test_other_lines_stay_online_during_a_flood(listen, until, scheme, kind):
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.1, timeout_s=5.0))
     server.on_message(lambda line, body: None)
     server.on("echo")(lambda line, body: body)
@@ -329,7 +329,7 @@ async def test_honest_lines_live_beside_a_flood(listen, until, scheme, kind):
             assert first.last_change.code is Code.LIMIT_EXCEEDED
 
 
-async def test_a_well_behaved_peer_at_full_speed_is_no_flood(pair):
+async def test_a_correct_peer_at_full_speed_is_not_a_flood(pair):
     """A resume with a full window to send again, requests, pings, and datagrams without a pause."""
     server = landline.Server()
     count = 0
@@ -387,7 +387,7 @@ def counter():
         one.stop()
 
 
-async def test_a_task_that_only_reads_lets_the_loop_go_on(pair, until, counter):
+async def test_a_task_that_only_reads_does_not_block_the_loop(pair, until, counter):
     async with pair() as (line, other):
         for number in range(5000):
             line.send_nowait(number)
@@ -402,7 +402,7 @@ async def test_a_task_that_only_reads_lets_the_loop_go_on(pair, until, counter):
         assert turns.turns - before >= 5000 // FRAMES_PER_TURN - 1
 
 
-async def test_coroutine_handlers_that_never_wait_let_the_loop_go_on(pair, counter):
+async def test_coroutine_handlers_that_never_wait_do_not_block_the_loop(pair, counter):
     server = landline.Server()
     seen = []
 
@@ -449,7 +449,7 @@ async def test_requests_that_waited_for_room_are_answered_in_turns(until, counte
         line.abort(Code.NORMAL)
 
 
-async def test_what_waits_for_a_turn_is_counted_as_memory(until):
+async def test_bytes_that_wait_for_a_turn_count_as_memory(until):
     numbers = Numbers()
     most = 0
 
@@ -475,7 +475,7 @@ async def listen_tcp(server):
 
 
 class Discarded:
-    """A transport whose input nobody wants any more, and who looks at it."""
+    """A transport whose input is discarded."""
 
     def __init__(self):
         self.is_paused = self.is_closed = False
@@ -499,7 +499,7 @@ class Discarded:
         self.is_closed = True
 
 
-async def test_what_is_discarded_is_looked_through_in_turns(until):
+async def test_discarded_bytes_are_scanned_in_turns(until):
     """After its BYE a side still reads, for the peer's BYE; a peer may flood meanwhile."""
     transport, finder = Discarded(), ByeFinder()
     seen = []
@@ -524,7 +524,7 @@ async def test_what_is_discarded_is_looked_through_in_turns(until):
     transport.protocol.connection_lost(None)
 
 
-async def test_a_transport_is_read_on_when_all_was_looked_through(until):
+async def test_reading_resumes_after_the_discarded_bytes_are_scanned(until):
     transport = Discarded()
     lingering.linger(asyncio.get_running_loop(), transport, detect_bye=ByeFinder().feed)
     transport.protocol.data_received(encode_ack(1) * 10_000)
@@ -540,7 +540,7 @@ async def test_a_transport_is_read_on_when_all_was_looked_through(until):
     assert transport.is_paused
 
 
-async def test_a_flooder_that_was_ended_is_discarded_in_turns(until, counter, monkeypatch):
+async def test_bytes_of_an_ended_flood_are_discarded_in_turns(until, counter, monkeypatch):
     """Megabytes that were on their way when it was ended."""
     reads = []
     data_received = lingering.LingeringClose.data_received

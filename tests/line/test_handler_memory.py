@@ -73,7 +73,7 @@ async def test_bodies_count_until_their_handlers_end(pair, until):
         await until(lambda: other.held_bytes == 0)
 
 
-async def test_packed_bodies_count_as_what_they_become(pair, until):
+async def test_packed_bodies_count_with_their_decoded_size(pair, until):
     work = Work(limits=SMALL)
     async with pair(work.server) as (line, other):
         body = [{}] * 4000
@@ -99,7 +99,7 @@ async def test_a_body_above_the_limit_runs_alone(pair, until):
         assert work.most_running == 1
 
 
-async def test_a_text_counts_as_a_text_when_memory_is_looked_at(pair, until):
+async def test_a_text_counts_with_its_exact_size_when_memory_is_checked(pair, until):
     """Counted at the most it could take, such a request would be 10 MB."""
     work = Work(memory_bytes=4 * MIB)
     async with pair(work.server) as (line, other):
@@ -131,7 +131,7 @@ async def test_lines_whose_handlers_hold_too_much_are_ended(pair, until, states)
         assert (work.running, work.server.memory_held_bytes) == (0, 0)
 
 
-async def test_the_message_a_coroutine_handler_is_at_counts_decoded(pair, until):
+async def test_the_message_in_a_coroutine_handler_counts_with_its_decoded_size(pair, until):
     server = landline.Server()
     begun, may_end = asyncio.Event(), asyncio.Event()
 
@@ -148,8 +148,8 @@ async def test_the_message_a_coroutine_handler_is_at_counts_decoded(pair, until)
         await until(lambda: other.held_bytes == 0)
 
 
-async def test_requests_that_wait_leave_pings_and_small_ones_alone(pair, until):
-    """Late acknowledgements keep nothing but data: the heartbeat goes on, and so do plain handlers while the window has
+async def test_waiting_requests_do_not_delay_pings_and_small_requests(pair, until):
+    """Late acknowledgements delay only data. The heartbeat continues, and so do plain handlers while the window has
     room."""
     work = Work(limits=SMALL)
     async with pair(work.server) as (line, other):
@@ -171,7 +171,7 @@ async def test_requests_that_wait_leave_pings_and_small_ones_alone(pair, until):
 
 
 @pytest.mark.parametrize("name", ["wait", "resist"])
-async def test_a_handler_is_cancelled_once_however_often_it_is_asked_for(until, name):
+async def test_a_handler_is_cancelled_once_for_repeated_cancel_messages(until, name):
     work = Work()
     async with (
         work.server.listen("tcp://127.0.0.1:0") as endpoint,
@@ -211,7 +211,7 @@ async def test_a_handler_is_cancelled_once_however_often_it_is_asked_for(until, 
         line.abort(landline.Code.NORMAL)
 
 
-async def test_a_handler_that_resists_is_counted_beyond_its_session(pair, until):
+async def test_a_handler_that_ignores_cancelling_counts_after_its_session(pair, until):
     work = Work()
     async with pair(work.server) as (line, other):
         asked = asyncio.create_task(line.request("resist", bytes(1000)))

@@ -51,7 +51,7 @@ def test_names_have_1_to_255_bytes(handlers, name):
     handlers.on("é" * 127)
 
 
-def test_a_name_is_taken_once(handlers):
+def test_a_second_handler_of_one_name_raises(handlers):
     handlers.on("name")(print)
     with pytest.raises(landline.ConfigurationError, match="a handler for 'name' already"):
         handlers.on("name")
@@ -107,7 +107,7 @@ def test_other_values_travel_as_messagepack():
     "body", [b"\xa1\xff", b"\x91" * 5000 + b"\xc0", b"\x81\x80\x01", b"\xdd\xff\xff\xff\xff", b""]
 )
 @pytest.mark.parametrize("body_type", [Any, str, dict[str, Any], tuple[str, str]])
-def test_whatever_is_wrong_with_a_body_is_one_error(body, body_type):
+def test_every_invalid_body_raises_the_same_error(body, body_type):
     with pytest.raises(msgspec.DecodeError):
         Handler(print, body_type).decode_body(body, True)
     with pytest.raises(msgspec.DecodeError):
@@ -117,7 +117,7 @@ def test_whatever_is_wrong_with_a_body_is_one_error(body, body_type):
 @given(st.binary(max_size=100))
 @example(b"\x00\x81\xa5facts\x81\xa4name\xa1\xff")
 @settings(deadline=None, max_examples=300, derandomize=True)
-def test_arbitrary_bodies_raise_nothing_but_what_is_said(data):
+def test_arbitrary_bodies_raise_documented_errors_only(data):
     for choice in range(targets.CHOICES):
         targets.values(bytes([choice]) + data)
 
@@ -133,7 +133,7 @@ def test_a_decorator_without_a_name_says_so():
 
 
 @pytest.mark.parametrize("name", ["", "a name"], ids=["the short way", "the general way"])
-async def test_both_ways_to_a_plain_handler_do_the_same(pair, until, caplog, name):
+async def test_the_short_way_to_a_plain_handler_does_the_same_as_the_long_one(pair, until, caplog, name):
     """Messages without a name take a shorter way through the driver when their handler is a plain function."""
     seen = []
     server = landline.Server()

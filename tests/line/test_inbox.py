@@ -17,7 +17,7 @@ async def read_all(line: landline.Line) -> list:
 # Readers.
 
 
-async def test_two_readers_of_one_line_are_a_mistake(pair):
+async def test_a_second_reader_of_a_line_raises(pair):
     async with pair() as (line, other):
         first = asyncio.create_task(anext(other))
         await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_a_cancelled_reader_loses_nothing(pair):
             assert await anext(other) == number
 
 
-async def test_a_message_nobody_handles_is_dropped_with_a_warning(pair, until, caplog):
+async def test_a_message_without_a_handler_is_dropped_with_a_warning(pair, until, caplog):
     async with pair() as (line, _):
         await line.send(1, name="nobody")
         await line.drain()
@@ -51,7 +51,7 @@ async def test_a_message_nobody_handles_is_dropped_with_a_warning(pair, until, c
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
-async def test_after_eof_the_other_direction_goes_on(pair, who):
+async def test_after_eof_the_other_direction_stays_open(pair, who):
     async with pair() as (line, other):
         sender, receiver = (line, other) if who == "client" else (other, line)
         for number in range(3):
@@ -106,7 +106,7 @@ async def test_a_ping_fails_when_the_link_is_lost(pair, until):
         await line.ping()
 
 
-async def test_far_too_many_pings_are_warned_of_and_then_end_the_line(pair, until, caplog):
+async def test_too_many_pings_cause_a_notice_and_then_end_the_line(pair, until, caplog):
     async with pair() as (line, other):
         for _ in range(30):
             await line.ping()

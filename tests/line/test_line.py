@@ -140,7 +140,7 @@ async def test_a_handler_of_messages_that_fails_is_logged_and_the_next_message_t
     assert caplog.text.count("does not fit") == 4
 
 
-async def test_a_malformed_message_is_the_peers_mistake_and_no_traceback(pair, caplog):
+async def test_a_malformed_message_is_logged_without_a_traceback(pair, caplog):
     server = landline.Server()
     seen = []
     server.on_message(lambda line, message: seen.append(message))
@@ -155,7 +155,7 @@ async def test_a_malformed_message_is_the_peers_mistake_and_no_traceback(pair, c
     assert 0 < caplog.text.count("that does not fit") <= PEER_ERRORS_LOGGED_MAX
 
 
-async def test_a_handler_that_waits_for_what_somebody_else_cancelled_fails_as_with_any_error(pair, caplog):
+async def test_a_handler_that_awaits_a_task_cancelled_elsewhere_fails_like_with_any_error(pair, caplog):
     server = landline.Server()
     seen = []
 
@@ -195,7 +195,7 @@ async def test_a_handler_that_waits_for_what_somebody_else_cancelled_fails_as_wi
     assert caplog.text.count("CancelledError") >= 7
 
 
-async def test_a_message_a_handler_says_no_to_is_a_line_in_the_log(pair, caplog):
+async def test_a_message_that_its_handler_refuses_is_one_line_in_the_log(pair, caplog):
     """A peer that may provoke it must not fill the log with tracebacks."""
     server = landline.Server()
 
@@ -306,7 +306,7 @@ async def test_an_orderly_end_from_either_side(pair, who, states, until):
     assert seen.names == ["online", "closed"]
 
 
-async def test_a_code_that_is_no_success_is_raised_to_the_client_s_reader(pair):
+async def test_an_error_code_is_raised_to_the_reader_of_a_client(pair):
     async with pair() as (line, other):
         await other.close(landline.Code.FORBIDDEN, "you were removed")
         with pytest.raises(landline.LineClosed, match="you were removed") as caught:
@@ -315,7 +315,7 @@ async def test_a_code_that_is_no_success_is_raised_to_the_client_s_reader(pair):
         assert line.error is caught.value
 
 
-async def test_close_waits_until_everything_is_taken(pair, until):
+async def test_close_waits_until_everything_is_acknowledged(pair, until):
     server = landline.Server()
     taken = []
 
@@ -331,7 +331,7 @@ async def test_close_waits_until_everything_is_taken(pair, until):
         assert taken == list(range(500))
 
 
-async def test_close_names_what_a_peer_never_took(pair):
+async def test_close_reports_unacknowledged_messages(pair):
     async with pair() as (line, other):
         await line.send("taken")
         await line.send(b"raw")
@@ -373,7 +373,7 @@ async def test_an_exception_in_the_client_s_block_does_not_wait_for_the_peer(qui
         await until(lambda: not server.lines)
 
 
-async def test_what_arrived_before_the_end_stays_readable(pair, until):
+async def test_messages_received_before_the_end_stay_readable(pair, until):
     async with pair() as (line, other):
         for number in range(3):
             await line.send(number)
@@ -405,7 +405,7 @@ async def test_a_handler_may_end_the_line_it_serves(pair, until):
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "unix"])
-async def test_what_a_line_says_of_itself(pair, scheme, tmp_path):
+async def test_properties_of_a_line(pair, scheme, tmp_path):
     url = "tcp://127.0.0.1:0" if scheme == "tcp" else f"unix://{tmp_path}/line"
     async with pair(url=url, identity="me") as (line, other):
         assert line.session_id == other.session_id != b""
@@ -428,7 +428,7 @@ async def test_what_a_line_says_of_itself(pair, scheme, tmp_path):
     assert other.peer == peer
 
 
-async def test_a_callback_that_fails_is_logged_and_nothing_else(pair, caplog, until):
+async def test_a_state_callback_that_fails_is_only_logged(pair, caplog, until):
     def fail(*arguments):
         raise ValueError("callback trouble")
 

@@ -81,7 +81,7 @@ async def test_the_type_of_a_handler_is_checked(pair, until, caplog):
         assert other.state is landline.LineState.ONLINE
 
 
-async def test_one_without_a_handler_is_counted_and_nothing_else(pair, until, caplog):
+async def test_a_datagram_without_a_handler_is_only_counted(pair, until, caplog):
     caplog.set_level(logging.DEBUG)
     server = landline.Server()
     async with pair(server) as (line, other):
@@ -112,7 +112,7 @@ async def test_a_handler_that_fails_is_logged_and_the_next_one_runs(pair, until,
 
 
 @pytest.mark.parametrize("register", [landline.Server(), landline.connect("tcp://nowhere")])
-def test_what_cannot_be_a_handler_is_refused(register):
+def test_an_invalid_datagram_handler_raises(register):
     async def coroutine(line, value):
         raise AssertionError
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_a_handler_is_refused(register):
     register.on("name")(print)
 
 
-async def test_what_is_too_large_or_has_no_form_is_not_sent(pair):
+async def test_a_datagram_too_large_or_of_an_unsupported_type_raises(pair):
     server = landline.Server()
     async with pair(server) as (line, _):
         with pytest.raises(
@@ -147,7 +147,7 @@ async def test_what_is_too_large_or_has_no_form_is_not_sent(pair):
         assert line.datagrams_dropped == server.datagrams_dropped == 0
 
 
-async def test_it_is_dropped_while_there_is_no_session_and_refused_behind_the_end(quick, until):
+async def test_a_datagram_is_dropped_without_a_session_and_raises_after_the_end(quick, until):
     server = landline.Server()
     seen, told = recording(server), []
 
@@ -165,7 +165,7 @@ async def test_it_is_dropped_while_there_is_no_session_and_refused_behind_the_en
             assert line.send_datagram("back")
             await until(lambda: seen)
             assert (seen, line.datagrams_dropped) == (["back"], 1)
-            # A lost session's count is not forgotten, and where there is none it goes on.
+            # The count of a lost session is kept, and increases while there is no session.
             [other] = server.lines
             other.abort(landline.Code.GOING_AWAY)
             await until(lambda: len(told) == 2 and line.state is landline.LineState.ONLINE)
@@ -176,7 +176,7 @@ async def test_it_is_dropped_while_there_is_no_session_and_refused_behind_the_en
     assert line.datagrams_dropped == 2
 
 
-async def test_many_in_one_turn_are_bounded(pair, until):
+async def test_datagrams_of_one_turn_are_limited(pair, until):
     server = landline.Server()
     seen = recording(server)
     async with pair(server) as (line, _):
@@ -188,7 +188,7 @@ async def test_many_in_one_turn_are_bounded(pair, until):
         await until(lambda: seen[-1] == "again")
 
 
-async def test_a_peer_that_does_not_read_gets_none_and_keeps_nothing(pair, until):
+async def test_datagrams_to_a_peer_that_does_not_read_are_dropped(pair, until):
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=60, timeout_s=60))
     async with pair(server) as (line, other):
         transport_of(line).pause_reading()
@@ -205,7 +205,7 @@ async def test_a_peer_that_does_not_read_gets_none_and_keeps_nothing(pair, until
         assert server.datagrams_dropped == dropped
 
 
-async def test_a_flood_is_read_as_it_comes_and_answers_nothing(pair, until):
+async def test_a_flood_of_datagrams_is_read_and_not_answered(pair, until):
     server = landline.Server()
     seen = recording(server)
     async with pair(server) as (line, other):
@@ -228,7 +228,7 @@ async def test_a_handler_may_end_the_line(pair, until):
         assert "enough" in line.last_change.detail
 
 
-async def test_broadcasts_and_groups_reach_those_who_are_there(quick, until):
+async def test_broadcast_and_group_datagrams_reach_connected_lines(quick, until):
     server = landline.Server()
     seen = []
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
@@ -254,7 +254,7 @@ async def test_broadcasts_and_groups_reach_those_who_are_there(quick, until):
 # On a transport that carries datagrams.
 
 
-async def test_the_transport_carries_what_it_can(pair, until, loop_url):
+async def test_the_transport_carries_datagrams_up_to_its_limit(pair, until, loop_url):
     server = landline.Server()
     seen = recording(server)
     async with pair(server, loop_url) as (line, other):
@@ -278,7 +278,7 @@ async def test_the_transport_carries_what_it_can(pair, until, loop_url):
         assert len(seen) == 3
 
 
-async def test_a_full_stream_does_not_stop_datagrams_beside_it(pair, until, loop_url):
+async def test_a_full_stream_does_not_stop_datagrams_of_the_transport(pair, until, loop_url):
     server = landline.Server()
     seen = recording(server)
     async with pair(server, loop_url) as (line, _):
@@ -288,7 +288,7 @@ async def test_a_full_stream_does_not_stop_datagrams_beside_it(pair, until, loop
         assert line.datagrams_dropped == 0
 
 
-async def test_one_on_an_older_transport_is_nothing_to_the_line(pair, until, loop_url):
+async def test_a_datagram_on_an_older_transport_is_ignored(pair, until, loop_url):
     server = landline.Server()
     seen = recording(server)
     async with pair(server, loop_url) as (line, other):
@@ -305,7 +305,7 @@ async def test_one_on_an_older_transport_is_nothing_to_the_line(pair, until, loo
         assert other.state is landline.LineState.ONLINE
 
 
-async def test_one_that_overtakes_the_handshake_is_nothing(until, loop_url, monkeypatch):
+async def test_a_datagram_that_overtakes_the_handshake_is_ignored(until, loop_url, monkeypatch):
     server = landline.Server()
     seen = recording(server)
     early = []
@@ -325,7 +325,7 @@ async def test_one_that_overtakes_the_handshake_is_nothing(until, loop_url, monk
     assert seen == ["in time"]
 
 
-async def test_one_that_is_malformed_ends_the_line(pair, until, loop_url):
+async def test_a_malformed_datagram_ends_the_line(pair, until, loop_url):
     server = landline.Server()
     async with pair(server, loop_url) as (line, other):
         datagram_transport.ends[0].send_datagram(b"\xff")
@@ -335,7 +335,7 @@ async def test_one_that_is_malformed_ends_the_line(pair, until, loop_url):
         assert "shorter than its header and name" in line.last_change.detail
 
 
-async def test_one_is_heard_as_life(pair, until, states, loop_url):
+async def test_a_datagram_ends_the_suspicion_of_its_sender(pair, until, states, loop_url):
     server = landline.Server(heartbeat=landline.Heartbeat(interval_s=0.2, timeout_s=2.0))
     seen, changes = recording(server), states()
     server.on_state(changes)
@@ -348,7 +348,7 @@ async def test_one_is_heard_as_life(pair, until, states, loop_url):
         assert changes.names[-1] == "online"
 
 
-async def test_a_frame_of_a_datagram_in_the_stream_is_taken_there_too(pair, until, loop_url):
+async def test_a_datagram_frame_in_the_stream_is_handled_too(pair, until, loop_url):
     server = landline.Server()
     seen = recording(server)
     async with pair(server, loop_url):

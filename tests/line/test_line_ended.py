@@ -29,13 +29,13 @@ def messages(*names: bytes, operation=Operation.MESSAGE) -> bytes:
 def recording():
     """A server whose handlers send, and the outcome that each of them got."""
     server = landline.Server()
-    told = []
+    outcomes = []
 
     def note(line, act):
         try:
-            told.append(act())
+            outcomes.append(act())
         except landline.LandlineError as error:
-            told.append(type(error))
+            outcomes.append(type(error))
             raise
 
     server.on("nowait")(lambda line, _: note(line, lambda: line.send_nowait("x")))
@@ -47,7 +47,7 @@ def recording():
     server.on("datagram")(lambda line, _: note(line, lambda: line.send_datagram("x")))
     server.on_message(lambda line, _: note(line, lambda: line.send_nowait("x")))
     server.on_datagram("position")(lambda line, _: note(line, lambda: line.send_nowait("x")))
-    server.told = told
+    server.outcomes = outcomes
     return server
 
 
@@ -64,15 +64,17 @@ async def test_handlers_in_the_read_that_ended_the_session_write_no_tracebacks(e
         writer.write(datagram + messages(b"nowait", b"dropping", b"datagram", b"") + end)
         await until(lambda: line.is_closed)
     closed = landline.LineClosed
-    assert recording.told == [closed, closed, closed, False, closed]
+    assert recording.outcomes == [closed, closed, closed, False, closed]
     assert line.datagrams_dropped == 1
     assert [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info] == []
     assert sum("ended while its handler" in record.message for record in caplog.records) == 4
 
 
-async def test_a_clients_handler_hears_that_another_session_may_follow(pair, quick, until, caplog):
+async def test_a_handler_of_a_client_gets_buffer_full_when_another_session_may_follow(
+    pair, quick, until, caplog
+):
     caplog.set_level(logging.INFO, "landline")
-    server, told = landline.Server(), []
+    server, outcomes = landline.Server(), []
     async with server.listen("tcp://127.0.0.1:0") as endpoint:
         connector = landline.connect(str(endpoint), backoff=quick)
 
@@ -81,7 +83,7 @@ async def test_a_clients_handler_hears_that_another_session_may_follow(pair, qui
             try:
                 line.send_nowait("x")
             except landline.LandlineError as error:
-                told.append(error)
+                outcomes.append(error)
                 raise
 
         async with connector as line:
@@ -89,12 +91,12 @@ async def test_a_clients_handler_hears_that_another_session_may_follow(pair, qui
             other.send_nowait("the last one")
             driver_of(other)._flush()
             other.abort(landline.Code.GOING_AWAY, "come back")
-            await until(lambda: told and line.state is landline.LineState.ONLINE)
-    assert [type(error) for error in told] == [landline.BufferFull]
+            await until(lambda: outcomes and line.state is landline.LineState.ONLINE)
+    assert [type(error) for error in outcomes] == [landline.BufferFull]
     assert [record for record in caplog.records if record.exc_info] == []
 
 
-async def test_a_request_in_the_read_that_ended_the_session_is_not_begun(recording, until):
+async def test_a_request_in_the_read_that_ended_the_session_is_not_handled(recording, until):
     begun = []
     recording.on("plain")(lambda line, _: begun.append("plain"))
 
@@ -114,7 +116,7 @@ async def test_a_request_in_the_read_that_ended_the_session_is_not_begun(recordi
     assert begun == []
 
 
-async def test_a_request_to_a_side_that_sent_eof_is_taken_and_not_begun(until):
+async def test_a_request_to_a_side_that_sent_eof_is_acknowledged_and_not_handled(until):
     server, begun = landline.Server(), []
     server.on("work")(lambda line, _: begun.append(line))
     server.on("more")(lambda line, _: begun.append(line))

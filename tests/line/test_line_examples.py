@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_client_and_then_the_server_in_order(start, loop):
         assert "ResourceWarning" not in errors
 
 
-def test_a_server_that_goes_with_a_message_unread_is_not_kept_from_the_client(start):
+def test_the_end_of_a_server_with_an_unread_message_is_reported_to_the_client(start):
     server, client = start(SERVER, "uvloop"), start(CLIENT, "uvloop")
     assert client.stdout.readline() == "{'hello': 'world'}\n"
     # It says goodbye, and the temperature was never taken: the client must hear of it.

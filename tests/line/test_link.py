@@ -13,7 +13,7 @@ async def test_ipv6_addresses_are_written_in_brackets(pair):
         pytest.skip(f"no IPv6 here: {error}")
 
 
-async def test_what_an_older_transport_still_says_is_nothing_to_the_line(pair, until):
+async def test_bytes_of_an_older_transport_are_ignored(pair, until):
     async with pair() as (line, other):
         old = link_of(line)
         line.break_link()

@@ -155,7 +155,7 @@ async def test_many_requests_at_once_get_their_own_answers(pair):
 
 
 @pytest.mark.parametrize("asker", ["client", "server"])
-async def test_an_unknown_name_is_told(both, asker):
+async def test_a_request_without_a_handler_raises_no_handler(both, asker):
     async with both() as (line, other):
         end = line if asker == "client" else other
         with pytest.raises(landline.NoHandler, match="no handler named 'nonsense'") as caught:
@@ -197,7 +197,7 @@ async def test_errors_of_handlers(pair, kind, caplog):
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "udp"])
-async def test_what_a_handler_s_own_request_ended_with_is_not_its_answer(scheme, caplog):
+async def test_the_error_of_a_handlers_own_request_is_not_its_answer(scheme, caplog):
     upstream, server = landline.Server(), landline.Server()
 
     @upstream.on("refuse")
@@ -264,7 +264,7 @@ async def test_what_a_handler_s_own_request_ended_with_is_not_its_answer(scheme,
             assert await failure("deliberate", "anything") == "failed"
 
 
-async def test_a_handler_may_pass_on_what_its_request_ended_with(pair):
+async def test_a_handler_may_pass_on_the_error_of_its_own_request(pair):
     upstream, server = landline.Server(), landline.Server()
 
     @upstream.on("refuse")
@@ -303,7 +303,7 @@ async def test_a_message_s_handler_whose_own_request_failed_is_logged_as_failed(
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-async def test_an_answer_that_is_too_large_is_told(pair, kind):
+async def test_an_answer_that_is_too_large_raises_at_the_caller(pair, kind):
     server = landline.Server()
     if kind == "plain":
 
@@ -323,7 +323,7 @@ async def test_an_answer_that_is_too_large_is_told(pair, kind):
         assert caught.value.code == "too_large"
 
 
-async def test_a_request_that_is_too_large_is_refused_here(pair):
+async def test_a_request_that_is_too_large_raises_at_once(pair):
     server = landline.Server(limits=landline.Limits(message_bytes=1024))
     async with pair(server) as (line, _):
         with pytest.raises(landline.MessageTooLarge):
@@ -358,7 +358,7 @@ async def test_cancelling_the_call_cancels_the_peer_s_handler(pair, until):
         await until(lambda: blocker.cancelled == 1)
 
 
-async def test_a_request_cancelled_before_its_handler_ran_frees_its_place(pair, until):
+async def test_a_request_cancelled_before_its_handler_started_does_not_count(pair, until):
     server = landline.Server()
     blocker = make_blocker(server)
     async with pair(server) as (line, other):
@@ -374,7 +374,7 @@ async def test_a_request_cancelled_before_its_handler_ran_frees_its_place(pair, 
         await until(lambda: running_requests(other) == 0)
 
 
-async def test_an_answer_nobody_waits_for_any_more_is_dropped(pair, until):
+async def test_an_answer_to_a_cancelled_request_is_dropped(pair, until):
     server = landline.Server()
     started = asyncio.Event()
 
@@ -427,7 +427,7 @@ async def test_sixty_four_run_at_once_and_the_rest_wait(pair, until):
 
 
 @pytest.mark.parametrize("body", [b"\x92\xa1\xff\xa1x", b"\xc1", b"", b"\x92\x01\x02", b"\x91" * 5000])
-async def test_an_error_that_cannot_be_read_is_a_failure(pair, body):
+async def test_an_unreadable_error_answer_raises_failed(pair, body):
     server = landline.Server()
 
     @server.on("odd")
@@ -442,7 +442,7 @@ async def test_an_error_that_cannot_be_read_is_a_failure(pair, body):
 
 
 @pytest.mark.parametrize("body", [b"\xa1\xff", b"\x91" * 5000, b"\xc1"])
-async def test_a_request_whose_body_is_no_value_is_a_bad_request(pair, body):
+async def test_a_request_with_an_invalid_body_is_a_bad_request(pair, body):
     server = landline.Server()
 
     @server.on("any")
@@ -456,7 +456,7 @@ async def test_a_request_whose_body_is_no_value_is_a_bad_request(pair, body):
         assert msgspec.msgpack.decode(answer.body)[0] == "bad_request"
 
 
-async def test_two_requests_with_one_correlation_id_are_told_apart(pair, until):
+async def test_a_second_request_with_one_correlation_id_raises(pair, until):
     server = landline.Server()
     blocker = make_blocker(server)
     async with pair(server) as (line, _):
@@ -514,7 +514,7 @@ async def test_requests_wait_for_room_too_and_time_out_without_having_been_sent(
         assert seen == ["sent later"]
 
 
-async def test_requests_are_lost_with_the_line_and_say_so(both, until):
+async def test_requests_of_a_lost_line_raise_request_lost(both, until):
     ends = both()
     blockers = []
     ends.on_each(lambda registry: blockers.append(make_blocker(registry)))
@@ -571,7 +571,7 @@ def _quiet(caplog):
     caplog.set_level(logging.INFO, logger="landline")
 
 
-async def test_requests_wait_untaken_while_there_is_no_room_for_answers(pair, until):
+async def test_requests_wait_unacknowledged_while_there_is_no_room_for_answers(pair, until):
     server = landline.Server(send_buffer=SMALL)
     async with pair(server) as (line, other):
         # Nobody reads these on the client's side, so the server's send buffer fills up and stays full.

@@ -65,7 +65,7 @@ async def test_senders_wait_for_a_full_buffer_in_order_of_arrival(pair, until):
             line.send_nowait("too much")
         senders = [asyncio.create_task(line.send(number)) for number in range(128, 160)]
         await asyncio.sleep(0)
-        # Messages cross the network, but nobody takes them.
+        # Messages cross the network, but the application does not read them.
         await line.ping()
         assert not any(sender.done() for sender in senders)
         received = [await anext(other) for _ in range(160)]

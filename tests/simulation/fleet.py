@@ -46,7 +46,7 @@ NOT_DONE = {ExecutionState.CANCELLED, ExecutionState.EXPIRED, ExecutionState.REF
 
 
 class Machine(Node):
-    """A machine that goes down when told, and comes back."""
+    """A machine that shuts down or restarts on command, and starts again."""
 
     persons: tuple[Person, ...] = ()
     known_as = ""
@@ -140,7 +140,7 @@ class FleetScenario:
         self._orders = 0
         self._accepted: dict[str, str] = {}
         self._acts: Counter[tuple[str, str]] = Counter()
-        # By machine: the orders to which its agent that runs now got an answer, or nobody's after the countdown.
+        # By machine: the orders to which the running agent got an answer, or that had none when the countdown ended.
         self._agreed: dict[Node, set[str]] = {node: set() for node in self.clients}
         self._called_off: set[tuple[str, str]] = set()
         self._powers: dict[Node, MachinePower] = {}
