@@ -315,7 +315,7 @@ FROM_HISTORY: Final = (
         module="fleet/control/job_store.py",
         old="    return list(dict.fromkeys(execution.job_id for execution in executions))\n",
         new="    return list(dict.fromkeys(execution.job_id for execution in reversed(list(executions))))\n",
-        tests=("tests/fleet/control/test_job_store.py",),
+        tests=("tests/fleet/control/test_job_dispatcher.py",),
     ),
     KnownFault(
         name="endless small postponements",
@@ -450,13 +450,31 @@ SAFEGUARDS: Final = (
         tests=("tests/fleet/agent/test_executor.py",),
     ),
     KnownFault(
-        name="without expiry",
+        name="without expiry at the claim",
         ablation="expiry",
         what="A job begins hours after the operator's time limit.",
         module="fleet/control/jobs.py",
         old='        return Grant(False, "it began in an earlier boot of the machine"), ()\n    accepted',
         new='        return Grant(False, "it began in an earlier boot of the machine"), ()\n'
         "    execution = msgspec.structs.replace(execution, expires_at=execution.expires_at + 1e6)\n    accepted",
+        tests=("tests/fleet/control/test_jobs.py",),
+    ),
+    KnownFault(
+        name="without expiry of what did not start",
+        ablation="expiry",
+        what="A job that never reached its machine stays open without limit, and is done when the machine is back.",
+        module="fleet/control/jobs.py",
+        old="    if now < execution.expires_at:\n        return None\n",
+        new="    if execution.state is not ExecutionState.ACTING:\n        return None\n",
+        tests=("tests/fleet/control/test_jobs.py",),
+    ),
+    KnownFault(
+        name="without expiry on a join",
+        ablation="expiry",
+        what="A machine that returns after the time limit of a job still gets it.",
+        module="fleet/control/reconciliation.py",
+        old="        if now >= execution.expires_at:\n",
+        new="        if False:\n",
         tests=("tests/fleet/control/test_jobs.py",),
     ),
     KnownFault(
