@@ -5,7 +5,7 @@ import contextlib
 import random
 
 import landline
-from landline.session.bodies import Reject, decode_body
+from landline.session.bodies import Reject, ResumeTicket, decode_body
 from landline.session.constants import Kind
 from landline.session.handshake import ClientHandshake
 
@@ -37,9 +37,13 @@ async def read_refusal(reader) -> Reject:
     return decode_body(body, Reject)
 
 
-async def shake_hands(reader, writer) -> ClientHandshake:
+async def shake_hands(reader, writer, *, resume: ResumeTicket | None = None) -> ClientHandshake:
     it = ClientHandshake(
-        random=random.SystemRandom(), auth=landline.Anonymous(), identity="raw", limits=landline.Limits()
+        random=random.SystemRandom(),
+        auth=landline.Anonymous(),
+        identity="raw",
+        limits=landline.Limits(),
+        resume=resume,
     )
     while it.welcome is None:
         it.feed(await reader.read(65536))

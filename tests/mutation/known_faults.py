@@ -438,7 +438,7 @@ SAFEGUARDS: Final = (
         module="line/driver.py",
         old="            old.close_replaced(self.host.closer, session)\n",
         new="            pass\n",
-        tests=("tests/line/test_link.py", "tests/client/test_connector.py"),
+        tests=("tests/line/test_link.py",),
     ),
     KnownFault(
         name="without the journal before the action",
