@@ -72,7 +72,8 @@ def answering(path, *answers: bytes):
                     asked.append(request + stream.read(int(length[1]) if length else 0))
                     connection.sendall(answer)
 
-        thread = threading.Thread(target=serve)
+        # A daemon: after a failed test it may wait for a request that is never sent, and the process must end.
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield asked
         thread.join()

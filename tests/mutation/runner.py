@@ -175,10 +175,11 @@ def run_tests(tests: Sequence[str], copy: Path, arguments: Sequence[str] = ()) -
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        status: int | None = None
         try:
             status = process.wait(STAGE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return PytestRun(status=None)
+            pass
         finally:
             _end_group(process)
         output.seek(0)
