@@ -14,7 +14,7 @@ from tests.fuzz.targets import TARGETS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 when nothing was found, 1 for a crash."""
+    """Return the exit status: 0 when nothing was found, 1 for a crash."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzzes landline's core.")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all targets together (default 10)")
     parser.add_argument(
@@ -52,7 +52,7 @@ def replay(parser: argparse.ArgumentParser, path: Path, targets: list[str] | Non
 
 
 def fuzz(targets: list[str], minutes: float, seed: int | None) -> int:
-    """Gives every target its share of the time; ends at the first crash."""
+    """Give every target its share of the time; ends at the first crash."""
     seed = SystemRandom().randrange(2**31) if seed is None else seed
     run = run_guided
     if not has_atheris():

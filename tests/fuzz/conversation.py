@@ -217,7 +217,7 @@ class Conversation:
             assert self._connect(self._whole_link()) is True
 
     def resume(self, how: str) -> None:
-        """Over a new transport, which breaks at a random byte (perhaps of the handshake) or falls silent."""
+        """Connect a new transport, which breaks at a random byte (perhaps of the handshake) or falls silent."""
         link = self._whole_link()
         if how == "lossy":
             link = TappedLink.lossy(self.random, bytes_max=self.random.choice([700, 60_000]))
@@ -245,13 +245,13 @@ class Conversation:
         self._check_deadlines()
 
     def sleep(self, seconds: float) -> None:
-        """Time jumps: everybody is late."""
+        """Let the time jump: every timeout is late."""
         self.pair.clock.advance(seconds)
         self.pair.wake()
         self._check_deadlines()
 
     def repeat_old_bytes(self) -> None:
-        """Bytes and datagrams of an older transport arrive while there is none: they change nothing.
+        """Deliver bytes and datagrams of an older transport while there is none. They must change nothing.
 
         While there is one, the line keeps them from the session: it detaches from an older transport.
         """
@@ -269,7 +269,7 @@ class Conversation:
                 assert receiver.session.next_events() == []
 
     def resume_with_an_impossible_number(self, which: int) -> None:
-        """A peer that claims to have received an unwritten frame is refused, and nothing changes."""
+        """Resume with a claim to have received an unwritten frame. It must be refused, and change nothing."""
         session = self.sides[which].session
         before = outside_of(session)
         for received in (self.pair.ears[self.sides[which]].last_written + 1, 2**63 - 1):
@@ -282,13 +282,13 @@ class Conversation:
         assert outside_of(session) == before
 
     def close(self, which: int) -> None:
-        """One side sends BYE, which may be lost; both start again."""
+        """Send BYE from one side, which may be lost. Both sides start again."""
         self.sides[which].session.close(Code.NORMAL)
         self.pair.deliver()
         self._start_again()
 
     def forget(self) -> None:
-        """The server loses its session; both start again."""
+        """Lose the session of the server. Both sides start again."""
         self.pair.lose_server_session()
         self._start_again()
 
@@ -413,12 +413,12 @@ class Conversation:
 
 
 def mark_of(body: bytes) -> bytes:
-    """What tells a message from all others of its session."""
+    """Return the values that distinguish a message from all others of its session."""
     return body[: body.index(b" ")]
 
 
 def outside_of(session: Session) -> tuple[object, ...]:
-    """All that can be seen of a session from outside."""
+    """Return everything that is visible of a session from outside."""
     return (
         session.state,
         session.epoch,

@@ -18,7 +18,7 @@ RAW = 0
 
 
 def datagrams(data: bytes) -> None:
-    """One datagram to a server that has just answered a call, and to the client of that call."""
+    """Pass one datagram to a server that has just answered a call, and to the client of that call."""
     rng = Random(1)
     counts = CallCounts()
     server = CallServer(aead=AEAD, random=rng, now=0.0, counts=counts)
@@ -55,7 +55,7 @@ def datagrams(data: bytes) -> None:
 
 
 def check_datagram(datagram: bytes) -> bool:
-    """Whether it opens and means something."""
+    """Return whether the datagram can be decrypted and decoded."""
     try:
         opened = AEAD.open(datagram)
     except ProtocolError:
@@ -64,7 +64,7 @@ def check_datagram(datagram: bytes) -> bool:
 
 
 def check_text(kind: DatagramKind, text: bytes) -> bool:
-    """Whether the text means something; then it is the one form of what it means."""
+    """Return whether the text can be decoded. Its encoding must then be the same text."""
     try:
         if kind is DatagramKind.CALL:
             assert wire.encode_call(wire.decode_call(text)) == text
@@ -78,7 +78,7 @@ def check_text(kind: DatagramKind, text: bytes) -> bool:
 
 
 def datagram_seeds() -> Iterator[bytes]:
-    """Texts of every kind, and a datagram as a stranger may have recorded it."""
+    """Return texts of every kind, and a datagram as a third party may have recorded it."""
     for cookie in (b"", bytes(wire.COOKIE_BYTES)):
         text = wire.encode_call(Call("echo", b"\x93\x01\x02\x03", True, "lab-1", cookie))
         yield bytes((DatagramKind.CALL,)) + text

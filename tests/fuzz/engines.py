@@ -40,7 +40,7 @@ def crash_path(target: str, data: bytes) -> Path:
 
 
 def run_guided(target: str, seconds: float, seed: int) -> Outcome:
-    """Runs atheris in a process of its own: it ends that process. What it found interesting is kept for next time."""
+    """Run atheris in a process of its own: it ends that process. What it found interesting is kept for next time."""
     from tests.fuzz.seeds import seeds_of
 
     corpus = FOLDER / target
@@ -102,7 +102,7 @@ def run_unguided(target: str, seconds: float, seed: int) -> Outcome:
 
 
 def mutate(random: Random, seeds: list[bytes]) -> bytes:
-    """One of the seeds, changed in a few places."""
+    """Return one of the seeds, changed in a few places."""
     data = bytearray(random.choice(seeds))
     for _ in range(random.choice([1, 1, 2, 4, 16])):
         start = random.randrange(len(data) + 1)

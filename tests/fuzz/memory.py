@@ -14,7 +14,7 @@ NOT_HELD = (type, FunctionType, MethodType, ModuleType, Enum)
 
 
 def held_bytes(*roots: Any) -> int:
-    """Bytes of Python objects reachable from these values, each counted once."""
+    """Return the bytes of the Python objects reachable from these values, each counted once."""
     seen: set[int] = set()
     waiting = list(roots)
     total = 0

@@ -7,7 +7,7 @@ from random import Random
 
 
 def pieces_of(data: bytes, seed: int) -> Iterator[bytes]:
-    """The data in pieces: byte by byte for 0, otherwise of random sizes."""
+    """Return the data in pieces: byte by byte for the seed 0, otherwise of random sizes."""
     random = Random(seed)
     sizes = [1] if seed == 0 else [1, 2, 5, 40, 1000]
     position = 0

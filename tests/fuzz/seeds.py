@@ -49,12 +49,12 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
 def seeds_of(target: str) -> list[bytes]:
-    """The inputs a target is begun with."""
+    """Return the inputs that a target starts with."""
     return list(SEEDS[target]())
 
 
 def frames_of_the_example() -> list[bytes]:
-    """The frames of the worked example, in order."""
+    """Return the frames of the worked example, in order."""
     match = re.search(r"^```hex\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert match is not None, "the document has no worked example"
     frames: list[bytes] = []
@@ -67,7 +67,7 @@ def frames_of_the_example() -> list[bytes]:
 
 
 def pieces_of_a_conversation() -> list[bytes]:
-    """What crossed the wire between two sessions that lost a transport in between."""
+    """Return the bytes that two sessions exchanged, with the loss of a transport in between."""
     talk = Conversation(5)
     for which in (0, 1):
         talk.send(which, bulk=False, count=2, size=3)
@@ -242,7 +242,7 @@ def websocket_client() -> Iterator[bytes]:
 
 
 def websocket_frames(*, is_masked: bool) -> Iterator[bytes]:
-    """Messages, whole and in fragments, with control frames between them, and an end."""
+    """Return messages, whole and in fragments, with control frames between them, and an end."""
     frames = frames_of_the_example()
     whole = [Frame(Opcode.BINARY, data) for data in frames]
     pieces = [

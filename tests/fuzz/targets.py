@@ -111,7 +111,7 @@ class Program:
         return self._position < len(self._data)
 
     def number(self, below: int) -> int:
-        """A number in ``range(below)``, ``below`` up to 65,536."""
+        """Return a number in ``range(below)``, ``below`` up to 65,536."""
         raw = self.bytes(1 if below <= 256 else 2)
         return int.from_bytes(raw, "big") % below
 
@@ -372,7 +372,7 @@ def session(data: bytes) -> None:
 
 
 def read_frames(program: Program, next_sequence: int) -> tuple[bytes, int]:
-    """Frames as a program spells them, mostly numbered in order, so that they get far."""
+    """Return the frames that the program describes, mostly numbered in order, so that they are not refused early."""
     stream = b""
     for _ in range(1 + program.number(8)):
         kind = program.number(11)
@@ -412,7 +412,7 @@ def read_frames(program: Program, next_sequence: int) -> tuple[bytes, int]:
 
 
 def spell_datagram(program: Program) -> bytes:
-    """The body of a DATAGRAM frame, mostly a good one."""
+    """Return the body of a DATAGRAM frame, mostly a valid one."""
     flags, name = program.choice([0, 0, 0, 4, 4, 4, 1]), program.bytes(program.choice([0, 0, 1, 5]))
     missing = program.choice([0] * 14 + [1, 200])
     body = bytes(program.choice([0, 3, 30, 900, DATAGRAM_BYTES_MAX]))
@@ -420,7 +420,7 @@ def spell_datagram(program: Program) -> bytes:
 
 
 def is_same(whole: Application, cut: Application) -> bool:
-    """Whether it made no difference how the bytes came; ``False`` where it rightly made one, which ends the run.
+    """Return whether the pieces made no difference; ``False`` for an allowed difference, which ends the run.
 
     The window is looked at after each read, so a peer that overflows it is heard a little longer when it does so
     within one. The reason of a refusal may differ, as a bad frame may be noticed before it is whole.

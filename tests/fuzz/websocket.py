@@ -63,7 +63,7 @@ class StillLoop(asyncio.AbstractEventLoop):
         return False
 
     def _timer_handle_cancelled(self, handle):
-        """There are no timers."""
+        """Do nothing: there are no timers."""
 
 
 class Below(asyncio.Transport):
@@ -163,7 +163,7 @@ def _check(stream: bytes, make) -> None:
 
 
 def _run(loop: StillLoop, pieces: Iterable[bytes], make) -> tuple[bool, bytes, bool]:
-    """Whether the WebSocket was opened, what the line got, and whether it was ended."""
+    """Return whether the WebSocket was opened, what the line received, and whether it was ended."""
     below, line = Below(), Line()
     opening = below.protocol = make(line)
     opening.connection_made(below)

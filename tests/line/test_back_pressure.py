@@ -63,7 +63,7 @@ async def read_number(line: landline.Line, count: int) -> list:
 
 
 async def fill(line: landline.Line, body: bytes) -> int:
-    """Sends until nothing more goes in, not even into the transport; returns how many went in."""
+    """Send until nothing more goes in, not even into the transport; returns how many went in."""
     count = 0
     while True:
         try:

@@ -83,7 +83,7 @@ def memory_of(body):
 
 
 def objects_in(body):
-    """How many objects a value has, counted the slow way: by what it is."""
+    """Return how many objects a value has, counted one by one."""
 
     def count(value):
         if isinstance(value, dict):

@@ -69,7 +69,7 @@ class Peer(LinkProtocol):
 
 @pytest.fixture
 def options(certificates, tmp_path):
-    """Of the server and of its clients."""
+    """Return the options of the server and of its clients."""
     import trustme
 
     authority = trustme.CA()
@@ -134,7 +134,7 @@ class Numbers:
 
 @pytest.fixture
 def handled(monkeypatch):
-    """How many numbered frames were handled in each turn of a connection."""
+    """Return how many numbered frames were handled in each turn of a connection."""
     counts = []
     receive_data = LineDriver.receive_data
 

@@ -48,7 +48,7 @@ class Score:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 when everything held, 1 when something did not, 2 for wrong use."""
+    """Return the exit status: 0 when everything held, 1 when something did not, 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=500, help="how many (default %(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the first of them (default 0)")
@@ -109,7 +109,7 @@ def _replay(seed: int) -> int:
 
 
 def _ablate(first: int, seeds: int) -> int:
-    """Looks for one failing seed for each safeguard that is switched off."""
+    """Look for one failing seed for each safeguard that is switched off."""
     unmissed = 0
     score = Score()
     width = max(len(ablation.name) for ablation in ABLATIONS)

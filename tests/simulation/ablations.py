@@ -35,7 +35,7 @@ class Ablation(msgspec.Struct, frozen=True):
     switch_off: Callable[[Callable[[Any, str, Any], None]], None]
 
     def explains(self, violation: str | None) -> bool:
-        """Whether the violation shows that the safeguard is missed."""
+        """Return whether the safeguard would have prevented the violation."""
         return violation is not None and re.search(self.shows_as, violation) is not None
 
 

@@ -28,7 +28,7 @@ class Deliveries:
         return sum(self._arrived.values())
 
     def next_message(self, line: Line, *, by_server: bool, bulk: bool, size: int = 0) -> list:
-        """What to send next; :meth:`sent` says that it was taken."""
+        """Return the next message to send. Call :meth:`sent` when the line has accepted it."""
         number = self._sent[line.session_id, by_server, bulk] + 1
         return [bulk, number, line.session_id, bytes(size)]
 
@@ -37,7 +37,7 @@ class Deliveries:
         self._sent[session_id, by_server, bulk] = number
 
     def arrived(self, message: list, *, by_server: bool) -> None:
-        """A message arrived; it must be the one after the last of its lane."""
+        """Record a message that arrived. It must be the next one of its lane."""
         bulk, number, session_id, _ = message
         key = (session_id, by_server, bulk)
         expected = self._arrived[key] + 1
@@ -48,7 +48,7 @@ class Deliveries:
         self._arrived[key] = number
 
     def reported(self, unconfirmed: Sequence[Unconfirmed], *, by_server: bool) -> None:
-        """A session ended, and its sender was notified that these may not have arrived."""
+        """Record that a session ended, and that its sender was notified of these unconfirmed messages."""
         for message in unconfirmed:
             body = msgspec.msgpack.decode(message.body)
             if isinstance(body, list) and len(body) == 4:
@@ -56,11 +56,11 @@ class Deliveries:
                 self._reported[session_id, by_server, bulk].add(number)
 
     def excuse(self, *, by_server: bool, session_ids: Iterable[bytes]) -> None:
-        """The sender of these sessions died: it cannot be notified."""
+        """Record that the sender of these sessions died: it cannot be notified."""
         self._excused.update((session_id, by_server) for session_id in session_ids)
 
     def check_rest(self, live: set[bytes]) -> None:
-        """Everything arrived, or its sender was notified that it may not have."""
+        """Check that every message arrived, or that its sender was notified that it may not have."""
         for key, sent in self._sent.items():
             session_id, by_server, _ = key
             missing = set(range(self._arrived[key] + 1, sent + 1))

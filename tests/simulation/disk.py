@@ -40,7 +40,7 @@ class JournalDisk:
         self._node.write(lambda: self._node.disk.update(journal=data))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class Database:
@@ -59,7 +59,7 @@ class Database:
         node.disk.setdefault("events", [])
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
     async def load_machines(self) -> tuple[Machine, ...]:
         await self._read()

@@ -60,7 +60,7 @@ FAULTS_S = 60.0
 
 
 def draw(seed: int, rng: Random) -> Options:
-    """The options of a seed."""
+    """Return the options of a seed."""
     scenario = "lines" if seed % 2 else "fleet"
     faults = []
     for kind in KINDS:

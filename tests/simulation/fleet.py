@@ -89,7 +89,7 @@ class AnsweringPerson:
     def __init__(self, scenario: FleetScenario, node: Machine, rng: Random) -> None:
         self._scenario = scenario
         self._node = node
-        self._dice = rng
+        self._rng = rng
 
     def unavailable_reason(self) -> str | None:
         return "no display" if self._node.fails_now("display") else None
@@ -106,13 +106,13 @@ class AnsweringPerson:
         return answer
 
     async def _answer(self, question: Question) -> Answer:
-        think_s = self._dice.uniform(0.1, 10.0)
+        think_s = self._rng.uniform(0.1, 10.0)
         if think_s >= question.countdown_s:
             await asyncio.sleep(question.countdown_s)
             return Answer(choice=Choice.TIMED_OUT)
         await asyncio.sleep(think_s)
-        choice = self._dice.choice([Choice.NOW, Choice.NOW, Choice.CANCEL, Choice.POSTPONE])
-        return Answer(choice=choice, postpone_s=self._dice.uniform(1, 15) if choice is Choice.POSTPONE else 0)
+        choice = self._rng.choice([Choice.NOW, Choice.NOW, Choice.CANCEL, Choice.POSTPONE])
+        return Answer(choice=choice, postpone_s=self._rng.uniform(1, 15) if choice is Choice.POSTPONE else 0)
 
 
 class FleetScenario:
@@ -135,7 +135,7 @@ class FleetScenario:
         self._replaced_at_ns: list[int] = []
         self._together_since_ns: int | None = None
         self._cloned_since_ns: int | None = None
-        self._dice = world.rng("fleet")
+        self._rng = world.rng("fleet")
         self._is_over = False
         self._orders = 0
         self._accepted: dict[str, str] = {}
@@ -157,24 +157,24 @@ class FleetScenario:
             node.after_step = self._look_at_client
             node.on_end = self._agent_ended
             node.known_as = node.name if node is not self._copy else self.clients[0].name
-            if self._dice.random() < 0.5:
+            if self._rng.random() < 0.5:
                 node.persons = (Person("ada", "seat0"),)
         # A generator of their own, so that each seed still draws what it drew before there were shy machines.
-        shy_dice = world.rng("shy")
+        shy_rng = world.rng("shy")
         for node in self.clients:
-            node.is_shy = shy_dice.random() < 0.3
+            node.is_shy = shy_rng.random() < 0.3
 
     def begin(self) -> None:
         self.server.power_on()
         for node in self.clients:
             if node is self._copy:
-                self._power_on_after(node, self._dice.uniform(1, 20))
+                self._power_on_after(node, self._rng.uniform(1, 20))
             else:
                 node.power_on()
         self._supervise()
 
     def do(self, fault: Fault, node: Node) -> None:
-        """What happens to whole processes and machines."""
+        """Apply a fault to a whole process or machine."""
         if fault.kind == "kill":
             node.kill()
         elif fault.kind == "power":
@@ -221,12 +221,12 @@ class FleetScenario:
             self._check_unasked(node, reason, execution)
         if action is Action.LOG_OFF:
             persons, node.persons = node.persons, ()
-            self.world.after(self._dice.uniform(1, 20), lambda: setattr(node, "persons", persons))
+            self.world.after(self._rng.uniform(1, 20), lambda: setattr(node, "persons", persons))
             return
         boot = node.boots
         self._going.add(node)
-        ends_after_s = self._dice.uniform(0.2, 4)
-        fate = self._dice.random()
+        ends_after_s = self._rng.uniform(0.2, 4)
+        fate = self._rng.random()
         if fate < CALLED_OFF:
             self.world.after(ends_after_s, lambda: self._is_called_off(node, key, boot))
             return
@@ -234,7 +234,7 @@ class FleetScenario:
             self._stays_off.add(node)
         if fate < CALLED_OFF + (1 - CALLED_OFF) * TERMINATED:
             self.world.after(ends_after_s, lambda: self._terminate(node, boot))
-            ends_after_s += self._dice.uniform(0.0, 2)
+            ends_after_s += self._rng.uniform(0.0, 2)
         self.world.after(ends_after_s, lambda: self._goes_down(node, action, boot))
 
     def _check_unasked(self, node: Machine, reason: str, execution: Execution) -> None:
@@ -377,7 +377,7 @@ class FleetScenario:
 
     async def _operate(self, control: ControlServer, rng: Random) -> None:
         known: list[str] = []
-        unasked_dice = Random(f"{self.world.seed}/unasked")
+        unasked_rng = Random(f"{self.world.seed}/unasked")
         while not self._is_over:
             await asyncio.sleep(rng.expovariate(1 / 3))
             try:
@@ -397,7 +397,7 @@ class FleetScenario:
                     queue_for_s=rng.choice([None, 60.0]),
                     may_cancel=rng.random() < 0.7,
                     may_postpone=rng.random() < 0.7,
-                    unasked=unasked_dice.choice(list(Unasked)),
+                    unasked=unasked_rng.choice(list(Unasked)),
                     request_id=tag,
                 )
                 view = await control.create_job(request)
@@ -431,11 +431,11 @@ class FleetScenario:
             self.deliveries.sent(message, by_server=by_server)
 
     def wake(self, mac_addresses) -> None:
-        """The control server's wake-up packet."""
+        """Send the wake-up packet of the control server."""
         for node in self.clients:
             if _mac(node.name) in mac_addresses and not node.is_powered:
                 self._stays_off.discard(node)
-                self._power_on_after(node, self._dice.uniform(0.5, 5))
+                self._power_on_after(node, self._rng.uniform(0.5, 5))
 
     # Machines.
 
@@ -445,10 +445,10 @@ class FleetScenario:
         self._going.discard(node)
         node.power_off()
         if action is Action.RESTART:
-            self._power_on_after(node, self._dice.uniform(1, 10))
+            self._power_on_after(node, self._rng.uniform(1, 10))
 
     def _terminate(self, node: Machine, boot: int) -> None:
-        """The last the system does before it goes: it ends its processes."""
+        """End the processes, as the system does before it shuts down."""
         agent = self._agents.get(node)
         if node.boots == boot and node.is_powered and node.loop is not None and agent is not None:
             self.world.note(f"{node.name} ends its agent")
@@ -472,7 +472,7 @@ class FleetScenario:
         self.world.after(seconds, power_on)
 
     def _agent_ended(self, node: Node, error: BaseException | None) -> None:
-        """An agent ends by itself only when its machine goes down."""
+        """Check that an agent ends by itself only when its machine shuts down."""
         if isinstance(error, landline.LineClosed) and node in self._twins():
             # The other one came while this one did not answer; that is not the rule.
             self._replaced_at_ns.append(self.world.now_ns)
@@ -494,7 +494,7 @@ class FleetScenario:
     # Looking.
 
     def _check_presence(self) -> None:
-        """A machine that is gone must not be shown as on for longer than the heartbeat takes."""
+        """Check that a vanished machine is not shown as on for longer than the heartbeat allows."""
         world = self.world
         for node in self.clients:
             if node.is_running or node in self._twins():
@@ -512,12 +512,12 @@ class FleetScenario:
                     world.fail(f"{node.name} has been gone for long, and is shown as {machine.presence}")
 
     def _twins(self) -> list[Machine]:
-        """The two machines with one identity, while they have it."""
+        """Return the two machines that share one identity at the moment."""
         copy, original = self._copy, self.clients[0]
         return [original, copy] if copy is not None and copy.known_as == original.name else []
 
     def _check_twins(self) -> None:
-        """Two machines with one identity that are both connected are noticed."""
+        """Check that two connected machines with one identity are detected."""
         world, twins = self.world, self._twins()
         known = self.server.disk.get("machines", {}).get(f"{self.clients[0].name}-id")
         is_cloned = known is not None and bool(known.claimants)

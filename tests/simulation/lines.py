@@ -107,7 +107,7 @@ class LinesScenario:
         self._supervise()
 
     def do(self, fault: Fault, node: Node) -> None:
-        """What happens to whole processes and machines."""
+        """Apply a fault to a whole process or machine."""
         if fault.kind == "kill":
             node.kill()
         elif fault.kind == "power":

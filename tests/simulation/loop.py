@@ -49,7 +49,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # For the node.
 
     def next_due(self) -> float | None:
-        """When it wants to run, on the node's clock; ``None`` for never."""
+        """Return when the loop must run next, on the clock of the node; ``None`` for never."""
         if self._ready:
             return self.time()
         while self._timers and self._timers[0][2].cancelled():
@@ -57,7 +57,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return self._timers[0][0] if self._timers else None
 
     def run_once(self) -> None:
-        """One turn: what is ready and what is due."""
+        """Run one turn: the callbacks that are ready, and the timers that are due."""
         now = self.time() + 1e-9
         while self._timers and self._timers[0][0] <= now:
             handle = heappop(self._timers)[2]
@@ -75,7 +75,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             events._set_running_loop(None)
 
     def kill(self) -> None:
-        """The process is gone in the middle of what it did: nothing of it runs any more."""
+        """Kill the process in the middle of its work: none of its callbacks runs any more."""
         self._is_closed = True
         self._ready.clear()
         self._timers.clear()
@@ -120,7 +120,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Cancelled timers are passed over when their time comes."""
+        """Do nothing: cancelled timers are skipped when they are due."""
 
     def create_future(self) -> asyncio.Future:
         self._numbers += 1

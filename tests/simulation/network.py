@@ -26,7 +26,7 @@ class Socket:
         self._port = port
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
-        """There is nothing to tune."""
+        """Do nothing: there are no socket options."""
 
     def fileno(self) -> int:
         return -1
@@ -82,7 +82,7 @@ class Transport(asyncio.Transport):
     # For the protocol.
 
     def begin(self, protocol) -> None:
-        """The connection is made; what came meanwhile follows."""
+        """Report that the connection is made, then deliver the bytes that arrived before."""
         self.protocol = protocol
         protocol.connection_made(self)
         early, self._early = self._early, []
@@ -149,7 +149,7 @@ class Transport(asyncio.Transport):
     # For the network.
 
     def pump(self) -> None:
-        """Puts on its way what the window allows."""
+        """Put on its way what the window allows."""
         if self.is_dead:
             return
         network = self.network
@@ -170,7 +170,7 @@ class Transport(asyncio.Transport):
             self._lose(None)
 
     def arrive(self, piece: object) -> None:
-        """A segment is here."""
+        """Receive a segment."""
         if self.has_left:
             return
         if self.is_dead or self.is_lost:
@@ -188,7 +188,7 @@ class Transport(asyncio.Transport):
             self._read_soon()
 
     def reset(self, why: str) -> None:
-        """The connection is broken; this end learns of it now."""
+        """Report to this end that the connection is broken."""
         if not self.is_lost and not self.is_dead:
             self._out.clear()
             self._received.clear()
@@ -256,7 +256,7 @@ class Network:
         return int(delay_s * SECOND)
 
     def after_delay(self, end: Transport, action) -> None:
-        """Later at the other end, unless the way there is closed: then the news gets lost."""
+        """Schedule an action at the other end, unless the path is closed: then it is lost."""
         if not self.is_closed(end.node, end.peer):
             self.world.at(self.world.now_ns + self.delay_ns(end.node, end.peer), action)
 
@@ -362,7 +362,7 @@ class Network:
     hosts: dict[str, Node]
 
     def process_died(self, node: Node) -> None:
-        """The system closes the sockets of a process that is gone; the other ends hear of it when they can."""
+        """Close the sockets of a process that ended. The other ends are notified when their path is open."""
         for address in [address for address, (owner, _) in self.listeners.items() if owner is node]:
             del self.listeners[address]
         for end in [end for end in self.transports if end.node is node]:
@@ -378,12 +378,12 @@ class Network:
             del self.transports[end]
 
     def powered_on(self, node: Node) -> None:
-        """A node that sends to a machine which has forgotten the connection gets a reset."""
+        """Do nothing: a node that sends to a machine which has forgotten the connection gets a reset."""
 
     # Faults.
 
     def cut(self, end: Transport, *, is_orderly: bool) -> None:
-        """A middlebox ends a connection, with FIN or RST to both ends."""
+        """End a connection as a middlebox does, with FIN or RST to both ends."""
         for one in (end, end.other):
             one.node.disturb()
             if is_orderly:
@@ -394,7 +394,7 @@ class Network:
                 self.world.at(self.world.now_ns + delay_ns, lambda one=one: one.reset("cut"))
 
     def stray(self, end: Transport, seconds: float) -> None:
-        """One end moves to another network: what it sent over the old one wanders about, and arrives late."""
+        """Move one end to another network. Segments sent over the old one arrive late."""
         end.node.disturb(seconds)
         end.peer.disturb(seconds)
         late_ns = int(seconds * SECOND)
@@ -405,19 +405,19 @@ class Network:
         end.reset("the network changed")
 
     def close_way(self, source: Node, target: Node, seconds: float) -> None:
-        """Nothing passes that way for a while; what is sent meanwhile arrives after that, as TCP repeats it."""
+        """Block one direction for a while. Bytes sent meanwhile arrive afterwards, as TCP sends them again."""
         until_ns = self.world.now_ns + int(seconds * SECOND)
         self._holes[source, target] = max(until_ns, self._holes.get((source, target), 0))
         for node in (source, target):
             node.disturb(seconds)
 
     def clog(self, node: Node, seconds: float, extra_s: float) -> None:
-        """Everything to and from a node is late for a while."""
+        """Delay everything to and from a node for a while."""
         self._clogs[node] = (self.world.now_ns + int(seconds * SECOND), extra_s)
         node.disturb(seconds + extra_s)
 
     def heal(self) -> None:
-        """All ways are open from now on."""
+        """Open all paths."""
         now_ns = self.world.now_ns
         self._clogs.clear()
         for pair, until_ns in self._holes.items():

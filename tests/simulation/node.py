@@ -53,15 +53,15 @@ class Node:
     # Clocks.
 
     def monotonic(self) -> float:
-        """Stands still while the machine is suspended."""
+        """Return the monotonic time, which stands still while the machine is suspended."""
         return self._offset_s + (self.world.now_ns - self._suspended_ns) * self._rate / SECOND
 
     def boot_clock(self) -> float:
-        """Goes on while the machine is suspended."""
+        """Return the time since boot, which continues while the machine is suspended."""
         return self._offset_s + self.world.now_ns * self._rate / SECOND
 
     def wall(self) -> float:
-        """The time of day as this machine believes it to be."""
+        """Return the wall-clock time of this machine, which may be wrong."""
         return EPOCH_S + self.world.now_ns * self._rate / SECOND + self._wall_offset_s
 
     def jump_wall(self, seconds: float) -> None:
@@ -85,7 +85,7 @@ class Node:
             self.start()
 
     def start(self) -> None:
-        """Starts the process, unless it runs."""
+        """Start the process, unless it runs."""
         if self.loop is not None or not self.is_powered:
             return
         self.world.note(f"{self.name} starts")
@@ -97,14 +97,14 @@ class Node:
         task.add_done_callback(lambda _: self._ended(loop, task))
 
     def kill(self) -> None:
-        """The process ends at once; the system closes its sockets."""
+        """End the process at once. The system closes its sockets."""
         if self.loop is not None:
             self.world.note(f"{self.name} is killed")
             self._drop()
             self.network.process_died(self)
 
     def power_off(self) -> None:
-        """The machine loses power: no peer is notified."""
+        """Cut the power of the machine: no peer is notified."""
         if self.is_powered:
             self.world.note(f"{self.name} loses power")
             self.is_powered = False
@@ -112,7 +112,7 @@ class Node:
             self.network.power_lost(self)
 
     def pause(self, seconds: float, *, is_suspended: bool = False) -> None:
-        """The process stands still; when suspended, its monotonic clock does too. One pause at a time."""
+        """Pause the process. When suspended, its monotonic clock stands still too. Only one pause at a time."""
         if self.world.now_ns < self.paused_until_ns:
             return
         self.world.note(f"{self.name} {'sleeps' if is_suspended else 'stands still'} for {seconds:.3f} s")
@@ -126,14 +126,14 @@ class Node:
         self.disturbed_at_ns = max(self.disturbed_at_ns, self.world.now_ns + int(seconds * SECOND))
 
     def bury(self) -> None:
-        """After the end of the simulation."""
+        """Release the node after the end of the simulation."""
         if self.loop is not None:
             self._drop()
         for loop in self._buried:
             loop.bury()
 
     def write(self, change: Callable[[], None], torn: Callable[[], None] | None = None) -> None:
-        """Changes what is on disk, or dies in the attempt."""
+        """Change the disk, or crash in the attempt."""
         if self.loop is None:
             return
         how, self.write_crash = self.write_crash, None
@@ -164,7 +164,7 @@ class Node:
         self.on_end(self, error)
 
     def go_on(self) -> None:
-        """Ends a pause, if there is one."""
+        """End a pause, if there is one."""
         if self._asleep_since_ns is not None:
             self._suspended_ns += self.world.now_ns - self._asleep_since_ns
             self._asleep_since_ns = None
@@ -176,7 +176,7 @@ class Node:
     # Running.
 
     def arm(self) -> None:
-        """Makes sure that the loop runs when it wants to."""
+        """Make sure that the loop runs when it wants to."""
         loop = self.loop
         due_s = loop.next_due() if loop is not None else None
         if due_s is None:

@@ -38,7 +38,7 @@ class Outcome(msgspec.Struct):
 
 
 def simulate(seed: int, options: Options | None = None, *, events_kept: int | None = LAST_EVENTS) -> Outcome:
-    """Runs a seed, with its own options or others."""
+    """Run a seed, with its own options or others."""
     world = World(seed, events_kept)
     options = options or draw(seed, world.rng("options"))
     run = _Run(world, options)
@@ -76,7 +76,7 @@ def simulate(seed: int, options: Options | None = None, *, events_kept: int | No
 
 
 def shrink(outcome: Outcome, budget: int = 60) -> Outcome:
-    """The same failure with fewer faults: first whole kinds are left out, then single ones."""
+    """Return the same failure with fewer faults: leave out whole kinds first, then single faults."""
 
     def without(max_pending: Callable[[Fault], bool]) -> bool:
         nonlocal outcome, budget
@@ -165,7 +165,7 @@ class _Run:
 
 
 def _add_lie(end: Transport, data: bytes) -> bytes:
-    """An acknowledgement of more than was sent, in front of other frames; not in a handshake."""
+    """Put an acknowledgement of unsent frames in front of other frames; not in a handshake."""
     protocol, is_websocket = end.protocol, isinstance(end.protocol, WebSocketTransport)
     if is_websocket:
         protocol = protocol.get_protocol()
@@ -177,7 +177,7 @@ def _add_lie(end: Transport, data: bytes) -> bytes:
 
 
 def _be_lax() -> Callable[[], None]:
-    """Peers repeat some frames that the other side said it has. Returns what undoes it."""
+    """Let peers repeat some frames that the other side has confirmed. Return the function that undoes it."""
     rewind, next_unwritten = ReplayBuffer.rewind, ReplayBuffer.next_unwritten
     # With the buffer, so that its id stays its own.
     repeated: dict[int, tuple[ReplayBuffer, list[bytes]]] = {}

@@ -41,12 +41,12 @@ class Storm(msgspec.Struct):
 
     @property
     def peak(self) -> int:
-        """The most attempts in one second."""
+        """Return the largest number of attempts in one second."""
         return max(self.attempts)
 
     @property
     def all_back_s(self) -> int:
-        """The second in which the last one was back."""
+        """Return the second in which the last client had returned."""
         return len(self.returned)
 
 
@@ -88,7 +88,7 @@ def storm(
 
 
 def find_peak(*, jitter: bool, clients: int = 2000) -> int:
-    """The most that return in one second to a server that was away for long."""
+    """Return how many clients return in one second at most to a server that was away for long."""
     found = storm(clients, away_s=90.0, admission=None, jitter=jitter)
     return max(found.returned)
 

@@ -27,7 +27,7 @@ class LineWatch:
         self.by_client: dict[bytes, Session] = {}
 
     def look(self, node: Node, line: Line, *, is_server: bool) -> None:
-        """Called after every turn of a node, for its lines."""
+        """Check the lines of a node. Called after every turn of the node."""
         session = driver_of(line).session
         if session is None:
             return

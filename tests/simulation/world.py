@@ -45,7 +45,7 @@ class World:
         self.at(self.now_ns + int(delay_s * SECOND), action)
 
     def note(self, text: str) -> None:
-        """Puts an event on record; two runs of one seed must make the same record."""
+        """Put an event on record; two runs of one seed must make the same record."""
         line = f"{self.now_s:12.6f} {text}"
         self.last_events.append(line)
         self._hash.update(line.encode())
@@ -61,7 +61,7 @@ class World:
             self.note(f"VIOLATION {text}")
 
     def run(self, until_s: float) -> None:
-        """Lets everything happen up to that time. Raises :class:`Violation`."""
+        """Let everything happen up to that time. Raises :class:`Violation`."""
         until_ns = int(until_s * SECOND)
         while self._heap and self._heap[0][0] <= until_ns:
             self.now_ns, _, action = heappop(self._heap)
