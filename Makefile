@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # Tests that wait for something leave a processor to others.
-WORKERS ?= 6
+WORKERS ?= 4
 BIN := .venv/bin
 UV_VERSION := $(shell sed -n '/^name = "uv"$$/{n;s/version = "\(.*\)"/\1/p;}' uv.lock)
 SYNC = VIRTUAL_ENV= $(BIN)/uv sync --system-certs --frozen --inexact --quiet --python $(BIN)/python
@@ -93,8 +93,10 @@ test: setup system-programs
 	@$(BIN)/mypy --no-error-summary
 	@echo "Import contracts (import-linter)"
 	@$(BIN)/lint-imports --no-cache >.venv/import-linter.log || { cat .venv/import-linter.log; exit 1; }
-	@echo "Tests (pytest, $(WORKERS) at a time), with branch coverage of landline.session"
-	@$(BIN)/python -m pytest --quiet -n $(WORKERS) --dist worksteal --cov --cov-report=term
+	@echo "Tests of the session (pytest, $(WORKERS) at a time), with its branch coverage"
+	@$(BIN)/python -m pytest --quiet -n $(WORKERS) --dist worksteal --cov --cov-report=term -- tests/session
+	@echo "All other tests"
+	@$(BIN)/python -m pytest --quiet -n $(WORKERS) --dist worksteal --no-cov --ignore tests/session
 
 # What needs no other program, no second Python process and no real waiting.
 test-quick: setup

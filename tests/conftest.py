@@ -83,13 +83,6 @@ def pytest_configure(config: pytest.Config) -> None:
     skips.register(config)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What covers the session are its own tests; tracing the others would only make them slower."""
-    for item in items:
-        if HERE / "session" not in item.path.parents:
-            item.add_marker(pytest.mark.no_cover)
-
-
 @pytest.fixture(autouse=True)
 def quiet_log() -> None:
     """What one test logs takes no room from the next."""
