@@ -13,7 +13,8 @@ from tests.simulation.storm import main as storm_main
 
 from landline import Admission
 
-SEEDS = 200
+SEEDS = 80
+"""`make simulate` and `make soak` run more."""
 PER_TEST = 4
 FOUND = {
     26: "the task that wakes a machine died of a full disk, and the job hung",
@@ -21,7 +22,13 @@ FOUND = {
     380: "an agent whose join was not recorded joined twice in the next session, and gave up",
 }
 """Seeds that failed once, and what they found."""
-MISSED = {"epoch fence": 140}
+MISSED = {
+    "acknowledgement check": 3,
+    "duplicate suppression": 5,
+    "epoch fence": 145,
+    "journal before acting": 2,
+    "probe of the older line": 30,
+}
 """The first seed to try for a safeguard, where it is not 0."""
 
 
@@ -37,7 +44,7 @@ def test_seeds_that_failed_once_pass(seed):
 
 
 def test_a_seed_gives_the_same_run_with_any_hash_seed():
-    seeds = (2, 4, 6, 7, 9, 10)
+    seeds = (2, 6, 9)
     program = (
         f"from tests.simulation.run import simulate; print([simulate(seed).fingerprint for seed in {seeds}])"
     )

@@ -65,7 +65,7 @@ class MdnsAnnouncer:
         self._zeroconf: AsyncZeroconf | None = zeroconf
 
     async def close(self) -> None:
-        """Withdraw the announcement with a goodbye packet (RFC 6762 §10.1). Idempotent."""
+        """Withdraw the announcement with a goodbye packet (RFC 6762, section 10.1). Idempotent."""
         zeroconf, self._zeroconf = self._zeroconf, None
         if zeroconf is not None:
             await zeroconf.async_close()
