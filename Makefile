@@ -1,6 +1,6 @@
 # Everything runs from a virtual environment in this checkout, made from uv.lock. Only python3 and make are needed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick test-pythons simulate bench fuzz mutate soak package format clean system-programs
+.PHONY: help setup demo test test-quick test-pythons verify-types simulate bench fuzz mutate soak package format clean system-programs
 
 PYTHON ?= python3
 # Tests that wait for something leave a processor to others.
@@ -123,6 +123,13 @@ soak: setup
 	@$(BIN)/python -m tests.fuzz --minutes 60
 	@$(BIN)/python -m tests.mutation --count 300 --seed $$(date +%s)
 	@$(BIN)/python -m tests.mutation --known
+
+# Every public name has a complete type (pyright --verifytypes).
+verify-types: setup
+	@$(SYNC) --all-extras --group types
+	@PYTHONPATH="$(CURDIR)/src:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		$(BIN)/basedpyright --pythonpath $(CURDIR)/$(BIN)/python --verifytypes landline --ignoreexternal \
+		>.venv/verify-types.log; status=$$?; tail -n 3 .venv/verify-types.log; exit $$status
 
 # What is published: the wheel and the source distribution, and whether a package index accepts them.
 package: setup
