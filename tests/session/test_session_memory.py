@@ -7,6 +7,7 @@ not taken refer to, and by tracemalloc beside it.
 import tracemalloc
 
 import pytest
+from msgspec import structs
 from tests.fuzz.memory import held_bytes
 
 from landline.codes import Code, Operation
@@ -40,7 +41,8 @@ from landline.session.frames import (
     encode_frame,
     encode_ping,
 )
-from landline.session.settings import Heartbeat, Limits
+from landline.session.session import Session
+from landline.session.settings import Heartbeat, Limits, SendBuffer
 from landline.session.state import State
 
 READ_BYTES = 64 * 1024
@@ -310,3 +312,20 @@ def test_a_length_above_the_limit_is_refused_without_buffering(slow):
         application.receive(length.to_bytes(4, "big"))
         assert application.ended.code is Code.LIMIT_EXCEEDED
         assert application.held_bytes() <= EMPTY_BYTES
+
+
+def test_a_session_shares_the_limits_of_a_peer_that_has_the_same():
+    def session(peer_limits):
+        return Session(
+            session_id=bytes(16),
+            secret=bytes(32),
+            is_server=True,
+            limits=SMALL,
+            peer_limits=peer_limits,
+            heartbeat=Heartbeat(),
+            send_buffer=SendBuffer(),
+        )
+
+    assert session(structs.replace(SMALL)).outbound.peer_limits is SMALL
+    other = Limits()
+    assert session(other).outbound.peer_limits is other

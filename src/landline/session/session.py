@@ -79,6 +79,9 @@ class Session:
         self.epoch: int = 0
         """The ordinal number of the transport within the session; 0 before the first."""
         self.state: State = State.DETACHED
+        if peer_limits == limits:
+            # Most peers have the limits of this side. Thousands of sessions share one object then.
+            peer_limits = limits
         self.outbound: Outbound = Outbound(peer_limits=peer_limits, send_buffer=send_buffer)
         self.inbound: Inbound = Inbound(limits=limits)
         self._liveness = Liveness(heartbeat, is_heartbeat_leader=is_server)
