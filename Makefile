@@ -100,7 +100,7 @@ test: setup system-programs
 
 # What needs no other program, no second Python process and no real waiting.
 test-quick: setup
-	@$(BIN)/python -m pytest --quiet -n $(WORKERS) --dist worksteal --no-cov -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest --quiet -n 3 --dist worksteal --no-cov --quick $(ARGS)
 
 # The quick tests on every Python that landline supports and that is installed, each in an environment of its own.
 test-pythons: setup
@@ -108,7 +108,7 @@ test-pythons: setup
 		command -v python$$version >/dev/null || { echo "python$$version is not installed"; continue; }; \
 		echo "Python $$version"; \
 		UV_PROJECT_ENVIRONMENT=.venv-$$version $(BIN)/uv sync --system-certs --frozen --quiet --all-extras --python python$$version || exit 1; \
-		.venv-$$version/bin/python -m pytest --quiet -n $(WORKERS) --dist worksteal --no-cov -m "not slow" $(ARGS) || exit 1; \
+		.venv-$$version/bin/python -m pytest --quiet -n 3 --dist worksteal --no-cov --quick $(ARGS) || exit 1; \
 	done
 
 mutate: setup

@@ -39,6 +39,34 @@ LIBRARY = {
 }
 CLOSE_TO_THE_LOOP = {HERE / name for name in ("runtime", "transports", "udp_calls")}
 """What differs between event loops is tested on each of them."""
+SLOW = (
+    "benchmarks",
+    "cli/test_discover_command.py",
+    "cli/test_log_output.py",
+    "cli/test_serve_commands.py",
+    "clients",
+    "discovery",
+    "examples",
+    "faults",
+    "files/test_killed.py",
+    "files/test_large_files.py",
+    "fleet/agent/prompt",
+    "fleet/demo",
+    "fuzz",
+    "line/test_back_pressure.py",
+    "line/test_fairness.py",
+    "mutation",
+    "runtime/test_runner.py",
+    "server/test_server_storms.py",
+    "session/test_session_properties.py",
+    "simulation",
+    "test_metadata.py",
+    "test_signals.py",
+    "test_skips.py",
+    "transports/quic",
+    "type_checks",
+)
+"""What `make test-quick` leaves out: other programs, virtual screens, real networks and real waiting."""
 QUICK = landline.Backoff(first_s=0.01, cap_s=0.05)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -73,6 +101,9 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--quick", action="store_true", help="leave out what takes long, as `make test-quick` does"
+    )
+    parser.addoption(
         "--both-loops",
         action="store_true",
         help="run every test of the library on uvloop and on asyncio's event loop",
@@ -81,6 +112,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     skips.register(config)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_slow = collection_path.is_relative_to(HERE) and str(collection_path.relative_to(HERE)).startswith(SLOW)
+    return True if is_slow and config.getoption("--quick") else None
 
 
 @pytest.fixture(autouse=True)
