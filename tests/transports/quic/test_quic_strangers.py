@@ -139,6 +139,9 @@ async def test_an_unproven_address_gets_at_most_three_times_its_bytes(
         assert one.sent_bytes >= 1200
         # The packet that closes the connection would exceed the limit.
         await until(lambda: sum(map(len, one.answers)) > 3 * one.sent_bytes - 100)
+        # It may be read later than the packets before it.
+        for _ in range(50):
+            await asyncio.sleep(0)
         assert sum(map(len, one.answers)) <= 3 * one.sent_bytes
 
 
