@@ -21,9 +21,12 @@ help:
 	@echo "make simulate  whole systems under virtual time: crashes, cuts, silence; ARGS='--seeds 2000' or '--ablate'"
 	@echo "make bench   benchmarks beside peers"
 	@echo "make fuzz    ten minutes of random bytes at everything that reads a stranger's (ARGS=--help says more)"
+	@echo "make test-pythons  the quick tests on every supported Python that is installed"
+	@echo "make verify-types  whether every public name has a complete type"
 	@echo "make package the wheel and the source distribution, checked for a package index"
 	@echo "make setup   only the set-up: .venv in this checkout"
 	@echo "make format  format the code"
+	@echo "make clean   remove .venv and all caches"
 
 setup: $(STAMP)
 

@@ -229,9 +229,11 @@ def _power(kind: str, config: Path | None) -> PowerBackend:
         from landline.fleet.agent.power.simulated import SimulatedPower
 
         return SimulatedPower()
-    from landline.fleet.agent.power.dry_run import DryRunPower
+    if kind == "dry-run":
+        from landline.fleet.agent.power.dry_run import DryRunPower
 
-    return DryRunPower()
+        return DryRunPower()
+    raise AssertionError(f"no back end for {kind!r} in POWER_KINDS")
 
 
 def _read_commands(path: Path) -> Mapping[Action, Sequence[str]]:
