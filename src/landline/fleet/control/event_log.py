@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
@@ -85,8 +85,9 @@ class EventLog:
     omitted ones is logged with the next one. Events caused by operators and the server are never omitted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
         self._log = event_logger(LOGGER)
+        self._clock = clock
         self._peers_until = 0.0
         self._left_out = 0
         self._storage_detail = ""
@@ -101,7 +102,7 @@ class EventLog:
 
     def _peers_event(self, name: str, **fields: Any) -> None:
         """Log an event caused by a machine, unless there are too many (generic cell rate algorithm)."""
-        now = monotonic()
+        now = self._clock()
         until = max(self._peers_until, now) + 1.0 / PEERS_LINES_PER_S
         if until - now > PEERS_LINES_AT_ONCE / PEERS_LINES_PER_S + 1e-9:
             self._left_out += 1
@@ -178,7 +179,7 @@ class EventLog:
 
     def storage_failed(self, error: Exception) -> None:
         """Log that the database failed. The same failure within :data:`STORAGE_AGAIN_S` is only counted."""
-        now, detail = monotonic(), str(error)
+        now, detail = self._clock(), str(error)
         self._storage_times += 1
         if detail == self._storage_detail and now - self._storage_logged_at < STORAGE_AGAIN_S:
             return
