@@ -177,7 +177,7 @@ async def test_a_refused_job_request(fleet, seen):
 async def test_repeated_storage_failures_are_logged_at_intervals(fleet, seen, monkeypatch, until):
     await fleet.start()
     now = 100.0
-    monkeypatch.setattr(event_log, "monotonic", lambda: now)
+    monkeypatch.setattr(fleet.control.events, "_clock", lambda: now)
 
     async def fail(*_):
         raise StorageError("the disk is full")
@@ -205,9 +205,8 @@ async def test_repeated_storage_failures_are_logged_at_intervals(fleet, seen, mo
 
 def test_events_of_machines_do_not_displace_those_of_operators(seen, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(event_log, "monotonic", lambda: now)
     monkeypatch.setattr(event_log, "PEERS_LINES_AT_ONCE", 3)
-    log = EventLog()
+    log = EventLog(clock=lambda: now)
     error = RequestError("name_taken", "it is taken")
     for number in range(10):
         log.join_refused(f"id-{number}", "10.0.0.7:1", error)
