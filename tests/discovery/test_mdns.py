@@ -34,10 +34,18 @@ async def names(seconds=1.5):
     return [one.name for one in await landline.discover(seconds)]
 
 
+async def discovered(name: str) -> landline.DiscoveredServer:
+    """Return the server with that name; a busy machine may need more than one search to hear its announcement."""
+    while True:
+        for one in await landline.discover(1.5):
+            if one.name == name:
+                return one
+
+
 async def test_a_server_is_announced_found_and_withdrawn(name, quick):
     server = landline.Server()
     async with server.listen("tcp://0.0.0.0:0", announce=name.upper()) as endpoint:
-        [one] = [one for one in await landline.discover(1.5) if one.name == name]
+        one = await discovered(name)
         assert {found.port for found in one.endpoints} == {endpoint.port}
         assert one.url == f"mdns+tcp://{name}"
         connector = landline.connect(one.url, backoff=quick)
@@ -175,7 +183,9 @@ async def test_an_invalid_announcement_is_ignored(name, caplog):
     )
     try:
         await (await zeroconf.async_register_service(info))
-        assert name not in await names()
+        # A busy machine may need more than one search to hear the announcement.
+        while not any("no address that others can reach" in record.message for record in caplog.records):
+            assert name not in await names()
         with pytest.raises(landline.GaveUp, match="no server is announced as"):
             async with landline.connect(
                 f"mdns+tcp://{name}", backoff=ONCE, timeouts=DialTimeouts(search_s=1.0)
@@ -183,7 +193,6 @@ async def test_an_invalid_announcement_is_ignored(name, caplog):
                 pytest.fail("connected to a server of another test")
     finally:
         await zeroconf.async_close()
-    assert any("no address that others can reach" in record.message for record in caplog.records)
 
 
 async def test_a_flood_of_other_names_does_not_hide_the_one_that_is_looked_for(name, quick, until):

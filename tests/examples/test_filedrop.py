@@ -1,5 +1,6 @@
 """examples/filedrop.py"""
 
+import contextlib
 import os
 import random
 import signal
@@ -93,5 +94,12 @@ async def test_a_transfer_resumes_after_the_sender_was_killed(
 
 async def partly_written(until, inbox: Path, size_bytes: int) -> None:
     """Wait until that many bytes of a file are on disk, under a hidden name."""
-    await until(lambda: any(path.stat().st_size > size_bytes for path in inbox.iterdir()))
+
+    def is_written() -> bool:
+        # The record of a transfer is replaced while it is looked at.
+        with contextlib.suppress(FileNotFoundError):
+            return any(path.stat().st_size > size_bytes for path in inbox.iterdir())
+        return False
+
+    await until(is_written)
     assert names_in(inbox) == []
