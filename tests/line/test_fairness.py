@@ -515,7 +515,7 @@ async def test_discarded_bytes_are_scanned_in_turns(until):
     first = sum(seen)
     assert first <= len(rest) + lingering.SCAN_BYTES_PER_TURN
     assert transport.is_paused
-    # What a transport brings all the same comes behind it.
+    # Bytes that a transport delivers nevertheless are queued after it.
     transport.protocol.data_received(encode_body(Kind.BYE, Bye(int(Code.NORMAL))) + flood)
     assert sum(seen) == first
     await until(lambda: transport.is_closed)

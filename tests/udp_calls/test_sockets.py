@@ -446,7 +446,7 @@ async def test_recorded_datagrams_do_nothing_also_after_a_restart(desk, until):
 
 
 async def test_an_unproven_address_gets_less_than_three_times_its_bytes(desk, until):
-    """Measured on the wire: each datagram gets one answer, and no other comes behind it."""
+    """Measured on the wire: each datagram gets one answer, and no other follows."""
     aead = Aead(seal_secret(TOKEN))
     async with desk.server.listen("udp://127.0.0.1:0") as endpoint:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -257,7 +257,7 @@ async def test_a_display_that_dies_leaves_the_rest_of_the_countdown(fleet, perso
 async def test_a_display_that_goes_away_during_a_postponement_leaves_the_whole_countdown(
     fleet, person, ada, until
 ) -> None:
-    """The countdown counted from before the postponement: it acted at once, and told nobody."""
+    """The countdown counted from before the postponement: it acted at once, without a notice."""
     fleet.set_timing(postponed_countdown_s=0.1)
     await fleet.start()
     machine = await fleet.machine(persons=(ada,), prompt=person()).boot()

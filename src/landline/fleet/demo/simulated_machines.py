@@ -252,7 +252,7 @@ async def run_fleet(
             url=plan.url,
             token=plan.token,
             directory=Path(plan.directory),
-            rng=random.Random(rng.random()),  # noqa: S311
+            rng=random.Random(rng.random()),  # noqa: S311 - repeatable too
             counts=counts,
             every_s=plan.count_every_s,
         )
